@@ -1,0 +1,104 @@
+"""Evaluate a run's best model.
+
+    python eval.py Results/XMCKit/LF-DebianTitles-small/dexml         # test split
+    python eval.py val RUN                                            # or trn; RUN = folder or its config.yaml
+    python eval.py RUN --data.root /elsewhere/Datasets                # sections data and eval can be overridden
+
+Writes <split>_metrics.json (percent) and <split>_score_mat.npz (scipy CSR, points x labels) into the run folder.
+"""
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("split", nargs="?", default="tst", help="trn, val or tst (default tst)")
+    parser.add_argument("run", help="run folder or its config.yaml")
+    return parser.parse_known_args(arguments)
+
+
+if __name__ == "__main__":
+    ARGUMENTS = parse_arguments()      # before the imports below, so that --help is instant
+
+import logging  # noqa: E402
+import time  # noqa: E402
+
+import numpy as np  # noqa: E402
+import scipy.sparse as sp  # noqa: E402
+import torch  # noqa: E402
+from accelerate import Accelerator  # noqa: E402
+
+from models import METHOD_CONFIGS, METHODS  # noqa: E402
+from models.method import Method  # noqa: E402
+from utils import distributed, metrics  # noqa: E402
+from utils.config import Config  # noqa: E402
+from utils.data import SPLITS, Dataset, load_dataset  # noqa: E402
+from utils.pretrained import load_tokenizer  # noqa: E402
+from utils.run import find_run, start_logging, write_json, written_whole  # noqa: E402
+
+log = logging.getLogger("eval")
+USUAL_KS = (1, 3, 5, 10, 100)
+USUAL_TOP_K = 100
+
+
+def score_split(config: Config, method: Method, data: Dataset, split: str, accelerator: Accelerator,
+                ) -> tuple[dict[str, float], sp.csr_matrix | None]:
+    """(metrics in percent, top-k score matrix) of a split; ({}, None) on other processes than the main one."""
+    points = data.splits[split]
+    ks = config.eval.ks or tuple(k for k in USUAL_KS if k <= data.num_labels)
+    top_k = config.eval.top_k or min(max(USUAL_TOP_K, *ks), data.num_labels)
+    scores = method.predict(points, max(top_k, *ks), accelerator)
+    if scores is None:
+        return {}, None
+    propensity = None
+    if data.num_train >= 3:      # the propensity model is not defined for fewer points
+        propensity = metrics.inverse_propensity(data.label_counts, data.num_train, data.config.propensity_a,
+                                                data.config.propensity_b)
+    return metrics.evaluate(scores, points.relevance, propensity, ks), scores
+
+
+def evaluate(run: str | Path, split: str = "tst", overrides: list[str] | None = None) -> dict[str, float]:
+    """Metrics of a run's model on a split, written to its folder; every process calls it."""
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got '{split}'")
+    folder, config = find_run(run, METHOD_CONFIGS, overrides or ())
+    accelerator = Accelerator(mixed_precision=config.train.mixed_precision)
+    torch.set_num_threads(distributed.cpu_threads(config.run.threads))
+    data = load_dataset(config, load_tokenizer(str(folder / "model"), config.encoder.trust_remote_code))
+    check_split(data, folder)
+    method = METHODS[config.method.name].load(config, folder / "model", data.num_labels).to(accelerator.device)
+    started = time.perf_counter()
+    result, scores = score_split(config, method, data, split, accelerator)
+    if scores is not None:
+        seconds = time.perf_counter() - started
+        with written_whole(folder / f"{split}_score_mat.npz") as partial:
+            sp.save_npz(partial, scores)
+        write_json(folder / f"{split}_metrics.json",
+                   {**result, "points": len(data.splits[split]), "labels": data.num_labels, "data_hash": data.hash,
+                    "seconds": round(seconds, 2)})
+        log.info("%s, split %s: N = %d, L = %d, data %s, %.1f s\n%s", data.name, split, len(data.splits[split]),
+                 data.num_labels, data.hash, seconds, metrics.describe(result))
+    return result
+
+
+def check_split(data: Dataset, folder: Path) -> None:
+    """The validation split must be the run's own, or a model would be measured on points it was trained on."""
+    saved = np.load(folder / "val_rows.npy", allow_pickle=False)
+    if not np.array_equal(saved, data.splits["val"].rows):
+        raise ValueError(f"{folder / 'val_rows.npy'}: the data set {data.folder} gives another validation split than "
+                         "the run was trained with; it is not the same data or data.val_fraction was overridden")
+
+
+def main(options: argparse.Namespace, words: list[str]) -> None:
+    start_logging()
+    try:
+        evaluate(options.run, options.split, words)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main(*ARGUMENTS)

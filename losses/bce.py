@@ -1,0 +1,53 @@
+"""One-vs-all binary cross-entropy over a pool of labels, the baseline of DEXML (arXiv 2310.10636)."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from losses.pool import Exchange, Positives
+from losses.stream import Chunk, Parts, Stream, exp_, streamed_loss
+
+
+def add_softplus(total: Tensor, scores: Tensor, spare: Tensor) -> None:
+    """total [B] += sum_l log(1 + exp s_il) = sum_l max(s_il, 0) + log1p(exp -|s_il|): stable at both ends."""
+    total += torch.clamp(scores, min=0, out=spare).sum(1)
+    total += exp_(torch.copysign(scores, -1.0, out=spare)).log1p_().sum(1)
+
+
+class BCE:
+    def forward(self, stream: Stream) -> Parts:
+        positives, known = stream.positives, torch.ones_like(stream.positives.counted)
+        buffer, spare, own = stream.buffer(), stream.buffer(), stream.empty(len(positives.rows))
+        total, kept = torch.zeros_like(stream.queries[:, 0]), None
+        for chunk in stream.chunks:
+            scores, own[chunk.known] = stream.masked(chunk, known, stream.view(buffer, chunk))
+            add_softplus(total, scores, stream.view(spare, chunk))
+            kept = scores.sigmoid_() if len(stream.chunks) == 1 else None
+        num_labels = stream.exchange.sum(total.new_full((), len(stream.labels), dtype=torch.float64))
+        share = (1 / (len(total) * num_labels)).to(total.dtype)  # of one entry in the mean
+        weights = stream.weights * positives.counted
+        value = total.sum() - (weights * functional.logsigmoid(own)).sum()
+        point = -share * weights * torch.sigmoid(-own)
+        return Parts(stream.exchange.sum(share * value), share.expand_as(total), point, None, kept)
+
+    def weights(self, stream: Stream, chunk: Chunk, _reference: None, out: Tensor) -> Tensor:
+        scores, _ = stream.masked(chunk, torch.ones_like(stream.positives.counted), out)
+        return scores.sigmoid_()
+
+
+def bce(
+    *,
+    queries: Tensor,  # [B, D]
+    labels: Tensor,  # [L, D]
+    positives: Positives,
+    bias: Tensor | None = None,  # [L]
+    tau: float = 1.0,
+    exchange: Exchange = Exchange(),  # noqa: B008 (stateless)
+    chunk: int | None = None,
+) -> Tensor:
+    """1/(B L) [ sum_{negatives} softplus(s_il) + sum_{j in P_i} w_ij softplus(-s_ij) ], s = queries @ labels.T / tau + bias. -> []
+
+    L counts the labels of all processes, absent entries included in the count and left out of the sum. A row without
+    positives still teaches its negatives.
+    """
+    return streamed_loss(BCE(), queries, labels, positives, bias, tau, exchange, chunk)

@@ -1,0 +1,95 @@
+"""Softmax and decoupled softmax over a pool of labels (DEXML: Gupta et al., ICLR 2024, arXiv 2310.10636)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from losses.pool import Exchange, Positives
+from losses.stream import Chunk, Parts, Stream, exp_, streamed_loss
+
+
+def exponentials(stream: Stream, hidden: Tensor):
+    """One pass for the log-sum-exp of each row, `hidden` [P] known positives left out.
+
+    -> scores of the known positives [P], this process's row maxima m [B], log-sum-exp over all processes [B],
+    and exp(s - m) [B, L] if the pool is a single chunk, else None.
+    """
+    lowest = torch.finfo(stream.queries.dtype).min  # finite, unlike -inf: a row with nothing to sum must not make NaN
+    maximum = torch.full_like(stream.queries[:, 0], lowest)
+    total, own = torch.zeros_like(maximum), stream.empty(len(stream.positives.rows))
+    buffer, scores = stream.buffer(), None
+    for chunk in stream.chunks:
+        scores, own[chunk.known] = stream.masked(chunk, hidden, stream.view(buffer, chunk))
+        highest = torch.maximum(maximum, scores.amax(1))
+        total.mul_(maximum.sub_(highest).exp_()).add_(exp_(scores.sub_(highest[:, None])).sum(1))
+        maximum = highest
+    overall = stream.exchange.max(maximum.clone())
+    total = stream.exchange.sum(total * (maximum - overall).exp())
+    log_total = (overall + total.log()).clamp_min(lowest)
+    return own, maximum, log_total, scores if len(stream.chunks) == 1 else None
+
+
+@dataclass(frozen=True)
+class Softmax:
+    decoupled: bool
+
+    def hidden(self, positives: Positives) -> Tensor:
+        """Known positives that are no term of the denominator. [P]"""
+        return torch.ones_like(positives.counted) if self.decoupled else ~positives.counted
+
+    def forward(self, stream: Stream) -> Parts:
+        positives = stream.positives
+        own, maximum, log_total, kept = exponentials(stream, self.hidden(positives))
+        share = stream.weights / len(stream.queries) * positives.counted  # of each positive in the loss: [P]
+        margin = log_total[positives.rows] - own
+        if self.decoupled:
+            share = share / positives.per_row.to(share.dtype).clamp_min(1)[positives.rows]
+            point = -share * margin.sigmoid()
+            value = (share * functional.softplus(margin, threshold=40)).sum()
+        else:
+            point = -share
+            value = (share * margin).sum()
+        factor = -stream.exchange.sum(stream.per_row(point))  # a row's G sums to 0
+        factor = factor * (maximum - log_total).exp()  # weights are relative to this process's maximum
+        return Parts(stream.exchange.sum(value), factor, point, maximum, kept)
+
+    def weights(self, stream: Stream, chunk: Chunk, maximum: Tensor, out: Tensor) -> Tensor:
+        scores, _ = stream.masked(chunk, self.hidden(stream.positives), out)
+        return exp_(scores.sub_(maximum[:, None]))
+
+
+def softmax(
+    *,
+    queries: Tensor,  # [B, D]
+    labels: Tensor,  # [L, D]
+    positives: Positives,
+    bias: Tensor | None = None,  # [L]
+    tau: float = 1.0,
+    exchange: Exchange = Exchange(),  # noqa: B008 (stateless)
+    chunk: int | None = None,
+) -> Tensor:
+    """mean_i sum_{j in P_i} w_ij (logsumexp_l s_il - s_ij), with s = queries @ labels.T / tau + bias. -> []
+
+    The sum over a row's positives is not divided by |P_i|. l runs over all labels that are not absent.
+    """
+    return streamed_loss(Softmax(decoupled=False), queries, labels, positives, bias, tau, exchange, chunk)
+
+
+def decoupled_softmax(
+    *,
+    queries: Tensor,  # [B, D]
+    labels: Tensor,  # [L, D]
+    positives: Positives,
+    bias: Tensor | None = None,  # [L]
+    tau: float = 1.0,
+    exchange: Exchange = Exchange(),  # noqa: B008 (stateless)
+    chunk: int | None = None,
+) -> Tensor:
+    """mean_i 1/|P_i| sum_{j in P_i} w_ij softplus(N_i - s_ij), N_i = logsumexp of the row's negatives. -> []
+
+    Equal to -log(exp s_ij / (exp s_ij + sum over negatives)): positives do not compete with each other (DEXML, eq. 5).
+    All known positives, counted or not, are kept out of N_i. A row without negatives has loss 0.
+    """
+    return streamed_loss(Softmax(decoupled=True), queries, labels, positives, bias, tau, exchange, chunk)

@@ -1,0 +1,189 @@
+"""DEXML: dual encoders trained against all labels, or a pool of them (Gupta et al., ICLR 2024, arXiv 2310.10636).
+
+One encoder E for queries and labels; score s_il = E(x_i) . E(z_l) / tau. The step, with labels sharded over processes:
+  1. the pool of labels, and the range of it that this process owns, shortest texts first;
+  2. query embeddings, gathered from all processes [B, D];
+  3. embeddings of the own labels by gradient caching [K / G, D];
+  4. the loss over [B, K / G] scores; processes exchange row statistics only;
+  5. backward to the embeddings, then through the encoder micro-batch by micro-batch.
+"""
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from losses import LOSSES
+from models.encoder import TextEncoder, build_encoder, load_encoder
+from models.label_pool import LabelPool, sample_positives, sample_size
+from models.method import Method, encode_rows
+from utils import distributed
+from utils.config import Config, LossConfig, MethodConfig, option
+from utils.data import Batch, Dataset, TextBatch
+from utils.grad_cache import GradCache
+from utils.search import exact_topk
+from utils.sparse import contains
+from utils.tokenization_utils import Ragged
+
+
+@dataclass(frozen=True)
+class DexmlConfig(MethodConfig):
+    pool: Literal["all", "hnm", "in-batch"] = option(
+        "all", "labels in a step's loss: all; hnm = the batch's sampled positives and mined negatives; in-batch")
+    tau: float = option(0.05, "temperature: scores are inner products / tau (1 for embeddings that are not normalised)",
+                        gt=0)
+    gc_batch_size: int = option(1024, "texts encoded at once by gradient caching: bounds the activations' memory", ge=1)
+    num_positives: int = option(1, "hnm, in-batch: positives sampled per query", ge=1)
+    num_negatives: int = option(1, "hnm: negatives drawn per query from its shortlist", ge=0)
+    shortlist_size: int = option(100, "hnm: labels of the shortlist, the positives among them removed", ge=1)
+    hard_neg_start: int = option(0, "hnm: first epoch with mined negatives; in-batch before it", ge=0)
+    refresh_interval: int = option(1, "hnm: epochs between two minings of the shortlists", ge=1)
+
+
+def loss_function(config: LossConfig):
+    """The configured loss with its options bound."""
+    options = {"k": config.k, "alpha": config.alpha} if config.name == "soft-topk" else {}
+    return partial(LOSSES[config.name], **options)
+
+
+class Dexml(Method):
+    """The dual encoder. Attributes: encoder, label_embeddings [L, D] (after prepare_scoring or load)."""
+
+    Config = DexmlConfig
+
+    def __init__(self, config: Config, num_labels: int, data: Dataset | None, encoder: TextEncoder) -> None:
+        super().__init__(config, num_labels, data)
+        self.encoder = encoder
+        self.loss = loss_function(config.loss)
+        self.label_embeddings: Tensor | np.ndarray | None = None
+        self._shortlists: np.ndarray | None = None      # [n, shortlist_size] label ids, -1 where there is none
+        self._all: tuple[LabelPool, list[TextBatch]] | None = None
+
+    @classmethod
+    def build(cls, config: Config, data: Dataset) -> Dexml:
+        return cls(config, data.num_labels, data, build_encoder(config.encoder, data))
+
+    # ---- training
+    def backward(self, batch: Batch, accelerator: Accelerator) -> Tensor:
+        settings, device = self.config.method, accelerator.device
+        rng = batch.rng()
+        pool, label_texts, sampled = self._pool(batch, rng, device)
+        encode = self._encode_with(accelerator)
+        query_cache = GradCache(encode, batch.queries.split(settings.gc_batch_size))
+        label_cache = GradCache(encode, label_texts)
+        queries = distributed.gather_rows(query_cache.embed(), len(batch.points))           # [B, D]
+        labels = label_cache.embed()                                                        # [k, D]
+        positives = pool.positives(batch, self.config.loss, sampled, device)
+        loss = self.loss(queries=queries, labels=labels, positives=positives, tau=settings.tau,
+                         exchange=distributed.loss_exchange())
+        accelerator.backward(loss)
+        query_cache.backward()
+        label_cache.backward()
+        return loss.detach()
+
+    def _encode_with(self, accelerator: Accelerator):
+        def encode(texts: TextBatch) -> Tensor:
+            with accelerator.autocast():
+                return self.encoder(texts)
+        return encode
+
+    def _pool(self, batch: Batch, rng: np.random.Generator, device: torch.device,
+              ) -> tuple[LabelPool, list[TextBatch], np.ndarray | None]:
+        """(pool, the own labels' texts in micro-batches, mask of sampled positives)."""
+        settings, loss = self.config.method, self.config.loss
+        sampled = None
+        if settings.pool != "all" or loss.sample:
+            count = sample_size(loss, self.num_labels) if loss.sample else settings.num_positives
+            sampled = sample_positives(batch.relevance, count, rng)
+        if settings.pool == "all":
+            if self._all is None:      # made once: every step sees the same labels in the same micro-batches
+                pool = LabelPool(np.arange(self.num_labels), self.data.label_tokens.lengths)
+                self._all = pool, self._label_texts(pool, device)
+            return *self._all, sampled
+        chosen = [batch.relevance.indices[sampled]]
+        if settings.pool == "hnm" and self._shortlists is not None:
+            chosen.append(self._draw_negatives(batch, rng))
+        pool = LabelPool(np.unique(np.concatenate(chosen)).astype(np.int64), self.data.label_tokens.lengths)
+        return pool, self._label_texts(pool, device), sampled
+
+    def _label_texts(self, pool: LabelPool, device: torch.device) -> list[TextBatch]:
+        size = self.config.method.gc_batch_size
+        return [TextBatch.take(self.data.label_tokens, pool.own[i:i + size]).to(device)
+                for i in range(0, max(len(pool.own), 1), size)]
+
+    # ---- hard negatives
+    def _draw_negatives(self, batch: Batch, rng: np.random.Generator) -> np.ndarray:
+        """`num_negatives` labels of each query's shortlist, drawn without replacement."""
+        lists = self._shortlists[batch.points]                                              # [B, shortlist]
+        keys = np.where(lists >= 0, rng.random(lists.shape), np.inf)
+        count = min(self.config.method.num_negatives, lists.shape[1])
+        drawn = np.take_along_axis(lists, np.argsort(keys, axis=1)[:, :count], 1).ravel()
+        return drawn[drawn >= 0]
+
+    def on_epoch_start(self, epoch: int, accelerator: Accelerator) -> None:
+        """Mine the shortlists of this epoch: the current model's top labels of each training query."""
+        settings = self.config.method
+        due = (epoch - settings.hard_neg_start) % settings.refresh_interval == 0
+        if settings.pool == "hnm" and epoch >= settings.hard_neg_start and (due or self._shortlists is None):
+            self._shortlists = self._mine(accelerator)
+
+    def _mine(self, accelerator: Accelerator) -> np.ndarray:
+        split, size = self.data.splits["trn"], self.config.method.shortlist_size
+        known = split.relevance + split.filters
+        k = min(size + int(np.diff(known.indptr).max(initial=0)), self.num_labels)
+        self.prepare_scoring(accelerator)
+        own = distributed.share(len(split))
+        _, ids = self.score_rows(split.tokens, split.rows[own.start:own.stop], k, accelerator)
+        ids = distributed.broadcast(distributed.gather_arrays(ids, len(split)))
+        ids[contains(known, np.arange(len(ids))[:, None], ids)] = -1
+        order = np.argsort(ids < 0, axis=1, kind="stable")[:, :size]      # the negatives first, best first
+        return np.take_along_axis(ids, order, 1)
+
+    def training_state(self) -> dict[str, np.ndarray]:
+        return {} if self._shortlists is None else {"shortlists": self._shortlists}
+
+    def load_training_state(self, state: dict[str, np.ndarray]) -> None:
+        self._shortlists = state.get("shortlists")
+
+    # ---- scoring
+    def prepare_scoring(self, accelerator: Accelerator) -> None:
+        self.rank_new_labels(self.data.label_tokens, accelerator)
+
+    def rank_new_labels(self, labels: Ragged, accelerator: Accelerator) -> None:
+        """Embed label texts, each process its share: [L, D] on every process."""
+        own = distributed.share(len(labels))
+        part = torch.empty(len(own), self.encoder.dim, device=accelerator.device)
+        for positions, block in encode_rows(self.encoder, labels, np.arange(own.start, own.stop),
+                                            self.config.eval.batch_size, accelerator, "embed labels"):
+            part[torch.from_numpy(positions).to(part.device)] = block
+        self.label_embeddings = distributed.gather_rows(part, len(labels)).detach()
+
+    def score(self, queries: TextBatch, k: int) -> tuple[Tensor, Tensor]:
+        if isinstance(self.label_embeddings, np.ndarray) and queries.ids.device.type != "cpu":
+            self.label_embeddings = torch.from_numpy(self.label_embeddings).to(queries.ids.device)
+        return exact_topk(self.encoder(queries).float(), self.label_embeddings, k, block=self.config.eval.label_block)
+
+    # ---- saving
+    def save(self, folder: Path, accelerator: Accelerator) -> None:
+        if distributed.is_main():
+            self.encoder.save(folder)
+            np.save(folder / "label_embeddings.npy", np.asarray(self.label_embeddings.cpu()))
+            (folder / "method.json").write_text(json.dumps({"method": "dexml", "num_labels": self.num_labels}) + "\n")
+
+    @classmethod
+    def load(cls, config: Config, folder: Path, num_labels: int) -> Dexml:
+        method = cls(config, num_labels, None, load_encoder(config.encoder, folder))
+        method.label_embeddings = np.load(folder / "label_embeddings.npy", mmap_mode="c", allow_pickle=False)
+        expected = (num_labels, method.encoder.dim)
+        if method.label_embeddings.shape != expected:
+            raise ValueError(f"{folder / 'label_embeddings.npy'}: expected shape {expected} (labels of the data set, "
+                             f"embedding dimension), got {method.label_embeddings.shape}")
+        return method
+

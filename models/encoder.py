@@ -1,0 +1,258 @@
+"""Text encoders: TextBatch of B texts -> embeddings [B, D].
+
+`transformer`: any Hugging Face model (cls or mean pooling, first n layers).
+`bag`: a weighted sum of learned token embeddings with a residual layer, the fast encoder of the DeepXML family
+(Dahiya et al., WSDM 2021); its table is row-sparse, a step costs the rows it touches.
+Both end in the same head: dropout, projection, L2 normalisation, each only where the config asks for it.
+"""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from utils.config import EncoderConfig
+from utils.data import TextBatch
+from utils.pretrained import from_pretrained, load_tokenizer, resolve
+
+
+class TextEncoder(nn.Module):
+    """Base: subclasses compute `pool(texts)` [B, width]; the head is shared.
+
+    Attributes: dim (D), tokenizer (Hugging Face), config.
+    """
+
+    def __init__(self, config: EncoderConfig, tokenizer, width: int) -> None:
+        super().__init__()
+        self.config, self.tokenizer = config, tokenizer
+        self.dim = config.projection or width
+        self.projection = nn.Linear(width, self.dim) if config.projection else None
+
+    def pool(self, texts: TextBatch) -> Tensor:
+        raise TypeError(f"{type(self).__name__} must define pool()")
+
+    def forward(self, texts: TextBatch) -> Tensor:
+        """Texts -> embeddings [B, D], of unit length if `encoder.normalize`; an empty text gives a finite row."""
+        pooled = self.pool(texts)                                                     # [B, width]
+        if self.projection is not None:
+            pooled = self.projection(pooled)                                          # [B, D]
+        return F.normalize(pooled.float(), dim=-1) if self.config.normalize else pooled
+
+    def save(self, folder: Path) -> None:
+        """Weights and tokenizer into `folder`, to be read by `load_encoder`."""
+        self.tokenizer.save_pretrained(folder)
+        head = {k: v.detach().contiguous() for k, v in self.state_dict().items() if not k.startswith("transformer.")}
+        if head:
+            save_file(head, folder / "head.safetensors")
+
+    def load_head(self, folder: Path) -> None:
+        if (folder / "head.safetensors").is_file():
+            missing, extra = self.load_state_dict(load_file(folder / "head.safetensors"), strict=False)
+            missing = [name for name in missing if not name.startswith("transformer.")]
+            if missing or extra:
+                raise ValueError(f"{folder / 'head.safetensors'}: missing {missing}, unexpected {extra}")
+
+
+class TransformerEncoder(TextEncoder):
+    """A Hugging Face transformer with cls or mean pooling.
+
+    Args:
+        config: section `encoder`.
+        source: name, folder or hub id to load the weights from.
+    """
+
+    def __init__(self, config: EncoderConfig, source: str) -> None:
+        from transformers import AutoConfig, AutoModel
+        remote = {"trust_remote_code": config.trust_remote_code}
+        settings = from_pretrained(AutoConfig, source, **remote)
+        if config.layers is not None:
+            _keep_layers(settings, config.layers)
+        if config.dropout is not None:
+            _set_dropout(settings, config.dropout)
+        model = from_pretrained(AutoModel, source, config=settings, **remote, **_without_pooler(settings))
+        super().__init__(config, load_tokenizer(source, config.trust_remote_code), settings.hidden_size)
+        self.transformer = model.float()
+        if config.gradient_checkpointing:
+            self.transformer.gradient_checkpointing_enable()
+        self._pad_id = self.tokenizer.pad_token_id or 0
+        self._max_positions = getattr(settings, "max_position_embeddings", None)
+
+    def pool(self, texts: TextBatch) -> Tensor:
+        ids, mask = texts.padded(self._pad_id)                                        # [B, T]
+        if texts.longest == 0:
+            ids, mask = F.pad(ids, (0, 1), value=self._pad_id), F.pad(mask, (0, 1), value=1)
+        if self._max_positions and ids.shape[1] > self._max_positions:
+            raise ValueError(f"a text has {ids.shape[1]} tokens but encoder '{self.config.name}' takes at most "
+                             f"{self._max_positions}; lower data.max_len")
+        states = self.transformer(input_ids=ids, attention_mask=mask).last_hidden_state     # [B, T, width]
+        if self.config.pooling == "cls":
+            return states[:, 0]
+        weights = mask.to(states.dtype)[..., None]
+        return (states * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+    def save(self, folder: Path) -> None:
+        self.transformer.save_pretrained(folder)
+        super().save(folder)
+
+
+def _keep_layers(settings, layers: int) -> None:
+    for name in ("num_hidden_layers", "n_layers", "num_layers"):
+        if hasattr(settings, name):
+            if layers > getattr(settings, name):
+                raise ValueError(f"encoder.layers is {layers} but the model has {getattr(settings, name)} layers")
+            setattr(settings, name, layers)
+            return
+    raise ValueError(f"encoder.layers: a model of type {settings.model_type} does not say how many layers it has")
+
+
+def _set_dropout(settings, rate: float) -> None:
+    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout",
+                 "dropout_rate", "hidden_dropout", "embd_pdrop", "attn_pdrop", "resid_pdrop"):
+        if isinstance(getattr(settings, name, None), float):
+            setattr(settings, name, rate)
+
+
+def _without_pooler(settings) -> dict:
+    """BERT's pooler is not used; left out, no process waits for gradients that never come."""
+    return {"add_pooling_layer": False} if settings.model_type in ("bert", "roberta", "xlm-roberta") else {}
+
+
+class _WeightedBag(torch.autograd.Function):
+    """sum_t w_t e_t per text, with gradients that hold only the rows of tokens that occur.
+
+    For token v, G_v = sum of the output gradients over its occurrences; then d e_v = w_v G_v and d w_v = G_v . e_v.
+    G is a bag over the transposed index, so forward and backward are each one fused kernel.
+    """
+
+    @staticmethod
+    def forward(ctx, table: Tensor, weights: Tensor, index: BagIndex) -> Tensor:
+        ctx.save_for_backward(table, weights)
+        ctx.index = index
+        return F.embedding_bag(index.ids, table, index.offsets, mode="sum", include_last_offset=True,
+                               per_sample_weights=weights[index.ids.long(), 0])       # [B, D]
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        table, weights = ctx.saved_tensors
+        tokens, texts, offsets = ctx.index.transposed
+        summed = F.embedding_bag(texts, gradient.contiguous(), offsets, mode="sum", include_last_offset=True)   # [U, D]
+        rows = table[tokens]                                                          # [U, D]
+        to_weights = (summed * rows).sum(1, keepdim=True)                             # [U, 1]
+        summed *= weights[tokens]
+        return _row_sparse(tokens, summed, table), _row_sparse(tokens, to_weights, weights), None
+
+
+def _row_sparse(rows: Tensor, values: Tensor, like: Tensor) -> Tensor:
+    return torch.sparse_coo_tensor(rows[None], values, like.shape, is_coalesced=True, check_invariants=False)
+
+
+class BagIndex:
+    """Token ids and offsets of some texts, and the same occurrences grouped by token (made on first backward)."""
+
+    def __init__(self, texts: TextBatch) -> None:
+        self.ids, self.offsets, self._lengths = texts.ids, texts.offsets.to(texts.ids.dtype), texts.offsets.diff()
+        self._transposed: tuple[Tensor, Tensor, Tensor] | None = None
+
+    @property
+    def transposed(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(tokens [U] int64 that occur, text of each occurrence sorted by token, offsets [U + 1])."""
+        if self._transposed is None:
+            order = torch.argsort(self.ids, stable=True)
+            tokens, counts = torch.unique_consecutive(self.ids[order], return_counts=True)
+            text_of = torch.repeat_interleave(
+                torch.arange(len(self._lengths), device=self.ids.device), self._lengths, output_size=len(self.ids))
+            offsets = F.pad(counts.cumsum(0), (1, 0)).to(self.ids.dtype)
+            self._transposed = tokens.long(), text_of[order].to(self.ids.dtype), offsets
+        return self._transposed
+
+
+class BagEncoder(TextEncoder):
+    """x = s + gelu(s / |s|) R, s = sum_t w_t e_t over the text's tokens: learned table e [V, D] and weights w [V].
+
+    Args:
+        config: section `encoder`.
+        source: encoder whose tokenizer and token embeddings it starts from.
+        weights: token weights at the start [V]; None = equal.
+        table: token embeddings [V, D]; None = those of `source`.
+    """
+
+    def __init__(self, config: EncoderConfig, source: str, weights: np.ndarray | None = None,
+                 table: Tensor | None = None) -> None:
+        table = token_embeddings(source, config.trust_remote_code) if table is None else table
+        super().__init__(config, load_tokenizer(source, config.trust_remote_code), table.shape[1])
+        self.table = nn.Parameter(table.float())                                      # [V, D]
+        start = torch.ones(len(table)) if weights is None else torch.as_tensor(weights, dtype=torch.float32)
+        self.token_weights = nn.Parameter(start[:, None].clone())                     # [V, 1]
+        self.table.row_sparse = self.token_weights.row_sparse = True
+        self.dropout = nn.Dropout(config.dropout or 0.0)
+        self.residual = nn.Linear(table.shape[1], table.shape[1], bias=False) if config.residual else None
+        if self.residual is not None:
+            nn.init.zeros_(self.residual.weight)      # starts as the plain bag; gelu keeps its gradient alive
+
+    def pool(self, texts: TextBatch) -> Tensor:
+        index = getattr(texts, "bag_index", None)
+        if index is None:
+            index = texts.bag_index = BagIndex(texts)      # fixed label batches keep theirs between steps
+        with torch.autocast(self.table.device.type, enabled=False):
+            summed = _WeightedBag.apply(self.table, self.token_weights, index)        # [B, D]
+        unit = F.normalize(summed, dim=-1) if self.config.normalize else summed
+        if self.residual is not None:
+            unit = unit + self.residual(F.gelu(unit))
+        return self.dropout(unit)
+
+    def save(self, folder: Path) -> None:
+        super().save(folder)
+        (folder / "config.json").write_text(json.dumps({"model_type": "xmckit-bag", "hidden_size": self.table.shape[1],
+                                                        "vocab_size": self.table.shape[0]}, indent=1) + "\n")
+
+
+def token_embeddings(source: str, trust_remote_code: bool = False) -> Tensor:
+    """Token embeddings [V, width] of a pretrained encoder; read straight from its weights where that is possible."""
+    weights = Path(resolve(source)) / "model.safetensors"
+    if weights.is_file():
+        with safe_open(weights, "pt") as file:
+            names = [n for n in file.keys() if n.endswith("word_embeddings.weight")]      # noqa: SIM118
+            if len(names) == 1:
+                return file.get_tensor(names[0])
+    from transformers import AutoModel
+    model = from_pretrained(AutoModel, source, trust_remote_code=trust_remote_code)
+    return model.get_input_embeddings().weight.detach()
+
+
+def tokenizer_source(config: EncoderConfig) -> str:
+    """The name whose tokenizer the encoder uses."""
+    return config.init if config.name == "bag" else config.name
+
+
+def inverse_document_frequency(counts: np.ndarray, texts: int) -> np.ndarray:
+    """log((1 + n) / (1 + n_t)) for each token [V]: 0 for a token of every text, special tokens among them."""
+    return np.log((1.0 + texts) / (1.0 + counts)).astype(np.float32)
+
+
+def build_encoder(config: EncoderConfig, data) -> TextEncoder:
+    """The encoder of section `encoder:`; `data` (a Dataset) gives the token counts that `bag` starts from."""
+    if config.name != "bag":
+        return TransformerEncoder(config, config.name)
+    table = token_embeddings(config.init, config.trust_remote_code)
+    weights = None
+    if config.token_weights == "idf":
+        weights = inverse_document_frequency(*data.token_document_counts(len(table)))
+    return BagEncoder(config, config.init, weights, table)
+
+
+def load_encoder(config: EncoderConfig, folder: Path) -> TextEncoder:
+    """The encoder that `TextEncoder.save` wrote; needs nothing but the folder."""
+    folder = Path(folder)
+    if config.name == "bag":
+        shape = json.loads((folder / "config.json").read_text())
+        encoder = BagEncoder(config, str(folder), table=torch.zeros(shape["vocab_size"], shape["hidden_size"]))
+    else:
+        encoder = TransformerEncoder(config, str(folder))
+    encoder.load_head(folder)
+    return encoder

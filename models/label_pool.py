@@ -1,0 +1,101 @@
+"""The labels a step's loss sees, this process's share of them, and the batch's positives among them.
+
+Every process holds the whole batch's relevance, so pools and positives are computed alike on all of them without a
+message; each process then encodes and scores only its own half-open range of the pool.
+"""
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from losses import Positives
+from utils import distributed
+from utils.config import LossConfig
+from utils.data import Batch
+from utils.sparse import entry_rows
+
+
+def sample_positives(relevance: sp.csr_matrix, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw min(count, |P_i|) positives of each row without replacement, in proportion to relevance.
+
+    Returns a mask over the matrix's entries [nnz]. Exponential keys (Efraimidis & Spirakis, 2006): the smallest
+    `count` keys of a row are such a draw.
+    """
+    rows = entry_rows(relevance)
+    keys = rng.exponential(size=relevance.nnz) / relevance.data
+    order = np.lexsort((keys, rows))
+    place = np.empty(relevance.nnz, np.int64)
+    place[order] = np.arange(relevance.nnz) - np.repeat(relevance.indptr[:-1], np.diff(relevance.indptr))
+    return place < count
+
+
+def sample_size(loss: LossConfig, num_labels: int) -> int:
+    """Positives that `loss.sample` draws for a query: one; for soft top-k as many as it wants in the top."""
+    if loss.name != "soft-topk":
+        return 1
+    return num_labels if loss.k == "num_pos" else loss.k
+
+
+class LabelPool:
+    """K distinct labels, of which this process owns a contiguous range.
+
+    Args:
+        ids: label ids of the whole pool [K], sorted.
+        order: positions inside the own range [k] in the order the loss sees them (shortest text first); None = as is.
+    Attributes:
+        own: ids of the own labels in that order [k].
+    """
+
+    def __init__(self, ids: np.ndarray, lengths: np.ndarray | None = None) -> None:
+        self.ids = ids
+        self.range = distributed.share(len(ids))
+        own = ids[self.range.start:self.range.stop]
+        order = np.arange(len(own)) if lengths is None else np.argsort(lengths[own], kind="stable")
+        self.own = own[order]
+        self._column = np.empty(len(own), np.int64)      # place in the range -> column of the loss
+        self._column[order] = np.arange(len(own))
+
+    def _find(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(in the pool?, place in the pool) of each label."""
+        if len(self.ids) == 0 or (len(self.ids) == self.ids[-1] + 1):      # ids are 0..K-1: nothing to look up
+            return labels < len(self.ids), labels
+        place = np.minimum(np.searchsorted(self.ids, labels), len(self.ids) - 1)
+        return self.ids[place] == labels, place
+
+    def positives(self, batch: Batch, loss: LossConfig, sampled: np.ndarray | None, device: torch.device) -> Positives:
+        """The batch's known positives among the own labels.
+
+        All positives in the pool are counted, or with `loss.sample` the sampled ones, the others being absent. Filter
+        pairs (a query's own item) are absent too: their scores are removed before ranking, so they are no negatives.
+
+        Args:
+            sampled: mask over the batch's relevance entries; needed with `loss.sample`.
+        """
+        rows, labels, weights = entry_rows(batch.relevance), batch.relevance.indices, batch.relevance.data
+        counted = sampled if loss.sample else np.ones(len(rows), bool)
+        if batch.filters.nnz:
+            rows, labels, weights, counted = _with_absent(batch, rows, labels, weights, counted)
+        inside, place = self._find(labels)
+        per_row = np.bincount(rows[inside & counted], minlength=batch.relevance.shape[0]).astype(np.float32)
+        mine = np.flatnonzero(inside & (place >= self.range.start) & (place < self.range.stop))
+        columns = self._column[place[mine] - self.range.start]
+        order = np.argsort(columns, kind="stable")
+        mine, columns = mine[order], columns[order]
+        values = weights[mine] if loss.weighted else np.ones(len(mine))
+
+        def tensor(array: np.ndarray, kind: type) -> torch.Tensor:
+            return torch.from_numpy(np.ascontiguousarray(array, kind)).to(device, non_blocking=True)
+        return Positives(tensor(rows[mine], np.int64), tensor(columns, np.int64), tensor(values, np.float32),
+                         tensor(counted[mine], np.bool_), tensor(per_row, np.float32))
+
+
+def _with_absent(batch: Batch, rows: np.ndarray, labels: np.ndarray, weights: np.ndarray, counted: np.ndarray,
+                 ) -> tuple[np.ndarray, ...]:
+    """Append the filter pairs as absent entries; a pair that is also relevant stays relevant."""
+    width = batch.relevance.shape[1]
+    absent_rows, absent = entry_rows(batch.filters), batch.filters.indices
+    new = ~np.isin(absent_rows.astype(np.int64) * width + absent, rows.astype(np.int64) * width + labels)
+    extra = int(new.sum())
+    return (np.concatenate([rows, absent_rows[new]]), np.concatenate([labels, absent[new]]),
+            np.concatenate([weights, np.ones(extra, weights.dtype)]), np.concatenate([counted, np.zeros(extra, bool)]))

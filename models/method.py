@@ -1,0 +1,161 @@
+"""The contract of a method, with its defaults.
+
+Letters: B queries of a batch, L labels, N points, T tokens of a text, D embedding dimension, K labels of a pool.
+A method implements `build`, `score` and, if it trains by gradient, `compute_loss`; the rest only where its paper
+needs it. Losses are means over the GLOBAL batch: every process computes its share of the gradient and the trainer
+sums the shares (utils.distributed.sum_gradients), so 1 and G processes take the same step.
+"""
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from utils import distributed
+from utils.config import Config, MethodConfig
+from utils.data import Batch, Dataset, Split, TextBatch, sequential_batches
+from utils.optim import decay_groups
+from utils.sparse import remove_pairs, topk_csr, topk_rows
+from utils.tokenization_utils import Ragged
+
+
+class Method(nn.Module):
+    """Base of every method. Attributes: config (the whole Config), num_labels (L), data (None after `load`)."""
+
+    Config: type[MethodConfig]
+
+    def __init__(self, config: Config, num_labels: int, data: Dataset | None) -> None:
+        super().__init__()
+        self.config, self.num_labels, self.data = config, num_labels, data
+
+    # ---- what a method must define
+    @classmethod
+    def build(cls, config: Config, data: Dataset) -> Method:
+        """A fresh method for training on `data`."""
+        raise TypeError(f"{cls.__name__} must define build()")
+
+    def score(self, queries: TextBatch, k: int) -> tuple[Tensor, Tensor]:
+        """The k best labels of each query, best first: (scores [B, k], label ids [B, k])."""
+        raise TypeError(f"{type(self).__name__} must define score()")
+
+    def compute_loss(self, batch: Batch) -> Tensor:
+        """Scalar loss, mean over the global batch; its gradient is this process's share."""
+        raise TypeError(f"{type(self).__name__} is not trained by gradient")
+
+    # ---- defaults
+    def backward(self, batch: Batch, accelerator: Accelerator) -> Tensor:
+        """Loss of the batch, its gradients added to the parameters."""
+        with accelerator.autocast():
+            loss = self.compute_loss(batch)
+        accelerator.backward(loss)
+        return loss.detach()
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Named groups for the optimizer: dicts of name, params, weight_decay."""
+        return decay_groups(self, "encoder", self.config.optim.weight_decay)
+
+    def batch_order(self, epoch: int) -> np.ndarray | None:
+        """Order of the training points of an epoch [n]; None = shuffled."""
+        return None
+
+    def prepare(self, run_folder: Path, accelerator: Accelerator) -> None:
+        """Once before training, on every process: clustering, a linear solver. A method may live here alone."""
+
+    def on_epoch_start(self, epoch: int, accelerator: Accelerator) -> None:
+        """Before each epoch, on every process: hard negatives, clusters, averaging."""
+
+    def training_state(self) -> dict[str, np.ndarray]:
+        """What a resumed run needs beside the parameters, as arrays."""
+        return {}
+
+    def load_training_state(self, state: dict[str, np.ndarray]) -> None:
+        """Take back what `training_state` gave."""
+
+    def prepare_scoring(self, accelerator: Accelerator) -> None:
+        """Before `score` after the parameters changed, on every process: label embeddings, an index."""
+
+    def predict(self, split: Split, k: int, accelerator: Accelerator) -> sp.csr_matrix | None:
+        """Top k of every point, its filter pairs removed first: CSR [n, L] on the main process, None on the others.
+
+        Every process calls it and scores its share of the points.
+        """
+        removed = np.diff(split.filters.indptr)
+        wanted = min(k + int(removed.max(initial=0)), self.num_labels)
+        own = distributed.share(len(split))
+        values, ids = self.score_rows(split.tokens, split.rows[own.start:own.stop], wanted, accelerator)
+        values, ids = (distributed.gather_arrays(a, len(split)) for a in (values, ids))
+        if values is None:
+            return None
+        rows, columns = split.filters.nonzero()
+        scores = remove_pairs(topk_csr(values, ids, self.num_labels), rows, columns)
+        return keep_topk(scores, k) if wanted > k else scores
+
+    @torch.no_grad()
+    def score_rows(self, tokens: Ragged, rows: np.ndarray, k: int, accelerator: Accelerator,
+                   ) -> tuple[np.ndarray, np.ndarray]:
+        """`score` of the texts at `rows`: (scores [n, k] float32, label ids [n, k] int64)."""
+        training = self.training
+        self.eval()
+        values, ids = np.empty((len(rows), k), np.float32), np.empty((len(rows), k), np.int64)
+        size = self.config.eval.batch_size
+        with progress(-(-len(rows) // size), "predict") as bar:
+            for positions, texts in sequential_batches(tokens, rows, size):
+                with accelerator.autocast():
+                    scores, labels = self.score(texts.to(accelerator.device), k)
+                values[positions], ids[positions] = scores.float().cpu().numpy(), labels.cpu().numpy()
+                bar.update()
+        self.train(training)
+        return values, ids
+
+    # ---- saving
+    def save(self, folder: Path, accelerator: Accelerator) -> None:
+        """Everything that `score` needs, into an existing folder. Every process calls it; the main one writes."""
+        raise TypeError(f"{type(self).__name__} must define save()")
+
+    @classmethod
+    def load(cls, config: Config, folder: Path, num_labels: int) -> Method:
+        """A method ready to `score`, from what `save` wrote; strict, needs no data set."""
+        raise TypeError(f"{cls.__name__} must define load()")
+
+    def rank_new_labels(self, labels: Ragged, accelerator: Accelerator) -> None:
+        """From now on `score` ranks these label texts instead of the data set's labels."""
+        raise ValueError(f"method {self.config.method.name} knows labels by their training points, not by their text; "
+                         "labels never seen in training need a dual encoder such as dexml")
+
+    def start_from(self, other: Method) -> None:
+        """Take the parameters of another run's model (`run.start_from`, or the stage before)."""
+        if type(other) is not type(self):
+            raise ValueError(f"a {type(self).__name__} run cannot start from a {type(other).__name__} run")
+        self.load_state_dict(other.state_dict())
+
+
+def keep_topk(scores: sp.csr_matrix, k: int) -> sp.csr_matrix:
+    """The k largest entries of each row; equal scores by lower label id."""
+    ids, values = topk_rows(scores, k)
+    return topk_csr(values, ids, scores.shape[1])
+
+
+def progress(total: int, name: str) -> tqdm:
+    """A progress bar that only the main process shows, and that leaves no line behind."""
+    return tqdm(total=total, desc=name, leave=False, disable=None if distributed.is_main() else True)
+
+
+@torch.no_grad()
+def encode_rows(encoder: nn.Module, tokens: Ragged, rows: np.ndarray, batch_size: int,
+                accelerator: Accelerator, name: str) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """Embeddings of texts, in batches of similar length: (positions in `rows`, embeddings [b, D]) on the device."""
+    training = encoder.training
+    encoder.eval()
+    with progress(-(-len(rows) // batch_size), name) as bar:
+        for positions, texts in sequential_batches(tokens, rows, batch_size):
+            with accelerator.autocast():
+                yield positions, encoder(texts.to(accelerator.device)).float()
+            bar.update()
+    encoder.train(training)

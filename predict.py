@@ -1,0 +1,111 @@
+"""Labels for new texts from a saved run, as JSON lines: rank, label id, label text, score.
+
+    python predict.py RUN --text "gnome image viewer" --k 5
+    python predict.py RUN --texts queries.txt --out predictions.jsonl
+    python predict.py RUN --text "..." --labels new_labels.txt        # rank labels never seen in training, by their text
+"""
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", help="run folder or its config.yaml")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--text", action="append", help="a text; may be given several times")
+    source.add_argument("--texts", help="file with one text a line")
+    parser.add_argument("--k", type=int, default=5, help="labels per text (default 5)")
+    parser.add_argument("--labels", help="file with one label text a line, ranked instead of the data set's labels")
+    parser.add_argument("--out", help="write to this file instead of the screen")
+    return parser.parse_known_args(arguments)
+
+
+if __name__ == "__main__":
+    ARGUMENTS = parse_arguments()      # before the imports below, so that --help is instant
+
+import itertools  # noqa: E402
+import json  # noqa: E402
+from collections.abc import Iterable, Iterator, Sequence  # noqa: E402
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from accelerate import Accelerator  # noqa: E402
+
+from models import METHOD_CONFIGS, METHODS  # noqa: E402
+from utils import distributed  # noqa: E402
+from utils.data import check_dataset_folder  # noqa: E402
+from utils.pretrained import load_tokenizer  # noqa: E402
+from utils.run import find_run, start_logging, written_whole  # noqa: E402
+from utils.text import TextLines, iter_lines  # noqa: E402
+from utils.tokenization_utils import Tokenizer, tokenize_texts  # noqa: E402
+
+TEXTS_AT_ONCE = 1 << 14
+
+
+class Predictor:
+    """A loaded run: texts in, labels out.
+
+    Args:
+        run: run folder or its config.yaml.
+        labels: texts of labels to rank instead of the data set's; any number, seen in training or not.
+    """
+
+    def __init__(self, run: str | Path, labels: Sequence[str] | None = None, overrides: Sequence[str] = ()) -> None:
+        folder, config = find_run(run, METHOD_CONFIGS, overrides)
+        torch.set_num_threads(distributed.cpu_threads(config.run.threads))
+        self.accelerator = Accelerator(mixed_precision=config.train.mixed_precision)
+        tokenizer = load_tokenizer(str(folder / "model"), config.encoder.trust_remote_code)
+        self._tokenizer = Tokenizer(tokenizer, config.data.max_len)
+        info = json.loads((folder / "model" / "method.json").read_text())
+        self.method = METHODS[config.method.name].load(config, folder / "model", info["num_labels"])
+        self.method.to(self.accelerator.device)
+        if labels is None:
+            check_dataset_folder(config.dataset_folder)
+            self.label_texts: Sequence[str] = TextLines(config.dataset_folder / "raw" / "Y.txt")
+            if len(self.label_texts) != info["num_labels"]:
+                raise ValueError(f"{config.dataset_folder / 'raw' / 'Y.txt'} has {len(self.label_texts)} lines, the "
+                                 f"model {info['num_labels']} labels; it is not the data set of this run")
+        else:
+            self.label_texts = labels
+            length = config.data.label_max_len or config.data.max_len
+            self.method.rank_new_labels(tokenize_texts(labels, Tokenizer(tokenizer, length)), self.accelerator)
+
+    def __call__(self, texts: Sequence[str], k: int = 5) -> list[list[dict]]:
+        """The k best labels of each text, best first: [{"label": id, "text": ..., "score": ...}, ...]."""
+        if not 1 <= k <= len(self.label_texts):
+            raise ValueError(f"k must be from 1 to the number of labels, {len(self.label_texts)}; got {k}")
+        tokens = tokenize_texts(texts, self._tokenizer)
+        scores, ids = self.method.score_rows(tokens, np.arange(len(texts)), k, self.accelerator)
+        return [[{"label": int(i), "text": self.label_texts[int(i)], "score": round(float(s), 6)}
+                 for s, i in zip(*row, strict=True)] for row in zip(scores, ids, strict=True)]
+
+
+def predict_lines(predictor: Predictor, texts: Iterable[str], k: int) -> Iterator[str]:
+    """One JSON line per text: {"text": ..., "labels": [{"label": id, "text": ..., "score": ...}, ...]}."""
+    texts = iter(texts)
+    while some := list(itertools.islice(texts, TEXTS_AT_ONCE)):
+        for text, labels in zip(some, predictor(some, k), strict=True):
+            yield json.dumps({"text": text, "labels": labels}, ensure_ascii=False)
+
+
+def main(options: argparse.Namespace, words: list[str]) -> None:
+    start_logging()
+    try:
+        labels = list(iter_lines(options.labels)) if options.labels else None
+        predictor = Predictor(options.run, labels, words)
+        lines = predict_lines(predictor, options.text or iter_lines(options.texts), options.k)
+        if options.out:
+            with written_whole(Path(options.out)) as partial, open(partial, "w", encoding="utf-8") as file:
+                file.writelines(line + "\n" for line in lines)
+        else:
+            for line in lines:
+                print(line)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main(*ARGUMENTS)

@@ -1,0 +1,250 @@
+"""Train one config, start to finish; the one training loop of all methods.
+
+    python train.py configs/LF-DebianTitles-small/dexml.yaml
+    python train.py CONFIG --train.epochs 3 --run.seed 1       # any key of any section
+    python train.py CONFIG --resume | --overwrite              # go on with, or replace, the run in the folder
+    accelerate launch --config_file configs/accelerate.yaml --num_processes 4 train.py CONFIG
+
+Prints `run: <folder>` as its last line; then `python eval.py <folder>`. All keys: `python -m utils.config`.
+"""
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", help="YAML config (of this project, or of the older DEXML and ELIAS code)")
+    parser.add_argument("--resume", action="store_true", help="go on from the folder's last checkpoint, if there is one")
+    parser.add_argument("--overwrite", action="store_true", help="replace the run that the folder holds")
+    return parser.parse_known_args(arguments)
+
+
+if __name__ == "__main__":
+    ARGUMENTS = parse_arguments()      # before the imports below, so that --help is instant
+
+import logging  # noqa: E402
+import math  # noqa: E402
+import time  # noqa: E402
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from accelerate import Accelerator  # noqa: E402
+from accelerate.utils import set_seed  # noqa: E402
+
+from eval import score_split  # noqa: E402
+from models import METHOD_CONFIGS, METHODS  # noqa: E402
+from models.encoder import tokenizer_source  # noqa: E402
+from models.method import Method, progress  # noqa: E402
+from utils import distributed  # noqa: E402
+from utils.checkpoint import Progress, load_checkpoint, save_checkpoint  # noqa: E402
+from utils.config import Config, ConfigError, stage_config  # noqa: E402
+from utils.data import Dataset, load_dataset, steps_per_epoch, training_batches  # noqa: E402
+from utils.legacy_config import load_any_config  # noqa: E402
+from utils.optim import build_optimizers, clip_gradients, learning_rate_factor, set_learning_rates  # noqa: E402
+from utils.pretrained import load_tokenizer  # noqa: E402
+from utils.run import (  # noqa: E402
+    MetricLog,
+    environment,
+    find_run,
+    folder_written_whole,
+    open_run,
+    start_logging,
+    write_json,
+    written_whole,
+)
+
+log = logging.getLogger("train")
+CHECK_EVERY = 20      # steps between two looks at the losses: each look is one host sync
+
+
+def fit(config: Config, resume: bool = False, overwrite: bool = False) -> Path:
+    """Train `config` (all its stages) and return the run folder, which then holds the best model on validation."""
+    if not config.stages:
+        return fit_stage(config, resume, overwrite)
+    folder, start = config.run_folder, config.run.start_from
+    for number, stage in enumerate(config.stages):
+        last = number == len(config.stages) - 1
+        overlay = {**stage, "run": {**stage.get("run", {}), "start_from": start,
+                                    "dir": str(folder if last else folder / "stages" / stage["name"])}}
+        current = stage_config(config, overlay, METHOD_CONFIGS)
+        done = (current.run_folder / "finished").exists() and resume
+        log.info("stage %s (%d of %d)%s", stage["name"], number + 1, len(config.stages), ": finished" if done else "")
+        if not done:
+            fit_stage(current, resume, overwrite)
+        start = str(current.run_folder)
+    return folder
+
+
+def fit_stage(config: Config, resume: bool = False, overwrite: bool = False) -> Path:
+    """One training run: read data, build the method, loop over epochs, keep the best checkpoint."""
+    accelerator = Accelerator(mixed_precision=config.train.mixed_precision)
+    torch.set_num_threads(distributed.cpu_threads(config.run.threads))
+    set_seed(config.run.seed)
+    data = load_dataset(config, load_tokenizer(tokenizer_source(config.encoder), config.encoder.trust_remote_code))
+    check_labels(config, data)
+    folder = open_run(config, resume, overwrite)
+    start_logging(folder)
+    if distributed.is_main():
+        write_json(folder / "environment.json", environment(data.hash))
+        with written_whole(folder / "val_rows.npy") as partial, open(partial, "wb") as file:
+            np.save(file, data.splits["val"].rows)
+    log.info("%s: %d training, %d validation, %d test points, %d labels, data %s", data.name,
+             *(len(data.splits[s]) for s in ("trn", "val", "tst")), data.num_labels, data.hash)
+    method = METHODS[config.method.name].build(config, data).to(accelerator.device)
+    if config.run.start_from:
+        method.start_from(load_model(config.run.start_from, data.num_labels).to(accelerator.device))
+    return _train(config, method, data, folder, accelerator, resume)
+
+
+def _train(config: Config, method: Method, data: Dataset, folder: Path, accelerator: Accelerator,
+           resume: bool) -> Path:
+    optimizers = build_optimizers(method.parameter_groups(), config.optim)
+    optimizers = [accelerator.prepare_optimizer(o) for o in optimizers]
+    metric_log = MetricLog(folder, config)
+    state = (load_checkpoint(folder, method, optimizers, accelerator) if resume else None) or Progress()
+    if state.step == 0:
+        method.prepare(folder, accelerator)
+    else:
+        log.info("resumed at epoch %d, step %d", state.epoch, state.step)
+    while state.epoch < config.train.epochs and not _out_of_patience(state, config):
+        started = time.perf_counter()
+        method.on_epoch_start(state.epoch, accelerator)
+        loss = train_epoch(config, method, optimizers, data, state, accelerator)
+        state.epoch, state.epoch_step = state.epoch + 1, 0
+        state.seconds += time.perf_counter() - started
+        rate = len(data.splits["trn"]) / (time.perf_counter() - started)
+        log.info("epoch %d: loss %.5f, %.0f points/s, %.1f s", state.epoch, loss, rate, state.seconds)
+        metric_log.write("train", state.step, {"epoch": state.epoch, "loss": loss, "points_per_second": rate,
+                                               "seconds": state.seconds})
+        if state.epoch % config.train.eval_interval == 0 or state.epoch == config.train.epochs:
+            keep_best(config, method, data, state, loss, folder, metric_log, accelerator)
+            save_checkpoint(folder, method, optimizers, state, accelerator)
+    if config.train.epochs == 0:
+        keep_best(config, method, data, state, 0.0, folder, metric_log, accelerator)
+    metric_log.close()
+    if distributed.is_main():
+        write_json(folder / "finished", {"epochs": state.epoch, "best_epoch": state.best_epoch,
+                                         "train_seconds": round(state.seconds, 1)})
+    log.info("best epoch %s; %.1f s of training", state.best_epoch, state.seconds)
+    return folder
+
+
+def train_epoch(config: Config, method: Method, optimizers: list, data: Dataset, state: Progress,
+                accelerator: Accelerator) -> float:
+    """One epoch from `state.epoch_step` on; returns the mean loss of its steps."""
+    split = data.splits["trn"]
+    steps = steps_per_epoch(split, config.train.batch_size)
+    total = steps * (config.train.schedule_epochs or config.train.epochs)
+    parameters = [p for group in method.parameter_groups() for p in group["params"]]
+    losses = LossMeter(config, state)
+    method.train()
+    batches = training_batches(split, method.batch_order(state.epoch), config, state.epoch, state.epoch_step)
+    with progress(steps, f"epoch {state.epoch + 1}") as bar:
+        bar.update(state.epoch_step)
+        for batch in batches:
+            set_learning_rates(optimizers, learning_rate_factor(state.step, total, config.optim))
+            loss = method.backward(batch.to(accelerator.device), accelerator)
+            distributed.sum_gradients(parameters)
+            if config.optim.clip_norm is not None:
+                accelerator.unscale_gradients(optimizers)
+                clip_gradients(parameters, config.optim.clip_norm)
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            state.step, state.epoch_step = state.step + 1, state.epoch_step + 1
+            losses.add(loss)
+            bar.update()
+    return losses.mean()
+
+
+class LossMeter:
+    """Losses kept on the device and looked at every few steps, so that the loop does not wait for the device."""
+
+    def __init__(self, config: Config, state: Progress) -> None:
+        self._folder, self._state, self._pending, self._seen = config.run_folder, state, [], []
+
+    def add(self, loss: torch.Tensor) -> None:
+        self._pending.append(loss)
+        if len(self._pending) >= CHECK_EVERY:
+            self._look()
+
+    def _look(self) -> None:
+        values = torch.stack(self._pending).tolist() if self._pending else []
+        for offset, value in enumerate(values):
+            if not math.isfinite(value):
+                step = self._state.step - len(values) + offset + 1
+                raise FloatingPointError(
+                    f"the loss became {value} at step {step} (epoch {self._state.epoch + 1}); training stops. The last "
+                    f"good checkpoint is kept in {self._folder}. A lower optim.lr or optim.clip_norm may help.")
+        self._seen += values
+        self._pending = []
+
+    def mean(self) -> float:
+        self._look()
+        return sum(self._seen) / max(len(self._seen), 1)
+
+
+def keep_best(config: Config, method: Method, data: Dataset, state: Progress, loss: float, folder: Path,
+              metric_log: MetricLog, accelerator: Accelerator) -> None:
+    """Evaluate on the validation split and save the model if it is the best so far."""
+    method.prepare_scoring(accelerator)
+    metrics = score_split(config, method, data, "val", accelerator)[0] if len(data.splits["val"]) else {}
+    metrics = distributed.broadcast(metrics)
+    if metrics:
+        if config.train.track_metric not in metrics:
+            raise ConfigError(f"train.track_metric '{config.train.track_metric}' is not computed; "
+                              f"computed: {', '.join(metrics)}")
+        value = metrics[config.train.track_metric]
+        log.info("validation after epoch %d: %s", state.epoch,
+                 ", ".join(f"{m} {metrics[m]:.2f}" for m in ("P@1", "P@5", "nDCG@5", "PSP@1") if m in metrics))
+        metric_log.write("val", state.step, {"epoch": state.epoch, **metrics})
+    else:
+        value = -loss      # no validation split: the training loss decides
+    if state.best is not None and value <= state.best:
+        state.evaluations_without_better += 1
+        return
+    state.best, state.best_epoch, state.evaluations_without_better = value, state.epoch, 0
+    with folder_written_whole(folder / "model") as partial:
+        method.save(partial, accelerator)
+    if distributed.is_main():
+        write_json(folder / "val_metrics.json", {"epoch": state.epoch, **metrics})
+
+
+def _out_of_patience(state: Progress, config: Config) -> bool:
+    stop = config.train.patience is not None and state.evaluations_without_better >= config.train.patience
+    if stop:
+        log.info("stopping early: %d evaluations without a better %s", state.evaluations_without_better,
+                 config.train.track_metric)
+    return stop
+
+
+def check_labels(config: Config, data: Dataset) -> None:
+    """Settings that only the data can refute."""
+    for key, values in (("eval.ks", config.eval.ks or ()), ("eval.top_k", [config.eval.top_k or 1])):
+        if max(values, default=1) > data.num_labels:
+            raise ConfigError(f"{key} is {max(values)}, larger than the number of labels of {data.name}, "
+                              f"{data.num_labels}")
+
+
+def load_model(run: str, num_labels: int) -> Method:
+    """The model of another run, to start from."""
+    folder, config = find_run(run, METHOD_CONFIGS)
+    return METHODS[config.method.name].load(config, folder / "model", num_labels)
+
+
+def main(options: argparse.Namespace, words: list[str]) -> None:
+    start_logging()
+    try:
+        config = load_any_config(options.config, words, method_configs=METHOD_CONFIGS)
+        folder = fit(config, options.resume, options.overwrite)
+    except (ValueError, FloatingPointError) as error:
+        sys.exit(f"error: {error}")
+    if distributed.is_main():
+        print(f"run: {folder}")
+
+
+if __name__ == "__main__":
+    main(*ARGUMENTS)

@@ -1,0 +1,436 @@
+"""Typed configuration: YAML -> `base:` list -> `--section.key value` -> frozen sections.
+
+    python -m utils.config            # every key with its type, default and meaning
+
+The sections below are the one home of every default. A YAML states only what differs:
+
+    base: [dataset.yaml]              # merged first, in order; paths are relative to the file that names them
+    method: {name: dexml, pool: all}
+    train: {epochs: 10}
+    stages:                           # optional: overlays run one after the other in one run folder
+      - {name: warm, train: {epochs: 2}}
+      - {name: main, method: {pool: hnm}}
+
+This module imports neither torch nor the methods: whoever loads a config passes the methods' own
+`Config` classes (see `models.METHOD_CONFIGS`), which become the type of the section `method:`.
+"""
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+
+class ConfigError(ValueError):
+    """A config that cannot be used; the message names the file, the key, what was expected and what came."""
+
+
+def option(default: Any, meaning: str, **limits: Any) -> Any:
+    """A field of a section: its default, its meaning, and limits `ge`, `gt`, `le`, `lt` on its value."""
+    return dataclasses.field(default=default, metadata={"meaning": meaning, "limits": limits})
+
+
+# ---------------------------------------------------------------- sections
+
+@dataclass(frozen=True)
+class DataConfig:
+    root: str = option("Datasets", "folder that holds the data sets")
+    name: str = option("", "data set: the folder <root>/<name>")
+    max_len: int = option(32, "longest query in tokens, special tokens included; the rest is cut off", ge=3)
+    label_max_len: int | None = option(None, "longest label text in tokens; null = max_len", ge=3)
+    val_fraction: float = option(0.05, "share of the training points held out for validation", ge=0, lt=1)
+    val_max_points: int = option(4000, "most points held out for validation", ge=0)
+    propensity_a: float = option(0.55, "constant A of the propensity model (0.6 Amazon, 0.5 Wikipedia)")
+    propensity_b: float = option(1.5, "constant B of the propensity model (2.6 Amazon, 0.4 Wikipedia)", ge=0)
+    token_cache: str | None = option(None, "folder of token files; null = <root>/<name>/tokens")
+    workers: int = option(0, "processes that assemble batches; 0 = in the training process", ge=0)
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    name: str = option("minilm", "`bag`, `minilm`, or any Hugging Face id or folder")
+    init: str = option("minilm", "`bag` only: encoder whose tokenizer and token embeddings it starts from")
+    token_weights: Literal["idf", "equal"] = option("idf", "`bag` only: token weights at the start")
+    residual: bool = option(True, "`bag` only: add a residual layer behind the sum")
+    pooling: Literal["cls", "mean"] = option("mean", "how a transformer's token states become one vector")
+    layers: int | None = option(None, "keep the first n transformer layers; null = all", ge=1)
+    projection: int | None = option(None, "project embeddings to this many dimensions; null = none", ge=1)
+    normalize: bool = option(True, "L2-normalise embeddings, so that scores are cosines")
+    dropout: float | None = option(None, "dropout rate; null = the pretrained model's own (`bag`: 0)", ge=0, lt=1)
+    gradient_checkpointing: bool = option(False, "recompute activations in backward to save memory")
+    trust_remote_code: bool = option(False, "allow a Hugging Face repository to run its own Python code")
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """Base of every method's own section; each method adds its fields."""
+    name: str = option("", "which method")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    name: Literal["softmax", "decoupled-softmax", "soft-topk", "bce"] = option("decoupled-softmax", "which loss")
+    sample: bool = option(False, "train on one sampled positive a query (soft-topk: min(k, positives)); rest absent")
+    weighted: bool = option(False, "multiply each positive's term by its graded relevance")
+    k: int | Literal["num_pos"] = option(5, "soft-topk: k, or num_pos for the query's number of positives", ge=1)
+    alpha: float = option(2.0, "soft-topk: steepness of the sigmoid", gt=0)
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    lr: float = option(1e-4, "learning rate, as written: never multiplied by the number of processes", ge=0)
+    group_lr: Mapping[str, float] | None = option(
+        None, "learning rates of single parameter groups by name (table, encoder, classifier); others take lr")
+    weight_decay: float = option(0.01, "decoupled weight decay; biases, norms and tables go without", ge=0)
+    beta1: float = option(0.9, "AdamW's first moment decay", ge=0, lt=1)
+    beta2: float = option(0.999, "AdamW's second moment decay", ge=0, lt=1)
+    eps: float = option(1e-8, "AdamW's epsilon", gt=0)
+    schedule: Literal["linear", "constant"] = option("linear", "learning rate after the warm-up")
+    warmup: float = option(0.1, "warm-up: share of all steps if below 1, else a number of steps", ge=0)
+    clip_norm: float | None = option(1.0, "clip the gradient's norm (row-sparse tables excluded); null = never", gt=0)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    epochs: int = option(10, "passes over the training split; 0 = no training", ge=0)
+    schedule_epochs: int | None = option(None, "epochs the learning-rate schedule spans; null = epochs", ge=1)
+    batch_size: int = option(512, "queries a step over all processes together", ge=1)
+    eval_interval: int = option(1, "epochs between two evaluations on the validation split", ge=1)
+    track_metric: str = option("nDCG@5", "validation metric that selects the checkpoint; loss if there is no split")
+    patience: int | None = option(None, "stop after this many evaluations without a better one; null = never", ge=1)
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = option(None, "null = what accelerate is set to")
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    ks: tuple[int, ...] | None = option(None, "the k of the metrics; null = 1, 3, 5, 10, 100 up to the label count")
+    top_k: int | None = option(None, "labels kept per point; null = 100 or all labels if there are fewer", ge=1)
+    batch_size: int = option(1024, "queries per prediction batch and process", ge=1)
+    label_block: int = option(65536, "labels scored at once in exact search: bounds its memory", ge=1)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    root: str = option("Results", "folder of all runs")
+    project: str = option("XMCKit", "run folder: <root>/<project>/<data set>/<expname>")
+    expname: str | None = option(None, "null = the name of the config file")
+    dir: str | None = option(None, "run folder; overrides root, project and expname")
+    seed: int = option(0, "seed of everything random", ge=0)
+    threads: int | None = option(None, "CPU threads of a process; null = all cores it may use", ge=1)
+    start_from: str | None = option(None, "a run folder whose model this run starts from")
+    tensorboard: bool = option(True, "write TensorBoard events")
+    wandb: bool = option(False, "log to Weights & Biases (install the package wandb)")
+
+
+SECTIONS: dict[str, type] = {"data": DataConfig, "encoder": EncoderConfig, "method": MethodConfig,
+                             "loss": LossConfig, "optim": OptimConfig, "train": TrainConfig,
+                             "eval": EvalConfig, "run": RunConfig}
+
+
+@dataclass(frozen=True)
+class Config:
+    data: DataConfig
+    encoder: EncoderConfig
+    method: Any          # the Config of the chosen method, a MethodConfig
+    loss: LossConfig
+    optim: OptimConfig
+    train: TrainConfig
+    eval: EvalConfig
+    run: RunConfig
+    stages: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def dataset_folder(self) -> Path:
+        return Path(self.data.root) / self.data.name
+
+    @property
+    def run_folder(self) -> Path:
+        """Where the run lives: `run.dir`, or <root>/<project>/<data set>/<expname>."""
+        if self.run.dir:
+            return Path(self.run.dir)
+        return Path(self.run.root) / self.run.project / self.data.name / (self.run.expname or self.method.name)
+
+
+# ---------------------------------------------------------------- YAML
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, except that 1e-4 is a number (YAML 1.1 reads it as text) and a key may not stand twice."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise ConfigError(f"line {key_node.start_mark.line + 1}: the key '{key}' stands twice")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+                              list("-+0123456789."))
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """YAML text -> Python values by the safe loader; ConfigError names `where` and the line."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """One YAML file as a mapping; ConfigError if it is missing, unreadable or not a mapping."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such config file (run from the folder that holds train.py?)") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from None
+    values = parse_yaml(text, str(path)) or {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected a mapping of sections, got {type(values).__name__}")
+    return values
+
+
+# ---------------------------------------------------------------- merging
+
+def _merge(into: dict, values: Mapping, where: str, origin: dict[str, str]) -> None:
+    """Merge section by section; later wins key by key. `origin` keeps where each key came from, for errors."""
+    for section, content in values.items():
+        if section in ("base", "stages"):
+            continue
+        if section not in SECTIONS:
+            raise ConfigError(f"{where}: unknown section '{section}'{_nearest(section, [*SECTIONS, 'base', 'stages'])}")
+        if not isinstance(content, Mapping):
+            raise ConfigError(f"{where}: section '{section}' must be a mapping of keys, got {content!r}")
+        for key, value in content.items():
+            into.setdefault(section, {})[key] = value
+            origin[f"{section}.{key}"] = where
+
+
+def _load_file(path: Path, merged: dict, origin: dict[str, str], seen: tuple[Path, ...] = ()) -> dict:
+    """Merge `path` after its bases into `merged`; returns the file's own mapping."""
+    if path.resolve() in seen:
+        raise ConfigError(f"{path}: `base:` goes in a circle")
+    values = read_yaml(path)
+    bases = values.get("base") or []
+    for base in [bases] if isinstance(bases, str) else bases:
+        inherited = _load_file(path.parent / str(base), merged, origin, (*seen, path.resolve()))
+        values.setdefault("stages", inherited.get("stages"))
+    _merge(merged, values, str(path), origin)
+    return values
+
+
+def parse_overrides(arguments: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """['--train.epochs', '3', '--run.seed=1'] -> {'train': {'epochs': 3}, 'run': {'seed': 1}}."""
+    values: dict[str, dict[str, Any]] = {}
+    words = list(arguments)
+    while words:
+        word = words.pop(0)
+        matched = re.fullmatch(r"--([A-Za-z_]+)\.([A-Za-z_0-9]+)(?:=(.*))?", word, re.DOTALL)
+        if not matched:
+            raise ConfigError(f"command line: expected --section.key VALUE, got '{word}'")
+        section, key, text = matched.groups()
+        if text is None:
+            if not words:
+                raise ConfigError(f"command line: '{word}' needs a value")
+            text = words.pop(0)
+        values.setdefault(section, {})[key] = parse_yaml(text, f"command line: {word}") if text else text
+    return values
+
+
+# ---------------------------------------------------------------- typed sections
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(sorted(known))}"
+
+
+def type_name(kind: Any) -> str:
+    """A type as a user would say it: 'int or null', 'one of softmax, bce'."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(type_name(a) for a in arguments)
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, arguments)) if len(arguments) > 1 else str(arguments[0])
+    if origin is tuple:
+        return f"list of {type_name(arguments[0])}"
+    if origin is Mapping:
+        return f"mapping of names to {type_name(arguments[1])}"
+    return {type(None): "null", bool: "true or false", int: "whole number", float: "number", str: "text"}[kind]
+
+
+class _Mismatch(Exception):
+    pass
+
+
+def _convert(value: Any, kind: Any) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        for choice in arguments:
+            try:
+                return _convert(value, choice)
+            except _Mismatch:
+                continue
+    elif origin is Literal:
+        text = {True: "yes", False: "no"}.get(value, value) if isinstance(value, bool) else value   # YAML reads `no` so
+        if text in arguments:
+            return text
+    elif origin is tuple and isinstance(value, (list, tuple)):
+        return tuple(_convert(v, arguments[0]) for v in value)
+    elif origin is Mapping and isinstance(value, Mapping):
+        return types.MappingProxyType({str(k): _convert(v, arguments[1]) for k, v in value.items()})
+    elif kind is type(None) and value is None:
+        return None
+    elif kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    elif kind is str and isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        return str(value)
+    elif kind in (int, bool) and type(value) is kind:
+        return value
+    raise _Mismatch
+
+
+_LIMITS = {"ge": ("at least", lambda v, m: v >= m), "gt": ("above", lambda v, m: v > m),
+           "le": ("at most", lambda v, m: v <= m), "lt": ("below", lambda v, m: v < m)}
+
+
+def build_section(kind: type, name: str, values: Mapping[str, Any], origin: Mapping[str, str] | None = None) -> Any:
+    """Mapping -> frozen section `kind`; ConfigError on an unknown key, a wrong type or a value out of range."""
+    hints, origin = typing.get_type_hints(kind), origin or {}
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    converted = {}
+    for key, value in values.items():
+        where = f"{origin.get(f'{name}.{key}', 'config')}: "
+        if key not in fields:
+            raise ConfigError(f"{where}unknown key '{name}.{key}'{_nearest(key, list(fields))}")
+        try:
+            converted[key] = _convert(value, hints[key])
+        except _Mismatch:
+            raise ConfigError(f"{where}{name}.{key} must be {type_name(hints[key])}, got {value!r}") from None
+        _check_limits(f"{where}{name}.{key}", converted[key], fields[key].metadata.get("limits", {}))
+    return kind(**converted)
+
+
+def _check_limits(where: str, value: Any, limits: Mapping[str, Any]) -> None:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if value != value or value in (float("inf"), float("-inf")):
+            raise ConfigError(f"{where} must be a finite number, got {value}")
+        for limit, bound in limits.items():
+            words, holds = _LIMITS[limit]
+            if not holds(value, bound):
+                raise ConfigError(f"{where} must be {words} {bound}, got {value}")
+
+
+def build_config(merged: Mapping[str, Mapping], method_configs: Mapping[str, type], origin: Mapping[str, str],
+                 stages: Sequence[Mapping] = ()) -> Config:
+    """Merged mapping -> Config. The section `method:` gets the type that `method_configs` has for its name."""
+    name = merged.get("method", {}).get("name", "")
+    if name not in method_configs:
+        where = origin.get("method.name", "config")
+        raise ConfigError(f"{where}: unknown method.name '{name}'; known: {', '.join(sorted(method_configs))}")
+    if not merged.get("data", {}).get("name"):
+        raise ConfigError("config: data.name is missing: the name of a folder in data.root")
+    kinds = {**SECTIONS, "method": method_configs[name]}
+    sections = {s: build_section(kind, s, merged.get(s, {}), origin) for s, kind in kinds.items()}
+    return Config(**sections, stages=tuple(stages))
+
+
+def load_config(path: str | Path, overrides: Sequence[str] | Mapping[str, Mapping] = (), *,
+                method_configs: Mapping[str, type]) -> Config:
+    """Read a YAML config with its bases, apply `overrides`, and check everything.
+
+    Args:
+        path: the YAML file.
+        overrides: command-line words (`--section.key value`) or a mapping {section: {key: value}}.
+        method_configs: method name -> its Config class.
+    Raises:
+        ConfigError: naming the file and key, what was expected and what came.
+    """
+    path, merged, origin = Path(path), {}, {}
+    values = _load_file(path, merged, origin)
+    if not isinstance(overrides, Mapping):
+        overrides = parse_overrides(overrides)
+    stages = _check_stages(values.get("stages") or (), str(path))
+    _merge(merged, overrides, "command line", origin)
+    if not merged.get("run", {}).get("expname"):
+        merged.setdefault("run", {})["expname"] = path.stem
+    config = build_config(merged, method_configs, origin, stages)
+    for stage in config.stages:      # every stage is checked before the first one starts
+        stage_config(config, stage, method_configs)
+    return config
+
+
+def _check_stages(stages: Any, where: str) -> list[dict]:
+    if not isinstance(stages, (list, tuple)) or not all(isinstance(s, Mapping) for s in stages):
+        raise ConfigError(f"{where}: `stages:` must be a list of mappings, got {stages!r}")
+    named = [{"name": f"stage{i + 1}", **stage} for i, stage in enumerate(stages)]
+    names = [stage["name"] for stage in named]
+    bad = [n for n in names if not re.fullmatch(r"[\w.-]+", str(n)) or str(n).startswith(".")]
+    if bad or len(set(names)) < len(names):
+        raise ConfigError(f"{where}: stage names must be distinct plain names, got {names}")
+    return named
+
+
+def stage_config(config: Config, stage: Mapping[str, Any], method_configs: Mapping[str, type]) -> Config:
+    """The config of one stage: the file's sections overlaid with the stage's; a new method.name starts from defaults."""
+    merged = to_mapping(config)
+    merged.pop("stages", None)
+    overlay = {section: content for section, content in stage.items() if section != "name"}
+    chosen = (overlay.get("method") or {}).get("name", config.method.name)
+    if chosen != config.method.name:
+        merged["method"] = {}
+    origin: dict[str, str] = {}
+    _merge(merged, overlay, f"stage '{stage.get('name')}'", origin)
+    return build_config(merged, method_configs, origin)
+
+
+# ---------------------------------------------------------------- saving
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def to_mapping(config: Config) -> dict[str, Any]:
+    """Config -> nested plain dict, every key resolved; `build_config` of it gives the same Config."""
+    sections = {s: {f.name: _plain(getattr(getattr(config, s), f.name))
+                    for f in dataclasses.fields(getattr(config, s))} for s in SECTIONS}
+    return {**sections, "stages": _plain(config.stages)} if config.stages else sections
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved config as YAML text that `load_config` reads back to an equal Config."""
+    return yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True)
+
+
+def describe(method_configs: Mapping[str, type] | None = None) -> str:
+    """Every key with its type, default and meaning, as text."""
+    kinds = [(section, kind) for section, kind in SECTIONS.items() if section != "method"]
+    kinds += [(f"method ({name})", kind) for name, kind in sorted((method_configs or {}).items())]
+    lines = []
+    for section, kind in kinds:
+        lines.append(f"{section}:")
+        hints = typing.get_type_hints(kind)
+        for field in dataclasses.fields(kind):
+            lines.append(f"  {field.name}: {field.default!r:<20} # {type_name(hints[field.name])}: "
+                         f"{field.metadata.get('meaning', '')}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    from models import METHOD_CONFIGS
+    print(describe(METHOD_CONFIGS))

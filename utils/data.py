@@ -1,0 +1,305 @@
+"""Datasets/<name> -> checked arrays, splits and batches.
+
+    Datasets/<name>/raw/{trn_X,tst_X,Y}.txt             one text a line, UTF-8
+    Datasets/<name>/Y.{trn,tst}.npz                     scipy CSR, points x labels
+    Datasets/<name>/filter_labels_{train,test}.txt      optional `row label` pairs that are never counted
+
+Everything is checked on load; an error names the file, the line and what was expected.
+"""
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from utils import distributed
+from utils.config import Config, DataConfig
+from utils.sparse import check_relevance
+from utils.text import TextLines, count_lines
+from utils.tokenization_utils import Ragged, Tokenizer, tokenize_file
+
+log = logging.getLogger(__name__)
+SPLITS = ("trn", "val", "tst")
+VALIDATION_SEED = 0      # the split belongs to the data, not to the run: every run of every seed sees the same one
+
+
+# ---------------------------------------------------------------- reading and checking
+
+def load_relevance(path: Path, num_texts: int, text_path: Path) -> sp.csr_matrix:
+    """Y.{trn,tst}.npz -> CSR float32 [N, L], checked against the number of texts."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file (expected a scipy sparse matrix, points x labels)")
+    try:
+        matrix = sp.load_npz(path)
+    except Exception as error:      # numpy, zipfile and scipy each have their own for a damaged file
+        raise ValueError(f"{path}: not a scipy sparse matrix ({error})") from error
+    if matrix.shape[0] != num_texts:
+        raise ValueError(f"{path} has {matrix.shape[0]:,} rows but {text_path} has {num_texts:,} lines; "
+                         "expected one row a line")
+    return check_relevance(matrix, str(path))
+
+
+def load_filter(path: Path, shape: tuple[int, int]) -> sp.csr_matrix:
+    """`row label` lines -> CSR of ones [N, L]; an absent file is an empty filter."""
+    if not path.is_file():
+        return sp.csr_matrix(shape, dtype=np.float32)
+    rows, labels = [], []
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row, label = map(int, line.split())
+            except ValueError:
+                raise ValueError(f"{path}: line {number}: expected 'row label', got {line.strip()[:60]!r}") from None
+            if not (0 <= row < shape[0] and 0 <= label < shape[1]):
+                raise ValueError(f"{path}: line {number}: pair {row} {label} is out of range: "
+                                 f"rows go from 0 to {shape[0] - 1}, labels from 0 to {shape[1] - 1}")
+            rows.append(row)
+            labels.append(label)
+    matrix = sp.csr_matrix((np.ones(len(rows), np.float32), (rows, labels)), shape=shape)
+    matrix.data[:] = 1.0      # a pair that stands twice was summed
+    return matrix
+
+
+def validation_rows(relevance: sp.csr_matrix, config: DataConfig) -> np.ndarray:
+    """Sorted training rows held out for validation: a fixed random draw among the points that have labels."""
+    labelled = np.flatnonzero(np.diff(relevance.indptr))
+    count = min(int(round(config.val_fraction * len(labelled))), config.val_max_points, len(labelled) - 1)
+    return np.sort(np.random.default_rng(VALIDATION_SEED).choice(labelled, max(count, 0), replace=False))
+
+
+# ---------------------------------------------------------------- splits
+
+@dataclass(frozen=True)
+class Split:
+    """Points of one split: texts as token rows, their relevance and their filter pairs."""
+    name: str
+    rows: np.ndarray               # [n] rows of the text file
+    tokens: Ragged                 # of the whole text file
+    relevance: sp.csr_matrix       # [n, L]
+    filters: sp.csr_matrix         # [n, L] ones: pairs whose score is removed before ranking
+    text_path: Path
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set, ready for training: splits trn, val and tst over the same L labels."""
+    name: str
+    folder: Path
+    config: DataConfig
+    label_tokens: Ragged
+    splits: dict[str, Split]
+    label_counts: np.ndarray       # [L] training points (validation included) a label has: the field's N_l
+    num_train: int                 # training points, validation included: the field's N
+    hash: str                      # of both relevance matrices
+
+    @property
+    def num_labels(self) -> int:
+        return len(self.label_tokens)
+
+    @cached_property
+    def label_texts(self) -> TextLines:
+        return TextLines(self.folder / "raw" / "Y.txt")
+
+    def token_document_counts(self, vocab_size: int) -> tuple[np.ndarray, int]:
+        """In how many training and label texts each token occurs [V], and how many texts there are."""
+        counts = np.zeros(vocab_size, np.int64)
+        for tokens in (self.splits["trn"].tokens, self.label_tokens):
+            for start in range(0, len(tokens), 1 << 16):
+                ids, lengths = tokens.take(np.arange(start, min(start + (1 << 16), len(tokens))))
+                pairs = np.unique(np.repeat(np.arange(len(lengths)), lengths) * vocab_size + ids)
+                counts += np.bincount(pairs % vocab_size, minlength=vocab_size)
+        return counts, len(self.splits["trn"].tokens) + len(self.label_tokens)
+
+
+def _dataset_hash(*matrices: sp.csr_matrix) -> str:
+    digest = hashlib.sha256()
+    for matrix in matrices:
+        digest.update(repr(matrix.shape).encode())
+        for array in (matrix.indptr.astype(np.int64), matrix.indices.astype(np.int64), matrix.data):
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def check_dataset_folder(folder: Path) -> None:
+    """ValueError if the folder of a data set is missing, with the folders that are there."""
+    if not folder.is_dir():
+        there = sorted(p.name for p in folder.parent.iterdir() if p.is_dir()) if folder.parent.is_dir() else []
+        raise ValueError(f"{folder}: no such data set (data.root, data.name); "
+                         f"found in {folder.parent}: {', '.join(there) or 'nothing'}")
+
+
+def load_dataset(config: Config, tokenizer_source) -> Dataset:
+    """Read and check a data set; tokenise what has not been tokenised yet.
+
+    Args:
+        config: sections data and run are used.
+        tokenizer_source: folder, hub id or loaded tokenizer of the encoder.
+    Raises:
+        ValueError: naming the file, the line or row, what was expected and what came.
+    """
+    data, folder = config.data, config.dataset_folder
+    check_dataset_folder(folder)
+    texts = {s: folder / "raw" / f"{s}.txt" for s in ("trn_X", "tst_X", "Y")}
+    counts = {s: count_lines(path) for s, path in texts.items()}
+    trn = load_relevance(folder / "Y.trn.npz", counts["trn_X"], texts["trn_X"])
+    tst = load_relevance(folder / "Y.tst.npz", counts["tst_X"], texts["tst_X"])
+    for path, matrix in ((folder / "Y.trn.npz", trn), (folder / "Y.tst.npz", tst)):
+        if matrix.shape[1] != counts["Y"]:
+            raise ValueError(f"{path} has {matrix.shape[1]:,} columns but {texts['Y']} has {counts['Y']:,} lines; "
+                             "expected one column a label")
+    if trn.nnz == 0:
+        raise ValueError(f"{folder / 'Y.trn.npz'}: no training point has a label")
+    filters = {s: load_filter(folder / f"filter_labels_{long}.txt", m.shape)
+               for s, long, m in (("trn", "train", trn), ("tst", "test", tst))}
+    query, label = (Tokenizer(tokenizer_source, n) for n in (data.max_len, data.label_max_len or data.max_len))
+    cache = Path(data.token_cache) if data.token_cache else folder / "tokens"
+    with distributed.main_first():
+        tokens = {s: tokenize_file(p, label if s == "Y" else query, cache) for s, p in texts.items()}
+    held_out = validation_rows(trn, data)
+    training = np.setdiff1d(np.flatnonzero(np.diff(trn.indptr)), held_out)
+    if skipped := trn.shape[0] - len(training) - len(held_out):
+        log.info("%s: %d training points without labels are skipped", folder, skipped)
+    rows = {"trn": training, "val": held_out, "tst": np.arange(tst.shape[0])}
+    splits = {}
+    for name in SPLITS:
+        source, matrix = ("tst", tst) if name == "tst" else ("trn", trn)
+        splits[name] = Split(name, rows[name], tokens[f"{source}_X"], matrix[rows[name]], filters[source][rows[name]],
+                             texts[f"{source}_X"])
+    return Dataset(name=data.name, folder=folder, config=data, label_tokens=tokens["Y"], splits=splits,
+                   label_counts=np.bincount(trn.indices, minlength=trn.shape[1]), num_train=trn.shape[0],
+                   hash=_dataset_hash(trn, tst))
+
+
+# ---------------------------------------------------------------- batches
+
+class TextBatch:
+    """Texts of one batch as flat token ids; padded, where an encoder needs it, on the device to its own longest text.
+
+    Attributes: ids [tokens] int32 and offsets [B + 1] int64 on the batch's device; host_lengths [B], a numpy array
+    that stays on the host, so that padding and splitting need no host sync.
+    """
+
+    def __init__(self, ids: Tensor, host_lengths: np.ndarray, offsets: Tensor | None = None) -> None:
+        self.ids, self.host_lengths = ids, host_lengths
+        ends = torch.from_numpy(np.concatenate([[0], np.cumsum(host_lengths)]).astype(np.int64))
+        self.offsets = ends if offsets is None else offsets
+
+    @classmethod
+    def take(cls, tokens: Ragged, rows: np.ndarray) -> TextBatch:
+        ids, lengths = tokens.take(rows)
+        return cls(torch.from_numpy(ids), lengths)
+
+    def __len__(self) -> int:
+        return len(self.host_lengths)
+
+    @property
+    def longest(self) -> int:
+        return int(self.host_lengths.max(initial=0))
+
+    def pin_memory(self) -> TextBatch:
+        return TextBatch(self.ids.pin_memory(), self.host_lengths, self.offsets.pin_memory())
+
+    def to(self, device: torch.device) -> TextBatch:
+        if self.ids.device == device:
+            return self
+        return TextBatch(self.ids.to(device, non_blocking=True), self.host_lengths,
+                         self.offsets.to(device, non_blocking=True))
+
+    def split(self, size: int) -> list[TextBatch]:
+        """Micro-batches of at most `size` texts, in order, each with its own longest text."""
+        if len(self) <= size:
+            return [self]
+        ends = np.concatenate([[0], np.cumsum(self.host_lengths)])
+        return [TextBatch(self.ids[ends[i]:ends[min(i + size, len(self))]], self.host_lengths[i:i + size],
+                          self.offsets[i:i + size + 1] - self.offsets[i]) for i in range(0, len(self), size)]
+
+    def padded(self, pad_id: int) -> tuple[Tensor, Tensor]:
+        """(input ids [B, T] int64, attention mask [B, T] int64), T = the longest text of this batch."""
+        positions = torch.arange(self.longest, device=self.ids.device)
+        mask = positions[None] < self.offsets.diff()[:, None]                         # [B, T]
+        index = (self.offsets[:-1, None] + positions[None]).clamp_(max=max(len(self.ids) - 1, 0))
+        ids = self.ids.long()[index] if len(self.ids) else index
+        return torch.where(mask, ids, pad_id), mask.long()
+
+
+@dataclass
+class Batch:
+    """One step's points. The relevance covers the GLOBAL batch, the texts only this process's share of it."""
+    points: np.ndarray             # [B] positions in the split, whole batch
+    relevance: sp.csr_matrix       # [B, L]
+    filters: sp.csr_matrix         # [B, L]
+    queries: TextBatch             # own share of the B texts
+    key: tuple[int, ...]           # (seed, epoch, step): seeds every random draw of the step, equal on all processes
+
+    def pin_memory(self) -> Batch:
+        self.queries = self.queries.pin_memory()
+        return self
+
+    def to(self, device: torch.device) -> Batch:
+        self.queries = self.queries.to(device)
+        return self
+
+    def rng(self) -> np.random.Generator:
+        return np.random.default_rng(self.key)
+
+
+class _Assembler(torch.utils.data.Dataset):
+    """Item i = batch i, gathered at once; the loader's workers run it."""
+
+    def __init__(self, split: Split, batches: list[np.ndarray], key: tuple[int, ...], first: int) -> None:
+        self.split, self.batches, self.key, self.first = split, batches, key, first
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, step: int) -> Batch:
+        points, split = self.batches[step], self.split
+        own = distributed.share(len(points))
+        return Batch(points, split.relevance[points], split.filters[points],
+                     TextBatch.take(split.tokens, split.rows[points[own.start:own.stop]]),
+                     (*self.key, self.first + step))
+
+
+def _loader(split: Split, batches: list[np.ndarray], key: tuple[int, ...], first: int, workers: int) -> Iterator[Batch]:
+    assembler = _Assembler(split, batches, key, first)
+    return iter(torch.utils.data.DataLoader(assembler, batch_size=None, num_workers=workers,
+                                            pin_memory=torch.cuda.is_available()))
+
+
+def training_batches(split: Split, order: np.ndarray | None, config: Config, epoch: int,
+                     first_step: int = 0) -> Iterator[Batch]:
+    """The batches of one epoch from `first_step` on.
+
+    Args:
+        order: positions in the split [n] in the order of the epoch; None = shuffled by seed and epoch.
+    """
+    if order is None:
+        order = np.random.default_rng((config.run.seed, epoch)).permutation(len(split))
+    size = config.train.batch_size
+    batches = [order[i:i + size] for i in range(first_step * size, len(order), size)]
+    return _loader(split, batches, (config.run.seed, epoch), first_step, config.data.workers)
+
+
+def steps_per_epoch(split: Split, batch_size: int) -> int:
+    return -(-len(split) // batch_size)
+
+
+def sequential_batches(tokens: Ragged, rows: np.ndarray, batch_size: int) -> Iterator[tuple[np.ndarray, TextBatch]]:
+    """(positions in `rows`, texts) of texts of similar length together, so that batches carry little padding."""
+    order = np.argsort(-tokens.lengths[rows], kind="stable")
+    for start in range(0, len(order), batch_size):
+        positions = order[start:start + batch_size]
+        yield positions, TextBatch.take(tokens, rows[positions])

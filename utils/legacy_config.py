@@ -1,0 +1,1 @@
+from utils.config import load_config as load_any_config

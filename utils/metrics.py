@@ -1,0 +1,187 @@
+"""Metrics of extreme classification at k, P, nDCG, PSP, PSnDCG, R and MRR, as in the library xclib 0.97.
+
+For one point let y [L] in {0, 1} be its relevance (> 0), l_1, l_2, ... its labels by descending score (ties
+by lower id), p_l the propensity of label l, d_r = 1 / log2(r + 1) and D(m) = d_1 + ... + d_m. With r = 1..k:
+
+    P@k    = (1 / k) sum_r y_{l_r}              nDCG@k   = sum_r d_r y_{l_r} / D(min(k, |y|))
+    R@k    = sum_r y_{l_r} / |y|                MRR@k    = 1 / rank of the first relevant label, 0 if > k
+    psp@k  = (1 / k) sum_r y_{l_r} / p_{l_r}    psndcg@k = sum_r d_r (y_{l_r} / p_{l_r}) / D(min(k, |y|))
+
+The first four are means over all N points; a point without relevant labels counts as 0. PSP and PSnDCG are
+ratios of sums over points, PSP@k = sum_i psp_i@k / sum_i best_i@k, where `best` is the same gain for the
+relevant labels ranked by 1 / p: the normalisation by the best attainable value (Jain et al., KDD 2016). The
+denominator D of psndcg counts labels and does not weigh them, as in xclib. A rank without a prediction gains
+nothing. MRR is not part of xclib.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import sparse
+
+from utils.sparse import check_relevance, contains, refuse, remove_pairs, topk_rows
+
+NAMES = ("P", "nDCG", "PSP", "PSnDCG", "R", "MRR")
+CELLS = 1 << 19  # ranked entries held at a time: bounds the working memory
+
+
+def inverse_propensity(label_counts, num_points, a, b):
+    """1 / p_l = 1 + C (N_l + b)^-a with C = (log N - 1)(b + 1)^a (Jain et al., KDD 2016): [L] float64.
+
+    label_counts: [L] training points per label; num_points: N training points; (a, b): set per data set.
+    """
+    counts = np.asarray(label_counts, dtype=np.float64).reshape(-1)  # a row of a matrix sum will do
+    if num_points < 3:
+        raise ValueError(f"inverse_propensity: expected num_points >= 3, for log N > 1, got {num_points}")
+    if not (a > 0 and b > 0):
+        raise ValueError(f"inverse_propensity: expected a > 0 and b > 0, got a = {a}, b = {b}")
+    if not (np.isfinite(counts) & (counts >= 0)).all():
+        raise ValueError("inverse_propensity: expected finite label counts >= 0, got NaN, infinite or < 0")
+    return 1 + (np.log(num_points) - 1) * (b + 1) ** a * (counts + b) ** -a
+
+
+@dataclass(frozen=True)
+class PointMetrics:
+    """Values per point, as fractions, in arrays [N] by key ("P@1"): what a bootstrap resamples.
+
+    values: each metric before averaging; PSP and PSnDCG before normalisation, so these may exceed 1.
+    best: for the keys of PSP and PSnDCG alone, the value the best ranking attains.
+    """
+
+    values: dict[str, np.ndarray]
+    best: dict[str, np.ndarray]
+
+    def mean(self, rows=slice(None)):
+        """Metrics in percent over the points `rows` (slice, mask or ids, repeats allowed): dict of floats."""
+        count = len(next(iter(self.values.values()))[rows])
+        if count == 0:
+            raise ValueError("mean: expected at least one point, got none")
+        totals, best = ({key: part[key][rows].sum() for key in part} for part in (self.values, self.best))
+        return _percent(totals, best, count)
+
+
+def evaluate(scores, relevance, inv_propensity=None, ks=(1, 3, 5, 10, 100), filter_pairs=None):
+    """Every metric at every k, in percent, keys like "nDCG@5": dict of floats.
+
+    scores: CSR [N, L], every stored entry a prediction; rows may hold fewer than k, or none.
+    relevance: CSR [N, L], relevant where > 0.
+    inv_propensity: [L] from `inverse_propensity`, or None to leave out PSP and PSnDCG.
+    filter_pairs: int [F, 2] of (row, label) whose scores are removed before ranking; relevance is left alone.
+    """
+    totals, best = {}, {}  # sums over points
+    for parts in _chunks(scores, relevance, inv_propensity, ks, filter_pairs):
+        for sums, part in zip((totals, best), parts, strict=True):
+            sums |= {key: sums.get(key, 0.0) + array.sum() for key, array in part.items()}
+    return _percent(totals, best, scores.shape[0])
+
+
+def per_point(scores, relevance, inv_propensity=None, ks=(1, 3, 5, 10, 100), filter_pairs=None):
+    """The metrics of each point: PointMetrics, whose `mean()` equals `evaluate` of the same arguments."""
+    values, best = zip(*_chunks(scores, relevance, inv_propensity, ks, filter_pairs), strict=True)
+    return PointMetrics(*({key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+                          for parts in (values, best)))
+
+
+def _percent(totals, best, count):
+    """Sums over `count` points to metrics in percent: the mean, or the ratio to the best attainable."""
+    # Where no label at all is relevant even the best is 0: the metric is 0 like the others, not NaN.
+    norms = {key: (best[key] or 1.0) if key in best else count for key in totals}
+    return {key: float(100 * total / norms[key]) for key, total in totals.items()}
+
+
+def _chunks(scores, relevance, inv_propensity, ks, filter_pairs):
+    """(values, best) of some rows after the other, so that the rankings [N, K] never exist as a whole."""
+    scores, relevance, pairs = _check_matrices(scores, relevance, filter_pairs)
+    inv_propensity, ks = _check_options(inv_propensity, ks, scores.shape[1])
+    step = max(1, CELLS // ks[-1])
+    for start in range(0, scores.shape[0], step):
+        chunk, truth = scores[start : start + step], relevance[start : start + step]
+        low, high = np.searchsorted(pairs[:, 0], [start, start + step])
+        if high > low:
+            chunk = remove_pairs(chunk, pairs[low:high, 0] - start, pairs[low:high, 1])
+        yield _rank_chunk(chunk, truth, inv_propensity, ks)
+
+
+def _rank_chunk(scores, relevance, inv_propensity, ks):
+    """(values, best) of n points, dicts of arrays [n]."""
+    ids, _ = topk_rows(scores, ks[-1])  # [n, K], K the largest k
+    hits = contains(relevance, np.arange(len(ids))[:, None], ids)  # [n, K]
+    positives = np.diff(relevance.indptr)  # [n], |y|
+    first = np.where(hits.any(axis=1), hits.argmax(axis=1), ks[-1])
+    values = _gain_metrics(hits, positives, ks, "P", "nDCG")
+    count = np.cumsum(hits, axis=1)
+    for k in ks:
+        values[f"R@{k}"] = count[:, k - 1] / np.maximum(positives, 1)
+        values[f"MRR@{k}"] = np.where(first < k, 1 / (first + 1), 0.0)
+    if inv_propensity is None:
+        return values, {}
+    gains = np.where(hits, inv_propensity[ids], 0)
+    values |= _gain_metrics(gains, positives, ks, "PSP", "PSnDCG")
+    weights = inv_propensity[relevance.indices]  # [nnz], the scores of the best ranking
+    best = sparse.csr_matrix((weights, relevance.indices, relevance.indptr), scores.shape)
+    ids, _ = topk_rows(best, ks[-1])
+    gains = np.where(ids < 0, 0, inv_propensity[ids])
+    return values, _gain_metrics(gains, positives, ks, "PSP", "PSnDCG")
+
+
+def _gain_metrics(gains, positives, ks, mean, discounted):
+    """sum_r gain_r / k and sum_r d_r gain_r / D(min(k, |y|)) for gains [n, K], under the two names given."""
+    discount = 1 / np.log2(np.arange(gains.shape[1]) + 2)  # [K], d_r
+    ideal = np.cumsum(discount)  # [K], D
+    total, dcg = np.cumsum(gains, axis=1), np.cumsum(gains * discount, axis=1)  # [n, K]
+    result = {}
+    for k in ks:
+        result[f"{mean}@{k}"] = total[:, k - 1] / k
+        result[f"{discounted}@{k}"] = dcg[:, k - 1] / ideal[np.clip(positives, 1, k) - 1]  # |y| = 0: 0 / D(1)
+    return result
+
+
+def _check_matrices(scores, relevance, filter_pairs):
+    """Scores and relevance as CSR, the pairs sorted by row [F, 2]; ValueError on what does not fit."""
+    if not sparse.issparse(scores):
+        raise ValueError(f"scores: expected a scipy sparse matrix, got {type(scores).__name__}")
+    scores, relevance = sparse.csr_matrix(scores), check_relevance(relevance, "relevance")
+    if relevance.shape != scores.shape:
+        raise ValueError(f"relevance: expected the shape of scores {scores.shape}, got {relevance.shape}")
+    if 0 in scores.shape:
+        raise ValueError(f"scores: expected at least one point (row) and one label, got shape {scores.shape}")
+    refuse(np.isnan(scores.data), scores, "scores", "values other than NaN")
+    pairs = np.zeros((0, 2), dtype=np.int64) if filter_pairs is None else np.asarray(filter_pairs)
+    if pairs.size == 0:  # an empty file reads as shape [0]
+        return scores, relevance, np.zeros((0, 2), dtype=np.int64)
+    if pairs.ndim != 2 or pairs.shape[1] != 2 or not np.issubdtype(pairs.dtype, np.integer):
+        raise ValueError(f"filter_pairs: expected integers [F, 2], got {pairs.dtype} {pairs.shape}")
+    if (pairs < 0).any() or (pairs >= scores.shape).any():
+        raise ValueError(f"filter_pairs: expected (row, label) within {scores.shape}, got "
+                         f"{pairs.min(axis=0)} to {pairs.max(axis=0)}")
+    return scores, relevance, pairs[np.argsort(pairs[:, 0])].astype(np.int64)
+
+
+def _check_options(inv_propensity, ks, num_labels):
+    """inv_propensity as float64 [L] or None, and ks ascending without repeats."""
+    ks = sorted(set(ks))
+    if not ks or ks[0] < 1:
+        raise ValueError(f"ks: expected one or more integers >= 1, got {ks}")
+    if inv_propensity is not None:
+        inv_propensity = np.asarray(inv_propensity, dtype=np.float64)
+        if inv_propensity.shape != (num_labels,):
+            raise ValueError(f"inv_propensity: expected shape ({num_labels},), got {inv_propensity.shape}")
+        if not (np.isfinite(inv_propensity) & (inv_propensity > 0)).all():
+            raise ValueError("inv_propensity: expected finite values > 0, got NaN, infinite or <= 0")
+    return inv_propensity, ks
+
+
+def describe(metrics):
+    """`metrics` of `evaluate` as an aligned text table: a row per metric, a column per k."""
+    cells = {}
+    for key, value in metrics.items():
+        name, at, k = key.partition("@")
+        if not (at and k.isdigit()):
+            raise ValueError(f"describe: expected keys like 'P@1', got {key!r}")
+        cells[name, int(k)] = f"{value:.2f}"
+    names = sorted(dict.fromkeys(name for name, _ in cells), key=lambda name: (NAMES + (name,)).index(name))
+    ks = sorted({k for _, k in cells})
+    rows = [["@k", *map(str, ks)]] + [[name, *(cells.get((name, k), "") for k in ks)] for name in names]
+    first = max(map(len, NAMES + tuple(names)))
+    lines = (row[0].ljust(first) + "".join(cell.rjust(8) for cell in row[1:]) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)

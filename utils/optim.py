@@ -1,0 +1,119 @@
+"""AdamW for dense parameters, row-sparse AdamW for tables, the learning-rate schedule, and gradient clipping."""
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from utils import distributed
+from utils.config import OptimConfig
+
+
+class RowSparseAdamW(torch.optim.Optimizer):
+    """AdamW (Loshchilov & Hutter, 2019) on the rows that a step touched; the others cost and change nothing.
+
+    Moments of a row move only when the row has a gradient (lazy Adam); the bias correction counts the row's own
+    updates, so that a rare row's first step is as large as a frequent row's. Takes row-sparse gradients.
+    """
+
+    def __init__(self, params: Any, lr: float, betas: tuple[float, float], eps: float, weight_decay: float) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, group)
+
+    def _update(self, parameter: Tensor, group: dict[str, Any]) -> None:
+        if not parameter.grad.is_sparse:
+            raise ValueError(f"row-sparse optimizer: expected a sparse gradient, got a dense one {parameter.shape}")
+        grad = parameter.grad.coalesce()
+        rows, values = grad.indices()[0], grad.values()
+        state = self.state[parameter]
+        if not state:
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+            state["row_steps"] = torch.zeros(len(parameter), device=parameter.device)
+        beta1, beta2 = group["betas"]
+        state["row_steps"][rows] += 1
+        shape = (-1, *[1] * (values.dim() - 1))
+        steps = state["row_steps"][rows].view(shape)
+        first = state["exp_avg"][rows].lerp_(values, 1 - beta1)
+        second = state["exp_avg_sq"][rows].mul_(beta2).addcmul_(values, values, value=1 - beta2)
+        state["exp_avg"][rows], state["exp_avg_sq"][rows] = first, second
+        scale = (second / (1 - beta2 ** steps)).sqrt_().add_(group["eps"])
+        update = (first / (1 - beta1 ** steps)).div_(scale)
+        if group["weight_decay"]:
+            update.add_(parameter[rows], alpha=group["weight_decay"])
+        parameter.index_add_(0, rows, update, alpha=-group["lr"])
+
+
+def decay_groups(module: nn.Module, name: str, weight_decay: float) -> list[dict[str, Any]]:
+    """Named parameter groups of a module: `name` with decay, the same without for vectors, and its row-sparse tables.
+
+    Biases and norms (tensors of one dimension) are not decayed.
+    """
+    groups: dict[tuple[str, float], list[nn.Parameter]] = {}
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            table = getattr(parameter, "row_sparse", False)
+            decay = 0.0 if table or parameter.dim() < 2 else weight_decay
+            groups.setdefault(("table" if table else name, decay), []).append(parameter)
+    return [{"name": n, "params": p, "weight_decay": decay} for (n, decay), p in groups.items()]
+
+
+def build_optimizers(groups: list[dict[str, Any]], config: OptimConfig) -> list[torch.optim.Optimizer]:
+    """AdamW for the dense groups, RowSparseAdamW for the tables; each group gets `group_lr[name]` or `lr`."""
+    rates = config.group_lr or {}
+    if unknown := set(rates) - {g["name"] for g in groups}:
+        raise ValueError(f"optim.group_lr names {sorted(unknown)}; this method's parameter groups are "
+                         f"{sorted({g['name'] for g in groups})}")
+    split: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
+    for group in groups:
+        sparse = [p for p in group["params"] if getattr(p, "row_sparse", False)]
+        if sparse and len(sparse) < len(group["params"]):
+            raise ValueError(f"parameter group {group['name']} mixes row-sparse and dense parameters")
+        rate = rates.get(group["name"], config.lr)
+        split[bool(sparse)].append({**group, "lr": rate, "base_lr": rate})
+    settings = {"lr": config.lr, "betas": (config.beta1, config.beta2), "eps": config.eps, "weight_decay": 0.0}
+    return [kind(chosen, **settings) for kind, chosen in ((torch.optim.AdamW, split[False]),
+                                                          (RowSparseAdamW, split[True])) if chosen]
+
+
+def learning_rate_factor(step: int, total: int, config: OptimConfig) -> float:
+    """Share of the learning rate at `step` (from 0) of `total`: linear warm-up, then linear decay to 0 or constant."""
+    warmup = config.warmup * total if config.warmup < 1 else config.warmup
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    if config.schedule == "constant":
+        return 1.0
+    return max(0.0, (total - step) / max(total - warmup, 1.0))
+
+
+def set_learning_rates(optimizers: Iterable[torch.optim.Optimizer], factor: float) -> None:
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["base_lr"] * factor
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
+    """Scale dense gradients so that their global norm is at most `max_norm`; returns the norm. No host sync.
+
+    Row-sparse tables are left out: their Adam step does not depend on the gradient's scale, and a batch that touches
+    many rows is no reason to slow the other parameters down. Sharded parameters count with all their shards.
+    """
+    chosen = [p for p in parameters if p.grad is not None and not p.grad.is_sparse]
+    if not chosen:
+        return torch.zeros(())
+    exchange = distributed.loss_exchange()
+    squares = {flag: [p.grad.float().square().sum() for p in chosen if getattr(p, "sharded", False) is flag]
+               for flag in (False, True)}
+    zero = torch.zeros((), device=chosen[0].grad.device)
+    norm = (sum(squares[False], zero) + exchange.sum(sum(squares[True], zero))).sqrt()
+    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    for p in chosen:
+        p.grad.mul_(factor.to(p.grad.dtype))
+    return norm

@@ -1,0 +1,267 @@
+"""The run folder: what it holds, written so that a process killed at any instant leaves nothing half written.
+
+    config.yaml        resolved config            environment.json   commit, versions, host, device, data hash
+    train.log          log                        metrics.jsonl      one JSON object a line: training and validation
+    model/             best on validation         last/              everything needed to go on
+    val_rows.npy       training rows held out     {val,tst}_metrics.json, tst_score_mat.npz
+"""
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from utils import distributed
+from utils.config import Config, ConfigError, load_config, to_mapping, to_yaml
+
+log = logging.getLogger(__name__)
+VERSIONED = ("torch", "transformers", "tokenizers", "accelerate", "numpy", "scipy", "safetensors")
+MAY_DIFFER = {"run", "eval"}      # sections that do not change what is trained
+
+
+# ---------------------------------------------------------------- writing whole files and folders
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A path to write to beside `path`; synced and renamed onto it at the end, removed on an error."""
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}{path.suffix}")
+    try:
+        yield partial
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with written_whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+@contextlib.contextmanager
+def folder_written_whole(path: Path) -> Iterator[Path]:
+    """As `written_whole`, for a folder that every process may write into.
+
+    The folder in place is moved aside, the new one renamed into place, the old one removed. `settled_folder` finds
+    the whole one if the process died between the two renames.
+    """
+    partial, old = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.old")
+    if distributed.is_main():
+        _settle(path)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    distributed.barrier()
+    try:
+        yield partial
+    except BaseException:
+        if distributed.is_main():
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
+    distributed.barrier()
+    if distributed.is_main():
+        for file in partial.rglob("*"):
+            if file.is_file():
+                with open(file, "rb") as handle:
+                    os.fsync(handle.fileno())
+        if path.exists():
+            os.replace(path, old)
+        os.replace(partial, path)
+        shutil.rmtree(old, ignore_errors=True)
+    distributed.barrier()
+
+
+def _settle(path: Path) -> None:
+    """Undo a replacement that died between its two renames."""
+    old = path.with_name(f".{path.name}.old")
+    if old.is_dir() and not path.exists():
+        os.replace(old, path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def settled_folder(path: Path) -> Path:
+    """`path`, restored first if its replacement was cut off."""
+    if distributed.is_main():
+        _settle(path)
+    distributed.barrier()
+    return path
+
+
+# ---------------------------------------------------------------- the folder of a run
+
+def open_run(config: Config, resume: bool, overwrite: bool) -> Path:
+    """Make or reopen the run folder and save the resolved config.
+
+    Raises:
+        ValueError: the folder holds a run already and neither `resume` nor `overwrite` is given, or it holds a run of
+            another config.
+    """
+    folder = config.run_folder
+    problem = None
+    if distributed.is_main():
+        problem = _refusal(folder, config, resume, overwrite)
+        if problem is None:
+            if overwrite and not resume:
+                _clear(folder)
+            folder.mkdir(parents=True, exist_ok=True)
+            if not (folder / "config.yaml").exists():
+                write_text(folder / "config.yaml", to_yaml(config))
+    problem = distributed.broadcast(problem)
+    if problem:
+        raise ValueError(problem)
+    return folder
+
+
+def _refusal(folder: Path, config: Config, resume: bool, overwrite: bool) -> str | None:
+    saved = folder / "config.yaml"
+    if not saved.exists():
+        if folder.is_dir() and any(folder.iterdir()):
+            return f"{folder}: the run folder is not empty and holds no run; choose another run.dir"
+        return None
+    if overwrite and not resume:
+        return None
+    import yaml
+    before, now = yaml.safe_load(saved.read_text(encoding="utf-8")), to_mapping(config)
+    changed = [f"{section}.{key} ({(before.get(section) or {}).get(key)!r} -> {value!r})"
+               for section, content in now.items() if section not in MAY_DIFFER and isinstance(content, Mapping)
+               for key, value in content.items() if (before.get(section) or {}).get(key) != value]
+    if before.get("run", {}).get("seed") != now["run"]["seed"]:
+        changed.append(f"run.seed ({before['run']['seed']} -> {now['run']['seed']})")
+    if before.get("stages") != now.get("stages"):
+        changed.append("stages")
+    if changed:
+        return (f"{folder} holds a run of another config: {', '.join(changed)}; "
+                "use another run.expname, or --overwrite to replace it")
+    if not resume:
+        return f"{folder} holds this run already; use --resume to go on, --overwrite to replace it"
+    return None
+
+
+def _clear(folder: Path) -> None:
+    """Remove a run, and only what a run writes: `--overwrite` must not take a mistyped folder with it."""
+    for name in ("config.yaml", "environment.json", "train.log", "metrics.jsonl", "val_rows.npy", "val_metrics.json",
+                 "trn_metrics.json", "tst_metrics.json", "trn_score_mat.npz", "val_score_mat.npz",
+                 "tst_score_mat.npz", "finished"):
+        (folder / name).unlink(missing_ok=True)
+    for name in ("model", "last", "tensorboard", "stages", ".model.old", ".last.old", ".model.partial",
+                 ".last.partial"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def find_run(path: str | Path, method_configs: Mapping[str, type], overrides: Any = ()) -> tuple[Path, Config]:
+    """A run folder or its config.yaml -> (folder, config); ValueError if it is no finished run."""
+    path = Path(path)
+    folder = path.parent if path.name == "config.yaml" else path
+    if not (folder / "config.yaml").is_file():
+        raise ValueError(f"{path}: not a run folder: it has no config.yaml (train.py prints the folder it made)")
+    config = load_config(folder / "config.yaml", overrides, method_configs=method_configs)
+    if not settled_folder(folder / "model").is_dir():
+        raise ValueError(f"{folder}: the run has no model yet; train it, or go on with train.py --resume")
+    return folder, config
+
+
+# ---------------------------------------------------------------- logging
+
+def start_logging(folder: Path | None = None) -> None:
+    """Log to the screen and, given a folder, to its train.log; other processes than the main one warn only."""
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        root.removeHandler(handler)
+        handler.close()
+    handlers: list[logging.Handler] = [_Console()]
+    if folder is not None and distributed.is_main():
+        handlers.append(logging.FileHandler(folder / "train.log", encoding="utf-8"))
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        root.addHandler(handler)
+    root.setLevel(logging.INFO if distributed.is_main() else logging.WARNING)
+    for noisy in ("transformers", "accelerate", "httpx", "huggingface_hub", "matplotlib"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+class _Console(logging.Handler):
+    """Writes through tqdm, so that log lines do not break a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+def environment(data_hash: str) -> dict[str, Any]:
+    """What a result needs to be made again: commit, versions, machine, data."""
+    import torch
+    versions = {}
+    for package in VERSIONED:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {"command": sys.argv, "commit": _commit(), "python": platform.python_version(), "versions": versions,
+            "machine": platform.machine(), "cpu": _cpu_name(), "cores": os.cpu_count(), "devices": devices,
+            "processes": distributed.world_size(), "threads": torch.get_num_threads(), "data_hash": data_hash}
+
+
+def _commit() -> str | None:
+    try:
+        got = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True,
+                             timeout=5, cwd=Path(__file__).parent, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return got.stdout.strip()
+
+
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+class MetricLog:
+    """metrics.jsonl, TensorBoard and, if asked for, Weights & Biases, from the main process."""
+
+    def __init__(self, folder: Path, config: Config) -> None:
+        self._path, self._board, self._wandb = folder / "metrics.jsonl", None, None
+        if not distributed.is_main():
+            return
+        if config.run.tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+            self._board = SummaryWriter(str(folder / "tensorboard"))
+        if config.run.wandb:
+            try:
+                import wandb
+            except ImportError:
+                raise ConfigError("run.wandb is true but the package is missing: pip install wandb") from None
+            self._wandb = wandb.init(project=config.run.project, name=f"{config.data.name}/{config.run.expname}",
+                                     dir=str(folder), config=to_mapping(config))
+
+    def write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
+        """One line of metrics.jsonl: {"kind": ..., "step": ..., **values}."""
+        if not distributed.is_main():
+            return
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        if self._board:
+            for name, value in values.items():
+                self._board.add_scalar(f"{kind}/{name}", value, step)
+        if self._wandb:
+            self._wandb.log({f"{kind}/{name}": value for name, value in values.items()}, step=step)
+
+    def close(self) -> None:
+        if self._board:
+            self._board.close()
+        if self._wandb:
+            self._wandb.finish()

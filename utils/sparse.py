@@ -1,0 +1,162 @@
+"""Sparse helpers for score and label matrices of shape [N points, L labels], in numpy and scipy alone.
+
+A stored entry is a prediction whatever its value, so explicit zeros and negative scores are kept. Ties break
+by the lower label id. No function changes its input.
+"""
+
+import numpy as np
+from scipy import sparse
+
+CELLS = 1 << 20  # entries of a padded block: bounds the working memory of `topk_rows`
+
+
+def topk_rows(scores, k):
+    """The k best entries of each row, by descending score, ties by lower label id.
+
+    scores: CSR [N, L]. Returns label ids [N, k] int64, padded with -1, and values [N, k] float32, padded with
+    -inf. Ranked in the precision of `scores`; the returned values alone are float32. NaN: ValueError.
+    """
+    if k < 1:
+        raise ValueError(f"topk_rows: expected k >= 1, got {k}")
+    scores = canonical(scores)
+    refuse(np.isnan(scores.data), scores, "topk_rows", "scores other than NaN")
+    indices = np.full((scores.shape[0], k), -1, dtype=np.int64)  # [N, k]
+    values = np.full((scores.shape[0], k), -np.inf, dtype=np.float32)  # [N, k]
+    lengths = np.diff(scores.indptr)
+    rows = np.argsort(-lengths, kind="stable")[: np.count_nonzero(lengths)]  # longest first, no empty rows
+    start = 0
+    while start < len(rows):  # rows of like length share a block, so one long row does not pad all the others
+        width = lengths[rows[start]]
+        block = rows[start : start + max(1, CELLS // width)]
+        best = min(width, k)
+        indices[block, :best], values[block, :best] = _topk_block(scores, block, width, best)
+        start += len(block)
+    return indices, values
+
+
+def _topk_block(scores, rows, width, k):
+    """`topk_rows` for rows [n] of at most `width` entries each: ids and values [n, k]."""
+    inside = np.arange(width) < np.diff(scores.indptr)[rows][:, None]  # [n, width]
+    position = np.where(inside, scores.indptr[rows].astype(np.int64)[:, None] + np.arange(width), 0)
+    data = scores.data if np.issubdtype(scores.dtype, np.floating) else scores.data.astype(np.float64)
+    # Ids ascend within a canonical row and padding comes last, so a stable sort breaks ties by the lower id
+    # and keeps even a genuine -inf ahead of the padding.
+    order = np.argsort(np.where(inside, -data[position], np.inf), axis=1, kind="stable")[:, :k]
+    inside, position = (np.take_along_axis(array, order, axis=1) for array in (inside, position))
+    return np.where(inside, scores.indices[position], -1), np.where(inside, data[position], -np.inf)
+
+
+def topk_csr(values, ids, num_labels):
+    """Dense top-k lists, values and ids [N, k], to a canonical CSR [N, num_labels] of the dtype of `values`.
+
+    Entries of id -1 are dropped, explicit zeros kept. Ids outside [-1, L) or twice in a row raise ValueError.
+    """
+    values, ids = np.asarray(values), np.asarray(ids)
+    if values.shape != ids.shape or ids.ndim != 2:
+        raise ValueError(f"topk_csr: expected arrays of one shape [N, k], got {values.shape}, {ids.shape}")
+    if ids.size and (ids.min() < -1 or ids.max() >= num_labels):
+        raise ValueError(f"topk_csr: expected ids in [-1, {num_labels}), got {ids.min()} to {ids.max()}")
+    ids = np.where(ids < 0, num_labels, ids)  # padding sorts last
+    order = np.argsort(ids, axis=1)
+    ids, values = np.take_along_axis(ids, order, axis=1), np.take_along_axis(values, order, axis=1)
+    kept = ids < num_labels
+    twice = (ids[:, 1:] == ids[:, :-1]) & kept[:, 1:]
+    if twice.any():
+        row, column = np.argwhere(twice)[0]
+        label = ids[row, column]
+        raise ValueError(f"topk_csr: expected distinct ids per row, got label {label} twice in row {row}")
+    indptr = np.concatenate([[0], np.cumsum(kept.sum(axis=1))])
+    return sparse.csr_matrix((values[kept], ids[kept], indptr), shape=(len(ids), num_labels))
+
+
+def remove_pairs(matrix, rows, cols):
+    """`matrix` [N, L] without the entries (rows[i], cols[i]); other entries stay, explicit zeros included.
+
+    Pairs that are not stored are ignored; pairs outside the shape raise ValueError.
+    """
+    matrix = canonical(matrix)
+    rows, cols = np.asarray(rows), np.asarray(cols)
+    if rows.shape != cols.shape or rows.ndim != 1:
+        raise ValueError(f"remove_pairs: expected arrays of one shape [F], got {rows.shape}, {cols.shape}")
+    for name, ids, size in (("rows", rows, matrix.shape[0]), ("cols", cols, matrix.shape[1])):
+        if ids.size and (ids.min() < 0 or ids.max() >= size):
+            raise ValueError(f"remove_pairs: expected {name} in [0, {size}), got {ids.min()} to {ids.max()}")
+    position = _find(matrix, rows, cols)
+    kept = np.ones(matrix.nnz, dtype=bool)
+    kept[position[position >= 0]] = False
+    indptr = np.concatenate([[0], np.cumsum(kept)])[matrix.indptr]
+    return sparse.csr_matrix((matrix.data[kept], matrix.indices[kept], indptr), shape=matrix.shape)
+
+
+def contains(matrix, rows, cols):
+    """Whether `matrix` stores an entry at (rows, cols), which broadcast; False for the padding id -1."""
+    return _find(canonical(matrix), rows, cols) >= 0
+
+
+def lookup(matrix, rows, cols):
+    """The values of `matrix` at (rows, cols), which broadcast; 0 where nothing is stored."""
+    matrix = canonical(matrix)
+    position = _find(matrix, rows, cols)
+    values = np.zeros(position.shape, dtype=matrix.dtype)
+    values[position >= 0] = matrix.data[position[position >= 0]]
+    return values
+
+
+def _find(matrix, rows, cols):
+    """Positions in `matrix.data` of the pairs (rows, cols), -1 if absent: binary search among sorted keys."""
+    rows, cols = np.broadcast_arrays(np.asarray(rows, dtype=np.int64), np.asarray(cols, dtype=np.int64))
+    if matrix.nnz == 0:
+        return np.full(rows.shape, -1, dtype=np.int64)
+    labels = matrix.shape[1]
+    keys = entry_rows(matrix) * labels + matrix.indices  # [nnz], ascending as the matrix is canonical
+    wanted = rows * labels + cols
+    position = np.minimum(np.searchsorted(keys, wanted), matrix.nnz - 1)
+    # A column outside the matrix would take a key of the next row: -1 that of the last label one row up.
+    return np.where((keys[position] == wanted) & (cols >= 0) & (cols < labels), position, -1)
+
+
+def check_relevance(matrix, where):
+    """`matrix` [N, L] as a canonical CSR in float32 without explicit zeros: labels read from file `where`.
+
+    Raises ValueError that names `where` and the first (row, label) with NaN, infinite or negative relevance.
+    Duplicate entries add up, as always in scipy. The arrays are shared with `matrix` where nothing changes.
+    """
+    if not sparse.issparse(matrix):
+        raise ValueError(f"{where}: expected a scipy sparse matrix, got {type(matrix).__name__}")
+    matrix = sparse.csr_matrix(matrix)
+    try:
+        matrix.check_format(full_check=True)
+    except ValueError as error:
+        raise ValueError(f"{where}: expected a valid CSR of shape {matrix.shape}, got: {error}") from error
+    valid = np.isfinite(matrix.data) & (matrix.data >= 0)  # looked at before duplicates add up
+    refuse(~valid, matrix, where, "finite relevance >= 0")
+    matrix = canonical(matrix).astype(np.float32, copy=False)
+    if not matrix.data.all():
+        matrix = matrix.copy()
+        matrix.eliminate_zeros()
+    return matrix
+
+
+def canonical(matrix):
+    """`matrix` as a CSR with sorted, distinct ids in each row; a copy only if it is not one already."""
+    if not sparse.issparse(matrix):
+        raise ValueError(f"expected a scipy sparse matrix, got {type(matrix).__name__}")
+    matrix = sparse.csr_matrix(matrix)
+    if not matrix.has_canonical_format:
+        matrix = matrix.copy()
+        matrix.sum_duplicates()
+    return matrix
+
+
+def entry_rows(matrix):
+    """The row of each stored entry of a CSR: [nnz] int64."""
+    return np.repeat(np.arange(matrix.shape[0], dtype=np.int64), np.diff(matrix.indptr))
+
+
+def refuse(bad, matrix, where, wanted):
+    """Raise ValueError for the first stored entry of the CSR `matrix` that the mask `bad` [nnz] marks."""
+    if bad.any():
+        first = int(np.argmax(bad))
+        row = int(np.searchsorted(matrix.indptr, first, side="right")) - 1
+        label = matrix.indices[first]
+        raise ValueError(f"{where}: expected {wanted}, got {matrix.data[first]} at row {row}, label {label}")

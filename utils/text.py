@@ -1,0 +1,70 @@
+"""Text files with one text a line: strict UTF-8, counted, indexed and read by line without holding them in memory."""
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+_BLOCK = 1 << 24
+
+
+def check_text_file(path: Path) -> None:
+    """ValueError unless `path` is a non-empty file."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file (expected one text a line, UTF-8)")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path}: the file is empty (expected one text a line, UTF-8)")
+
+
+def decode_line(raw: bytes, path: Path, number: int) -> str:
+    """Bytes of line `number` (from 1) -> text without its line end; ValueError if it is not UTF-8."""
+    try:
+        return raw.rstrip(b"\r\n").decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: line {number} is not UTF-8 (byte {error.start + 1} of the line is "
+                         f"0x{raw[error.start]:02x}); convert the file to UTF-8") from None
+
+
+def iter_lines(path: str | Path) -> Iterator[str]:
+    """The lines of `path` in order. Only \\n ends a line: str.splitlines would also cut at U+2028 or form feeds."""
+    path = Path(path)
+    check_text_file(path)
+    with open(path, "rb") as file:
+        for number, raw in enumerate(file, 1):
+            yield decode_line(raw, path, number)
+
+
+def line_offsets(path: str | Path) -> np.ndarray:
+    """Byte offset of every line's start, plus the file's size: int64 [lines + 1]."""
+    path, starts, position = Path(path), [np.zeros(1, np.int64)], 0
+    check_text_file(path)
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            starts.append(np.flatnonzero(np.frombuffer(block, np.uint8) == 10) + position + 1)
+            position += len(block)
+    offsets = np.concatenate(starts)
+    return offsets if offsets[-1] == position else np.append(offsets, position)
+
+
+def count_lines(path: str | Path) -> int:
+    """Number of lines; a last line without line end counts."""
+    return len(line_offsets(path)) - 1
+
+
+class TextLines(Sequence):
+    """Random access to the lines of a file by number; holds 8 bytes a line, not the text."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._offsets = line_offsets(self.path)
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def __getitem__(self, index: int) -> str:
+        index = range(len(self))[index]
+        start, stop = int(self._offsets[index]), int(self._offsets[index + 1])
+        with open(self.path, "rb") as file:
+            file.seek(start)
+            return decode_line(file.read(stop - start), self.path, index + 1)

@@ -1,0 +1,205 @@
+"""Text file -> ragged memory map of token ids, made once and reused.
+
+    python utils/tokenization_utils.py --data-path Datasets/EURLex-4K/raw/Y.txt --tf-max-len 128 \\
+        --tf-token-type bert-base-uncased
+
+A token file is two arrays: flat ids (uint16 where the vocabulary fits, else int32) and int64 offsets. Nothing is
+padded on disk. Its name holds a hash of tokenizer and length; its JSON a hash of the text it was made from.
+"""
+from __future__ import annotations
+
+import argparse
+import hashlib
+import itertools
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+if __name__ == "__main__":      # run as a file: the folder above holds the package `utils`
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from utils.text import check_text_file, iter_lines  # noqa: E402
+
+LINES_AT_ONCE = 8192
+
+
+class Tokenizer:
+    """A Hugging Face tokenizer set to one maximum length, as arrays in and out.
+
+    Args:
+        source: folder or hub id of a tokenizer, or a loaded one.
+        max_len: longest text in tokens, special tokens included.
+    """
+
+    def __init__(self, source, max_len: int, trust_remote_code: bool = False) -> None:
+        if isinstance(source, (str, Path)):
+            from utils.pretrained import load_tokenizer
+            source = load_tokenizer(str(source), trust_remote_code)
+        self.hf, self.max_len = source, max_len
+        self._fast = getattr(source, "backend_tokenizer", None)
+        if self._fast is not None:
+            self._fast.enable_truncation(max_len)
+            self._fast.no_padding()
+        self.vocab_size = len(source)
+
+    def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Texts -> (flat ids, lengths [len(texts)])."""
+        if self._fast is not None:
+            self._fast.enable_truncation(self.max_len)   # two Tokenizers may share one backend with other lengths
+            rows = [encoding.ids for encoding in self._fast.encode_batch_fast(list(texts))]
+        else:
+            rows = self.hf(list(texts), truncation=True, max_length=self.max_len)["input_ids"]
+        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+        return np.fromiter(itertools.chain.from_iterable(rows), self.dtype, int(lengths.sum())), lengths
+
+    @property
+    def dtype(self) -> type:
+        return np.uint16 if self.vocab_size <= 1 << 16 else np.int32
+
+    def fingerprint(self) -> str:
+        """Hash of everything that decides the ids: vocabulary, rules and length."""
+        if self._fast is not None:
+            self._fast.enable_truncation(self.max_len)
+            rules = self._fast.to_str()
+        else:
+            rules = json.dumps([type(self.hf).__name__, sorted(self.hf.get_vocab().items())])
+        return hashlib.sha256(f"{rules}|{self.max_len}".encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Rows of token ids: `ids` flat, row i = ids[offsets[i]:offsets[i + 1]]. Usually memory-mapped."""
+    ids: np.ndarray
+    offsets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.offsets)
+
+    def take(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rows by number -> (flat ids int32, lengths int64 [len(rows)]), one gather, no loop."""
+        starts = self.offsets[rows]
+        lengths = self.offsets[np.asarray(rows) + 1] - starts
+        ends = np.cumsum(lengths)
+        shifts = np.repeat(starts - (ends - lengths), lengths)
+        return self.ids[shifts + np.arange(len(shifts))].astype(np.int32), lengths
+
+
+def tokenize_texts(texts: Sequence[str], tokenizer: Tokenizer) -> Ragged:
+    """A few texts, in memory."""
+    ids, lengths = tokenizer(texts)
+    return Ragged(ids, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+
+
+def tokenize_file(path: str | Path, tokenizer: Tokenizer, cache: str | Path, progress: bool = True) -> Ragged:
+    """The token file of `path`, opened if it is up to date and made otherwise.
+
+    Args:
+        path: text file, one text a line.
+        cache: folder for token files; created when missing.
+    Raises:
+        ValueError: the text file is missing, empty or not UTF-8, naming file and line; nothing is left behind.
+    """
+    path, cache = Path(path), Path(cache)
+    check_text_file(path)
+    stem = cache / f"{path.name}-{tokenizer.fingerprint()[:16]}"
+    if not _is_current(stem, path):
+        _write(stem, path, tokenizer, progress)
+    info = json.loads(_with(stem, ".json").read_text())
+    dtype = {"uint16": np.uint16, "int32": np.int32}[info["dtype"]]
+    empty = info["tokens"] == 0       # an empty file cannot be mapped
+    ids = np.zeros(0, dtype) if empty else np.memmap(_with(stem, ".ids"), dtype, "r", shape=(info["tokens"],))
+    return Ragged(ids, np.load(_with(stem, ".offsets.npy"), mmap_mode="r"))
+
+
+def _with(stem: Path, suffix: str) -> Path:
+    return stem.parent / (stem.name + suffix)
+
+
+def _text_hash(path: Path) -> str:
+    with open(path, "rb") as file:
+        digest = hashlib.blake2b(digest_size=16)
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _is_current(stem: Path, path: Path) -> bool:
+    """True if the token file was made from this very text. The text is hashed only if its size or time changed."""
+    try:
+        info = json.loads(_with(stem, ".json").read_text())
+    except (OSError, ValueError):
+        return False
+    stat = path.stat()
+    sizes = {".ids": info["tokens"] * np.dtype(info["dtype"]).itemsize, ".offsets.npy": info["offsets_bytes"]}
+    if any(not _with(stem, s).is_file() or _with(stem, s).stat().st_size != size for s, size in sizes.items()):
+        return False
+    if [stat.st_size, stat.st_mtime_ns] == info["stat"]:
+        return True
+    return stat.st_size == info["stat"][0] and _text_hash(path) == info["text_hash"]
+
+
+def _chunks(lines: Iterable[str]) -> Iterator[list[str]]:
+    lines = iter(lines)
+    while chunk := list(itertools.islice(lines, LINES_AT_ONCE)):
+        yield chunk
+
+
+def _write(stem: Path, path: Path, tokenizer: Tokenizer, progress: bool) -> None:
+    from tqdm import tqdm
+    try:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{stem.parent}: cannot hold token files ({error.strerror}); "
+                         "set data.token_cache to a folder that can be written") from None
+    stat, lengths, tokens = path.stat(), [], 0
+    partial = {s: _with(stem, f"{s}.partial-{os.getpid()}") for s in (".ids", ".offsets.npy", ".json")}
+    try:
+        with open(partial[".ids"], "wb") as out, tqdm(desc=f"tokenise {path.name}", unit=" lines", unit_scale=True,
+                                                      disable=None if progress else True) as bar:
+            for chunk in _chunks(iter_lines(path)):
+                ids, counts = tokenizer(chunk)
+                out.write(ids.tobytes())
+                lengths.append(counts)
+                tokens += len(ids)
+                bar.update(len(chunk))
+        with open(partial[".offsets.npy"], "wb") as out:
+            np.save(out, np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64))
+        info = {"text": path.name, "text_hash": _text_hash(path), "stat": [stat.st_size, stat.st_mtime_ns],
+                "dtype": np.dtype(tokenizer.dtype).name, "tokens": tokens, "max_len": tokenizer.max_len,
+                "offsets_bytes": partial[".offsets.npy"].stat().st_size}
+        partial[".json"].write_text(json.dumps(info))
+        for suffix in (".ids", ".offsets.npy", ".json"):      # the JSON last: it is what makes the other two count
+            os.replace(partial[suffix], _with(stem, suffix))
+    finally:
+        for leftover in partial.values():
+            leftover.unlink(missing_ok=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-path", required=True, help="text file, one text a line")
+    parser.add_argument("--tf-max-len", type=int, default=32, help="longest text in tokens (default 32)")
+    parser.add_argument("--tf-token-type", default="minilm", help="minilm, or a Hugging Face id or folder")
+    parser.add_argument("--cache", help="folder of the token file (default: `tokens` beside the folder of the text)")
+    options = parser.parse_args(arguments)
+    path = Path(options.data_path)
+    folder = path.resolve().parent
+    default = (folder.parent if folder.name == "raw" else folder) / "tokens"
+    try:
+        rows = tokenize_file(path, Tokenizer(options.tf_token_type, options.tf_max_len), options.cache or default)
+    except ValueError as error:
+        parser.exit(2, f"error: {error}\n")
+    print(f"{path}: {len(rows):,} lines, {len(rows.ids):,} tokens in {options.cache or default}")
+
+
+if __name__ == "__main__":
+    main()
