@@ -2,7 +2,7 @@
 
     python predict.py RUN --text "gnome image viewer" --k 5
     python predict.py RUN --texts queries.txt --out predictions.jsonl
-    python predict.py RUN --text "..." --labels new_labels.txt        # rank labels never seen in training, by their text
+    python predict.py RUN --text "..." --labels new.txt      # rank labels never seen in training, by their text
 """
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from pathlib import Path
 def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="YAML config (of this project, or of the older DEXML and ELIAS code)")
-    parser.add_argument("--resume", action="store_true", help="go on from the folder's last checkpoint, if there is one")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
     parser.add_argument("--overwrite", action="store_true", help="replace the run that the folder holds")
     return parser.parse_known_args(arguments)
 
@@ -47,6 +47,7 @@ from utils.optim import build_optimizers, clip_gradients, learning_rate_factor, 
 from utils.pretrained import load_tokenizer  # noqa: E402
 from utils.run import (  # noqa: E402
     MetricLog,
+    clear_run,
     environment,
     find_run,
     folder_written_whole,
@@ -65,6 +66,8 @@ def fit(config: Config, resume: bool = False, overwrite: bool = False) -> Path:
     if not config.stages:
         return fit_stage(config, resume, overwrite)
     folder, start = config.run_folder, config.run.start_from
+    if overwrite and not resume and distributed.is_main():
+        clear_run(folder)      # all stages at once, or the last one would remove those before it
     for number, stage in enumerate(config.stages):
         last = number == len(config.stages) - 1
         overlay = {**stage, "run": {**stage.get("run", {}), "start_from": start,
@@ -194,10 +197,7 @@ def keep_best(config: Config, method: Method, data: Dataset, state: Progress, lo
     metrics = score_split(config, method, data, "val", accelerator)[0] if len(data.splits["val"]) else {}
     metrics = distributed.broadcast(metrics)
     if metrics:
-        if config.train.track_metric not in metrics:
-            raise ConfigError(f"train.track_metric '{config.train.track_metric}' is not computed; "
-                              f"computed: {', '.join(metrics)}")
-        value = metrics[config.train.track_metric]
+        value = metrics[tracked_metric(config, metrics)]
         log.info("validation after epoch %d: %s", state.epoch,
                  ", ".join(f"{m} {metrics[m]:.2f}" for m in ("P@1", "P@5", "nDCG@5", "PSP@1") if m in metrics))
         metric_log.write("val", state.step, {"epoch": state.epoch, **metrics})
@@ -213,11 +213,21 @@ def keep_best(config: Config, method: Method, data: Dataset, state: Progress, lo
         write_json(folder / "val_metrics.json", {"epoch": state.epoch, **metrics})
 
 
+def tracked_metric(config: Config, metrics: dict[str, float]) -> str:
+    """Name of the metric that selects the checkpoint."""
+    name = config.train.track_metric
+    if name is None:
+        computed = [int(m.partition("@")[2]) for m in metrics if m.startswith("nDCG@")]
+        return f"nDCG@{max([k for k in computed if k <= 5], default=min(computed))}"
+    if name not in metrics:
+        raise ConfigError(f"train.track_metric '{name}' is not computed; computed: {', '.join(metrics)}")
+    return name
+
+
 def _out_of_patience(state: Progress, config: Config) -> bool:
     stop = config.train.patience is not None and state.evaluations_without_better >= config.train.patience
     if stop:
-        log.info("stopping early: %d evaluations without a better %s", state.evaluations_without_better,
-                 config.train.track_metric)
+        log.info("stopping early: %d evaluations without a better one", state.evaluations_without_better)
     return stop
 
 

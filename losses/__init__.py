@@ -1,4 +1,4 @@
-"""The losses of DEXML over a pool of labels: streamed over chunks of labels, exact, and ready for labels sharded over processes.
+"""The losses of DEXML over a pool of labels: exact, streamed over chunks, ready for sharded labels.
 
 | name              | function          | source                                          |
 | ----------------- | ----------------- | ----------------------------------------------- |

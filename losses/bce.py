@@ -45,9 +45,9 @@ def bce(
     exchange: Exchange = Exchange(),  # noqa: B008 (stateless)
     chunk: int | None = None,
 ) -> Tensor:
-    """1/(B L) [ sum_{negatives} softplus(s_il) + sum_{j in P_i} w_ij softplus(-s_ij) ], s = queries @ labels.T / tau + bias. -> []
+    """1/(B L) [ sum_{negatives} softplus(s_il) + sum_{j in P_i} w_ij softplus(-s_ij) ] over all rows i. -> []
 
-    L counts the labels of all processes, absent entries included in the count and left out of the sum. A row without
-    positives still teaches its negatives.
+    s = queries @ labels.T / tau + bias. L counts the labels of all processes; absent entries count in L and
+    are left out of the sum. A row without positives still teaches its negatives.
     """
     return streamed_loss(BCE(), queries, labels, positives, bias, tau, exchange, chunk)

@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 class Exchange:
-    """Reduces per-row statistics over the processes that share the label axis. Identity: one process has all labels.
+    """Reduces per-row statistics over the processes that share the label axis. Identity: one process has all.
 
-    A distributed subclass all-reduces; both methods take a tensor of any dtype and return one of the same shape,
-    and every process must get bit-identical results (the threshold's iterations are decided from them).
+    A distributed subclass all-reduces: a tensor of any dtype in, one of that shape and dtype out. It may
+    overwrite its input. The result must be bit-identical on every process: soft top-k iterates by it.
     """
 
     def sum(self, value: Tensor) -> Tensor:
@@ -39,19 +39,21 @@ class Positives:
     def __post_init__(self):
         for name in ("cols", "weights", "counted"):
             if getattr(self, name).shape != self.rows.shape or self.rows.dim() != 1:
-                got = {key: tuple(getattr(self, key).shape) for key in ("rows", "cols", "weights", "counted")}
-                raise ValueError(f"positives: expected rows, cols, weights and counted of one shape [P], got {got}")
+                got = f"{name} {tuple(getattr(self, name).shape)} beside rows {tuple(self.rows.shape)}"
+                raise ValueError(
+                    f"positives: expected rows, cols, weights, counted of one shape [P], got {got}"
+                )
         if self.per_row.dim() != 1:
             raise ValueError(f"positives: expected per_row of shape [B], got {tuple(self.per_row.shape)}")
         if self.counted.dtype != torch.bool:
             raise ValueError(f"positives: expected counted of dtype torch.bool, got {self.counted.dtype}")
         for name in ("rows", "cols"):
-            if getattr(self, name).dtype != torch.int64:
-                raise ValueError(f"positives: expected {name} of dtype torch.int64, got {getattr(self, name).dtype}")
+            if (dtype := getattr(self, name).dtype) != torch.int64:
+                raise ValueError(f"positives: expected {name} of dtype torch.int64, got {dtype}")
 
     @classmethod
     def build(cls, rows, cols, num_queries, weights=None, counted=None, per_row=None) -> "Positives":
-        """Sort by column and fill in the defaults: weights 1, all counted, |P_i| from the coordinates given here."""
+        """Sort by column; defaults: weights 1, all counted, |P_i| from the coordinates given here."""
         order = torch.argsort(cols, stable=True)
         weights = torch.ones(rows.shape, device=rows.device) if weights is None else weights
         counted = torch.ones(rows.shape, dtype=torch.bool, device=rows.device) if counted is None else counted
@@ -60,8 +62,10 @@ class Positives:
         return cls(rows[order], cols[order], weights[order], counted[order], per_row)
 
     def columns(self, start: int, stop: int) -> "Positives":
-        """The positives of labels [start, stop), columns counted from start; |P_i| stays that of the whole pool."""
+        """The positives of labels [start, stop), columns counted from start; |P_i| stays the whole pool's."""
         edges = torch.tensor([start, stop], device=self.cols.device)
         first, last = torch.searchsorted(self.cols, edges).tolist()
-        part = slice(first, last)
-        return Positives(self.rows[part], self.cols[part] - start, self.weights[part], self.counted[part], self.per_row)
+        rows, cols, weights, counted = (
+            x[first:last] for x in (self.rows, self.cols, self.weights, self.counted)
+        )
+        return Positives(rows, cols - start, weights, counted, self.per_row)

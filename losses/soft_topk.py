@@ -13,13 +13,14 @@ from losses.threshold import solve
 
 def add_slopes(logits: Tensor, shift: Tensor, total: Tensor) -> None:
     """logits [B, c] become p (1 - p), p = sigmoid(logits + shift), in place; total [B] += their sum."""
-    q = logits.add_(shift[:, None]).copysign_(-1.0).sigmoid_()  # the smaller of p and 1 - p, which keeps its digits
+    # q is the smaller of p and 1 - p: 1 - p itself would lose its digits
+    q = logits.add_(shift[:, None]).copysign_(-1.0).sigmoid_()
     total += q.addcmul_(q, q, value=-1).sum(1)
 
 
 @dataclass(frozen=True)
 class SoftTopK:
-    """In logits a = alpha s and u = alpha t, with p = sigmoid(a + u), v = p (1 - p) and g_ij = w_ij / (B |P_i|):
+    """In logits a = alpha s and u = alpha t, p = sigmoid(a + u), v = p (1 - p), g_ij = w_ij / (B |P_i|):
 
     du/da_l = -v_l / sum v, so dloss/da_il = -g_il (1 - p_il) + (sum_j g_ij (1 - p_ij)) v_il / sum_l v_il.
     """
@@ -35,7 +36,7 @@ class SoftTopK:
         shift, _ = solve(logits, k, present, stream.exchange)
         total = torch.zeros_like(shift)
         for chunk in stream.chunks:
-            add_slopes(logits[:, chunk.labels], shift, total)  # the slopes take the logits' place: one B x L matrix
+            add_slopes(logits[:, chunk.labels], shift, total)  # in the logits' place: one B x L matrix
         own = own + shift[positives.rows]
         share = stream.weights / len(shift) * positives.counted
         share = share / positives.per_row.to(share.dtype).clamp_min(1)[positives.rows]
@@ -65,10 +66,11 @@ def soft_topk(
     k: float | Tensor | str = 5,  # number, [B], or "num_pos": |P_i|
     alpha: float = 2.0,
 ) -> Tensor:
-    """-mean_i 1/|P_i| sum_{j in P_i} w_ij log sigmoid(alpha (s_ij + t_i)), t_i: sum_l sigmoid(alpha (s_il + t_i)) = k_i. -> []
+    """-mean_i 1/|P_i| sum_{j in P_i} w_ij log sigmoid(alpha (s_ij + t_i)). -> []
 
-    s = queries @ labels.T / tau + bias; l runs over all M_i labels that are not absent. No finite t_i reaches k_i >= M_i:
-    k_i is limited to M_i - 0.5. Holds one B x L matrix, whatever `chunk`. Gradient by implicit differentiation of t.
+    s = queries @ labels.T / tau + bias; t_i solves sum_l sigmoid(alpha (s_il + t_i)) = k_i over the M_i
+    labels that are not absent. No finite t_i reaches k_i >= M_i: k_i is limited to M_i - 0.5. The gradient
+    is through t by implicit differentiation. Holds one B x L matrix, whatever `chunk`; a host sync per pass.
     """
     if isinstance(k, str) and k != "num_pos":
         raise ValueError(f'expected k to be a number, a tensor [B] or "num_pos", got {k!r}')

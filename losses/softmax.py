@@ -13,10 +13,12 @@ from losses.stream import Chunk, Parts, Stream, exp_, streamed_loss
 def exponentials(stream: Stream, hidden: Tensor):
     """One pass for the log-sum-exp of each row, `hidden` [P] known positives left out.
 
-    -> scores of the known positives [P], this process's row maxima m [B], log-sum-exp over all processes [B],
-    and exp(s - m) [B, L] if the pool is a single chunk, else None.
+    -> margins logsumexp_i - s_ij of the known positives [P]; this process's row maxima m [B];
+    exp(m - logsumexp) [B]; exp(s - m) [B, L] if the pool is a single chunk, else None.
     """
-    lowest = torch.finfo(stream.queries.dtype).min  # finite, unlike -inf: a row with nothing to sum must not make NaN
+    lowest = torch.finfo(
+        stream.queries.dtype
+    ).min  # finite, unlike -inf: a row with nothing to sum must not make NaN
     maximum = torch.full_like(stream.queries[:, 0], lowest)
     total, own = torch.zeros_like(maximum), stream.empty(len(stream.positives.rows))
     buffer, scores = stream.buffer(), None
@@ -27,8 +29,10 @@ def exponentials(stream: Stream, hidden: Tensor):
         maximum = highest
     overall = stream.exchange.max(maximum.clone())
     total = stream.exchange.sum(total * (maximum - overall).exp())
-    log_total = (overall + total.log()).clamp_min(lowest)
-    return own, maximum, log_total, scores if len(stream.chunks) == 1 else None
+    total = total.clamp_min(torch.finfo(total.dtype).tiny)
+    # never overall + log(total): beside scores of 1e4 the logarithm would lose its digits
+    margin = (overall[stream.positives.rows] - own) + total.log()[stream.positives.rows]
+    return margin, maximum, (maximum - overall).exp() / total, scores if len(stream.chunks) == 1 else None
 
 
 @dataclass(frozen=True)
@@ -41,9 +45,8 @@ class Softmax:
 
     def forward(self, stream: Stream) -> Parts:
         positives = stream.positives
-        own, maximum, log_total, kept = exponentials(stream, self.hidden(positives))
+        margin, maximum, scale, kept = exponentials(stream, self.hidden(positives))
         share = stream.weights / len(stream.queries) * positives.counted  # of each positive in the loss: [P]
-        margin = log_total[positives.rows] - own
         if self.decoupled:
             share = share / positives.per_row.to(share.dtype).clamp_min(1)[positives.rows]
             point = -share * margin.sigmoid()
@@ -52,8 +55,8 @@ class Softmax:
             point = -share
             value = (share * margin).sum()
         factor = -stream.exchange.sum(stream.per_row(point))  # a row's G sums to 0
-        factor = factor * (maximum - log_total).exp()  # weights are relative to this process's maximum
-        return Parts(stream.exchange.sum(value), factor, point, maximum, kept)
+        # weights are relative to this process's maximum
+        return Parts(stream.exchange.sum(value), factor * scale, point, maximum, kept)
 
     def weights(self, stream: Stream, chunk: Chunk, maximum: Tensor, out: Tensor) -> Tensor:
         scores, _ = stream.masked(chunk, self.hidden(stream.positives), out)
@@ -89,7 +92,7 @@ def decoupled_softmax(
 ) -> Tensor:
     """mean_i 1/|P_i| sum_{j in P_i} w_ij softplus(N_i - s_ij), N_i = logsumexp of the row's negatives. -> []
 
-    Equal to -log(exp s_ij / (exp s_ij + sum over negatives)): positives do not compete with each other (DEXML, eq. 5).
+    Equal to -log(exp s_ij / (exp s_ij + sum over negatives)): a query's positives do not compete.
     All known positives, counted or not, are kept out of N_i. A row without negatives has loss 0.
     """
     return streamed_loss(Softmax(decoupled=True), queries, labels, positives, bias, tau, exchange, chunk)

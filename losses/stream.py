@@ -1,10 +1,10 @@
-"""Scores of a batch against a pool of labels, one chunk of labels at a time, and the gradient every loss shares.
+"""Scores of a batch against a pool of labels, a chunk of labels at a time, and the gradient they share.
 
 All four losses have a gradient of one form with respect to the scores,
 
     G_il = factor_i * weight_il + [l a known positive of i] * point_il        # [B, L], never built whole
 
-so a loss only says how to get `factor` [B], `point` [P] and a chunk of `weight`; the passes over the labels are here.
+so a loss only says how to get `factor` [B], `point` [P] and a chunk of `weight`; the passes are here.
 """
 
 import math
@@ -17,14 +17,17 @@ from torch.nn import functional
 
 from losses.pool import Exchange, Positives
 
-CHUNK_BYTES = 64 << 20  # of one [B, chunk] matrix: large enough for full-speed products, small beside the embeddings
+WHOLE_BYTES = 64 << 20  # a [B, L] matrix up to this size is a single chunk, kept from forward to backward
+CHUNK_BYTES = {
+    "cpu": 8 << 20,
+    "cuda": 64 << 20,
+}  # of one [B, chunk] matrix beyond that; cpu: about a core's cache
 
 
 def exp_(x: Tensor) -> Tensor:
     """exp in place; what is below about 1e-26 (float32) becomes exactly 0.
 
-    On CPU, exp of an argument out of range takes up to 40 times as long (-inf included), and denormals slow the
-    products that follow.
+    On CPU, exp of an argument out of range takes up to 40 times as long, -inf included.
     """
     if x.is_cuda:
         return x.exp_()
@@ -66,7 +69,8 @@ class Stream:
     """The score matrix [B, L] as a sequence of chunks written into reused buffers."""
 
     def __init__(self, pool: Pool, queries: Tensor, labels: Tensor, bias: Tensor | None):
-        self.pool, self.positives, self.exchange, self.chunks = pool, pool.positives, pool.exchange, pool.chunks
+        self.pool, self.positives = pool, pool.positives
+        self.exchange, self.chunks = pool.exchange, pool.chunks
         self.queries = queries.to(pool.dtype) * pool.scale  # [B, D]
         self.labels, self.bias = labels, bias
         self.weights = pool.positives.weights.to(pool.dtype)  # [P]
@@ -93,7 +97,7 @@ class Stream:
         return torch.addmm(bias, self.queries, labels.T, beta=self.pool.sharpness, out=out)
 
     def masked(self, chunk: Chunk, hidden: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores of a chunk with -inf at `hidden` [P] known positives; second, the known positives' own scores."""
+        """Scores of a chunk with -inf at `hidden` [P] known positives, and their own scores."""
         scores, index = self.scores(chunk, out), self.known(chunk)
         own = scores[index]
         scores[index] = own.masked_fill(hidden[chunk.known], -torch.inf)
@@ -104,14 +108,14 @@ class Stream:
         return values.new_zeros(len(self.queries)).index_add_(0, self.positives.rows, values)
 
     def gradients(self, weights, factor: Tensor, point: Tensor, needs) -> list[Tensor | None]:
-        """Gradients of queries, labels and bias; weights(chunk, buffer) -> [B, c], which may live in the buffer."""
+        """Gradients of queries, labels, bias. weights(chunk, buffer) -> [B, c], perhaps inside the buffer."""
         queries = torch.zeros_like(self.queries) if needs[0] else None
-        labels = torch.empty(self.labels.shape, dtype=self.labels.dtype, device=self.labels.device) if needs[1] else None
-        bias = torch.empty_like(self.bias) if self.bias is not None and needs[2] else None
+        labels = self.labels.new_empty(self.labels.shape) if needs[1] else None
+        bias = self.bias.new_empty(self.bias.shape) if needs[2] else None
         buffer = self.buffer()
         for chunk in self.chunks:
-            gradient = torch.mul(weights(chunk, buffer), factor[:, None], out=self.view(buffer, chunk))  # G: [B, c]
-            index = self.known(chunk)
+            gradient, index = self.view(buffer, chunk), self.known(chunk)
+            torch.mul(weights(chunk, buffer), factor[:, None], out=gradient)  # G: [B, c]
             gradient[index] = gradient[index] + point[chunk.known]  # coordinates are unique
             if queries is not None:
                 queries.addmm_(gradient, self.labels[chunk.labels].to(queries.dtype), alpha=self.pool.scale)
@@ -158,7 +162,9 @@ def check_shapes(queries: Tensor, labels: Tensor, bias: Tensor | None, positives
     if bias is not None and bias.shape != labels.shape[:1]:
         raise ValueError(f"expected bias of shape [{len(labels)}], one per label, got {tuple(bias.shape)}")
     if len(positives.per_row) != len(queries):
-        raise ValueError(f"expected positives.per_row of shape [{len(queries)}], got {tuple(positives.per_row.shape)}")
+        raise ValueError(
+            f"expected positives.per_row of shape [{len(queries)}], got {tuple(positives.per_row.shape)}"
+        )
 
 
 def cut(positives: Positives, num_labels: int, chunk: int) -> list[Chunk]:
@@ -169,13 +175,15 @@ def cut(positives: Positives, num_labels: int, chunk: int) -> list[Chunk]:
 
 
 def streamed_loss(formula, queries, labels, positives, bias, tau, exchange, chunk, sharpness=1.0) -> Tensor:
-    """Value of formula with gradients for queries, labels and bias. `chunk` labels at a time; None: CHUNK_BYTES of scores."""
+    """Value of formula, differentiable by queries, labels, bias. chunk: labels at a time; None: by size."""
     check_shapes(queries, labels, bias, positives)
     if not tau > 0 or not sharpness > 0 or (chunk is not None and chunk < 1):
         raise ValueError(f"expected tau > 0, alpha > 0 and chunk >= 1, got {tau}, {sharpness} and {chunk}")
     dtype = torch.promote_types(torch.promote_types(queries.dtype, labels.dtype), torch.float32)
     if chunk is None:
-        chunk = max(1, CHUNK_BYTES // (max(1, len(queries)) * dtype.itemsize))
+        column = max(1, len(queries)) * dtype.itemsize
+        whole = column * len(labels) <= WHOLE_BYTES
+        chunk = len(labels) if whole else CHUNK_BYTES.get(queries.device.type, 64 << 20) // column
     chunk = max(1, min(chunk, len(labels)))
     chunks = cut(positives, len(labels), chunk)
     pool = Pool(positives, exchange, sharpness / tau, sharpness, dtype, chunks, chunk)

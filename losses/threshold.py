@@ -1,12 +1,12 @@
-"""The threshold of soft top-k: u_i with sum_l sigmoid(a_il + u_i) = k_i, in two or three passes over the logits a.
+"""The threshold of soft top-k: u_i with sum_l sigmoid(a_il + u_i) = k_i, in about three passes.
 
-Near the root the sum is often a plateau (the k-th and the next logit far apart): its slope underflows, and a sum near k
-computed directly has lost the digits that decide. So each pass splits the row at a + u = 0,
+Near the root the sum is often a plateau (the k-th and the next logit far apart): its slope is tiny, and a sum
+near k computed directly has lost the digits that decide. Each pass splits the row at x = a + u = 0, n above:
 
-    sum_l sigmoid(a_l + u) - k = n - k + A - D,   A = sum_{below} sigmoid(-|x|),   D = sum_{above} sigmoid(-|x|),   x = a + u,
+    sum_l sigmoid(x_l) - k = n - k + A - D,   A = sum_{x < 0} sigmoid(-|x|),   D = sum_{x > 0} sigmoid(-|x|),
 
-n entries above, and Newton's method runs on  phi(u) = log(max(n - k, 0) + A) - log(max(k - n, 0) + D),  which has the
-same root and is almost linear both on a plateau and where many small terms add up to k.
+and Newton's method runs on  phi(u) = log(max(n - k, 0) + A) - log(max(k - n, 0) + D),  with the same root;
+it is almost linear both on a plateau and where many small terms add up to k.
 """
 
 import torch
@@ -22,9 +22,9 @@ TINY = 1e-300  # float64: keeps the logarithm of an underflowed sum finite
 
 
 def soft_topk_threshold(scores: Tensor, k, alpha: float = 2.0, exchange: Exchange = Exchange()):  # noqa: B008
-    """t [B] with sum_l sigmoid(alpha (s_il + t_i)) = k_i, and the mean number of passes over a row of scores (float).
+    """t [B] with sum_l sigmoid(alpha (s_il + t_i)) = k_i, and the mean number of passes over a row (float).
 
-    scores: [B, L]; an entry of -inf is absent. k: number or [B]. k_i is at most M_i - 0.5, with M_i the present entries.
+    scores: [B, L], -inf where absent. k: number or [B], limited to M_i - 0.5 with M_i the present entries.
     """
     if scores.dim() != 2:
         raise ValueError(f"expected scores of shape [B, L], got {tuple(scores.shape)}")
@@ -34,28 +34,29 @@ def soft_topk_threshold(scores: Tensor, k, alpha: float = 2.0, exchange: Exchang
 
 
 def solve(logits: Tensor, k, present: Tensor, exchange: Exchange) -> tuple[Tensor, float]:
-    """u [B] in the logits' dtype, and the mean passes over a row. logits [B, L], present [B] over all processes.
+    """u [B] in the logits' dtype, and the mean passes over a row. logits [B, L]; present: [B].
 
     One host sync per pass, to visit only the rows that have not converged.
     """
     k = limit(k, present)
     shift, active = start(logits, k, present, exchange), (present > 0).nonzero()[:, 0]
-    low = exchange.max(row_max(logits)).double()
-    low = (k / (present - k)).log() - low - 1  # sum <= M sigmoid(max + u); less 1: an endpoint must not be cut by rounding
+    # The sum is at most M sigmoid(max + u): a lower bound of u; less 1, so that rounding cuts nothing off.
+    low = (k / (present - k)).log() - exchange.max(row_max(logits)).double() - 1
     high, visited = torch.full_like(low, torch.inf), 0
     for _ in range(MAX_ITERATIONS):
         if not len(active):
             break
         visited += len(active)
-        sums = exchange.sum(tile_sums(logits, active, shift[active].to(logits.dtype)))
-        step, done, low[active], high[active] = advance(sums, k[active], shift[active], low[active], high[active], logits)
-        shift[active] = shift[active].to(logits.dtype).double() + step
+        at = shift[active].to(logits.dtype)
+        sums = exchange.sum(tile_sums(logits, active, at))
+        step, done, low[active], high[active] = advance(sums, k[active], at, low[active], high[active])
+        shift[active] = at.double() + step
         active = active[~done]
     return torch.where(present > 0, shift, 0).to(logits.dtype), visited / max(1, len(logits))
 
 
 def limit(k, present: Tensor) -> Tensor:
-    """k_i = min(k, M_i - 0.5): all M_i sigmoids are below 1, so a sum of M_i or more has no finite solution. [B], float64"""
+    """k_i = min(k, M_i - 0.5), [B] float64: sigmoids are below 1, no finite u makes their sum M_i or more."""
     k = torch.as_tensor(k, dtype=torch.float64, device=present.device).expand(present.shape)
     return torch.minimum(k, present.double() - 0.5).clamp_min(1e-3)
 
@@ -65,7 +66,7 @@ def row_max(logits: Tensor) -> Tensor:
 
 
 def start(logits: Tensor, k: Tensor, present: Tensor, exchange: Exchange) -> Tensor:
-    """A first u [B]: minus the logit between the k-th and the next, of the groups' maxima, or of a sample for a large k."""
+    """A first u [B]: minus the logit between the k-th and next of the groups' maxima; large k: a sample."""
     guess = -between(exchange.max(group_maxima(logits)), k)
     if (large := k > GROUPS / 2).any():
         sample = logits[:, :: max(1, logits.shape[1] // (4 * GROUPS))]  # of this process: [B, about 4 GROUPS]
@@ -76,7 +77,7 @@ def start(logits: Tensor, k: Tensor, present: Tensor, exchange: Exchange) -> Ten
 
 
 def between(values: Tensor, k: Tensor) -> Tensor:
-    """Half way from the k-th to the next largest finite value of each row. values [B, n] -> [B]; 0 if there is none."""
+    """Half way from the k-th to the next largest finite value of each row, 0 if none. values [B, n] -> [B]"""
     if not values.shape[1]:
         return torch.zeros_like(k)
     last = ((values > -torch.inf).sum(1) - 1).clamp_min(0)
@@ -85,7 +86,7 @@ def between(values: Tensor, k: Tensor) -> Tensor:
 
 
 def group_maxima(logits: Tensor) -> Tensor:
-    """Maxima of GROUPS groups of columns, one reading pass; the k largest mostly fall into k groups. [B, GROUPS]"""
+    """Maxima of GROUPS groups of columns, the k largest mostly fall into k groups. -> [B, GROUPS]"""
     rows, width = len(logits), logits.shape[1] // GROUPS
     maxima, rest = logits.new_full((rows, GROUPS), -torch.inf), logits[:, width * GROUPS :]
     if width:
@@ -99,21 +100,21 @@ def tile_sums(logits: Tensor, active: Tensor, shift: Tensor) -> Tensor:
     tile = TILE_CUDA if logits.is_cuda else TILE
     columns = min(logits.shape[1], 1 << 14)  # also bounds the rounding of a float32 sum
     step = max(1, tile // max(1, columns))
-    everything = len(active) == len(logits)
+    buffers = logits.new_empty(2, step * columns)  # reused for every tile
     sums = torch.zeros(5, len(active), dtype=torch.float64, device=logits.device)
     for first in range(0, len(active), step):
         rows = slice(first, first + step)
         for column in range(0, logits.shape[1], max(1, columns)):
             part = logits[:, column : column + columns]
-            part = part[rows] if everything else part[active[rows]]
-            sums[:, rows] += side_sums(part, shift[rows])
+            part = part[rows] if len(active) == len(logits) else part[active[rows]]
+            x, q = (buffer[: part.numel()].view(part.shape) for buffer in buffers)
+            sums[:, rows] += side_sums(torch.add(part, shift[rows, None], out=x), q)
     return sums
 
 
-def side_sums(logits: Tensor, shift: Tensor) -> Tensor:
-    """The five sums of a tile. logits [r, c], shift [r] -> float64 [5, r]"""
-    x = logits + shift[:, None]
-    q = torch.copysign(x, -1.0).sigmoid_()  # sigmoid(-|x|): no digits lost on either side; 0 where absent
+def side_sums(x: Tensor, q: Tensor) -> Tensor:
+    """The five sums of a tile x [r, c], overwritten as is q of the same shape. -> float64 [5, r]"""
+    torch.copysign(x, -1.0, out=q).sigmoid_()  # sigmoid(-|x|): all digits on both sides; 0 if absent
     side = x.sign_()
     above = (side.sum(1).double() + x.shape[1]) / 2  # x = 0 counts half, and its q cancels: sigmoid(0) = 1/2
     signed = side.mul_(q)
@@ -124,10 +125,10 @@ def side_sums(logits: Tensor, shift: Tensor) -> Tensor:
     return torch.stack([above, *pairs, (slopes + slope_difference) / 2]).clamp_min_(0)
 
 
-def advance(sums: Tensor, k: Tensor, shift: Tensor, low: Tensor, high: Tensor, logits: Tensor):
-    """One safeguarded Newton step from the sums at shift: step, whether it is the last, and the new bracket; all [R]."""
+def advance(sums: Tensor, k: Tensor, at: Tensor, low: Tensor, high: Tensor):
+    """One safeguarded Newton step from the sums at `at`: step, whether the last, new bracket; all [R]."""
     above, below, over, slope_below, slope_over = sums
-    shift = shift.to(logits.dtype).double()  # the point where the sums were taken
+    eps, shift = torch.finfo(at.dtype).eps, at.double()
     residual = (above - k) + (below - over)
     low, high = torch.where(residual < 0, shift, low), torch.where(residual > 0, shift, high)
     up, down = (above - k).clamp_min(0) + below + TINY, (k - above).clamp_min(0) + over + TINY
@@ -135,5 +136,7 @@ def advance(sums: Tensor, k: Tensor, shift: Tensor, low: Tensor, high: Tensor, l
     outside = ~((shift + step >= low) & (shift + step <= high))  # also where the step is not a number
     middle = torch.where(high < torch.inf, (low + high) / 2 - shift, shift.abs().clamp_min(64))
     step = torch.where(residual == 0, 0, torch.where(outside, middle, step))
-    eps = torch.finfo(logits.dtype).eps  # the error after a step is of the order of its square
-    return step, step.abs() <= 4 * eps**0.5 + 4 * eps * shift.abs(), low, high
+    done = (
+        step.abs() <= 4 * eps**0.5 + 4 * eps * shift.abs()
+    )  # the error left is of the order of the step squared
+    return step, done, low, high

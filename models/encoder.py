@@ -52,11 +52,12 @@ class TextEncoder(nn.Module):
             save_file(head, folder / "head.safetensors")
 
     def load_head(self, folder: Path) -> None:
-        if (folder / "head.safetensors").is_file():
-            missing, extra = self.load_state_dict(load_file(folder / "head.safetensors"), strict=False)
-            missing = [name for name in missing if not name.startswith("transformer.")]
-            if missing or extra:
-                raise ValueError(f"{folder / 'head.safetensors'}: missing {missing}, unexpected {extra}")
+        """Take back what `save` wrote beside the transformer; strict."""
+        path = folder / "head.safetensors"
+        missing, extra = self.load_state_dict(load_file(path) if path.is_file() else {}, strict=False)
+        missing = [name for name in missing if not name.startswith("transformer.")]
+        if missing or extra:
+            raise ValueError(f"{path}: missing {missing}, unexpected {extra}")
 
 
 class TransformerEncoder(TextEncoder):
@@ -208,8 +209,7 @@ class BagEncoder(TextEncoder):
 
     def save(self, folder: Path) -> None:
         super().save(folder)
-        (folder / "config.json").write_text(json.dumps({"model_type": "xmckit-bag", "hidden_size": self.table.shape[1],
-                                                        "vocab_size": self.table.shape[0]}, indent=1) + "\n")
+        (folder / "bag.json").write_text(json.dumps({"tokens": len(self.table), "width": self.table.shape[1]}) + "\n")
 
 
 def token_embeddings(source: str, trust_remote_code: bool = False) -> Tensor:
@@ -250,8 +250,8 @@ def load_encoder(config: EncoderConfig, folder: Path) -> TextEncoder:
     """The encoder that `TextEncoder.save` wrote; needs nothing but the folder."""
     folder = Path(folder)
     if config.name == "bag":
-        shape = json.loads((folder / "config.json").read_text())
-        encoder = BagEncoder(config, str(folder), table=torch.zeros(shape["vocab_size"], shape["hidden_size"]))
+        shape = json.loads((folder / "bag.json").read_text())
+        encoder = BagEncoder(config, str(folder), table=torch.zeros(shape["tokens"], shape["width"]))
     else:
         encoder = TransformerEncoder(config, str(folder))
     encoder.load_head(folder)

@@ -104,7 +104,8 @@ class TrainConfig:
     schedule_epochs: int | None = option(None, "epochs the learning-rate schedule spans; null = epochs", ge=1)
     batch_size: int = option(512, "queries a step over all processes together", ge=1)
     eval_interval: int = option(1, "epochs between two evaluations on the validation split", ge=1)
-    track_metric: str = option("nDCG@5", "validation metric that selects the checkpoint; loss if there is no split")
+    track_metric: str | None = option(None, "validation metric that selects the checkpoint; null = nDCG@5, or nDCG at "
+                                            "the largest k if there are fewer labels; the loss if there is no split")
     patience: int | None = option(None, "stop after this many evaluations without a better one; null = never", ge=1)
     mixed_precision: Literal["no", "fp16", "bf16"] | None = option(None, "null = what accelerate is set to")
 
@@ -206,13 +207,13 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 # ---------------------------------------------------------------- merging
 
-def _merge(into: dict, values: Mapping, where: str, origin: dict[str, str]) -> None:
+def merge_sections(into: dict, values: Mapping, where: str, origin: dict[str, str]) -> None:
     """Merge section by section; later wins key by key. `origin` keeps where each key came from, for errors."""
     for section, content in values.items():
         if section in ("base", "stages"):
             continue
         if section not in SECTIONS:
-            raise ConfigError(f"{where}: unknown section '{section}'{_nearest(section, [*SECTIONS, 'base', 'stages'])}")
+            raise ConfigError(f"{where}: unknown section '{section}'{nearest(section, [*SECTIONS, 'base', 'stages'])}")
         if not isinstance(content, Mapping):
             raise ConfigError(f"{where}: section '{section}' must be a mapping of keys, got {content!r}")
         for key, value in content.items():
@@ -229,7 +230,7 @@ def _load_file(path: Path, merged: dict, origin: dict[str, str], seen: tuple[Pat
     for base in [bases] if isinstance(bases, str) else bases:
         inherited = _load_file(path.parent / str(base), merged, origin, (*seen, path.resolve()))
         values.setdefault("stages", inherited.get("stages"))
-    _merge(merged, values, str(path), origin)
+    merge_sections(merged, values, str(path), origin)
     return values
 
 
@@ -253,7 +254,7 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 # ---------------------------------------------------------------- typed sections
 
-def _nearest(name: str, known: Sequence[str]) -> str:
+def nearest(name: str, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(sorted(known))}"
 
@@ -315,7 +316,7 @@ def build_section(kind: type, name: str, values: Mapping[str, Any], origin: Mapp
     for key, value in values.items():
         where = f"{origin.get(f'{name}.{key}', 'config')}: "
         if key not in fields:
-            raise ConfigError(f"{where}unknown key '{name}.{key}'{_nearest(key, list(fields))}")
+            raise ConfigError(f"{where}unknown key '{name}.{key}'{nearest(key, list(fields))}")
         try:
             converted[key] = _convert(value, hints[key])
         except _Mismatch:
@@ -364,7 +365,7 @@ def load_config(path: str | Path, overrides: Sequence[str] | Mapping[str, Mappin
     if not isinstance(overrides, Mapping):
         overrides = parse_overrides(overrides)
     stages = _check_stages(values.get("stages") or (), str(path))
-    _merge(merged, overrides, "command line", origin)
+    merge_sections(merged, overrides, "command line", origin)
     if not merged.get("run", {}).get("expname"):
         merged.setdefault("run", {})["expname"] = path.stem
     config = build_config(merged, method_configs, origin, stages)
@@ -385,7 +386,7 @@ def _check_stages(stages: Any, where: str) -> list[dict]:
 
 
 def stage_config(config: Config, stage: Mapping[str, Any], method_configs: Mapping[str, type]) -> Config:
-    """The config of one stage: the file's sections overlaid with the stage's; a new method.name starts from defaults."""
+    """The config of one stage: the file's sections overlaid with the stage's; a new method starts from defaults."""
     merged = to_mapping(config)
     merged.pop("stages", None)
     overlay = {section: content for section, content in stage.items() if section != "name"}
@@ -393,7 +394,7 @@ def stage_config(config: Config, stage: Mapping[str, Any], method_configs: Mappi
     if chosen != config.method.name:
         merged["method"] = {}
     origin: dict[str, str] = {}
-    _merge(merged, overlay, f"stage '{stage.get('name')}'", origin)
+    merge_sections(merged, overlay, f"stage '{stage.get('name')}'", origin)
     return build_config(merged, method_configs, origin)
 
 

@@ -73,7 +73,7 @@ def load_filter(path: Path, shape: tuple[int, int]) -> sp.csr_matrix:
 def validation_rows(relevance: sp.csr_matrix, config: DataConfig) -> np.ndarray:
     """Sorted training rows held out for validation: a fixed random draw among the points that have labels."""
     labelled = np.flatnonzero(np.diff(relevance.indptr))
-    count = min(int(round(config.val_fraction * len(labelled))), config.val_max_points, len(labelled) - 1)
+    count = min(round(config.val_fraction * len(labelled)), config.val_max_points, len(labelled) - 1)
     return np.sort(np.random.default_rng(VALIDATION_SEED).choice(labelled, max(count, 0), replace=False))
 
 

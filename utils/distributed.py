@@ -150,10 +150,11 @@ def _device(parameters: list[torch.nn.Parameter]) -> torch.device:
 
 
 def _sum_rows(p: torch.nn.Parameter) -> Tensor:
-    grad = torch.sparse_coo_tensor(torch.zeros(1, 0, dtype=torch.long, device=p.device), p.new_zeros(0, *p.shape[1:]),
-                                   p.shape) if p.grad is None else p.grad
-    grad = grad.coalesce()
-    rows, values = grad.indices()[0], grad.values()
+    if p.grad is None:
+        rows, values = torch.zeros(0, dtype=torch.long, device=p.device), p.new_zeros(0, *p.shape[1:])
+    else:
+        grad = p.grad.coalesce()
+        rows, values = grad.indices()[0], grad.values()
     counts = torch.zeros(world_size(), dtype=torch.long, device=p.device)
     counts[rank()] = len(rows)
     sizes = _all_reduce(counts, dist.ReduceOp.SUM).tolist()
@@ -162,7 +163,8 @@ def _sum_rows(p: torch.nn.Parameter) -> Tensor:
     if max(sizes) > 0:
         _all_gather_uneven(all_rows, rows)
         _all_gather_uneven(all_values, values)
-    return torch.sparse_coo_tensor(torch.cat(all_rows)[None], torch.cat(all_values), p.shape).coalesce()
+    return torch.sparse_coo_tensor(torch.cat(all_rows)[None], torch.cat(all_values), p.shape,
+                                   check_invariants=False).coalesce()
 
 
 def cpu_threads(wanted: int | None) -> int:

@@ -179,7 +179,7 @@ def describe(metrics):
         if not (at and k.isdigit()):
             raise ValueError(f"describe: expected keys like 'P@1', got {key!r}")
         cells[name, int(k)] = f"{value:.2f}"
-    names = sorted(dict.fromkeys(name for name, _ in cells), key=lambda name: (NAMES + (name,)).index(name))
+    names = sorted(dict.fromkeys(name for name, _ in cells), key=lambda name: (*NAMES, name).index(name))
     ks = sorted({k for _, k in cells})
     rows = [["@k", *map(str, ks)]] + [[name, *(cells.get((name, k), "") for k in ks)] for name in names]
     first = max(map(len, NAMES + tuple(names)))

@@ -218,7 +218,8 @@ def _load_matrix(path: Path):
 
     from scipy import sparse
     try:
-        matrix = sparse.csr_matrix(sparse.load_npz(path))
+        with open(path, "rb") as file:      # numpy leaves a file that it opened itself open if it is damaged
+            matrix = sparse.csr_matrix(sparse.load_npz(file))
         matrix.check_format(full_check=True)
     except (ValueError, KeyError, EOFError, BadZipFile, AttributeError, TypeError) as error:
         raise ValueError(f"{path}: expected a matrix saved by scipy.sparse.save_npz, got: {error}") from error

@@ -17,7 +17,6 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 from tqdm import tqdm
@@ -151,15 +150,22 @@ class Writer:
         self.inputs = [Path(path).resolve() for path in inputs]
         self.matrices, self.pairs_read, self._files, self._created = {}, {}, {}, []
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Writer:
         self._check_out()
         self._created = [path for path in self.partial.parents if not path.exists()]
         if self.partial.exists():               # left by a killed process that had this process's number
             shutil.rmtree(self.partial)
-        (self.partial / "raw").mkdir(parents=True)
+        try:
+            (self.partial / "raw").mkdir(parents=True)
+        except BaseException:           # a signal too: the `with` that would clean up is not entered yet
+            self._clean_up()
+            raise
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._clean_up()
+
+    def _clean_up(self) -> None:
         for file in self._files.values():
             with contextlib.suppress(OSError):  # a full disk would only fail once more
                 file.close()

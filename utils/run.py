@@ -115,7 +115,7 @@ def open_run(config: Config, resume: bool, overwrite: bool) -> Path:
         problem = _refusal(folder, config, resume, overwrite)
         if problem is None:
             if overwrite and not resume:
-                _clear(folder)
+                clear_run(folder, keep_stages=True)
             folder.mkdir(parents=True, exist_ok=True)
             if not (folder / "config.yaml").exists():
                 write_text(folder / "config.yaml", to_yaml(config))
@@ -128,7 +128,7 @@ def open_run(config: Config, resume: bool, overwrite: bool) -> Path:
 def _refusal(folder: Path, config: Config, resume: bool, overwrite: bool) -> str | None:
     saved = folder / "config.yaml"
     if not saved.exists():
-        if folder.is_dir() and any(folder.iterdir()):
+        if folder.is_dir() and any(p.name != "stages" for p in folder.iterdir()):
             return f"{folder}: the run folder is not empty and holds no run; choose another run.dir"
         return None
     if overwrite and not resume:
@@ -150,14 +150,16 @@ def _refusal(folder: Path, config: Config, resume: bool, overwrite: bool) -> str
     return None
 
 
-def _clear(folder: Path) -> None:
+def clear_run(folder: Path, keep_stages: bool = False) -> None:
     """Remove a run, and only what a run writes: `--overwrite` must not take a mistyped folder with it."""
+    if not (folder / "config.yaml").exists() and not (folder / "stages").exists():
+        return
     for name in ("config.yaml", "environment.json", "train.log", "metrics.jsonl", "val_rows.npy", "val_metrics.json",
                  "trn_metrics.json", "tst_metrics.json", "trn_score_mat.npz", "val_score_mat.npz",
                  "tst_score_mat.npz", "finished"):
         (folder / name).unlink(missing_ok=True)
-    for name in ("model", "last", "tensorboard", "stages", ".model.old", ".last.old", ".model.partial",
-                 ".last.partial"):
+    for name in ("model", "last", "tensorboard", ".model.old", ".last.old", ".model.partial", ".last.partial",
+                 *(() if keep_stages else ("stages",))):
         shutil.rmtree(folder / name, ignore_errors=True)
 
 

@@ -23,7 +23,7 @@ import numpy as np
 if __name__ == "__main__":      # run as a file: the folder above holds the package `utils`
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from utils.text import check_text_file, iter_lines  # noqa: E402
+from utils.text import check_text_file, iter_lines
 
 LINES_AT_ONCE = 8192
 

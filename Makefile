@@ -1,0 +1,44 @@
+# make demo    set up .venv, train the main configuration on the tracked data set, evaluate it on its test split
+# make test    set up .venv, run the linter and the test suite
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO_CONFIG := configs/LF-DebianTitles-small/dexml.yaml
+DEMO_RUN := Results/XMCKit/LF-DebianTitles-small/dexml
+
+.PHONY: demo test lint benchmarks clean
+
+demo: $(VENV)/installed
+	$(BIN)/python train.py $(DEMO_CONFIG) --overwrite
+	$(BIN)/python eval.py $(DEMO_RUN)
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+
+benchmarks: $(VENV)/installed-dev
+	$(BIN)/python -m benchmarks.losses
+	$(BIN)/python -m benchmarks.metrics
+	$(BIN)/python -m benchmarks.tokenization
+	$(BIN)/python -m benchmarks.prepare
+
+# A stamp newer than the requirements says that the environment is ready: a second run sets nothing up again.
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo "error: Python 3.10 or newer is needed; try make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' \
+		|| { echo "error: $(PYTHON) has no venv module; install it first (Debian, Ubuntu: python3-venv)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: requirements.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements.txt
+	@touch $@
+
+$(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements-dev.txt
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache

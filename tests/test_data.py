@@ -1,0 +1,206 @@
+import logging
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+
+from tests.conftest import with_values, write_dataset
+from utils.data import (
+    TextBatch,
+    load_dataset,
+    sequential_batches,
+    steps_per_epoch,
+    training_batches,
+    validation_rows,
+)
+from utils.pretrained import load_tokenizer
+from utils.tokenization_utils import Ragged
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_tokenizer("minilm")
+
+
+@pytest.fixture
+def broken(tmp_path, make_config, tokenizer):
+    """broken(change) -> the error of loading a data set after `change(folder)`."""
+    def load(change):
+        folder = write_dataset(tmp_path / "sets" / "tiny")
+        change(folder)
+        config = make_config(data={"root": str(tmp_path / "sets"), "name": "tiny"})
+        with pytest.raises(ValueError) as error:
+            load_dataset(config, tokenizer)
+        assert "\n" not in str(error.value)
+        return str(error.value)
+    return load
+
+
+def edit(folder, split, change):
+    matrix = sp.load_npz(folder / f"Y.{split}.npz").tolil()
+    change(matrix)
+    sp.save_npz(folder / f"Y.{split}.npz", matrix.tocsr())
+
+
+def test_splits_cover_the_training_points_once(make_config, tokenizer):
+    data = load_dataset(make_config(), tokenizer)
+    trn, val, tst = (data.splits[s] for s in ("trn", "val", "tst"))
+    assert (len(trn), len(val), len(tst), data.num_labels) == (48, 12, 20, 20)
+    assert sorted([*trn.rows, *val.rows]) == list(range(60))
+    whole = sp.load_npz(data.folder / "Y.trn.npz")
+    assert (trn.relevance != whole[trn.rows]).nnz == 0
+    assert data.label_counts.tolist() == np.bincount(whole.indices, minlength=20).tolist()
+    again = load_dataset(make_config(run={"seed": 5}), tokenizer)
+    assert np.array_equal(again.splits["val"].rows, val.rows)      # the same for every seed
+    assert again.hash == data.hash
+    assert data.label_texts[19] == "robot"
+    assert len(trn.filters.indices) + len(val.filters.indices) == 12
+
+
+def test_validation_size_is_bounded(make_config):
+    matrix = sp.csr_matrix(np.eye(1000))
+    config = make_config(data={"val_fraction": 0.05, "val_max_points": 4000}).data
+    assert len(validation_rows(matrix, config)) == 50
+    assert len(validation_rows(matrix, with_values(make_config(), data={"val_max_points": 7}).data)) == 7
+    assert len(validation_rows(matrix, with_values(make_config(), data={"val_fraction": 0.0}).data)) == 0
+    assert len(validation_rows(matrix[:1], config)) == 0      # one point is needed for training
+
+
+def test_points_without_labels_are_skipped_in_training_and_kept_in_test(tmp_path, make_config, tokenizer, caplog):
+    folder = write_dataset(tmp_path / "sets" / "tiny")
+    for split in ("trn", "tst"):
+        edit(folder, split, lambda m: m.__setitem__((slice(0, 3), slice(None)), 0))
+    with caplog.at_level(logging.INFO):
+        data = load_dataset(make_config(data={"root": str(tmp_path / "sets")}), tokenizer)
+    assert len(data.splits["trn"]) + len(data.splits["val"]) == 57
+    assert not set(data.splits["trn"].rows) & {0, 1, 2}
+    assert len(data.splits["tst"]) == 20
+    assert "3 training points without labels are skipped" in caplog.text
+
+
+def test_empty_texts_are_allowed(tmp_path, make_config, tokenizer):
+    folder = write_dataset(tmp_path / "sets" / "tiny")
+    lines = (folder / "raw" / "trn_X.txt").read_text().split("\n")
+    (folder / "raw" / "trn_X.txt").write_text("\n".join(["", *lines[1:]]))
+    data = load_dataset(make_config(data={"root": str(tmp_path / "sets")}), tokenizer)
+    assert data.splits["trn"].tokens.lengths[0] == 2      # the special tokens
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda f: (f / "raw" / "trn_X.txt").unlink(), "trn_X.txt: no such file"),
+    (lambda f: (f / "raw" / "Y.txt").write_text(""), "Y.txt: the file is empty"),
+    (lambda f: (f / "Y.tst.npz").unlink(), "Y.tst.npz: no such file"),
+    (lambda f: (f / "Y.trn.npz").write_bytes(b"not a matrix"), "Y.trn.npz: not a scipy sparse matrix"),
+    (lambda f: (f / "raw" / "tst_X.txt").write_text("a\nb\n"), "has 20 rows but"),
+    (lambda f: (f / "raw" / "Y.txt").write_text("a\nb\n"), "has 20 columns but"),
+    (lambda f: edit(f, "trn", lambda m: m.__setitem__((7, 3), -1.0)), "Y.trn.npz"),
+    (lambda f: edit(f, "trn", lambda m: m.__setitem__((7, 3), np.nan)), "Y.trn.npz"),
+    (lambda f: edit(f, "trn", lambda m: m.__setitem__((slice(None), slice(None)), 0)), "no training point has a label"),
+    (lambda f: (f / "filter_labels_train.txt").write_text("0 1\n0 20\n"), "line 2: pair 0 20 is out of range"),
+    (lambda f: (f / "filter_labels_test.txt").write_text("20 0\n"), "line 1: pair 20 0 is out of range"),
+    (lambda f: (f / "filter_labels_test.txt").write_text("1 0\n\nx\n"), "line 3: expected 'row label', got 'x'"),
+    (lambda f: (f / "raw" / "trn_X.txt").write_bytes(b"ok\n" * 58 + b"\xe9t\xe9\nok\n"), "line 59 is not UTF-8"),
+])
+def test_bad_data_gets_one_clear_error(broken, change, message):
+    assert message in broken(change)
+
+
+def test_bad_relevance_names_row_and_label(broken):
+    message = broken(lambda f: edit(f, "trn", lambda m: m.__setitem__((7, 3), np.nan)))
+    assert "7" in message
+    assert "3" in message
+
+
+def test_an_index_out_of_range_is_refused(broken):
+    def change(folder):
+        matrix = sp.load_npz(folder / "Y.trn.npz")
+        matrix.indices[5] = 99
+        np.savez(folder / "Y.trn.npz", format=b"csr", shape=matrix.shape, data=matrix.data, indices=matrix.indices,
+                 indptr=matrix.indptr)
+    assert "Y.trn.npz" in broken(change)
+
+
+def test_a_missing_data_set_lists_those_that_are_there(make_config, tokenizer):
+    with pytest.raises(ValueError, match=r"tinny: no such data set .* found in .*: tiny"):
+        load_dataset(make_config(data={"name": "tinny"}), tokenizer)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 16, 48, 100])
+def test_an_epoch_sees_every_point_once_and_no_batch_is_empty(make_config, tokenizer, batch_size):
+    config = make_config(train={"batch_size": batch_size})
+    split = load_dataset(config, tokenizer).splits["trn"]
+    batches = list(training_batches(split, None, config, epoch=3))
+    assert len(batches) == steps_per_epoch(split, batch_size)
+    assert sorted(np.concatenate([b.points for b in batches])) == list(range(48))
+    assert all(0 < len(b.points) <= batch_size for b in batches)
+    first = batches[0]
+    assert (first.relevance != split.relevance[first.points]).nnz == 0
+    assert first.queries.host_lengths.tolist() == split.tokens.lengths[split.rows[first.points]].tolist()
+
+
+def test_batches_depend_on_seed_and_epoch_and_can_start_in_the_middle(make_config, tokenizer):
+    config = make_config()
+    split = load_dataset(config, tokenizer).splits["trn"]
+
+    def points(config, epoch, first=0):
+        return [b.points.tolist() for b in training_batches(split, None, config, epoch, first)]
+    assert points(config, 0) == points(config, 0)
+    assert points(config, 0) != points(config, 1)
+    assert points(config, 0) != points(with_values(config, run={"seed": 1}), 0)
+    assert points(config, 2, first=2) == points(config, 2)[2:]
+    keys = [b.key for b in training_batches(split, None, config, 2, 1)]
+    assert keys == [(0, 2, 1), (0, 2, 2)]
+
+
+def test_worker_processes_give_the_same_batches(make_config, tokenizer):
+    config = make_config()
+    split = load_dataset(config, tokenizer).splits["trn"]
+    plain = list(training_batches(split, None, config, 0))
+    worked = list(training_batches(split, None, with_values(config, data={"workers": 2}), 0))
+    assert [b.points.tolist() for b in plain] == [b.points.tolist() for b in worked]
+    assert all(torch.equal(a.queries.ids, b.queries.ids) for a, b in zip(plain, worked, strict=True))
+
+
+def ragged(lengths):
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return Ragged(np.arange(1, offsets[-1] + 1, dtype=np.uint16), offsets)
+
+
+@pytest.mark.parametrize("lengths", [[3, 1, 4], [2, 0, 1], [0, 0], [5]])
+def test_padding_reaches_the_longest_text_and_no_further(lengths):
+    rows = ragged(lengths)
+    ids, mask = TextBatch.take(rows, np.arange(len(lengths))).padded(pad_id=0)
+    assert ids.shape == mask.shape == (len(lengths), max(lengths))
+    for i, n in enumerate(lengths):
+        assert ids[i].tolist() == rows.ids[rows.offsets[i]:rows.offsets[i + 1]].tolist() + [0] * (max(lengths) - n)
+        assert mask[i].tolist() == [1] * n + [0] * (max(lengths) - n)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 10])
+def test_split_batches_hold_the_same_texts(size):
+    batch = TextBatch.take(ragged([3, 0, 4, 1, 2]), np.array([4, 2, 0, 1, 3]))
+    parts = batch.split(size)
+    assert [len(p) for p in parts] == [len(c) for c in np.array_split(np.arange(5), range(size, 5, size))]
+    assert torch.cat([p.ids for p in parts]).tolist() == batch.ids.tolist()
+    for part in parts:
+        assert part.offsets.tolist() == [0, *np.cumsum(part.host_lengths)]
+        assert part.longest == part.host_lengths.max()
+
+
+def test_sequential_batches_are_sorted_by_length_and_complete():
+    rows = np.array([0, 2, 3, 4])
+    tokens = ragged([3, 9, 4, 1, 2])
+    seen = list(sequential_batches(tokens, rows, 2))
+    assert sorted(np.concatenate([p for p, _ in seen])) == [0, 1, 2, 3]
+    assert [b.host_lengths.tolist() for _, b in seen] == [[4, 3], [2, 1]]
+
+
+def test_token_document_counts_count_texts_not_occurrences(make_config, tokenizer):
+    data = load_dataset(make_config(), tokenizer)
+    counts, texts = data.token_document_counts(len(tokenizer))
+    assert texts == 80
+    assert counts[tokenizer.cls_token_id] == 80
+    trn, labels = ((data.folder / "raw" / f"{n}.txt").read_text().splitlines() for n in ("trn_X", "Y"))
+    word = tokenizer.convert_tokens_to_ids("kernel")
+    assert counts[word] == sum("kernel" in t.split() for t in trn + labels)

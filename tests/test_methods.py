@@ -1,0 +1,118 @@
+"""Every method through one conformance test: it learns, scores, saves, loads and starts other runs."""
+import json
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from accelerate import Accelerator
+
+import eval as evaluation
+import train
+from models import METHODS
+from predict import Predictor
+from tests.conftest import with_values, write_dataset
+from utils.data import TextBatch, load_dataset
+from utils.metrics import evaluate
+from utils.tokenization_utils import Tokenizer, tokenize_texts
+
+SETTINGS = {
+    "dexml-all": {"method": {"name": "dexml"}},
+    "dexml-all-cached": {"method": {"name": "dexml", "gc_batch_size": 5}},
+    "dexml-hnm": {"method": {"name": "dexml", "pool": "hnm", "num_negatives": 3}},
+    "dexml-in-batch": {"method": {"name": "dexml", "pool": "in-batch"}},
+    "dexml-softmax": {"method": {"name": "dexml"}, "loss": {"name": "softmax"}},
+    "dexml-soft-topk": {"method": {"name": "dexml", "tau": 0.2}, "loss": {"name": "soft-topk", "k": "num_pos"}},
+    "dexml-bce": {"method": {"name": "dexml", "tau": 0.2}, "loss": {"name": "bce"}},
+    "dexml-sample": {"method": {"name": "dexml"}, "loss": {"sample": True, "weighted": True}},
+    "ova": {"method": {"name": "ova", "tau": 0.05}},
+    "ova-bce": {"method": {"name": "ova", "tau": 0.05}, "loss": {"name": "bce"}},
+    "ova-topk-sample": {"method": {"name": "ova", "tau": 0.2}, "loss": {"name": "soft-topk", "k": 2, "sample": True}},
+}
+
+
+def test_every_method_is_covered():
+    assert {s["method"]["name"] for s in SETTINGS.values()} == set(METHODS)
+
+
+@pytest.fixture(params=SETTINGS)
+def config(request, make_config):
+    return make_config(**SETTINGS[request.param], train={"epochs": 15})
+
+
+def test_conformance(config, monkeypatch):
+    folder = train.fit(config)
+    losses = [r["loss"] for r in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+              if r["kind"] == "train"]
+    assert losses[-1] < losses[0]
+    metrics = evaluation.evaluate(folder)
+    assert metrics["P@1"] > 40      # the most frequent label alone gives about 15
+    scores = sp.load_npz(folder / "tst_score_mat.npz")
+    data = load_dataset(config, METHODS[config.method.name].build(config, load(config)).encoder.tokenizer)
+    again = evaluate(scores, data.splits["tst"].relevance, None, (1, 3))
+    assert again["P@1"] == pytest.approx(metrics["P@1"])
+    assert scores.multiply(data.splits["tst"].filters).nnz == 0
+
+    method = METHODS[config.method.name].load(config, folder / "model", 20)
+    tokens = tokenize_texts(["the linux tool", "", "glyph and letter"], Tokenizer(method.encoder.tokenizer, 16))
+    batch = TextBatch.take(tokens, np.arange(3))
+    method.eval()
+    with torch.no_grad():
+        values, ids = method.score(batch, 20)
+    assert torch.isfinite(values).all()      # the empty text included
+    assert (values.diff(dim=1) <= 0).all()
+    assert all(sorted(row) == list(range(20)) for row in ids.tolist())
+    one = Predictor(folder)(["the linux tool"], k=20)[0]
+    assert [p["label"] for p in one] == ids[0].tolist()
+    assert one[0]["text"] == "kernel"
+
+
+def load(config):
+    from models.encoder import tokenizer_source
+    from utils.pretrained import load_tokenizer
+    return load_dataset(config, load_tokenizer(tokenizer_source(config.encoder)))
+
+
+@pytest.mark.parametrize("name", ["dexml-all", "ova"])
+def test_batch_size_of_prediction_and_label_blocks_do_not_matter(make_config, name):
+    config = make_config(**SETTINGS[name], train={"epochs": 1})
+    data = load(config)
+    torch.manual_seed(0)
+    method = METHODS[config.method.name].build(config, data)
+    if name == "ova":
+        torch.nn.init.normal_(method.weight)
+    accelerator = Accelerator(cpu=True)
+    method.prepare_scoring(accelerator)
+    expected = method.predict(data.splits["tst"], 7, accelerator)
+    assert np.diff(expected.indptr).tolist() == [7] * 20
+    method.config = with_values(config, eval={"batch_size": 3, "label_block": 4})
+    got = method.predict(data.splits["tst"], 7, accelerator)
+    assert (got.indices == expected.indices).all()
+    np.testing.assert_allclose(got.data, expected.data, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("labels", [1, 2])
+@pytest.mark.parametrize("name", SETTINGS)
+def test_one_or_two_labels(tmp_path, make_config, name, labels):
+    write_dataset(tmp_path / "sets" / "few", points=9, test_points=3, labels=labels)
+    config = make_config(**SETTINGS[name], data={"root": str(tmp_path / "sets"), "name": "few"}, train={"epochs": 1})
+    folder = train.fit(config)
+    metrics = evaluation.evaluate(folder)
+    assert set(metrics) >= {"P@1", "R@1"}
+    assert "P@3" not in metrics
+    if labels == 1:
+        assert metrics["P@1"] == 100.0
+
+
+def test_new_labels_are_ranked_by_their_text(make_config):
+    folder = train.fit(make_config(train={"epochs": 15}))
+    predictor = Predictor(folder, labels=["zebra", "a kernel", "teapot"])
+    got = predictor(["the linux tool"], k=3)[0]
+    assert got[0]["text"] == "a kernel"
+    assert sorted(p["label"] for p in got) == [0, 1, 2]
+
+
+def test_classifiers_say_that_they_cannot_rank_new_labels(make_config):
+    folder = train.fit(make_config(method={"name": "ova"}, train={"epochs": 1}))
+    with pytest.raises(ValueError, match="method ova knows labels by their training points"):
+        Predictor(folder, labels=["zebra"])
