@@ -140,7 +140,7 @@ def train_epoch(config: Config, method: Method, optimizers: list, data: Dataset,
     """One epoch from `state.epoch_step` on; returns the mean loss of its steps."""
     split = data.splits["trn"]
     steps = steps_per_epoch(split, config.train.batch_size)
-    total = steps * (config.train.schedule_epochs or config.train.epochs)
+    total = steps * config.train.epochs
     parameters = [p for group in method.parameter_groups() for p in group["params"]]
     losses = LossMeter(config, state)
     method.train()

@@ -101,7 +101,6 @@ class OptimConfig:
 @dataclass(frozen=True)
 class TrainConfig:
     epochs: int = option(10, "passes over the training split; 0 = no training", ge=0)
-    schedule_epochs: int | None = option(None, "epochs the learning-rate schedule spans; null = epochs", ge=1)
     batch_size: int = option(512, "queries a step over all processes together", ge=1)
     eval_interval: int = option(1, "epochs between two evaluations on the validation split", ge=1)
     track_metric: str | None = option(None, "validation metric that selects the checkpoint; null = nDCG@5, or nDCG at "
