@@ -28,6 +28,7 @@ if __name__ == "__main__":
 import logging  # noqa: E402
 import math  # noqa: E402
 import time  # noqa: E402
+from dataclasses import dataclass  # noqa: E402
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
@@ -41,7 +42,8 @@ from models.method import Method, progress  # noqa: E402
 from utils import distributed  # noqa: E402
 from utils.checkpoint import Progress, load_checkpoint, save_checkpoint  # noqa: E402
 from utils.config import Config, ConfigError, stage_config  # noqa: E402
-from utils.data import Dataset, load_dataset, steps_per_epoch, training_batches  # noqa: E402
+from utils.data import Batch, Dataset, load_dataset, steps_per_epoch, training_batches  # noqa: E402
+from utils.interrupt import Interrupted, SaveClock  # noqa: E402
 from utils.legacy_config import load_any_config  # noqa: E402
 from utils.optim import build_optimizers, clip_gradients, learning_rate_factor, set_learning_rates  # noqa: E402
 from utils.pretrained import load_tokenizer  # noqa: E402
@@ -52,6 +54,7 @@ from utils.run import (  # noqa: E402
     find_run,
     folder_written_whole,
     open_run,
+    peak_memory,
     start_logging,
     write_json,
     written_whole,
@@ -99,6 +102,7 @@ def fit_stage(config: Config, resume: bool = False, overwrite: bool = False) -> 
     method = METHODS[config.method.name].build(config, data).to(accelerator.device)
     if config.run.start_from:
         method.start_from(load_model(config.run.start_from, data.num_labels).to(accelerator.device))
+    distributed.separate_random_states(config.run.seed)
     return _train(config, method, data, folder, accelerator, resume)
 
 
@@ -106,27 +110,26 @@ def _train(config: Config, method: Method, data: Dataset, folder: Path, accelera
            resume: bool) -> Path:
     optimizers = build_optimizers(method.parameter_groups(), config.optim)
     optimizers = [accelerator.prepare_optimizer(o) for o in optimizers]
-    metric_log = MetricLog(folder, config)
     state = (load_checkpoint(folder, method, optimizers, accelerator) if resume else None) or Progress()
+    metric_log = MetricLog(folder, config, state.step)
+    run = Run(config, method, data, optimizers, state, folder, accelerator, metric_log)
     if state.step == 0:
         method.prepare(folder, accelerator)
     else:
-        log.info("resumed at epoch %d, step %d", state.epoch, state.step)
-    while state.epoch < config.train.epochs and not _out_of_patience(state, config):
-        started = time.perf_counter()
-        method.on_epoch_start(state.epoch, accelerator)
-        loss = train_epoch(config, method, optimizers, data, state, accelerator)
-        state.epoch, state.epoch_step = state.epoch + 1, 0
-        state.seconds += time.perf_counter() - started
-        rate = len(data.splits["trn"]) / (time.perf_counter() - started)
-        log.info("epoch %d: loss %.5f, %.0f points/s, %.1f s", state.epoch, loss, rate, state.seconds)
-        metric_log.write("train", state.step, {"epoch": state.epoch, "loss": loss, "points_per_second": rate,
-                                               "seconds": state.seconds})
-        if state.epoch % config.train.eval_interval == 0 or state.epoch == config.train.epochs:
-            keep_best(config, method, data, state, loss, folder, metric_log, accelerator)
-            save_checkpoint(folder, method, optimizers, state, accelerator)
+        log.info("resumed at epoch %d, step %d", state.epoch + 1, state.step)
+    every = 1 if accelerator.device.type == "cpu" else CHECK_EVERY
+    with SaveClock(config.run.save_minutes, every) as clock:
+        while state.epoch < config.train.epochs and not _out_of_patience(state, config):
+            if state.epoch_step == 0:
+                method.on_epoch_start(state.epoch, accelerator)
+            loss = train_epoch(run, clock)
+            state.epoch, state.epoch_step, state.loss_sum = state.epoch + 1, 0, 0.0
+            if state.epoch % config.train.eval_interval == 0 or state.epoch == config.train.epochs:
+                keep_best(run, loss)
+                save_checkpoint(folder, method, optimizers, state, accelerator)
+                clock.saved()
     if config.train.epochs == 0:
-        keep_best(config, method, data, state, 0.0, folder, metric_log, accelerator)
+        keep_best(run, 0.0)
     metric_log.close()
     if distributed.is_main():
         write_json(folder / "finished", {"epochs": state.epoch, "best_epoch": state.best_epoch,
@@ -135,82 +138,118 @@ def _train(config: Config, method: Method, data: Dataset, folder: Path, accelera
     return folder
 
 
-def train_epoch(config: Config, method: Method, optimizers: list, data: Dataset, state: Progress,
-                accelerator: Accelerator) -> float:
-    """One epoch from `state.epoch_step` on; returns the mean loss of its steps."""
-    split = data.splits["trn"]
+@dataclass
+class Run:
+    """What the loop works on."""
+    config: Config
+    method: Method
+    data: Dataset
+    optimizers: list[torch.optim.Optimizer]
+    state: Progress
+    folder: Path
+    accelerator: Accelerator
+    metric_log: MetricLog
+
+
+def train_epoch(run: Run, clock: SaveClock) -> float:
+    """One epoch from `state.epoch_step` on; returns the mean loss of all its steps."""
+    config, method, state, accelerator = run.config, run.method, run.state, run.accelerator
+    split = run.data.splits["trn"]
     steps = steps_per_epoch(split, config.train.batch_size)
-    total = steps * config.train.epochs
-    parameters = [p for group in method.parameter_groups() for p in group["params"]]
-    losses = LossMeter(config, state)
+    parameters = [p for optimizer in run.optimizers for group in optimizer.param_groups for p in group["params"]]
+    meter = EpochMeter(run)
     method.train()
     batches = training_batches(split, method.batch_order(state.epoch), config, state.epoch, state.epoch_step)
     with progress(steps, f"epoch {state.epoch + 1}") as bar:
         bar.update(state.epoch_step)
         for batch in batches:
-            set_learning_rates(optimizers, learning_rate_factor(state.step, total, config.optim))
+            set_learning_rates(run.optimizers,
+                               learning_rate_factor(state.step, steps * config.train.epochs, config.optim))
             loss = method.backward(batch.to(accelerator.device), accelerator)
             distributed.sum_gradients(parameters)
             if config.optim.clip_norm is not None:
-                accelerator.unscale_gradients(optimizers)
+                accelerator.unscale_gradients(run.optimizers)
                 clip_gradients(parameters, config.optim.clip_norm)
-            for optimizer in optimizers:
+            for optimizer in run.optimizers:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             state.step, state.epoch_step = state.step + 1, state.epoch_step + 1
-            losses.add(loss)
+            meter.add(loss, batch)
             bar.update()
-    return losses.mean()
+            if clock.due():
+                meter.settle()      # a loss that is not finite must never reach a checkpoint
+                save_checkpoint(run.folder, method, run.optimizers, state, accelerator)
+                clock.saved()
+    return meter.close()
 
 
-class LossMeter:
-    """Losses kept on the device and looked at every few steps, so that the loop does not wait for the device."""
+class EpochMeter:
+    """Losses, time and throughput of an epoch.
 
-    def __init__(self, config: Config, state: Progress) -> None:
-        self._folder, self._state, self._pending, self._seen = config.run_folder, state, [], []
+    Losses stay on the device and are looked at every few steps, so that the loop does not wait for the device.
+    """
 
-    def add(self, loss: torch.Tensor) -> None:
+    def __init__(self, run: Run) -> None:
+        self._run, self._pending = run, []
+        self._points = self._tokens = 0
+        self._begin = self._mark = time.perf_counter()
+
+    def add(self, loss: torch.Tensor, batch: Batch) -> None:
         self._pending.append(loss)
+        self._points += len(batch.points)
+        self._tokens += int(batch.queries.host_lengths.sum())
         if len(self._pending) >= CHECK_EVERY:
-            self._look()
+            self.settle()
 
-    def _look(self) -> None:
-        values = torch.stack(self._pending).tolist() if self._pending else []
+    def settle(self) -> None:
+        """Bring `state` up to date; FloatingPointError if a loss is not finite."""
+        state, values = self._run.state, torch.stack(self._pending).tolist() if self._pending else []
         for offset, value in enumerate(values):
             if not math.isfinite(value):
-                step = self._state.step - len(values) + offset + 1
+                step = state.step - len(values) + offset + 1
                 raise FloatingPointError(
-                    f"the loss became {value} at step {step} (epoch {self._state.epoch + 1}); training stops. The last "
-                    f"good checkpoint is kept in {self._folder}. A lower optim.lr or optim.clip_norm may help.")
-        self._seen += values
+                    f"the loss became {value} at step {step} (epoch {state.epoch + 1}); training stops. The last "
+                    f"good checkpoint is kept in {self._run.folder}. A lower optim.lr or optim.clip_norm may help.")
+            state.loss_sum += value
         self._pending = []
+        now = time.perf_counter()
+        state.seconds, self._mark = state.seconds + now - self._mark, now
 
-    def mean(self) -> float:
-        self._look()
-        return sum(self._seen) / max(len(self._seen), 1)
+    def close(self) -> float:
+        """Log the epoch; returns its mean loss."""
+        self.settle()
+        state = self._run.state
+        seconds = max(time.perf_counter() - self._begin, 1e-9)
+        loss = state.loss_sum / max(state.epoch_step, 1)
+        values = {"epoch": state.epoch + 1, "loss": loss, "points_per_second": self._points / seconds,
+                  "tokens_per_second": distributed.total(self._tokens) / seconds, "seconds": state.seconds,
+                  **peak_memory(self._run.accelerator.device)}
+        log.info("epoch %d: loss %.5f, %.0f points/s, %.0f tokens/s, %.0f MB, %.1f s", state.epoch + 1, loss,
+                 values["points_per_second"], values["tokens_per_second"], values["memory_mb"], state.seconds)
+        self._run.metric_log.write("train", state.step, values)
+        return loss
 
 
-def keep_best(config: Config, method: Method, data: Dataset, state: Progress, loss: float, folder: Path,
-              metric_log: MetricLog, accelerator: Accelerator) -> None:
+def keep_best(run: Run, loss: float) -> None:
     """Evaluate on the validation split and save the model if it is the best so far."""
+    config, method, state, accelerator = run.config, run.method, run.state, run.accelerator
     method.prepare_scoring(accelerator)
-    metrics = score_split(config, method, data, "val", accelerator)[0] if len(data.splits["val"]) else {}
+    metrics = score_split(config, method, run.data, "val", accelerator)[0] if len(run.data.splits["val"]) else {}
     metrics = distributed.broadcast(metrics)
+    value = -loss      # without a validation split the training loss decides
     if metrics:
         value = metrics[tracked_metric(config, metrics)]
         log.info("validation after epoch %d: %s", state.epoch,
                  ", ".join(f"{m} {metrics[m]:.2f}" for m in ("P@1", "P@5", "nDCG@5", "PSP@1") if m in metrics))
-        metric_log.write("val", state.step, {"epoch": state.epoch, **metrics})
-    else:
-        value = -loss      # no validation split: the training loss decides
+        run.metric_log.write("val", state.step, {"epoch": state.epoch, **metrics})
     if state.best is not None and value <= state.best:
         state.evaluations_without_better += 1
         return
     state.best, state.best_epoch, state.evaluations_without_better = value, state.epoch, 0
-    with folder_written_whole(folder / "model") as partial:
+    with folder_written_whole(run.folder / "model") as partial:
         method.save(partial, accelerator)
     if distributed.is_main():
-        write_json(folder / "val_metrics.json", {"epoch": state.epoch, **metrics})
+        write_json(run.folder / "val_metrics.json", {"epoch": state.epoch, **metrics})
 
 
 def tracked_metric(config: Config, metrics: dict[str, float]) -> str:
@@ -250,8 +289,11 @@ def main(options: argparse.Namespace, words: list[str]) -> None:
     try:
         config = load_any_config(options.config, words, method_configs=METHOD_CONFIGS)
         folder = fit(config, options.resume, options.overwrite)
-    except (ValueError, FloatingPointError) as error:
+    except (ValueError, FloatingPointError, OSError) as error:
         sys.exit(f"error: {error}")
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(128 + stop.signal_number)
     if distributed.is_main():
         print(f"run: {folder}")
 

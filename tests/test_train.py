@@ -25,7 +25,7 @@ def lines(folder, kind):
 
 
 def weights(folder):
-    return load_file(folder / "last" / "parameters.safetensors")
+    return {n: v for f in ("shared", "process-0") for n, v in load_file(folder / "last" / f"{f}.safetensors").items()}
 
 
 def equal(first, second):
@@ -63,19 +63,17 @@ def test_resuming_gives_the_weights_of_an_uninterrupted_run(make_config, tmp_pat
     epochs = []
     original = train.train_epoch
 
-    def stop_in_the_third(config, method, optimizers, data, state, accelerator):
-        epochs.append(state.epoch)
+    def stop_in_the_third(run, clock):
+        epochs.append(run.state.epoch)
         if len(epochs) == 3:
             raise KeyboardInterrupt
-        return original(config, method, optimizers, data, state, accelerator)
+        return original(run, clock)
     monkeypatch.setattr(train, "train_epoch", stop_in_the_third)
     with pytest.raises(KeyboardInterrupt):
         train.fit(cut)
     monkeypatch.setattr(train, "train_epoch", original)
     train.fit(cut, resume=True)
     assert equal(weights(whole), weights(cut.run_folder))
-    first, second = (load_file(f / "last" / "process-0.safetensors") for f in (whole, cut.run_folder))
-    assert equal(first, second)
     assert [r["loss"] for r in lines(whole, "train")] == [r["loss"] for r in lines(cut.run_folder, "train")]
 
 

@@ -1,57 +1,64 @@
 """`last/`: everything a run needs to go on. Safe formats only: safetensors, JSON, npz without pickles.
 
-    parameters.safetensors   parameters and buffers that all processes share      progress.json   where the run stands
-    process-<r>.safetensors  what process r alone has: label shards, optimizer state, random states
+    shared.safetensors       parameters, buffers and optimizer state that all processes hold alike
+    process-<r>.safetensors  what process r alone has: its label shards with their optimizer state, its random states
     method.npz               the method's own arrays (shortlists, clusters)
+    progress.json            where the run stands; versions
+
+A run may go on with another number of processes: shards are put together and cut anew. The order of the samples does
+not depend on that number; the random states of processes that were not there before start from the seed.
 """
 from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from utils import distributed
 from utils.run import folder_written_whole, settled_folder
 
+log = logging.getLogger(__name__)
+FORMAT = 1
+
 
 @dataclass
 class Progress:
-    """Where a run stands. `step` counts optimizer steps; `epoch_step` those of the epoch in progress."""
+    """Where a run stands. `step` counts optimizer steps; `epoch_step` and `loss_sum` are of the epoch in progress."""
     epoch: int = 0
     epoch_step: int = 0
+    loss_sum: float = 0.0
     step: int = 0
     best: float | None = None
     best_epoch: int | None = None
     evaluations_without_better: int = 0
     seconds: float = 0.0
     processes: int = 1
-
-
-def _sharded(method: nn.Module) -> set[str]:
-    return {name for name, p in method.named_parameters() if getattr(p, "sharded", False)}
+    torch: str = torch.__version__
+    format: int = FORMAT
 
 
 def save_checkpoint(folder: Path, method: nn.Module, optimizers: list[torch.optim.Optimizer], progress: Progress,
                     accelerator: Accelerator) -> None:
     """Replace `folder`/last by the present state; the previous one stays until the new one is whole."""
-    own = _sharded(method)
-    state = {name: value.detach().contiguous() for name, value in method.state_dict().items()}
+    tensors = _tensors(method, optimizers)
+    own = {name for name in tensors if _is_sharded(name, method)}
     progress.processes = distributed.world_size()
     with folder_written_whole(folder / "last") as last:
         if distributed.is_main():
-            save_file({n: v for n, v in state.items() if n not in own}, last / "parameters.safetensors")
+            save_file({n: v for n, v in tensors.items() if n not in own}, last / "shared.safetensors")
             np.savez(last / "method.npz", **method.training_state())
             (last / "progress.json").write_text(json.dumps(dataclasses.asdict(progress), indent=1) + "\n")
-        mine = {f"parameter.{n}": v for n, v in state.items() if n in own}
-        mine |= _optimizer_state(method, optimizers) | _random_states(accelerator)
-        save_file(mine, last / f"process-{distributed.rank()}.safetensors")
+        save_file({n: tensors[n] for n in own} | _random_states(accelerator),
+                  last / f"process-{distributed.rank()}.safetensors")
 
 
 def load_checkpoint(folder: Path, method: nn.Module, optimizers: list[torch.optim.Optimizer],
@@ -59,46 +66,85 @@ def load_checkpoint(folder: Path, method: nn.Module, optimizers: list[torch.opti
     """Restore what `save_checkpoint` wrote; None if there is no checkpoint yet.
 
     Raises:
-        ValueError: it was written by another number of processes, or does not fit the method.
+        ValueError: a file is damaged, or does not fit the method; nothing is changed on disk.
     """
     last = settled_folder(folder / "last")
     if not (last / "progress.json").is_file():
         return None
-    progress = Progress(**json.loads((last / "progress.json").read_text()))
-    if progress.processes != distributed.world_size():
-        raise ValueError(f"{last} was written by {progress.processes} processes, this run has "
-                         f"{distributed.world_size()}; go on with --num_processes {progress.processes}")
-    mine = load_file(last / f"process-{distributed.rank()}.safetensors")
-    shards = {n.removeprefix("parameter."): v for n, v in mine.items() if n.startswith("parameter.")}
     try:
-        method.load_state_dict({**load_file(last / "parameters.safetensors"), **shards})
-    except RuntimeError as error:
-        raise ValueError(f"{last} does not fit this config: {error}") from error
-    _load_optimizer_state(method, optimizers, mine)
-    _load_random_states(mine, accelerator)
-    with np.load(last / "method.npz", allow_pickle=False) as arrays:
-        method.load_training_state(dict(arrays))
+        progress = Progress(**json.loads((last / "progress.json").read_text()))
+        shared = load_file(last / "shared.safetensors")
+        shards = [load_file(last / f"process-{r}.safetensors") for r in range(progress.processes)]
+        with np.load(last / "method.npz", allow_pickle=False) as arrays:
+            state = dict(arrays)
+    except (OSError, ValueError, TypeError, KeyError, EOFError, SafetensorError) as error:
+        raise ValueError(f"{last} is damaged or of another version of this program ({error}); move it away to start "
+                         "the run anew, the best model so far is in model/") from error
+    if progress.format != FORMAT:
+        raise ValueError(f"{last} has format {progress.format}, this program reads format {FORMAT}")
+    _report_differences(progress)
+    own = shards[distributed.rank()] if distributed.rank() < len(shards) else {}
+    names = {n for n in shards[0] if not n.startswith("random.")}
+    saved = {**shared, **{n: _own_share(n, shards, method) for n in names}}
+    _restore(method, optimizers, saved, last)
+    _load_random_states(own, accelerator)
+    method.load_training_state(state)
     return progress
 
 
-def _optimizer_state(method: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
+def _report_differences(progress: Progress) -> None:
+    if progress.processes != distributed.world_size():
+        log.warning("the checkpoint was written by %d processes, this run has %d: the samples come in the same order, "
+                    "but dropout draws other numbers", progress.processes, distributed.world_size())
+    if progress.torch != torch.__version__:
+        log.warning("the checkpoint was written with torch %s, this is %s: results may differ in the last digits",
+                    progress.torch, torch.__version__)
+
+
+# ---------------------------------------------------------------- parameters and optimizer state by name
+
+def _tensors(method: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """Parameters as `parameter|name`, optimizer state as `key|name` (names hold dots, never bars)."""
     names = {p: name for name, p in method.named_parameters()}
-    return {f"optimizer.{key}.{names[p]}": torch.as_tensor(value).detach().contiguous()
-            for optimizer in optimizers for p, state in optimizer.state.items() for key, value in state.items()}
+    found = {f"parameter|{name}": value for name, value in method.state_dict().items()}
+    found |= {f"{key}|{names[p]}": torch.as_tensor(value)
+              for optimizer in optimizers for p, state in optimizer.state.items() for key, value in state.items()}
+    return {name: value.detach().contiguous() for name, value in found.items()}
 
 
-def _load_optimizer_state(method: nn.Module, optimizers: list[torch.optim.Optimizer], saved: dict[str, Tensor]) -> None:
+def _is_sharded(name: str, method: nn.Module) -> bool:
+    """Whether each process owns other rows of the tensor."""
+    parameter = dict(method.named_parameters()).get(name.partition("|")[2])
+    return parameter is not None and getattr(parameter, "sharded", False)
+
+
+def _own_share(name: str, shards: list[dict[str, Tensor]], method: nn.Module) -> Tensor:
+    """This process's rows of a tensor that was sharded over `len(shards)` processes."""
+    if shards[0][name].dim() == 0:      # a step count, equal on all
+        return shards[0][name]
+    whole = torch.cat([shard[name] for shard in shards])
+    own = distributed.share(len(whole))
+    return whole[own.start:own.stop].clone()
+
+
+def _restore(method: nn.Module, optimizers: list[torch.optim.Optimizer], saved: dict[str, Tensor], last: Path) -> None:
+    by_kind: dict[str, dict[str, Tensor]] = {}
+    for name, value in saved.items():
+        kind, _, parameter = name.partition("|")
+        by_kind.setdefault(kind, {})[parameter] = value
+    try:
+        method.load_state_dict(by_kind.pop("parameter", {}))
+    except RuntimeError as error:
+        raise ValueError(f"{last} does not fit this config: {' '.join(str(error).split())}") from error
     names = {p: name for name, p in method.named_parameters()}
     for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            for p in group["params"]:
-                suffix = f".{names[p]}"
-                state = {key[len("optimizer."):-len(suffix)]: value for key, value in saved.items()
-                         if key.startswith("optimizer.") and key.endswith(suffix)
-                         and "." not in key[len("optimizer."):-len(suffix)]}
-                if state:      # AdamW keeps its step count on the host, the moments beside the parameter
-                    optimizer.state[p] = {k: v if v.dim() == 0 else v.to(p.device) for k, v in state.items()}
+        for p in (p for group in optimizer.param_groups for p in group["params"]):
+            state = {kind: values[names[p]] for kind, values in by_kind.items() if names[p] in values}
+            if state:      # AdamW keeps its step count on the host, the moments beside the parameter
+                optimizer.state[p] = {k: v if v.dim() == 0 else v.to(p.device) for k, v in state.items()}
 
+
+# ---------------------------------------------------------------- random states
 
 def _random_states(accelerator: Accelerator) -> dict[str, Tensor]:
     states = {"random.cpu": torch.get_rng_state()}
@@ -110,7 +156,8 @@ def _random_states(accelerator: Accelerator) -> dict[str, Tensor]:
 
 
 def _load_random_states(saved: dict[str, Tensor], accelerator: Accelerator) -> None:
-    torch.set_rng_state(saved["random.cpu"])
+    if "random.cpu" in saved:
+        torch.set_rng_state(saved["random.cpu"])
     if accelerator.device.type == "cuda" and "random.cuda" in saved:
         torch.cuda.set_rng_state(saved["random.cuda"], accelerator.device)
     if accelerator.scaler is not None and "random.scaler" in saved:

@@ -126,6 +126,7 @@ class RunConfig:
     seed: int = option(0, "seed of everything random", ge=0)
     threads: int | None = option(None, "CPU threads of a process; null = all cores it may use", ge=1)
     start_from: str | None = option(None, "a run folder whose model this run starts from")
+    save_minutes: float = option(15.0, "minutes between two checkpoints; one is also saved at each evaluation", gt=0)
     tensorboard: bool = option(True, "write TensorBoard events")
     wandb: bool = option(False, "log to Weights & Biases (install the package wandb)")
 

@@ -122,6 +122,28 @@ def broadcast(value):
     return box[0]
 
 
+def agree(value: int) -> int:
+    """The largest of the processes' numbers, on every process."""
+    if world_size() == 1:
+        return value
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    return int(_all_reduce(torch.tensor([value], dtype=torch.long, device=device), dist.ReduceOp.MAX).item())
+
+
+def total(value: float) -> float:
+    """The sum of the processes' numbers, on every process."""
+    if world_size() == 1:
+        return value
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    return float(_all_reduce(torch.tensor([value], dtype=torch.float64, device=device), dist.ReduceOp.SUM).item())
+
+
+def separate_random_states(seed: int) -> None:
+    """After all processes built the same model: let each but the first draw its own dropout masks."""
+    if rank():
+        torch.manual_seed(np.random.SeedSequence((seed, rank())).generate_state(1, np.uint64)[0].item() >> 1)
+
+
 def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     """Sum gradients over processes: dense ones in one flat message per dtype, row-sparse ones row by row.
 

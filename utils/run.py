@@ -117,6 +117,8 @@ def open_run(config: Config, resume: bool, overwrite: bool) -> Path:
             if overwrite and not resume:
                 clear_run(folder, keep_stages=True)
             folder.mkdir(parents=True, exist_ok=True)
+            for leftover in folder.glob(".*.partial-*"):      # of a process that was killed while it wrote
+                leftover.unlink()
             if not (folder / "config.yaml").exists():
                 write_text(folder / "config.yaml", to_yaml(config))
     problem = distributed.broadcast(problem)
@@ -128,7 +130,7 @@ def open_run(config: Config, resume: bool, overwrite: bool) -> Path:
 def _refusal(folder: Path, config: Config, resume: bool, overwrite: bool) -> str | None:
     saved = folder / "config.yaml"
     if not saved.exists():
-        if folder.is_dir() and any(p.name != "stages" for p in folder.iterdir()):
+        if folder.is_dir() and any(p.name != "stages" and ".partial" not in p.name for p in folder.iterdir()):
             return f"{folder}: the run folder is not empty and holds no run; choose another run.dir"
         return None
     if overwrite and not resume:
@@ -215,6 +217,17 @@ def environment(data_hash: str) -> dict[str, Any]:
             "processes": distributed.world_size(), "threads": torch.get_num_threads(), "data_hash": data_hash}
 
 
+def peak_memory(device: Any) -> dict[str, float]:
+    """Largest memory of this process so far, in MB: resident, and on the GPU where there is one."""
+    import resource
+
+    import torch
+    found = {"memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    if device.type == "cuda":
+        found["gpu_memory_mb"] = torch.cuda.max_memory_allocated(device) / 2 ** 20
+    return found
+
+
 def _commit() -> str | None:
     try:
         got = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True,
@@ -232,16 +245,33 @@ def _cpu_name() -> str:
     return platform.processor()
 
 
-class MetricLog:
-    """metrics.jsonl, TensorBoard and, if asked for, Weights & Biases, from the main process."""
+def _forget_after(path: Path, step: int) -> None:
+    """Drop lines of later steps, all lines if the run starts, and a last line that was cut off."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            if step and json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+    write_text(path, "".join(kept))
 
-    def __init__(self, folder: Path, config: Config) -> None:
+
+class MetricLog:
+    """metrics.jsonl, TensorBoard and, if asked for, Weights & Biases, from the main process.
+
+    Args:
+        step: where the run goes on from; what a killed run logged beyond it is forgotten, for it comes again.
+    """
+
+    def __init__(self, folder: Path, config: Config, step: int = 0) -> None:
         self._path, self._board, self._wandb = folder / "metrics.jsonl", None, None
         if not distributed.is_main():
             return
+        _forget_after(self._path, step)
         if config.run.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
-            self._board = SummaryWriter(str(folder / "tensorboard"))
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         if config.run.wandb:
             try:
                 import wandb

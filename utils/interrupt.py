@@ -1,0 +1,68 @@
+"""When to save: on a clock, and on SIGTERM or Ctrl-C, agreed between all processes so that all save the same step."""
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from types import FrameType, TracebackType
+
+from utils import distributed
+
+
+class Interrupted(Exception):
+    """Training stopped on a signal after saving; `signal_number` says which."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.signal_number = signal_number
+
+
+class SaveClock:
+    """Context: notes SIGTERM and SIGINT instead of dying from them, and tells when a checkpoint is due.
+
+    Args:
+        minutes: between two saves.
+        every: steps between two agreements with the other processes (each is a message and a host sync).
+    """
+
+    def __init__(self, minutes: float, every: int) -> None:
+        self._seconds, self._every, self._calls = 60 * minutes, every, 0
+        self._last = time.monotonic()
+        self._received = 0
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> SaveClock:
+        if threading.current_thread() is threading.main_thread():      # elsewhere Python forbids handlers
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._received and number == signal.SIGINT:      # a second Ctrl-C means now
+            raise KeyboardInterrupt
+        self._received = number
+
+    def due(self) -> bool:
+        """After each step, on every process: is it time to save? The answer is the same on all."""
+        self._calls += 1
+        if distributed.world_size() > 1:
+            if self._calls % self._every:
+                return False
+            self._received = distributed.agree(self._received)
+            return bool(self._received) or bool(distributed.agree(int(self._elapsed())))
+        return bool(self._received) or self._elapsed()
+
+    def _elapsed(self) -> bool:
+        return time.monotonic() - self._last >= self._seconds
+
+    def saved(self) -> None:
+        """A checkpoint was written: start the clock anew, and stop here if a signal asked for it."""
+        self._last = time.monotonic()
+        if self._received:
+            name = signal.Signals(self._received).name
+            raise Interrupted(f"stopped by {name} after saving; go on with the same command and --resume",
+                              self._received)
