@@ -55,9 +55,9 @@ def run_all(tiny_root, tiny_encoder, tmp_path_factory):
                 evaluation.evaluate(train.fit(config))
         if processes > 1:
             subprocess.run([sys.executable, "-m", "accelerate.commands.launch", "--config_file",
-                    "encoder": {"name": "bag", "init": tiny_encoder}, "method": {"name": "dexml"},
-                            "-m", "tests.distributed_worker", *map(str, paths)], check=True, cwd=ROOT, timeout=300,
-                           capture_output=True, text=True)
+                            "configs/accelerate_cpu.yaml", "--num_processes", str(processes),
+                            "--main_process_port", "0", "-m", "tests.distributed_worker", *map(str, paths)],
+                           check=True, cwd=ROOT, timeout=300, capture_output=True, text=True)
         done[processes] = {name: folder / name for name in SETTINGS}
         return done[processes]
     return run
