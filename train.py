@@ -111,7 +111,7 @@ def _train(config: Config, method: Method, data: Dataset, folder: Path, accelera
     optimizers = build_optimizers(method.parameter_groups(), config.optim)
     optimizers = [accelerator.prepare_optimizer(o) for o in optimizers]
     state = (load_checkpoint(folder, method, optimizers, accelerator) if resume else None) or Progress()
-    metric_log = MetricLog(folder, config, state.step)
+    metric_log = MetricLog(folder, config, state.step, state.epoch)
     run = Run(config, method, data, optimizers, state, folder, accelerator, metric_log)
     if state.step == 0:
         method.prepare(folder, accelerator)

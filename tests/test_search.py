@@ -1,28 +1,68 @@
+import dataclasses
+import json
+import sys
+import typing
+
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 
-from utils.search import exact_topk
+import eval as evaluation
+import train
+from models import METHODS
+from predict import Predictor
+from tests.conftest import with_values
+from utils.config import EvalConfig
+from utils.search import INDEXES, Comparison, ExactIndex, HnswIndex, build_index, exact_topk
+
+
+def by_full_sort(queries, labels, bias, k):
+    """(scores, ids) of the definition, in numpy."""
+    full = queries @ labels.T + bias
+    ids = np.argsort(-full, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(full, ids, 1), ids
+
+
+def random_vectors(queries=6, labels=10, seed=0):
+    rng = np.random.default_rng(seed)
+    return (rng.normal(size=shape).astype(np.float32) for shape in ((queries, 5), (labels, 5), labels))
 
 
 @pytest.mark.parametrize("block", [1, 3, 7, 10, 100])
 @pytest.mark.parametrize("k", [1, 4, 10])
 @pytest.mark.parametrize("as_array", [False, True])
 def test_equals_a_full_sort(block, k, as_array):
-    rng = np.random.default_rng(0)
-    queries, labels = (rng.normal(size=(n, 5)).astype(np.float32) for n in (6, 10))
-    bias = rng.normal(size=10).astype(np.float32)
-    full = queries @ labels.T + bias
-    expected = np.argsort(-full, axis=1, kind="stable")[:, :k]
+    queries, labels, bias = random_vectors()
+    expected_scores, expected = by_full_sort(queries, labels, bias, k)
     got_labels = labels if as_array else torch.from_numpy(labels)
-    scores, ids = exact_topk(torch.from_numpy(queries), got_labels, k, bias=torch.from_numpy(bias), block=block)
+    index = ExactIndex(got_labels, torch.from_numpy(bias), block=block)
+    scores, ids = index.search(torch.from_numpy(queries), k)
     assert np.array_equal(ids.numpy(), expected)
-    np.testing.assert_allclose(scores.numpy(), np.take_along_axis(full, expected, 1), rtol=1e-5)
+    np.testing.assert_allclose(scores.numpy(), expected_scores, rtol=1e-5)
 
 
-def test_equal_scores_go_by_label_id():
-    _, ids = exact_topk(torch.ones(1, 2), torch.ones(6, 2), 6, block=2)
-    assert ids.tolist() == [[0, 1, 2, 3, 4, 5]]
+@pytest.mark.parametrize("block", [2, 5, 100])
+@pytest.mark.parametrize("k", range(1, 13))
+def test_equal_scores_go_by_label_id(block, k):
+    rng = np.random.default_rng(k)
+    labels = rng.integers(0, 3, size=(12, 1)).astype(np.float32)      # three different scores: ties at every k
+    queries = np.array([[1], [-1], [0]], np.float32)
+    expected = by_full_sort(queries, labels, 0, k)[1]
+    _, ids = exact_topk(torch.from_numpy(queries), torch.from_numpy(labels), k, block=block)
+    assert np.array_equal(ids.numpy(), expected)
+
+
+def test_labels_stay_on_disk_and_half_precision_stays_outside(tmp_path):
+    queries, labels, bias = random_vectors(labels=300)
+    np.save(tmp_path / "labels.npy", labels)
+    index = ExactIndex(np.load(tmp_path / "labels.npy", mmap_mode="c"), torch.from_numpy(bias), block=64)
+    with torch.autocast("cpu", torch.bfloat16):
+        scores, ids = index.search(torch.from_numpy(queries), 20)
+    assert isinstance(index.labels, np.memmap)
+    expected_scores, expected = by_full_sort(queries, labels, bias, 20)
+    assert np.array_equal(ids.numpy(), expected)
+    np.testing.assert_allclose(scores.numpy(), expected_scores, rtol=1e-5)
 
 
 def test_one_label_and_no_queries():
@@ -34,3 +74,158 @@ def test_one_label_and_no_queries():
 def test_k_out_of_range(k):
     with pytest.raises(ValueError, match="k must be from 1 to the number of labels, 6; got"):
         exact_topk(torch.ones(1, 2), torch.ones(6, 2), k)
+
+
+def test_registry():
+    assert set(typing.get_args(typing.get_type_hints(EvalConfig)["index"])) == set(INDEXES)
+    assert isinstance(build_index("exact", torch.ones(6, 2), settings=EvalConfig(label_block=7)), ExactIndex)
+    with pytest.raises(ValueError, match="unknown index 'annoy'; known: exact, hnsw"):
+        build_index("annoy", torch.ones(6, 2), settings=EvalConfig())
+
+
+@pytest.mark.parametrize("name", ["dexml", "ova"])
+def test_scores_do_not_depend_on_the_label_block(make_config, name):
+    config = make_config(method={"name": name}, train={"epochs": 3})
+    folder = train.fit(config)
+    expected, got = (predictions(config, folder, label_block=block) for block in (65536, 4))
+    assert np.array_equal(got.indices, expected.indices)
+    np.testing.assert_allclose(got.data, expected.data, rtol=1e-5)
+
+
+def predictions(config, folder, **settings):
+    """A saved model's top 7 of the test split."""
+    from tests.test_methods import load
+    config = with_values(config, eval=settings)
+    method = METHODS[config.method.name].load(config, folder / "model", 20)
+    return method.predict(load(config).splits["tst"], 7, Accelerator(cpu=True))
+
+
+# ---------------------------------------------------------------- approximate
+
+@pytest.fixture
+def faiss():
+    return pytest.importorskip("faiss")
+
+
+@pytest.mark.parametrize("as_array", [False, True])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_hnsw_that_looks_at_everything_is_exact(faiss, with_bias, as_array):
+    queries, labels, bias = random_vectors(queries=50, labels=200, seed=1)
+    bias = 3 * bias if with_bias else np.zeros_like(bias)
+    index = HnswIndex(labels if as_array else torch.from_numpy(labels), torch.from_numpy(bias) if with_bias else None,
+                      m=64, ef_construction=200, ef=200)
+    expected_scores, expected = by_full_sort(queries, labels, bias, 30)
+    scores, ids = index.search(torch.from_numpy(queries), 30)
+    assert scores.dtype == torch.float32
+    assert ids.dtype == torch.long
+    assert np.array_equal(ids.numpy(), expected)
+    np.testing.assert_allclose(scores.numpy(), expected_scores, rtol=1e-4, atol=1e-5)
+
+
+def test_hnsw_in_pieces(faiss, monkeypatch):
+    monkeypatch.setattr("utils.search.ROWS_AT_ONCE", 7)
+    queries, labels, bias = (torch.from_numpy(a) for a in random_vectors(labels=40))
+    scores, ids = HnswIndex(labels, bias, ef=40).search(queries, 40)
+    assert ids.sort(dim=1).values.tolist() == [list(range(40))] * 6
+    assert (scores.diff(dim=1) <= 0).all()
+
+
+def test_hnsw_edges(faiss):
+    index = HnswIndex(torch.ones(6, 2), m=2, ef_construction=1, ef=1)
+    with pytest.raises(ValueError, match="k must be from 1 to the number of labels, 6; got 7"):
+        index.search(torch.ones(1, 2), 7)
+    scores, ids = index.search(torch.zeros(0, 2), 3)
+    assert scores.shape == ids.shape == (0, 3)
+    assert HnswIndex(torch.ones(1, 2)).search(torch.ones(2, 2), 1)[1].tolist() == [[0], [0]]
+
+
+def test_hnsw_that_finds_too_few_fills_up(faiss):
+    index = HnswIndex(torch.eye(4), m=2, ef_construction=4, ef=4)
+    index.build()
+
+    class Graph:      # faiss's answer: ids -1 with any score, and equal scores in any order
+        hnsw = index._graph.hnsw
+
+        def search(self, rows, k):
+            return (np.array([[0.5, 0.5, 3.4e38]], np.float32), np.array([[3, 1, -1]]))
+    index._graph = Graph()
+    scores, ids = index.search(torch.ones(1, 4), 3)
+    assert ids.tolist() == [[1, 3, -1]]
+    assert scores.tolist() == [[0.5, 0.5, -torch.inf]]
+
+
+@pytest.mark.parametrize("name", ["dexml", "ova"])
+def test_evaluation_with_hnsw(faiss, make_config, name):
+    config = make_config(method={"name": name}, train={"epochs": 15})
+    folder = train.fit(config)
+    exact = evaluation.evaluate(folder)
+    assert "index" not in json.loads((folder / "tst_metrics.json").read_text())
+    assert evaluation.evaluate(folder, overrides=["--eval.index", "hnsw"]) == pytest.approx(exact)
+    index = json.loads((folder / "tst_metrics.json").read_text())["index"]
+    assert {"name": "hnsw", "recall@1": 1, "k": 20, "recall@k": 1, "points": 20}.items() <= index.items()
+    assert index.keys() >= {"build_seconds", "search_ms", "exact_ms"}
+    one = Predictor(folder, overrides=["--eval.index", "hnsw"])(["the linux tool"], k=3)
+    assert [p["label"] for p in one[0]] == [p["label"] for p in Predictor(folder)(["the linux tool"], k=3)[0]]
+
+
+def test_training_searches_exactly_whatever_the_index(make_config, monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)      # would fail if it were asked for
+    train.fit(make_config(method={"name": "dexml", "pool": "hnm"}, eval={"index": "hnsw"}, train={"epochs": 1}))
+
+
+def test_missing_faiss_is_named(make_config, monkeypatch):
+    folder = train.fit(make_config(train={"epochs": 1}))
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(ValueError, match="eval.index: hnsw needs the package faiss-cpu.*`pip install faiss-cpu`"):
+        evaluation.evaluate(folder, overrides=["--eval.index", "hnsw"])
+
+
+def test_a_method_without_an_index_says_so(make_config):
+    config = make_config(eval={"index": "hnsw"})
+    with pytest.raises(ValueError, match="eval.index is 'hnsw', but method dexml does not search all labels"):
+        evaluation.check_index(config, torch.nn.Linear(1, 1))
+
+
+class FindsTwo:
+    """An index that finds only the best two labels and, for the query of largest first entry, none."""
+
+    def __init__(self, labels):
+        self.exact, self.build_seconds = ExactIndex(labels), 0.0
+
+    def search(self, queries, k):
+        scores, ids = self.exact.search(queries, k)
+        scores[:, 2:], ids[:, 2:] = -torch.inf, -1
+        none = queries[:, 0].argmax()
+        scores[none], ids[none] = -torch.inf, -1
+        return scores, ids
+
+
+def test_comparison_counts_by_hand():
+    rng = np.random.default_rng(0)
+    labels, queries = torch.eye(4), torch.from_numpy(rng.random((8, 4), np.float32))
+    both = Comparison(FindsTwo(labels), ExactIndex(labels))
+    for part in queries.split(4):      # in each part of 4 queries one finds nothing
+        both.search(part, 4)
+    report = both.report()
+    assert (report["points"], report["k"]) == (8, 4)
+    assert report["recall@1"] == 6 / 8
+    assert report["recall@k"] == 6 * 2 / 32
+
+
+def test_rows_that_are_not_full_are_predicted_short(make_config):
+    from tests.test_methods import load
+    config = make_config()
+    data = load(config)
+    method = METHODS["dexml"].build(config, data)
+    method.prepare_scoring(Accelerator(cpu=True))
+    full = method.predict(data.splits["tst"], 5, Accelerator(cpu=True))
+    method.index = FindsTwo(method.label_embeddings)
+    few = method.predict(data.splits["tst"], 5, Accelerator(cpu=True))
+    assert np.diff(full.indptr).tolist() == [5] * 20
+    lengths = np.diff(few.indptr)
+    assert lengths.min() == 0
+    assert lengths.max() == 2
+    assert np.isfinite(few.data).all()
+    data = dataclasses.replace(data.splits["tst"])
+    metrics = evaluation.metrics.evaluate(few, data.relevance, None, (1, 5))
+    assert 0 <= metrics["P@5"] <= metrics["P@1"] <= 100

@@ -15,6 +15,7 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -75,9 +76,9 @@ def load_checkpoint(folder: Path, method: nn.Module, optimizers: list[torch.opti
         progress = Progress(**json.loads((last / "progress.json").read_text()))
         shared = load_file(last / "shared.safetensors")
         shards = [load_file(last / f"process-{r}.safetensors") for r in range(progress.processes)]
-        with np.load(last / "method.npz", allow_pickle=False) as arrays:
+        with open(last / "method.npz", "rb") as file, np.load(file, allow_pickle=False) as arrays:
             state = dict(arrays)
-    except (OSError, ValueError, TypeError, KeyError, EOFError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, KeyError, EOFError, BadZipFile, SafetensorError) as error:
         raise ValueError(f"{last} is damaged or of another version of this program ({error}); move it away to start "
                          "the run anew, the best model so far is in model/") from error
     if progress.format != FORMAT:

@@ -38,7 +38,8 @@ def load_relevance(path: Path, num_texts: int, text_path: Path) -> sp.csr_matrix
     if not path.is_file():
         raise ValueError(f"{path}: no such file (expected a scipy sparse matrix, points x labels)")
     try:
-        matrix = sp.load_npz(path)
+        with open(path, "rb") as file:      # a damaged file given by name would stay open
+            matrix = sp.load_npz(file)
     except Exception as error:      # numpy, zipfile and scipy each have their own for a damaged file
         raise ValueError(f"{path}: not a scipy sparse matrix ({error})") from error
     if matrix.shape[0] != num_texts:
@@ -275,8 +276,10 @@ class _Assembler(torch.utils.data.Dataset):
 
 def _loader(split: Split, batches: list[np.ndarray], key: tuple[int, ...], first: int, workers: int) -> Iterator[Batch]:
     assembler = _Assembler(split, batches, key, first)
+    # Its own generator: an iterator draws a seed when it is made, and one more draw in a resumed epoch would shift
+    # every dropout mask after it.
     return iter(torch.utils.data.DataLoader(assembler, batch_size=None, num_workers=workers,
-                                            pin_memory=torch.cuda.is_available()))
+                                            pin_memory=torch.cuda.is_available(), generator=torch.Generator()))
 
 
 def training_batches(split: Split, order: np.ndarray | None, config: Config, epoch: int,

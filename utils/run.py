@@ -245,14 +245,14 @@ def _cpu_name() -> str:
     return platform.processor()
 
 
-def _forget_after(path: Path, step: int) -> None:
-    """Drop lines of later steps, all lines if the run starts, and a last line that was cut off."""
+def _forget_after(path: Path, epoch: int) -> None:
+    """Drop the lines of unfinished epochs, and a last line that was cut off."""
     if not path.exists():
         return
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines():
         with contextlib.suppress(json.JSONDecodeError):
-            if step and json.loads(line)["step"] <= step:
+            if json.loads(line)["epoch"] <= epoch:
                 kept.append(line + "\n")
     write_text(path, "".join(kept))
 
@@ -261,14 +261,15 @@ class MetricLog:
     """metrics.jsonl, TensorBoard and, if asked for, Weights & Biases, from the main process.
 
     Args:
-        step: where the run goes on from; what a killed run logged beyond it is forgotten, for it comes again.
+        step, epoch: the steps done and the epochs finished where the run goes on from; what a killed run logged beyond
+            them is forgotten, for it comes again.
     """
 
-    def __init__(self, folder: Path, config: Config, step: int = 0) -> None:
+    def __init__(self, folder: Path, config: Config, step: int = 0, epoch: int = 0) -> None:
         self._path, self._board, self._wandb = folder / "metrics.jsonl", None, None
         if not distributed.is_main():
             return
-        _forget_after(self._path, step)
+        _forget_after(self._path, epoch)
         if config.run.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
