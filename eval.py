@@ -3,6 +3,7 @@
     python eval.py Results/XMCKit/LF-DebianTitles-small/dexml         # test split
     python eval.py val RUN                                            # or trn; RUN = folder or its config.yaml
     python eval.py RUN --data.root /elsewhere/Datasets                # sections data and eval can be overridden
+    python eval.py RUN --eval.index hnsw                              # approximate search; logs its recall
 
 Writes <split>_metrics.json (percent) and <split>_score_mat.npz (scipy CSR, points x labels) into the run folder.
 """
@@ -35,22 +36,33 @@ from models import METHOD_CONFIGS, METHODS  # noqa: E402
 from models.method import Method  # noqa: E402
 from utils import distributed, metrics  # noqa: E402
 from utils.config import Config  # noqa: E402
-from utils.data import SPLITS, Dataset, load_dataset  # noqa: E402
+from utils.data import SPLITS, Dataset, Split, load_dataset  # noqa: E402
 from utils.pretrained import load_tokenizer  # noqa: E402
 from utils.run import find_run, start_logging, write_json, written_whole  # noqa: E402
+from utils.search import Comparison, ExactIndex, HnswIndex  # noqa: E402
 
 log = logging.getLogger("eval")
 USUAL_KS = (1, 3, 5, 10, 100)
 USUAL_TOP_K = 100
+COMPARED_POINTS = 1000      # on which an approximate index is compared with exact search
+
+
+def metric_ks(config: Config, data: Dataset) -> tuple[int, ...]:
+    return config.eval.ks or tuple(k for k in USUAL_KS if k <= data.num_labels)
+
+
+def kept_labels(config: Config, data: Dataset) -> int:
+    """Labels predicted per point: `eval.top_k`, and as many as the metrics need."""
+    ks = metric_ks(config, data)
+    return max(config.eval.top_k or min(max(USUAL_TOP_K, *ks), data.num_labels), *ks)
 
 
 def score_split(config: Config, method: Method, data: Dataset, split: str, accelerator: Accelerator,
                 ) -> tuple[dict[str, float], sp.csr_matrix | None]:
     """(metrics in percent, top-k score matrix) of a split; ({}, None) on other processes than the main one."""
     points = data.splits[split]
-    ks = config.eval.ks or tuple(k for k in USUAL_KS if k <= data.num_labels)
-    top_k = config.eval.top_k or min(max(USUAL_TOP_K, *ks), data.num_labels)
-    scores = method.predict(points, max(top_k, *ks), accelerator)
+    ks = metric_ks(config, data)
+    scores = method.predict(points, kept_labels(config, data), accelerator)
     if scores is None:
         return {}, None
     propensity = None
@@ -65,23 +77,50 @@ def evaluate(run: str | Path, split: str = "tst", overrides: list[str] | None = 
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got '{split}'")
     folder, config = find_run(run, METHOD_CONFIGS, overrides or ())
-    accelerator = Accelerator(mixed_precision=config.train.mixed_precision)
+    accelerator = distributed.start(config.train.mixed_precision)
     torch.set_num_threads(distributed.cpu_threads(config.run.threads))
     data = load_dataset(config, load_tokenizer(str(folder / "model"), config.encoder.trust_remote_code))
     check_split(data, folder)
     method = METHODS[config.method.name].load(config, folder / "model", data.num_labels).to(accelerator.device)
+    check_index(config, method)
     started = time.perf_counter()
     result, scores = score_split(config, method, data, split, accelerator)
     if scores is not None:
         seconds = time.perf_counter() - started
+        index = compare_index(config, method, data.splits[split], kept_labels(config, data), accelerator)
         with written_whole(folder / f"{split}_score_mat.npz") as partial:
             sp.save_npz(partial, scores)
         write_json(folder / f"{split}_metrics.json",
                    {**result, "points": len(data.splits[split]), "labels": data.num_labels, "data_hash": data.hash,
-                    "seconds": round(seconds, 2)})
+                    "seconds": round(seconds, 2), **({"index": index} if index else {})})
         log.info("%s, split %s: N = %d, L = %d, data %s, %.1f s\n%s", data.name, split, len(data.splits[split]),
                  data.num_labels, data.hash, seconds, metrics.describe(result))
     return result
+
+
+def check_index(config: Config, method: Method) -> None:
+    """An approximate index was asked for: the method must have one."""
+    if config.eval.index != "exact" and not isinstance(vars(method).get("index"), HnswIndex):
+        raise ValueError(f"eval.index is '{config.eval.index}', but method {config.method.name} does not search all "
+                         "labels by inner product; it needs eval.index: exact")
+
+
+def compare_index(config: Config, method: Method, split: Split, k: int, accelerator: Accelerator) -> dict:
+    """How much of the exact result an approximate index finds on points of the split; {} if the index is exact."""
+    if config.eval.index == "exact" or len(split) == 0:
+        return {}
+    index = method.index
+    rows = split.rows[np.linspace(0, len(split) - 1, min(len(split), COMPARED_POINTS)).astype(np.int64)]
+    method.index = Comparison(index, ExactIndex(index.labels, index.bias, block=config.eval.label_block))
+    try:
+        method.score_rows(split.tokens, rows, k, accelerator)
+        found = {"name": config.eval.index, **method.index.report()}
+    finally:
+        method.index = index
+    log.info("approximate index: recall@1 %.4f, recall@%d %.4f of the exact result, %d points, build %.1f s, search "
+             "%.3f ms/point vs exact %.3f ms/point", found["recall@1"], k, found["recall@k"], found["points"],
+             found["build_seconds"], found["search_ms"], found["exact_ms"])
+    return found
 
 
 def check_split(data: Dataset, folder: Path) -> None:

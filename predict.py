@@ -3,6 +3,7 @@
     python predict.py RUN --text "gnome image viewer" --k 5
     python predict.py RUN --texts queries.txt --out predictions.jsonl
     python predict.py RUN --text "..." --labels new.txt      # rank labels never seen in training, by their text
+    accelerate launch --num_processes 4 predict.py RUN --texts queries.txt --out predictions.jsonl
 """
 from __future__ import annotations
 
@@ -32,7 +33,6 @@ from collections.abc import Iterable, Iterator, Sequence  # noqa: E402
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from accelerate import Accelerator  # noqa: E402
 
 from models import METHOD_CONFIGS, METHODS  # noqa: E402
 from utils import distributed  # noqa: E402
@@ -56,7 +56,7 @@ class Predictor:
     def __init__(self, run: str | Path, labels: Sequence[str] | None = None, overrides: Sequence[str] = ()) -> None:
         folder, config = find_run(run, METHOD_CONFIGS, overrides)
         torch.set_num_threads(distributed.cpu_threads(config.run.threads))
-        self.accelerator = Accelerator(mixed_precision=config.train.mixed_precision)
+        self.accelerator = distributed.start(config.train.mixed_precision)
         tokenizer = load_tokenizer(str(folder / "model"), config.encoder.trust_remote_code)
         self._tokenizer = Tokenizer(tokenizer, config.data.max_len)
         info = json.loads((folder / "model" / "method.json").read_text())
@@ -74,20 +74,29 @@ class Predictor:
             self.method.rank_new_labels(tokenize_texts(labels, Tokenizer(tokenizer, length)), self.accelerator)
 
     def __call__(self, texts: Sequence[str], k: int = 5) -> list[list[dict]]:
-        """The k best labels of each text, best first: [{"label": id, "text": ..., "score": ...}, ...]."""
+        """The k best labels of each text, best first: [{"label": id, "text": ..., "score": ...}, ...].
+
+        Under `accelerate launch` every process calls it with the same texts and scores its share of them; the main
+        one gets all answers, the others an empty list.
+        """
         if not 1 <= k <= len(self.label_texts):
             raise ValueError(f"k must be from 1 to the number of labels, {len(self.label_texts)}; got {k}")
-        tokens = tokenize_texts(texts, self._tokenizer)
-        scores, ids = self.method.score_rows(tokens, np.arange(len(texts)), k, self.accelerator)
+        own = distributed.share(len(texts))
+        tokens = tokenize_texts(texts[own.start:own.stop], self._tokenizer)
+        scores, ids = self.method.score_rows(tokens, np.arange(len(own)), k, self.accelerator)
+        scores, ids = (distributed.gather_arrays(a, len(texts)) for a in (scores, ids))
+        if scores is None:
+            return []
         return [[{"label": int(i), "text": self.label_texts[int(i)], "score": round(float(s), 6)}
-                 for s, i in zip(*row, strict=True)] for row in zip(scores, ids, strict=True)]
+                 for s, i in zip(*row, strict=True) if i >= 0] for row in zip(scores, ids, strict=True)]
 
 
 def predict_lines(predictor: Predictor, texts: Iterable[str], k: int) -> Iterator[str]:
     """One JSON line per text: {"text": ..., "labels": [{"label": id, "text": ..., "score": ...}, ...]}."""
     texts = iter(texts)
     while some := list(itertools.islice(texts, TEXTS_AT_ONCE)):
-        for text, labels in zip(some, predictor(some, k), strict=True):
+        found = predictor(some, k)
+        for text, labels in zip(some if found else [], found, strict=True):
             yield json.dumps({"text": text, "labels": labels}, ensure_ascii=False)
 
 
@@ -97,7 +106,7 @@ def main(options: argparse.Namespace, words: list[str]) -> None:
         labels = list(iter_lines(options.labels)) if options.labels else None
         predictor = Predictor(options.run, labels, words)
         lines = predict_lines(predictor, options.text or iter_lines(options.texts), options.k)
-        if options.out:
+        if options.out and distributed.is_main():
             with written_whole(Path(options.out)) as partial, open(partial, "w", encoding="utf-8") as file:
                 file.writelines(line + "\n" for line in lines)
         else:

@@ -3,6 +3,7 @@
     python train.py configs/LF-DebianTitles-small/dexml.yaml
     python train.py CONFIG --train.epochs 3 --run.seed 1       # any key of any section
     python train.py CONFIG --resume | --overwrite              # go on with, or replace, the run in the folder
+    python train.py CONFIG --plan [--processes 4]              # will it fit? Prints memory and messages, loads nothing
     accelerate launch --config_file configs/accelerate.yaml --num_processes 4 train.py CONFIG
 
 Prints `run: <folder>` as its last line; then `python eval.py <folder>`. All keys: `python -m utils.config`.
@@ -19,6 +20,8 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namesp
     parser.add_argument("config", help="YAML config (of this project, or of the older DEXML and ELIAS code)")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
     parser.add_argument("--overwrite", action="store_true", help="replace the run that the folder holds")
+    parser.add_argument("--plan", action="store_true", help="print the memory and messages that a run needs, and stop")
+    parser.add_argument("--processes", type=int, default=1, help="with --plan: processes to plan for (default 1)")
     return parser.parse_known_args(arguments)
 
 
@@ -46,6 +49,7 @@ from utils.data import Batch, Dataset, load_dataset, steps_per_epoch, training_b
 from utils.interrupt import Interrupted, SaveClock  # noqa: E402
 from utils.legacy_config import load_any_config  # noqa: E402
 from utils.optim import build_optimizers, clip_gradients, learning_rate_factor, set_learning_rates  # noqa: E402
+from utils.plan import report as plan_report  # noqa: E402
 from utils.pretrained import load_tokenizer  # noqa: E402
 from utils.run import (  # noqa: E402
     MetricLog,
@@ -86,11 +90,11 @@ def fit(config: Config, resume: bool = False, overwrite: bool = False) -> Path:
 
 def fit_stage(config: Config, resume: bool = False, overwrite: bool = False) -> Path:
     """One training run: read data, build the method, loop over epochs, keep the best checkpoint."""
-    accelerator = Accelerator(mixed_precision=config.train.mixed_precision)
+    accelerator = distributed.start(config.train.mixed_precision)
     torch.set_num_threads(distributed.cpu_threads(config.run.threads))
     set_seed(config.run.seed)
     data = load_dataset(config, load_tokenizer(tokenizer_source(config.encoder), config.encoder.trust_remote_code))
-    check_labels(config, data)
+    check_settings(config, data)
     folder = open_run(config, resume, overwrite)
     start_logging(folder)
     if distributed.is_main():
@@ -270,8 +274,11 @@ def _out_of_patience(state: Progress, config: Config) -> bool:
     return stop
 
 
-def check_labels(config: Config, data: Dataset) -> None:
-    """Settings that only the data can refute."""
+def check_settings(config: Config, data: Dataset) -> None:
+    """Settings that only the data or the number of processes can refute."""
+    if config.train.batch_size < distributed.world_size():
+        raise ConfigError(f"train.batch_size is {config.train.batch_size}, smaller than the number of processes, "
+                          f"{distributed.world_size()}; each needs a query of every batch")
     for key, values in (("eval.ks", config.eval.ks or ()), ("eval.top_k", [config.eval.top_k or 1])):
         if max(values, default=1) > data.num_labels:
             raise ConfigError(f"{key} is {max(values)}, larger than the number of labels of {data.name}, "
@@ -288,6 +295,8 @@ def main(options: argparse.Namespace, words: list[str]) -> None:
     start_logging()
     try:
         config = load_any_config(options.config, words, method_configs=METHOD_CONFIGS)
+        if options.plan:
+            return print(plan_report(config, options.processes, METHOD_CONFIGS))
         folder = fit(config, options.resume, options.overwrite)
     except (ValueError, FloatingPointError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -28,7 +28,7 @@ from utils import distributed
 from utils.config import Config, LossConfig, MethodConfig, option
 from utils.data import Batch, Dataset, TextBatch
 from utils.grad_cache import GradCache
-from utils.search import exact_topk
+from utils.search import ExactIndex, HnswIndex, build_index
 from utils.sparse import contains
 from utils.tokenization_utils import Ragged
 
@@ -54,7 +54,7 @@ def loss_function(config: LossConfig):
 
 
 class Dexml(Method):
-    """The dual encoder. Attributes: encoder, label_embeddings [L, D] (after prepare_scoring or load)."""
+    """The dual encoder. Attributes: encoder; after prepare_scoring or load: label_embeddings [L, D], index."""
 
     Config = DexmlConfig
 
@@ -63,6 +63,7 @@ class Dexml(Method):
         self.encoder = encoder
         self.loss = loss_function(config.loss)
         self.label_embeddings: Tensor | np.ndarray | None = None
+        self.index: ExactIndex | HnswIndex | None = None      # over the label embeddings
         self._shortlists: np.ndarray | None = None      # [n, shortlist_size] label ids, -1 where there is none
         self._all: tuple[LabelPool, list[TextBatch]] | None = None
 
@@ -154,9 +155,18 @@ class Dexml(Method):
 
     # ---- scoring
     def prepare_scoring(self, accelerator: Accelerator) -> None:
-        self.rank_new_labels(self.data.label_tokens, accelerator)
+        """Training searches exactly: neither the choice of the checkpoint nor negatives depend on `eval.index`."""
+        self._embed_labels(self.data.label_tokens, accelerator)
+        self._index_labels("exact")
 
     def rank_new_labels(self, labels: Ragged, accelerator: Accelerator) -> None:
+        self._embed_labels(labels, accelerator)
+        self._index_labels(self.config.eval.index)
+
+    def _index_labels(self, name: str) -> None:
+        self.index = build_index(name, self.label_embeddings, settings=self.config.eval)
+
+    def _embed_labels(self, labels: Ragged, accelerator: Accelerator) -> None:
         """Embed label texts, each process its share: [L, D] on every process."""
         own = distributed.share(len(labels))
         part = torch.empty(len(own), self.encoder.dim, device=accelerator.device)
@@ -166,9 +176,7 @@ class Dexml(Method):
         self.label_embeddings = distributed.gather_rows(part, len(labels)).detach()
 
     def score(self, queries: TextBatch, k: int) -> tuple[Tensor, Tensor]:
-        if isinstance(self.label_embeddings, np.ndarray) and queries.ids.device.type != "cpu":
-            self.label_embeddings = torch.from_numpy(self.label_embeddings).to(queries.ids.device)
-        return exact_topk(self.encoder(queries).float(), self.label_embeddings, k, block=self.config.eval.label_block)
+        return self.index.search(self.encoder(queries).float(), k)
 
     # ---- saving
     def save(self, folder: Path, accelerator: Accelerator) -> None:
@@ -185,5 +193,6 @@ class Dexml(Method):
         if method.label_embeddings.shape != expected:
             raise ValueError(f"{folder / 'label_embeddings.npy'}: expected shape {expected} (labels of the data set, "
                              f"embedding dimension), got {method.label_embeddings.shape}")
+        method._index_labels(config.eval.index)
         return method
 

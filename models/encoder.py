@@ -66,9 +66,10 @@ class TransformerEncoder(TextEncoder):
     Args:
         config: section `encoder`.
         source: name, folder or hub id to load the weights from.
+        loading: passed on to AutoModel.from_pretrained.
     """
 
-    def __init__(self, config: EncoderConfig, source: str) -> None:
+    def __init__(self, config: EncoderConfig, source: str, **loading) -> None:
         from transformers import AutoConfig, AutoModel
         remote = {"trust_remote_code": config.trust_remote_code}
         settings = from_pretrained(AutoConfig, source, **remote)
@@ -76,7 +77,8 @@ class TransformerEncoder(TextEncoder):
             _keep_layers(settings, config.layers)
         if config.dropout is not None:
             _set_dropout(settings, config.dropout)
-        model = from_pretrained(AutoModel, source, config=settings, **remote, **_without_pooler(settings))
+        model = from_pretrained(AutoModel, source, config=settings, **remote, **loading,
+                                **_without_pooler(settings))
         super().__init__(config, load_tokenizer(source, config.trust_remote_code), settings.hidden_size)
         self.transformer = model.float()
         if config.gradient_checkpointing:
@@ -253,6 +255,6 @@ def load_encoder(config: EncoderConfig, folder: Path) -> TextEncoder:
         shape = json.loads((folder / "bag.json").read_text())
         encoder = BagEncoder(config, str(folder), table=torch.zeros(shape["tokens"], shape["width"]))
     else:
-        encoder = TransformerEncoder(config, str(folder))
+        encoder = TransformerEncoder(config, str(folder), use_safetensors=True)      # never a pickle
     encoder.load_head(folder)
     return encoder

@@ -25,7 +25,7 @@ from utils.config import Config, MethodConfig, option
 from utils.data import Batch, Dataset, TextBatch
 from utils.grad_cache import GradCache
 from utils.optim import decay_groups
-from utils.search import exact_topk
+from utils.search import ExactIndex, HnswIndex, build_index
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ class OvaConfig(MethodConfig):
 
 
 class Ova(Method):
-    """Encoder and classifier. Attributes: encoder, weight [own labels, D], bias [own labels] (all labels if loaded)."""
+    """Encoder and classifier. Attributes: encoder, weight [own labels, D], bias [own labels] (all labels if loaded);
+    after prepare_scoring or load: index over all labels."""
 
     Config = OvaConfig
 
@@ -46,7 +47,7 @@ class Ova(Method):
         self.weight = nn.Parameter(torch.zeros(rows, encoder.dim))
         self.bias = nn.Parameter(torch.zeros(rows))
         self.weight.sharded = self.bias.sharded = True
-        self._scorer: tuple[Tensor | np.ndarray, Tensor] | None = None
+        self.index: ExactIndex | HnswIndex | None = None
 
     @classmethod
     def build(cls, config: Config, data: Dataset) -> Ova:
@@ -88,18 +89,17 @@ class Ova(Method):
 
     # ---- scoring
     def prepare_scoring(self, accelerator: Accelerator) -> None:
-        """Gather the classifier's shards: [L, D] on every process."""
-        self._scorer = tuple(distributed.gather_rows(p.detach(), self.num_labels) for p in (self.weight, self.bias))
+        """Gather the classifier's shards, [L, D] on every process; training searches exactly, as in DEXML."""
+        weight, bias = (distributed.gather_rows(p.detach(), self.num_labels) for p in (self.weight, self.bias))
+        self.index = build_index("exact", weight, bias, settings=self.config.eval)
 
     def score(self, queries: TextBatch, k: int) -> tuple[Tensor, Tensor]:
-        weight, bias = self._scorer
-        return exact_topk(self.encoder(queries).float() / self.config.method.tau, weight, k, bias=bias,
-                          block=self.config.eval.label_block)
+        return self.index.search(self.encoder(queries).float() / self.config.method.tau, k)
 
     # ---- saving
     def save(self, folder: Path, accelerator: Accelerator) -> None:
         if distributed.is_main():
-            weight, bias = self._scorer
+            weight, bias = self.index.labels, self.index.bias
             self.encoder.save(folder)
             save_file({"weight": weight.cpu().contiguous(), "bias": bias.cpu().contiguous()},
                       folder / "classifier.safetensors")
@@ -113,5 +113,6 @@ class Ova(Method):
             raise ValueError(f"{folder / 'classifier.safetensors'}: expected weight of shape "
                              f"{tuple(method.weight.shape)}, got {tuple(rows['weight'].shape)}")
         method.load_state_dict({**method.state_dict(), **rows})
-        method._scorer = method.weight.detach(), method.bias.detach()
+        method.index = build_index(config.eval.index, method.weight.detach(), method.bias.detach(),
+                                   settings=config.eval)
         return method

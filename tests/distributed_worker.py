@@ -1,11 +1,46 @@
-"""Run under `accelerate launch`: trains and evaluates each config given, one after the other, in one process group."""
-import sys
+"""Run under `accelerate launch`: trains and evaluates each config given, one after the other, in one process group.
 
+    accelerate launch … -m tests.distributed_worker [--resume] [--die RANK STEP] CONFIG…
+"""
+import argparse
+import json
+import os
+import signal
+
+import train
 from eval import evaluate
 from models import METHOD_CONFIGS
-from train import fit
+from utils import distributed
 from utils.config import load_config
 
+
+def record_losses(die=None):
+    """Keep every step's loss; with `die`, kill that process at that step."""
+    original, losses = train.EpochMeter.add, []
+
+    def add(self, loss, batch):
+        losses.append(float(loss))
+        if die and (distributed.rank(), len(losses)) == tuple(die):
+            os.kill(os.getpid(), signal.SIGKILL)
+        original(self, loss, batch)
+    train.EpochMeter.add = add
+    return original, losses
+
+
+def run(config, resume=False, die=None):
+    original, losses = record_losses(die)
+    folder = train.fit(config, resume=resume)
+    train.EpochMeter.add = original
+    if distributed.is_main():
+        (folder / "steps.json").write_text(json.dumps(losses))
+    evaluate(folder)
+
+
 if __name__ == "__main__":
-    for path in sys.argv[1:]:
-        evaluate(fit(load_config(path, method_configs=METHOD_CONFIGS)))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--die", nargs=2, type=int)
+    parser.add_argument("configs", nargs="+")
+    options = parser.parse_args()
+    for path in options.configs:
+        run(load_config(path, method_configs=METHOD_CONFIGS), options.resume, options.die)

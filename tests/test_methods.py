@@ -86,6 +86,7 @@ def test_batch_size_of_prediction_and_label_blocks_do_not_matter(make_config, na
     expected = method.predict(data.splits["tst"], 7, accelerator)
     assert np.diff(expected.indptr).tolist() == [7] * 20
     method.config = with_values(config, eval={"batch_size": 3, "label_block": 4})
+    method.prepare_scoring(accelerator)
     got = method.predict(data.splits["tst"], 7, accelerator)
     assert (got.indices == expected.indices).all()
     np.testing.assert_allclose(got.data, expected.data, rtol=1e-4, atol=1e-5)

@@ -115,6 +115,11 @@ class EvalConfig:
     top_k: int | None = option(None, "labels kept per point; null = 100 or all labels if there are fewer", ge=1)
     batch_size: int = option(1024, "queries per prediction batch and process", ge=1)
     label_block: int = option(65536, "labels scored at once in exact search: bounds its memory", ge=1)
+    index: Literal["exact", "hnsw"] = option("exact", "search of a saved model's labels; hnsw: approximate, needs "
+                                                      "faiss-cpu. Validation during training is always exact")
+    hnsw_m: int = option(100, "hnsw: neighbours a label keeps in the graph", ge=2)
+    hnsw_ef_construction: int = option(300, "hnsw: candidates looked at when a label is added to the graph", ge=1)
+    hnsw_ef: int = option(300, "hnsw: candidates looked at in a search; at least the labels asked for", ge=1)
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,18 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import torch
 import torch.distributed as dist
+from accelerate import Accelerator
 from torch import Tensor
 
 from losses import Exchange
+
+
+def start(mixed_precision: str | None = None) -> Accelerator:
+    """The Accelerator of this process; without a GPU the processes of a launcher talk over gloo.
+
+    accelerate would otherwise run each of them alone: it takes processes for CPU processes only if told so.
+    """
+    return Accelerator(mixed_precision=mixed_precision, cpu=not torch.accelerator.is_available())
 
 
 def world_size() -> int:

@@ -32,6 +32,9 @@ def from_pretrained(kind: Any, name: str, **options: Any) -> Any:
     Raises:
         ValueError: the encoder cannot be had; says which names and folders were tried.
     """
+    from transformers.utils import logging
+    logging.set_verbosity_error()      # its report of weights that are not used, and its bars, for every load
+    logging.disable_progress_bar()
     source = resolve(name)
     try:
         return kind.from_pretrained(source, local_files_only=True, **options)

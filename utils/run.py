@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import os
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from utils import distributed
-from utils.config import Config, ConfigError, load_config, to_mapping, to_yaml
+from utils.config import Config, ConfigError, load_config, parse_overrides, to_mapping, to_yaml
 
 log = logging.getLogger(__name__)
 VERSIONED = ("torch", "transformers", "tokenizers", "accelerate", "numpy", "scipy", "safetensors")
@@ -172,9 +173,18 @@ def find_run(path: str | Path, method_configs: Mapping[str, type], overrides: An
     if not (folder / "config.yaml").is_file():
         raise ValueError(f"{path}: not a run folder: it has no config.yaml (train.py prints the folder it made)")
     config = load_config(folder / "config.yaml", overrides, method_configs=method_configs)
+    if config.encoder.trust_remote_code and not _asks_for_remote_code(overrides):
+        # The folder may be a stranger's: only who opens it may allow its code to run.
+        log.warning("%s asks to run its own code; refused. If you trust it: --encoder.trust_remote_code true", folder)
+        config = dataclasses.replace(config, encoder=dataclasses.replace(config.encoder, trust_remote_code=False))
     if not settled_folder(folder / "model").is_dir():
         raise ValueError(f"{folder}: the run has no model yet; train it, or go on with train.py --resume")
     return folder, config
+
+
+def _asks_for_remote_code(overrides: Any) -> bool:
+    values = overrides if isinstance(overrides, Mapping) else parse_overrides(overrides)
+    return values.get("encoder", {}).get("trust_remote_code") is True
 
 
 # ---------------------------------------------------------------- logging
@@ -213,7 +223,8 @@ def environment(data_hash: str) -> dict[str, Any]:
             versions[package] = metadata.version(package)
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {"command": sys.argv, "commit": _commit(), "python": platform.python_version(), "versions": versions,
-            "machine": platform.machine(), "cpu": _cpu_name(), "cores": os.cpu_count(), "devices": devices,
+            "host": platform.node(), "machine": platform.machine(), "cpu": _cpu_name(), "cores": os.cpu_count(),
+            "devices": devices,
             "processes": distributed.world_size(), "threads": torch.get_num_threads(), "data_hash": data_hash}
 
 

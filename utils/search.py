@@ -1,14 +1,170 @@
-"""Exact search for the labels with the largest inner product, streamed over blocks of labels."""
+"""Search for the labels with the largest inner product: exact, or approximate by a graph of near neighbours.
+
+    index = build_index("hnsw", labels, bias, settings=config.eval)
+    scores, ids = index.search(queries, k)      # [B, k] each, best first, equal scores by lower label id
+"""
 from __future__ import annotations
+
+import logging
+import time
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from utils.config import EvalConfig
+
+log = logging.getLogger(__name__)
+ROWS_AT_ONCE = 65536      # labels added to a graph at once, so that memory-mapped ones are read piece by piece
+
+
+class ExactIndex:
+    """Scores every label, a block at a time: the memory of a search is B x block.
+
+    Args:
+        labels: [L, D], a tensor or a (memory-mapped) array, which stays on disk as long as queries are on the CPU.
+            For queries on another device everything moves there at the first search.
+        bias: [L] or None, added to a label's inner products.
+        block: labels scored at once.
+    """
+
+    def __init__(self, labels: Tensor | np.ndarray, bias: Tensor | None = None, *, block: int = 65536) -> None:
+        self.labels, self.bias, self.block = labels, bias, block
+
+    def search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """As `exact_topk`."""
+        if queries.device.type != "cpu":
+            self.labels = torch.as_tensor(self.labels).to(queries.device)
+            self.bias = None if self.bias is None else self.bias.to(queries.device)
+        return exact_topk(queries, self.labels, k, bias=self.bias, block=self.block)
+
+
+class HnswIndex:
+    """Approximate search on a hierarchical small-world graph (Malkov & Yashunin, arXiv 1603.09320), by faiss.
+
+    On the CPU, whatever the queries' device. The graph is made at the first search, by every process for itself, and
+    holds a float32 copy of the labels; with more than one thread two builds differ slightly. A bias becomes one more
+    dimension of the labels, in which every query is 1.
+
+    Args:
+        labels, bias: as for ExactIndex.
+        m: neighbours a label keeps (2 m in the lowest layer).
+        ef_construction: candidates looked at when a label is added.
+        ef: candidates looked at in a search; at least k.
+    Raises:
+        ValueError: faiss is not installed.
+    """
+
+    def __init__(self, labels: Tensor | np.ndarray, bias: Tensor | None = None, *, m: int = 100,
+                 ef_construction: int = 300, ef: int = 300) -> None:
+        self.labels, self.bias = labels, bias
+        self.m, self.ef_construction, self.ef = m, ef_construction, ef
+        self.build_seconds = 0.0
+        self._faiss, self._graph = _import_faiss(), None
+
+    def build(self) -> None:
+        """Make the graph, once."""
+        if self._graph is not None:
+            return
+        started, faiss = time.perf_counter(), self._faiss
+        faiss.omp_set_num_threads(torch.get_num_threads())
+        width = self.labels.shape[1] + (self.bias is not None)
+        graph = faiss.IndexHNSWFlat(width, self.m, faiss.METRIC_INNER_PRODUCT)
+        graph.hnsw.efConstruction = self.ef_construction
+        for start in range(0, len(self.labels), ROWS_AT_ONCE):
+            part = slice(start, start + ROWS_AT_ONCE)
+            graph.add(_rows(self.labels[part], None if self.bias is None else self.bias[part]))
+        self._graph, self.build_seconds = graph, time.perf_counter() - started
+        log.info("hnsw: graph over %d labels in %.1f s", len(self.labels), self.build_seconds)
+
+    def search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """As `exact_topk`, approximately; where fewer than k labels are found, id -1 and score -inf fill the row."""
+        _check_k(k, len(self.labels))
+        self.build()
+        self._faiss.omp_set_num_threads(torch.get_num_threads())
+        self._graph.hnsw.efSearch = max(self.ef, k)
+        ones = None if self.bias is None else torch.ones(len(queries))
+        scores, ids = (torch.from_numpy(a) for a in self._graph.search(_rows(queries, ones), k))
+        scores, ids = _best_first(scores.masked_fill(ids < 0, -torch.inf), ids)
+        return scores.to(queries.device), ids.to(queries.device)
+
+
+def _import_faiss() -> Any:
+    logging.getLogger("faiss").setLevel(logging.WARNING)      # it reports the processor it was loaded for
+    try:
+        import faiss
+    except ImportError as error:
+        raise ValueError("eval.index: hnsw needs the package faiss-cpu, which is not installed: "
+                         "`pip install faiss-cpu`, or eval.index: exact") from error
+    return faiss
+
+
+def _rows(vectors: Tensor | np.ndarray, last: Tensor | None) -> np.ndarray:
+    """Vectors [n, D] on any device, and one more dimension [n] or None, as float32 rows [n, D (+ 1)]."""
+    rows = torch.as_tensor(vectors).detach().float().cpu()
+    if last is not None:
+        rows = torch.cat([rows, last.detach().float().cpu()[:, None]], 1)
+    return rows.contiguous().numpy()
+
+
+INDEXES = {
+    "exact": lambda labels, bias, settings: ExactIndex(labels, bias, block=settings.label_block),
+    "hnsw": lambda labels, bias, settings: HnswIndex(labels, bias, m=settings.hnsw_m, ef=settings.hnsw_ef,
+                                                     ef_construction=settings.hnsw_ef_construction),
+}
+
+
+def build_index(name: str, labels: Tensor | np.ndarray, bias: Tensor | None = None, *,
+                settings: EvalConfig) -> ExactIndex | HnswIndex:
+    """The index `name` over labels [L, D] with the section `eval`'s parameters; ValueError for an unknown name."""
+    if name not in INDEXES:
+        raise ValueError(f"unknown index '{name}'; known: {', '.join(INDEXES)}")
+    return INDEXES[name](labels, bias, settings)
+
+
+class Comparison:
+    """An index that answers from the approximate one and searches the exact one too, to tell how well it does."""
+
+    def __init__(self, approximate: HnswIndex, exact: ExactIndex) -> None:
+        self._approximate, self._exact = approximate, exact
+        self._points = self._first = self._found = self._k = 0
+        self._seconds = [0.0, 0.0]      # approximate, exact
+
+    def search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """The approximate result; the first search of both is not timed."""
+        if self._points == 0:
+            for index in (self._approximate, self._exact):
+                index.search(queries[:1], k)
+        (scores, ids), (_, exact_ids) = (self._timed(i, queries, k) for i in range(2))
+        self._points, self._k = self._points + len(queries), k
+        self._first += int((ids[:, 0] == exact_ids[:, 0]).sum())
+        for row, expected in zip(ids.tolist(), exact_ids.tolist(), strict=True):
+            self._found += len(set(row) & set(expected))
+        return scores, ids
+
+    def _timed(self, which: int, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        started = time.perf_counter()
+        scores, ids = (self._approximate, self._exact)[which].search(queries, k)
+        ids = ids.cpu()      # waits for a GPU
+        self._seconds[which] += time.perf_counter() - started
+        return scores, ids
+
+    def report(self) -> dict[str, float]:
+        """Shares of the exact best label and of the exact k best that were found, and milliseconds per point."""
+        points = max(self._points, 1)
+        return {"recall@1": round(self._first / points, 4), "k": self._k,
+                "recall@k": round(self._found / (points * max(self._k, 1)), 4), "points": self._points,
+                "build_seconds": round(self._approximate.build_seconds, 2),
+                "search_ms": round(self._seconds[0] / points * 1000, 4),
+                "exact_ms": round(self._seconds[1] / points * 1000, 4)}
+
 
 def exact_topk(queries: Tensor, labels: Tensor | np.ndarray, k: int, *, bias: Tensor | None = None,
                block: int = 65536) -> tuple[Tensor, Tensor]:
     """The k labels with the largest score for each query, best first; equal scores by lower label id.
+
+    Never in half precision: scores rounded to 8 bits would make ties of different labels.
 
     Args:
         queries: [B, D].
@@ -21,23 +177,51 @@ def exact_topk(queries: Tensor, labels: Tensor | np.ndarray, k: int, *, bias: Te
     Raises:
         ValueError: k is larger than L.
     """
-    total = len(labels)
-    if not 1 <= k <= total:
-        raise ValueError(f"k must be from 1 to the number of labels, {total}; got {k}")
-    best_scores = queries.new_empty(len(queries), 0, dtype=torch.float32)
+    _check_k(k, len(labels))
+    queries = queries.float()
+    best_scores = queries.new_empty(len(queries), 0)
     best_ids = torch.empty(len(queries), 0, dtype=torch.long, device=queries.device)
-    for start in range(0, total, block):
+    for start in range(0, len(labels), block):
         part = labels[start:start + block]
         part = torch.from_numpy(np.ascontiguousarray(part)) if isinstance(part, np.ndarray) else part
-        scores = (queries @ part.to(queries.device, queries.dtype).T).float()                    # [B, block]
+        with torch.autocast(queries.device.type, enabled=False):
+            scores = queries @ part.to(queries.device, queries.dtype).T                          # [B, block]
         if bias is not None:
             scores += bias[start:start + block]
-        scores, ids = scores.topk(min(k, scores.shape[1]))
+        scores, ids = _topk(scores, k)
         best_scores, best_ids = torch.cat([best_scores, scores], 1), torch.cat([best_ids, ids + start], 1)
         if start:
-            best_scores, kept = best_scores.topk(min(k, best_scores.shape[1]))
+            best_scores, kept = _topk(best_scores, k)
             best_ids = best_ids.gather(1, kept)
-    by_id = best_ids.argsort(dim=1)
-    scores, ids = best_scores.gather(1, by_id), best_ids.gather(1, by_id)
+    return best_scores, best_ids
+
+
+def _topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row [B, n] and their columns, best first; equal scores by lower column.
+
+    torch.topk takes any of the entries equal to the k-th; where there are more of them than places, the first win.
+    """
+    k = min(k, scores.shape[1])
+    values, columns = scores.topk(min(k + 1, scores.shape[1]))
+    tied = (values[:, k - 1] == values[:, -1]) if values.shape[1] > k else scores.new_zeros(len(scores)).bool()
+    values, columns = values[:, :k], columns[:, :k]
+    if tied.any():
+        rows, last = scores[tied], values[tied, k - 1:k]
+        rank = -torch.arange(scores.shape[1], dtype=torch.int32, device=scores.device)
+        rank = torch.where(rows == last, rank, torch.iinfo(torch.int32).min).masked_fill(rows > last, 1)
+        columns[tied] = rank.topk(k).indices
+        values[tied] = rows.gather(1, columns[tied])
+    return _best_first(values, columns)
+
+
+def _best_first(scores: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Both [B, k], by descending score, equal scores by lower id."""
+    by_id = ids.argsort(dim=1)
+    scores, ids = scores.gather(1, by_id), ids.gather(1, by_id)
     order = scores.argsort(dim=1, descending=True, stable=True)
     return scores.gather(1, order), ids.gather(1, order)
+
+
+def _check_k(k: int, total: int) -> None:
+    if not 1 <= k <= total:
+        raise ValueError(f"k must be from 1 to the number of labels, {total}; got {k}")
