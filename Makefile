@@ -23,6 +23,10 @@ benchmarks: $(VENV)/installed-dev
 	$(BIN)/python -m benchmarks.metrics
 	$(BIN)/python -m benchmarks.tokenization
 	$(BIN)/python -m benchmarks.prepare
+	$(BIN)/python -m benchmarks.processes speed
+	$(BIN)/python -m benchmarks.processes memory
+	$(BIN)/python -m benchmarks.search
+	$(BIN)/python -m benchmarks.accuracy
 
 # A stamp newer than the requirements says that the environment is ready: a second run sets nothing up again.
 $(VENV)/bin/python:

@@ -1,0 +1,50 @@
+"""One process of benchmarks/processes.py: CONFIG STEPS [--section.key value]; prints its seconds and memory as JSON."""
+import json
+import sys
+import time
+
+import torch
+
+from models import METHOD_CONFIGS, METHODS
+from models.encoder import tokenizer_source
+from utils import distributed
+from utils.config import load_config
+from utils.data import load_dataset, training_batches
+from utils.optim import build_optimizers, clip_gradients
+from utils.pretrained import load_tokenizer
+from utils.run import peak_memory
+
+
+def main() -> None:
+    path, steps, words = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
+    config = load_config(path, words, method_configs=METHOD_CONFIGS)
+    accelerator = distributed.start()
+    torch.set_num_threads(distributed.cpu_threads(config.run.threads))
+    tokenizer = load_tokenizer(tokenizer_source(config.encoder))
+    start = peak_memory(accelerator.device)["memory_mb"]
+    data = load_dataset(config, tokenizer)
+    method = METHODS[config.method.name].build(config, data).train()
+    optimizers = build_optimizers(method.parameter_groups(), config.optim)
+    parameters = list(method.parameters())
+
+    def step(batch) -> None:
+        method.backward(batch, accelerator)
+        distributed.sum_gradients(parameters)
+        clip_gradients(parameters, 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+    batches = [b for epoch in range(1 + steps // 5) for b in training_batches(data.splits["trn"], None, config, epoch)]
+    for batch in batches[:2]:
+        step(batch)
+    distributed.barrier()
+    started = time.perf_counter()
+    for batch in batches[2:2 + steps]:
+        step(batch)
+    distributed.barrier()
+    print(json.dumps({"seconds": time.perf_counter() - started, "start_mb": start,
+                      **peak_memory(accelerator.device)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
