@@ -49,6 +49,7 @@ from utils.data import Batch, Dataset, load_dataset, steps_per_epoch, training_b
 from utils.interrupt import Interrupted, SaveClock  # noqa: E402
 from utils.legacy_config import load_any_config  # noqa: E402
 from utils.optim import build_optimizers, clip_gradients, learning_rate_factor, set_learning_rates  # noqa: E402
+from utils.plan import check_it_fits  # noqa: E402
 from utils.plan import report as plan_report  # noqa: E402
 from utils.pretrained import load_tokenizer  # noqa: E402
 from utils.run import (  # noqa: E402
@@ -93,6 +94,7 @@ def fit_stage(config: Config, resume: bool = False, overwrite: bool = False) -> 
     accelerator = distributed.start(config.train.mixed_precision)
     torch.set_num_threads(distributed.cpu_threads(config.run.threads))
     set_seed(config.run.seed)
+    check_it_fits(config, distributed.world_size())
     data = load_dataset(config, load_tokenizer(tokenizer_source(config.encoder), config.encoder.trust_remote_code))
     check_settings(config, data)
     folder = open_run(config, resume, overwrite)

@@ -4,8 +4,8 @@
     python -m benchmarks.processes memory [--labels 1000000] [--processes 1 2 3] [--json FILE]
 
 `speed`: steps/s of `dexml` all on LF-DebianTitles-small with the bag encoder and a fixed global batch, one process
-pinned to one core against two processes on two cores (gloo). `memory`: largest resident memory of a process in a few steps of
-`dexml` all and `ova` on made labels, D = 64, above that of a process that has only imported the program.
+pinned to one core against two processes on two cores (gloo). `memory`: largest resident memory of a process in a few
+steps of `dexml` all and `ova` on made labels, D = 64, above that of a process that has only imported the program.
 """
 from __future__ import annotations
 

@@ -40,7 +40,8 @@ def build(root, encoder, folder, sections, **more):
     with a tiny eps turns the sign of a rounding error into a whole step.
     """
     base = {"data": {"root": str(root), "name": "tiny", "max_len": 16, "val_fraction": 0.2},
-            "encoder": {"name": "bag", "init": encoder}, "method": {"name": "dexml"}, "optim": {"lr": 0.01, "eps": 1e-4},
+            "encoder": {"name": "bag", "init": encoder}, "method": {"name": "dexml"},
+            "optim": {"lr": 0.01, "eps": 1e-4},
             "train": {"epochs": 2, "batch_size": 17}, "run": {"dir": str(folder), "tensorboard": False, "threads": 1}}
     merged = {s: {**base.get(s, {}), **sections.get(s, {}), **more.get(s, {})} for s in {*base, *sections, *more}}
     merged["encoder"]["name"] = merged["encoder"]["name"] or encoder

@@ -1,0 +1,111 @@
+"""Sizes of a data set and an encoder, read from headers alone: no weights, no text, no matrix (for utils/plan.py)."""
+from __future__ import annotations
+
+import json
+import zipfile
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from utils.config import Config
+from utils.pretrained import from_pretrained, resolve
+from utils.text import check_text_file
+
+MB, GB = 1 << 20, 1 << 30
+
+
+@dataclass(frozen=True)
+class Texts:
+    count: int
+    tokens: int         # of all texts together
+    longest: int
+    file_bytes: int     # of the token file
+
+    def of(self, texts: int) -> int:
+        return ceil(texts * self.tokens / max(self.count, 1))
+
+
+@dataclass(frozen=True)
+class Encoder:
+    dense: int              # parameters
+    largest: int            # of them in the largest tensor
+    width: int
+    dim: int                # D
+    table: int = 0          # rows of the row-sparse table
+    layers: int = 0         # 0 = bag
+    ffn: int = 0
+    heads: int = 0
+    dropout: float = 0.0
+
+
+def matrix_header(path: Path) -> tuple[int, int, int]:
+    """(rows, columns, stored entries) of a scipy .npz, from its headers alone."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file (expected a scipy sparse matrix, points x labels)")
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open("shape.npy") as shape, archive.open("data.npy") as data:
+            rows, columns = np.lib.format.read_array(shape, allow_pickle=False).tolist()
+            return rows, columns, int(np.prod(readers[np.lib.format.read_magic(data)](data)[0]))
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: not a scipy sparse matrix ({error})") from error
+
+
+def text_sizes(path: Path, count: int, max_len: int, cache: Path) -> Texts:
+    """From a token file of this text and length if there is one, else from the first lines at 4 bytes a token."""
+    check_text_file(path)
+    size = path.stat().st_size
+    for name in sorted(cache.glob(f"{path.name}-*.json")):
+        try:
+            info = {"max_len": None, "stat": [None], **json.loads(name.read_text())}
+        except (OSError, ValueError):      # half written or foreign: the run will make it anew
+            continue
+        offsets = name.with_name(name.stem + ".offsets.npy")
+        if info["max_len"] == max_len and info["stat"][0] == size and offsets.is_file():
+            longest = int(np.diff(np.load(offsets, mmap_mode="r")).max(initial=1))
+            itemsize = np.dtype(info["dtype"]).itemsize
+            return Texts(count, info["tokens"], longest, info["tokens"] * itemsize + info["offsets_bytes"])
+    with open(path, "rb") as file:
+        ends = np.flatnonzero(np.frombuffer(file.read(16 * MB), np.uint8) == 10)      # line lengths, not the text
+    tokens = np.minimum(np.diff(ends, prepend=-1) / 4 + 2, max_len) if len(ends) else np.array([max_len])
+    mean = float(tokens.mean())
+    return Texts(count, int(mean * count), ceil(tokens.max()), int((2 * mean + 8) * count))
+
+
+def encoder_sizes(config: Config) -> Encoder:
+    """Parameters and shapes; a transformer is built without storage, its weights are not read."""
+    section = config.encoder
+    remote, projection = {"trust_remote_code": section.trust_remote_code}, section.projection
+    if section.name == "bag":
+        rows, width = _table_shape(section.init, remote)
+        tensors = [projection * width if projection else 0, width * width if section.residual else 0]
+        return Encoder(sum(tensors) + (projection or 0), max(tensors), width, projection or width, rows)
+    from transformers import AutoConfig, AutoModel
+    settings = from_pretrained(AutoConfig, section.name, **remote)
+    if section.layers is not None:
+        settings.num_hidden_layers = min(section.layers, settings.num_hidden_layers)
+    with torch.device("meta"):
+        parameters = AutoModel.from_config(settings, **remote).named_parameters()
+    counts = [p.numel() for name, p in parameters if not name.startswith("pooler.")]
+    width = settings.hidden_size
+    rates = [getattr(settings, n, None) for n in ("attention_probs_dropout_prob", "attention_dropout", "dropout_rate")]
+    dropout = max((r for r in rates if r), default=0.0) if section.dropout is None else section.dropout
+    ffn = next((v for n in ("intermediate_size", "hidden_dim", "d_ff") if (v := getattr(settings, n, None))), 4 * width)
+    return Encoder(sum(counts) + (projection * (width + 1) if projection else 0), max(counts), width,
+                   projection or width, 0, settings.num_hidden_layers, ffn, settings.num_attention_heads, dropout)
+
+
+def _table_shape(source: str, remote: dict) -> tuple[int, int]:
+    weights = Path(resolve(source)) / "model.safetensors"
+    if weights.is_file():
+        from safetensors import safe_open
+        with safe_open(weights, "pt") as file:
+            names = [n for n in file.keys() if n.endswith("word_embeddings.weight")]      # noqa: SIM118
+            if len(names) == 1:
+                return tuple(file.get_slice(names[0]).get_shape())
+    from transformers import AutoConfig
+    settings = from_pretrained(AutoConfig, source, **remote)
+    return settings.vocab_size, settings.hidden_size
