@@ -2,7 +2,7 @@
 
     python eval.py Results/XMCKit/LF-DebianTitles-small/dexml         # test split
     python eval.py val RUN                                            # or trn; RUN = folder or its config.yaml
-    python eval.py RUN --data.root /elsewhere/Datasets                # sections data and eval can be overridden
+    python eval.py RUN --data.root /elsewhere/Datasets                # what does not change the model can be overridden
     python eval.py RUN --eval.index hnsw                              # approximate search; logs its recall
 
 Writes <split>_metrics.json (percent) and <split>_score_mat.npz (scipy CSR, points x labels) into the run folder.
@@ -13,12 +13,16 @@ import argparse
 import sys
 from pathlib import Path
 
+from utils.config import split_words
 
-def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     allow_abbrev=False)
     parser.add_argument("split", nargs="?", default="tst", help="trn, val or tst (default tst)")
     parser.add_argument("run", help="run folder or its config.yaml")
-    return parser.parse_known_args(arguments)
+    words, overrides = split_words(sys.argv[1:])
+    return parser.parse_args(words), overrides
 
 
 if __name__ == "__main__":
@@ -32,10 +36,10 @@ import scipy.sparse as sp  # noqa: E402
 import torch  # noqa: E402
 from accelerate import Accelerator  # noqa: E402
 
-from models import METHOD_CONFIGS, METHODS  # noqa: E402
+from models import METHOD_CONFIGS, load_method  # noqa: E402
 from models.method import Method  # noqa: E402
 from utils import distributed, metrics  # noqa: E402
-from utils.config import Config  # noqa: E402
+from utils.config import Config, ConfigError  # noqa: E402
 from utils.data import SPLITS, Dataset, Split, load_dataset  # noqa: E402
 from utils.pretrained import load_tokenizer  # noqa: E402
 from utils.run import find_run, start_logging, write_json, written_whole  # noqa: E402
@@ -55,6 +59,14 @@ def kept_labels(config: Config, data: Dataset) -> int:
     """Labels predicted per point: `eval.top_k`, and as many as the metrics need."""
     ks = metric_ks(config, data)
     return max(config.eval.top_k or min(max(USUAL_TOP_K, *ks), data.num_labels), *ks)
+
+
+def check_ks(config: Config, data: Dataset) -> None:
+    """No k may be larger than the number of labels."""
+    for key, values in (("eval.ks", config.eval.ks or ()), ("eval.top_k", (config.eval.top_k or 1,))):
+        if max(values, default=1) > data.num_labels:
+            raise ConfigError(f"{key} is {max(values)}, larger than the number of labels of {data.name}, "
+                              f"{data.num_labels}")
 
 
 def score_split(config: Config, method: Method, data: Dataset, split: str, accelerator: Accelerator,
@@ -81,7 +93,16 @@ def evaluate(run: str | Path, split: str = "tst", overrides: list[str] | None = 
     torch.set_num_threads(distributed.cpu_threads(config.run.threads))
     data = load_dataset(config, load_tokenizer(str(folder / "model"), config.encoder.trust_remote_code))
     check_split(data, folder)
-    method = METHODS[config.method.name].load(config, folder / "model", data.num_labels).to(accelerator.device)
+    if len(data.splits[split]) == 0:
+        raise ValueError(f"split {split} of {data.name} has no points "
+                         f"(data.val_fraction is {config.data.val_fraction})")
+    if data.splits[split].relevance.nnz == 0:
+        log.warning("no point of split %s has a label: every metric is 0", split)
+    method = load_method(config, folder).to(accelerator.device)
+    if method.num_labels != data.num_labels:
+        raise ValueError(f"{data.folder} has {data.num_labels} labels, the model of {folder} {method.num_labels}; "
+                         "it is not the data set of this run")
+    check_ks(config, data)
     check_index(config, method)
     started = time.perf_counter()
     result, scores = score_split(config, method, data, split, accelerator)
@@ -125,7 +146,11 @@ def compare_index(config: Config, method: Method, split: Split, k: int, accelera
 
 def check_split(data: Dataset, folder: Path) -> None:
     """The validation split must be the run's own, or a model would be measured on points it was trained on."""
-    saved = np.load(folder / "val_rows.npy", allow_pickle=False)
+    path = folder / "val_rows.npy"
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; without it the validation points cannot be told from the training "
+                         "points")
+    saved = np.load(path, allow_pickle=False)
     if not np.array_equal(saved, data.splits["val"].rows):
         raise ValueError(f"{folder / 'val_rows.npy'}: the data set {data.folder} gives another validation split than "
                          "the run was trained with; it is not the same data or data.val_fraction was overridden")
@@ -135,8 +160,10 @@ def main(options: argparse.Namespace, words: list[str]) -> None:
     start_logging()
     try:
         evaluate(options.run, options.split, words)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; nothing was written")
 
 
 if __name__ == "__main__":

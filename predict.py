@@ -11,17 +11,21 @@ import argparse
 import sys
 from pathlib import Path
 
+from utils.config import split_words
 
-def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     allow_abbrev=False)
     parser.add_argument("run", help="run folder or its config.yaml")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--text", action="append", help="a text; may be given several times")
     source.add_argument("--texts", help="file with one text a line")
-    parser.add_argument("--k", type=int, default=5, help="labels per text (default 5)")
+    parser.add_argument("--k", type=int, help="labels per text (default 5, or all if there are fewer)")
     parser.add_argument("--labels", help="file with one label text a line, ranked instead of the data set's labels")
     parser.add_argument("--out", help="write to this file instead of the screen")
-    return parser.parse_known_args(arguments)
+    words, overrides = split_words(sys.argv[1:])
+    return parser.parse_args(words), overrides
 
 
 if __name__ == "__main__":
@@ -34,12 +38,12 @@ from collections.abc import Iterable, Iterator, Sequence  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from models import METHOD_CONFIGS, METHODS  # noqa: E402
+from models import METHOD_CONFIGS, load_method  # noqa: E402
 from utils import distributed  # noqa: E402
-from utils.data import check_dataset_folder  # noqa: E402
+from utils.data import check_dataset_folder, label_texts  # noqa: E402
 from utils.pretrained import load_tokenizer  # noqa: E402
 from utils.run import find_run, start_logging, written_whole  # noqa: E402
-from utils.text import TextLines, iter_lines  # noqa: E402
+from utils.text import iter_lines  # noqa: E402
 from utils.tokenization_utils import Tokenizer, tokenize_texts  # noqa: E402
 
 TEXTS_AT_ONCE = 1 << 14
@@ -59,15 +63,10 @@ class Predictor:
         self.accelerator = distributed.start(config.train.mixed_precision)
         tokenizer = load_tokenizer(str(folder / "model"), config.encoder.trust_remote_code)
         self._tokenizer = Tokenizer(tokenizer, config.data.max_len)
-        info = json.loads((folder / "model" / "method.json").read_text())
-        self.method = METHODS[config.method.name].load(config, folder / "model", info["num_labels"])
-        self.method.to(self.accelerator.device)
+        self.method = load_method(config, folder).to(self.accelerator.device)
         if labels is None:
             check_dataset_folder(config.dataset_folder)
-            self.label_texts: Sequence[str] = TextLines(config.dataset_folder / "raw" / "Y.txt")
-            if len(self.label_texts) != info["num_labels"]:
-                raise ValueError(f"{config.dataset_folder / 'raw' / 'Y.txt'} has {len(self.label_texts)} lines, the "
-                                 f"model {info['num_labels']} labels; it is not the data set of this run")
+            self.label_texts: Sequence[str] = label_texts(config.dataset_folder, self.method.num_labels)
         else:
             self.label_texts = labels
             length = config.data.label_max_len or config.data.max_len
@@ -105,15 +104,18 @@ def main(options: argparse.Namespace, words: list[str]) -> None:
     try:
         labels = list(iter_lines(options.labels)) if options.labels else None
         predictor = Predictor(options.run, labels, words)
-        lines = predict_lines(predictor, options.text or iter_lines(options.texts), options.k)
+        k = min(5, len(predictor.label_texts)) if options.k is None else options.k
+        lines = predict_lines(predictor, options.text or iter_lines(options.texts), k)
         if options.out and distributed.is_main():
             with written_whole(Path(options.out)) as partial, open(partial, "w", encoding="utf-8") as file:
                 file.writelines(line + "\n" for line in lines)
         else:
             for line in lines:
                 print(line)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
 
 
 if __name__ == "__main__":

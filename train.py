@@ -14,15 +14,20 @@ import argparse
 import sys
 from pathlib import Path
 
+from utils.config import split_words
 
-def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     allow_abbrev=False)
     parser.add_argument("config", help="YAML config (of this project, or of the older DEXML and ELIAS code)")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
-    parser.add_argument("--overwrite", action="store_true", help="replace the run that the folder holds")
+    folder = parser.add_mutually_exclusive_group()
+    folder.add_argument("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
+    folder.add_argument("--overwrite", action="store_true", help="replace the run that the folder holds")
     parser.add_argument("--plan", action="store_true", help="print the memory and messages that a run needs, and stop")
     parser.add_argument("--processes", type=int, default=1, help="with --plan: processes to plan for (default 1)")
-    return parser.parse_known_args(arguments)
+    words, overrides = split_words(sys.argv[1:])
+    return parser.parse_args(words), overrides
 
 
 if __name__ == "__main__":
@@ -38,8 +43,8 @@ import torch  # noqa: E402
 from accelerate import Accelerator  # noqa: E402
 from accelerate.utils import set_seed  # noqa: E402
 
-from eval import score_split  # noqa: E402
-from models import METHOD_CONFIGS, METHODS  # noqa: E402
+from eval import check_ks, metric_ks, score_split  # noqa: E402
+from models import METHOD_CONFIGS, METHODS, load_method  # noqa: E402
 from models.encoder import tokenizer_source  # noqa: E402
 from models.method import Method, progress  # noqa: E402
 from utils import distributed  # noqa: E402
@@ -48,19 +53,19 @@ from utils.config import Config, ConfigError, stage_config  # noqa: E402
 from utils.data import Batch, Dataset, load_dataset, steps_per_epoch, training_batches  # noqa: E402
 from utils.interrupt import Interrupted, SaveClock  # noqa: E402
 from utils.legacy_config import load_any_config  # noqa: E402
+from utils.metrics import NAMES  # noqa: E402
 from utils.optim import build_optimizers, clip_gradients, learning_rate_factor, set_learning_rates  # noqa: E402
 from utils.plan import check_it_fits  # noqa: E402
 from utils.plan import report as plan_report  # noqa: E402
 from utils.pretrained import load_tokenizer  # noqa: E402
 from utils.run import (  # noqa: E402
     MetricLog,
-    clear_run,
-    environment,
     find_run,
     folder_written_whole,
     open_run,
     peak_memory,
     start_logging,
+    write_environment,
     write_json,
     written_whole,
 )
@@ -70,44 +75,52 @@ CHECK_EVERY = 20      # steps between two looks at the losses: each look is one 
 
 
 def fit(config: Config, resume: bool = False, overwrite: bool = False) -> Path:
-    """Train `config` (all its stages) and return the run folder, which then holds the best model on validation."""
-    if not config.stages:
-        return fit_stage(config, resume, overwrite)
+    """Train `config` (all its stages) and return the run folder, which then holds the best model on validation.
+
+    Args:
+        resume: go on from the folder's last checkpoint, if there is one.
+        overwrite: replace the run that the folder holds, once the new one has been set up.
+    """
     folder, start = config.run_folder, config.run.start_from
-    if overwrite and not resume and distributed.is_main():
-        clear_run(folder)      # all stages at once, or the last one would remove those before it
+    if not config.stages:
+        return fit_stage(config, folder, resume, overwrite)
     for number, stage in enumerate(config.stages):
         last = number == len(config.stages) - 1
         overlay = {**stage, "run": {**stage.get("run", {}), "start_from": start,
                                     "dir": str(folder if last else folder / "stages" / stage["name"])}}
         current = stage_config(config, overlay, METHOD_CONFIGS)
-        done = (current.run_folder / "finished").exists() and resume
+        done = resume and (current.run_folder / "finished").exists()
         log.info("stage %s (%d of %d)%s", stage["name"], number + 1, len(config.stages), ": finished" if done else "")
-        if not done:
-            fit_stage(current, resume, overwrite)
+        if not done:      # the first one replaces all of an older run
+            fit_stage(current, folder, resume, overwrite and number == 0)
         start = str(current.run_folder)
     return folder
 
 
-def fit_stage(config: Config, resume: bool = False, overwrite: bool = False) -> Path:
-    """One training run: read data, build the method, loop over epochs, keep the best checkpoint."""
+def fit_stage(config: Config, whole: Path, resume: bool = False, overwrite: bool = False) -> Path:
+    """One training run: read data, build the method, loop over epochs, keep the best checkpoint.
+
+    Args:
+        whole: folder of the whole run, that of all stages.
+    """
     accelerator = distributed.start(config.train.mixed_precision)
     torch.set_num_threads(distributed.cpu_threads(config.run.threads))
     set_seed(config.run.seed)
     check_it_fits(config, distributed.world_size())
     data = load_dataset(config, load_tokenizer(tokenizer_source(config.encoder), config.encoder.trust_remote_code))
     check_settings(config, data)
-    folder = open_run(config, resume, overwrite)
+    method = METHODS[config.method.name].build(config, data).to(accelerator.device)
+    if config.run.start_from:
+        start, before = find_run(config.run.start_from, METHOD_CONFIGS)
+        method.start_from(load_method(before, start).to(accelerator.device))
+    folder = open_run(config, whole, resume, overwrite)      # only now: what fails before leaves nothing behind
     start_logging(folder)
     if distributed.is_main():
-        write_json(folder / "environment.json", environment(data.hash))
+        write_environment(folder, data.hash)
         with written_whole(folder / "val_rows.npy") as partial, open(partial, "wb") as file:
             np.save(file, data.splits["val"].rows)
     log.info("%s: %d training, %d validation, %d test points, %d labels, data %s", data.name,
              *(len(data.splits[s]) for s in ("trn", "val", "tst")), data.num_labels, data.hash)
-    method = METHODS[config.method.name].build(config, data).to(accelerator.device)
-    if config.run.start_from:
-        method.start_from(load_model(config.run.start_from, data.num_labels).to(accelerator.device))
     distributed.separate_random_states(config.run.seed)
     return _train(config, method, data, folder, accelerator, resume)
 
@@ -214,8 +227,10 @@ class EpochMeter:
             if not math.isfinite(value):
                 step = state.step - len(values) + offset + 1
                 raise FloatingPointError(
-                    f"the loss became {value} at step {step} (epoch {state.epoch + 1}); training stops. The last "
-                    f"good checkpoint is kept in {self._run.folder}. A lower optim.lr or optim.clip_norm may help.")
+                    f"the loss became {value} at step {step} (epoch {state.epoch + 1}); training stops. "
+                    + (f"The last good checkpoint is kept in {self._run.folder}. " if state.best_epoch is not None
+                       else "There is no checkpoint yet. ")
+                    + "A new run with a lower optim.lr or optim.clip_norm may help.")
             state.loss_sum += value
         self._pending = []
         now = time.perf_counter()
@@ -260,13 +275,10 @@ def keep_best(run: Run, loss: float) -> None:
 
 def tracked_metric(config: Config, metrics: dict[str, float]) -> str:
     """Name of the metric that selects the checkpoint."""
-    name = config.train.track_metric
-    if name is None:
-        computed = [int(m.partition("@")[2]) for m in metrics if m.startswith("nDCG@")]
-        return f"nDCG@{max([k for k in computed if k <= 5], default=min(computed))}"
-    if name not in metrics:
-        raise ConfigError(f"train.track_metric '{name}' is not computed; computed: {', '.join(metrics)}")
-    return name
+    if config.train.track_metric:
+        return config.train.track_metric
+    computed = [int(m.partition("@")[2]) for m in metrics if m.startswith("nDCG@")]
+    return f"nDCG@{max([k for k in computed if k <= 5], default=min(computed))}"
 
 
 def _out_of_patience(state: Progress, config: Config) -> bool:
@@ -281,16 +293,11 @@ def check_settings(config: Config, data: Dataset) -> None:
     if config.train.batch_size < distributed.world_size():
         raise ConfigError(f"train.batch_size is {config.train.batch_size}, smaller than the number of processes, "
                           f"{distributed.world_size()}; each needs a query of every batch")
-    for key, values in (("eval.ks", config.eval.ks or ()), ("eval.top_k", [config.eval.top_k or 1])):
-        if max(values, default=1) > data.num_labels:
-            raise ConfigError(f"{key} is {max(values)}, larger than the number of labels of {data.name}, "
-                              f"{data.num_labels}")
-
-
-def load_model(run: str, num_labels: int) -> Method:
-    """The model of another run, to start from."""
-    folder, config = find_run(run, METHOD_CONFIGS)
-    return METHODS[config.method.name].load(config, folder / "model", num_labels)
+    check_ks(config, data)
+    computed = [f"{name}@{k}" for name in NAMES for k in metric_ks(config, data)]
+    if config.train.track_metric not in (None, *computed):
+        raise ConfigError(f"train.track_metric '{config.train.track_metric}' is not computed; computed: "
+                          f"{', '.join(computed)}")
 
 
 def main(options: argparse.Namespace, words: list[str]) -> None:
@@ -305,6 +312,8 @@ def main(options: argparse.Namespace, words: list[str]) -> None:
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         sys.exit(128 + stop.signal_number)
+    except KeyboardInterrupt:
+        sys.exit("interrupted before training began; nothing was lost")
     if distributed.is_main():
         print(f"run: {folder}")
 

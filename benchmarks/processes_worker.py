@@ -1,4 +1,4 @@
-"""One process of benchmarks/processes.py: CONFIG STEPS [--section.key value]; prints its seconds and memory as JSON."""
+"""A process of benchmarks/processes.py: CONFIG STEPS [--section.key value]; the main one prints its seconds and the largest memory as JSON."""
 import json
 import sys
 import time
@@ -42,8 +42,9 @@ def main() -> None:
     for batch in batches[2:2 + steps]:
         step(batch)
     distributed.barrier()
-    print(json.dumps({"seconds": time.perf_counter() - started, "start_mb": start,
-                      **peak_memory(accelerator.device)}), flush=True)
+    memory = distributed.agree(int(peak_memory(accelerator.device)["memory_mb"]))
+    if distributed.is_main():
+        print(json.dumps({"seconds": time.perf_counter() - started, "start_mb": start, "memory_mb": memory}), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,30 @@
 """The registry of methods: method.name -> class."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError
+
 from models.dexml import Dexml
+from models.method import Method
 from models.ova import Ova
+from utils.config import Config
 
 METHODS = {"dexml": Dexml, "ova": Ova}
 METHOD_CONFIGS = {name: method.Config for name, method in METHODS.items()}
+
+
+def load_method(config: Config, run_folder: Path) -> Method:
+    """The trained model of a run, ready to score.
+
+    Raises:
+        ValueError: a file of the model is missing, damaged, or does not fit the run's config.
+    """
+    folder = run_folder / "model"
+    try:
+        labels = json.loads((folder / "method.json").read_text())["num_labels"]
+        return METHODS[config.method.name].load(config, folder, labels)
+    except (OSError, RuntimeError, KeyError, ValueError, SafetensorError) as error:
+        raise ValueError(f"{folder}: the model cannot be loaded; a file is missing or damaged, or it is of another "
+                         f"config: {' '.join(str(error).split())}") from error

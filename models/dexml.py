@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -20,12 +19,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from losses import LOSSES
 from models.encoder import TextEncoder, build_encoder, load_encoder
 from models.label_pool import LabelPool, sample_positives, sample_size
-from models.method import Method, encode_rows
+from models.method import Method, encode_rows, loss_function
 from utils import distributed
-from utils.config import Config, LossConfig, MethodConfig, option
+from utils.config import Config, MethodConfig, option
 from utils.data import Batch, Dataset, TextBatch
 from utils.grad_cache import GradCache
 from utils.search import ExactIndex, HnswIndex, build_index
@@ -47,12 +45,6 @@ class DexmlConfig(MethodConfig):
     refresh_interval: int = option(1, "hnm: epochs between two minings of the shortlists", ge=1)
 
 
-def loss_function(config: LossConfig):
-    """The configured loss with its options bound."""
-    options = {"k": config.k, "alpha": config.alpha} if config.name == "soft-topk" else {}
-    return partial(LOSSES[config.name], **options)
-
-
 class Dexml(Method):
     """The dual encoder. Attributes: encoder; after prepare_scoring or load: label_embeddings [L, D], index."""
 
@@ -69,6 +61,9 @@ class Dexml(Method):
 
     @classmethod
     def build(cls, config: Config, data: Dataset) -> Dexml:
+        if data.label_tokens is None:
+            raise ValueError(f"{data.folder / 'raw' / 'Y.txt'}: no such file; method dexml encodes the labels' texts "
+                             "(ova needs none)")
         return cls(config, data.num_labels, data, build_encoder(config.encoder, data))
 
     # ---- training

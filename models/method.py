@@ -7,7 +7,8 @@ sums the shares (utils.distributed.sum_gradients), so 1 and G processes take the
 """
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from losses import LOSSES
 from utils import distributed
-from utils.config import Config, MethodConfig
+from utils.config import Config, LossConfig, MethodConfig
 from utils.data import Batch, Dataset, Split, TextBatch, sequential_batches
 from utils.optim import decay_groups
 from utils.sparse import remove_pairs, topk_csr, topk_rows
@@ -133,7 +135,17 @@ class Method(nn.Module):
         """Take the parameters of another run's model (`run.start_from`, or the stage before)."""
         if type(other) is not type(self):
             raise ValueError(f"a {type(self).__name__} run cannot start from a {type(other).__name__} run")
-        self.load_state_dict(other.state_dict())
+        try:
+            self.load_state_dict(other.state_dict())
+        except RuntimeError as error:
+            raise ValueError(f"run.start_from: the model does not fit this config: {' '.join(str(error).split())}"
+                             ) from error
+
+
+def loss_function(config: LossConfig) -> Callable[..., Tensor]:
+    """The configured loss with its options bound."""
+    options = {"k": config.k, "alpha": config.alpha} if config.name == "soft-topk" else {}
+    return partial(LOSSES[config.name], **options)
 
 
 def keep_topk(scores: sp.csr_matrix, k: int) -> sp.csr_matrix:

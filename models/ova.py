@@ -16,10 +16,9 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from models.dexml import loss_function
 from models.encoder import TextEncoder, build_encoder, load_encoder
 from models.label_pool import LabelPool, sample_positives, sample_size
-from models.method import Method
+from models.method import Method, loss_function
 from utils import distributed
 from utils.config import Config, MethodConfig, option
 from utils.data import Batch, Dataset, TextBatch
@@ -81,9 +80,16 @@ class Ova(Method):
 
     def start_from(self, other: Method) -> None:
         """Another run's encoder, and its classifier rows if it has any."""
-        self.encoder.load_state_dict(other.encoder.state_dict())
+        own = distributed.share(self.num_labels)
+        if isinstance(other, Ova) and other.num_labels != self.num_labels:
+            raise ValueError(f"run.start_from: its classifier has {other.num_labels} labels, "
+                             f"this run {self.num_labels}")
+        try:
+            self.encoder.load_state_dict(other.encoder.state_dict())
+        except RuntimeError as error:
+            raise ValueError(f"run.start_from: the encoder does not fit this config: {' '.join(str(error).split())}"
+                             ) from error
         if isinstance(other, Ova):
-            own = distributed.share(self.num_labels)
             for mine, theirs in ((self.weight, other.weight), (self.bias, other.bias)):
                 mine.data.copy_(theirs.data[own.start:own.stop])
 

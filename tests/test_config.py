@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 
 from models import METHOD_CONFIGS
-from utils.config import ConfigError, build_config, describe, load_config, parse_overrides, stage_config, to_yaml
+from utils.config import (
+    ConfigError,
+    build_config,
+    describe,
+    load_config,
+    parse_overrides,
+    split_words,
+    stage_config,
+    to_yaml,
+)
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = [p for p in sorted((ROOT / "configs").rglob("*.yaml"))
@@ -147,8 +156,19 @@ def test_every_key_is_described():
             assert not line.rstrip().endswith(":"), f"no meaning given: {line}"
 
 
+def test_words_may_come_in_any_order():
+    words = ["--train.epochs", "3", "c.yaml", "--run.seed=1", "--resume"]
+    assert split_words(words) == (["c.yaml", "--resume"], ["--train.epochs", "3", "--run.seed=1"])
+
+
+def test_run_names_are_plain(plain):
+    for name in ("../x", "a/b", ".hidden"):
+        with pytest.raises(ConfigError, match="run.expname must be a plain folder name"):
+            load(plain, "--run.expname", name)
+
+
 def test_build_config_needs_a_known_method():
-    with pytest.raises(ConfigError, match="unknown method.name ''"):
+    with pytest.raises(ConfigError, match="method.name is missing; known: dexml"):
         build_config({"data": {"name": "D"}}, METHOD_CONFIGS, {})
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 import eval as evaluation
 import train
 from models.dexml import Dexml
-from tests.conftest import with_values
+from tests.conftest import with_values, write_dataset
 from utils.config import ConfigError, to_yaml
 from utils.run import folder_written_whole, settled_folder, written_whole
 
@@ -189,12 +189,94 @@ def test_a_run_starts_from_another_ones_model(make_config, tmp_path):
 
 def test_evaluation_refuses_another_validation_split(make_config):
     folder = train.fit(make_config())
+    rows = np.load(folder / "val_rows.npy")
+    np.save(folder / "val_rows.npy", rows + 1)
     with pytest.raises(ValueError, match="another validation split"):
-        evaluation.evaluate(folder, "val", ["--data.val_fraction", "0.5"])
+        evaluation.evaluate(folder, "val")
+    (folder / "val_rows.npy").unlink()
+    with pytest.raises(ValueError, match=r"val_rows.npy: no such file"):
+        evaluation.evaluate(folder, "val")
     with pytest.raises(ValueError, match="split must be one of trn, val, tst, got 'test'"):
         evaluation.evaluate(folder, "test")
     with pytest.raises(ValueError, match="not a run folder"):
         evaluation.evaluate(folder / "nothing")
+
+
+def test_what_the_run_fixed_cannot_be_overridden_later(make_config, caplog):
+    folder = train.fit(make_config())
+    for word in ("--data.max_len", "--encoder.normalize", "--method.tau"):
+        with pytest.raises(ConfigError, match=f"{word[2:]} is fixed by the run; what can be overridden: eval"):
+            evaluation.evaluate(folder, "tst", [word, "5"])
+    with pytest.raises(ConfigError, match="eval.ks is 21, larger than the number of labels of tiny, 20"):
+        evaluation.evaluate(folder, "tst", ["--eval.ks", "[1, 21]"])
+    assert set(evaluation.evaluate(folder, "tst", ["--eval.ks", "[1, 2]"])) >= {"P@1", "P@2"}
+
+
+def test_a_failed_start_leaves_nothing_and_takes_nothing(make_config, tmp_path):
+    """Whatever is refused before the first step neither makes a folder nor removes the run that is there."""
+    config = make_config()
+    good = train.fit(config)
+    before = weights(good)
+    for change in ({"encoder": {"init": "no/such"}}, {"data": {"name": "tinny"}}, {"train": {"track_metric": "P@7"}},
+                   {"run": {"start_from": str(tmp_path / "nothing")}}):
+        bad = with_values(config, **change)
+        with pytest.raises(ValueError):
+            train.fit(bad, overwrite=True)
+        assert equal(before, weights(good))
+        fresh = with_values(bad, run={"dir": str(tmp_path / "fresh")})
+        with pytest.raises(ValueError):
+            train.fit(fresh)
+        assert not (tmp_path / "fresh").exists()
+    staged = with_values(config, data={"name": "tinny"})
+    with pytest.raises(ValueError):
+        train.fit(type(staged)(**{**vars(staged), "stages": ({"name": "a"}, {"name": "b"})}), overwrite=True)
+    assert equal(before, weights(good))
+
+
+def test_damaged_models_are_one_clear_error(make_config):
+    folder = train.fit(make_config())
+    for name in ("head.safetensors", "method.json", "label_embeddings.npy", "bag.json"):
+        path = folder / "model" / name
+        whole = path.read_bytes()
+        path.write_bytes(whole[:len(whole) // 2])
+        with pytest.raises(ValueError, match="the model cannot be loaded; a file is missing or damaged"):
+            evaluation.evaluate(folder)
+        path.unlink()
+        with pytest.raises(ValueError, match="the model cannot be loaded; a file is missing or damaged"):
+            evaluation.evaluate(folder)
+        path.write_bytes(whole)
+
+
+def test_labels_without_texts(make_config, tmp_path):
+    from predict import Predictor
+    root = tmp_path / "sets"
+    (write_dataset(root / "tiny") / "raw" / "Y.txt").unlink()
+    with pytest.raises(ValueError, match=r"Y.txt: no such file; method dexml encodes the labels' texts"):
+        train.fit(make_config(data={"root": str(root)}))
+    folder = train.fit(make_config(data={"root": str(root)}, method={"name": "ova", "tau": 0.1}))
+    assert evaluation.evaluate(folder)["P@1"] >= 0
+    assert Predictor(folder)(["the linux tool"], k=1)[0][0]["text"].startswith("label ")
+
+
+def test_splits_without_points_or_labels(make_config, tmp_path, caplog):
+    import scipy.sparse as sp
+    folder = train.fit(make_config(data={"val_fraction": 0.0}))
+    with pytest.raises(ValueError, match=r"split val of tiny has no points \(data.val_fraction is 0.0\)"):
+        evaluation.evaluate(folder, "val")
+    made = write_dataset(tmp_path / "sets" / "tiny")
+    sp.save_npz(made / "Y.tst.npz", sp.csr_matrix((20, 20), dtype=np.float32))
+    empty = train.fit(make_config(data={"root": str(made.parent)}, run={"dir": str(tmp_path / "empty")}))
+    assert evaluation.evaluate(empty)["P@1"] == 0.0
+
+
+def test_resuming_keeps_where_the_run_began(make_config):
+    config = make_config()
+    folder = train.fit(config)
+    first = json.loads((folder / "environment.json").read_text())
+    train.fit(config, resume=True)
+    again = json.loads((folder / "environment.json").read_text())
+    assert {k: v for k, v in again.items() if k != "resumed"} == first
+    assert len(again["resumed"]) == 1
 
 
 def test_validation_metrics_of_eval_are_those_of_training(make_config):
@@ -228,7 +310,7 @@ def test_commands(make_config, tmp_path):
     """train.py, eval.py and predict.py as commands."""
     config = tmp_path / "my.yaml"
     config.write_text(to_yaml(make_config(run={"dir": None, "root": str(tmp_path / "R"), "expname": None})))
-    command = [sys.executable, "train.py", str(config), "--train.epochs", "3"]
+    command = [sys.executable, "train.py", "--train.epochs", "3", str(config)]
     got = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     folder = tmp_path / "R" / "XMCKit" / "tiny" / "my"
     assert got.stdout.splitlines()[-1] == f"run: {folder}"
@@ -249,6 +331,11 @@ def test_commands(make_config, tmp_path):
     assert [r["text"] for r in rows] == ["the kernel tool", "", "font and mail"]
     assert all(len(r["labels"]) == 2 for r in rows)
     assert {"label", "text", "score"} == set(rows[0]["labels"][0])
+    names = tmp_path / "new.txt"
+    names.write_text("zebra\nkernel\n")
+    got = subprocess.run([sys.executable, "predict.py", str(folder), "--text", "x", "--labels", str(names)],
+                         capture_output=True, text=True, check=True, cwd=ROOT)
+    assert len(json.loads(got.stdout)["labels"]) == 2      # the default k gives way to fewer labels
     got = subprocess.run([sys.executable, "predict.py", str(folder), "--text", "x", "--k", "21"], capture_output=True,
                          text=True, cwd=ROOT)
     assert got.returncode == 1

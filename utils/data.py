@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -100,29 +100,39 @@ class Dataset:
     name: str
     folder: Path
     config: DataConfig
-    label_tokens: Ragged
+    label_tokens: Ragged | None    # None where the labels have no texts
+    num_labels: int
     splits: dict[str, Split]
     label_counts: np.ndarray       # [L] training points (validation included) a label has: the field's N_l
     num_train: int                 # training points, validation included: the field's N
     hash: str                      # of both relevance matrices
 
-    @property
-    def num_labels(self) -> int:
-        return len(self.label_tokens)
-
     @cached_property
-    def label_texts(self) -> TextLines:
-        return TextLines(self.folder / "raw" / "Y.txt")
+    def label_texts(self) -> Sequence[str]:
+        return label_texts(self.folder, self.num_labels)
 
     def token_document_counts(self, vocab_size: int) -> tuple[np.ndarray, int]:
         """In how many training and label texts each token occurs [V], and how many texts there are."""
         counts = np.zeros(vocab_size, np.int64)
-        for tokens in (self.splits["trn"].tokens, self.label_tokens):
+        sources = [tokens for tokens in (self.splits["trn"].tokens, self.label_tokens) if tokens is not None]
+        for tokens in sources:
             for start in range(0, len(tokens), 1 << 16):
                 ids, lengths = tokens.take(np.arange(start, min(start + (1 << 16), len(tokens))))
                 pairs = np.unique(np.repeat(np.arange(len(lengths)), lengths) * vocab_size + ids)
                 counts += np.bincount(pairs % vocab_size, minlength=vocab_size)
-        return counts, len(self.splits["trn"].tokens) + len(self.label_tokens)
+        return counts, sum(map(len, sources))
+
+
+def label_texts(folder: Path, num_labels: int) -> Sequence[str]:
+    """The labels' texts by id; `label 17` where the data set has none."""
+    path = folder / "raw" / "Y.txt"
+    if not path.exists():
+        return [f"label {i}" for i in range(num_labels)]
+    lines = TextLines(path)
+    if len(lines) != num_labels:
+        raise ValueError(f"{path} has {len(lines):,} lines, expected one for each of {num_labels:,} labels; it is not "
+                         "the data set of this run")
+    return lines
 
 
 def _dataset_hash(*matrices: sp.csr_matrix) -> str:
@@ -154,13 +164,18 @@ def load_dataset(config: Config, tokenizer_source) -> Dataset:
     data, folder = config.data, config.dataset_folder
     check_dataset_folder(folder)
     texts = {s: folder / "raw" / f"{s}.txt" for s in ("trn_X", "tst_X", "Y")}
+    if not texts["Y"].exists():
+        log.info("%s: no such file: the labels have no texts", texts.pop("Y"))
     counts = {s: count_lines(path) for s, path in texts.items()}
     trn = load_relevance(folder / "Y.trn.npz", counts["trn_X"], texts["trn_X"])
     tst = load_relevance(folder / "Y.tst.npz", counts["tst_X"], texts["tst_X"])
     for path, matrix in ((folder / "Y.trn.npz", trn), (folder / "Y.tst.npz", tst)):
-        if matrix.shape[1] != counts["Y"]:
+        if "Y" in counts and matrix.shape[1] != counts["Y"]:
             raise ValueError(f"{path} has {matrix.shape[1]:,} columns but {texts['Y']} has {counts['Y']:,} lines; "
                              "expected one column a label")
+    if trn.shape[1] != tst.shape[1]:
+        raise ValueError(f"{folder / 'Y.trn.npz'} has {trn.shape[1]:,} columns, Y.tst.npz {tst.shape[1]:,}; "
+                         "expected the same labels")
     if trn.nnz == 0:
         raise ValueError(f"{folder / 'Y.trn.npz'}: no training point has a label")
     filters = {s: load_filter(folder / f"filter_labels_{long}.txt", m.shape)
@@ -179,9 +194,9 @@ def load_dataset(config: Config, tokenizer_source) -> Dataset:
         source, matrix = ("tst", tst) if name == "tst" else ("trn", trn)
         splits[name] = Split(name, rows[name], tokens[f"{source}_X"], matrix[rows[name]], filters[source][rows[name]],
                              texts[f"{source}_X"])
-    return Dataset(name=data.name, folder=folder, config=data, label_tokens=tokens["Y"], splits=splits,
-                   label_counts=np.bincount(trn.indices, minlength=trn.shape[1]), num_train=trn.shape[0],
-                   hash=_dataset_hash(trn, tst))
+    return Dataset(name=data.name, folder=folder, config=data, label_tokens=tokens.get("Y"), num_labels=trn.shape[1],
+                   splits=splits, label_counts=np.bincount(trn.indices, minlength=trn.shape[1]),
+                   num_train=trn.shape[0], hash=_dataset_hash(trn, tst))
 
 
 # ---------------------------------------------------------------- batches

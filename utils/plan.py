@@ -24,7 +24,7 @@ import torch
 from losses.stream import CHUNK_BYTES, WHOLE_BYTES
 from utils.config import Config, stage_config
 from utils.data import check_dataset_folder
-from utils.plan_sizes import encoder_sizes, matrix_header, text_sizes
+from utils.plan_sizes import Texts, encoder_sizes, matrix_header, text_sizes
 
 MB, GB = 1 << 20, 1 << 30
 KEPT_BLOCK = 32 * MB      # freed blocks below this size stay with the process
@@ -64,7 +64,9 @@ class Sizes:
         cache = Path(data.token_cache) if data.token_cache else folder / "tokens"
         lengths = {"trn_X": data.max_len, "tst_X": data.max_len, "Y": data.label_max_len or data.max_len}
         counts = {"trn_X": self.points, "tst_X": headers[1][0], "Y": self.L}
-        self.texts = {s: text_sizes(folder / "raw" / f"{s}.txt", counts[s], lengths[s], cache) for s in counts}
+        paths = {s: folder / "raw" / f"{s}.txt" for s in counts}
+        self.texts = {s: Texts(0, 0, 0, 0) if s == "Y" and not path.exists()      # labels need not have texts
+                      else text_sizes(path, counts[s], lengths[s], cache) for s, path in paths.items()}
         self.queries, self.labels, self.encoder = self.texts["trn_X"], self.texts["Y"], encoder_sizes(config)
         held_out = min(round(data.val_fraction * self.points), data.val_max_points)
         self.B, self.held_out = min(config.train.batch_size, max(self.points - held_out, 1)), held_out

@@ -27,6 +27,8 @@ from utils.config import Config, ConfigError, load_config, parse_overrides, to_m
 log = logging.getLogger(__name__)
 VERSIONED = ("torch", "transformers", "tokenizers", "accelerate", "numpy", "scipy", "safetensors")
 MAY_DIFFER = {"run", "eval"}      # sections that do not change what is trained
+MAY_BE_OVERRIDDEN = ("data.root", "data.token_cache", "data.workers", "encoder.trust_remote_code", "run.threads",
+                     "train.mixed_precision")      # of a finished run, beside all of `eval`
 
 
 # ---------------------------------------------------------------- writing whole files and folders
@@ -103,8 +105,11 @@ def settled_folder(path: Path) -> Path:
 
 # ---------------------------------------------------------------- the folder of a run
 
-def open_run(config: Config, resume: bool, overwrite: bool) -> Path:
+def open_run(config: Config, whole: Path, resume: bool, overwrite: bool) -> Path:
     """Make or reopen the run folder and save the resolved config.
+
+    Args:
+        whole: folder of the whole run, cleared by `overwrite`: that of all stages where there are several.
 
     Raises:
         ValueError: the folder holds a run already and neither `resume` nor `overwrite` is given, or it holds a run of
@@ -115,8 +120,8 @@ def open_run(config: Config, resume: bool, overwrite: bool) -> Path:
     if distributed.is_main():
         problem = _refusal(folder, config, resume, overwrite)
         if problem is None:
-            if overwrite and not resume:
-                clear_run(folder, keep_stages=True)
+            if overwrite:
+                clear_run(whole)
             folder.mkdir(parents=True, exist_ok=True)
             for leftover in folder.glob(".*.partial-*"):      # of a process that was killed while it wrote
                 leftover.unlink()
@@ -134,7 +139,7 @@ def _refusal(folder: Path, config: Config, resume: bool, overwrite: bool) -> str
         if folder.is_dir() and any(p.name != "stages" and ".partial" not in p.name for p in folder.iterdir()):
             return f"{folder}: the run folder is not empty and holds no run; choose another run.dir"
         return None
-    if overwrite and not resume:
+    if overwrite:
         return None
     import yaml
     before, now = yaml.safe_load(saved.read_text(encoding="utf-8")), to_mapping(config)
@@ -153,7 +158,7 @@ def _refusal(folder: Path, config: Config, resume: bool, overwrite: bool) -> str
     return None
 
 
-def clear_run(folder: Path, keep_stages: bool = False) -> None:
+def clear_run(folder: Path) -> None:
     """Remove a run, and only what a run writes: `--overwrite` must not take a mistyped folder with it."""
     if not (folder / "config.yaml").exists() and not (folder / "stages").exists():
         return
@@ -161,8 +166,8 @@ def clear_run(folder: Path, keep_stages: bool = False) -> None:
                  "trn_metrics.json", "tst_metrics.json", "trn_score_mat.npz", "val_score_mat.npz",
                  "tst_score_mat.npz", "finished"):
         (folder / name).unlink(missing_ok=True)
-    for name in ("model", "last", "tensorboard", ".model.old", ".last.old", ".model.partial", ".last.partial",
-                 *(() if keep_stages else ("stages",))):
+    for name in ("model", "last", "tensorboard", "stages", ".model.old", ".last.old", ".model.partial",
+                 ".last.partial"):
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
@@ -172,19 +177,20 @@ def find_run(path: str | Path, method_configs: Mapping[str, type], overrides: An
     folder = path.parent if path.name == "config.yaml" else path
     if not (folder / "config.yaml").is_file():
         raise ValueError(f"{path}: not a run folder: it has no config.yaml (train.py prints the folder it made)")
+    if not isinstance(overrides, Mapping):
+        overrides = parse_overrides(overrides)
+    for section, values in overrides.items():
+        if fixed := [key for key in values if section != "eval" and f"{section}.{key}" not in MAY_BE_OVERRIDDEN]:
+            raise ConfigError(f"command line: {section}.{fixed[0]} is fixed by the run; what can be overridden: "
+                              f"eval.*, {', '.join(MAY_BE_OVERRIDDEN)}")
     config = load_config(folder / "config.yaml", overrides, method_configs=method_configs)
-    if config.encoder.trust_remote_code and not _asks_for_remote_code(overrides):
+    if config.encoder.trust_remote_code and not overrides.get("encoder", {}).get("trust_remote_code"):
         # The folder may be a stranger's: only who opens it may allow its code to run.
         log.warning("%s asks to run its own code; refused. If you trust it: --encoder.trust_remote_code true", folder)
         config = dataclasses.replace(config, encoder=dataclasses.replace(config.encoder, trust_remote_code=False))
     if not settled_folder(folder / "model").is_dir():
         raise ValueError(f"{folder}: the run has no model yet; train it, or go on with train.py --resume")
     return folder, config
-
-
-def _asks_for_remote_code(overrides: Any) -> bool:
-    values = overrides if isinstance(overrides, Mapping) else parse_overrides(overrides)
-    return values.get("encoder", {}).get("trust_remote_code") is True
 
 
 # ---------------------------------------------------------------- logging
@@ -212,6 +218,15 @@ class _Console(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
         tqdm.write(self.format(record), file=sys.stderr)
+
+
+def write_environment(folder: Path, data_hash: str) -> None:
+    """environment.json of a new run; of a resumed one, how it was gone on with."""
+    path, now = folder / "environment.json", environment(data_hash)
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        now = {**before, "resumed": [*before.get("resumed", []), now]}
+    write_json(path, now)
 
 
 def environment(data_hash: str) -> dict[str, Any]:

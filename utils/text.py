@@ -20,7 +20,7 @@ def check_text_file(path: Path) -> None:
 def decode_line(raw: bytes, path: Path, number: int) -> str:
     """Bytes of line `number` (from 1) -> text without its line end; ValueError if it is not UTF-8."""
     try:
-        return raw.rstrip(b"\r\n").decode("utf-8")
+        return raw.rstrip(b"\r\n").decode("utf-8-sig" if number == 1 else "utf-8")      # some editors begin with a mark
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: line {number} is not UTF-8 (byte {error.start + 1} of the line is "
                          f"0x{raw[error.start]:02x}); convert the file to UTF-8") from None

@@ -40,6 +40,8 @@ class Tokenizer:
         if isinstance(source, (str, Path)):
             from utils.pretrained import load_tokenizer
             source = load_tokenizer(str(source), trust_remote_code)
+        if max_len < 3:
+            raise ValueError(f"the longest text must have at least 3 tokens, two of them special; got {max_len}")
         self.hf, self.max_len = source, max_len
         self._fast = getattr(source, "backend_tokenizer", None)
         if self._fast is not None:

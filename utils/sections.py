@@ -1,0 +1,114 @@
+"""The typed sections of a config: every key with its default, its meaning and its limits. The one home of defaults."""
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+def option(default: Any, meaning: str, **limits: Any) -> Any:
+    """A field of a section: its default, its meaning, and limits `ge`, `gt`, `le`, `lt` on its value."""
+    return dataclasses.field(default=default, metadata={"meaning": meaning, "limits": limits})
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    root: str = option("Datasets", "folder that holds the data sets")
+    name: str = option("", "data set: the folder <root>/<name>")
+    max_len: int = option(32, "longest query in tokens, special tokens included; the rest is cut off", ge=3)
+    label_max_len: int | None = option(None, "longest label text in tokens; null = max_len", ge=3)
+    val_fraction: float = option(0.05, "share of the training points held out for validation", ge=0, lt=1)
+    val_max_points: int = option(4000, "most points held out for validation", ge=0)
+    propensity_a: float = option(0.55, "constant A of the propensity model (0.6 Amazon, 0.5 Wikipedia)")
+    propensity_b: float = option(1.5, "constant B of the propensity model (2.6 Amazon, 0.4 Wikipedia)", ge=0)
+    token_cache: str | None = option(None, "folder of token files; null = <root>/<name>/tokens")
+    workers: int = option(0, "processes that assemble batches; 0 = in the training process", ge=0)
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    name: str = option("minilm", "`bag`, `minilm`, or any Hugging Face id or folder")
+    init: str = option("minilm", "`bag` only: encoder whose tokenizer and token embeddings it starts from")
+    token_weights: Literal["idf", "equal"] = option("idf", "`bag` only: token weights at the start")
+    residual: bool = option(True, "`bag` only: add a residual layer behind the sum")
+    pooling: Literal["cls", "mean"] = option("mean", "how a transformer's token states become one vector")
+    layers: int | None = option(None, "keep the first n transformer layers; null = all", ge=1)
+    projection: int | None = option(None, "project embeddings to this many dimensions; null = none", ge=1)
+    normalize: bool = option(True, "L2-normalise embeddings, so that scores are cosines")
+    dropout: float | None = option(None, "dropout rate; null = the pretrained model's own (`bag`: 0)", ge=0, lt=1)
+    gradient_checkpointing: bool = option(False, "recompute activations in backward to save memory")
+    trust_remote_code: bool = option(False, "allow a Hugging Face repository to run its own Python code")
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """Base of every method's own section; each method adds its fields."""
+    name: str = option("", "which method")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    name: Literal["softmax", "decoupled-softmax", "soft-topk", "bce"] = option("decoupled-softmax", "which loss")
+    sample: bool = option(False, "train on one sampled positive a query (soft-topk: min(k, positives)); rest absent")
+    weighted: bool = option(False, "multiply each positive's term by its graded relevance")
+    k: int | Literal["num_pos"] = option(5, "soft-topk: k, or num_pos for the query's number of positives", ge=1)
+    alpha: float = option(2.0, "soft-topk: steepness of the sigmoid", gt=0)
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    lr: float = option(1e-4, "learning rate, as written: never multiplied by the number of processes", ge=0)
+    group_lr: Mapping[str, float] | None = option(
+        None, "learning rates of single parameter groups by name (table, encoder, classifier); others take lr")
+    weight_decay: float = option(0.01, "decoupled weight decay; biases, norms and tables go without", ge=0)
+    beta1: float = option(0.9, "AdamW's first moment decay", ge=0, lt=1)
+    beta2: float = option(0.999, "AdamW's second moment decay", ge=0, lt=1)
+    eps: float = option(1e-8, "AdamW's epsilon", gt=0)
+    schedule: Literal["linear", "constant"] = option("linear", "learning rate after the warm-up")
+    warmup: float = option(0.1, "warm-up: share of all steps if below 1, else a number of steps", ge=0)
+    clip_norm: float | None = option(1.0, "clip the gradient's norm (row-sparse tables excluded); null = never", gt=0)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    epochs: int = option(10, "passes over the training split; 0 = no training", ge=0)
+    batch_size: int = option(512, "queries a step over all processes together", ge=1)
+    eval_interval: int = option(1, "epochs between two evaluations on the validation split", ge=1)
+    track_metric: str | None = option(None, "validation metric that selects the checkpoint; null = nDCG@5, or nDCG at "
+                                            "the largest k if there are fewer labels; the loss if there is no split")
+    patience: int | None = option(None, "stop after this many evaluations without a better one; null = never", ge=1)
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = option(None, "null = what accelerate is set to")
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    ks: tuple[int, ...] | None = option(None, "the k of the metrics; null = 1, 3, 5, 10, 100 up to the label count")
+    top_k: int | None = option(None, "labels kept per point, at least the largest of ks; null = 100, or all labels "
+                                     "if there are fewer", ge=1)
+    batch_size: int = option(1024, "queries per prediction batch and process", ge=1)
+    label_block: int = option(65536, "labels scored at once in exact search: bounds its memory", ge=1)
+    index: Literal["exact", "hnsw"] = option("exact", "search of a saved model's labels; hnsw: approximate, needs "
+                                                      "faiss-cpu. Validation during training is always exact")
+    hnsw_m: int = option(100, "hnsw: neighbours a label keeps in the graph", ge=2)
+    hnsw_ef_construction: int = option(300, "hnsw: candidates looked at when a label is added to the graph", ge=1)
+    hnsw_ef: int = option(300, "hnsw: candidates looked at in a search; at least the labels asked for", ge=1)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    root: str = option("Results", "folder of all runs")
+    project: str = option("XMCKit", "run folder: <root>/<project>/<data set>/<expname>")
+    expname: str | None = option(None, "null = the name of the config file")
+    dir: str | None = option(None, "run folder; overrides root, project and expname")
+    seed: int = option(0, "seed of everything random", ge=0)
+    threads: int | None = option(None, "CPU threads of a process; null = all cores it may use", ge=1)
+    start_from: str | None = option(None, "a run folder whose model this run starts from")
+    save_minutes: float = option(15.0, "minutes between two checkpoints; one is also saved at each evaluation", gt=0)
+    tensorboard: bool = option(True, "write TensorBoard events")
+    wandb: bool = option(False, "log to Weights & Biases (install the package wandb)")
+
+
+SECTIONS: dict[str, type] = {"data": DataConfig, "encoder": EncoderConfig, "method": MethodConfig,
+                             "loss": LossConfig, "optim": OptimConfig, "train": TrainConfig,
+                             "eval": EvalConfig, "run": RunConfig}
