@@ -1,6 +1,6 @@
 """Many processes: speed on two cores, and memory per process with a million labels.
 
-    python -m benchmarks.processes speed  [--steps 60] [--json FILE]
+    python -m benchmarks.processes speed  [--steps 16] [--batch-sizes 512 2048 4096] [--json FILE]
     python -m benchmarks.processes memory [--labels 1000000] [--processes 1 2 3] [--json FILE]
 
 `speed`: steps/s of `dexml` all on LF-DebianTitles-small with the bag encoder and a fixed global batch, one process
@@ -34,13 +34,13 @@ def launch(processes: int, words: list[str], cores: set[int]) -> dict:
     return json.loads(got.stdout)
 
 
-def speed(steps: int) -> list[dict]:
+def speed(steps: int, batch_sizes: list[int]) -> list[dict]:
     found = []
-    for processes, cores in ((1, {0}), (2, {0, 1})):
-        got = launch(processes, [CONFIG, str(steps), "--run.threads", "1"], cores)
-        found.append({"processes": processes, "cores": len(cores), "steps/s": steps / got["seconds"]})
-    for row in found:
-        row["of one"] = row["steps/s"] / found[0]["steps/s"]
+    for size in batch_sizes:
+        words = [CONFIG, str(steps), "--run.threads", "1", "--train.batch_size", str(size)]
+        one, two = (steps / launch(n, words, set(range(n)))["seconds"] for n in (1, 2))
+        found.append({"global batch": size, "steps/s, 1 process, 1 core": one, "steps/s, 2 processes, 2 cores": two,
+                      "speed-up": two / one})
     return found
 
 
@@ -87,12 +87,14 @@ def memory(labels: int, counts: list[int]) -> list[dict]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("speed", "memory"))
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[512, 2048, 4096])
     parser.add_argument("--labels", type=int, default=1_000_000)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--json", help="also write the numbers to this file")
     options = parser.parse_args()
-    rows = speed(options.steps) if options.what == "speed" else memory(options.labels, options.processes)
+    rows = speed(options.steps, options.batch_sizes) if options.what == "speed" \
+        else memory(options.labels, options.processes)
     print("| " + " | ".join(rows[0]) + " |\n" + "| --- " * len(rows[0]) + "|")
     for row in rows:
         print("| " + " | ".join(f"{v:.2f}" if isinstance(v, float) and v < 100 else f"{v:,.0f}"

@@ -1,4 +1,8 @@
-"""A process of benchmarks/processes.py: CONFIG STEPS [--section.key value]; the main one prints its seconds and the largest memory as JSON."""
+"""A process of benchmarks/processes.py: CONFIG STEPS [--section.key value].
+
+The main one prints its seconds, and the largest memory of all, as JSON.
+"""
+import itertools
 import json
 import sys
 import time
@@ -34,7 +38,9 @@ def main() -> None:
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-    batches = [b for epoch in range(1 + steps // 5) for b in training_batches(data.splits["trn"], None, config, epoch)]
+    whole = (batch for epoch in itertools.count() for batch in training_batches(data.splits["trn"], None, config, epoch)
+             if len(batch.points) == config.train.batch_size)
+    batches = list(itertools.islice(whole, steps + 2))
     for batch in batches[:2]:
         step(batch)
     distributed.barrier()
@@ -42,9 +48,10 @@ def main() -> None:
     for batch in batches[2:2 + steps]:
         step(batch)
     distributed.barrier()
+    seconds = time.perf_counter() - started
     memory = distributed.agree(int(peak_memory(accelerator.device)["memory_mb"]))
     if distributed.is_main():
-        print(json.dumps({"seconds": time.perf_counter() - started, "start_mb": start, "memory_mb": memory}), flush=True)
+        print(json.dumps({"seconds": seconds, "start_mb": start, "memory_mb": memory}), flush=True)
 
 
 if __name__ == "__main__":

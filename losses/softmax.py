@@ -54,9 +54,9 @@ class Softmax:
         else:
             point = -share
             value = (share * margin).sum()
-        factor = -stream.exchange.sum(stream.per_row(point))  # a row's G sums to 0
-        # weights are relative to this process's maximum
-        return Parts(stream.exchange.sum(value), factor * scale, point, maximum, kept)
+        summed = stream.exchange.sum(torch.cat([stream.per_row(point), value[None]]))  # one message for both
+        # a row's G sums to 0; weights are relative to this process's maximum
+        return Parts(summed[-1], -summed[:-1] * scale, point, maximum, kept)
 
     def weights(self, stream: Stream, chunk: Chunk, maximum: Tensor, out: Tensor) -> Tensor:
         scores, _ = stream.masked(chunk, self.hidden(stream.positives), out)

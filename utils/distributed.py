@@ -162,40 +162,65 @@ def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
         return
     shared = [p for p in parameters if p.requires_grad and not getattr(p, "sharded", False)]
     dense = [p for p in shared if not getattr(p, "row_sparse", False)]
-    present = torch.tensor([p.grad is not None for p in dense], dtype=torch.float32, device=_device(shared))
-    used = _all_reduce(present, dist.ReduceOp.MAX).tolist()      # a parameter unused everywhere keeps no gradient
-    dense = [p for p, u in zip(dense, used, strict=True) if u]
+    tables = [p for p in shared if getattr(p, "row_sparse", False)]
+    own = [_rows_and_values(p) for p in tables]
+    used, sizes, together = _agree_on_shapes(dense, own)
+    dense = [p for p, u in zip(dense, used, strict=True) if u]      # unused everywhere: no gradient anywhere
     for dtype in dict.fromkeys(p.dtype for p in dense):
         group = [p for p in dense if p.dtype == dtype]
         flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in group])
         _all_reduce(flat, dist.ReduceOp.SUM)
         for p, part in zip(group, flat.split([p.numel() for p in group]), strict=True):
             p.grad = part.view_as(p)
-    for p in shared:
-        if getattr(p, "row_sparse", False):
-            p.grad = _sum_rows(p)
-
-
-def _device(parameters: list[torch.nn.Parameter]) -> torch.device:
-    return parameters[0].device if parameters else torch.device("cpu")
-
-
-def _sum_rows(p: torch.nn.Parameter) -> Tensor:
-    if p.grad is None:
-        rows, values = torch.zeros(0, dtype=torch.long, device=p.device), p.new_zeros(0, *p.shape[1:])
+    if together:      # one message for all tables
+        summed = _sum_rows(own[0][0], torch.cat([values for _, values in own], 1), sizes[0])
+        for p, values in zip(tables, summed[1].split([p.shape[1] for p in tables], 1), strict=True):
+            p.grad = _row_sparse(summed[0], values, p)
     else:
-        grad = p.grad.coalesce()
-        rows, values = grad.indices()[0], grad.values()
-    counts = torch.zeros(world_size(), dtype=torch.long, device=p.device)
-    counts[rank()] = len(rows)
-    sizes = _all_reduce(counts, dist.ReduceOp.SUM).tolist()
+        for p, (rows, values), counts in zip(tables, own, sizes, strict=True):
+            p.grad = _row_sparse(*_sum_rows(rows, values, counts), p)
+
+
+def _rows_and_values(p: torch.nn.Parameter) -> tuple[Tensor, Tensor]:
+    if p.grad is None:
+        return torch.zeros(0, dtype=torch.long, device=p.device), p.new_zeros(0, *p.shape[1:])
+    grad = p.grad.coalesce()
+    return grad.indices()[0], grad.values()
+
+
+def _row_sparse(rows: Tensor, values: Tensor, like: Tensor) -> Tensor:
+    return torch.sparse_coo_tensor(rows[None], values, like.shape, is_coalesced=True, check_invariants=False)
+
+
+def _agree_on_shapes(dense: list[torch.nn.Parameter], own: list[tuple[Tensor, Tensor]],
+                     ) -> tuple[list[bool], list[list[int]], bool]:
+    """(which dense gradients exist anywhere, rows of each table on each process, all tables touch the same rows).
+
+    One message: a bag's table and token weights are touched in the same rows, and may then travel together.
+    """
+    same = len({values.dtype for _, values in own}) == 1 and all(torch.equal(own[0][0], rows) for rows, _ in own[1:])
+    device = own[0][0].device if own else dense[0].device
+    counts = torch.zeros(len(own), world_size(), dtype=torch.long)
+    counts[:, rank()] = torch.tensor([len(rows) for rows, _ in own], dtype=torch.long)
+    header = torch.cat([torch.tensor([p.grad is not None for p in dense] + [same]).long(), counts.reshape(-1)])
+    found = _all_reduce(header.to(device), dist.ReduceOp.SUM).tolist()
+    flags, rest = found[:len(dense) + 1], found[len(dense) + 1:]
+    sizes = [rest[i:i + world_size()] for i in range(0, len(rest), world_size())]
+    return [f > 0 for f in flags[:-1]], sizes, flags[-1] == world_size() and len(own) > 1
+
+
+def _sum_rows(rows: Tensor, values: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor]:
+    """Rows and values of all processes -> distinct rows [U], sorted, and their summed values [U, ...]."""
     all_rows = [rows.new_empty(n) for n in sizes]
     all_values = [values.new_empty(n, *values.shape[1:]) for n in sizes]
     if max(sizes) > 0:
         _all_gather_uneven(all_rows, rows)
         _all_gather_uneven(all_values, values)
-    return torch.sparse_coo_tensor(torch.cat(all_rows)[None], torch.cat(all_values), p.shape,
-                                   check_invariants=False).coalesce()
+    distinct, place = torch.cat(all_rows).unique(return_inverse=True)
+    summed = values.new_zeros(len(distinct), *values.shape[1:])
+    for part, where in zip(all_values, place.split(sizes), strict=True):
+        summed.index_add_(0, where, part)
+    return distinct, summed
 
 
 def cpu_threads(wanted: int | None) -> int:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from utils import distributed
 from utils.config import OptimConfig
 
+CACHE_FLOATS = 1 << 17      # numbers of a block of rows that a CPU's cache holds through all the steps of an update
+
 
 class RowSparseAdamW(torch.optim.Optimizer):
     """AdamW (Loshchilov & Hutter, 2019) on the rows that a step touched; the others cost and change nothing.
@@ -37,15 +39,22 @@ class RowSparseAdamW(torch.optim.Optimizer):
         if not state:
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
             state["row_steps"] = torch.zeros(len(parameter), device=parameter.device)
+        block = len(rows) if rows.is_cuda else max(1, CACHE_FLOATS // max(values[:1].numel(), 1))
+        for part in range(0, len(rows), max(block, 1)):
+            self._update_rows(parameter, state, group, rows[part:part + block], values[part:part + block])
+
+    @staticmethod
+    def _update_rows(parameter: Tensor, state: dict[str, Tensor], group: dict[str, Any], rows: Tensor,
+                     values: Tensor) -> None:
         beta1, beta2 = group["betas"]
-        state["row_steps"][rows] += 1
-        shape = (-1, *[1] * (values.dim() - 1))
-        steps = state["row_steps"][rows].view(shape)
+        steps = state["row_steps"][rows] + 1
+        state["row_steps"][rows] = steps
+        steps = steps.view(-1, *[1] * (values.dim() - 1))
         first = state["exp_avg"][rows].lerp_(values, 1 - beta1)
         second = state["exp_avg_sq"][rows].mul_(beta2).addcmul_(values, values, value=1 - beta2)
         state["exp_avg"][rows], state["exp_avg_sq"][rows] = first, second
-        scale = (second / (1 - beta2 ** steps)).sqrt_().add_(group["eps"])
-        update = (first / (1 - beta1 ** steps)).div_(scale)
+        scale = second.div_(1 - beta2 ** steps).sqrt_().add_(group["eps"])
+        update = first.div_(1 - beta1 ** steps).div_(scale)
         if group["weight_decay"]:
             update.add_(parameter[rows], alpha=group["weight_decay"])
         parameter.index_add_(0, rows, update, alpha=-group["lr"])
