@@ -2,7 +2,7 @@
 
     python eval.py Results/XMCKit/LF-DebianTitles-small/dexml         # test split
     python eval.py val RUN                                            # or trn; RUN = folder or its config.yaml
-    python eval.py RUN --data.root /elsewhere/Datasets                # what does not change the model can be overridden
+    python eval.py RUN --data.root ../Datasets                         # what does not change the model is free
     python eval.py RUN --eval.index hnsw                              # approximate search; logs its recall
 
 Writes <split>_metrics.json (percent) and <split>_score_mat.npz (scipy CSR, points x labels) into the run folder.

@@ -108,7 +108,7 @@ def assert_same(got, expected, rtol):
         assert (a - b).abs().max() <= rtol * b.abs().max().clamp_min(1e-3)
 
 
-def check(name, tensors, positives, rtol=1e-9, tau=0.7, chunk=None, **options):
+def assert_equals_naive(name, tensors, positives, rtol=1e-9, tau=0.7, chunk=None, **options):
     exact = {key: value.detach().double() for key, value in tensors.items()}
     expected = evaluate(lambda **kw: naive(name, positives=positives, tau=tau, **options, **kw), exact)
     got = evaluate(LOSSES[name], tensors, positives=positives, tau=tau, chunk=chunk, **options)
@@ -121,14 +121,14 @@ def check(name, tensors, positives, rtol=1e-9, tau=0.7, chunk=None, **options):
 def test_value_and_gradients_equal_nested_loops(name, options, chunk):
     tensors, positives = make()
     assert (~positives.counted).any() and (positives.per_row == 0).any()
-    check(name, tensors, positives, chunk=chunk, **options)
+    assert_equals_naive(name, tensors, positives, chunk=chunk, **options)
 
 
 @pytest.mark.parametrize("chunk", [None, 4])
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_float32(name, options, chunk):
     tensors, positives = make(dtype=torch.float32)
-    got = check(name, tensors, positives, rtol=1e-5, chunk=chunk, **options)
+    got = assert_equals_naive(name, tensors, positives, rtol=1e-5, chunk=chunk, **options)
     assert {x.dtype for x in got} == {torch.float32}
 
 
@@ -142,13 +142,14 @@ def test_degenerate_pools(name, options, chunk):
         {"num_queries": 1},
     ):
         tensors, positives = make(**shape)
-        check(name, tensors, positives, chunk=chunk, **options)
+        assert_equals_naive(name, tensors, positives, chunk=chunk, **options)
     tensors, positives = make(density=2.0)  # everything known
     whole = dataclasses.replace(positives, counted=torch.ones_like(positives.counted))
-    check(name, tensors, Positives.build(whole.rows, whole.cols, 6, whole.weights), chunk=chunk, **options)
+    known = Positives.build(whole.rows, whole.cols, 6, whole.weights)
+    assert_equals_naive(name, tensors, known, chunk=chunk, **options)
     none = torch.zeros_like(positives.counted)  # and everything absent
     absent = Positives.build(positives.rows, positives.cols, 6, positives.weights, none)
-    check(name, tensors, absent, chunk=chunk, **options)
+    assert_equals_naive(name, tensors, absent, chunk=chunk, **options)
 
 
 def test_a_row_without_negatives_has_no_decoupled_loss():
@@ -171,7 +172,8 @@ def test_extreme_scores_stay_finite(name, options, chunk, dtype):
     value, *grads = evaluate(LOSSES[name], extreme, positives=positives, chunk=chunk, **options)
     assert torch.isfinite(value) and all(torch.isfinite(grad).all() for grad in grads)
     if name != "soft-topk":  # its threshold is not unique between two clouds of scores
-        check(name, extreme, positives, rtol=1e-5 if dtype == torch.float32 else 1e-9, tau=1.0, chunk=chunk)
+        rtol = 1e-5 if dtype == torch.float32 else 1e-9
+        assert_equals_naive(name, extreme, positives, rtol=rtol, tau=1.0, chunk=chunk)
 
 
 @pytest.mark.parametrize("options", OPTIONS["soft-topk"] + [{"k": 40}])

@@ -73,6 +73,20 @@ def load(config):
     return load_dataset(config, load_tokenizer(tokenizer_source(config.encoder)))
 
 
+@pytest.mark.parametrize("encoder", ["bag", "transformer"])
+def test_mixed_precision_trains_and_scores(make_config, tiny_encoder, tmp_path, encoder):
+    """Encoding in bfloat16; losses and search stay in float32. Another run of the same process goes back."""
+    settings = {"encoder": {"name": tiny_encoder if encoder == "transformer" else "bag"},
+                "method": {"gc_batch_size": 8}, "train": {"epochs": 8, "mixed_precision": "bf16"}}
+    folder = train.fit(make_config(**settings))
+    losses = [r["loss"] for r in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+              if r["kind"] == "train"]
+    assert losses[-1] < losses[0]
+    assert evaluation.evaluate(folder)["P@1"] >= 0
+    plain = train.fit(make_config(train={"epochs": 1}, run={"dir": str(tmp_path / "plain")}))
+    assert (plain / "model").is_dir()
+
+
 @pytest.mark.parametrize("name", ["dexml-all", "ova"])
 def test_batch_size_of_prediction_and_label_blocks_do_not_matter(make_config, name):
     config = make_config(**SETTINGS[name], train={"epochs": 1})

@@ -90,7 +90,7 @@ def test_scores_do_not_depend_on_the_label_block(make_config, name):
     folder = train.fit(config)
     expected, got = (predictions(config, folder, label_block=block) for block in (65536, 4))
     assert np.array_equal(got.indices, expected.indices)
-    np.testing.assert_allclose(got.data, expected.data, rtol=1e-5)
+    np.testing.assert_allclose(got.data, expected.data, rtol=1e-5, atol=1e-6)
 
 
 def predictions(config, folder, **settings):
@@ -170,7 +170,8 @@ def test_evaluation_with_hnsw(faiss, make_config, name):
 
 def test_training_searches_exactly_whatever_the_index(make_config, monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)      # would fail if it were asked for
-    train.fit(make_config(method={"name": "dexml", "pool": "hnm"}, eval={"index": "hnsw"}, train={"epochs": 1}))
+    settings = {"method": {"name": "dexml", "pool": "hnm"}, "eval": {"index": "hnsw"}, "train": {"epochs": 1}}
+    assert (train.fit(make_config(**settings)) / "val_metrics.json").is_file()
 
 
 def test_missing_faiss_is_named(make_config, monkeypatch):

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from losses import Exchange
@@ -23,6 +24,7 @@ def start(mixed_precision: str | None = None) -> Accelerator:
 
     accelerate would otherwise run each of them alone: it takes processes for CPU processes only if told so.
     """
+    AcceleratorState._reset_state()      # a process may run several configs: the precision is not its fate
     return Accelerator(mixed_precision=mixed_precision, cpu=not torch.accelerator.is_available())
 
 

@@ -62,6 +62,7 @@ class SaveClock:
     def saved(self) -> None:
         """A checkpoint was written: start the clock anew, and stop here if a signal asked for it."""
         self._last = time.monotonic()
+        self._received = distributed.agree(self._received)      # a signal reaches the processes one after the other
         if self._received:
             name = signal.Signals(self._received).name
             raise Interrupted(f"stopped by {name} after saving; go on with the same command and --resume",

@@ -245,13 +245,20 @@ def environment(data_hash: str) -> dict[str, Any]:
 
 def peak_memory(device: Any) -> dict[str, float]:
     """Largest memory of this process so far, in MB: resident, and on the GPU where there is one."""
-    import resource
-
     import torch
-    found = {"memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    found = {"memory_mb": _peak_resident()}
     if device.type == "cuda":
         found["gpu_memory_mb"] = torch.cuda.max_memory_allocated(device) / 2 ** 20
     return found
+
+
+def _peak_resident() -> float:
+    with contextlib.suppress(OSError), open("/proc/self/status", encoding="ascii") as file:
+        for line in file:
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    import resource      # elsewhere than on Linux; on Linux it would count what the parent process held before
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2 ** 20 if sys.platform == "darwin" else 1024)
 
 
 def _commit() -> str | None:
