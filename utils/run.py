@@ -257,7 +257,7 @@ def _peak_resident() -> float:
         for line in file:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) / 1024
-    import resource      # elsewhere than on Linux; on Linux it would count what the parent process held before
+    import resource  # elsewhere than on Linux; on Linux it would count what the parent process held before
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2 ** 20 if sys.platform == "darwin" else 1024)
 
 
