@@ -1,5 +1,6 @@
 """Two and three processes take the same steps as one, with sizes that do not divide; and what happens when one dies."""
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -131,6 +132,27 @@ def test_a_process_that_dies_stops_the_others(tiny_root, tiny_encoder, tmp_path)
     assert got.returncode != 0
     assert time.monotonic() - started < 60
     assert "SIGKILL" in got.stderr or "Signal 9" in got.stderr or "exitcode: -9" in got.stderr.replace(" ", "")
+
+
+def test_a_signal_to_the_launcher_saves_the_same_step_on_all(tiny_root, tiny_encoder, tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(to_yaml(build(tiny_root, tiny_encoder, tmp_path / "run", {}, train={"epochs": 3000})))
+    log = tmp_path / "run" / "metrics.jsonl"
+    child = subprocess.Popen([sys.executable, "-m", "accelerate.commands.launch", "--config_file",
+                              "configs/accelerate_cpu.yaml", "--num_processes", "2", "--main_process_port", "0",
+                              "train.py", str(path)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                             text=True)
+    deadline = time.monotonic() + 100
+    while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    child.send_signal(signal.SIGTERM)
+    _, stderr = child.communicate(timeout=60)
+    assert stderr.count("stopped by SIGTERM after saving; go on with the same command and --resume") == 2
+    progress = json.loads((tmp_path / "run" / "last" / "progress.json").read_text())
+    assert progress["processes"] == 2
+    assert 0 < progress["step"] < 3000 * 3
+    assert {p.name for p in (tmp_path / "run" / "last").glob("process-*")} == {"process-0.safetensors",
+                                                                            "process-1.safetensors"}
 
 
 def test_two_machines(run_all, tiny_root, tiny_encoder, tmp_path):

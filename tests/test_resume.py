@@ -180,3 +180,25 @@ def test_a_full_disk_while_saving_keeps_the_previous_checkpoint(make_config, mon
     monkeypatch.setattr(checkpoint, "save_file", original)
     train.fit(config, resume=True)
     assert [r["epoch"] for r in log_lines(folder) if r["kind"] == "train"] == [1, 2, 3]
+
+
+def test_a_limit_of_the_file_system_while_saving_is_one_clear_error(make_config, tmp_path):
+    """The real thing, in a process that may not write files as large as its second checkpoint."""
+    small = make_config(train={"epochs": 1})
+    folder = train.fit(small)
+    before = (folder / "last" / "shared.safetensors").read_bytes()
+    path = tmp_path / "c.yaml"
+    path.write_text(to_yaml(small))
+    progress = folder / "last" / "progress.json"
+    progress.write_text(json.dumps({**json.loads(progress.read_text()), "epoch": 0, "epoch_step": 0, "step": 0}))
+    code = ("import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000)); "
+            f"sys.argv = ['train.py', {str(path)!r}, '--resume']; runpy.run_path('train.py', run_name='__main__')")
+    got = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert got.returncode == 1
+    assert got.stderr.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in got.stderr
+    assert (folder / "last" / "shared.safetensors").read_bytes() == before
+    assert not list(folder.glob(".*partial*"))
+    assert [p.name for p in (folder / "model").iterdir()]      # the best model so far is whole, too
+    train.fit(small, resume=True)

@@ -53,17 +53,13 @@ def save_checkpoint(folder: Path, method: nn.Module, optimizers: list[torch.opti
     tensors = _tensors(method, optimizers)
     own = {name for name in tensors if _is_sharded(name, method)}
     progress.processes = distributed.world_size()
-    try:
-        with folder_written_whole(folder / "last") as last:
-            if distributed.is_main():
-                save_file({n: v for n, v in tensors.items() if n not in own}, last / "shared.safetensors")
-                np.savez(last / "method.npz", **method.training_state())
-                (last / "progress.json").write_text(json.dumps(dataclasses.asdict(progress), indent=1) + "\n")
-            save_file({n: tensors[n] for n in own} | _random_states(accelerator),
-                      last / f"process-{distributed.rank()}.safetensors")
-    except (OSError, SafetensorError) as error:
-        raise OSError(f"{folder / 'last'}: the checkpoint could not be written ({error}); the previous one is "
-                      "untouched. Make room and go on with --resume") from error
+    with folder_written_whole(folder / "last") as last:
+        if distributed.is_main():
+            save_file({n: v for n, v in tensors.items() if n not in own}, last / "shared.safetensors")
+            np.savez(last / "method.npz", **method.training_state())
+            (last / "progress.json").write_text(json.dumps(dataclasses.asdict(progress), indent=1) + "\n")
+        save_file({n: tensors[n] for n in own} | _random_states(accelerator),
+                  last / f"process-{distributed.rank()}.safetensors")
 
 
 def load_checkpoint(folder: Path, method: nn.Module, optimizers: list[torch.optim.Optimizer],

@@ -21,6 +21,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from utils import distributed
 from utils.config import Config, ConfigError, load_config, parse_overrides, to_mapping, to_yaml
 
@@ -70,9 +72,12 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
     distributed.barrier()
     try:
         yield partial
-    except BaseException:
+    except BaseException as error:
         if distributed.is_main():
             shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, (OSError, SafetensorError)):
+            raise OSError(f"{path} could not be written ({error}); what was there before is untouched. Make room and "
+                          "go on with --resume") from error
         raise
     distributed.barrier()
     if distributed.is_main():
