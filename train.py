@@ -62,6 +62,7 @@ from utils.run import (  # noqa: E402
     MetricLog,
     find_run,
     folder_written_whole,
+    locked,
     open_run,
     peak_memory,
     start_logging,
@@ -122,7 +123,8 @@ def fit_stage(config: Config, whole: Path, resume: bool = False, overwrite: bool
     log.info("%s: %d training, %d validation, %d test points, %d labels, data %s", data.name,
              *(len(data.splits[s]) for s in ("trn", "val", "tst")), data.num_labels, data.hash)
     distributed.separate_random_states(config.run.seed)
-    return _train(config, method, data, folder, accelerator, resume)
+    with locked(folder):
+        return _train(config, method, data, folder, accelerator, resume)
 
 
 def _train(config: Config, method: Method, data: Dataset, folder: Path, accelerator: Accelerator,

@@ -15,7 +15,7 @@ import train
 from models.dexml import Dexml
 from tests.conftest import with_values, write_dataset
 from utils.config import ConfigError, to_yaml
-from utils.run import folder_written_whole, settled_folder, written_whole
+from utils.run import folder_written_whole, locked, settled_folder, written_whole
 
 ROOT = Path(__file__).parent.parent
 
@@ -95,6 +95,18 @@ def test_a_folder_with_a_run_is_refused(make_config):
     train.fit(other, overwrite=True)
     assert not equal(before, weights(folder))
     assert len(lines(folder, "train")) == 2      # the old log is gone
+
+
+def test_two_runs_do_not_share_a_folder(make_config):
+    config = make_config()
+    folder = train.fit(config)
+    with locked(folder):
+        for again in ({"resume": True}, {"overwrite": True}, {}):
+            with pytest.raises(ValueError, match="another process is training in this folder"):
+                train.fit(config, **again)
+    (folder / ".lock").touch()      # left by a run that was killed
+    train.fit(config, resume=True)
+    assert not (folder / ".lock").exists()
 
 
 def test_a_folder_with_other_things_is_never_touched(make_config, tmp_path):

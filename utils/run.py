@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import json
 import logging
 import os
@@ -28,6 +29,7 @@ from utils.config import Config, ConfigError, load_config, parse_overrides, to_m
 
 log = logging.getLogger(__name__)
 VERSIONED = ("torch", "transformers", "tokenizers", "accelerate", "numpy", "scipy", "safetensors")
+LOCK = ".lock"
 MAY_DIFFER = {"run", "eval"}      # sections that do not change what is trained
 MAY_BE_OVERRIDDEN = ("data.root", "data.token_cache", "data.workers", "encoder.trust_remote_code", "run.threads",
                      "train.mixed_precision")      # of a finished run, beside all of `eval`
@@ -35,15 +37,24 @@ MAY_BE_OVERRIDDEN = ("data.root", "data.token_cache", "data.workers", "encoder.t
 
 # ---------------------------------------------------------------- writing whole files and folders
 
+def _sync(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """A path to write to beside `path`; synced and renamed onto it at the end, removed on an error."""
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}{path.suffix}")
     try:
         yield partial
-        with open(partial, "rb") as file:
-            os.fsync(file.fileno())
+        _sync(partial)
         os.replace(partial, path)
+        _sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -81,13 +92,12 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
         raise
     distributed.barrier()
     if distributed.is_main():
-        for file in partial.rglob("*"):
-            if file.is_file():
-                with open(file, "rb") as handle:
-                    os.fsync(handle.fileno())
+        for file in (*partial.rglob("*"), partial):
+            _sync(file)
         if path.exists():
             os.replace(path, old)
         os.replace(partial, path)
+        _sync(path.parent)
         shutil.rmtree(old, ignore_errors=True)
     distributed.barrier()
 
@@ -138,10 +148,38 @@ def open_run(config: Config, whole: Path, resume: bool, overwrite: bool) -> Path
     return folder
 
 
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the run folder: another training run in it is refused until this one ends, however it ends."""
+    if not distributed.is_main():
+        yield
+        return
+    with open(folder / LOCK, "w", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            (folder / LOCK).unlink(missing_ok=True)
+
+
+def _is_locked(folder: Path) -> bool:
+    if not (folder / LOCK).exists():
+        return False
+    with open(folder / LOCK, encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False      # left by a process that was killed
+
+
 def _refusal(folder: Path, config: Config, resume: bool, overwrite: bool) -> str | None:
     saved = folder / "config.yaml"
+    if _is_locked(folder):
+        return f"{folder}: another process is training in this folder"
     if not saved.exists():
-        if folder.is_dir() and any(p.name != "stages" and ".partial" not in p.name for p in folder.iterdir()):
+        if folder.is_dir() and any(p.name not in ("stages", LOCK) and ".partial" not in p.name
+                                   for p in folder.iterdir()):
             return f"{folder}: the run folder is not empty and holds no run; choose another run.dir"
         return None
     if overwrite:
