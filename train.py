@@ -25,9 +25,12 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     folder.add_argument("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
     folder.add_argument("--overwrite", action="store_true", help="replace the run that the folder holds")
     parser.add_argument("--plan", action="store_true", help="print the memory and messages that a run needs, and stop")
-    parser.add_argument("--processes", type=int, default=1, help="with --plan: processes to plan for (default 1)")
+    parser.add_argument("--processes", type=int, help="with --plan: processes to plan for (default 1)")
     words, overrides = split_words(sys.argv[1:])
-    return parser.parse_args(words), overrides
+    options = parser.parse_args(words)
+    if options.processes is not None and not options.plan:
+        parser.error("--processes goes with --plan; to train on several processes use accelerate launch")
+    return options, overrides
 
 
 if __name__ == "__main__":
@@ -136,6 +139,8 @@ def _train(config: Config, method: Method, data: Dataset, folder: Path, accelera
     run = Run(config, method, data, optimizers, state, folder, accelerator, metric_log)
     if state.step == 0:
         method.prepare(folder, accelerator)
+    elif state.epoch >= config.train.epochs:
+        log.info("the run has finished already")
     else:
         log.info("resumed at epoch %d, step %d", state.epoch + 1, state.step)
     every = 1 if accelerator.device.type == "cpu" else CHECK_EVERY
@@ -307,15 +312,17 @@ def main(options: argparse.Namespace, words: list[str]) -> None:
     try:
         config = load_any_config(options.config, words, method_configs=METHOD_CONFIGS)
         if options.plan:
-            return print(plan_report(config, options.processes, METHOD_CONFIGS))
+            return print(plan_report(config, 1 if options.processes is None else options.processes, METHOD_CONFIGS))
         folder = fit(config, options.resume, options.overwrite)
     except (ValueError, FloatingPointError, OSError) as error:
         sys.exit(f"error: {error}")
     except Interrupted as stop:
-        print(stop, file=sys.stderr)
+        if distributed.is_main():
+            print(stop, file=sys.stderr)
         sys.exit(128 + stop.signal_number)
     except KeyboardInterrupt:
-        sys.exit("interrupted before training began; nothing was lost")
+        print("interrupted at once; --resume goes on from the last checkpoint, if there is one", file=sys.stderr)
+        sys.exit(130)
     if distributed.is_main():
         print(f"run: {folder}")
 

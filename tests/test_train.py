@@ -97,6 +97,16 @@ def test_a_folder_with_a_run_is_refused(make_config):
     assert len(lines(folder, "train")) == 2      # the old log is gone
 
 
+def test_a_damaged_config_of_a_run_is_a_clear_error(make_config):
+    config = make_config()
+    folder = train.fit(config)
+    whole = (folder / "config.yaml").read_text()
+    for damaged in (whole[:30], "data: [", "", "3"):
+        (folder / "config.yaml").write_text(damaged)
+        with pytest.raises(ValueError, match=r"another config|config is damaged"):
+            train.fit(config, resume=True)
+
+
 def test_two_runs_do_not_share_a_folder(make_config):
     config = make_config()
     folder = train.fit(config)

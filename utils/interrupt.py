@@ -1,6 +1,7 @@
 """When to save: on a clock, and on SIGTERM or Ctrl-C, agreed between all processes so that all save the same step."""
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -28,7 +29,7 @@ class SaveClock:
     def __init__(self, minutes: float, every: int) -> None:
         self._seconds, self._every, self._calls = 60 * minutes, every, 0
         self._last = time.monotonic()
-        self._received = 0
+        self._received, self._parent = 0, os.getppid()
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> SaveClock:
@@ -50,6 +51,8 @@ class SaveClock:
         """After each step, on every process: is it time to save? The answer is the same on all."""
         self._calls += 1
         if distributed.world_size() > 1:
+            if os.getppid() != self._parent:      # the launcher was killed: nobody watches over these any more
+                self._received = self._received or signal.SIGTERM
             if self._calls % self._every:
                 return False
             self._received = distributed.agree(self._received)

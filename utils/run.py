@@ -25,7 +25,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from utils import distributed
-from utils.config import Config, ConfigError, load_config, parse_overrides, to_mapping, to_yaml
+from utils.config import Config, ConfigError, load_config, parse_overrides, read_yaml, to_mapping, to_yaml
 
 log = logging.getLogger(__name__)
 VERSIONED = ("torch", "transformers", "tokenizers", "accelerate", "numpy", "scipy", "safetensors")
@@ -184,13 +184,16 @@ def _refusal(folder: Path, config: Config, resume: bool, overwrite: bool) -> str
         return None
     if overwrite:
         return None
-    import yaml
-    before, now = yaml.safe_load(saved.read_text(encoding="utf-8")), to_mapping(config)
+    try:
+        before, now = read_yaml(saved), to_mapping(config)
+    except ConfigError as error:
+        return f"the run's config is damaged ({error}); --overwrite replaces the run"
     changed = [f"{section}.{key} ({(before.get(section) or {}).get(key)!r} -> {value!r})"
                for section, content in now.items() if section not in MAY_DIFFER and isinstance(content, Mapping)
                for key, value in content.items() if (before.get(section) or {}).get(key) != value]
-    if before.get("run", {}).get("seed") != now["run"]["seed"]:
-        changed.append(f"run.seed ({before['run']['seed']} -> {now['run']['seed']})")
+    seed = (before.get("run") or {}).get("seed")
+    if seed != now["run"]["seed"]:
+        changed.append(f"run.seed ({seed} -> {now['run']['seed']})")
     if before.get("stages") != now.get("stages"):
         changed.append("stages")
     if changed:
