@@ -220,11 +220,10 @@ class BagEncoder(TextEncoder):
             nn.init.zeros_(self.residual.weight)      # starts as the plain bag; gelu keeps its gradient alive
 
     def pool(self, texts: TextBatch) -> Tensor:
-        index = getattr(texts, "bag_index", None)
-        if index is None:
-            index = texts.bag_index = BagIndex(texts)      # fixed label batches keep theirs between steps
+        if texts.bag_index is None:
+            texts.bag_index = BagIndex(texts)      # fixed label batches keep theirs between steps
         with torch.autocast(self.table.device.type, enabled=False):
-            summed = _WeightedBag.apply(self.table, self.token_weights, index)        # [B, D]
+            summed = _WeightedBag.apply(self.table, self.token_weights, texts.bag_index)        # [B, D]
         if self.residual is not None:
             unit = _Normalize.apply(summed) if self.config.normalize else summed
             summed = unit + self.residual(F.gelu(unit))

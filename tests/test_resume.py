@@ -70,7 +70,7 @@ class Killer:
 
 
 SETTINGS = {"encoder": {"dropout": 0.2}, "method": {"pool": "hnm", "refresh_interval": 2, "gc_batch_size": 8},
-            "train": {"epochs": 50, "batch_size": 8}, "run": {"save_minutes": 0.0005, "threads": 1}}
+            "train": {"epochs": 80, "batch_size": 8}, "run": {"save_minutes": 0.0005, "threads": 1}}
 
 
 def test_twenty_kills_change_nothing(make_config, tmp_path, capfd):

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -205,13 +206,15 @@ class TextBatch:
     """Texts of one batch as flat token ids; padded, where an encoder needs it, on the device to its own longest text.
 
     Attributes: ids [tokens] int32 and offsets [B + 1] int64 on the batch's device; host_lengths [B], a numpy array
-    that stays on the host, so that padding and splitting need no host sync.
+    that stays on the host, so that padding and splitting need no host sync; bag_index, which the bag encoder makes once
+    and finds again where a batch is encoded in every step.
     """
 
     def __init__(self, ids: Tensor, host_lengths: np.ndarray, offsets: Tensor | None = None) -> None:
         self.ids, self.host_lengths = ids, host_lengths
         ends = torch.from_numpy(np.concatenate([[0], np.cumsum(host_lengths)]).astype(np.int64))
         self.offsets = ends if offsets is None else offsets
+        self.bag_index: Any = None
 
     @classmethod
     def take(cls, tokens: Ragged, rows: np.ndarray) -> TextBatch:
