@@ -134,43 +134,41 @@ def test_a_process_that_dies_stops_the_others(tiny_root, tiny_encoder, tmp_path)
     assert "SIGKILL" in got.stderr or "Signal 9" in got.stderr or "exitcode: -9" in got.stderr.replace(" ", "")
 
 
-def test_a_signal_to_the_launcher_saves_the_same_step_on_all(tiny_root, tiny_encoder, tmp_path):
-    path = tmp_path / "c.yaml"
-    path.write_text(to_yaml(build(tiny_root, tiny_encoder, tmp_path / "run", {}, train={"epochs": 3000})))
-    log = tmp_path / "run" / "metrics.jsonl"
-    child = subprocess.Popen([sys.executable, "-m", "accelerate.commands.launch", "--config_file",
-                              "configs/accelerate_cpu.yaml", "--num_processes", "2", "--main_process_port", "0",
-                              "train.py", str(path)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                             text=True)
+def start_long_run(tiny_root, tiny_encoder, tmp_path):
+    """A launcher whose two processes are past their first epoch, with far more to go."""
+    path, log = tmp_path / "c.yaml", tmp_path / "run" / "metrics.jsonl"
+    path.write_text(to_yaml(build(tiny_root, tiny_encoder, tmp_path / "run", {}, train={"epochs": 100_000})))
+    with open(tmp_path / "stderr", "w") as stderr:
+        child = subprocess.Popen([sys.executable, "-m", "accelerate.commands.launch", "--config_file",
+                                  "configs/accelerate_cpu.yaml", "--num_processes", "2", "--main_process_port", "0",
+                                  "train.py", str(path)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=stderr)
     deadline = time.monotonic() + 100
     while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.05)
+    return child, tmp_path / "run"
+
+
+def test_a_signal_to_the_launcher_saves_the_same_step_on_all(tiny_root, tiny_encoder, tmp_path):
+    child, folder = start_long_run(tiny_root, tiny_encoder, tmp_path)
     child.send_signal(signal.SIGTERM)
-    _, stderr = child.communicate(timeout=60)
-    assert stderr.count("stopped by SIGTERM after saving; go on with the same command and --resume") == 1
-    progress = json.loads((tmp_path / "run" / "last" / "progress.json").read_text())
+    child.wait(timeout=60)
+    message = "stopped by SIGTERM after saving; go on with the same command and --resume"
+    assert (tmp_path / "stderr").read_text().count(message) == 1
+    progress = json.loads((folder / "last" / "progress.json").read_text())
     assert progress["processes"] == 2
-    assert 0 < progress["step"] < 3000 * 3
-    assert {p.name for p in (tmp_path / "run" / "last").glob("process-*")} == {"process-0.safetensors",
-                                                                            "process-1.safetensors"}
+    assert 0 < progress["step"] < 100_000 * 3
+    assert {p.name for p in (folder / "last").glob("process-*")} == {"process-0.safetensors", "process-1.safetensors"}
 
 
 def test_processes_without_their_launcher_save_and_stop(tiny_root, tiny_encoder, tmp_path):
-    path = tmp_path / "c.yaml"
-    path.write_text(to_yaml(build(tiny_root, tiny_encoder, tmp_path / "run", {}, train={"epochs": 100_000})))
-    log = tmp_path / "run" / "metrics.jsonl"
-    child = subprocess.Popen([sys.executable, "-m", "accelerate.commands.launch", "--config_file",
-                              "configs/accelerate_cpu.yaml", "--num_processes", "2", "--main_process_port", "0",
-                              "train.py", str(path)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 100
-    while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    child, folder = start_long_run(tiny_root, tiny_encoder, tmp_path)
     child.kill()
     child.wait()
-    while (tmp_path / "run" / ".lock").exists() and time.monotonic() < deadline + 60:
+    deadline = time.monotonic() + 60
+    while (folder / ".lock").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not (tmp_path / "run" / ".lock").exists()      # they ended, and let go of the folder
-    assert json.loads((tmp_path / "run" / "last" / "progress.json").read_text())["step"] > 0
+    assert not (folder / ".lock").exists()      # they ended, and let go of the folder
+    assert json.loads((folder / "last" / "progress.json").read_text())["step"] > 0
 
 
 def test_two_machines(run_all, tiny_root, tiny_encoder, tmp_path):
