@@ -75,7 +75,7 @@ def _shuffle(order, state):
 
 
 @njit(**OPTIONS)
-def _solve(lptr, lidx, lval, dense, points, width, bias, sign, active, cost_p, cost_n, eps, passes, seed, weight, alpha):
+def _solve(lptr, lidx, lval, dense, points, width, bias, sign, active, costs, eps, passes, seed, weight, alpha):
     """Dual coordinate descent for up to LANES problems over the same points, in lockstep (Hsieh et al., ICML 2008).
 
     Problem l: min_w 1/2 |w|^2 + sum_i C_i max(0, 1 - sign_il w.x_i)^2. Neighbouring problems share every feature
@@ -97,7 +97,7 @@ def _solve(lptr, lidx, lval, dense, points, width, bias, sign, active, cost_p, c
         for j in range(dims):
             total += dense[points[i], j] * dense[points[i], j]
         norms[i] = total
-    half_p, half_n = np.float32(0.5 / cost_p), np.float32(0.5 / cost_n)
+    half_p, half_n = np.float32(0.5 / costs[0]), np.float32(0.5 / costs[1])
     last = (width + dims) * LANES
     for turn in range(passes):
         state = _shuffle(order, state)
@@ -192,8 +192,8 @@ def fit_chunk(indptr, indices, data, num_features, dense, points, positive_ptr, 
                 at = np.searchsorted(points, positives[j])
                 if at < n and points[at] == positives[j]:
                     sign[at * LANES + lane] = 1
-        most = max(most, _solve(lptr, lidx, lval, dense, points, width, np.float32(bias), sign, active, costs[0],
-                                costs[1], eps, passes, seed + first, weight, alpha))
+        most = max(most, _solve(lptr, lidx, lval, dense, points, width, np.float32(bias), sign, active, costs,
+                                eps, passes, seed + first, weight, alpha))
         for row in range(width + dims + 1):
             limit = threshold if row < width + dims else np.float32(0)
             for lane in range(lanes):

@@ -1,4 +1,4 @@
-"""Linear rankers of many clusters at once: L2-regularised squared hinge on sparse and dense features, fitted in parallel.
+"""Linear rankers of many clusters at once: L2-regularised squared hinge on sparse and dense features.
 
     layer = fit_layer(features, child_ptr, positives, reach, Solver(), threads=2)
     margins = score_candidates(layer, features, candidates, threads=2)
@@ -87,12 +87,9 @@ class Layer:
         """What `score_pairs` takes."""
         return self.chunk_ptr, self.features, self.ptr, self.children, self.values
 
-    def arrays(self, prefix: str) -> dict[str, np.ndarray]:
-        return {f"{prefix}{field.name}": getattr(self, field.name) for field in fields(self)}
-
-    @classmethod
-    def from_arrays(cls, arrays: dict[str, np.ndarray], prefix: str) -> Layer:
-        return cls(**{field.name: arrays[prefix + field.name] for field in fields(cls)})
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All fields by name; Layer(**arrays) is the layer again."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 def fit_layer(features: Features, child_ptr: np.ndarray, positives: sp.csc_matrix, reach: sp.csc_matrix,

@@ -105,7 +105,7 @@ class PartitionTree:
 
     def clusters(self, features: Features, *, beam: int, combiner: Combiner, level: int, threads: int = 1,
                  ) -> tuple[np.ndarray, np.ndarray]:
-        """The best nodes of a level (0 = children of the root) of each point: ids [n, beam], scores, padded as above."""
+        """The best nodes of a level (0 = below the root) of each point: ids and scores [n, beam], padded as above."""
         nodes = np.full((len(features), beam), -1, np.int64)
         scores = np.full((len(features), beam), -np.inf, np.float32)
 
