@@ -306,8 +306,9 @@ class _Trainer:
 
     def reassign(self, tree: PartitionTree, skeleton: Skeleton) -> Skeleton:
         """Every label into the clusters that the beams of its points reach most often: top lambda of Y^T M."""
-        s = self.settings
-        level = len(skeleton.child_ptrs) - 2
+        s, level = self.settings, len(skeleton.child_ptrs) - 2
+        if level < 0:      # one cluster holds all labels
+            return skeleton
         nodes, _ = tree.clusters(self.features, beam=s.beam, combiner=COMBINERS[s.combiner], level=level,
                                  threads=self.threads)
         counts = count_matrix(self.split.relevance, beam_matrix(nodes, skeleton.leaves))
