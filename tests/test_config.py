@@ -54,8 +54,12 @@ def test_no_shipped_config_is_missed():
     published = {f"{d}/{n}" for d in ("EURLex-4K", "LF-AmazonTitles-131K") for n in all_losses}
     published |= {"LF-AmazonTitles-1.3M/dist-de-all_decoupled-softmax", "LF-Wikipedia-500K/" + all_losses[0],
                   "LF-Wikipedia-500K/" + all_losses[3]}
-    assert names == small | published
-    assert len(CONFIGS) == 17
+    trees = {f"{d}/{n}" for d in ("LF-DebianTitles-small", "LF-DebianTitles", "Debtags")
+             for n in ("xr-linear", "xr-linear-forest", "overlap", "overlap-dense")}
+    trees |= {f"{d}/{n}" for d in ("eurlex-4k", "wiki10-31k", "amazoncat-13k", "amazon-670k", "wiki-500k", "amazon-3m")
+              for n in ("xr-linear", "overlap", "overlap-dense")}
+    assert names == small | published | trees
+    assert len(CONFIGS) == 47
 
 
 def test_bases_merge_in_order_and_the_file_wins(tmp_path):

@@ -11,6 +11,7 @@ import scipy.sparse as sp
 
 from utils.clustering import balanced_hierarchy, splits_for
 from utils.linear_layer import Features, Layer, Solver, fit_layer
+from utils.matching import count_matrix, top_assignment
 from utils.partition_tree import Combiner, PartitionTree
 
 
@@ -121,6 +122,27 @@ def fit_tree(features: Features, relevance: sp.csr_matrix, skeleton: Skeleton, r
                                 ranking.threads, f"rankers of level {level + 1} of {len(positives)}"))
         keep(level, layers[-1])
     return PartitionTree(tuple(layers), skeleton.node_labels, relevance.shape[1], features.shape, ranking.solver.bias)
+
+
+def reassign(tree: PartitionTree, skeleton: Skeleton, features: Features, relevance: sp.csr_matrix, copies: int,
+             ranking: Ranking) -> Skeleton:
+    """Label disentanglement: every label into the clusters that the beams of its points reach most often.
+
+    The matching matrix M [N, C] is the beam's last-level clusters of each training point; a label joins its top
+    `copies` clusters of Y^T M, and stays where it was if no beam counts for it (Liu et al., section 3). The levels
+    above keep their clusters; their rankers are trained again, as more clusters are right for a point now.
+    """
+    level = len(skeleton.child_ptrs) - 2
+    if level < 0:      # one cluster holds all labels
+        return skeleton
+    nodes, _ = tree.clusters(features, beam=ranking.beam, combiner=ranking.combiner, level=level,
+                             threads=ranking.threads)
+    counts = count_matrix(relevance, beam_matrix(nodes, skeleton.leaves))
+    labels, first = np.unique(skeleton.node_labels, return_index=True)
+    best = top_assignment(counts[labels], copies, axis="label", binary=True, fallback=skeleton.node_clusters[first])
+    place = sp.csr_matrix((np.ones(len(labels), np.float32), (labels, np.arange(len(labels)))),
+                          shape=(relevance.shape[1], len(labels)))
+    return skeleton.with_leaves(place @ best)
 
 
 def _positives(relevance: sp.csr_matrix, skeleton: Skeleton) -> list[sp.csc_matrix]:
