@@ -9,9 +9,10 @@ from safetensors import SafetensorError
 from models.dexml import Dexml
 from models.method import Method
 from models.ova import Ova
+from models.overlap_xmc import Overlap, XrLinear
 from utils.config import Config
 
-METHODS = {"dexml": Dexml, "ova": Ova}
+METHODS = {"dexml": Dexml, "ova": Ova, "xr-linear": XrLinear, "overlap": Overlap}
 METHOD_CONFIGS = {name: method.Config for name, method in METHODS.items()}
 
 
