@@ -225,6 +225,19 @@ def test_new_texts_need_the_vocabulary(make_config, own_root):
         Predictor(folder)(["linux"])
 
 
+def test_a_data_set_of_features_alone(make_config, own_root):
+    from utils.features import load_features
+    load_features(own_root / "tiny")
+    for name in ("trn_X", "tst_X", "Y"):
+        (own_root / "tiny" / "raw" / f"{name}.txt").unlink()
+    folder = train.fit(make_config(method=TREE, data={"root": str(own_root)}))
+    assert evaluation.evaluate(folder)["P@1"] > 40
+    assert Predictor(folder)(["linux"], k=1)[0][0]["text"] == "label 7"
+    (own_root / "tiny" / "X.tst.npz").unlink()
+    with pytest.raises(ValueError, match=r"tst_X.txt: no such file"):
+        evaluation.evaluate(folder)
+
+
 def test_damaged_models_are_one_error(make_config):
     folder = train.fit(make_config(method=TREE))
     path = folder / "model" / "tree0.level1.npz"
