@@ -14,7 +14,6 @@ from utils.linear_layer import Features, Layer, Solver, fit_layer
 from utils.matching import count_matrix, top_assignment
 from utils.partition_tree import Combiner, PartitionTree
 
-
 TIE = 0.01      # what a rank in the beam adds to a count of 1: enough to decide between equal counts
 
 
