@@ -48,9 +48,8 @@ class Dexa(Ngame):
 
     @classmethod
     def build(cls, config: Config, data: Dataset) -> Dexa:
-        vectors = number_of_vectors(config, data)
         method = super().build(config, data)
-        return cls(config, data.num_labels, data, method.encoder, vectors)
+        return cls(config, data.num_labels, data, method.encoder, number_of_vectors(config, data))
 
     def prepare(self, run_folder: Path, accelerator: Accelerator) -> None:
         """Assign the labels to vectors, once, by the initial encoder; a model started from keeps its own assignment."""

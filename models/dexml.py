@@ -56,6 +56,7 @@ class Dexml(Method):
         self.label_embeddings: Tensor | np.ndarray | None = None
         self.index: ExactIndex | HnswIndex | None = None      # over the label embeddings
         self._shortlists: np.ndarray | None = None      # [n, shortlist_size] label ids, -1 where there is none
+        self._label_lengths = data.label_tokens.lengths if data else None      # [L], made once, not in each step
         self._all: tuple[LabelPool, list[TextBatch]] | None = None
 
     @classmethod
@@ -106,13 +107,13 @@ class Dexml(Method):
             sampled = sample_positives(batch.relevance, count, rng)
         if settings.pool == "all":
             if self._all is None:      # made once: every step sees the same labels in the same micro-batches
-                pool = LabelPool(np.arange(self.num_labels), self.data.label_tokens.lengths)
+                pool = LabelPool(np.arange(self.num_labels), self._label_lengths)
                 self._all = pool, self._label_texts(pool, device)
             return *self._all, sampled
         chosen = [batch.relevance.indices[sampled]]
         if settings.pool == "hnm" and self._shortlists is not None:
             chosen.append(self._draw_negatives(batch, rng))
-        pool = LabelPool(np.unique(np.concatenate(chosen)).astype(np.int64), self.data.label_tokens.lengths)
+        pool = LabelPool(np.unique(np.concatenate(chosen)).astype(np.int64), self._label_lengths)
         return pool, self._label_texts(pool, device), sampled
 
     def _label_texts(self, pool: LabelPool, device: torch.device) -> list[TextBatch]:
