@@ -48,7 +48,7 @@ class ClusteredBatches:
         self.settings, self.count, self.seed = config.method, count, config.run.seed
         self._clusters: np.ndarray | None = None      # [n]
         self._points: list[np.ndarray] = []           # the own part of the bank: positions in the split ...
-        self._embeddings: list[np.ndarray] = []       # ... and embeddings [.., D] float16
+        self._embeddings: list[np.ndarray] = []       # ... and embeddings [.., D] float32
         self._threads = distributed.cpu_threads(config.run.threads)
         check_curriculum(config)
 
@@ -70,7 +70,7 @@ class ClusteredBatches:
         if self.due(batch.key[1] + 1):
             own = distributed.share(len(batch.points))
             self._points.append(batch.points[own.start:own.stop])
-            self._embeddings.append(embeddings.detach().to(torch.float16).cpu().numpy())
+            self._embeddings.append(embeddings.detach().float().cpu().numpy())
 
     def start_epoch(self, epoch: int, embed: Callable[[], np.ndarray]) -> None:
         """Cluster the queries if it is time; every process calls it.
@@ -115,7 +115,7 @@ class ClusteredBatches:
             return None
         points = np.concatenate(self._points) if own else np.zeros(0, np.int64)
         width = distributed.agree(self._embeddings[0].shape[1] if own else 0)
-        embeddings = np.concatenate(self._embeddings) if own else np.zeros((0, width), np.float16)
+        embeddings = np.concatenate(self._embeddings) if own else np.zeros((0, width), np.float32)
         gathered = [distributed.gather_arrays(a, self.count) for a in (points, embeddings)]
         return tuple(gathered) if distributed.is_main() else None
 

@@ -167,6 +167,8 @@ def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     if world_size() == 1:
         return
     shared = [p for p in parameters if p.requires_grad and not getattr(p, "sharded", False)]
+    if not shared:      # classifier rows on a frozen encoder: each process has its own
+        return
     dense = [p for p in shared if not getattr(p, "row_sparse", False)]
     tables = [p for p in shared if getattr(p, "row_sparse", False)]
     own = [_rows_and_values(p) for p in tables]
