@@ -3,8 +3,8 @@ KDD 2023, section 4.4). The last stage, after `xc`; nothing is trained.
 
 Candidates are the best labels of either member, both score all of them: cos(x, w_l) + tau b_l and x . z_l. The final
 score is beta (p + embedding score) + classifier score, p from a decision tree on both scores and the label's inverse
-propensity. The released code fits the tree on training points with the filter pairs of the test split; here on the
-validation split with its own.
+propensity; here p and the embedding score have a weight each. The released code fits the tree on training points with
+the filter pairs of the test split; here on the validation split with its own, where a lighter tree serves few points.
 """
 from __future__ import annotations
 
@@ -38,9 +38,10 @@ CHECKED = (1, 3, 5, 10, 100)
 
 @dataclass(frozen=True)
 class FusedConfig(MethodConfig):
-    beta: float = option(1.0, "weight of the tree's probability and of the embedding score", ge=0)
+    embedding_weight: float = option(1.0, "weight of the embedding score; that of the classifier's is 1", ge=0)
+    tree_weight: float = option(1.0, "weight of the tree's probability", ge=0)
     depth: int = option(7, "levels of the decision tree", ge=1)
-    min_leaf: int = option(20, "fewest candidates of validation points in a leaf of the tree", ge=1)
+    min_leaf: int = option(100, "fewest candidates of validation points in a leaf of the tree", ge=1)
     candidates: int = option(100, "labels that each member proposes for a query", ge=1)
 
 
@@ -93,7 +94,8 @@ class Fused(Method):
         fusion = None
         if distributed.is_main():
             settings = self.config.method
-            weights = FusionSettings(settings.beta, (1.0, settings.beta), settings.depth, settings.min_leaf)
+            weights = FusionSettings(settings.tree_weight, (1.0, settings.embedding_weight), settings.depth,
+                                     settings.min_leaf)
             propensity = self._inverse_propensity()
             fusion = fit(members, propensity[:, None], split.relevance, weights)
             scored = {"classifier": members[0], "embedding": members[1],

@@ -141,8 +141,8 @@ def fused(make_config, encoder_run, tmp_path):
     """(fused method, its xc run)."""
     xc = train.fit(make_config(method={"name": "xc", "pool": "all", "tau": 0.1, "cluster_size": 4},
                                train={"epochs": 3}, run={"dir": str(tmp_path / "xc"), "start_from": str(encoder_run)}))
-    folder = train.fit(make_config(method={"name": "fused", "beta": 0.5, "candidates": 3, "min_leaf": 2},
-                                   train={"epochs": 0}, run={"start_from": str(xc)}))
+    settings = {"name": "fused", "embedding_weight": 0.7, "tree_weight": 0.5, "candidates": 3, "min_leaf": 2}
+    folder = train.fit(make_config(method=settings, train={"epochs": 0}, run={"start_from": str(xc)}))
     return folder, xc
 
 
@@ -159,7 +159,7 @@ def test_fused_scores_are_the_formula_on_the_union_of_candidates(fused, encoder_
         union = sorted(set(first[i].topk(3).indices.tolist()) | set(second[i].topk(3).indices.tolist()))
         features = torch.stack([first[i][union], second[i][union],
                                 torch.from_numpy(method.fusion.statistics[union, 0])], 1).detach().numpy()
-        final = 0.5 * (method.fusion.tree(features) + features[:, 1]) + features[:, 0]
+        final = 0.5 * method.fusion.tree(features) + 0.7 * features[:, 1] + features[:, 0]
         best = sorted(zip(-final, union, strict=True))[:3]
         assert ids[i].tolist() == [label for _, label in best]
         np.testing.assert_allclose(values[i], [-s for s, _ in best], rtol=1e-4)
