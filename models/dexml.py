@@ -20,7 +20,7 @@ from torch import Tensor
 
 from models.encoder import TextEncoder, build_encoder, load_encoder
 from models.label_pool import LabelPool, pool_loss, sample_positives, sample_size
-from models.method import Method, embed_rows, loss_function, write_method
+from models.method import Method, embed_rows, load_label_embeddings, loss_function, write_method
 from utils import distributed
 from utils.config import Config, MethodConfig, option
 from utils.data import Batch, Dataset, TextBatch
@@ -198,11 +198,7 @@ class Dexml(Method):
     @classmethod
     def load(cls, config: Config, folder: Path, num_labels: int) -> Dexml:
         method = cls(config, num_labels, None, load_encoder(config.encoder, folder))
-        method.label_embeddings = np.load(folder / "label_embeddings.npy", mmap_mode="c", allow_pickle=False)
-        expected = (num_labels, method.encoder.dim)
-        if method.label_embeddings.shape != expected:
-            raise ValueError(f"{folder / 'label_embeddings.npy'}: expected shape {expected} (labels of the data set, "
-                             f"embedding dimension), got {method.label_embeddings.shape}")
+        method.label_embeddings = load_label_embeddings(folder, num_labels, method.encoder.dim)
         method._index_labels(config.eval.index)
         return method
 

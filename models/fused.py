@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from models.encoder import TextEncoder, build_encoder, load_encoder
-from models.method import Method, write_method
+from models.method import Method, load_label_embeddings, write_method
 from models.xc import Xc
 from utils import distributed, metrics
 from utils.config import Config, ConfigError, MethodConfig, option
@@ -179,8 +179,11 @@ class Fused(Method):
     def load(cls, config: Config, folder: Path, num_labels: int) -> Fused:
         method = cls(config, num_labels, None, load_encoder(config.encoder, folder))
         rows = load_file(folder / "classifier.safetensors")
-        embeddings = np.load(folder / "label_embeddings.npy", mmap_mode="c", allow_pickle=False)
+        embeddings = load_label_embeddings(folder, num_labels, method.encoder.dim)
         method.members = [(rows["weight"], rows["bias"]), (embeddings, None)]
         method.fusion = Fusion.load(folder / "fusion.npz")
+        if rows["weight"].shape != embeddings.shape or method.fusion.statistics.shape != (num_labels, 1):
+            raise ValueError(f"{folder}: classifier {tuple(rows['weight'].shape)}, label embeddings "
+                             f"{embeddings.shape} and fusion {method.fusion.statistics.shape} are not of one model")
         method._index(config.eval.index)
         return method

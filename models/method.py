@@ -179,6 +179,16 @@ def write_method(folder: Path, name: str, num_labels: int, **more: Any) -> None:
     (folder / "method.json").write_text(json.dumps({"method": name, "num_labels": num_labels, **more}) + "\n")
 
 
+def load_label_embeddings(folder: Path, num_labels: int, dim: int) -> np.ndarray:
+    """label_embeddings.npy of a saved model, memory-mapped [L, D]; ValueError if it has another shape."""
+    path, expected = folder / "label_embeddings.npy", (num_labels, dim)
+    embeddings = np.load(path, mmap_mode="c", allow_pickle=False)
+    if embeddings.shape != expected:
+        raise ValueError(f"{path}: expected shape {expected} (labels of the data set, embedding dimension), got "
+                         f"{embeddings.shape}")
+    return embeddings
+
+
 def loss_function(config: LossConfig) -> Callable[..., Tensor]:
     """The configured loss with its options bound."""
     names = {"soft-topk": ("k", "alpha"),

@@ -14,6 +14,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from models.encoder import TextEncoder, build_encoder
@@ -88,14 +89,13 @@ class Surrogate(Ova):
     def save(self, folder: Path, accelerator: Accelerator) -> None:
         super().save(folder, accelerator)
         if distributed.is_main():
-            np.savez(folder / "clusters.npz", clusters=self.clusters.cpu().numpy(),
-                     log_share=self.log_share.cpu().numpy())
+            save_file({"clusters": self.clusters.cpu(), "log_share": self.log_share.cpu()},
+                      folder / "clusters.safetensors")
 
     @classmethod
     def load(cls, config: Config, folder: Path, num_labels: int) -> Surrogate:
         method = super().load(config, folder, num_labels)
-        with open(folder / "clusters.npz", "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            method.clusters.copy_(torch.from_numpy(arrays["clusters"]))
-            method.log_share.copy_(torch.from_numpy(arrays["log_share"]))
+        for name, value in load_file(folder / "clusters.safetensors").items():
+            getattr(method, name).copy_(value)
         method._index_rows()
         return method

@@ -20,7 +20,7 @@ from torch import Tensor
 from models.clustered_batches import ClusteredBatches, ClusteredConfig
 from models.encoder import TextEncoder
 from models.label_pool import LabelPool
-from models.method import Method, embed_rows
+from models.method import Method, embed_rows, load_label_embeddings
 from models.ova import Ova, OvaConfig
 from utils import distributed
 from utils.config import Config, ConfigError, option
@@ -126,7 +126,7 @@ class Xc(Ova):
     @classmethod
     def load(cls, config: Config, folder: Path, num_labels: int) -> Xc:
         method = super().load(config, folder, num_labels)
-        method.label_embeddings = np.load(folder / "label_embeddings.npy", mmap_mode="c", allow_pickle=False)
+        method.label_embeddings = load_label_embeddings(folder, num_labels, method.encoder.dim)
         return method
 
 

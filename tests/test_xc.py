@@ -183,6 +183,24 @@ def test_approximate_search_of_both_members(fused):
     assert found["P@1"] == pytest.approx(exact["P@1"], abs=5)
 
 
+def test_a_damaged_file_of_any_of_these_models_is_one_clear_error(fused, encoder_run, make_config, tmp_path):
+    surrogate = train.fit(make_config(method={"name": "surrogate", "num_clusters": 8}, train={"epochs": 1},
+                                      run={"dir": str(tmp_path / "surrogate")}))
+    own = {"auxiliary.safetensors", "classifier.safetensors", "clusters.safetensors", "fusion.npz", "method.json"}
+    seen = set()
+    for folder in (*fused, encoder_run, surrogate):
+        config = find_run(folder, METHOD_CONFIGS)[1]
+        for path in (p for p in (folder / "model").iterdir() if p.name in own):
+            whole = path.read_bytes()
+            path.write_bytes(whole[:len(whole) // 2])
+            with pytest.raises(ValueError, match="the model cannot be loaded; a file is missing or damaged"):
+                load_method(config, folder)
+            path.write_bytes(whole)
+            seen.add(path.name)
+        load_method(config, folder)
+    assert seen == own
+
+
 @pytest.mark.parametrize(("settings", "message"), [
     ({"method": {"name": "xc"}}, "method xc starts from a trained encoder: run it as a stage after"),
     ({"method": {"name": "fused"}}, "method fused joins the classifiers and label embeddings of an xc run"),
