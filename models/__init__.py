@@ -6,13 +6,19 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from models.dexa import Dexa
 from models.dexml import Dexml
+from models.fused import Fused
 from models.method import Method
+from models.ngame import Ngame
 from models.ova import Ova
 from models.overlap_xmc import Overlap, XrLinear
+from models.surrogate import Surrogate
+from models.xc import Xc
 from utils.config import Config
 
-METHODS = {"dexml": Dexml, "ova": Ova, "xr-linear": XrLinear, "overlap": Overlap}
+METHODS = {"dexml": Dexml, "ngame": Ngame, "dexa": Dexa, "ova": Ova, "surrogate": Surrogate, "xc": Xc,
+           "xr-linear": XrLinear, "overlap": Overlap, "fused": Fused}
 METHOD_CONFIGS = {name: method.Config for name, method in METHODS.items()}
 
 
