@@ -58,7 +58,7 @@ def test_no_shipped_config_is_missed():
     published |= {f"{d}/{n}" for d in ("LF-AmazonTitles-131K", "LF-AmazonTitles-1.3M", "LF-Wikipedia-500K",
                                        "LF-WikiSeeAlso-320K") for n in ("ngame", "dexa")}
     trees = {f"{d}/{n}" for d in ("LF-DebianTitles-small", "LF-DebianTitles", "Debtags")
-             for n in ("xr-linear", "xr-linear-forest", "overlap", "overlap-dense")}
+             for n in ("xr-linear", "forest", "overlap", "overlap-dense")}
     trees |= {f"{d}/{n}" for d in ("eurlex-4k", "wiki10-31k", "amazoncat-13k", "amazon-670k", "wiki-500k", "amazon-3m")
               for n in ("xr-linear", "overlap", "overlap-dense")}
     assert names == small | published | trees
@@ -84,7 +84,7 @@ def test_numbers_without_a_point_are_numbers(tmp_path):
 @pytest.mark.parametrize(("text", "message"), [
     ("data: {name: D}\nmethod: {name: dexml}\ntrain: {epoch: 3}\n", "unknown key 'train.epoch'; did you mean 'epochs'"),
     ("data: {name: D}\nmethod: {name: dexml, tua: 3}\n", "unknown key 'method.tua'; did you mean 'tau'"),
-    ("data: {name: D}\nmethod: {name: dexm}\n", "unknown method.name 'dexm'; known: dexml, ova"),
+    ("data: {name: D}\nmethod: {name: dexm}\n", "unknown method.name 'dexm'; known: dexa, dexml, "),
     ("dat: {name: D}\nmethod: {name: dexml}\n", "unknown section 'dat'; did you mean 'data'"),
     ("data: {name: D}\nmethod: {name: dexml}\ntrain: {epochs: three}\n", "must be whole number, got 'three'"),
     ("data: {name: D}\nmethod: {name: dexml}\ntrain: {epochs: 1.5}\n", "train.epochs must be whole number, got 1.5"),
