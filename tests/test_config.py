@@ -175,7 +175,7 @@ def test_run_names_are_plain(plain):
 
 
 def test_build_config_needs_a_known_method():
-    with pytest.raises(ConfigError, match="method.name is missing; known: dexml"):
+    with pytest.raises(ConfigError, match="method.name is missing; known: dexa, dexml"):
         build_config({"data": {"name": "D"}}, METHOD_CONFIGS, {})
 
 
