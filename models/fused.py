@@ -1,5 +1,5 @@
 """Classifiers and label embeddings searched together, their scores fused on validation points (DEXA: Dahiya et al.,
-KDD 2023, section 4.4). The last stage, after `xc`; nothing is trained.
+KDD 2023). The last stage, after `xc`; nothing is trained.
 
 Candidates are the best labels of either member, both score all of them: cos(x, w_l) + tau b_l and x . z_l. The final
 score is beta (p + embedding score) + classifier score, p from a decision tree on both scores and the label's inverse
