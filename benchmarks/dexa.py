@@ -1,6 +1,6 @@
 """What DEXA's parts cost: a step as labels grow, and NGAME's batches against random ones.
 
-    python -m benchmarks.dexa steps   [--labels 100000 1000000] [--steps 40]      # time of a step, memory
+    python -m benchmarks.dexa steps   [--labels 100000 1000000] [--steps 40]      # time of a step
     python -m benchmarks.dexa batches [CONFIG] [--epochs 11] [--seeds 0 1 2]      # time of training, hard negatives
 
 `steps`: a training step (backward and update) with in-batch pools on made labels, D = 64, batch 512: `dexa` with a
@@ -11,9 +11,11 @@ mean share of in-batch negatives that violate the margin from the first epoch wi
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +30,6 @@ from utils.config import Config, build_config, load_config, stage_config, to_map
 from utils.data import load_dataset, training_batches
 from utils.optim import build_optimizers
 from utils.pretrained import load_tokenizer
-from utils.run import peak_memory
 
 TRIPLET = {"name": "triplet", "sample": True}
 CASES = {"dexa, a vector a label": ({"name": "dexa", "num_vectors": "labels"}, TRIPLET),
@@ -37,8 +38,8 @@ CASES = {"dexa, a vector a label": ({"name": "dexa", "num_vectors": "labels"}, T
                                                                      "hardest_negatives": 5, "margin": 0.2})}
 
 
-def measure_steps(root: Path, encoder: Path, case: str, steps: int) -> dict[str, float]:
-    """Processor milliseconds of a step (median) and peak memory of the process in MB so far."""
+def stepper(root: Path, encoder: Path, case: str) -> Callable[[], float]:
+    """A function that takes one training step and returns its processor time in milliseconds."""
     method_settings, loss = CASES[case]
     config = build_config({
         "data": {"root": str(root), "name": "made", "max_len": 8, "val_fraction": 0.05}, "method": method_settings,
@@ -51,31 +52,35 @@ def measure_steps(root: Path, encoder: Path, case: str, steps: int) -> dict[str,
     else:
         method = METHODS["dexa"].build(config, data)
         method.auxiliary.clusters.random_(len(method.auxiliary.table))      # clustering is measured elsewhere
-    accelerator, times = Accelerator(cpu=True), []
+    accelerator = Accelerator(cpu=True)
     optimizers = build_optimizers(method.parameter_groups(), config.optim)
-    batches = [b for epoch in range(-(-steps // 3) + 1)
-               for b in training_batches(data.splits["trn"], None, config, epoch)][:steps + 3]
-    for batch in batches:
+    batches = (b for epoch in itertools.count() for b in training_batches(data.splits["trn"], None, config, epoch))
+
+    def step() -> float:
+        batch = next(batches)
         began = time.process_time()
         method.backward(batch, accelerator)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        times.append(time.process_time() - began)
-    return {"ms": 1000 * float(np.median(times[3:])), "mb": peak_memory(torch.device("cpu"))["memory_mb"]}
+        return 1000 * (time.process_time() - began)
+    return step
 
 
 def steps(labels: list[int], count: int) -> list[dict]:
+    """Median time of a step; the label counts take turns, so that what else the machine does hits them alike."""
     found = []
-    for number in labels:
-        with tempfile.TemporaryDirectory() as folder:
-            root, encoder = Path(folder) / "Datasets", Path(folder) / "encoder"
+    with tempfile.TemporaryDirectory() as folder:
+        places = [(number, Path(folder) / f"{number}", Path(folder) / f"{number}-encoder") for number in labels]
+        for number, root, encoder in places:
             made_data(root, number, encoder)
-            found += [{"labels": number, "case": case, **measure_steps(root, encoder, case, count)} for case in CASES]
-    for case in CASES:
-        own = [row for row in found if row["case"] == case]
-        print(f"| {case} | " + " | ".join(f"{row['ms']:.1f} ms" for row in own)
-              + f" | {own[-1]['ms'] / own[0]['ms']:.2f} |", flush=True)
+        for case in CASES:
+            steppers = [stepper(root, encoder, case) for _, root, encoder in places]
+            times = np.array([[step() for step in steppers] for _ in range(count + 3)])[3:]
+            medians = np.median(times, 0)
+            found.append({"case": case, "labels": labels, "ms": medians.tolist()})
+            print(f"| {case} | " + " | ".join(f"{value:.1f} ms" for value in medians)
+                  + f" | {medians[-1] / medians[0]:.2f} |", flush=True)
     return found
 
 
