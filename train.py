@@ -53,7 +53,7 @@ from utils import distributed  # noqa: E402
 from utils.checkpoint import Progress, load_checkpoint, save_checkpoint  # noqa: E402
 from utils.config import Config, ConfigError, stage_config  # noqa: E402
 from utils.data import Batch, Dataset, load_dataset, steps_per_epoch, training_batches  # noqa: E402
-from utils.interrupt import Interrupted, SaveClock  # noqa: E402
+from utils.interrupt import Interrupted, SaveClock, stopped_by_sigterm  # noqa: E402
 from utils.legacy_config import load_any_config  # noqa: E402
 from utils.metrics import NAMES  # noqa: E402
 from utils.optim import build_optimizers, clip_gradients, learning_rate_factor, set_learning_rates  # noqa: E402
@@ -142,7 +142,8 @@ def _train(config: Config, method: Method, data: Dataset, folder: Path, accelera
         return folder
     if state.step == 0:
         started = time.perf_counter()
-        method.prepare(folder, accelerator)
+        with stopped_by_sigterm():
+            method.prepare(folder, accelerator)
         state.seconds += time.perf_counter() - started
     elif state.epoch >= method.epochs:
         log.info("the run has finished already")

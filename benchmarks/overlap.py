@@ -3,7 +3,8 @@
     python -m benchmarks.overlap RUN                       # an xr-linear or overlap run; about 8 trainings of its tree
     python -m benchmarks.overlap RUN --copies 1 2 4 --split tst
 
-Pairs of random labels of one super-cluster, the parent of their clusters, are merged into labels of two meanings.
+One tree with the run's solver, sizes and beam, labels clustered by their points. Pairs of random labels of one
+super-cluster, the parent of their clusters, are merged into labels of two meanings.
   1. Binned: with and without copies, on the original and on the merged labels. Copies should win back more on the
      merged ones (the paper's Figure 2).
   2. Disentanglement: each positive point of a merged label with two copies goes to the copy whose cluster scores
@@ -71,7 +72,7 @@ def score(config: Config, tree: PartitionTree, points: Points, threads: int) -> 
     """P@k and R@k in percent, and the average number of inner products."""
     ids, values, products = tree.search(points.features, min(max(KS), points.relevance.shape[1]),
                                         beam=config.method.beam, combiner=COMBINERS[config.method.combiner],
-                                        threads=threads)
+                                        mean=getattr(config.method, "merge", "mean") == "mean", threads=threads)
     scores = remove_pairs(topk_csr(values, ids, points.relevance.shape[1]), *points.filters.nonzero())
     ks = tuple(k for k in KS if k <= points.relevance.shape[1])
     result = metrics.evaluate(scores, points.relevance, None, ks)
@@ -214,8 +215,9 @@ def main() -> None:
     parser.add_argument("--split", choices=("val", "tst"), default="val", help="where P@k and R@k are measured")
     options = parser.parse_args()
     try:
-        if min(options.copies) < 1:
-            raise ValueError(f"--copies: expected 1 or more, got {min(options.copies)}")
+        if min(options.copies) < 1 or 2 not in options.copies:
+            raise ValueError("--copies: expected 1 or more, 2 among them for the disentanglement, got "
+                             f"{options.copies}")
         result = run_experiments(options.run, options.copies, options.split)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

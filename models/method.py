@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from losses import LOSSES, ROW_LOSSES
-from models.encoder import tokenizer_source
+from models.encoder import TextEncoder, tokenizer_source
 from utils import distributed
 from utils.config import Config, LossConfig, MethodConfig
 from utils.data import Batch, Dataset, Split, TextBatch, sequential_batches
@@ -31,13 +31,15 @@ from utils.tokenization_utils import Ragged, Tokenizer, tokenize_texts
 
 
 class Method(nn.Module):
-    """Base of every method. Attributes: config (the whole Config), num_labels (L), data (None after `load`)."""
+    """Base of every method. Attributes: config (the whole Config), num_labels (L), data (None after `load`), encoder
+    (None for methods without one)."""
 
     Config: type[MethodConfig]
 
     def __init__(self, config: Config, num_labels: int, data: Dataset | None) -> None:
         super().__init__()
         self.config, self.num_labels, self.data = config, num_labels, data
+        self.encoder: TextEncoder | None = None
 
     @classmethod
     def tokenizer_source(cls, config: Config) -> str | None:
@@ -173,7 +175,7 @@ class Method(nn.Module):
 
     def start_from_encoder(self, other: Method) -> None:
         """Take the encoder of another run's model, whatever its method."""
-        if not isinstance(vars(other).get("_modules", {}).get("encoder"), nn.Module):
+        if other.encoder is None:
             raise ValueError(f"a {self.config.method.name} run cannot start from a {other.config.method.name} run, "
                              "which has no encoder")
         take_parameters(self.encoder, other.encoder, "encoder")

@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -27,7 +27,7 @@ from utils import distributed
 from utils.arrays import map_arrays, save_arrays
 from utils.config import Config, ConfigError, MethodConfig, option
 from utils.data import Dataset, Split, token_cache
-from utils.linear_layer import Features, Layer, Solver
+from utils.linear_layer import Features, Solver, load_layer
 from utils.partition_tree import COMBINERS, PartitionTree
 from utils.run import written_whole
 from utils.sparse import topk_csr, topk_rows
@@ -43,6 +43,7 @@ from utils.tree_training import (
 )
 
 log = logging.getLogger(__name__)
+POOL = 200      # labels that each of several trees proposes, so that the order of the first k does not depend on k
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,10 @@ class XrLinear(Method):
                                   "exist: the labels have no texts")
             if "tfidf" not in config.method.features:
                 raise ConfigError("method.label_embedding: pifa+text needs tfidf among method.features")
+        if config.method.trees > 1 and COMBINERS[config.method.combiner].start != 1.0:
+            raise ConfigError(f"method.trees is {config.method.trees}: scores of several trees are averaged, those of "
+                              f"method.combiner {config.method.combiner} cannot be, as a label that a tree does not "
+                              "reach has none; use l1-hinge to l5-hinge or sigmoid")
         counts = np.bincount(data.splits["trn"].relevance.indices, minlength=data.num_labels)
         order = np.argsort(-counts, kind="stable")[:np.count_nonzero(counts)]
         method.prior = order, (counts[order] / max(len(data.splits["trn"]), 1)).astype(np.float32)
@@ -155,9 +160,10 @@ class XrLinear(Method):
         settings, threads = self.config.method, distributed.cpu_threads(self.config.run.threads)
         options = {"beam": settings.beam, "combiner": COMBINERS[settings.combiner], "threads": threads,
                    "mean": self.mean_of_copies}
-        found = [tree.search(features, k, **options) for tree in self.trees]
+        proposed = k if len(self.trees) == 1 else max(k, min(POOL, self.num_labels))
+        found = [tree.search(features, proposed, **options) for tree in self.trees]
         ids, values, _ = found[0]
-        if len(found) > 1:
+        if len(found) > 1:      # a label that a tree does not reach has score 0 there
             total = sum(topk_csr(values, ids, self.num_labels) for ids, values, _ in found)
             ids, values = topk_rows(total / np.float32(len(found)), k)
         empty = features.empty
@@ -197,9 +203,10 @@ class XrLinear(Method):
         shape = tuple(facts["columns"])
         for number, levels in enumerate(facts["trees"]):
             skeleton = map_arrays(folder / f"tree{number}.skeleton.npz")
-            layers = [Layer(**map_arrays(folder / f"tree{number}.level{level}.npz")) for level in range(levels)]
-            method.trees.append(PartitionTree(tuple(layers), skeleton["node_labels"], num_labels, shape,
-                                              config.method.bias))
+            layers = [load_layer(folder / f"tree{number}.level{level}.npz") for level in range(levels)]
+            tree = PartitionTree(tuple(layers), skeleton["node_labels"], num_labels, shape, config.method.bias)
+            tree.check(f"{folder}, tree {number}")
+            method.trees.append(tree)
         method.features = TreeFeatures.load(folder, shape[0], token_cache(config))
         if method.features.shape != shape:
             raise ValueError(f"{folder}: its encoders give {method.features.shape[1]} columns, expected {shape[1]}")
@@ -218,7 +225,7 @@ class Overlap(XrLinear):
         clusters = prod(tree_levels(labels, settings.max_leaf, settings.splits))
         if settings.copies > clusters:
             raise ConfigError(f"method.copies is {settings.copies}, but {labels} labels with method.max_leaf "
-                              f"{settings.max_leaf} make only {clusters} clusters")
+                              f"{settings.max_leaf} make only {clusters}; lower method.copies or method.max_leaf")
 
     @property
     def mean_of_copies(self) -> bool:
@@ -264,6 +271,9 @@ class _Trainer:
         self.skeleton: Skeleton | None = None
         self._features: Features | None = None
         folder.mkdir(parents=True, exist_ok=True)
+        if distributed.is_main():
+            for leftover in folder.glob(".*.partial-*"):      # of a process that was killed while it wrote
+                leftover.unlink()
 
     @property
     def features(self) -> Features:
@@ -274,7 +284,7 @@ class _Trainer:
                 log.info("%d of %d training points have no features", empty, len(self.split))
         return self._features
 
-    def fit(self, name: str, make: Any, *, final: bool) -> PartitionTree:
+    def fit(self, name: str, make: Callable[[], Skeleton], *, final: bool) -> PartitionTree:
         """The tree `name`: its skeleton from `make`, its levels one by one."""
         path = self.folder / f"{name}.skeleton.npz"
         if path.exists():
@@ -290,7 +300,7 @@ class _Trainer:
         for file in paths:
             if not file.exists():
                 break
-            kept.append(Layer(**map_arrays(file)))
+            kept.append(load_layer(file))
         if final:
             self.files += [path, *paths]
         if len(kept) == len(paths):

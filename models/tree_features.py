@@ -35,9 +35,9 @@ class RunEncoder:
     @classmethod
     def of(cls, method: Method, source: str) -> RunEncoder:
         """ValueError where the run's method has no encoder."""
-        if not isinstance(vars(method).get("_modules", {}).get("encoder"), TextEncoder):
-            raise ValueError(f"{source}: a {method.config.method.name} run has no encoder whose embeddings could be "
-                             "features")
+        if method.encoder is None:
+            raise ValueError(f"{source}: a run of method {method.config.method.name} has no encoder whose embeddings "
+                             "could be features")
         return cls(method.encoder.eval(), method.config)
 
     @property
@@ -88,6 +88,8 @@ class TreeFeatures:
                                      "before this one")
                 encoders.append(RunEncoder.of(start, "method.features: start"))
             elif name != "tfidf":
+                if not Path(name).exists():
+                    raise ValueError(f"method.features: expected tfidf, start or a run folder, got '{name}'")
                 run, run_config = find_run(name, METHOD_CONFIGS)
                 encoders.append(RunEncoder.of(load_method(run_config, run), f"method.features: {name}"))
         columns = _split_features(folder)["trn"].shape[1] if "tfidf" in names else 0

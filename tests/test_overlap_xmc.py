@@ -11,6 +11,7 @@ import models.overlap_xmc as module
 import train
 from predict import Predictor
 from tests.conftest import with_values, write_dataset
+from utils.arrays import map_arrays, save_arrays
 from utils.partition_tree import COMBINERS
 
 TREE = {"name": "xr-linear", "max_leaf": 4, "splits": 2, "beam": 8}
@@ -63,13 +64,14 @@ def test_inner_products_and_copies(make_config, tmp_path):
     features = build_features(config, split)
     nodes, _ = before.trees[0].clusters(features, beam=8, combiner=COMBINERS["l3-hinge"],
                                         level=len(before.trees[0].layers) - 2)
-    counts = np.zeros((20, members.shape[1]))
+    counts, ranks = np.zeros((20, members.shape[1])), np.zeros((20, members.shape[1]))
     for point in range(len(split)):
         for label in split.relevance[[point]].indices:
             kept = nodes[point][nodes[point] >= 0]
-            counts[label, kept] += 1 + 0.01 * (8 - np.arange(len(kept))) / 8      # rank decides between equal counts
+            counts[label, kept] += 1
+            ranks[label, kept] += 8 - np.arange(len(kept))      # decide between equal counts
     for label in range(20):
-        best = np.argsort(-counts[label].round(5), kind="stable")[:2]      # lower ids first where ranks tie too
+        best = np.lexsort((np.arange(members.shape[1]), -ranks[label], -counts[label]))[:2]
         assert set(np.flatnonzero(members[label])) == set(best)
     metrics = evaluation.evaluate(folder) and json.loads((folder / "tst_metrics.json").read_text())
     test = build_features(config, data.splits["tst"])
@@ -192,10 +194,11 @@ def test_duplicate_labels_score_alike(make_config, own_root):
 
 
 @pytest.mark.parametrize(("method", "message"), [
-    ({**OVERLAP, "copies": 9}, "method.copies is 9, but 20 labels with method.max_leaf 4 make only 8 clusters"),
+    ({**OVERLAP, "copies": 9}, "method.copies is 9, but 20 labels with method.max_leaf 4 make only 8; lower"),
     ({**TREE, "features": ["tfidf", "tfidf"]}, "expected one source or more, none of them twice"),
     ({**TREE, "features": ["start"]}, "method.features names `start`, but there is no run.start_from"),
-    ({**TREE, "features": ["/nowhere"]}, "/nowhere: not a run folder"),
+    ({**TREE, "features": ["/nowhere"]}, "method.features: expected tfidf, start or a run folder, got '/nowhere'"),
+    ({**TREE, "trees": 2, "combiner": "sum"}, "scores of several trees are averaged, those of method.combiner sum"),
     ({**TREE, "features": []}, "expected one source or more"),
 ])
 def test_settings_that_cannot_be(make_config, method, message):
@@ -207,7 +210,7 @@ def test_settings_that_cannot_be(make_config, method, message):
 
 def test_runs_that_have_no_encoder(make_config, tmp_path):
     tree = train.fit(make_config(method=TREE, run={"dir": str(tmp_path / "tree")}))
-    with pytest.raises(ValueError, match="a xr-linear run has no encoder"):
+    with pytest.raises(ValueError, match="a run of method xr-linear has no encoder"):
         train.fit(make_config(method={**TREE, "features": ["tfidf", str(tree)]}))
     with pytest.raises(ValueError, match="takes from another run only its embeddings: name `start`"):
         train.fit(make_config(method=TREE, run={"start_from": str(tree), "dir": str(tmp_path / "other")}))
@@ -245,6 +248,34 @@ def test_damaged_models_are_one_error(make_config):
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match="the model cannot be loaded"):
         Predictor(folder)
+
+
+def test_weights_that_point_outside_are_refused(make_config):
+    """A stranger's model must not write outside of its memory: the kernels do not look at indices."""
+    folder = train.fit(make_config(method=OVERLAP))
+    for level, name, change in ((1, "children", 500_000_000), (0, "features", -3), (1, "ptr", 1 << 40),
+                                (0, "ptr", None), (1, "child_ptr", 9999)):
+        path = folder / "model" / f"tree0.level{level}.npz"
+        whole = path.read_bytes()
+        arrays = {key: array.copy() for key, array in map_arrays(path).items()}
+        if change is None:
+            del arrays[name]
+        else:
+            arrays[name][len(arrays[name]) // 2] = change
+        path.unlink()      # a link to the level of the run
+        save_arrays(path, arrays)
+        with pytest.raises(ValueError, match=r"damaged or of another tree|expected the arrays child_ptr"):
+            Predictor(folder)
+        path.write_bytes(whole)
+    assert Predictor(folder)(["linux"], k=1)
+
+
+@pytest.mark.parametrize("combiner", ["l3-hinge", "sigmoid"])
+def test_the_first_labels_of_a_forest_do_not_depend_on_k(make_config, combiner):
+    predictor = Predictor(train.fit(make_config(method={**TREE, "trees": 3, "beam": 2, "combiner": combiner})))
+    texts = ["linux and chess", "photo", "the socket and the gcc tool", "arm and table"]
+    for one, many in zip(predictor(texts, k=1), predictor(texts, k=15), strict=True):
+        assert one == many[:1]
 
 
 def test_trees_cannot_rank_new_labels(make_config):

@@ -8,12 +8,14 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator
+from datetime import timedelta
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
 
 from losses import Exchange
@@ -25,7 +27,11 @@ def start(mixed_precision: str | None = None) -> Accelerator:
     accelerate would otherwise run each of them alone: it takes processes for CPU processes only if told so.
     """
     AcceleratorState._reset_state()      # a process may run several configs: the precision is not its fate
-    return Accelerator(mixed_precision=mixed_precision, cpu=not torch.accelerator.is_available())
+    # The others wait while the main process trains trees or clusters labels, which may take hours; a process that dies
+    # ends the run through the launcher, not through this limit.
+    patience = InitProcessGroupKwargs(timeout=timedelta(days=2))
+    return Accelerator(mixed_precision=mixed_precision, cpu=not torch.accelerator.is_available(),
+                       kwargs_handlers=[patience])
 
 
 def world_size() -> int:

@@ -65,6 +65,7 @@ def load_features(folder: str | Path) -> tuple[sp.csr_matrix, sp.csr_matrix]:
         path, texts = folder / f"X.{split}.npz", folder / "raw" / f"{split}_X.txt"
         try:
             matrix = sp.load_npz(path).tocsr().astype(np.float32)
+            matrix.check_format(full_check=True)      # kernels do not look where an index points
         except Exception as error:      # numpy, zipfile and scipy each have their own for a damaged file
             raise ValueError(f"{path}: not a scipy sparse matrix ({error})") from error
         if texts.exists():

@@ -1,10 +1,12 @@
 """When to save: on a clock, and on SIGTERM or Ctrl-C, agreed between all processes so that all save the same step."""
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 
 from utils import distributed
@@ -16,6 +18,21 @@ class Interrupted(Exception):
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.signal_number = signal_number
+
+
+@contextlib.contextmanager
+def stopped_by_sigterm() -> Iterator[None]:
+    """SIGTERM stops the block at once, as Ctrl-C does: for work that keeps what it has finished."""
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Interrupted("stopped by SIGTERM; what was finished is kept; go on with the same command and --resume",
+                          number)
+    main_thread = threading.current_thread() is threading.main_thread()      # elsewhere Python forbids handlers
+    previous = signal.signal(signal.SIGTERM, stop) if main_thread else None
+    try:
+        yield
+    finally:
+        if main_thread:
+            signal.signal(signal.SIGTERM, previous)
 
 
 class SaveClock:

@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
+from pathlib import Path
 from queue import SimpleQueue
 
 import numpy as np
 import scipy.sparse as sp
 from tqdm import tqdm
 
+from utils.arrays import map_arrays
 from utils.linear_kernels import fit_chunk, score_pairs
 from utils.sparse import canonical, entry_rows
 
@@ -87,9 +89,41 @@ class Layer:
         """What `score_pairs` takes."""
         return self.chunk_ptr, self.features, self.ptr, self.children, self.values
 
+    def check(self, parents: int, columns: int, where: str) -> None:
+        """ValueError unless every index lies inside its array: the kernels do not look.
+
+        Args:
+            parents: clusters of the level above. columns: F + D of the features.
+        """
+        sizes = np.diff(self.child_ptr)
+        pointers = ((self.child_ptr, parents, None), (self.chunk_ptr, parents, len(self.features)),
+                    (self.ptr, len(self.features), len(self.values)))
+        good = all(p.dtype == np.int64 and p.shape == (n + 1,) and p[0] == 0 and (np.diff(p) >= 0).all()
+                   and end in (None, p[-1]) for p, n, end in pointers)
+        good = good and all(a.dtype == kind and a.ndim == 1 for a, kind in (
+            (self.features, np.int32), (self.children, np.int32), (self.values, np.float32)))
+        good = good and len(self.children) == len(self.values)
+        if good and len(self.values):
+            of_row = np.repeat(np.arange(parents), np.diff(self.chunk_ptr))
+            limit = np.repeat(sizes[of_row], np.diff(self.ptr))
+            ascending = np.diff(self.features)[np.diff(of_row) == 0]
+            good = (self.children >= 0).all() and (self.children < limit).all() and (ascending > 0).all() \
+                and self.features.min() >= 0 and self.features.max() <= columns
+        if not good:
+            raise ValueError(f"{where}: the weights are damaged or of another tree: an index points outside of its "
+                             "array")
+
     def arrays(self) -> dict[str, np.ndarray]:
         """All fields by name; Layer(**arrays) is the layer again."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def load_layer(path: Path) -> Layer:
+    """A layer whose arrays are mapped from `path`; ValueError if it is not the file of one."""
+    arrays, names = map_arrays(path), [field.name for field in fields(Layer)]
+    if sorted(arrays) != sorted(names):
+        raise ValueError(f"{path}: expected the arrays {', '.join(names)}, got {', '.join(arrays) or 'none'}")
+    return Layer(**arrays)
 
 
 def fit_layer(features: Features, child_ptr: np.ndarray, positives: sp.csc_matrix, reach: sp.csc_matrix,

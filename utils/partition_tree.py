@@ -115,6 +115,17 @@ class PartitionTree:
             pass
         return nodes, scores
 
+    def check(self, where: str) -> None:
+        """ValueError unless the levels fit each other, the labels and the features."""
+        parents = 1
+        for number, layer in enumerate(self.layers):
+            layer.check(parents, sum(self.shape), f"{where}, level {number}")
+            parents = int(layer.child_ptr[-1])
+        labels = self.node_labels
+        if labels.shape != (parents,) or labels.dtype != np.int64 or (
+                parents and not 0 <= labels.min() <= labels.max() < self.num_labels):
+            raise ValueError(f"{where}: expected a label in [0, {self.num_labels}) for each of {parents} nodes")
+
     @cached_property
     def has_copies(self) -> bool:
         return len(np.unique(self.node_labels)) < len(self.node_labels)

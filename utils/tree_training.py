@@ -14,8 +14,6 @@ from utils.linear_layer import Features, Layer, Solver, fit_layer
 from utils.matching import count_matrix, top_assignment
 from utils.partition_tree import Combiner, PartitionTree
 
-TIE = 0.01      # what a rank in the beam adds to a count of 1: enough to decide between equal counts
-
 
 @dataclass(frozen=True)
 class Skeleton:
@@ -141,7 +139,9 @@ def reassign(tree: PartitionTree, skeleton: Skeleton, features: Features, releva
         return skeleton
     nodes, _ = tree.clusters(features, beam=ranking.beam, combiner=ranking.combiner, level=level,
                              threads=ranking.threads)
-    counts = count_matrix(relevance, beam_matrix(nodes, skeleton.leaves, TIE))
+    counts = count_matrix(relevance, beam_matrix(nodes, skeleton.leaves)).astype(np.float64)
+    ranks = count_matrix(relevance, beam_matrix(nodes, skeleton.leaves, by_rank=True))      # of the same pattern
+    counts.data += ranks.data / (ranks.data.max(initial=0) + 1)
     labels, first = np.unique(skeleton.node_labels, return_index=True)
     best = top_assignment(counts[labels], copies, axis="label", binary=True, fallback=skeleton.node_clusters[first])
     place = sp.csr_matrix((np.ones(len(labels), np.float32), (labels, np.arange(len(labels)))),
@@ -184,12 +184,12 @@ def _reach(features: Features, positives: list[sp.csc_matrix], layers: list[Laye
     return reach
 
 
-def beam_matrix(nodes: np.ndarray, number: int, tie: float = 0.0) -> sp.csr_matrix:
+def beam_matrix(nodes: np.ndarray, number: int, by_rank: bool = False) -> sp.csr_matrix:
     """Ids [n, beam], best first, padded with -1, as CSR [n, number]: the matching matrix of a beam.
 
-    Entries are 1 + tie for the best, falling to 1 behind the last.
+    Entries are 1, or by rank: `beam` for the best down to 1 for the last.
     """
     inside = nodes >= 0
     indptr = np.concatenate([[0], np.cumsum(inside.sum(axis=1))])
-    values = np.broadcast_to(1 + tie * np.linspace(1, 0, nodes.shape[1], endpoint=False), nodes.shape)
+    values = np.broadcast_to(np.arange(nodes.shape[1], 0, -1) if by_rank else np.ones(nodes.shape[1]), nodes.shape)
     return sp.csr_matrix((values[inside].astype(np.float32), nodes[inside], indptr), shape=(len(nodes), number))
