@@ -7,11 +7,12 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from models.dexml import Dexml
+from models.elias import Elias1, Elias2
 from models.method import Method
 from models.ova import Ova
 from utils.config import Config
 
-METHODS = {"dexml": Dexml, "ova": Ova}
+METHODS = {"dexml": Dexml, "elias-1": Elias1, "elias-2": Elias2, "ova": Ova}
 METHOD_CONFIGS = {name: method.Config for name, method in METHODS.items()}
 
 

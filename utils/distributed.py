@@ -166,8 +166,8 @@ def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
         return
     shared = [p for p in parameters if p.requires_grad and not getattr(p, "sharded", False)]
     for p in (p for p in shared if getattr(p, "factored", False)):
-        if p.outer is not None:      # alike on all processes: where a step gives none, it gives none anywhere
-            p.outer = _gather_factors(p.outer)
+        if p.outer_gradient is not None:      # alike on all processes: where a step gives none, it gives none anywhere
+            p.outer_gradient = _gather_factors(p.outer_gradient)
     shared = [p for p in shared if not getattr(p, "factored", False)]
     dense = [p for p in shared if not getattr(p, "row_sparse", False)]
     tables = [p for p in shared if getattr(p, "row_sparse", False)]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from utils import distributed
 from utils.config import OptimConfig
+from utils.outer_gradient import OuterGradient
 
 CACHE_FLOATS = 1 << 17      # numbers of a block of rows that a CPU's cache holds through all the steps of an update
 GPU_FLOATS = 1 << 25       # of a factored gradient on a GPU, put together at once
@@ -28,22 +29,43 @@ class RowSparseAdamW(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:
         for group in self.param_groups:
             for parameter in group["params"]:
-                if parameter.grad is not None or getattr(parameter, "outer", None) is not None:
+                if parameter.grad is not None or getattr(parameter, "outer_gradient", None) is not None:
                     self._update(parameter, group)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         super().zero_grad(set_to_none)
         for parameter in (p for group in self.param_groups for p in group["params"]):
             if getattr(parameter, "factored", False):
-                parameter.outer = None
+                parameter.outer_gradient = None
 
     def _update(self, parameter: Tensor, group: dict[str, Any]) -> None:
         state = self.state[parameter]
         if not state:
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
             state["row_steps"] = torch.zeros(len(parameter), device=parameter.device)
-        for rows, values in _gradient_blocks(parameter):
+        outer = getattr(parameter, "outer_gradient", None)
+        if outer is not None and group.get("accumulate", 1) > 1:
+            outer = self._accumulated(state, outer, group["accumulate"])
+            if outer is None:
+                return
+        for rows, values in _gradient_blocks(parameter, outer):
             self._update_rows(parameter, state, group, rows, values)
+
+    @staticmethod
+    def _accumulated(state: dict[str, Tensor], outer: OuterGradient, every: int) -> OuterGradient | None:
+        """The mean of the last `every` factored gradients, or None if they are not complete; kept as optimizer state,
+        so that a checkpoint has them too."""
+        names = ("rows", "points", "values", "vectors")
+        if "held_rows" in state:
+            outer = OuterGradient.join([OuterGradient(*(state[f"held_{name}"] for name in names)), outer])
+        steps = int(state.get("held_steps", 0)) + 1
+        state["held_steps"] = torch.tensor(steps % every)
+        if steps == every:
+            for name in names:
+                state.pop(f"held_{name}", None)
+            return outer.scaled(1 / every)
+        state.update({f"held_{name}": getattr(outer, name) for name in names})
+        return None
 
     @staticmethod
     def _update_rows(parameter: Tensor, state: dict[str, Tensor], group: dict[str, Any], rows: Tensor,
@@ -62,11 +84,11 @@ class RowSparseAdamW(torch.optim.Optimizer):
         parameter.index_add_(0, rows, update, alpha=-group["lr"])
 
 
-def _gradient_blocks(parameter: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def _gradient_blocks(parameter: Tensor, outer: OuterGradient | None) -> Iterator[tuple[Tensor, Tensor]]:
     """(rows [u], their gradients [u, ...]) in blocks that a CPU's cache holds; a GPU takes larger ones."""
     width = max(parameter[:1].numel(), 1)
-    if getattr(parameter, "factored", False):
-        yield from parameter.outer.blocks(max(1, (GPU_FLOATS if parameter.is_cuda else CACHE_FLOATS) // width))
+    if outer is not None:
+        yield from outer.blocks(max(1, (GPU_FLOATS if parameter.is_cuda else CACHE_FLOATS) // width))
         return
     if not parameter.grad.is_sparse:
         raise ValueError(f"row-sparse optimizer: expected a sparse gradient, got a dense one {parameter.shape}")
