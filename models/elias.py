@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from losses.shortlist import shortlist_bce
+from losses.shortlist import path_loss, shortlist_bce, shortlist_decoupled_softmax
 from models.elias_graph import Graph, check_graph, cluster_count
 from models.elias_index import GraphIndex
 from models.elias_model import Elias1Config, Elias2Config, EliasConfig, EliasModel, Limits
@@ -33,9 +34,9 @@ from utils import distributed
 from utils.config import Config, ConfigError
 from utils.data import Batch, Dataset, TextBatch, steps_per_epoch
 from utils.optim import decay_groups
-from utils.outer_gradient import OuterGradient
 from utils.sparse import entry_rows
 
+LOSSES = {"bce": shortlist_bce, "decoupled-softmax": shortlist_decoupled_softmax}
 EXTRA = 5      # clusters of a training query beyond the beam, for the parents of its positives
 
 
@@ -46,7 +47,7 @@ class Elias(Method):
 
     def __init__(self, config: Config, num_labels: int, data: Dataset | None, model: EliasModel) -> None:
         super().__init__(config, num_labels, data)
-        self.model = model
+        self.model, self.loss = model, LOSSES[config.loss.name]
         self.average = copy.deepcopy(model).requires_grad_(False) if config.method.swa and data else None
         self.averaged = 0      # weights that `average` is the mean of
         self.graph: Graph | None = None
@@ -62,10 +63,13 @@ class Elias(Method):
     def build(cls, config: Config, data: Dataset) -> Elias:
         """The graph is made in `prepare`, when the run that this one starts from is known."""
         s, clusters = config.method, cluster_count(data.num_labels, config.method.max_leaf)
+        if config.loss.name not in LOSSES or config.loss.sample or config.loss.weighted:
+            raise ConfigError(f"loss.name must be one of {', '.join(LOSSES)} for {s.name}, without loss.sample and "
+                              f"loss.weighted; got {config.loss.name}")
         if s.graph == "approx" and not config.run.start_from:
-            raise ConfigError("method.graph is 'approx', made from the run that this one starts from, but run.start_from "
-                              "names none; name a finished elias run, or a graph file that `python elias_utils.py "
-                              "gen_approx_A` wrote, or use method.graph: cluster")
+            raise ConfigError("method.graph is 'approx', made from the run that this one starts from, but "
+                              "run.start_from names none; name a finished elias run, or a graph file that `python "
+                              "elias_utils.py gen_approx_A` wrote, or use method.graph: cluster")
         if s.init == "labels" and data.label_tokens is None:
             raise ValueError(f"{data.folder / 'raw' / 'Y.txt'}: no such file; method.init: labels starts from the "
                              "labels' texts")
@@ -170,8 +174,10 @@ class Elias(Method):
         scores.retain_grad()
         positive, absent = (self._among(matrix[own.start:own.stop], shortlist.labels)
                             for matrix in (batch.relevance, batch.filters))
-        loss = shortlist_bce(logits=scores / s.tau + model.bias.detach()[labels, 0], log_paths=log_paths,
-                             positive=positive, counted=inside & (positive | ~absent), path_weight=s.loss_lambda)
+        marks = {"positive": positive, "counted": inside & (positive | ~absent)}
+        loss = self.loss(logits=scores / s.tau + model.bias.detach()[labels, 0], log_paths=log_paths, **marks)
+        if s.loss_lambda:
+            loss = loss + s.loss_lambda * path_loss(log_paths=log_paths, **marks)
         loss = loss / len(batch.points)
         accelerator.backward(loss)
         self._keep_gradient(labels, inside, scores.grad, projected, accelerator)
@@ -182,9 +188,9 @@ class Elias(Method):
         """The gradients of W_L and of the bias, as factors. With fp16 the loss was scaled, which they must not see."""
         scale = 1.0 if accelerator.scaler is None else accelerator.scaler.get_scale()
         rows = pool_gradient(labels, inside, gradient / scale, projected)
-        ones = projected.new_ones(len(projected), 1)
         self.model.labels.outer_gradient = rows
-        self.model.bias.outer_gradient = OuterGradient(rows.rows, rows.points, rows.values * self.config.method.tau, ones)
+        self.model.bias.outer_gradient = replace(rows.scaled(self.config.method.tau),      # z = w . x / tau + bias
+                                                 vectors=projected.new_ones(len(projected), 1))
 
     def _forced(self, log_scores: Tensor, batch: Batch) -> Tensor:
         """`forced_clusters` with draws for the whole batch, of which this process takes its rows."""
@@ -241,8 +247,8 @@ class Elias(Method):
             self.index.save(folder)
             if model.projection is not None:
                 save_file({"weight": model.projection.weight.detach().contiguous()}, folder / "projection.safetensors")
-            (folder / "method.json").write_text(json.dumps(
-                {"method": self.config.method.name, "num_labels": self.num_labels, "clusters": len(model.clusters)}) + "\n")
+            about = {"method": self.config.method.name, "num_labels": self.num_labels, "clusters": len(model.clusters)}
+            (folder / "method.json").write_text(json.dumps(about) + "\n")
 
     @classmethod
     def load(cls, config: Config, folder: Path, num_labels: int) -> Elias:

@@ -19,7 +19,7 @@ from utils.data import Dataset
 from utils.features import load_features
 from utils.matching import count_matrix, top_assignment
 from utils.run import written_whole
-from utils.sparse import canonical, entry_rows, topk_rows
+from utils.sparse import canonical, entry_rows, lookup, topk_csr, topk_rows
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,8 @@ class Graph:
         except Exception as error:      # numpy, zipfile and scipy each have their own for a damaged file
             raise ValueError(f"{path}: not a scipy sparse matrix ({error})") from error
         if matrix.shape[1] != num_labels:
-            raise ValueError(f"{path}: the graph has {matrix.shape[1]:,} labels, expected the data set's {num_labels:,}")
+            raise ValueError(f"{path}: the graph has {matrix.shape[1]:,} labels, expected the {num_labels:,} of the "
+                             "data set")
         return cls.from_csr(matrix, str(path))
 
 
@@ -148,27 +149,29 @@ def graph_of_clusters(clusters: np.ndarray, number: int) -> Graph:
 def approximate_graph(relevance: sp.csr_matrix, matching: sp.csr_matrix, before: Graph, kappa: int) -> Graph:
     """A' of stage 2: of each cluster the `kappa` labels with the largest (Y^T M)_lc, in proportion to the largest.
 
-    A label without any count stays in its clusters of `before`, and so does a cluster that no point visits.
+    Each label's best cluster comes before its others' claims, so that no label is lost as long as there is room (in the
+    paper rare labels are). A label without any count, or a cluster that no point visits, keeps what it has in `before`.
 
     Args:
         relevance: Y [N, L]; matching: M [N, C], the scores of each training point's top clusters.
     """
-    counts = count_matrix(relevance, matching)                                        # [L, C]
-    parents = before.parents()
+    counts, parents = count_matrix(relevance, matching), before.parents()             # [L, C]
     lost = np.flatnonzero((np.diff(counts.indptr) == 0) & (parents >= 0))
-    tiny = np.float32(1e-6) * (counts.data.min() if counts.nnz else 1)
-    counts = counts + sp.csr_matrix((np.full(len(lost), tiny), (lost, parents[lost])), counts.shape, dtype=np.float32)
-    matrix = canonical(top_assignment(counts, kappa, axis="cluster", binary=False)).astype(np.float32)      # [C, L]
-    empty = np.diff(matrix.indptr) == 0
+    tiny = 1e-6 * (counts.data.min() if counts.nnz else 1)
+    counts = canonical(counts + sp.csr_matrix((np.full(len(lost), tiny, np.float32), (lost, parents[lost])),
+                                              counts.shape))
+    anchors = top_assignment(counts, 1, axis="label", binary=True)
+    claims = counts + anchors * np.float32(2 * counts.data.max(initial=0))
+    ids, _ = topk_rows(claims.T.tocsr(), kappa)                                       # [C, kappa]
+    kept = topk_csr(lookup(counts.T, np.arange(len(ids))[:, None], ids), ids, counts.shape[0])
+    empty = np.diff(kept.indptr) == 0
     if empty.any():
         log.info("%d clusters are never visited; they keep their labels", empty.sum())
         ids, values = topk_rows(before.to_csr(), kappa)
-        rows, places = np.nonzero((ids >= 0) & empty[:, None])
-        matrix = canonical(matrix + sp.csr_matrix((values[rows, places], (rows, ids[rows, places])), matrix.shape,
-                                                  dtype=np.float32))
-    largest = np.maximum.reduceat(matrix.data, matrix.indptr[:-1])
-    matrix.data /= largest[entry_rows(matrix)]
-    return Graph.from_csr(matrix, "A'")
+        ids[~empty] = -1
+        kept = canonical(kept + topk_csr(values, ids, counts.shape[0]))
+    kept.data /= np.maximum.reduceat(kept.data, kept.indptr[:-1])[entry_rows(kept)]
+    return Graph.from_csr(kept, "A'")
 
 
 def check_graph(graph: Graph, clusters: int | None, kappa: int, where: str) -> Graph:

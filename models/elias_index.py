@@ -106,8 +106,8 @@ class GraphIndex:
         bias, edges, log_edges = (np.load(Path(folder) / f"{name}.npy", mmap_mode="c", allow_pickle=False)
                                   for name in ("bias", "edges", "log_edges"))
         if bias.shape != (len(labels),) or edges.shape != log_edges.shape or len(edges) != len(clusters):
-            raise ValueError(f"{folder}: clusters {clusters.rows.shape}, labels {labels.rows.shape}, bias {bias.shape}, "
-                             f"edges {edges.shape} and log_edges {log_edges.shape} do not fit each other")
+            raise ValueError(f"{folder}: clusters {clusters.rows.shape}, labels {labels.rows.shape}, bias {bias.shape}"
+                             f", edges {edges.shape} and log_edges {log_edges.shape} do not fit each other")
         return cls(clusters, labels, bias, edges, log_edges, settings)
 
 

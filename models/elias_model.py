@@ -75,8 +75,8 @@ class Limits:
         """ConfigError for a beam above C, a kappa above L, or a beta with which no edge would learn."""
         kappa = _at_most(s.kappa, USUAL_KAPPA, num_labels, "method.kappa", "labels")
         if s.beta is not None and s.beta >= kappa > 1 and s.name == "elias-2":
-            raise ConfigError(f"method.beta is {s.beta:g}, expected less than method.kappa, {kappa}: from there on every "
-                              "edge weight is 1 and none is learned")
+            raise ConfigError(f"method.beta is {s.beta:g}, expected less than method.kappa, {kappa}: from there on "
+                              "every edge weight is 1 and none is learned")
         return cls(_at_most(s.beam, USUAL_BEAM, num_clusters, "method.beam", "clusters"), kappa,
                    USUAL_BETA_SHARE * kappa if s.beta is None else s.beta)
 

@@ -226,6 +226,6 @@ def pool_scores(queries: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
 
 
 def pool_gradient(labels: Tensor, inside: Tensor, gradient: Tensor, vectors: Tensor) -> OuterGradient:
-    """The rows' gradient where the scores of queries `vectors` [B, D] have this one [B, K]; `inside` [B, K]: a label."""
+    """The rows' gradient where the scores of queries `vectors` [B, D] have this one [B, K]; inside [B, K]: a label."""
     points, places = inside.nonzero(as_tuple=True)
     return OuterGradient(labels[points, places], points, gradient[points, places], vectors.detach())
