@@ -28,6 +28,13 @@ SETTINGS = {
     "ova": {"method": {"name": "ova", "tau": 0.05}},
     "ova-bce": {"method": {"name": "ova", "tau": 0.05}, "loss": {"name": "bce"}},
     "ova-topk-sample": {"method": {"name": "ova", "tau": 0.2}, "loss": {"name": "soft-topk", "k": 2, "sample": True}},
+    "elias-1": {"method": {"name": "elias-1", "max_leaf": 5, "tau": 0.1}, "loss": {"name": "bce"}},
+    "elias-1-projected": {"method": {"name": "elias-1", "max_leaf": 5, "tau": 0.1, "wl_dim": 8, "init_bias": -2,
+                                     "accumulation_steps": 2}},
+    "elias-2": {"method": {"name": "elias-2", "graph": "cluster", "max_leaf": 5, "tau": 0.1, "init": "labels",
+                           "init_bias": -2}},
+    "elias-2-swa": {"method": {"name": "elias-2", "graph": "cluster", "max_leaf": 5, "tau": 0.1, "swa": True,
+                               "swa_start": 12, "swa_step": 2}},
 }
 
 

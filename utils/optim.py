@@ -64,7 +64,7 @@ class RowSparseAdamW(torch.optim.Optimizer):
             for name in names:
                 state.pop(f"held_{name}", None)
             return outer.scaled(1 / every)
-        state.update({f"held_{name}": getattr(outer, name) for name in names})
+        state.update({f"held_{name}": getattr(outer, name).clone() for name in names})      # labels and bias share
         return None
 
     @staticmethod
