@@ -84,12 +84,12 @@ def sparse_text(folder: Path, features: bool = True) -> Path:
     return folder
 
 
-def pecos(folder: Path) -> Path:
-    """The example as PECOS's files."""
-    folder.mkdir(parents=True)
+def pecos(folder: Path, features: str = ".") -> Path:
+    """The example as PECOS's files; the published sets have their features in tfidf-attnxml."""
+    (folder / features).mkdir(parents=True)
     for split, matrix in (("trn", Y_TRN), ("tst", Y_TST)):
         sparse.save_npz(folder / f"Y.{split}.npz", sparse.csc_matrix(matrix.astype(np.float64)))
-        sparse.save_npz(folder / f"X.{split}.npz", sparse.csr_matrix(np.eye(len(matrix), 5)))
+        sparse.save_npz(folder / features / f"X.{split}.npz", sparse.csr_matrix(np.eye(len(matrix), 5)))
         write(folder / f"X.{split}.txt", TEXTS[split])
     write(folder / "output-items.txt", LABELS)
     return folder

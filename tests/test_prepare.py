@@ -95,10 +95,14 @@ def test_bag_of_words(tmp_path):
     assert not list((out / "raw").iterdir())
 
 
-def test_pecos(tmp_path):
-    out = prepare_pecos(pecos(tmp_path / "in"), tmp_path / "out")
+@pytest.mark.parametrize("features", [".", "tfidf-attnxml"])
+def test_pecos(tmp_path, features):
+    out = prepare_pecos(pecos(tmp_path / "in", features), tmp_path / "out")
     check(out)
-    assert sparse.load_npz(out / "X.trn.npz").dtype == np.float32
+    for split, rows in (("trn", 3), ("tst", 2)):
+        matrix = sparse.load_npz(out / f"X.{split}.npz")
+        assert matrix.dtype == np.float32
+        np.testing.assert_array_equal(matrix.toarray(), np.eye(rows, 5))
     (tmp_path / "in" / "output-items.txt").unlink()
     out = prepare_pecos(tmp_path / "in", tmp_path / "out", overwrite=True)
     check(out, labels=None)

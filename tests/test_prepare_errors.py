@@ -122,6 +122,13 @@ def test_pecos_errors(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
+def test_pecos_features_twice(tmp_path):
+    folder = pecos(tmp_path / "in", "tfidf-attnxml")
+    sparse.save_npz(folder / "X.tst.npz", sparse.csr_matrix(np.eye(2, 5)))
+    with pytest.raises(ValueError, match="expected one file of X.tst.npz, tfidf-attnxml/X.tst.npz, got all"):
+        prepare_pecos(folder, tmp_path / "out")
+
+
 @pytest.mark.parametrize(("changes", "message"), [
     ({"trn": ['{"text": "a"}']}, r"train.jsonl:1: expected a key 'labels', got only \['text'\]"),
     ({"trn": ['{"text": "a", "labels": "x"}']}, r"train.jsonl:1: expected 'labels' to be a list, got str"),

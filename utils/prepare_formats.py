@@ -195,8 +195,9 @@ def _check_feature(value: float) -> None:
 
 
 def prepare_pecos(folder: str | Path, out: str | Path, overwrite: bool = False) -> Path:
-    """PECOS: Y.{trn,tst}.npz; features X.{trn,tst}.npz, texts X.{trn,tst}.txt, or both; optionally
-    output-items.txt (label texts).
+    """PECOS: Y.{trn,tst}.npz; features X.{trn,tst}.npz (here or in tfidf-attnxml/, as in the published
+    eurlex-4k, wiki10-31k, amazoncat-13k, amazon-670k, wiki-500k and amazon-3m), texts X.{trn,tst}.txt, or both;
+    optionally output-items.txt (label texts).
     """
     from utils.sparse import check_relevance as check_matrix
     with Writer(out, "pecos", [folder], overwrite) as writer:
@@ -204,7 +205,7 @@ def prepare_pecos(folder: str | Path, out: str | Path, overwrite: bool = False) 
             path = find(folder, f"Y.{split}.npz")
             matrix = _load_matrix(path)
             writer.put(f"Y.{split}", check_matrix(matrix, path), matrix.nnz)
-            if path := find(folder, f"X.{split}.npz", required=False):
+            if path := find(folder, f"X.{split}.npz", f"tfidf-attnxml/X.{split}.npz", required=False):
                 writer.put(f"X.{split}", _finite(_load_matrix(path), path))
         _same_width(writer, folder)
         _copy_texts(writer, folder, {split: (f"X.{split}.txt",) for split in SPLITS}, ("output-items.txt",))

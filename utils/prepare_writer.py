@@ -45,7 +45,8 @@ def find(folder: str | Path, *names: str, required: bool = True) -> Path | None:
         raise ValueError(f"{folder}: expected a folder, got {got}")
     found = [path for name in names for path in (folder / name, folder / f"{name}.gz") if path.is_file()]
     if len(found) > 1:
-        raise ValueError(f"{folder}: expected one file of {', '.join(path.name for path in found)}, got all")
+        names = ", ".join(str(path.relative_to(folder)) for path in found)
+        raise ValueError(f"{folder}: expected one file of {names}, got all")
     if required and not found:
         raise ValueError(f"{folder}: expected a file {' or '.join(names)} (or .gz), got none")
     return found[0] if found else None
