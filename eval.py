@@ -30,13 +30,14 @@ if __name__ == "__main__":
 
 import logging  # noqa: E402
 import time  # noqa: E402
+from typing import Any  # noqa: E402
 
 import numpy as np  # noqa: E402
 import scipy.sparse as sp  # noqa: E402
 import torch  # noqa: E402
 from accelerate import Accelerator  # noqa: E402
 
-from models import METHOD_CONFIGS, load_method  # noqa: E402
+from models import METHOD_CONFIGS, METHODS, load_method  # noqa: E402
 from models.method import Method  # noqa: E402
 from utils import distributed, metrics  # noqa: E402
 from utils.config import Config, ConfigError  # noqa: E402
@@ -91,7 +92,7 @@ def evaluate(run: str | Path, split: str = "tst", overrides: list[str] | None = 
     folder, config = find_run(run, METHOD_CONFIGS, overrides or ())
     accelerator = distributed.start(config.train.mixed_precision)
     torch.set_num_threads(distributed.cpu_threads(config.run.threads))
-    data = load_dataset(config, load_tokenizer(str(folder / "model"), config.encoder.trust_remote_code))
+    data = load_dataset(config, run_tokenizer(config, folder))
     check_split(data, folder)
     if len(data.splits[split]) == 0:
         raise ValueError(f"split {split} of {data.name} has no points "
@@ -112,11 +113,18 @@ def evaluate(run: str | Path, split: str = "tst", overrides: list[str] | None = 
         with written_whole(folder / f"{split}_score_mat.npz") as partial:
             sp.save_npz(partial, scores)
         write_json(folder / f"{split}_metrics.json",
-                   {**result, "points": len(data.splits[split]), "labels": data.num_labels, "data_hash": data.hash,
-                    "seconds": round(seconds, 2), **({"index": index} if index else {})})
+                   {**result, **method.facts(), "points": len(data.splits[split]), "labels": data.num_labels,
+                    "data_hash": data.hash, "seconds": round(seconds, 2), **({"index": index} if index else {})})
         log.info("%s, split %s: N = %d, L = %d, data %s, %.1f s\n%s", data.name, split, len(data.splits[split]),
                  data.num_labels, data.hash, seconds, metrics.describe(result))
     return result
+
+
+def run_tokenizer(config: Config, folder: Path) -> Any:
+    """The tokenizer in a run's model; None if its method reads no tokens."""
+    if METHODS[config.method.name].tokenizer_source(config) is None:
+        return None
+    return load_tokenizer(str(folder / "model"), config.encoder.trust_remote_code)
 
 
 def check_index(config: Config, method: Method) -> None:

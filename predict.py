@@ -35,16 +35,13 @@ import itertools  # noqa: E402
 import json  # noqa: E402
 from collections.abc import Iterable, Iterator, Sequence  # noqa: E402
 
-import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from models import METHOD_CONFIGS, load_method  # noqa: E402
 from utils import distributed  # noqa: E402
 from utils.data import check_dataset_folder, label_texts  # noqa: E402
-from utils.pretrained import load_tokenizer  # noqa: E402
 from utils.run import find_run, start_logging, written_whole  # noqa: E402
 from utils.text import iter_lines  # noqa: E402
-from utils.tokenization_utils import Tokenizer, tokenize_texts  # noqa: E402
 
 TEXTS_AT_ONCE = 1 << 14
 
@@ -61,16 +58,13 @@ class Predictor:
         folder, config = find_run(run, METHOD_CONFIGS, overrides)
         torch.set_num_threads(distributed.cpu_threads(config.run.threads))
         self.accelerator = distributed.start(config.train.mixed_precision)
-        tokenizer = load_tokenizer(str(folder / "model"), config.encoder.trust_remote_code)
-        self._tokenizer = Tokenizer(tokenizer, config.data.max_len)
         self.method = load_method(config, folder).to(self.accelerator.device)
         if labels is None:
             check_dataset_folder(config.dataset_folder)
             self.label_texts: Sequence[str] = label_texts(config.dataset_folder, self.method.num_labels)
         else:
             self.label_texts = labels
-            length = config.data.label_max_len or config.data.max_len
-            self.method.rank_new_labels(tokenize_texts(labels, Tokenizer(tokenizer, length)), self.accelerator)
+            self.method.rank_new_labels(labels, self.accelerator)
 
     def __call__(self, texts: Sequence[str], k: int = 5) -> list[list[dict]]:
         """The k best labels of each text, best first: [{"label": id, "text": ..., "score": ...}, ...].
@@ -81,8 +75,7 @@ class Predictor:
         if not 1 <= k <= len(self.label_texts):
             raise ValueError(f"k must be from 1 to the number of labels, {len(self.label_texts)}; got {k}")
         own = distributed.share(len(texts))
-        tokens = tokenize_texts(texts[own.start:own.stop], self._tokenizer)
-        scores, ids = self.method.score_rows(tokens, np.arange(len(own)), k, self.accelerator)
+        scores, ids = self.method.score_texts(texts[own.start:own.stop], k, self.accelerator)
         scores, ids = (distributed.gather_arrays(a, len(texts)) for a in (scores, ids))
         if scores is None:
             return []

@@ -48,7 +48,6 @@ from accelerate.utils import set_seed  # noqa: E402
 
 from eval import check_ks, metric_ks, score_split  # noqa: E402
 from models import METHOD_CONFIGS, METHODS, load_method  # noqa: E402
-from models.encoder import tokenizer_source  # noqa: E402
 from models.method import Method, progress  # noqa: E402
 from utils import distributed  # noqa: E402
 from utils.checkpoint import Progress, load_checkpoint, save_checkpoint  # noqa: E402
@@ -111,7 +110,8 @@ def fit_stage(config: Config, whole: Path, resume: bool = False, overwrite: bool
     torch.set_num_threads(distributed.cpu_threads(config.run.threads))
     set_seed(config.run.seed)
     check_it_fits(config, distributed.world_size())
-    data = load_dataset(config, load_tokenizer(tokenizer_source(config.encoder), config.encoder.trust_remote_code))
+    source = METHODS[config.method.name].tokenizer_source(config)
+    data = load_dataset(config, source and load_tokenizer(source, config.encoder.trust_remote_code))
     check_settings(config, data)
     method = METHODS[config.method.name].build(config, data).to(accelerator.device)
     if config.run.start_from:
@@ -137,24 +137,29 @@ def _train(config: Config, method: Method, data: Dataset, folder: Path, accelera
     state = (load_checkpoint(folder, method, optimizers, accelerator) if resume else None) or Progress()
     metric_log = MetricLog(folder, config, state.step, state.epoch)
     run = Run(config, method, data, optimizers, state, folder, accelerator, metric_log)
+    if method.epochs == 0 and resume and (folder / "finished").exists():
+        log.info("the run has finished already")
+        return folder
     if state.step == 0:
+        started = time.perf_counter()
         method.prepare(folder, accelerator)
-    elif state.epoch >= config.train.epochs:
+        state.seconds += time.perf_counter() - started
+    elif state.epoch >= method.epochs:
         log.info("the run has finished already")
     else:
         log.info("resumed at epoch %d, step %d", state.epoch + 1, state.step)
     every = 1 if accelerator.device.type == "cpu" else CHECK_EVERY
     with SaveClock(config.run.save_minutes, every) as clock:
-        while state.epoch < config.train.epochs and not _out_of_patience(state, config):
+        while state.epoch < method.epochs and not _out_of_patience(state, config):
             if state.epoch_step == 0:
                 method.on_epoch_start(state.epoch, accelerator)
             loss = train_epoch(run, clock)
             state.epoch, state.epoch_step, state.loss_sum = state.epoch + 1, 0, 0.0
-            if state.epoch % config.train.eval_interval == 0 or state.epoch == config.train.epochs:
+            if state.epoch % config.train.eval_interval == 0 or state.epoch == method.epochs:
                 keep_best(run, loss)
                 save_checkpoint(folder, method, optimizers, state, accelerator)
                 clock.saved()
-    if config.train.epochs == 0:
+    if method.epochs == 0:
         keep_best(run, 0.0)
     metric_log.close()
     if distributed.is_main():
@@ -190,7 +195,7 @@ def train_epoch(run: Run, clock: SaveClock) -> float:
         bar.update(state.epoch_step)
         for batch in batches:
             set_learning_rates(run.optimizers,
-                               learning_rate_factor(state.step, steps * config.train.epochs, config.optim))
+                               learning_rate_factor(state.step, steps * method.epochs, config.optim))
             loss = method.backward(batch.to(accelerator.device), accelerator)
             distributed.sum_gradients(parameters)
             if config.optim.clip_norm is not None:

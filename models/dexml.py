@@ -10,6 +10,7 @@ One encoder E for queries and labels; score s_il = E(x_i) . E(z_l) / tau. The st
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -28,7 +29,7 @@ from utils.data import Batch, Dataset, TextBatch
 from utils.grad_cache import GradCache
 from utils.search import ExactIndex, HnswIndex, build_index
 from utils.sparse import contains
-from utils.tokenization_utils import Ragged
+from utils.tokenization_utils import Ragged, Tokenizer, tokenize_texts
 
 
 @dataclass(frozen=True)
@@ -154,8 +155,9 @@ class Dexml(Method):
         self._embed_labels(self.data.label_tokens, accelerator)
         self._index_labels("exact")
 
-    def rank_new_labels(self, labels: Ragged, accelerator: Accelerator) -> None:
-        self._embed_labels(labels, accelerator)
+    def rank_new_labels(self, labels: Sequence[str], accelerator: Accelerator) -> None:
+        length = self.config.data.label_max_len or self.config.data.max_len
+        self._embed_labels(tokenize_texts(labels, Tokenizer(self.encoder.tokenizer, length)), accelerator)
         self._index_labels(self.config.eval.index)
 
     def _index_labels(self, name: str) -> None:

@@ -20,6 +20,7 @@ from utils.features import load_features
 from utils.matching import count_matrix, top_assignment
 from utils.run import written_whole
 from utils.sparse import canonical, entry_rows, lookup, topk_csr, topk_rows
+from utils.tree_training import label_centroids, normalised
 
 log = logging.getLogger(__name__)
 
@@ -110,26 +111,16 @@ def cluster_count(num_labels: int, max_leaf: int) -> int:
 
 
 def label_features(data: Dataset, dense: np.ndarray | None = None) -> sp.csr_matrix:
-    """Centroids of the labels' training points, Y^T X_tfidf, beside dense features where there are any: CSR [L, F].
+    """Centroids of the labels' training points, Y^T X_tfidf, beside dense ones where there are any: CSR [L, F].
 
     Args:
-        dense: [L, D] beside the sparse ones, each part of unit length.
+        dense: [L, D]; each part gets unit length.
     """
     split = data.splits["trn"]
-    features = load_features(data.folder)[0][split.rows]
-    sparse = normalized(sp.csr_matrix(split.relevance.T @ features))
+    sparse = label_centroids(split.relevance, load_features(data.folder)[0][split.rows])
     if dense is None:
         return sparse
-    norms = np.linalg.norm(dense, axis=1, keepdims=True)
-    return sp.hstack([sp.csr_matrix(dense / np.maximum(norms, 1e-12)), sparse], format="csr", dtype=np.float32)
-
-
-def normalized(matrix: sp.csr_matrix) -> sp.csr_matrix:
-    """Rows of unit length; rows of zeros stay."""
-    matrix = sp.csr_matrix(matrix, dtype=np.float32, copy=True)
-    norms = np.sqrt(np.asarray(matrix.multiply(matrix).sum(1)).ravel())
-    matrix.data /= np.repeat(np.maximum(norms, 1e-12), np.diff(matrix.indptr)).astype(np.float32)
-    return matrix
+    return sp.hstack([normalised(sp.csr_matrix(dense)), sparse], format="csr", dtype=np.float32)
 
 
 def cluster_graph(features: sp.csr_matrix | np.ndarray, max_leaf: int, seed: int, threads: int = 1) -> Graph:

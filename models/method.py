@@ -7,7 +7,7 @@ sums the shares (utils.distributed.sum_gradients), so 1 and G processes take the
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from losses import LOSSES
+from models.encoder import tokenizer_source
 from utils import distributed
 from utils.config import Config, LossConfig, MethodConfig
 from utils.data import Batch, Dataset, Split, TextBatch, sequential_batches
 from utils.optim import decay_groups
 from utils.sparse import remove_pairs, topk_csr, topk_rows
-from utils.tokenization_utils import Ragged
+from utils.tokenization_utils import Ragged, Tokenizer, tokenize_texts
 
 
 class Method(nn.Module):
@@ -36,6 +37,16 @@ class Method(nn.Module):
     def __init__(self, config: Config, num_labels: int, data: Dataset | None) -> None:
         super().__init__()
         self.config, self.num_labels, self.data = config, num_labels, data
+
+    @classmethod
+    def tokenizer_source(cls, config: Config) -> str | None:
+        """The tokenizer of its texts; None = it reads texts by other means and needs no tokens."""
+        return tokenizer_source(config.encoder)
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the training split; 0 = everything is done by `prepare`."""
+        return self.config.train.epochs
 
     # ---- what a method must define
     @classmethod
@@ -91,13 +102,27 @@ class Method(nn.Module):
         removed = np.diff(split.filters.indptr)
         wanted = min(k + int(removed.max(initial=0)), self.num_labels)
         own = distributed.share(len(split))
-        values, ids = self.score_rows(split.tokens, split.rows[own.start:own.stop], wanted, accelerator)
+        values, ids = self.score_points(split, np.arange(own.start, own.stop), wanted, accelerator)
         values, ids = (distributed.gather_arrays(a, len(split)) for a in (values, ids))
         if values is None:
             return None
         rows, columns = split.filters.nonzero()
         scores = remove_pairs(topk_csr(values, ids, self.num_labels), rows, columns)
         return keep_topk(scores, k) if wanted > k else scores
+
+    def score_points(self, split: Split, points: np.ndarray, k: int, accelerator: Accelerator,
+                     ) -> tuple[np.ndarray, np.ndarray]:
+        """The k best labels of points of a split [n]: (scores [n, k] float32, label ids [n, k] int64, -1 = no more)."""
+        return self.score_rows(split.tokens, split.rows[points], k, accelerator)
+
+    def score_texts(self, texts: Sequence[str], k: int, accelerator: Accelerator) -> tuple[np.ndarray, np.ndarray]:
+        """The k best labels of new texts, as `score_points`."""
+        tokens = tokenize_texts(texts, Tokenizer(self.encoder.tokenizer, self.config.data.max_len))
+        return self.score_rows(tokens, np.arange(len(texts)), k, accelerator)
+
+    def facts(self) -> dict[str, float]:
+        """What the last prediction measured beside the metrics, for <split>_metrics.json."""
+        return {}
 
     @torch.no_grad()
     def score_rows(self, tokens: Ragged, rows: np.ndarray, k: int, accelerator: Accelerator,
@@ -126,7 +151,7 @@ class Method(nn.Module):
         """A method ready to `score`, from what `save` wrote; strict, needs no data set."""
         raise TypeError(f"{cls.__name__} must define load()")
 
-    def rank_new_labels(self, labels: Ragged, accelerator: Accelerator) -> None:
+    def rank_new_labels(self, labels: Sequence[str], accelerator: Accelerator) -> None:
         """From now on `score` ranks these label texts instead of the data set's labels."""
         raise ValueError(f"method {self.config.method.name} knows labels by their training points, not by their text; "
                          "labels never seen in training need a dual encoder such as dexml")

@@ -4,7 +4,7 @@ import scipy.sparse as sp
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from tests.conftest import write_dataset
-from utils.features import load_features, text_features
+from utils.features import TextFeatures, load_features
 
 
 def test_built_when_missing_and_equal_to_the_library(tmp_path):
@@ -16,8 +16,12 @@ def test_built_when_missing_and_equal_to_the_library(tmp_path):
     np.testing.assert_allclose(tst.toarray(), reference.transform(texts["tst"]).toarray(), atol=1e-6)
     norms = sp.linalg.norm(trn, axis=1)
     np.testing.assert_allclose(norms[norms > 0], 1, rtol=1e-5)
-    np.testing.assert_allclose(text_features(folder, texts["tst"]).toarray(), tst.toarray(), atol=1e-6)
-    assert text_features(folder, ["", "neverseen"]).nnz == 0
+    new = TextFeatures(folder / "Xf.txt")
+    np.testing.assert_allclose(new(texts["tst"]).toarray(), tst.toarray(), atol=1e-6)
+    assert new(["", "neverseen"]).nnz == 0
+    (tmp_path / "broken.txt").write_text("term\tmuch\n")
+    with pytest.raises(ValueError, match=r"broken.txt: expected `term <TAB> idf`"):
+        TextFeatures(tmp_path / "broken.txt")
 
 
 def test_features_that_come_with_the_data_are_used(tmp_path):

@@ -86,7 +86,7 @@ class Split:
     """Points of one split: texts as token rows, their relevance and their filter pairs."""
     name: str
     rows: np.ndarray               # [n] rows of the text file
-    tokens: Ragged                 # of the whole text file
+    tokens: Ragged | None          # of the whole text file; None for methods that read no tokens
     relevance: sp.csr_matrix       # [n, L]
     filters: sp.csr_matrix         # [n, L] ones: pairs whose score is removed before ranking
     text_path: Path
@@ -101,7 +101,7 @@ class Dataset:
     name: str
     folder: Path
     config: DataConfig
-    label_tokens: Ragged | None    # None where the labels have no texts
+    label_tokens: Ragged | None    # None where the labels have no texts, or the method reads no tokens
     num_labels: int
     splits: dict[str, Split]
     label_counts: np.ndarray       # [L] training points (validation included) a label has: the field's N_l
@@ -153,12 +153,17 @@ def check_dataset_folder(folder: Path) -> None:
                          f"found in {folder.parent}: {', '.join(there) or 'nothing'}")
 
 
+def token_cache(config: Config) -> Path:
+    """Folder of a data set's token files."""
+    return Path(config.data.token_cache) if config.data.token_cache else config.dataset_folder / "tokens"
+
+
 def load_dataset(config: Config, tokenizer_source) -> Dataset:
     """Read and check a data set; tokenise what has not been tokenised yet.
 
     Args:
         config: sections data and run are used.
-        tokenizer_source: folder, hub id or loaded tokenizer of the encoder.
+        tokenizer_source: folder, hub id or loaded tokenizer of the encoder; None = nothing is tokenised.
     Raises:
         ValueError: naming the file, the line or row, what was expected and what came.
     """
@@ -181,10 +186,11 @@ def load_dataset(config: Config, tokenizer_source) -> Dataset:
         raise ValueError(f"{folder / 'Y.trn.npz'}: no training point has a label")
     filters = {s: load_filter(folder / f"filter_labels_{long}.txt", m.shape)
                for s, long, m in (("trn", "train", trn), ("tst", "test", tst))}
-    query, label = (Tokenizer(tokenizer_source, n) for n in (data.max_len, data.label_max_len or data.max_len))
-    cache = Path(data.token_cache) if data.token_cache else folder / "tokens"
-    with distributed.main_first():
-        tokens = {s: tokenize_file(p, label if s == "Y" else query, cache) for s, p in texts.items()}
+    tokens: dict[str, Ragged] = {}
+    if tokenizer_source is not None:
+        query, label = (Tokenizer(tokenizer_source, n) for n in (data.max_len, data.label_max_len or data.max_len))
+        with distributed.main_first():
+            tokens = {s: tokenize_file(p, label if s == "Y" else query, token_cache(config)) for s, p in texts.items()}
     held_out = validation_rows(trn, data)
     training = np.setdiff1d(np.flatnonzero(np.diff(trn.indptr)), held_out)
     if skipped := trn.shape[0] - len(training) - len(held_out):
@@ -193,8 +199,8 @@ def load_dataset(config: Config, tokenizer_source) -> Dataset:
     splits = {}
     for name in SPLITS:
         source, matrix = ("tst", tst) if name == "tst" else ("trn", trn)
-        splits[name] = Split(name, rows[name], tokens[f"{source}_X"], matrix[rows[name]], filters[source][rows[name]],
-                             texts[f"{source}_X"])
+        splits[name] = Split(name, rows[name], tokens.get(f"{source}_X"), matrix[rows[name]],
+                             filters[source][rows[name]], texts[f"{source}_X"])
     return Dataset(name=data.name, folder=folder, config=data, label_tokens=tokens.get("Y"), num_labels=trn.shape[1],
                    splits=splits, label_counts=np.bincount(trn.indices, minlength=trn.shape[1]),
                    num_train=trn.shape[0], hash=_dataset_hash(trn, tst))

@@ -72,13 +72,21 @@ def load_features(folder: str | Path) -> tuple[sp.csr_matrix, sp.csr_matrix]:
     return matrices[0], matrices[1]
 
 
-def text_features(folder: str | Path, texts: Iterable[str]) -> sp.csr_matrix:
-    """TF-IDF of new texts in the columns of the data set's features [n, F]."""
-    path = Path(folder) / "Xf.txt"
-    lines = [line.rpartition("\t") for line in iter_lines(path)]
-    vectorizer = _vectorizer(vocabulary={term: i for i, (term, _, _) in enumerate(lines)})
-    vectorizer.idf_ = np.array([float(idf) for _, _, idf in lines], np.float32)
-    return vectorizer.transform(texts).tocsr()
+class TextFeatures:
+    """TF-IDF of new texts in the columns of a data set's features; reads `term <TAB> idf` lines once."""
+
+    def __init__(self, path: str | Path) -> None:
+        lines = [line.rpartition("\t") for line in iter_lines(path)]
+        try:
+            idf = np.array([float(value) for _, _, value in lines], np.float32)
+        except ValueError as error:
+            raise ValueError(f"{path}: expected `term <TAB> idf` in every line ({error})") from None
+        self._vectorizer = _vectorizer(vocabulary={term: i for i, (term, _, _) in enumerate(lines)})
+        self._vectorizer.idf_ = idf
+
+    def __call__(self, texts: Iterable[str]) -> sp.csr_matrix:
+        """Features [n, F] float32 of n texts; a text without known words has none."""
+        return self._vectorizer.transform(texts).tocsr()
 
 
 def main() -> None:

@@ -212,8 +212,8 @@ def clear_run(folder: Path) -> None:
                  "trn_metrics.json", "tst_metrics.json", "trn_score_mat.npz", "val_score_mat.npz",
                  "tst_score_mat.npz", "finished"):
         (folder / name).unlink(missing_ok=True)
-    for name in ("model", "last", "tensorboard", "stages", ".model.old", ".last.old", ".model.partial",
-                 ".last.partial"):
+    for name in ("model", "last", "levels", "experiments", "tensorboard", "stages", ".model.old", ".last.old",
+                 ".model.partial", ".last.partial"):
         shutil.rmtree(folder / name, ignore_errors=True)
 
 

@@ -1,0 +1,321 @@
+"""XR-Linear, and label disentanglement on top of it: partition trees of linear rankers.
+
+`xr-linear` (Yu et al., PECOS, JMLR 2022): labels are clustered by the centroids of their points' features, and a linear
+ranker scores every child of a cluster that the beam reaches. `overlap` (Liu et al., NeurIPS 2021, arXiv 2106.12751):
+labels that several clusters' points ask for get a copy in each, and the tree is trained again with the copies as
+pseudo-labels. Neither is trained by gradient: `prepare` does all of it, level by level.
+"""
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import scipy.sparse as sp
+from accelerate import Accelerator
+
+from models.method import Method
+from models.tree_features import TreeFeatures
+from utils import distributed
+from utils.arrays import map_arrays, save_arrays
+from utils.config import Config, ConfigError, MethodConfig, option
+from utils.data import Dataset, Split, token_cache
+from utils.linear_layer import Features, Layer, Solver
+from utils.matching import count_matrix, top_assignment
+from utils.partition_tree import COMBINERS, PartitionTree
+from utils.run import written_whole
+from utils.sparse import topk_csr, topk_rows
+from utils.tree_training import Ranking, Skeleton, beam_matrix, fit_tree, grow, label_centroids, normalised, tree_levels
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class XrLinearConfig(MethodConfig):
+    features: tuple[str, ...] = option(("tfidf",), "what is read: tfidf, run folders (their embeddings), and start = "
+                                                   "the model of run.start_from or of the stage before")
+    label_embedding: Literal["pifa", "pifa+text"] = option(
+        "pifa", "what labels are clustered by: centroids of their points' features; and their own text's TF-IDF")
+    max_leaf: int = option(100, "labels of a last-level cluster, at most (before labels are copied)", ge=1)
+    splits: int = option(32, "children of a cluster above the last level", ge=2)
+    trees: int = option(1, "trees of other random clusters, their scores averaged", ge=1)
+    negatives: Literal["positives", "beam", "both"] = option(
+        "positives", "points a cluster's rankers are trained on: those with a label in it (teacher forcing), those "
+                     "whose beam reaches it (matcher aware), both")
+    cost: float = option(1.0, "C of the squared hinge", gt=0)
+    bias: float = option(1.0, "value of the constant feature", ge=0)
+    eps: float = option(0.1, "solver: tolerance of the projected gradients", gt=0)
+    passes: int = option(100, "solver: passes over a cluster's points, at most", ge=1)
+    threshold: float = option(0.1, "weights of a smaller magnitude are dropped", ge=0)
+    beam: int = option(10, "clusters kept at each level of a search", ge=1)
+    combiner: Literal["l1-hinge", "l2-hinge", "l3-hinge", "l4-hinge", "l5-hinge", "sigmoid", "log-sigmoid", "sum"] = \
+        option("l3-hinge", "how the margins along a path make its score")
+
+
+@dataclass(frozen=True)
+class OverlapConfig(XrLinearConfig):
+    copies: int = option(2, "clusters that a label may live in (the paper's lambda)", ge=1)
+    rounds: int = option(1, "times that labels are assigned again and the tree is trained again", ge=1)
+    merge: Literal["mean", "max"] = option("mean", "score of a label of which several copies were reached")
+
+
+class XrLinear(Method):
+    """Trees of linear rankers. Attributes: trees; features; prior, the labels by frequency: (ids [n], shares [n])."""
+
+    Config = XrLinearConfig
+
+    def __init__(self, config: Config, num_labels: int, data: Dataset | None) -> None:
+        super().__init__(config, num_labels, data)
+        self.trees: list[PartitionTree] = []
+        self.features: TreeFeatures | None = None
+        self.prior = np.zeros(0, np.int64), np.zeros(0, np.float32)
+        self._start: Method | None = None
+        self._facts: dict[str, float] = {}
+        self._files: list[Path] = []
+
+    @classmethod
+    def build(cls, config: Config, data: Dataset) -> XrLinear:
+        method = cls(config, data.num_labels, data)
+        if config.method.label_embedding == "pifa+text":
+            if not (data.folder / "raw" / "Y.txt").is_file():
+                raise ConfigError(f"method.label_embedding is pifa+text, but {data.folder / 'raw' / 'Y.txt'} does not "
+                                  "exist: the labels have no texts")
+            if "tfidf" not in config.method.features:
+                raise ConfigError("method.label_embedding: pifa+text needs tfidf among method.features")
+        counts = np.bincount(data.splits["trn"].relevance.indices, minlength=data.num_labels)
+        order = np.argsort(-counts, kind="stable")[:np.count_nonzero(counts)]
+        method.prior = order, (counts[order] / max(len(data.splits["trn"]), 1)).astype(np.float32)
+        method._check(len(order))
+        if not config.run.start_from:
+            method.features = TreeFeatures.build(config.method.features, config, None)
+        return method
+
+    def _check(self, labels: int) -> None:
+        """Settings that only the data can refute."""
+
+    @classmethod
+    def tokenizer_source(cls, config: Config) -> None:
+        return None
+
+    @property
+    def epochs(self) -> int:
+        return 0
+
+    @property
+    def mean_of_copies(self) -> bool:
+        """Does a label score the mean of its copies that were reached, or their maximum?"""
+        return True
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return []
+
+    def start_from(self, other: Method) -> None:
+        """Take the embeddings of another run as the feature `start`."""
+        if "start" not in self.config.method.features:
+            raise ValueError(f"run.start_from: method {self.config.method.name} takes from another run only its "
+                             "embeddings: name `start` among method.features")
+        self.features = TreeFeatures.build(self.config.method.features, self.config, other)
+
+    # ---- training
+    def prepare(self, run_folder: Path, accelerator: Accelerator) -> None:
+        """Train all trees; levels that an interrupted run has finished are not trained again."""
+        levels = run_folder / "levels"
+        with distributed.main_first():      # the main process trains, with all its threads; the others read
+            trainer = _Trainer(self, levels, accelerator)
+            self.trees = [self._train_tree(trainer, number) for number in range(self.config.method.trees)]
+        self._files = trainer.files
+
+    def _train_tree(self, trainer: _Trainer, number: int) -> PartitionTree:
+        return trainer.fit(f"tree{number}", lambda: trainer.grow(number), final=True)
+
+    # ---- scoring
+    def score_points(self, split: Split, points: np.ndarray, k: int, accelerator: Accelerator,
+                     ) -> tuple[np.ndarray, np.ndarray]:
+        return self._search(self.features.of_points(split, points, accelerator), k)
+
+    def score_texts(self, texts: Sequence[str], k: int, accelerator: Accelerator) -> tuple[np.ndarray, np.ndarray]:
+        return self._search(self.features.of_texts(texts, accelerator), k)
+
+    def _search(self, features: Features, k: int) -> tuple[np.ndarray, np.ndarray]:
+        settings, threads = self.config.method, distributed.cpu_threads(self.config.run.threads)
+        options = {"beam": settings.beam, "combiner": COMBINERS[settings.combiner], "threads": threads,
+                   "mean": self.mean_of_copies}
+        found = [tree.search(features, k, **options) for tree in self.trees]
+        ids, values, _ = found[0]
+        if len(found) > 1:
+            total = sum(topk_csr(values, ids, self.num_labels) for ids, values, _ in found)
+            ids, values = topk_rows(total / np.float32(len(found)), k)
+        empty = features.empty
+        if empty.any():      # nothing is known of them but how frequent labels are
+            some = min(k, len(self.prior[0]))
+            ids[empty], values[empty] = -1, -np.inf
+            ids[np.ix_(empty, np.arange(some))] = self.prior[0][:some]
+            values[np.ix_(empty, np.arange(some))] = self.prior[1][:some]
+        points, products = len(features), sum(count for _, _, count in found)
+        points, products, empty = (distributed.total(x) for x in (points, products * points, empty.sum()))
+        self._facts = {"inner_products": round(products / max(points, 1), 1), "points_without_features": int(empty)}
+        return values, ids
+
+    def facts(self) -> dict[str, float]:
+        """Average inner products with label rankers per point (the paper's cost), and points without features."""
+        return self._facts
+
+    # ---- saving
+    def save(self, folder: Path, accelerator: Accelerator) -> None:
+        """The trees' files are linked from `levels`, not written twice."""
+        if not distributed.is_main():
+            return
+        for file in self._files:
+            try:
+                os.link(file, folder / file.name)
+            except OSError:      # a file system without links
+                shutil.copyfile(file, folder / file.name)
+        self.features.save(folder)
+        save_arrays(folder / "prior.npz", {"ids": self.prior[0], "shares": self.prior[1]})
+        (folder / "method.json").write_text(json.dumps({
+            "method": self.config.method.name, "num_labels": self.num_labels, "columns": self.features.shape,
+            "trees": [len(tree.layers) for tree in self.trees]}) + "\n")
+
+    @classmethod
+    def load(cls, config: Config, folder: Path, num_labels: int) -> XrLinear:
+        method, facts = cls(config, num_labels, None), json.loads((folder / "method.json").read_text())
+        shape = tuple(facts["columns"])
+        for number, levels in enumerate(facts["trees"]):
+            skeleton = map_arrays(folder / f"tree{number}.skeleton.npz")
+            layers = [Layer(**map_arrays(folder / f"tree{number}.level{level}.npz")) for level in range(levels)]
+            method.trees.append(PartitionTree(tuple(layers), skeleton["node_labels"], num_labels, shape,
+                                              config.method.bias))
+        method.features = TreeFeatures.load(folder, shape[0], token_cache(config))
+        if method.features.shape != shape:
+            raise ValueError(f"{folder}: its encoders give {method.features.shape[1]} columns, expected {shape[1]}")
+        prior = map_arrays(folder / "prior.npz")
+        method.prior = prior["ids"], prior["shares"]
+        return method
+
+
+class Overlap(XrLinear):
+    """XR-Linear whose labels live in their `copies` best clusters."""
+
+    Config = OverlapConfig
+
+    def _check(self, labels: int) -> None:
+        settings = self.config.method
+        clusters = prod(tree_levels(labels, settings.max_leaf, settings.splits))
+        if settings.copies > clusters:
+            raise ConfigError(f"method.copies is {settings.copies}, but {labels} labels with method.max_leaf "
+                              f"{settings.max_leaf} make only {clusters} clusters")
+
+    @property
+    def mean_of_copies(self) -> bool:
+        return self.config.method.merge == "mean"
+
+    def _train_tree(self, trainer: _Trainer, number: int) -> PartitionTree:
+        name, rounds = f"tree{number}", self.config.method.rounds
+        tree = trainer.fit(f"{name}.base", lambda: trainer.grow(number), final=False)
+        for turn in range(1, rounds + 1):
+            last = turn == rounds
+            before = trainer.skeleton
+            tree = trainer.fit(name if last else f"{name}.round{turn}",
+                               lambda tree=tree, before=before: trainer.reassign(tree, before), final=last)
+        return tree
+
+
+class _Trainer:
+    """Trains trees into files, one a level, and reads those that are there.
+
+    Attributes: files, of the trees that make the model; skeleton, of the last tree.
+    """
+
+    def __init__(self, method: XrLinear, folder: Path, accelerator: Accelerator) -> None:
+        self.method, self.settings, self.folder = method, method.config.method, folder
+        self.accelerator, self.split = accelerator, method.data.splits["trn"]
+        self.threads = distributed.cpu_threads(method.config.run.threads)
+        self.files: list[Path] = []
+        self.skeleton: Skeleton | None = None
+        self._features: Features | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def features(self) -> Features:
+        """Of the training points; computed when the first level needs them."""
+        if self._features is None:
+            self._features = self.method.features.of_points(self.split, np.arange(len(self.split)), self.accelerator)
+            if empty := int(self._features.empty.sum()):
+                log.info("%d of %d training points have no features", empty, len(self.split))
+        return self._features
+
+    def fit(self, name: str, make: Any, *, final: bool) -> PartitionTree:
+        """The tree `name`: its skeleton from `make`, its levels one by one."""
+        path = self.folder / f"{name}.skeleton.npz"
+        if path.exists():
+            arrays = map_arrays(path)
+            pointers = tuple(arrays[f"ptr{level}"] for level in range(len(arrays) - 1))
+            self.skeleton = Skeleton(pointers, arrays["node_labels"])
+        else:
+            self.skeleton = make()
+            self._write(path, {"node_labels": self.skeleton.node_labels,
+                               **{f"ptr{i}": pointer for i, pointer in enumerate(self.skeleton.child_ptrs)}})
+        paths = [self.folder / f"{name}.level{level}.npz" for level in range(len(self.skeleton.child_ptrs))]
+        kept = []
+        for file in paths:
+            if not file.exists():
+                break
+            kept.append(Layer(**map_arrays(file)))
+        if final:
+            self.files += [path, *paths]
+        if len(kept) == len(paths):
+            return PartitionTree(tuple(kept), self.skeleton.node_labels, self.method.num_labels,
+                                 self.method.features.shape, self.settings.bias)
+        if kept:
+            log.info("%s: %d of %d levels are there already", name, len(kept), len(paths))
+        return fit_tree(self.features, self.split.relevance, self.skeleton, self._ranking(name), kept,
+                        lambda level, layer: self._write(paths[level], layer.arrays()))
+
+    def _write(self, path: Path, arrays: dict[str, np.ndarray]) -> None:
+        with written_whole(path) as partial:
+            save_arrays(partial, arrays)
+
+    def _ranking(self, name: str) -> Ranking:
+        s = self.settings
+        solver = Solver(s.cost, s.bias, s.eps, s.passes, s.threshold, self.method.config.run.seed)
+        return Ranking(solver, s.negatives, s.beam, COMBINERS[s.combiner], self.threads)
+
+    def grow(self, number: int) -> Skeleton:
+        """Clusters of the labels that have training points, for the tree of this number."""
+        relevance, features = self.split.relevance, self.features
+        embeddings = label_centroids(relevance, features.sparse)
+        if features.dense.shape[1]:
+            dense = label_centroids(relevance, sp.csr_matrix(features.dense))
+            embeddings = sp.hstack([embeddings, dense], format="csr")
+        if self.settings.label_embedding == "pifa+text":
+            texts = self.method.features.tfidf(self.method.data.label_texts)
+            embeddings = sp.hstack([embeddings, normalised(texts)], format="csr")
+        labels = np.sort(self.method.prior[0])
+        if missing := self.method.num_labels - len(labels):
+            log.info("%d of %d labels have no training points and are never predicted", missing,
+                     self.method.num_labels)
+        return grow(embeddings, labels, max_leaf=self.settings.max_leaf, splits=self.settings.splits,
+                    seed=self.method.config.run.seed + 1000 * number, threads=self.threads)
+
+    def reassign(self, tree: PartitionTree, skeleton: Skeleton) -> Skeleton:
+        """Every label into the clusters that the beams of its points reach most often: top lambda of Y^T M."""
+        s, level = self.settings, len(skeleton.child_ptrs) - 2
+        if level < 0:      # one cluster holds all labels
+            return skeleton
+        nodes, _ = tree.clusters(self.features, beam=s.beam, combiner=COMBINERS[s.combiner], level=level,
+                                 threads=self.threads)
+        counts = count_matrix(self.split.relevance, beam_matrix(nodes, skeleton.leaves))
+        leaf = np.full(self.method.num_labels, -1)
+        leaf[skeleton.node_labels] = skeleton.node_clusters
+        labels = np.sort(self.method.prior[0])
+        best = top_assignment(counts[labels], s.copies, axis="label", binary=True, fallback=leaf[labels])
+        place = sp.csr_matrix((np.ones(len(labels), np.float32), (labels, np.arange(len(labels)))),
+                              shape=(self.method.num_labels, len(labels)))
+        return skeleton.with_leaves(place @ best)

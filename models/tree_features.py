@@ -1,0 +1,158 @@
+"""What linear trees read: TF-IDF of the texts, and embeddings of saved runs' encoders, side by side.
+
+`method.features` lists them: `tfidf`, run folders, and `start`, the model of `run.start_from` or of the stage before.
+"""
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from accelerate import Accelerator
+
+from models.encoder import TextEncoder, load_encoder
+from models.method import Method, encode_rows
+from utils.config import Config, EncoderConfig, load_config, to_yaml
+from utils.data import Split, token_cache
+from utils.features import TextFeatures, load_features
+from utils.linear_layer import Features
+from utils.run import find_run, write_text
+from utils.tokenization_utils import Ragged, Tokenizer, tokenize_file, tokenize_texts
+from utils.tree_training import normalised
+
+
+@dataclass(frozen=True)
+class RunEncoder:
+    """The encoder of a saved run and what its texts need."""
+    encoder: TextEncoder
+    config: Config
+
+    @classmethod
+    def of(cls, method: Method, source: str) -> RunEncoder:
+        """ValueError where the run's method has no encoder."""
+        if not isinstance(getattr(method, "encoder", None), TextEncoder):
+            raise ValueError(f"{source}: a {method.config.method.name} run has no encoder whose embeddings could be "
+                             "features")
+        return cls(method.encoder.eval(), method.config)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer(self.encoder.tokenizer, self.config.data.max_len)
+
+    def embed(self, tokens: Ragged, rows: np.ndarray, accelerator: Accelerator) -> np.ndarray:
+        """Embeddings of unit length [n, D] float32; a zero embedding stays zero."""
+        out = np.empty((len(rows), self.encoder.dim), np.float32)
+        size = self.config.eval.batch_size
+        for positions, block in encode_rows(self.encoder.to(accelerator.device), tokens, rows, size, accelerator,
+                                            "embed texts"):
+            out[positions] = torch.nn.functional.normalize(block, dim=1).cpu().numpy()
+        return out
+
+
+@lru_cache(maxsize=1)
+def _split_features(folder: Path) -> dict[str, sp.csr_matrix]:
+    """Unit rows of X.trn and X.tst of a data set."""
+    return dict(zip(("trn", "tst"), map(normalised, load_features(folder)), strict=True))
+
+
+class TreeFeatures:
+    """Features of a data set's splits and of new texts.
+
+    Attributes: columns, the columns of the TF-IDF part (0 without it); encoders, in the order of their dense columns.
+    """
+
+    def __init__(self, columns: int, vocabulary: Path | None, encoders: Sequence[RunEncoder], cache: Path) -> None:
+        self.columns, self.encoders, self._cache = columns, list(encoders), cache
+        self._vocabulary, self._texts = vocabulary, None
+
+    @classmethod
+    def build(cls, names: Sequence[str], config: Config, start: Method | None) -> TreeFeatures:
+        """The sources that `method.features` names.
+
+        Raises:
+            ValueError: a run without encoder, `start` without a run to start from, a source twice, or none.
+        """
+        from models import METHOD_CONFIGS, load_method  # here: the registry imports the trees
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"method.features is {list(names)}: expected one source or more, none of them twice")
+        folder, encoders = config.dataset_folder, []
+        for name in names:
+            if name == "start":
+                if start is None:
+                    raise ValueError("method.features names `start`, but there is no run.start_from and no stage "
+                                     "before this one")
+                encoders.append(RunEncoder.of(start, "method.features: start"))
+            elif name != "tfidf":
+                run, run_config = find_run(name, METHOD_CONFIGS)
+                encoders.append(RunEncoder.of(load_method(run_config, run), f"method.features: {name}"))
+        columns = _split_features(folder)["trn"].shape[1] if "tfidf" in names else 0
+        return cls(columns, folder / "Xf.txt" if "tfidf" in names else None, encoders, token_cache(config))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.columns, sum(e.encoder.dim for e in self.encoders)
+
+    def of_points(self, split: Split, points: np.ndarray, accelerator: Accelerator) -> Features:
+        """Features of points of a split [n]."""
+        rows = split.rows[points]
+        if self.columns:
+            source = split.text_path.stem.removesuffix("_X")
+            sparse = _split_features(split.text_path.parent.parent)[source][rows]
+        else:
+            sparse = sp.csr_matrix((len(rows), 0), dtype=np.float32)
+        return self._join(sparse, [e.embed(tokenize_file(split.text_path, e.tokenizer, self._cache), rows, accelerator)
+                                   for e in self.encoders])
+
+    def of_texts(self, texts: Sequence[str], accelerator: Accelerator) -> Features:
+        """Features of new texts.
+
+        Raises:
+            ValueError: the data set came with features but without Xf.txt, their vocabulary.
+        """
+        sparse = self.tfidf(texts) if self.columns else sp.csr_matrix((len(texts), 0), dtype=np.float32)
+        rows = np.arange(len(texts))
+        return self._join(sparse, [e.embed(tokenize_texts(texts, e.tokenizer), rows, accelerator)
+                                   for e in self.encoders])
+
+    def tfidf(self, texts: Sequence[str]) -> sp.csr_matrix:
+        """The TF-IDF part alone [n, F], rows of unit length."""
+        if self._texts is None:
+            if self._vocabulary is None or not self._vocabulary.is_file():
+                raise ValueError(f"{self._vocabulary or 'Xf.txt'}: no such file; the data set's X.trn.npz came without "
+                                 "its vocabulary, so that features of new texts cannot be computed")
+            self._texts = TextFeatures(self._vocabulary)
+        features = normalised(self._texts(texts))
+        if features.shape[1] != self.columns:
+            raise ValueError(f"{self._vocabulary} has {features.shape[1]:,} terms, expected {self.columns:,}, one for "
+                             "each column of the features that the model was trained on")
+        return features
+
+    @staticmethod
+    def _join(sparse: sp.csr_matrix, dense: list[np.ndarray]) -> Features:
+        return Features.build(sparse, np.concatenate(dense, axis=1) if dense else None)
+
+    # ---- saving
+    def save(self, folder: Path) -> None:
+        """The vocabulary and the encoders, so that the model needs no other run."""
+        if self.columns and self._vocabulary is not None and self._vocabulary.is_file():
+            shutil.copyfile(self._vocabulary, folder / "Xf.txt")
+        for number, source in enumerate(self.encoders):
+            to = folder / f"encoder{number}"
+            to.mkdir()
+            source.encoder.save(to)
+            write_text(to / "config.yaml", to_yaml(source.config))
+
+    @classmethod
+    def load(cls, folder: Path, columns: int, cache: Path) -> TreeFeatures:
+        from models import METHOD_CONFIGS
+        encoders = []
+        for to in sorted(folder.glob("encoder*"), key=lambda path: int(path.name.removeprefix("encoder"))):
+            config = load_config(to / "config.yaml", method_configs=METHOD_CONFIGS)
+            settings = EncoderConfig(**{**vars(config.encoder), "trust_remote_code": False})
+            encoders.append(RunEncoder(load_encoder(settings, to).eval(), config))
+        return cls(columns, folder / "Xf.txt" if columns else None, encoders, cache)
