@@ -8,13 +8,14 @@ from safetensors import SafetensorError
 
 from models.dexml import Dexml
 from models.elias import Elias1, Elias2
+from models.elias_ranker import EliasRanker
 from models.method import Method
 from models.ova import Ova
 from models.overlap_xmc import Overlap, XrLinear
 from utils.config import Config
 
-METHODS = {"dexml": Dexml, "elias-1": Elias1, "elias-2": Elias2, "ova": Ova, "xr-linear": XrLinear,
-           "overlap": Overlap}
+METHODS = {"dexml": Dexml, "elias-1": Elias1, "elias-2": Elias2, "elias-ranker": EliasRanker, "ova": Ova,
+           "xr-linear": XrLinear, "overlap": Overlap}
 METHOD_CONFIGS = {name: method.Config for name, method in METHODS.items()}
 
 

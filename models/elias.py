@@ -24,10 +24,11 @@ from torch import Tensor
 
 from losses.shortlist import path_loss, shortlist_bce, shortlist_decoupled_softmax
 from models.elias_graph import Graph, check_graph, cluster_count
-from models.elias_index import GraphIndex
+from models.elias_index import GraphIndex, log_cluster_scores
 from models.elias_model import Elias1Config, Elias2Config, EliasConfig, EliasModel, Limits
+from models.elias_report import draw, graph_arrays, graph_facts, save_report, shortlist_recall
 from models.elias_search import forced_clusters, pool_gradient, pool_scores
-from models.elias_setup import make_graph, start_classifiers
+from models.elias_setup import make_graph, positive_parents, start_classifiers
 from models.encoder import TextEncoder, build_encoder, load_encoder
 from models.method import Method
 from utils import distributed
@@ -54,6 +55,7 @@ class Elias(Method):
         self.before: Graph | None = None      # of the run that this one starts from
         self.index: GraphIndex | None = None
         self._parents: np.ndarray | None = None
+        self._facts: dict[str, float] = {}
 
     @property
     def encoder(self) -> TextEncoder:
@@ -195,10 +197,7 @@ class Elias(Method):
     def _forced(self, log_scores: Tensor, batch: Batch) -> Tensor:
         """`forced_clusters` with draws for the whole batch, of which this process takes its rows."""
         own, rng, total = distributed.share(len(batch.points)), batch.rng(), self.graph.num_clusters
-        counts, beam = np.diff(batch.relevance.indptr), self.model.limits.beam
-        parents = np.full((len(batch.points), counts.max(initial=0)), -1, np.int64)
-        places = np.arange(batch.relevance.nnz) - np.repeat(batch.relevance.indptr[:-1], counts)
-        parents[entry_rows(batch.relevance), places] = self._parents[batch.relevance.indices]
+        beam, parents = self.model.limits.beam, positive_parents(batch.relevance, self._parents)
         size = min(beam + EXTRA, total)
         fill = rng.integers(total, size=(len(parents), size))
         noise = rng.gumbel(size=(len(parents), beam + parents.shape[1] + size)).astype(np.float32)
@@ -233,7 +232,19 @@ class Elias(Method):
         return self.average if self.average is not None and self.averaged else self.model
 
     def prepare_scoring(self, accelerator: Accelerator) -> None:
-        self.index = self.scored.index()
+        self.index, self._accelerator = self.scored.index(), accelerator
+
+    def facts(self) -> dict[str, float]:
+        """What the graph has learned; in training also how much of the validation points' labels it finds."""
+        found = graph_facts(graph_arrays(self.index, self.num_labels))
+        if self.data is not None and len(self.data.splits["val"]):
+            found |= shortlist_recall(self, self.data.splits["val"], self._accelerator)
+        self._facts = found
+        return found
+
+    def on_finish(self, run_folder: Path) -> None:
+        if distributed.is_main():
+            draw(run_folder)
 
     def score(self, queries: TextBatch, k: int) -> tuple[Tensor, Tensor]:
         x = self.scored.encoder(queries).float()
@@ -249,6 +260,14 @@ class Elias(Method):
                 save_file({"weight": model.projection.weight.detach().contiguous()}, folder / "projection.safetensors")
             about = {"method": self.config.method.name, "num_labels": self.num_labels, "clusters": len(model.clusters)}
             (folder / "method.json").write_text(json.dumps(about) + "\n")
+            save_report(folder, graph_arrays(self.index, self.num_labels), self._facts)
+
+    def log_cluster_scores(self, queries: Tensor) -> Tensor:
+        """log s_c of all clusters [B, C], by a model in training or a loaded one."""
+        if len(self.model.clusters):
+            return self.model.log_cluster_scores(queries)
+        settings, clusters = self.index.settings, torch.from_numpy(np.array(self.index.clusters.floats(slice(None))))
+        return log_cluster_scores(queries @ clusters.to(queries.device).T / settings.cluster_tau, settings.alpha)
 
     @classmethod
     def load(cls, config: Config, folder: Path, num_labels: int) -> Elias:

@@ -49,7 +49,7 @@ class EliasConfig(MethodConfig):
     swa: bool = option(False, "score with the average of the weights along the way (stochastic weight averaging)")
     swa_start: int = option(6, "swa: first epoch, from 0, whose weights count", ge=0)
     swa_step: int = option(2000, "swa: steps between two weights that are averaged", ge=1)
-    ranker_calibrate: bool = option(False, "sparse ranker: calibrate its scores by a tree fitted on validation points")
+    ranker_calibrate: bool = option(True, "elias_utils.py sparse_ranker: a tree fitted on validation points takes part")
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,21 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from models.elias_graph import Graph, approximate_graph, cluster_graph, label_features
 from models.elias_search import forced_clusters
-from models.method import encode_rows
+from models.encoder import TextEncoder
+from models.method import Method, encode_rows
 from utils import distributed
 from utils.clustering import centroids
 from utils.data import Dataset
 from utils.sparse import entry_rows
+from utils.tokenization_utils import Ragged
 
 if TYPE_CHECKING:
     from models.elias import Elias
+    from models.elias_model import EliasConfig
 
 log = logging.getLogger(__name__)
 
@@ -27,22 +31,21 @@ def make_graph(method: Elias, accelerator: Accelerator) -> Graph:
     """The graph that `method.graph` asks for, on every process."""
     name = method.config.method.graph
     if name == "approx":
-        if method.before is None:
-            raise ValueError("method.graph is 'approx', but the run has no graph to start from (run.start_from)")
         log.info("graph: the labels that each cluster attracts")
-        return approximate(method, method.before, accelerator)
+        return approximate(method, method.data, method.before, method.model.limits.kappa, accelerator)
     if name == "cluster":
-        dense = point_embeddings(method, accelerator) if method.config.run.start_from else None
-        log.info("graph: balanced clusters of %s features", "sparse" if dense is None else "dense and sparse")
+        dense = point_embeddings(method, method.data, accelerator) if method.config.run.start_from else None
+        log.info("graph: balanced clusters of %s features",
+                 "dense and sparse" if method.config.run.start_from else "sparse")
         return cluster(method.data, method.config.method, dense)
     return Graph.load(name, method.num_labels)
 
 
-def cluster(data: Dataset, settings, points: np.ndarray | None = None) -> Graph:
-    """`gen_cluster_A`: balanced clusters of the labels' centroids, made by the main process.
+def cluster(data: Dataset, settings: EliasConfig, points: np.ndarray | None = None) -> Graph:
+    """Balanced clusters of the labels' centroids, made by the main process, on every process.
 
     Args:
-        points: [n, D] embeddings of the training points, beside their TF-IDF features.
+        points: [n, D] embeddings of the training points, beside their TF-IDF features; needed on the main process.
     """
     graph = None
     if distributed.is_main():
@@ -52,46 +55,55 @@ def cluster(data: Dataset, settings, points: np.ndarray | None = None) -> Graph:
     return distributed.broadcast(graph)
 
 
-def approximate(method: Elias, before: Graph, accelerator: Accelerator) -> Graph:
-    """`gen_approx_A`: A' from M [N, C], each training point's top clusters with teacher forcing."""
-    split, settings = method.data.splits["trn"], method.model
-    own = distributed.share(len(split))
-    beam, parents = settings.limits.beam, before.parents()
-    size = min(beam + int(np.diff(split.relevance.indptr).max(initial=0)), before.num_clusters)
+def approximate(method: Elias, data: Dataset, before: Graph, kappa: int, accelerator: Accelerator) -> Graph:
+    """A' from M [N, C], each training point's top clusters with teacher forcing, on every process."""
+    split, own, parents = data.splits["trn"], distributed.share(len(data.splits["trn"])), before.parents()
+    size = min(method.model.limits.beam + int(np.diff(split.relevance.indptr).max(initial=0)), before.num_clusters)
     clusters, scores = np.full((len(own), size), -1, np.int64), np.zeros((len(own), size), np.float32)
     rows = np.arange(own.start, own.stop)
     for positions, block in encode_rows(method.encoder, split.tokens, split.rows[rows],
                                         method.config.eval.batch_size, accelerator, "match"):
-        with torch.no_grad():
-            log_scores = settings.log_cluster_scores(block)
-            relevance = split.relevance[rows[positions]]
-            counts = np.diff(relevance.indptr)
-            forced = np.full((len(positions), counts.max(initial=0)), -1, np.int64)
-            forced[entry_rows(relevance), np.arange(relevance.nnz) - np.repeat(relevance.indptr[:-1], counts)] = \
-                parents[relevance.indices]
-            forced = torch.from_numpy(forced).to(block.device)
-            nothing = torch.full((len(positions), size), -1, device=block.device)
-            still = torch.zeros(len(positions), beam + forced.shape[1] + size, device=block.device)
-            found = forced_clusters(log_scores, beam, forced, nothing, still)
-            clusters[positions] = found.cpu().numpy()
-            scores[positions] = log_scores.gather(1, found.clamp(min=0)).exp().cpu().numpy()
+        log_scores = method.log_cluster_scores(block)
+        found = top_and_forced(log_scores, method.model.limits.beam,
+                               positive_parents(split.relevance[rows[positions]], parents), size)
+        clusters[positions] = found.cpu().numpy()
+        scores[positions] = log_scores.gather(1, found.clamp(min=0)).exp().cpu().numpy()
     clusters, scores = (distributed.gather_arrays(a, len(split)) for a in (clusters, scores))
     graph = None
     if distributed.is_main():
-        rows, places = np.nonzero((clusters >= 0) & (scores > 0))
-        matching = sp.csr_matrix((scores[rows, places], (rows, clusters[rows, places])),
+        points, places = np.nonzero((clusters >= 0) & (scores > 0))
+        matching = sp.csr_matrix((scores[points, places], (points, clusters[points, places])),
                                  (len(split), before.num_clusters))
-        graph = approximate_graph(split.relevance, matching, before, settings.limits.kappa)
+        graph = approximate_graph(split.relevance, matching, before, kappa)
     return distributed.broadcast(graph)
 
 
-def point_embeddings(method: Elias, accelerator: Accelerator) -> np.ndarray | None:
+def positive_parents(relevance: sp.csr_matrix, parents: np.ndarray) -> np.ndarray:
+    """The parent clusters of each point's positives [B, P], -1 behind the last and for labels without one."""
+    counts = np.diff(relevance.indptr)
+    found = np.full((relevance.shape[0], counts.max(initial=0)), -1, np.int64)
+    found[entry_rows(relevance), np.arange(relevance.nnz) - np.repeat(relevance.indptr[:-1], counts)] = \
+        parents[relevance.indices]
+    return found
+
+
+def top_and_forced(log_scores: Tensor, beam: int, parents: np.ndarray, size: int) -> Tensor:
+    """The top clusters and the parents of the positives, each once: [B, size], -1 behind the last."""
+    forced = torch.from_numpy(parents).to(log_scores.device)
+    nothing = torch.full((len(parents), size), -1, device=log_scores.device)
+    return forced_clusters(log_scores, beam, forced, nothing,
+                           log_scores.new_zeros(len(parents), beam + forced.shape[1] + size))
+
+
+def point_embeddings(method: Method, data: Dataset, accelerator: Accelerator) -> np.ndarray | None:
     """Embeddings of the training points [n, D] on the main process, None on the others."""
-    split = method.data.splits["trn"]
-    return _embed(method, split.tokens, split.rows, accelerator)
+    if not isinstance(getattr(method, "encoder", None), TextEncoder):
+        raise ValueError(f"a {method.config.method.name} run has no encoder whose embeddings could be features")
+    return embed(method, data.splits["trn"].tokens, data.splits["trn"].rows, accelerator)
 
 
-def _embed(method: Elias, tokens, rows: np.ndarray, accelerator: Accelerator) -> np.ndarray | None:
+def embed(method: Method, tokens: Ragged, rows: np.ndarray, accelerator: Accelerator) -> np.ndarray | None:
+    """Embeddings of texts [n, D] on the main process, None on the others, each process its share."""
     own = distributed.share(len(rows))
     part = np.empty((len(own), method.encoder.dim), np.float32)
     for positions, block in encode_rows(method.encoder, tokens, rows[own.start:own.stop],
@@ -101,20 +113,15 @@ def _embed(method: Elias, tokens, rows: np.ndarray, accelerator: Accelerator) ->
 
 
 def start_classifiers(method: Elias, accelerator: Accelerator) -> None:
-    """W_L from the labels' texts, and W_C of new clusters from the means of their labels' rows.
-
-    `init: random`: W_L stays random, and so does W_C.
-    """
-    settings, model, data = method.config.method, method.model, method.data
-    if settings.init == "random":
+    """`init: labels`: W_L from the labels' texts, W_C of new clusters from the means of their labels' embeddings."""
+    model, data = method.model, method.data
+    if method.config.method.init != "labels":
         return
-    if settings.init == "labels":
-        rows = distributed.broadcast(_embed(method, data.label_tokens, np.arange(method.num_labels), accelerator))
-        embedded = torch.from_numpy(rows).to(model.labels.device)
-        with torch.no_grad():
-            model.labels.copy_(model.project(embedded))
-        if method.before is None:      # new clusters
-            parents = method.graph.parents()
-            known = np.flatnonzero(parents >= 0)
-            model.clusters.data.copy_(torch.from_numpy(
-                centroids(rows[known], parents[known], method.graph.num_clusters)))
+    rows = distributed.broadcast(embed(method, data.label_tokens, np.arange(method.num_labels), accelerator))
+    with torch.no_grad():
+        model.labels.copy_(model.project(torch.from_numpy(rows).to(model.labels.device)))
+    if method.before is None:      # new clusters
+        parents = method.graph.parents()
+        known = np.flatnonzero(parents >= 0)
+        means = centroids(rows[known], parents[known], method.graph.num_clusters)
+        model.clusters.data.copy_(torch.from_numpy(means))
