@@ -1,7 +1,7 @@
 """ELIAS's offline steps, each a function and a command.
 
     python elias_utils.py gen_cluster_A CONFIG --no_model true     # stage 1's graph from TF-IDF features alone
-    python elias_utils.py gen_cluster_A CONFIG                     # with the embeddings of the run in run.start_from too
+    python elias_utils.py gen_cluster_A CONFIG                     # with the embeddings of run.start_from too
     python elias_utils.py gen_approx_A CONFIG|RUN                  # stage 2's graph from a finished stage 1
     python elias_utils.py sparse_ranker RUN                        # ELIAS++: train the ranker on top of a run
     python elias_utils.py report RUN                               # draw what the graph has learned
@@ -77,7 +77,7 @@ def gen_cluster_A(config: Config, model: bool = True, out: str | Path | None = N
 
 
 def gen_approx_A(run: str | Path, kappa: int | None = None, out: str | Path | None = None) -> Path:      # noqa: N802
-    """The labels that each cluster of a finished run attracts (A of stage 2), written to a file. Every process calls it.
+    """The labels that each cluster of a finished run attracts (A of stage 2), in a file. Every process calls it.
 
     Args:
         run: run folder or its config.yaml.

@@ -55,6 +55,7 @@ def cluster(data: Dataset, settings: EliasConfig, points: np.ndarray | None = No
     return distributed.broadcast(graph)
 
 
+@torch.no_grad()
 def approximate(method: Elias, data: Dataset, before: Graph, kappa: int, accelerator: Accelerator) -> Graph:
     """A' from M [N, C], each training point's top clusters with teacher forcing, on every process."""
     split, own, parents = data.splits["trn"], distributed.share(len(data.splits["trn"])), before.parents()
