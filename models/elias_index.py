@@ -8,6 +8,8 @@ so the index may be larger than the memory. One thread takes whole queries; one 
 """
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import log
 from pathlib import Path
@@ -21,7 +23,8 @@ from models.elias_search import over_threads, pool_scores, select_labels
 from utils.row_store import RowStore
 from utils.run import written_whole
 
-SCORES_AT_ONCE = 1 << 25      # cluster scores held at a time
+SCORES_AT_ONCE = 1 << 23      # cluster scores held at a time
+FEW = 8                       # fewer queries are one thread's: threads that wait for each other cost milliseconds
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,10 @@ class GraphIndex:
             torch.zeros(0, 1, dtype=torch.long), torch.zeros(0, 1))
 
     def _few(self, queries: Tensor, projected: Tensor) -> tuple[Tensor, Tensor]:
+        with threads(1 if len(queries) < FEW else torch.get_num_threads()):
+            return self._search(queries, projected)
+
+    def _search(self, queries: Tensor, projected: Tensor) -> tuple[Tensor, Tensor]:
         s = self.settings
         scores = torch.from_numpy(self.clusters.products(queries.numpy())).div_(s.cluster_tau)
         clusters, log_scores = top_clusters(scores, s.alpha, s.beam)
@@ -111,15 +118,34 @@ class GraphIndex:
         return cls(clusters, labels, bias, edges, log_edges, settings)
 
 
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    """So many threads of torch in the block."""
+    before = torch.get_num_threads()
+    if count == before:
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def log_cluster_scores(logits: Tensor, alpha: float) -> Tensor:
     """log clip(alpha softmax, 0, 1) of all clusters' logits [B, C]."""
     return (F.log_softmax(logits, dim=1) + log(alpha)).clamp(max=0)
 
 
 def top_clusters(logits: Tensor, alpha: float, beam: int) -> tuple[Tensor, Tensor]:
-    """The `beam` clusters with the largest logits, best first, and their log scores: [B, beam] each."""
+    """The `beam` clusters with the largest logits, best first, and their log scores: [B, beam] each.
+
+    Overwrites the logits: at 100,000 clusters another matrix would take longer than the sum of exponentials itself.
+    """
     top, clusters = logits.topk(beam, dim=1)
-    return clusters, (top - logits.logsumexp(1, keepdim=True) + log(alpha)).clamp(max=0)
+    top -= top[:, :1].clone()
+    total = logits.sub_(logits.gather(1, clusters[:, :1])).exp_().sum(1, keepdim=True)
+    return clusters, (top - total.log() + log(alpha)).clamp(max=0)
 
 
 def _best(labels: Tensor, log_scores: Tensor, k: int) -> tuple[Tensor, Tensor]:

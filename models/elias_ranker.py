@@ -6,6 +6,9 @@ section 4, after PECOS).
 
 Each label's ranker learns to tell its positives from the training points whose ELIAS top 100 holds it. The tree is
 fitted on the validation split. A stage of its own, after `elias-2`: nothing is trained by gradient.
+
+Beyond the paper, `method.logs: true` adds logarithms of both scores: a product of experts, each of which can veto.
+ELIAS scores trained by decoupled softmax have no absolute scale; they become shares of the candidates' sum.
 """
 from __future__ import annotations
 
@@ -35,16 +38,22 @@ from utils.sparse import remove_pairs, topk_csr, topk_rows
 
 log = logging.getLogger(__name__)
 HINGE = COMBINERS["l3-hinge"]
+HINGE_FLOOR, SHARE_FLOOR, TINY = 1e-4, 1e-6, 1e-30      # below these a logarithm says no more
 
 
 @dataclass(frozen=True)
 class EliasRankerConfig(MethodConfig):
-    candidates: int = option(100, "labels of ELIAS that are ranked anew, and a label's negatives are drawn from", ge=1)
+    features: tuple[str, ...] = option(("tfidf", "start"), "what rankers read: tfidf, start = the embeddings of the "
+                                                           "run that is ranked, and run folders (their embeddings)")
+    candidates: int = option(100, "labels of ELIAS that are ranked anew", ge=1)
+    negatives: int = option(100, "labels of ELIAS for each training point; where they are wrong, it is their negative",
+                            ge=1)
     cost: float = option(1.0, "C of the squared hinge", gt=0)
     bias: float = option(1.0, "value of the constant feature", ge=0)
     eps: float = option(0.1, "solver: tolerance of the projected gradients", gt=0)
     passes: int = option(100, "solver: passes over a label's points, at most", ge=1)
     threshold: float = option(0.1, "weights of a smaller magnitude are dropped", ge=0)
+    logs: bool = option(False, "the final score adds logarithms of the ranker's and ELIAS's scores")
     calibrate: bool = option(True, "a tree fitted on the validation split takes part in the final score")
     tree_weight: float = option(0.3, "weight of the tree's probability", ge=0)
     ranker_weight: float = option(0.7, "weight of the ranker's score", ge=0)
@@ -86,7 +95,7 @@ class EliasRanker(Method):
             raise ValueError(f"run.start_from: method elias-ranker starts from an elias run, not from one of "
                              f"{other.config.method.name}")
         self._use(other)
-        self.features = TreeFeatures.build(("tfidf", "start"), self.config, other)
+        self.features = TreeFeatures.build(self.config.method.features, self.config, other)
 
     def _use(self, elias: Elias) -> None:
         self.elias = elias.requires_grad_(False).eval()
@@ -95,7 +104,7 @@ class EliasRanker(Method):
     def prepare(self, run_folder: Path, accelerator: Accelerator) -> None:
         """Fit the rankers on ELIAS's own shortlists of the training points, then the tree on validation points."""
         split, settings, threads = self.data.splits["trn"], self.config.method, self._threads
-        found = self._found(split, accelerator)
+        found = self._found(split, settings.negatives, accelerator)
         features = self.features.of_points(split, np.arange(len(split)), accelerator)
         layer = None
         if distributed.is_main():
@@ -103,7 +112,7 @@ class EliasRanker(Method):
                             self.config.run.seed)
             relevance = split.relevance.tocsc()
             relevance.sort_indices()
-            reach = (relevance + found.tocsc() + 0).tocsc()
+            reach = (split.relevance + found).tocsc()
             reach.sort_indices()
             layer = fit_layer(features, np.arange(self.num_labels + 1), relevance, reach, solver, threads, "rankers")
         self.layer = Layer(**distributed.broadcast(None if layer is None else layer.arrays()))
@@ -112,10 +121,10 @@ class EliasRanker(Method):
 
     def _calibrate(self, accelerator: Accelerator) -> None:
         split, settings = self.data.splits["val"], self.config.method
-        found, fusion = self._found(split, accelerator), None
+        found, fusion = self._found(split, settings.candidates, accelerator), None
         features = self.features.of_points(split, np.arange(len(split)), accelerator)
         if distributed.is_main():
-            members = [remove_pairs(m, *split.filters.nonzero()) for m in (self._rank(features, found), found)]
+            members = [remove_pairs(m, *split.filters.nonzero()) for m in self._members(features, found)]
             weights = FusionSettings(settings.tree_weight, (settings.ranker_weight, settings.elias_weight),
                                      settings.depth)
             counts = np.bincount(self.data.splits["trn"].relevance.indices, minlength=self.num_labels)
@@ -126,18 +135,25 @@ class EliasRanker(Method):
     def _threads(self) -> int:
         return distributed.cpu_threads(self.config.run.threads)
 
-    def _found(self, split: Split, accelerator: Accelerator) -> sp.csr_matrix:
-        """ELIAS's scores of the candidates of a split's points [n, L], on every process."""
-        k, own = min(self.config.method.candidates, self.num_labels), distributed.share(len(split))
+    def _found(self, split: Split, count: int, accelerator: Accelerator) -> sp.csr_matrix:
+        """ELIAS's scores of the best labels of a split's points [n, L], on every process."""
+        k, own = min(count, self.num_labels), distributed.share(len(split))
         found = self.elias.score_points(split, np.arange(own.start, own.stop), k, accelerator)
         values, ids = (distributed.broadcast(distributed.gather_arrays(a, len(split))) for a in found)
         return topk_csr(values, ids, self.num_labels)
 
-    def _rank(self, features: Features, found: sp.csr_matrix) -> sp.csr_matrix:
-        """The rankers' scores of candidates [n, L]: l3-hinge of their margins."""
-        margins = score_candidates(self.layer, features, found, self.config.method.bias, self._threads)
-        HINGE.transform(margins.data)
-        return margins
+    def _members(self, features: Features, found: sp.csr_matrix) -> list[sp.csr_matrix]:
+        """The rankers' scores of ELIAS's candidates, the l3-hinge of their margins, and ELIAS's own: [n, L] each."""
+        ranked = score_candidates(self.layer, features, found, self.config.method.bias, self._threads)
+        HINGE.transform(ranked.data)
+        found = found.copy()
+        if self.elias.config.loss.name == "decoupled-softmax":
+            sums = np.asarray(found.sum(1)).ravel()
+            found.data /= np.repeat(np.maximum(sums, TINY), np.diff(found.indptr))
+        if self.config.method.logs:
+            for member, floor in ((ranked, HINGE_FLOOR), (found, SHARE_FLOOR)):
+                member.data = np.log(np.maximum(member.data, floor))
+        return [ranked, found]
 
     # ---- scoring
     def score_points(self, split: Split, points: np.ndarray, k: int, accelerator: Accelerator,
@@ -154,7 +170,7 @@ class EliasRanker(Method):
 
     def _best(self, features: Features, values: np.ndarray, ids: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         settings, found = self.config.method, topk_csr(values, ids, self.num_labels)
-        ranked = self._rank(features, found)
+        ranked, found = self._members(features, found)
         if self.fusion is not None:
             ranked = self.fusion.fuse([ranked, found])
         else:

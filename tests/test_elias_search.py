@@ -223,7 +223,7 @@ def test_fewer_clusters_than_places():
 
 def test_top_clusters_are_those_of_the_clipped_softmax():
     logits = torch.randn(4, 9, generator=torch.Generator().manual_seed(0))
-    clusters, log_scores = top_clusters(logits, 3.0, 5)
+    clusters, log_scores = top_clusters(logits.clone(), 3.0, 5)
     expected = (3 * logits.softmax(1)).clamp(0, 1)
     torch.testing.assert_close(log_scores.exp(), expected.gather(1, clusters))
     assert torch.equal(clusters, logits.topk(5).indices)
