@@ -4,6 +4,7 @@
     python elias_utils.py gen_cluster_A CONFIG                     # with the embeddings of run.start_from too
     python elias_utils.py gen_approx_A CONFIG|RUN                  # stage 2's graph from a finished stage 1
     python elias_utils.py sparse_ranker RUN                        # ELIAS++: train the ranker on top of a run
+    python elias_utils.py quantize RUN --precision int8            # smaller weights on disk, for eval.precision
     python elias_utils.py report RUN                               # draw what the graph has learned
     accelerate launch --config_file configs/accelerate.yaml --num_processes 4 elias_utils.py gen_approx_A RUN
 
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from utils.config import split_words
 
-STEPS = ("gen_cluster_A", "gen_approx_A", "sparse_ranker", "report")
+STEPS = ("gen_cluster_A", "gen_approx_A", "sparse_ranker", "quantize", "report")
 
 
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
@@ -28,6 +29,7 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("run", metavar="CONFIG|RUN", help="config, or run folder or its config.yaml")
     parser.add_argument("--no_model", nargs="?", const="true", default="false", choices=("true", "false"),
                         help="gen_cluster_A: no embeddings, whatever run.start_from says")
+    parser.add_argument("--precision", default="int8", choices=("bfloat16", "int8"), help="quantize: default int8")
     parser.add_argument("--out", help="file of the graph")
     parser.add_argument("--overwrite", action="store_true", help="sparse_ranker: replace the run that is there")
     words, overrides = split_words(sys.argv[1:])
@@ -53,6 +55,7 @@ from utils.config import Config, ConfigError, build_config, parse_overrides, to_
 from utils.data import load_dataset  # noqa: E402
 from utils.legacy_config import load_any_config  # noqa: E402
 from utils.pretrained import load_tokenizer  # noqa: E402
+from utils.row_store import RowStore  # noqa: E402
 from utils.run import find_run, start_logging  # noqa: E402
 
 
@@ -108,6 +111,22 @@ def sparse_ranker(run: str | Path, overrides: Sequence[str] = (), overwrite: boo
     return fit(build_config(mapping, METHOD_CONFIGS, {}), overwrite=overwrite)
 
 
+def quantize(run: str | Path, precision: str = "int8") -> Path:
+    """Write a run's cluster and label classifiers in another precision beside the float32 ones; the model's folder.
+
+    `eval.py RUN --eval.precision int8` maps them then; without them it converts them in memory, each time.
+    """
+    folder, config = find_run(run, METHOD_CONFIGS)
+    model = folder / "model" / ("elias" if config.method.name == "elias-ranker" else "")
+    if not (model / "clusters.npy").is_file():
+        raise ConfigError(f"quantize: expected an elias run, {folder} is one of {config.method.name}")
+    with distributed.main_first():
+        if distributed.is_main():
+            for name in ("clusters", "labels"):
+                RowStore.convert(model, name, precision)
+    return model
+
+
 def _start(config: Config) -> tuple:
     """(accelerator, data set)."""
     accelerator = distributed.start(config.train.mixed_precision)
@@ -136,6 +155,8 @@ def main(options: argparse.Namespace, words: list[str]) -> None:
             done = "graph", gen_approx_A(_run_folder(options.run, words), kappa, options.out)
         elif options.step == "sparse_ranker":
             done = "run", sparse_ranker(_run_folder(options.run, ()), words, options.overwrite)
+        elif options.step == "quantize":
+            done = "model", quantize(_run_folder(options.run, ()), options.precision)
         else:
             done = "plot", draw(find_run(options.run, METHOD_CONFIGS)[0])
     except (ValueError, OSError) as error:

@@ -258,8 +258,11 @@ class EpochMeter:
         values = {"epoch": state.epoch + 1, "loss": loss, "points_per_second": self._points / seconds,
                   "tokens_per_second": distributed.total(self._tokens) / seconds, "seconds": state.seconds,
                   **peak_memory(self._run.accelerator.device)}
-        log.info("epoch %d: loss %.5f, %.0f points/s, %.0f tokens/s, %.0f MB, %.1f s", state.epoch + 1, loss,
-                 values["points_per_second"], values["tokens_per_second"], values["memory_mb"], state.seconds)
+        report = self._run.method.epoch_report()
+        values |= report
+        log.info("epoch %d: loss %.5f, %.0f points/s, %.0f tokens/s, %.0f MB, %.1f s%s", state.epoch + 1, loss,
+                 values["points_per_second"], values["tokens_per_second"], values["memory_mb"], state.seconds,
+                 "".join(f", {name} {value:.4f}" for name, value in report.items()))
         self._run.metric_log.write("train", state.step, values)
         return loss
 

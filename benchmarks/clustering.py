@@ -1,6 +1,6 @@
 """Clustering and assignment at the sizes of the largest published sets; prints a Markdown table.
 
-    python -m benchmarks.clustering              # both cores: a minute and a half, 3 GB
+    python -m benchmarks.clustering              # all cores: two minutes on two, 3.5 GB
     python -m benchmarks.clustering --small      # a fiftieth: seconds
 
 Run from the root of the repository. wall_s and cpu_s are those of the step alone, compiled before; peak_mb is the

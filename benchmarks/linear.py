@@ -1,4 +1,4 @@
-"""Linear trees side by side: libpecos, omikuji, napkinXC, each in a virtual environment of its own.
+"""Linear trees side by side: this project's, libpecos, omikuji, napkinXC, each in a process and environment of its own.
 
     python -m benchmarks.linear Datasets/LF-DebianTitles-small
     python -m benchmarks.linear DATA_FOLDER --threads 1 2 --systems pecos omikuji-parabel --peers DIR --json FILE
@@ -8,7 +8,8 @@ a test point, and are measured by `utils.metrics` with the pairs of filter_label
 are made in the folder --peers when missing, by pip. Columns: cpu_s is user + system time; peak_mb the largest resident
 memory of the process that trains, of which before_mb was there before training (libraries and data); model_mb the files
 on disk; ms_point the processor time of ranking all test points, divided by them; single_ms the median wall time of
-ranking one point alone.
+ranking one point alone. Compiling this project's kernels comes before training and is reported as compile_s; it is a
+matter of seconds the first time, and of a fraction of one from then on.
 """
 from __future__ import annotations
 
@@ -50,10 +51,19 @@ class Peer:
         return str(python)
 
 
+@dataclass(frozen=True)
+class Ours:
+    """This project, in the environment that runs the benchmark."""
+
+    def python(self, peers: Path) -> str:
+        return sys.executable
+
+
 PECOS = Peer("pecos", ("libpecos==1.2.8",), "pecos")
 OMIKUJI = Peer("omikuji", ("omikuji==0.5.2", "numpy", "scipy"), "omikuji")
 NAPKINXC = Peer("napkin", ("napkinxc==0.7.2", "numpy", "scipy"), "napkinxc")
-SYSTEMS = {"pecos": PECOS, "omikuji-parabel": OMIKUJI, "omikuji-bonsai": OMIKUJI, "napkinxc": NAPKINXC}
+SYSTEMS = {"xmckit": Ours(), "xmckit-3-trees": Ours(), "pecos": PECOS, "omikuji-parabel": OMIKUJI,
+           "omikuji-bonsai": OMIKUJI, "napkinxc": NAPKINXC}
 
 
 def _run(command: list[str], **options: object) -> None:
@@ -90,6 +100,9 @@ def measure(system: str, python: str, data: Data, threads: int) -> dict:
     """Train and predict with a system in two processes; its row of the table."""
     variables = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
     environment = {**os.environ, **dict.fromkeys(variables, str(threads))}
+    environment.pop("PYTHONPATH", None)
+    if python == sys.executable:
+        environment["PYTHONPATH"] = str(WORKER.parent.parent)
     with tempfile.TemporaryDirectory() as work:
         for phase in ("train", "predict"):
             _run([python, str(WORKER), system, phase, str(data.folder), work, str(threads)], env=environment)
@@ -97,6 +110,7 @@ def measure(system: str, python: str, data: Data, threads: int) -> dict:
         metrics = data.metrics(sp.load_npz(Path(work) / "scores.npz"))
     quality = {key: round(metrics[key], 2) for key in ("P@1", "P@3", "P@5", "PSP@1", "PSP@5", "R@10", "R@100")}
     return {"system": system, "threads": threads, **quality,
+            "compile_s": round(trained["before_s"], 1) if system.startswith("xmckit") else "",
             "train_wall_s": round(trained["wall_s"], 1), "train_cpu_s": round(trained["cpu_s"], 1),
             "peak_mb": round(trained["peak_mb"]), "before_mb": round(trained["before_mb"]),
             "model_mb": round(trained["model_mb"], 1),

@@ -9,7 +9,6 @@ One encoder E for queries and labels; score s_il = E(x_i) . E(z_l) / tau. The st
 """
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from models.encoder import TextEncoder, build_encoder, load_encoder
-from models.label_pool import LabelPool, sample_positives, sample_size
-from models.method import Method, encode_rows, loss_function
+from models.label_pool import LabelPool, pool_loss, sample_positives, sample_size
+from models.method import Method, embed_rows, load_label_embeddings, loss_function, write_method
 from utils import distributed
 from utils.config import Config, MethodConfig, option
 from utils.data import Batch, Dataset, TextBatch
@@ -58,13 +57,14 @@ class Dexml(Method):
         self.label_embeddings: Tensor | np.ndarray | None = None
         self.index: ExactIndex | HnswIndex | None = None      # over the label embeddings
         self._shortlists: np.ndarray | None = None      # [n, shortlist_size] label ids, -1 where there is none
+        self._label_lengths = data.label_tokens.lengths if data else None      # [L], made once, not in each step
         self._all: tuple[LabelPool, list[TextBatch]] | None = None
 
     @classmethod
     def build(cls, config: Config, data: Dataset) -> Dexml:
         if data.label_tokens is None:
-            raise ValueError(f"{data.folder / 'raw' / 'Y.txt'}: no such file; method dexml encodes the labels' texts "
-                             "(ova needs none)")
+            raise ValueError(f"{data.folder / 'raw' / 'Y.txt'}: no such file; method {config.method.name} encodes the "
+                             "labels' texts (ova and surrogate need none)")
         return cls(config, data.num_labels, data, build_encoder(config.encoder, data))
 
     # ---- training
@@ -75,15 +75,22 @@ class Dexml(Method):
         encode = self._encode_with(accelerator)
         query_cache = GradCache(encode, batch.queries.split(settings.gc_batch_size))
         label_cache = GradCache(encode, label_texts)
-        queries = distributed.gather_rows(query_cache.embed(), len(batch.points))           # [B, D]
-        labels = label_cache.embed()                                                        # [k, D]
-        positives = pool.positives(batch, self.config.loss, sampled, device)
-        loss = self.loss(queries=queries, labels=labels, positives=positives, tau=settings.tau,
-                         exchange=distributed.loss_exchange())
+        queries = query_cache.embed()                                                       # [b, D]
+        labels = self.represent(label_cache.embed(), pool.own)                              # [k, D]
+        loss = pool_loss(self.loss, queries, labels, pool, batch, sampled, self.config.loss, tau=settings.tau)
+        self.observe(batch, queries.detach(), labels.detach(), pool, sampled)
         accelerator.backward(loss)
         query_cache.backward()
         label_cache.backward()
         return loss.detach()
+
+    def represent(self, embeddings: Tensor, labels: np.ndarray) -> Tensor:
+        """Representations of labels [k, D] from the embeddings of their texts; DEXA adds its vectors here."""
+        return embeddings
+
+    def observe(self, batch: Batch, queries: Tensor, labels: Tensor, pool: LabelPool, sampled: np.ndarray | None,
+                ) -> None:
+        """Look at a step's own embeddings [b, D], [k, D]; NGAME fills its memory bank here."""
 
     def _encode_with(self, accelerator: Accelerator):
         def encode(texts: TextBatch) -> Tensor:
@@ -101,13 +108,13 @@ class Dexml(Method):
             sampled = sample_positives(batch.relevance, count, rng)
         if settings.pool == "all":
             if self._all is None:      # made once: every step sees the same labels in the same micro-batches
-                pool = LabelPool(np.arange(self.num_labels), self.data.label_tokens.lengths)
+                pool = LabelPool(np.arange(self.num_labels), self._label_lengths)
                 self._all = pool, self._label_texts(pool, device)
             return *self._all, sampled
         chosen = [batch.relevance.indices[sampled]]
         if settings.pool == "hnm" and self._shortlists is not None:
             chosen.append(self._draw_negatives(batch, rng))
-        pool = LabelPool(np.unique(np.concatenate(chosen)).astype(np.int64), self.data.label_tokens.lengths)
+        pool = LabelPool(np.unique(np.concatenate(chosen)).astype(np.int64), self._label_lengths)
         return pool, self._label_texts(pool, device), sampled
 
     def _label_texts(self, pool: LabelPool, device: torch.device) -> list[TextBatch]:
@@ -150,27 +157,36 @@ class Dexml(Method):
         self._shortlists = state.get("shortlists")
 
     # ---- scoring
-    def prepare_scoring(self, accelerator: Accelerator) -> None:
-        """Training searches exactly: neither the choice of the checkpoint nor negatives depend on `eval.index`."""
-        self._embed_labels(self.data.label_tokens, accelerator)
+    def prepare_scoring(self, accelerator: Accelerator) -> Tensor:
+        """Training searches exactly: neither the choice of the checkpoint nor negatives depend on `eval.index`.
+
+        Returns the embeddings of the labels' texts [L, D].
+        """
+        embeddings = self.embed_labels(self.data.label_tokens, accelerator)
+        self.label_embeddings = self.represent(embeddings, np.arange(self.num_labels)).detach()
         self._index_labels("exact")
+        return embeddings
 
     def rank_new_labels(self, labels: Sequence[str], accelerator: Accelerator) -> None:
         length = self.config.data.label_max_len or self.config.data.max_len
-        self._embed_labels(tokenize_texts(labels, Tokenizer(self.encoder.tokenizer, length)), accelerator)
+        tokens = tokenize_texts(labels, Tokenizer(self.encoder.tokenizer, length))
+        self.label_embeddings = self.represent_new(self.embed_labels(tokens, accelerator))
         self._index_labels(self.config.eval.index)
+
+    def represent_new(self, embeddings: Tensor) -> Tensor:
+        """Representations of labels that training never saw [k, D]."""
+        return embeddings
 
     def _index_labels(self, name: str) -> None:
         self.index = build_index(name, self.label_embeddings, settings=self.config.eval)
 
-    def _embed_labels(self, labels: Ragged, accelerator: Accelerator) -> None:
-        """Embed label texts, each process its share: [L, D] on every process."""
-        own = distributed.share(len(labels))
-        part = torch.empty(len(own), self.encoder.dim, device=accelerator.device)
-        for positions, block in encode_rows(self.encoder, labels, np.arange(own.start, own.stop),
-                                            self.config.eval.batch_size, accelerator, "embed labels"):
-            part[torch.from_numpy(positions).to(part.device)] = block
-        self.label_embeddings = distributed.gather_rows(part, len(labels)).detach()
+    def embed_labels(self, labels: Ragged, accelerator: Accelerator) -> Tensor:
+        """Embeddings of label texts, each process its share: [L, D] on every process."""
+        return embed_rows(self.encoder, labels, np.arange(len(labels)), self.config.eval.batch_size, accelerator,
+                          "embed labels")
+
+    def label_vectors(self) -> Tensor | np.ndarray:
+        return self.label_embeddings
 
     def score(self, queries: TextBatch, k: int) -> tuple[Tensor, Tensor]:
         return self.index.search(self.encoder(queries).float(), k)
@@ -180,16 +196,12 @@ class Dexml(Method):
         if distributed.is_main():
             self.encoder.save(folder)
             np.save(folder / "label_embeddings.npy", np.asarray(self.label_embeddings.cpu()))
-            (folder / "method.json").write_text(json.dumps({"method": "dexml", "num_labels": self.num_labels}) + "\n")
+            write_method(folder, self.config.method.name, self.num_labels)
 
     @classmethod
     def load(cls, config: Config, folder: Path, num_labels: int) -> Dexml:
         method = cls(config, num_labels, None, load_encoder(config.encoder, folder))
-        method.label_embeddings = np.load(folder / "label_embeddings.npy", mmap_mode="c", allow_pickle=False)
-        expected = (num_labels, method.encoder.dim)
-        if method.label_embeddings.shape != expected:
-            raise ValueError(f"{folder / 'label_embeddings.npy'}: expected shape {expected} (labels of the data set, "
-                             f"embedding dimension), got {method.label_embeddings.shape}")
+        method.label_embeddings = load_label_embeddings(folder, num_labels, method.encoder.dim)
         method._index_labels(config.eval.index)
         return method
 

@@ -197,8 +197,8 @@ class EliasRanker(Method):
     def load(cls, config: Config, folder: Path, num_labels: int) -> EliasRanker:
         from models import METHOD_CONFIGS, METHODS
         method, facts = cls(config, num_labels, None), json.loads((folder / "method.json").read_text())
-        before = load_config(folder / "elias" / "config.yaml", {"encoder": {"trust_remote_code": False}},
-                             method_configs=METHOD_CONFIGS)
+        fixed = {"encoder": {"trust_remote_code": False}, "eval": {"precision": config.eval.precision}}
+        before = load_config(folder / "elias" / "config.yaml", fixed, method_configs=METHOD_CONFIGS)
         method._use(METHODS[before.method.name].load(before, folder / "elias", num_labels))
         method.features = TreeFeatures.load(folder, facts["columns"][0], token_cache(config))
         method.layer = Layer(**map_arrays(folder / "rankers.npz"))

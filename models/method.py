@@ -7,6 +7,7 @@ sums the shares (utils.distributed.sum_gradients), so 1 and G processes take the
 """
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from losses import LOSSES
+from losses import LOSSES, ROW_LOSSES
 from models.encoder import tokenizer_source
 from utils import distributed
 from utils.config import Config, LossConfig, MethodConfig
@@ -84,8 +85,12 @@ class Method(nn.Module):
     def on_epoch_start(self, epoch: int, accelerator: Accelerator) -> None:
         """Before each epoch, on every process: hard negatives, clusters, averaging."""
 
+    def epoch_report(self) -> dict[str, float]:
+        """What a method measured in the epoch that ends, on every process: logged beside the loss."""
+        return {}
+
     def training_state(self) -> dict[str, np.ndarray]:
-        """What a resumed run needs beside the parameters, as arrays."""
+        """What a resumed run needs beside the parameters, as arrays; every process calls it, the main one's counts."""
         return {}
 
     def load_training_state(self, state: dict[str, np.ndarray]) -> None:
@@ -160,21 +165,64 @@ class Method(nn.Module):
         raise ValueError(f"method {self.config.method.name} knows labels by their training points, not by their text; "
                          "labels never seen in training need a dual encoder such as dexml")
 
+    def label_vectors(self) -> Tensor | np.ndarray:
+        """Vectors [L, D] of a loaded model that classifiers may start from."""
+        raise ValueError(f"a {self.config.method.name} run has no label vectors to start from")
+
     def start_from(self, other: Method) -> None:
         """Take the parameters of another run's model (`run.start_from`, or the stage before)."""
         if type(other) is not type(self):
             raise ValueError(f"a {type(self).__name__} run cannot start from a {type(other).__name__} run")
-        try:
-            self.load_state_dict(other.state_dict())
-        except RuntimeError as error:
-            raise ValueError(f"run.start_from: the model does not fit this config: {' '.join(str(error).split())}"
-                             ) from error
+        take_parameters(self, other, "model")
+
+    def start_from_encoder(self, other: Method) -> None:
+        """Take the encoder of another run's model, whatever its method."""
+        if not isinstance(vars(other).get("_modules", {}).get("encoder"), nn.Module):
+            raise ValueError(f"a {self.config.method.name} run cannot start from a {other.config.method.name} run, "
+                             "which has no encoder")
+        take_parameters(self.encoder, other.encoder, "encoder")
+
+
+def take_parameters(module: nn.Module, other: nn.Module, what: str) -> None:
+    """Copy the parameters of another run's module; ValueError if they do not fit."""
+    try:
+        module.load_state_dict(other.state_dict())
+    except RuntimeError as error:
+        raise ValueError(f"run.start_from: the {what} does not fit this config: {' '.join(str(error).split())}"
+                         ) from error
+
+
+@torch.no_grad()
+def embed_rows(encoder: nn.Module, tokens: Ragged, rows: np.ndarray, batch_size: int, accelerator: Accelerator,
+               name: str) -> Tensor:
+    """Embeddings of the texts at `rows`, each process encodes its share: [n, D] on every process."""
+    own = distributed.share(len(rows))
+    part = torch.empty(len(own), encoder.dim, device=accelerator.device)
+    for positions, block in encode_rows(encoder, tokens, rows[own.start:own.stop], batch_size, accelerator, name):
+        part[torch.from_numpy(positions).to(part.device)] = block
+    return distributed.gather_rows(part, len(rows))
+
+
+def write_method(folder: Path, name: str, num_labels: int, **more: Any) -> None:
+    """method.json, which `load_method` reads first."""
+    (folder / "method.json").write_text(json.dumps({"method": name, "num_labels": num_labels, **more}) + "\n")
+
+
+def load_label_embeddings(folder: Path, num_labels: int, dim: int) -> np.ndarray:
+    """label_embeddings.npy of a saved model, memory-mapped [L, D]; ValueError if it has another shape."""
+    path, expected = folder / "label_embeddings.npy", (num_labels, dim)
+    embeddings = np.load(path, mmap_mode="c", allow_pickle=False)
+    if embeddings.shape != expected:
+        raise ValueError(f"{path}: expected shape {expected} (labels of the data set, embedding dimension), got "
+                         f"{embeddings.shape}")
+    return embeddings
 
 
 def loss_function(config: LossConfig) -> Callable[..., Tensor]:
     """The configured loss with its options bound."""
-    options = {"k": config.k, "alpha": config.alpha} if config.name == "soft-topk" else {}
-    return partial(LOSSES[config.name], **options)
+    names = {"soft-topk": ("k", "alpha"),
+             "triplet": ("margin", "hardest_negatives", "hardest_positives", "hardness_tau")}.get(config.name, ())
+    return partial({**LOSSES, **ROW_LOSSES}[config.name], **{name: getattr(config, name) for name in names})
 
 
 def keep_topk(scores: sp.csr_matrix, k: int) -> sp.csr_matrix:

@@ -1,11 +1,12 @@
 """One-versus-all: a linear classifier w_l, b_l per label on top of a text encoder, trained against all labels.
 
 The baseline of extreme classification, and DEXML's `dist-clf-net` (Gupta et al., ICLR 2024): no label text is used.
-Score s_il = w_l . E(x_i) / tau + b_l. Classifier rows are sharded over processes like DEXML's labels.
+Score s_il = w_l . E(x_i) / tau + b_l. Classifier rows are sharded over processes like DEXML's labels. `xc` and
+`surrogate` are one-versus-all too, with other rows in a step or other classes.
 """
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from models.encoder import TextEncoder, build_encoder, load_encoder
-from models.label_pool import LabelPool, sample_positives, sample_size
-from models.method import Method, loss_function
+from models.label_pool import LabelPool, pool_loss, sample_positives, sample_size
+from models.method import Method, loss_function, write_method
 from utils import distributed
 from utils.config import Config, MethodConfig, option
 from utils.data import Batch, Dataset, TextBatch
@@ -34,25 +35,27 @@ class OvaConfig(MethodConfig):
 
 
 class Ova(Method):
-    """Encoder and classifier. Attributes: encoder, weight [own labels, D], bias [own labels] (all labels if loaded);
-    after prepare_scoring or load: index over all labels."""
+    """Encoder and classifier. Attributes: encoder, weight [own rows, D], bias [own rows] (all rows if loaded);
+    num_rows, those of all processes: L; after prepare_scoring or load: index over all labels."""
 
     Config = OvaConfig
 
     def __init__(self, config: Config, num_labels: int, data: Dataset | None, encoder: TextEncoder,
-                 rows: int) -> None:
+                 num_rows: int | None = None) -> None:
+        """num_rows: classifier rows of all processes; None = one a label. Without data, all are this process's."""
         super().__init__(config, num_labels, data)
-        self.encoder, self.loss = encoder, loss_function(config.loss)
+        self.encoder, self.loss, self.num_rows = encoder, loss_function(config.loss), num_rows or num_labels
+        rows = len(distributed.share(self.num_rows)) if data else self.num_rows
         self.weight = nn.Parameter(torch.zeros(rows, encoder.dim))
         self.bias = nn.Parameter(torch.zeros(rows))
         self.weight.sharded = self.bias.sharded = True
         self.index: ExactIndex | HnswIndex | None = None
+        self._whole: tuple[Tensor, Tensor] | None = None      # weight and bias of all processes, for `save`
 
     @classmethod
     def build(cls, config: Config, data: Dataset) -> Ova:
         """Rows start at 0 (every label equally likely), biases too."""
-        return cls(config, data.num_labels, data, build_encoder(config.encoder, data),
-                   len(distributed.share(data.num_labels)))
+        return cls(config, data.num_labels, data, build_encoder(config.encoder, data))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         decay = self.config.optim.weight_decay
@@ -61,34 +64,35 @@ class Ova(Method):
                 {"name": "classifier", "params": [self.bias], "weight_decay": 0.0}]
 
     def backward(self, batch: Batch, accelerator: Accelerator) -> Tensor:
-        settings, loss = self.config.method, self.config.loss
+        loss = self.config.loss
+        queries, to_encoder = self.embed(batch, accelerator)
+        sampled = None
+        if loss.sample:
+            sampled = sample_positives(batch.relevance, sample_size(loss, self.num_rows), batch.rng())
+        pool, weight, bias = self.rows(batch)
+        value = pool_loss(self.loss, queries, weight, pool, batch, sampled, loss, tau=self.config.method.tau, bias=bias)
+        accelerator.backward(value)
+        to_encoder()
+        return value.detach()
 
+    def embed(self, batch: Batch, accelerator: Accelerator) -> tuple[Tensor, Callable[[], None]]:
+        """(embeddings of the own queries [b, D], what carries their gradient on to the encoder)."""
         def encode(texts: TextBatch) -> Tensor:
             with accelerator.autocast():
                 return self.encoder(texts)
-        cache = GradCache(encode, batch.queries.split(settings.gc_batch_size))
-        queries = distributed.gather_rows(cache.embed(), len(batch.points))                 # [B, D]
-        sampled = None
-        if loss.sample:
-            sampled = sample_positives(batch.relevance, sample_size(loss, self.num_labels), batch.rng())
-        positives = LabelPool(np.arange(self.num_labels)).positives(batch, loss, sampled, accelerator.device)
-        value = self.loss(queries=queries, labels=self.weight, bias=self.bias, positives=positives, tau=settings.tau,
-                          exchange=distributed.loss_exchange())
-        accelerator.backward(value)
-        cache.backward()
-        return value.detach()
+        cache = GradCache(encode, batch.queries.split(self.config.method.gc_batch_size))
+        return cache.embed(), cache.backward
+
+    def rows(self, batch: Batch) -> tuple[LabelPool, Tensor, Tensor]:
+        """(pool of the step, weight [k, D] and bias [k] of this process's labels in it)."""
+        return LabelPool(np.arange(self.num_rows)), self.weight, self.bias
 
     def start_from(self, other: Method) -> None:
         """Another run's encoder, and its classifier rows if it has any."""
-        own = distributed.share(self.num_labels)
-        if isinstance(other, Ova) and other.num_labels != self.num_labels:
-            raise ValueError(f"run.start_from: its classifier has {other.num_labels} labels, "
-                             f"this run {self.num_labels}")
-        try:
-            self.encoder.load_state_dict(other.encoder.state_dict())
-        except RuntimeError as error:
-            raise ValueError(f"run.start_from: the encoder does not fit this config: {' '.join(str(error).split())}"
-                             ) from error
+        own = distributed.share(self.num_rows)
+        if isinstance(other, Ova) and other.num_rows != self.num_rows:
+            raise ValueError(f"run.start_from: its classifier has {other.num_rows} labels, this run {self.num_rows}")
+        self.start_from_encoder(other)
         if isinstance(other, Ova):
             for mine, theirs in ((self.weight, other.weight), (self.bias, other.bias)):
                 mine.data.copy_(theirs.data[own.start:own.stop])
@@ -96,8 +100,15 @@ class Ova(Method):
     # ---- scoring
     def prepare_scoring(self, accelerator: Accelerator) -> None:
         """Gather the classifier's shards, [L, D] on every process; training searches exactly, as in DEXML."""
-        weight, bias = (distributed.gather_rows(p.detach(), self.num_labels) for p in (self.weight, self.bias))
-        self.index = build_index("exact", weight, bias, settings=self.config.eval)
+        self._whole = tuple(distributed.gather_rows(p.detach(), self.num_rows) for p in (self.weight, self.bias))
+        self.index = build_index("exact", *self.label_rows(*self._whole), settings=self.config.eval)
+
+    def label_rows(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Classifier rows of all processes -> weight [L, D] and bias [L] that a query's labels are ranked by."""
+        return weight, bias
+
+    def label_vectors(self) -> Tensor:
+        return torch.as_tensor(self.index.labels)
 
     def score(self, queries: TextBatch, k: int) -> tuple[Tensor, Tensor]:
         return self.index.search(self.encoder(queries).float() / self.config.method.tau, k)
@@ -105,20 +116,24 @@ class Ova(Method):
     # ---- saving
     def save(self, folder: Path, accelerator: Accelerator) -> None:
         if distributed.is_main():
-            weight, bias = self.index.labels, self.index.bias
+            weight, bias = self._whole
             self.encoder.save(folder)
             save_file({"weight": weight.cpu().contiguous(), "bias": bias.cpu().contiguous()},
                       folder / "classifier.safetensors")
-            (folder / "method.json").write_text(json.dumps({"method": "ova", "num_labels": self.num_labels}) + "\n")
+            write_method(folder, self.config.method.name, self.num_labels)
 
     @classmethod
     def load(cls, config: Config, folder: Path, num_labels: int) -> Ova:
-        method = cls(config, num_labels, None, load_encoder(config.encoder, folder), num_labels)
+        method = cls(config, num_labels, None, load_encoder(config.encoder, folder))
         rows = load_file(folder / "classifier.safetensors")
         if rows["weight"].shape != method.weight.shape:
             raise ValueError(f"{folder / 'classifier.safetensors'}: expected weight of shape "
                              f"{tuple(method.weight.shape)}, got {tuple(rows['weight'].shape)}")
         method.load_state_dict({**method.state_dict(), **rows})
-        method.index = build_index(config.eval.index, method.weight.detach(), method.bias.detach(),
-                                   settings=config.eval)
+        method._index_rows()
         return method
+
+    def _index_rows(self) -> None:
+        """The index of a loaded model."""
+        rows = self.label_rows(self.weight.detach(), self.bias.detach())
+        self.index = build_index(self.config.eval.index, *rows, settings=self.config.eval)

@@ -28,11 +28,19 @@ from utils.arrays import map_arrays, save_arrays
 from utils.config import Config, ConfigError, MethodConfig, option
 from utils.data import Dataset, Split, token_cache
 from utils.linear_layer import Features, Layer, Solver
-from utils.matching import count_matrix, top_assignment
 from utils.partition_tree import COMBINERS, PartitionTree
 from utils.run import written_whole
 from utils.sparse import topk_csr, topk_rows
-from utils.tree_training import Ranking, Skeleton, beam_matrix, fit_tree, grow, label_centroids, normalised, tree_levels
+from utils.tree_training import (
+    Ranking,
+    Skeleton,
+    fit_tree,
+    grow,
+    label_centroids,
+    normalised,
+    reassign,
+    tree_levels,
+)
 
 log = logging.getLogger(__name__)
 
@@ -227,6 +235,21 @@ class Overlap(XrLinear):
         return tree
 
 
+def pifa(relevance: sp.csr_matrix, features: Features) -> sp.csr_matrix:
+    """Label embeddings [L, F + D]: unit centroids of the points' sparse and, beside them, of their dense features."""
+    sparse = label_centroids(relevance, features.sparse)
+    if not features.dense.shape[1]:
+        return sparse
+    return sp.hstack([sparse, label_centroids(relevance, sp.csr_matrix(features.dense))], format="csr")
+
+
+def ranking(config: Config, threads: int) -> Ranking:
+    """How a config's rankers are trained."""
+    s = config.method
+    solver = Solver(s.cost, s.bias, s.eps, s.passes, s.threshold, config.run.seed)
+    return Ranking(solver, s.negatives, s.beam, COMBINERS[s.combiner], threads)
+
+
 class _Trainer:
     """Trains trees into files, one a level, and reads those that are there.
 
@@ -275,25 +298,20 @@ class _Trainer:
                                  self.method.features.shape, self.settings.bias)
         if kept:
             log.info("%s: %d of %d levels are there already", name, len(kept), len(paths))
-        return fit_tree(self.features, self.split.relevance, self.skeleton, self._ranking(name), kept,
+        return fit_tree(self.features, self.split.relevance, self.skeleton, self.ranking, kept,
                         lambda level, layer: self._write(paths[level], layer.arrays()))
 
     def _write(self, path: Path, arrays: dict[str, np.ndarray]) -> None:
         with written_whole(path) as partial:
             save_arrays(partial, arrays)
 
-    def _ranking(self, name: str) -> Ranking:
-        s = self.settings
-        solver = Solver(s.cost, s.bias, s.eps, s.passes, s.threshold, self.method.config.run.seed)
-        return Ranking(solver, s.negatives, s.beam, COMBINERS[s.combiner], self.threads)
+    @property
+    def ranking(self) -> Ranking:
+        return ranking(self.method.config, self.threads)
 
     def grow(self, number: int) -> Skeleton:
         """Clusters of the labels that have training points, for the tree of this number."""
-        relevance, features = self.split.relevance, self.features
-        embeddings = label_centroids(relevance, features.sparse)
-        if features.dense.shape[1]:
-            dense = label_centroids(relevance, sp.csr_matrix(features.dense))
-            embeddings = sp.hstack([embeddings, dense], format="csr")
+        embeddings = pifa(self.split.relevance, self.features)
         if self.settings.label_embedding == "pifa+text":
             texts = self.method.features.tfidf(self.method.data.label_texts)
             embeddings = sp.hstack([embeddings, normalised(texts)], format="csr")
@@ -304,18 +322,6 @@ class _Trainer:
         return grow(embeddings, labels, max_leaf=self.settings.max_leaf, splits=self.settings.splits,
                     seed=self.method.config.run.seed + 1000 * number, threads=self.threads)
 
-    def reassign(self, tree: PartitionTree, skeleton: Skeleton) -> Skeleton:
-        """Every label into the clusters that the beams of its points reach most often: top lambda of Y^T M."""
-        s, level = self.settings, len(skeleton.child_ptrs) - 2
-        if level < 0:      # one cluster holds all labels
-            return skeleton
-        nodes, _ = tree.clusters(self.features, beam=s.beam, combiner=COMBINERS[s.combiner], level=level,
-                                 threads=self.threads)
-        counts = count_matrix(self.split.relevance, beam_matrix(nodes, skeleton.leaves))
-        leaf = np.full(self.method.num_labels, -1)
-        leaf[skeleton.node_labels] = skeleton.node_clusters
-        labels = np.sort(self.method.prior[0])
-        best = top_assignment(counts[labels], s.copies, axis="label", binary=True, fallback=leaf[labels])
-        place = sp.csr_matrix((np.ones(len(labels), np.float32), (labels, np.arange(len(labels)))),
-                              shape=(self.method.num_labels, len(labels)))
-        return skeleton.with_leaves(place @ best)
+    def reassign(self, tree: PartitionTree, before: Skeleton) -> Skeleton:
+        """The copies of every label, from the beams of a trained tree."""
+        return reassign(tree, before, self.features, self.split.relevance, self.settings.copies, self.ranking)

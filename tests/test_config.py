@@ -48,14 +48,21 @@ def test_every_shipped_config_loads_and_survives_saving(path, tmp_path):
 def test_no_shipped_config_is_missed():
     names = {f"{p.parent.name}/{p.stem}" for p in CONFIGS}
     small = {f"LF-DebianTitles-small/{n}" for n in ("dexml", "dexml-hnm", "dexml-softmax", "dexml-topk",
-                                                    "dexml-minilm", "ova")}
+                                                    "dexml-minilm", "ova", "ngame", "dexa", "siamesexml", "dexml-aux")}
+    small |= {f"LF-DebianTitles/{n}" for n in ("ngame", "dexa", "siamesexml")} | {"Debtags/dexa", "Debtags/deepxml"}
     all_losses = ("dist-de-all_decoupled-softmax", "dist-de-all_softmax", "dist-de-all_topk",
                   "dist-de-hnm_decoupled-softmax")
     published = {f"{d}/{n}" for d in ("EURLex-4K", "LF-AmazonTitles-131K") for n in all_losses}
     published |= {"LF-AmazonTitles-1.3M/dist-de-all_decoupled-softmax", "LF-Wikipedia-500K/" + all_losses[0],
                   "LF-Wikipedia-500K/" + all_losses[3]}
-    assert names == small | published
-    assert len(CONFIGS) == 17
+    published |= {f"{d}/{n}" for d in ("LF-AmazonTitles-131K", "LF-AmazonTitles-1.3M", "LF-Wikipedia-500K",
+                                       "LF-WikiSeeAlso-320K") for n in ("ngame", "dexa")}
+    trees = {f"{d}/{n}" for d in ("LF-DebianTitles-small", "LF-DebianTitles", "Debtags")
+             for n in ("xr-linear", "xr-linear-forest", "overlap", "overlap-dense")}
+    trees |= {f"{d}/{n}" for d in ("eurlex-4k", "wiki10-31k", "amazoncat-13k", "amazon-670k", "wiki-500k", "amazon-3m")
+              for n in ("xr-linear", "overlap", "overlap-dense")}
+    assert names == small | published | trees
+    assert len(CONFIGS) == 64
 
 
 def test_bases_merge_in_order_and_the_file_wins(tmp_path):

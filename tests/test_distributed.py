@@ -33,6 +33,15 @@ SETTINGS = {
     "elias-1": {"method": {"name": "elias-1", "max_leaf": 5, "tau": 0.1, "init": "labels"}, "loss": {"name": "bce"}},
     "elias-2": {"method": {"name": "elias-2", "graph": "cluster", "max_leaf": 5, "beam": 2, "K": 9, "tau": 0.1,
                            "accumulation_steps": 2, "swa": True, "swa_start": 1, "swa_step": 1}},
+    # One micro-batch: of labels without gradient, frequent under the triplet loss, whole micro-batches are skipped, and
+    # whether lazy Adam counts their tokens as touched would depend on the others in them.
+    "dexa-triplet": {"method": {"name": "dexa", "num_vectors": 8, "num_head_vectors": 3, "cluster_size": 4},
+                     "loss": {"name": "triplet", "sample": True}},
+    "fused-of-sharded-rows": {"method": {"name": "fused", "candidates": 5, "min_leaf": 2}, "stages": [
+        {"name": "first", "method": {"name": "surrogate", "num_clusters": 7, "tau": 0.2}},
+        {"name": "rows", "method": {"name": "xc", "cluster_size": 4, "dropout": 0.0}, "loss": {
+            "name": "triplet", "hardest_positives": 3, "hardest_negatives": 5, "margin": 0.2}},
+        {"name": "fused", "train": {"epochs": 0}}]},
     "last-batch-of-one": {"method": {"pool": "in-batch"}, "train": {"batch_size": 47}},      # 48 points
 }
 
@@ -47,9 +56,10 @@ def build(root, encoder, folder, sections, **more):
             "encoder": {"name": "bag", "init": encoder}, "method": {"name": "dexml"},
             "optim": {"lr": 0.01, "eps": 1e-4},
             "train": {"epochs": 2, "batch_size": 17}, "run": {"dir": str(folder), "tensorboard": False, "threads": 1}}
-    merged = {s: {**base.get(s, {}), **sections.get(s, {}), **more.get(s, {})} for s in {*base, *sections, *more}}
+    merged = {s: {**base.get(s, {}), **sections.get(s, {}), **more.get(s, {})}
+              for s in {*base, *sections, *more} - {"stages"}}
     merged["encoder"]["name"] = merged["encoder"]["name"] or encoder
-    return build_config(merged, METHOD_CONFIGS, {})
+    return build_config(merged, METHOD_CONFIGS, {}, sections.get("stages", ()))
 
 
 def launch(processes, *words, check=True, machine=(), module="-m"):
@@ -82,7 +92,10 @@ def run_all(tiny_root, tiny_encoder, tmp_path_factory):
 
 
 def parameters(folder):
-    return {n: v for n, v in load_file(folder / "last" / "shared.safetensors").items() if n.startswith("parameter|")}
+    """Those of the last training; a fitted stage has none and its members are looked at instead."""
+    fitted = not (folder / "last").exists()
+    saved = load_file(folder / ("model/classifier.safetensors" if fitted else "last/shared.safetensors"))
+    return {n: v for n, v in saved.items() if fitted or n.startswith("parameter|")}
 
 
 def metrics(folder):

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 import eval as evaluation
 import train
-from elias_utils import gen_approx_A, gen_cluster_A, sparse_ranker
+from elias_utils import gen_approx_A, gen_cluster_A, quantize, sparse_ranker
 from models import METHOD_CONFIGS, METHODS, load_method
 from models.elias_graph import Graph, approximate_graph, cluster_count, cluster_graph
 from models.elias_model import Elias2Config, Limits
@@ -454,11 +454,23 @@ def test_starting_from_another_encoder_and_keeping_labels(make_config, tmp_path,
         projected.start_from(before)
 
 
-def test_eval_in_other_precisions(stage1):
+def test_eval_in_other_precisions(stage1, make_config, tmp_path):
+    """Converted in memory, then from files, which are mapped."""
     exact = evaluation.evaluate(stage1)["P@1"]
+    found = {}
     for precision in ("bfloat16", "int8"):
-        got = evaluation.evaluate(stage1, overrides=["--eval.precision", precision])["P@1"]
-        assert got == pytest.approx(exact, abs=11)
+        found[precision] = evaluation.evaluate(stage1, overrides=["--eval.precision", precision])["P@1"]
+        assert found[precision] == pytest.approx(exact, abs=11)
+        assert quantize(stage1, precision) == stage1 / "model"
+        assert (stage1 / "model" / f"labels.{precision}.npy").is_file()
+        assert evaluation.evaluate(stage1, overrides=["--eval.precision", precision])["P@1"] == found[precision]
+    method = load_method(find_run(stage1, METHOD_CONFIGS, ["--eval.precision", "int8"])[1], stage1)
+    assert isinstance(method.index.labels.rows, np.memmap)
+    other = train.fit(make_config(train={"epochs": 1}, run={"dir": str(tmp_path / "dexml")}))
+    with pytest.raises(ValueError, match=r"eval.precision is 'int8', but method dexml has no graph index"):
+        evaluation.evaluate(other, overrides=["--eval.precision", "int8"])
+    with pytest.raises(ConfigError, match="quantize: expected an elias run, .* is one of dexml"):
+        quantize(other)
 
 
 # ---------------------------------------------------------------- the report

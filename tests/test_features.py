@@ -39,6 +39,20 @@ def test_features_that_come_with_the_data_are_used(tmp_path):
         load_features(folder)
 
 
+def test_features_alone_are_checked_against_the_relevance(tmp_path):
+    folder = write_dataset(tmp_path / "tiny")
+    load_features(folder)
+    for split in ("trn", "tst"):
+        (folder / "raw" / f"{split}_X.txt").unlink()
+    assert load_features(folder)[1].shape[0] == 20
+    sp.save_npz(folder / "X.tst.npz", sp.eye(19, load_features(folder)[0].shape[1], format="csr"))
+    with pytest.raises(ValueError, match=r"X.tst.npz has 19 rows but Y.tst.npz has 20 rows"):
+        load_features(folder)
+    (folder / "X.trn.npz").write_bytes(b"PK")
+    with pytest.raises(ValueError, match=r"X.trn.npz: not a scipy sparse matrix"):
+        load_features(folder)
+
+
 def test_texts_without_words_are_an_error_that_leaves_nothing(tmp_path):
     folder = write_dataset(tmp_path / "tiny")
     (folder / "raw" / "trn_X.txt").write_text("!\n?\n")

@@ -106,8 +106,23 @@ def test_saved_without_pickles_and_read_back(tmp_path):
     (tmp_path / "fusion.npz").write_bytes(b"not this")
     with pytest.raises(ValueError, match=r"fusion\.npz: not a saved fusion"):
         Fusion.load(tmp_path / "fusion.npz")
+    fusion.save(tmp_path / "whole.npz")
+    whole = (tmp_path / "whole.npz").read_bytes()
+    (tmp_path / "fusion.npz").write_bytes(whole[:len(whole) // 2])
+    with pytest.raises(ValueError, match=r"fusion\.npz: not a saved fusion"):
+        Fusion.load(tmp_path / "fusion.npz")
     with pytest.raises(ValueError, match=r"none\.npz: not a saved fusion"):
         Fusion.load(tmp_path / "none.npz")
+
+
+@pytest.mark.parametrize(("name", "value"), [("left", 0), ("right", 99), ("feature", 7)])
+def test_a_tree_from_a_stranger_cannot_run_in_a_circle(tmp_path, name, value):
+    members, relevance, statistics = made()
+    fusion = fit(members, statistics, relevance, SETTINGS)
+    getattr(fusion.tree, name)[0] = value
+    fusion.save(tmp_path / "fusion.npz")
+    with pytest.raises(ValueError, match="children come after their parents, over 3 features"):
+        Fusion.load(tmp_path / "fusion.npz")
 
 
 def test_bad_input_is_one_clear_error():

@@ -53,10 +53,11 @@ def save_checkpoint(folder: Path, method: nn.Module, optimizers: list[torch.opti
     tensors = _tensors(method, optimizers)
     own = {name for name in tensors if _is_sharded(name, method)}
     progress.processes = distributed.world_size()
+    state = method.training_state()
     with folder_written_whole(folder / "last") as last:
         if distributed.is_main():
             save_file({n: v for n, v in tensors.items() if n not in own}, last / "shared.safetensors")
-            np.savez(last / "method.npz", **method.training_state())
+            np.savez(last / "method.npz", **state)
             (last / "progress.json").write_text(json.dumps(dataclasses.asdict(progress), indent=1) + "\n")
         save_file({n: tensors[n] for n in own} | _random_states(accelerator),
                   last / f"process-{distributed.rank()}.safetensors")

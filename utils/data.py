@@ -34,8 +34,8 @@ VALIDATION_SEED = 0      # the split belongs to the data, not to the run: every 
 
 # ---------------------------------------------------------------- reading and checking
 
-def load_relevance(path: Path, num_texts: int, text_path: Path) -> sp.csr_matrix:
-    """Y.{trn,tst}.npz -> CSR float32 [N, L], checked against the number of texts."""
+def load_relevance(path: Path, num_texts: int | None, text_path: Path) -> sp.csr_matrix:
+    """Y.{trn,tst}.npz -> CSR float32 [N, L], checked against the number of texts, if there are texts."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file (expected a scipy sparse matrix, points x labels)")
     try:
@@ -43,7 +43,7 @@ def load_relevance(path: Path, num_texts: int, text_path: Path) -> sp.csr_matrix
             matrix = sp.load_npz(file)
     except Exception as error:      # numpy, zipfile and scipy each have their own for a damaged file
         raise ValueError(f"{path}: not a scipy sparse matrix ({error})") from error
-    if matrix.shape[0] != num_texts:
+    if num_texts is not None and matrix.shape[0] != num_texts:
         raise ValueError(f"{path} has {matrix.shape[0]:,} rows but {text_path} has {num_texts:,} lines; "
                          "expected one row a line")
     return check_relevance(matrix, str(path))
@@ -172,9 +172,12 @@ def load_dataset(config: Config, tokenizer_source) -> Dataset:
     texts = {s: folder / "raw" / f"{s}.txt" for s in ("trn_X", "tst_X", "Y")}
     if not texts["Y"].exists():
         log.info("%s: no such file: the labels have no texts", texts.pop("Y"))
-    counts = {s: count_lines(path) for s, path in texts.items()}
-    trn = load_relevance(folder / "Y.trn.npz", counts["trn_X"], texts["trn_X"])
-    tst = load_relevance(folder / "Y.tst.npz", counts["tst_X"], texts["tst_X"])
+    # A method that reads no tokens can do with features alone (utils.features checks their rows).
+    without = [s for s in ("trn_X", "tst_X") if tokenizer_source is None and not texts[s].exists()
+               and (folder / f"X.{s[:3]}.npz").is_file()]
+    counts = {s: count_lines(path) for s, path in texts.items() if s not in without}
+    trn = load_relevance(folder / "Y.trn.npz", counts.get("trn_X"), texts["trn_X"])
+    tst = load_relevance(folder / "Y.tst.npz", counts.get("tst_X"), texts["tst_X"])
     for path, matrix in ((folder / "Y.trn.npz", trn), (folder / "Y.tst.npz", tst)):
         if "Y" in counts and matrix.shape[1] != counts["Y"]:
             raise ValueError(f"{path} has {matrix.shape[1]:,} columns but {texts['Y']} has {counts['Y']:,} lines; "

@@ -109,11 +109,15 @@ def _all_gather_uneven(parts: list[Tensor], own: Tensor) -> None:
         part.copy_(got[: len(part)])
 
 
-def gather_rows(own: Tensor, total: int) -> Tensor:
-    """The processes' shares of a batch of `total` rows, put together on every process; differentiable."""
+def gather_rows(own: Tensor, total: int, sizes: list[int] | None = None) -> Tensor:
+    """The processes' shares of `total` rows, put together on every process; differentiable.
+
+    Args:
+        sizes: rows of each process, where they are not `share(total)`.
+    """
     if world_size() == 1:
         return own
-    return _GatherRows.apply(own, [len(share(total, r)) for r in range(world_size())])
+    return _GatherRows.apply(own, sizes or [len(share(total, r)) for r in range(world_size())])
 
 
 def gather_arrays(own: np.ndarray, total: int) -> np.ndarray | None:
@@ -169,11 +173,11 @@ def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
         if p.outer_gradient is not None:      # alike on all processes: where a step gives none, it gives none anywhere
             p.outer_gradient = _gather_factors(p.outer_gradient)
     shared = [p for p in shared if not getattr(p, "factored", False)]
+    if not shared:      # classifier rows on a frozen encoder: each process has its own
+        return
     dense = [p for p in shared if not getattr(p, "row_sparse", False)]
     tables = [p for p in shared if getattr(p, "row_sparse", False)]
     own = [_rows_and_values(p) for p in tables]
-    if not dense and not own:
-        return
     used, sizes, together = _agree_on_shapes(dense, own)
     dense = [p for p, u in zip(dense, used, strict=True) if u]      # unused everywhere: no gradient anywhere
     for dtype in dict.fromkeys(p.dtype for p in dense):

@@ -53,16 +53,26 @@ def build_tfidf(folder: str | Path) -> None:
 
 
 def load_features(folder: str | Path) -> tuple[sp.csr_matrix, sp.csr_matrix]:
-    """(train [N, F], test [N, F]) float32 CSR, built first if the data set has none; checked against the texts."""
+    """(train [N, F], test [N, F]) float32 CSR, built first if the data set has none.
+
+    Checked against the texts, or the relevance where a data set has features alone.
+    """
     folder = Path(folder)
     if not all((folder / f"X.{split}.npz").is_file() for split in ("trn", "tst")):
         build_tfidf(folder)
     matrices = []
     for split in ("trn", "tst"):
-        path, lines = folder / f"X.{split}.npz", count_lines(folder / "raw" / f"{split}_X.txt")
-        matrix = sp.load_npz(path).tocsr().astype(np.float32)
-        if matrix.shape[0] != lines:
-            raise ValueError(f"{path} has {matrix.shape[0]:,} rows but raw/{split}_X.txt has {lines:,} lines")
+        path, texts = folder / f"X.{split}.npz", folder / "raw" / f"{split}_X.txt"
+        try:
+            matrix = sp.load_npz(path).tocsr().astype(np.float32)
+        except Exception as error:      # numpy, zipfile and scipy each have their own for a damaged file
+            raise ValueError(f"{path}: not a scipy sparse matrix ({error})") from error
+        if texts.exists():
+            other, rows = f"raw/{split}_X.txt has {{:,}} lines", count_lines(texts)
+        else:
+            other, rows = f"Y.{split}.npz has {{:,}} rows", sp.load_npz(folder / f"Y.{split}.npz").shape[0]
+        if matrix.shape[0] != rows:
+            raise ValueError(f"{path} has {matrix.shape[0]:,} rows but {other.format(rows)}")
         if not np.isfinite(matrix.data).all():
             raise ValueError(f"{path}: a feature is NaN or infinite")
         matrices.append(matrix)

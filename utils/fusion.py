@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import scipy.sparse as sp
@@ -138,9 +139,25 @@ class Fusion:
         try:
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
                 tree = Tree(**{f.name: arrays[f"tree.{f.name}"] for f in fields(Tree)})
-                return cls(tree, float(arrays["tree_weight"]), arrays["member_weights"], arrays["statistics"])
-        except (OSError, KeyError, ValueError) as error:
+                fusion = cls(tree, float(arrays["tree_weight"]), arrays["member_weights"], arrays["statistics"])
+                fusion.check()
+                return fusion
+        except (OSError, KeyError, ValueError, EOFError, BadZipFile) as error:
             raise ValueError(f"{path}: not a saved fusion ({error})") from error
+
+    def check(self) -> None:
+        """ValueError for arrays that are not those of a fusion: a tree from a stranger must not run in a circle."""
+        tree, nodes = self.tree, len(self.tree.feature)
+        if self.statistics.ndim != 2 or self.member_weights.ndim != 1:
+            raise ValueError(f"expected statistics [L, S] and member weights [m], got {self.statistics.shape} and "
+                             f"{self.member_weights.shape}")
+        if any(getattr(tree, f.name).shape != (nodes,) for f in fields(Tree)):
+            raise ValueError(f"expected arrays [{nodes}] of the tree's nodes")
+        inner, features = tree.feature >= 0, len(self.member_weights) + self.statistics.shape[1]
+        children = np.stack([tree.left, tree.right])[:, inner]
+        if nodes == 0 or (children <= np.flatnonzero(inner)).any() or (children >= nodes).any() \
+                or (tree.feature >= features).any():
+            raise ValueError(f"expected a tree whose children come after their parents, over {features} features")
 
 
 def fit(members: Sequence[sp.csr_matrix], statistics: np.ndarray, relevance: sp.csr_matrix,

@@ -99,6 +99,24 @@ def _gradient_blocks(parameter: Tensor, outer: OuterGradient | None) -> Iterator
         yield rows[part:part + block], values[part:part + block]
 
 
+class _TakeRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, parameter: Tensor, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
+        ctx.shape = parameter.shape
+        return parameter[rows]
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        rows, = ctx.saved_tensors
+        return torch.sparse_coo_tensor(rows[None], gradient, ctx.shape, check_invariants=False), None
+
+
+def take_rows(parameter: nn.Parameter, rows: Tensor) -> Tensor:
+    """parameter[rows], [k, ...], whose gradient holds those rows only; for parameters marked `row_sparse`."""
+    return _TakeRows.apply(parameter, rows)
+
+
 def decay_groups(module: nn.Module, name: str, weight_decay: float) -> list[dict[str, Any]]:
     """Named parameter groups of a module: `name` with decay, the same without for vectors, and its row-sparse tables.
 

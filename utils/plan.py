@@ -192,7 +192,7 @@ def _exchanged(s: Sizes) -> dict[str, int]:
     e, once = s.encoder, (s.G - 1) / s.G
     statistics = {"softmax": 12, "decoupled-softmax": 12, "bce": 0, "soft-topk": 4 * 128 + 16 + 4 * 40}
     sent = {"queries gathered": once * 4 * s.B * e.dim, "queries' gradient, all-reduce": 2 * once * 4 * s.B * e.dim,
-            "row statistics of the loss": 2 * once * (statistics[s.config.loss.name] * s.B + 20),
+            "row statistics of the loss": 2 * once * (statistics.get(s.config.loss.name, 0) * s.B + 20),
             "gradients, encoder, dense, all-reduce": 2 * once * 4 * e.dense,
             "gradients, row-sparse table, at most":
                 (s.G - 1) * min(e.table, s.b * s.queries.longest + (0 if s.classifier else s.k * s.labels.longest))

@@ -93,6 +93,18 @@ class RowStore:
             with written_whole(path) as partial, open(partial, "wb") as file:
                 np.save(file, array)
 
+    @classmethod
+    def convert(cls, folder: Path, name: str, precision: str) -> None:
+        """Write the saved float32 rows in another precision beside them, block by block: they need not fit in memory."""
+        source, path = cls.load(folder, name, "float32").rows, cls._files(folder, name, precision)[0][0]
+        with written_whole(path) as partial:
+            rows = np.lib.format.open_memmap(partial, "w+", KINDS[precision], source.shape)
+            scales = cls.of(source, precision, rows).scales
+            rows.flush()
+        for path, _ in cls._files(folder, name, precision)[1:]:
+            with written_whole(path) as partial, open(partial, "wb") as file:
+                np.save(file, scales)
+
     @staticmethod
     def _files(folder: Path, name: str, precision: str, rows: object = None, scales: object = None) -> list[tuple]:
         base = name if precision == "float32" else f"{name}.{precision}"

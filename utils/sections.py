@@ -49,11 +49,16 @@ class MethodConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    name: Literal["softmax", "decoupled-softmax", "soft-topk", "bce"] = option("decoupled-softmax", "which loss")
+    name: Literal["softmax", "decoupled-softmax", "soft-topk", "bce", "triplet"] = option(
+        "decoupled-softmax", "which loss")
     sample: bool = option(False, "train on one sampled positive a query (soft-topk: min(k, positives)); rest absent")
     weighted: bool = option(False, "multiply each positive's term by its graded relevance")
     k: int | Literal["num_pos"] = option(5, "soft-topk: k, or num_pos for the query's number of positives", ge=1)
     alpha: float = option(2.0, "soft-topk: steepness of the sigmoid", gt=0)
+    margin: float = option(0.3, "triplet: by how much a positive's score should exceed a negative's", ge=0)
+    hardest_negatives: int = option(10, "triplet: negatives of highest score that count for a query", ge=1)
+    hardest_positives: int | None = option(None, "triplet: positives of lowest score that count; null = all", ge=1)
+    hardness_tau: float = option(0.1, "triplet: temperature of the softmax that weighs the violating negatives", gt=0)
 
 
 @dataclass(frozen=True)

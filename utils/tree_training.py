@@ -11,7 +11,10 @@ import scipy.sparse as sp
 
 from utils.clustering import balanced_hierarchy, splits_for
 from utils.linear_layer import Features, Layer, Solver, fit_layer
+from utils.matching import count_matrix, top_assignment
 from utils.partition_tree import Combiner, PartitionTree
+
+TIE = 0.01      # what a rank in the beam adds to a count of 1: enough to decide between equal counts
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,29 @@ def fit_tree(features: Features, relevance: sp.csr_matrix, skeleton: Skeleton, r
     return PartitionTree(tuple(layers), skeleton.node_labels, relevance.shape[1], features.shape, ranking.solver.bias)
 
 
+def reassign(tree: PartitionTree, skeleton: Skeleton, features: Features, relevance: sp.csr_matrix, copies: int,
+             ranking: Ranking) -> Skeleton:
+    """Label disentanglement: every label into the clusters that the beams of its points reach most often.
+
+    The matching matrix M [N, C] is the beam's last-level clusters of each training point; a label joins its top
+    `copies` clusters of Y^T M, and stays where it was if no beam counts for it (Liu et al., section 3). Equal counts,
+    the rule for labels of few points, go to the cluster that ranked higher in the beams; the released code takes the
+    first. The levels above keep their clusters; their rankers are trained again, as more clusters are right for a point
+    now.
+    """
+    level = len(skeleton.child_ptrs) - 2
+    if level < 0:      # one cluster holds all labels
+        return skeleton
+    nodes, _ = tree.clusters(features, beam=ranking.beam, combiner=ranking.combiner, level=level,
+                             threads=ranking.threads)
+    counts = count_matrix(relevance, beam_matrix(nodes, skeleton.leaves, TIE))
+    labels, first = np.unique(skeleton.node_labels, return_index=True)
+    best = top_assignment(counts[labels], copies, axis="label", binary=True, fallback=skeleton.node_clusters[first])
+    place = sp.csr_matrix((np.ones(len(labels), np.float32), (labels, np.arange(len(labels)))),
+                          shape=(relevance.shape[1], len(labels)))
+    return skeleton.with_leaves(place @ best)
+
+
 def _positives(relevance: sp.csr_matrix, skeleton: Skeleton) -> list[sp.csc_matrix]:
     """For each level which points have a label below a node: [N, nodes]. Values do not matter."""
     columns = relevance.tocsc()
@@ -158,8 +184,12 @@ def _reach(features: Features, positives: list[sp.csc_matrix], layers: list[Laye
     return reach
 
 
-def beam_matrix(nodes: np.ndarray, number: int) -> sp.csr_matrix:
-    """Ids [n, beam], padded with -1, as a binary CSR [n, number]: the matching matrix of a beam."""
+def beam_matrix(nodes: np.ndarray, number: int, tie: float = 0.0) -> sp.csr_matrix:
+    """Ids [n, beam], best first, padded with -1, as CSR [n, number]: the matching matrix of a beam.
+
+    Entries are 1 + tie for the best, falling to 1 behind the last.
+    """
     inside = nodes >= 0
     indptr = np.concatenate([[0], np.cumsum(inside.sum(axis=1))])
-    return sp.csr_matrix((np.ones(indptr[-1], np.float32), nodes[inside], indptr), shape=(len(nodes), number))
+    values = np.broadcast_to(1 + tie * np.linspace(1, 0, nodes.shape[1], endpoint=False), nodes.shape)
+    return sp.csr_matrix((values[inside].astype(np.float32), nodes[inside], indptr), shape=(len(nodes), number))

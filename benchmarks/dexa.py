@@ -1,0 +1,142 @@
+"""What DEXA's parts cost: a step as labels grow, and NGAME's batches against random ones.
+
+    python -m benchmarks.dexa steps   [--labels 100000 1000000] [--steps 40]      # time of a step, memory
+    python -m benchmarks.dexa batches [CONFIG] [--epochs 11] [--seeds 0 1 2]      # time of training, hard negatives
+
+`steps`: a training step (backward and update) with in-batch pools on made labels, D = 64, batch 512: `dexa` with a
+vector a label and with 65,536 shared ones, `xc` on a frozen encoder. `batches`: the first stage of a config trained
+with clustered and with random batches; processor time of training and clustering together, without evaluation, and the
+mean share of in-batch negatives that violate the margin from the first epoch with clusters on.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+import train
+from benchmarks.processes import made_data
+from models import METHOD_CONFIGS, METHODS
+from models.encoder import build_encoder
+from utils.config import Config, build_config, load_config, stage_config, to_mapping
+from utils.data import load_dataset, training_batches
+from utils.optim import build_optimizers
+from utils.pretrained import load_tokenizer
+from utils.run import peak_memory
+
+TRIPLET = {"name": "triplet", "sample": True}
+CASES = {"dexa, a vector a label": ({"name": "dexa", "num_vectors": "labels"}, TRIPLET),
+         "dexa, 65,536 vectors": ({"name": "dexa", "num_vectors": 65536}, TRIPLET),
+         "xc, frozen encoder": ({"name": "xc", "cluster_size": 32}, {"name": "triplet", "hardest_positives": 3,
+                                                                     "hardest_negatives": 5, "margin": 0.2})}
+
+
+def measure_steps(root: Path, encoder: Path, case: str, steps: int) -> dict[str, float]:
+    """Processor milliseconds of a step (median) and peak memory of the process in MB so far."""
+    method_settings, loss = CASES[case]
+    config = build_config({
+        "data": {"root": str(root), "name": "made", "max_len": 8, "val_fraction": 0.05}, "method": method_settings,
+        "encoder": {"name": "bag", "init": str(encoder), "token_weights": "equal", "residual": False}, "loss": loss,
+        "optim": {"lr": 1e-3}, "train": {"batch_size": 512}, "run": {"threads": 1}}, METHOD_CONFIGS, {})
+    data = load_dataset(config, load_tokenizer(str(encoder)))
+    if config.method.name == "xc":      # as after its first stage
+        method = METHODS["xc"](config, data.num_labels, data, build_encoder(config.encoder, data))
+        torch.nn.init.normal_(method.weight)
+    else:
+        method = METHODS["dexa"].build(config, data)
+        method.auxiliary.clusters.random_(len(method.auxiliary.table))      # clustering is measured elsewhere
+    accelerator, times = Accelerator(cpu=True), []
+    optimizers = build_optimizers(method.parameter_groups(), config.optim)
+    batches = [b for epoch in range(-(-steps // 3) + 1)
+               for b in training_batches(data.splits["trn"], None, config, epoch)][:steps + 3]
+    for batch in batches:
+        began = time.process_time()
+        method.backward(batch, accelerator)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        times.append(time.process_time() - began)
+    return {"ms": 1000 * float(np.median(times[3:])), "mb": peak_memory(torch.device("cpu"))["memory_mb"]}
+
+
+def steps(labels: list[int], count: int) -> list[dict]:
+    found = []
+    for number in labels:
+        with tempfile.TemporaryDirectory() as folder:
+            root, encoder = Path(folder) / "Datasets", Path(folder) / "encoder"
+            made_data(root, number, encoder)
+            found += [{"labels": number, "case": case, **measure_steps(root, encoder, case, count)} for case in CASES]
+    for case in CASES:
+        own = [row for row in found if row["case"] == case]
+        print(f"| {case} | " + " | ".join(f"{row['ms']:.1f} ms" for row in own)
+              + f" | {own[-1]['ms'] / own[0]['ms']:.2f} |", flush=True)
+    return found
+
+
+def training_seconds(config: Config) -> float:
+    """Processor seconds from the first epoch's first step to the last epoch's end, without evaluation and saving."""
+    original, moments = (train.train_epoch, train.keep_best), []
+    train.train_epoch = lambda *words: moments.append(time.process_time()) or original[0](*words)
+    train.keep_best = lambda *_: moments.append(time.process_time())
+    try:
+        train.fit(config)
+    finally:
+        train.train_epoch, train.keep_best = original
+    return moments[-1] - moments[0]
+
+
+def batches(path: str, epochs: int, seeds: list[int]) -> list[dict]:
+    """Training with clustered and with random batches."""
+    found = []
+    config = load_config(path, method_configs=METHOD_CONFIGS)
+    first = to_mapping(stage_config(config, config.stages[0], METHOD_CONFIGS) if config.stages else config)
+    first.pop("stages", None)
+    first["train"] |= {"epochs": epochs, "patience": None, "eval_interval": epochs}
+    for kind in ("random", "clustered"):
+        seconds, shares = [], []
+        for seed in seeds:
+            with tempfile.TemporaryDirectory() as folder:
+                run = {**first["run"], "dir": folder + "/run", "seed": seed, "tensorboard": False, "threads": 1}
+                current = build_config({**first, "run": run, "method": {**first["method"], "batches": kind}},
+                                       METHOD_CONFIGS, {})
+                seconds.append(training_seconds(current))
+                lines = map(json.loads, (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines())
+                shares.append([line["violating_share"] for line in lines if "violating_share" in line])
+        after = first["method"]["curr_epochs"][0]
+        found.append({"batches": kind, "seconds": float(np.mean(seconds)),
+                      "violating_share": float(np.mean([s[after:] for s in shares])),
+                      "by epoch": np.mean(shares, 0).round(4).tolist()})
+        print(found[-1], flush=True)
+    print(f"time: {found[1]['seconds'] / found[0]['seconds']:.3f} times, violating negatives: "
+          f"{found[1]['violating_share'] / found[0]['violating_share']:.2f} times those of random batches")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    of_steps = commands.add_parser("steps")
+    of_steps.add_argument("--labels", nargs="+", type=int, default=[100_000, 1_000_000])
+    of_steps.add_argument("--steps", type=int, default=40)
+    of_batches = commands.add_parser("batches")
+    of_batches.add_argument("config", nargs="?", default="configs/LF-DebianTitles-small/ngame.yaml")
+    of_batches.add_argument("--epochs", type=int, default=11)
+    of_batches.add_argument("--seeds", nargs="+", type=int, default=[0])
+    for command in (of_steps, of_batches):
+        command.add_argument("--json", help="also write the numbers to this file")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    found = steps(options.labels, options.steps) if options.command == "steps" else batches(
+        options.config, options.epochs, options.seeds)
+    if options.json:
+        Path(options.json).write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Auxiliary vectors: what a label's text does not say, learned by labels together (DEXA: Dahiya et al., KDD 2023).
+
+    w_l = norm(E(z_l) + a_C(l))
+
+a: table of K vectors; C: hard assignment of labels to them. The most frequent labels have a vector each (head label
+partitioning), the others share theirs with labels of similar texts. K = L is a free vector per label, the residual of
+SiameseXML (Dahiya et al., ICML 2021).
+"""
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from utils.clustering import balanced_hierarchy
+from utils.config import Config, ConfigError
+from utils.data import Dataset
+from utils.optim import take_rows
+
+
+class AuxiliaryVectors(nn.Module):
+    """The table [K, D], row-sparse: a step costs the rows of its labels. Buffer clusters [L] int64, -1 before `assign`.
+
+    Args:
+        init: xavier, or zeros: labels then start as their texts' embeddings.
+    """
+
+    def __init__(self, count: int, dim: int, num_labels: int, init: str) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(count, dim))
+        if init == "xavier":
+            nn.init.xavier_uniform_(self.table)
+        self.table.row_sparse = True
+        self.register_buffer("clusters", torch.full((num_labels,), -1))
+
+    def forward(self, embeddings: Tensor, labels: np.ndarray, normalize: bool) -> Tensor:
+        """Embeddings of label texts [k, D] -> representations of those labels [k, D]."""
+        rows = self.clusters[torch.from_numpy(labels).to(self.clusters.device)]
+        summed = embeddings + take_rows(self.table, rows).to(embeddings.dtype)
+        return F.normalize(summed, dim=-1) if normalize else summed
+
+    def nearest(self, embeddings: Tensor, centroids: Tensor, normalize: bool) -> Tensor:
+        """Embeddings of new labels' texts [k, D] -> representations with the vector of the nearest cluster [k, D]."""
+        vectors = self.table.detach()[(embeddings @ centroids.T).argmax(1)]
+        return F.normalize(embeddings + vectors, dim=-1) if normalize else embeddings + vectors
+
+
+def assign(embeddings: np.ndarray, counts: np.ndarray, vectors: int, head: int, seed: int, threads: int) -> np.ndarray:
+    """The vector of each label [L] int64: 0..head-1 for the most frequent labels, one each, then clusters of the rest.
+
+    Args:
+        embeddings: of the labels' texts by the initial encoder [L, D]; counts: training points of each label [L].
+    """
+    clusters = np.arange(len(counts))
+    if vectors == len(counts):
+        return clusters
+    order = np.argsort(-counts, kind="stable")
+    clusters[order[:head]] = np.arange(head)
+    rest = np.sort(order[head:])
+    if len(rest):
+        hierarchy = balanced_hierarchy(np.ascontiguousarray(embeddings[rest]), [vectors - head], seed=seed,
+                                       threads=threads, name="cluster labels")
+        clusters[rest] = head + hierarchy.clusters()
+    return clusters
+
+
+def number_of_vectors(config: Config, data: Dataset) -> int:
+    """K, checked against the data.
+
+    Raises:
+        ConfigError: K is no power of two, or there are more vectors or more head labels than labels.
+    """
+    settings, labels = config.method, data.num_labels
+    if settings.num_vectors in ("labels", labels):
+        return labels
+    count, head = settings.num_vectors, settings.num_head_vectors
+    if count > labels:
+        raise ConfigError(f"method.num_vectors is {count}, more than the labels of {data.name}, {labels}; "
+                          "`labels` gives each its own")
+    if count and count & (count - 1):
+        below = 1 << int(math.log2(count))
+        raise ConfigError(f"method.num_vectors is {count}, expected a power of two (near: {below}, {2 * below}), 0 for "
+                          "none, or `labels` for one a label")
+    if count and head > labels:
+        raise ConfigError(f"method.num_head_vectors is {head}, more than the labels of {data.name}, {labels}")
+    if count and head >= count:
+        raise ConfigError(f"method.num_head_vectors is {head}, which leaves none of method.num_vectors, {count}, for "
+                          "the other labels")
+    return count

@@ -1,0 +1,189 @@
+"""Classifiers and label embeddings searched together, their scores fused on validation points (DEXA: Dahiya et al.,
+KDD 2023, section 4.4). The last stage, after `xc`; nothing is trained.
+
+Candidates are the best labels of either member, both score all of them: cos(x, w_l) + tau b_l and x . z_l. The final
+score is beta (p + embedding score) + classifier score, p from a decision tree on both scores and the label's inverse
+propensity; here p and the embedding score have a weight each. The released code fits the tree on training points with
+the filter pairs of the test split; here on the validation split with its own, where a lighter tree serves few points.
+"""
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from models.encoder import TextEncoder, build_encoder, load_encoder
+from models.method import Method, load_label_embeddings, write_method
+from models.xc import Xc
+from utils import distributed, metrics
+from utils.config import Config, ConfigError, MethodConfig, option
+from utils.data import Dataset, TextBatch
+from utils.fusion import Fusion, FusionSettings, cross_fit, fit
+from utils.search import build_index
+from utils.sparse import remove_pairs, topk_csr
+
+log = logging.getLogger(__name__)
+QUERIES_AT_ONCE = 64      # whose candidates' rows are gathered together
+FOLDS = 5
+CHECKED = (1, 3, 5, 10, 100)
+
+
+@dataclass(frozen=True)
+class FusedConfig(MethodConfig):
+    embedding_weight: float = option(1.0, "weight of the embedding score; that of the classifier's is 1", ge=0)
+    tree_weight: float = option(1.0, "weight of the tree's probability", ge=0)
+    depth: int = option(7, "levels of the decision tree", ge=1)
+    min_leaf: int = option(100, "fewest candidates of validation points in a leaf of the tree", ge=1)
+    candidates: int = option(100, "labels that each member proposes for a query", ge=1)
+
+
+class Fused(Method):
+    """Two members over one encoder. Attributes: encoder; members, two (vectors [L, D], bias [L] or None) in the order
+    classifier, embedding; fusion, None before `prepare`."""
+
+    Config = FusedConfig
+
+    def __init__(self, config: Config, num_labels: int, data: Dataset | None, encoder: TextEncoder) -> None:
+        super().__init__(config, num_labels, data)
+        self.encoder = encoder.requires_grad_(False)
+        self.members: list[tuple[Tensor | np.ndarray, Tensor | None]] = []
+        self.fusion: Fusion | None = None
+        self.checked: dict[str, dict[str, float]] = {}
+
+    @classmethod
+    def build(cls, config: Config, data: Dataset) -> Fused:
+        if not config.run.start_from:
+            raise ConfigError("method fused joins the classifiers and label embeddings of an xc run: run it as a stage "
+                              "after xc, or name such a run by run.start_from")
+        if config.train.epochs:
+            raise ConfigError("method fused is fitted, not trained: expected train.epochs 0, got "
+                              f"{config.train.epochs}")
+        if len(data.splits["val"]) < 2:
+            raise ConfigError("method fused is fitted on validation points: expected at least 2 of them, "
+                              f"data.val_fraction {config.data.val_fraction} gives {len(data.splits['val'])}")
+        return cls(config, data.num_labels, data, build_encoder(config.encoder, data))
+
+    def start_from(self, other: Method) -> None:
+        if not isinstance(other, Xc):
+            raise ValueError(f"run.start_from: method fused starts from an xc run, not from one of "
+                             f"{other.config.method.name}")
+        if not other.config.method.freeze:
+            raise ValueError("run.start_from: the xc run trained its encoder (method.freeze: false), so that the label "
+                             "embeddings it began with no longer fit")
+        self.start_from_encoder(other)
+        weight, bias = other.label_rows(other.weight.detach(), other.bias.detach())
+        self.members = [(weight.cpu(), bias.cpu() * other.config.method.tau), (other.label_embeddings, None)]
+        self._index()
+
+    def _index(self, name: str = "exact") -> None:
+        self.index, self.embedding_index = (build_index(name, *member, settings=self.config.eval)
+                                            for member in self.members)
+
+    # ---- fitting
+    def prepare(self, run_folder: Path, accelerator: Accelerator) -> None:
+        """Fit the tree on the validation split, and say what cross-fitting thinks of it."""
+        members, split = self._score_validation(accelerator), self.data.splits["val"]
+        fusion = None
+        if distributed.is_main():
+            settings = self.config.method
+            weights = FusionSettings(settings.tree_weight, (1.0, settings.embedding_weight), settings.depth,
+                                     settings.min_leaf)
+            propensity = self._inverse_propensity()
+            fusion = fit(members, propensity[:, None], split.relevance, weights)
+            scored = {"classifier": members[0], "embedding": members[1],
+                      "fused, cross-fitted": cross_fit(members, propensity[:, None], split.relevance, weights,
+                                                       min(FOLDS, len(split)))}
+            self.checked = {name: metrics.evaluate(scores, split.relevance, propensity,
+                                                   [k for k in CHECKED if k <= self.num_labels])
+                            for name, scores in scored.items()}
+            for name, found in self.checked.items():
+                log.info("%s: %s", name, ", ".join(f"{m} {v:.2f}" for m, v in found.items()
+                                                   if m in ("P@1", "P@3", "P@5", "PSP@1", "R@100")))
+        self.fusion = distributed.broadcast(fusion)
+
+    def _inverse_propensity(self) -> np.ndarray:
+        data = self.data
+        if data.num_train < 3:      # the propensity model is not defined for fewer points
+            return np.ones(self.num_labels)
+        return metrics.inverse_propensity(data.label_counts, data.num_train, data.config.propensity_a,
+                                          data.config.propensity_b)
+
+    @torch.no_grad()
+    def _score_validation(self, accelerator: Accelerator) -> list[sp.csr_matrix]:
+        """Both members' scores of every candidate of the validation points, filter pairs removed, on the main process;
+        [] on the others."""
+        split, wanted = self.data.splits["val"], min(self.config.method.candidates, self.num_labels)
+        own = distributed.share(len(split))
+        self.eval()
+        parts = []
+        for start in range(own.start, own.stop, self.config.eval.batch_size):
+            rows = split.rows[start:min(start + self.config.eval.batch_size, own.stop)]
+            queries = self.encoder(TextBatch.take(split.tokens, rows).to(accelerator.device)).float()
+            ids, scores = self._candidates(queries, wanted)
+            parts.append((ids.cpu().numpy(), scores.cpu().numpy()))
+        width = 2 * wanted
+        ids = np.concatenate([np.zeros((0, width), np.int64), *(p[0] for p in parts)])
+        scores = np.concatenate([np.zeros((0, width, 2), np.float32), *(p[1] for p in parts)])
+        ids, scores = (distributed.gather_arrays(a, len(split)) for a in (ids, scores))
+        if ids is None:
+            return []
+        pairs = split.filters.nonzero()
+        return [remove_pairs(topk_csr(scores[:, :, m], ids, self.num_labels), *pairs) for m in range(2)]
+
+    # ---- scoring
+    def _candidates(self, queries: Tensor, wanted: int) -> tuple[Tensor, Tensor]:
+        """(candidate labels [B, 2 wanted], -1 where one stands twice; both members' scores [B, 2 wanted, 2])."""
+        found = [index.search(queries, wanted)[1] for index in (self.index, self.embedding_index)]
+        ids = torch.cat(found, 1).sort(1).values
+        ids[:, 1:][ids[:, 1:] == ids[:, :-1]] = -1
+        scores = queries.new_empty(*ids.shape, 2)
+        for start in range(0, len(ids), QUERIES_AT_ONCE):
+            some, own = queries[start:start + QUERIES_AT_ONCE], ids[start:start + QUERIES_AT_ONCE].clamp(min=0)
+            for member, (vectors, bias) in enumerate(self.members):
+                rows = torch.as_tensor(vectors[own.cpu()]).to(queries.device)                 # [b, 2 wanted, D]
+                part = torch.einsum("bd,bnd->bn", some, rows)
+                scores[start:start + len(own), :, member] = part if bias is None else part + bias.to(part.device)[own]
+        return ids, scores
+
+    def score(self, queries: TextBatch, k: int) -> tuple[Tensor, Tensor]:
+        embeddings = self.encoder(queries).float()
+        ids, scores = self._candidates(embeddings, min(max(k, self.config.method.candidates), self.num_labels))
+        ids, scores = ids.cpu().numpy(), scores.cpu().numpy()
+        known = ids >= 0
+        fused = np.full(ids.shape, -np.inf, np.float32)
+        fused[known] = self.fusion(scores[known], ids[known])
+        best = np.lexsort((ids, -fused))[:, :k]
+        found = (torch.from_numpy(np.take_along_axis(a, best, 1)) for a in (fused, ids))
+        return tuple(f.to(embeddings.device) for f in found)
+
+    # ---- saving
+    def save(self, folder: Path, accelerator: Accelerator) -> None:
+        if distributed.is_main():
+            (weight, bias), (embeddings, _) = self.members
+            self.encoder.save(folder)
+            save_file({"weight": weight.contiguous(), "bias": bias.contiguous()}, folder / "classifier.safetensors")
+            np.save(folder / "label_embeddings.npy", embeddings)
+            self.fusion.save(folder / "fusion.npz")
+            (folder / "fusion.json").write_text(json.dumps(self.checked, indent=1) + "\n")
+            write_method(folder, self.config.method.name, self.num_labels)
+
+    @classmethod
+    def load(cls, config: Config, folder: Path, num_labels: int) -> Fused:
+        method = cls(config, num_labels, None, load_encoder(config.encoder, folder))
+        rows = load_file(folder / "classifier.safetensors")
+        embeddings = load_label_embeddings(folder, num_labels, method.encoder.dim)
+        method.members = [(rows["weight"], rows["bias"]), (embeddings, None)]
+        method.fusion = Fusion.load(folder / "fusion.npz")
+        if rows["weight"].shape != embeddings.shape or method.fusion.statistics.shape != (num_labels, 1):
+            raise ValueError(f"{folder}: classifier {tuple(rows['weight'].shape)}, label embeddings "
+                             f"{embeddings.shape} and fusion {method.fusion.statistics.shape} are not of one model")
+        method._index(config.eval.index)
+        return method

@@ -1,0 +1,95 @@
+"""Tables over finished runs.
+
+    python -m utils.report seeds RUN...                     # mean ± standard deviation over the runs of one config
+    python -m utils.report seeds RUN... --split val         # of the validation split
+    python -m utils.report seeds Results/*/*/dexa-seed*     # runs of several configs: a row each
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.config import read_yaml
+from utils.run import MAY_DIFFER
+
+COLUMNS = ("P@1", "P@3", "P@5", "nDCG@5", "PSP@1", "PSP@5", "R@100")
+
+
+def read_run(folder: str | Path, split: str) -> dict[str, Any]:
+    """{name, config, seed, metrics} of a run; ValueError if it is none, or was not evaluated on the split."""
+    folder = Path(folder)
+    if not (folder / "config.yaml").is_file():
+        raise ValueError(f"{folder}: not a run folder: it has no config.yaml")
+    config, path = read_yaml(folder / "config.yaml"), folder / f"{split}_metrics.json"
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; make it with: python eval.py {split} {folder}")
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+        name, seed = f"{config['data']['name']}/{config['run']['expname']}", config["run"]["seed"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder}: the run is damaged: {error!r}") from error
+    trained = {section: content for section, content in config.items() if section not in MAY_DIFFER}
+    return {"name": name, "config": trained, "seed": seed, "metrics": metrics}
+
+
+def group_runs(runs: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Runs of one config, seeds ascending; ValueError for a seed that stands twice or a name with two configs."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for run in runs:
+        groups.setdefault(run["name"], []).append(run)
+    for name, group in groups.items():
+        group.sort(key=lambda run: run["seed"])
+        seeds = [run["seed"] for run in group]
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"{name}: seeds {seeds}: a seed stands twice")
+        for run in group[1:]:
+            if run["config"] != group[0]["config"]:
+                different = [s for s in run["config"] if run["config"][s] != group[0]["config"].get(s)]
+                raise ValueError(f"{name}: the run of seed {run['seed']} has another config than that of seed "
+                                 f"{seeds[0]} (sections {', '.join(different)})")
+    return list(groups.values())
+
+
+def seeds_table(folders: Sequence[str | Path], split: str = "tst", columns: Sequence[str] = COLUMNS) -> str:
+    """Markdown: a row per config with mean ± standard deviation (n - 1) of each metric over its seeds.
+
+    Metrics that a run does not have are left out of all rows.
+    """
+    groups = group_runs([read_run(folder, split) for folder in folders])
+    found = [c for c in columns if all(c in run["metrics"] for group in groups for run in group)]
+    if not found:
+        raise ValueError(f"none of the metrics {', '.join(columns)} is in every run")
+    lines = ["| config | seeds | " + " | ".join(found) + " |", "| --- " * (len(found) + 2) + "|"]
+    for group in groups:
+        cells = []
+        for column in found:
+            values = [run["metrics"][column] for run in group]
+            spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
+            cells.append(f"{np.mean(values):.2f}{spread}")
+        seeds = ", ".join(str(run["seed"]) for run in group)
+        lines.append(f"| {group[0]['name']} | {seeds} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    seeds = commands.add_parser("seeds", help="mean and standard deviation over the seeds of each config")
+    seeds.add_argument("runs", nargs="+", metavar="RUN", help="run folder")
+    seeds.add_argument("--split", default="tst", choices=("trn", "val", "tst"))
+    seeds.add_argument("--metrics", nargs="+", default=COLUMNS, metavar="METRIC", help="columns, such as P@1")
+    options = parser.parse_args(words)
+    try:
+        print(seeds_table(options.runs, options.split, options.metrics))
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
