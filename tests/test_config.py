@@ -61,8 +61,11 @@ def test_no_shipped_config_is_missed():
              for n in ("xr-linear", "xr-linear-forest", "overlap", "overlap-dense")}
     trees |= {f"{d}/{n}" for d in ("eurlex-4k", "wiki10-31k", "amazoncat-13k", "amazon-670k", "wiki-500k", "amazon-3m")
               for n in ("xr-linear", "overlap", "overlap-dense")}
-    assert names == small | published | trees
-    assert len(CONFIGS) == 64
+    elias = {f"{d}/{n}" for d in ("LF-DebianTitles-small", "LF-DebianTitles", "Debtags", "amazon-670k", "wiki-500k",
+                                  "LF-AmazonTitles-131K", "amazon-3m") for n in ("elias", "elias-1", "elias-2")}
+    elias |= {"LF-DebianTitles/dexml", "Debtags/dexml"}
+    assert names == small | published | trees | elias
+    assert len(CONFIGS) == 87
 
 
 def test_bases_merge_in_order_and_the_file_wins(tmp_path):
@@ -84,7 +87,7 @@ def test_numbers_without_a_point_are_numbers(tmp_path):
 @pytest.mark.parametrize(("text", "message"), [
     ("data: {name: D}\nmethod: {name: dexml}\ntrain: {epoch: 3}\n", "unknown key 'train.epoch'; did you mean 'epochs'"),
     ("data: {name: D}\nmethod: {name: dexml, tua: 3}\n", "unknown key 'method.tua'; did you mean 'tau'"),
-    ("data: {name: D}\nmethod: {name: dexm}\n", "unknown method.name 'dexm'; known: dexml, ova"),
+    ("data: {name: D}\nmethod: {name: dexm}\n", "unknown method.name 'dexm'; known: dexa, dexml, "),
     ("dat: {name: D}\nmethod: {name: dexml}\n", "unknown section 'dat'; did you mean 'data'"),
     ("data: {name: D}\nmethod: {name: dexml}\ntrain: {epochs: three}\n", "must be whole number, got 'three'"),
     ("data: {name: D}\nmethod: {name: dexml}\ntrain: {epochs: 1.5}\n", "train.epochs must be whole number, got 1.5"),
@@ -175,7 +178,7 @@ def test_run_names_are_plain(plain):
 
 
 def test_build_config_needs_a_known_method():
-    with pytest.raises(ConfigError, match="method.name is missing; known: dexml"):
+    with pytest.raises(ConfigError, match="method.name is missing; known: dexa, dexml"):
         build_config({"data": {"name": "D"}}, METHOD_CONFIGS, {})
 
 
@@ -186,7 +189,7 @@ def test_config_imports_quickly_and_without_torch():
     assert float(got.stdout) < 0.5
 
 
-@pytest.mark.parametrize("script", ["train.py", "eval.py", "predict.py"])
+@pytest.mark.parametrize("script", ["train.py", "eval.py", "predict.py", "elias_utils.py"])
 def test_help_is_instant(script):
     started = time.perf_counter()
     got = subprocess.run([sys.executable, str(ROOT / script), "--help"], capture_output=True, text=True, check=True)
