@@ -20,6 +20,7 @@ from models.elias_model import Elias2Config, Limits
 from models.elias_report import BINS, bin_name, draw, graph_arrays, graph_facts
 from models.elias_setup import positive_parents
 from tests.conftest import with_values
+from tests.test_distributed import launch
 from tests.test_methods import load
 from utils.config import ConfigError, build_config, to_yaml
 from utils.data import training_batches
@@ -492,3 +493,19 @@ def test_figures_of_a_graph(tmp_path):
     assert (facts["labels_unreachable"], facts["labels_in_several_clusters"]) == (1, 0)
     with pytest.raises(ValueError, match="no such file; the run is no finished elias run"):
         draw(tmp_path)
+
+
+def test_steps_under_launch(stage1, tmp_path):
+    """Two processes make the graph and the ranker that one makes."""
+    one = gen_approx_A(stage1, kappa=8, out=tmp_path / "one.npz")
+    launch(2, "elias_utils.py", "gen_approx_A", stage1, "--method.kappa", 8, "--out", tmp_path / "two.npz", module="")
+    first, second = (Graph.load(tmp_path / f"{name}.npz", 20) for name in ("one", "two"))
+    assert one == tmp_path / "one.npz"
+    assert (first.labels == second.labels).all()
+    np.testing.assert_allclose(second.values, first.values, rtol=1e-4)
+    words = ("sparse_ranker", stage1, "--run.dir", tmp_path / "ranker", "--method.candidates", 10)
+    got = launch(2, "elias_utils.py", *words, module="")
+    assert got.stdout == f"run: {tmp_path / 'ranker'}\n"
+    alone = sparse_ranker(stage1, ["--run.dir", str(tmp_path / "alone"), "--method.candidates", "10"])
+    metrics = [json.loads((f / "val_metrics.json").read_text()) for f in (tmp_path / "ranker", alone)]
+    assert metrics[0] == pytest.approx(metrics[1])
