@@ -30,7 +30,7 @@ from models.elias_report import draw, graph_arrays, graph_facts, save_report, sh
 from models.elias_search import forced_clusters, pool_gradient, pool_scores
 from models.elias_setup import make_graph, positive_parents, start_classifiers
 from models.encoder import TextEncoder, build_encoder, load_encoder
-from models.method import Method
+from models.method import Method, write_method
 from utils import distributed
 from utils.config import Config, ConfigError
 from utils.data import Batch, Dataset, TextBatch, steps_per_epoch
@@ -188,7 +188,13 @@ class Elias(Method):
     def _keep_gradient(self, labels: Tensor, inside: Tensor, gradient: Tensor, projected: Tensor,
                        accelerator: Accelerator) -> None:
         """The gradients of W_L and of the bias, as factors. With fp16 the loss was scaled, which they must not see."""
-        scale = 1.0 if accelerator.scaler is None else accelerator.scaler.get_scale()
+        scale = 1.0
+        if accelerator.scaler is not None:
+            scale = accelerator.scaler.get_scale()
+            for parameter in (self.model.labels, self.model.bias):      # it wants to see a gradient
+                parameter.grad = torch.sparse_coo_tensor(
+                    labels.new_empty(1, 0), gradient.new_empty(0, parameter.shape[1]), parameter.shape,
+                    check_invariants=False)
         rows = pool_gradient(labels, inside, gradient / scale, projected)
         self.model.labels.outer_gradient = rows
         self.model.bias.outer_gradient = replace(rows.scaled(self.config.method.tau),      # z = w . x / tau + bias
@@ -258,8 +264,7 @@ class Elias(Method):
             self.index.save(folder)
             if model.projection is not None:
                 save_file({"weight": model.projection.weight.detach().contiguous()}, folder / "projection.safetensors")
-            about = {"method": self.config.method.name, "num_labels": self.num_labels, "clusters": len(model.clusters)}
-            (folder / "method.json").write_text(json.dumps(about) + "\n")
+            write_method(folder, self.config.method.name, self.num_labels, clusters=len(model.clusters))
             save_report(folder, graph_arrays(self.index, self.num_labels), self._facts)
 
     def log_cluster_scores(self, queries: Tensor) -> Tensor:

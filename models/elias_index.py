@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import log
 from pathlib import Path
 
@@ -47,6 +47,7 @@ class GraphIndex:
     edges: np.ndarray
     log_edges: np.ndarray
     settings: SearchSettings
+    _moved: list[Tensor] | None = field(default=None, repr=False)      # all of it on a GPU
 
     def search(self, queries: Tensor, k: int, projected: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The k best labels of each query, best first, equal scores by lower id: (scores [B, k], ids [B, k]).
@@ -87,16 +88,16 @@ class GraphIndex:
         return found.labels, F.logsigmoid(torch.from_numpy(logits)) + found.log_paths
 
     def _on_gpu(self, queries: Tensor, projected: Tensor) -> tuple[Tensor, Tensor]:
-        s, device = self.settings, queries.device
-        if not isinstance(self.bias, Tensor):      # everything moves at the first search
-            self.clusters, self.labels, self.bias, self.edges, self.log_edges = (
-                torch.as_tensor(np.ascontiguousarray(a)).to(device) for a in (
-                    self.clusters.floats(slice(None)), self.labels.floats(slice(None)), self.bias, self.edges,
-                    self.log_edges))
-        clusters, log_scores = top_clusters(queries.float() @ self.clusters.T / s.cluster_tau, s.alpha, s.beam)
-        found = select_labels(clusters, log_scores, self.edges, self.log_edges, clusters, s.size)
+        s = self.settings
+        if self._moved is None:      # everything moves at the first search
+            self._moved = [torch.as_tensor(np.ascontiguousarray(a)).to(queries.device) for a in (
+                self.clusters.floats(slice(None)), self.labels.floats(slice(None)), self.bias, self.edges,
+                self.log_edges)]
+        weights, labels, bias, edges, log_edges = self._moved
+        clusters, log_scores = top_clusters(queries.float() @ weights.T / s.cluster_tau, s.alpha, s.beam)
+        found = select_labels(clusters, log_scores, edges, log_edges, clusters, s.size)
         ids = found.labels.clamp(min=0)
-        logits = pool_scores(projected, self.labels, ids) / s.tau + self.bias[ids]
+        logits = pool_scores(projected, labels, ids) / s.tau + bias[ids]
         return found.labels, F.logsigmoid(logits) + found.log_paths
 
     def save(self, folder: Path) -> None:

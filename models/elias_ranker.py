@@ -24,7 +24,7 @@ import scipy.sparse as sp
 from accelerate import Accelerator
 
 from models.elias import Elias
-from models.method import Method
+from models.method import Method, write_method
 from models.tree_features import TreeFeatures
 from utils import distributed
 from utils.arrays import map_arrays, save_arrays
@@ -190,8 +190,7 @@ class EliasRanker(Method):
         self.elias.encoder.tokenizer.save_pretrained(folder)
         shutil.copytree(Path(self.config.run.start_from) / "model", folder / "elias")
         write_text(folder / "elias" / "config.yaml", to_yaml(self.elias.config))
-        (folder / "method.json").write_text(json.dumps({
-            "method": self.config.method.name, "num_labels": self.num_labels, "columns": self.features.shape}) + "\n")
+        write_method(folder, self.config.method.name, self.num_labels, columns=self.features.shape)
 
     @classmethod
     def load(cls, config: Config, folder: Path, num_labels: int) -> EliasRanker:

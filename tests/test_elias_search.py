@@ -128,6 +128,19 @@ def test_search_equals_the_definition(beam, size, k):
         assert row[len(best):].isneginf().all()
 
 
+def test_search_on_a_gpu_finds_the_same(monkeypatch):
+    """Its operations, here on the CPU: sorts in the place of hash tables, gathered rows in that of compiled loops."""
+    rng = np.random.default_rng(2)
+    index = index_of(random_weights(rng), SearchSettings(3.0, 0.8, 0.9, 5, 12))
+    queries = torch.from_numpy(rng.normal(size=(20, 5)).astype(np.float32))
+    expected = index._on_cpu(queries, queries)
+    monkeypatch.setattr("models.elias_index.select_labels", sorted_selection)
+    got = index._on_gpu(queries, queries)
+    assert torch.equal(got[0], expected[0])
+    torch.testing.assert_close(got[1], expected[1])
+    assert isinstance(index.bias, np.ndarray)      # what is on disk stays as it was
+
+
 def test_search_does_not_depend_on_the_batch(monkeypatch):
     rng = np.random.default_rng(0)
     index = index_of(random_weights(rng), SearchSettings(3.0, 1.0, 1.0, 4, 10))
