@@ -105,6 +105,7 @@ def sparse_ranker(run: str | Path, overrides: Sequence[str] = (), overwrite: boo
     mapping = to_mapping(config)
     mapping.pop("stages", None)
     mapping["method"] = {"name": "elias-ranker", "calibrate": getattr(config.method, "ranker_calibrate", True)}
+    mapping["optim"]["group_lr"] = None      # nothing is trained by gradient
     mapping["run"] |= {"start_from": str(folder), "dir": str(folder.with_name(f"{folder.name}-ranker"))}
     for section, values in parse_overrides(overrides).items():
         mapping.setdefault(section, {}).update(values)

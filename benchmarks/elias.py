@@ -216,8 +216,8 @@ def steps() -> None:
     import subprocess
     import sys
     print("| L | B | K | D | kappa | stage | step |\n| --- | --- | --- | --- | --- | --- | --- |")
-    for sizes in ((100_000, 256, 2000, 768, 1000, 1), (1_000_000, 64, 500, 64, 1000, 1), (100_000, 64, 500, 64, 1000, 1),
-                  (1_000_000, 64, 500, 384, 200, 1), (100_000, 64, 500, 384, 200, 1)):
+    for sizes in ((100_000, 256, 2000, 768, 1000, 1), (1_000_000, 64, 500, 64, 1000, 1),
+                  (100_000, 64, 500, 64, 1000, 1), (1_000_000, 64, 500, 384, 200, 1), (100_000, 64, 500, 384, 200, 1)):
         got = subprocess.run([sys.executable, "-m", "benchmarks.elias", "--one", *map(str, sizes)], text=True,
                              capture_output=True, check=True)
         print("| " + " | ".join(map(str, sizes[:5])) + f" | {sizes[5] + 1} | {got.stdout.strip()} |", flush=True)

@@ -55,8 +55,8 @@ def stage1(tiny_root, tiny_encoder, tmp_path_factory):
     """A finished stage 1; tests add files to it, none changes it."""
     return train.fit(build_config({
         "data": {"root": str(tiny_root), "name": "tiny", "max_len": 16, "val_fraction": 0.2},
-        "encoder": {"name": "bag", "init": tiny_encoder}, "method": STAGE1, "optim": {"lr": 0.05},
-        "train": {"epochs": 6, "batch_size": 16},
+        "encoder": {"name": "bag", "init": tiny_encoder}, "method": STAGE1,
+        "optim": {"lr": 0.05, "group_lr": {"table": 0.05}}, "train": {"epochs": 6, "batch_size": 16},
         "run": {"dir": str(tmp_path_factory.mktemp("stage1") / "run"), "tensorboard": False}}, METHOD_CONFIGS, {}))
 
 
