@@ -1,4 +1,4 @@
-"""Batches of queries that are hard for each other (NGAME: Dahiya et al., WSDM 2023, section 4).
+"""Batches of queries that are hard for each other (NGAME: Dahiya et al., WSDM 2023).
 
 Queries are clustered by their current embeddings into balanced clusters; a batch is filled with whole clusters in
 random order, so that in-batch negatives are positives of similar queries. The embeddings come from a memory bank that

@@ -1,5 +1,5 @@
 """Classifiers and label embeddings searched together, their scores fused on validation points (DEXA: Dahiya et al.,
-KDD 2023, section 4.4). The last stage, after `xc`; nothing is trained.
+KDD 2023). The last stage, after `xc`; nothing is trained.
 
 Candidates are the best labels of either member, both score all of them: cos(x, w_l) + tau b_l and x . z_l. The final
 score is beta (p + embedding score) + classifier score, p from a decision tree on both scores and the label's inverse
@@ -26,20 +26,23 @@ from models.xc import Xc
 from utils import distributed, metrics
 from utils.config import Config, ConfigError, MethodConfig, option
 from utils.data import Dataset, TextBatch
-from utils.fusion import Fusion, FusionSettings, cross_fit, fit
+from utils.fusion import Fusion, FusionSettings, choose, cross_fit, fit
 from utils.search import build_index
 from utils.sparse import remove_pairs, topk_csr
 
 log = logging.getLogger(__name__)
 QUERIES_AT_ONCE = 64      # whose candidates' rows are gathered together
 FOLDS = 5
+TREE_WEIGHTS, EMBEDDING_WEIGHTS = (0.0, 0.1, 0.3, 1.0), (0.0, 0.25, 0.5, 1.0, 2.0)
 CHECKED = (1, 3, 5, 10, 100)
 
 
 @dataclass(frozen=True)
 class FusedConfig(MethodConfig):
-    embedding_weight: float = option(1.0, "weight of the embedding score; that of the classifier's is 1", ge=0)
-    tree_weight: float = option(1.0, "weight of the tree's probability", ge=0)
+    embedding_weight: float | None = option(None, "weight of the embedding score, that of the classifier's being 1; "
+                                            "null = the best of 0, 0.25, 0.5, 1, 2 by cross-fitting", ge=0)
+    tree_weight: float | None = option(None, "weight of the tree's probability; null = the best of 0, 0.1, 0.3, 1 by "
+                                             "cross-fitting", ge=0)
     depth: int = option(7, "levels of the decision tree", ge=1)
     min_leaf: int = option(100, "fewest candidates of validation points in a leaf of the tree", ge=1)
     candidates: int = option(100, "labels that each member proposes for a query", ge=1)
@@ -93,10 +96,8 @@ class Fused(Method):
         members, split = self._score_validation(accelerator), self.data.splits["val"]
         fusion = None
         if distributed.is_main():
-            settings = self.config.method
-            weights = FusionSettings(settings.tree_weight, (1.0, settings.embedding_weight), settings.depth,
-                                     settings.min_leaf)
             propensity = self._inverse_propensity()
+            weights = self._choose_weights(members, propensity)
             fusion = fit(members, propensity[:, None], split.relevance, weights)
             scored = {"classifier": members[0], "embedding": members[1],
                       "fused, cross-fitted": cross_fit(members, propensity[:, None], split.relevance, weights,
@@ -108,6 +109,19 @@ class Fused(Method):
                 log.info("%s: %s", name, ", ".join(f"{m} {v:.2f}" for m, v in found.items()
                                                    if m in ("P@1", "P@3", "P@5", "PSP@1", "R@100")))
         self.fusion = distributed.broadcast(fusion)
+
+    def _choose_weights(self, members: list[sp.csr_matrix], propensity: np.ndarray) -> FusionSettings:
+        """The configured weights; those left open by cross-fitted nDCG@5 (nDCG at L if there are fewer labels)."""
+        settings, relevance = self.config.method, self.data.splits["val"].relevance
+        trees, embeddings = (choices if value is None else (value,) for value, choices in (
+            (settings.tree_weight, TREE_WEIGHTS), (settings.embedding_weight, EMBEDDING_WEIGHTS)))
+        choices = [FusionSettings(tree, (1.0, embedding), settings.depth, settings.min_leaf)
+                   for tree in trees for embedding in embeddings]
+        chosen = choose(members, propensity[:, None], relevance, choices, f"nDCG@{min(5, self.num_labels)}",
+                        min(FOLDS, relevance.shape[0]))
+        log.info("fusion: weight of the tree %g, of the embedding score %g", chosen.tree_weight,
+                 chosen.member_weights[1])
+        return chosen
 
     def _inverse_propensity(self) -> np.ndarray:
         data = self.data

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from models import METHOD_CONFIGS, METHODS
 from tests import distributed_worker
 from utils import distributed
+from utils.arrays import map_arrays
 from utils.config import build_config, to_yaml
 from utils.data import load_dataset, training_batches
 from utils.pretrained import load_tokenizer
@@ -42,6 +43,7 @@ SETTINGS = {
         {"name": "rows", "method": {"name": "xc", "cluster_size": 4, "dropout": 0.0}, "loss": {
             "name": "triplet", "hardest_positives": 3, "hardest_negatives": 5, "margin": 0.2}},
         {"name": "fused", "train": {"epochs": 0}}]},
+    "overlap": {"method": {"name": "overlap", "max_leaf": 4, "splits": 2}},
     "last-batch-of-one": {"method": {"pool": "in-batch"}, "train": {"batch_size": 47}},      # 48 points
 }
 
@@ -92,7 +94,10 @@ def run_all(tiny_root, tiny_encoder, tmp_path_factory):
 
 
 def parameters(folder):
-    """Those of the last training; a fitted stage has none and its members are looked at instead."""
+    """Those of the last training; a fitted stage or tree has none and what it saved is looked at instead."""
+    if trees := sorted((folder / "model").glob("tree*.npz")):
+        return {f"{path.stem}|{name}": torch.from_numpy(array) for path in trees
+                for name, array in map_arrays(path).items()}
     fitted = not (folder / "last").exists()
     saved = load_file(folder / ("model/classifier.safetensors" if fitted else "last/shared.safetensors"))
     return {n: v for n, v in saved.items() if fitted or n.startswith("parameter|")}

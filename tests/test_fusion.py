@@ -4,7 +4,7 @@ import pytest
 import scipy.sparse as sp
 from sklearn.tree import DecisionTreeRegressor
 
-from utils.fusion import Fusion, FusionSettings, aligned, candidates, cross_fit, fit, fit_tree
+from utils.fusion import Fusion, FusionSettings, aligned, candidates, choose, cross_fit, cross_fit_all, fit, fit_tree
 from utils.metrics import evaluate
 from utils.sparse import contains, entry_rows
 
@@ -95,6 +95,33 @@ def test_cross_fitting_keeps_the_order_of_the_points():
     scores = cross_fit(members, statistics, relevance, SETTINGS, folds=4)
     assert (np.diff(scores.indptr) == np.diff(candidates(members).indptr)).all()
     assert (scores.indices == candidates(members).indices).all()
+
+
+def test_cross_fitted_scores_are_those_of_trees_fitted_on_the_other_folds():
+    members, relevance, statistics = made(points=30)
+    fold = np.random.default_rng(0).permutation(30) % 3
+    other = FusionSettings(0.2, (0.0, 1.0), depth=4, min_leaf=10)
+    both = cross_fit_all(members, statistics, relevance, [SETTINGS, other], folds=3)
+    for settings, got in zip((SETTINGS, other), both, strict=True):
+        for number in range(3):
+            inside, outside = np.flatnonzero(fold == number), np.flatnonzero(fold != number)
+            fusion = fit([m[outside] for m in members], statistics, relevance[outside], settings)
+            union = candidates(members)[inside]
+            rows = entry_rows(union)
+            scores = aligned([m[inside] for m in members], union)
+            np.testing.assert_allclose(got[inside].data, fusion(scores, union.indices), rtol=1e-5)
+            assert len(rows) == got[inside].nnz
+
+
+def test_weights_are_chosen_by_cross_fitting():
+    """A member of noise gets no weight."""
+    (first, _), relevance, statistics = made(points=300, noise=0.0)
+    noise = first.copy()
+    noise.data = np.random.default_rng(5).normal(size=first.nnz).astype(np.float32)
+    choices = [FusionSettings(0.1, (1.0, w), depth=3, min_leaf=30) for w in (4.0, 0.0, 1.0)]
+    assert choose([first, noise], statistics, relevance, choices, "nDCG@5").member_weights == (1.0, 0.0)
+    with pytest.raises(ValueError, match="settings of one depth and min_leaf"):
+        choose([first, noise], statistics, relevance, [SETTINGS, *choices], "P@1")
 
 
 def test_saved_without_pickles_and_read_back(tmp_path):

@@ -14,7 +14,7 @@ fusion does on points that it was not fitted on. Saved as plain arrays: scikit-l
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from zipfile import BadZipFile
@@ -22,6 +22,7 @@ from zipfile import BadZipFile
 import numpy as np
 import scipy.sparse as sp
 
+from utils.metrics import evaluate
 from utils.sparse import canonical, contains, entry_rows, lookup
 
 
@@ -186,14 +187,35 @@ def fit(members: Sequence[sp.csr_matrix], statistics: np.ndarray, relevance: sp.
 def cross_fit(members: Sequence[sp.csr_matrix], statistics: np.ndarray, relevance: sp.csr_matrix,
               settings: FusionSettings, folds: int = 5, seed: int = 0) -> sp.csr_matrix:
     """Fused scores where each point's tree was fitted on the points of the other folds: an honest estimate. [N, L]"""
+    return next(cross_fit_all(members, statistics, relevance, [settings], folds, seed))
+
+
+def cross_fit_all(members: Sequence[sp.csr_matrix], statistics: np.ndarray, relevance: sp.csr_matrix,
+                  settings: Sequence[FusionSettings], folds: int = 5, seed: int = 0) -> Iterator[sp.csr_matrix]:
+    """`cross_fit` for several settings that differ in their weights, not in the tree's limits."""
     count = relevance.shape[0]
     if not 2 <= folds <= count:
         raise ValueError(f"fusion: expected from 2 folds to the number of points, {count}; got {folds}")
+    if len({(s.depth, s.min_leaf) for s in settings}) != 1:
+        raise ValueError("fusion: expected settings of one depth and min_leaf")
     fold = np.random.default_rng(seed).permutation(count) % folds
-    parts, order = [], []
+    union = candidates(members)
+    scores, rows = aligned(members, union), entry_rows(union)
+    features = np.concatenate([scores, np.asarray(statistics, np.float32)[union.indices]], 1)
+    relevant, probability = contains(relevance, rows, union.indices), np.empty(union.nnz, np.float32)
     for number in range(folds):
-        inside, outside = np.flatnonzero(fold == number), np.flatnonzero(fold != number)
-        fusion = fit([m[outside] for m in members], statistics, relevance[outside], settings)
-        parts.append(fusion.fuse([m[inside] for m in members]))
-        order.append(inside)
-    return sp.vstack(parts, format="csr")[np.argsort(np.concatenate(order))]
+        inside = fold[rows] == number
+        tree = fit_tree(features[~inside], relevant[~inside], settings[0].depth, settings[0].min_leaf)
+        probability[inside] = tree(features[inside])
+    for s in settings:
+        fused = s.tree_weight * probability + scores @ np.asarray(s.member_weights, np.float32)
+        yield sp.csr_matrix((fused.astype(np.float32), union.indices, union.indptr), union.shape)
+
+
+def choose(members: Sequence[sp.csr_matrix], statistics: np.ndarray, relevance: sp.csr_matrix,
+           settings: Sequence[FusionSettings], metric: str, folds: int = 5) -> FusionSettings:
+    """The settings whose cross-fitted scores have the best metric, such as "nDCG@5"; of equal ones the first."""
+    ks = [int(metric.partition("@")[2])]
+    values = [evaluate(scores, relevance, None, ks)[metric]
+              for scores in cross_fit_all(members, statistics, relevance, settings, folds)]
+    return settings[int(np.argmax(values))]
