@@ -128,7 +128,10 @@ def run_tokenizer(config: Config, folder: Path) -> Any:
 
 
 def check_index(config: Config, method: Method) -> None:
-    """An approximate index was asked for: the method must have one."""
+    """An approximate index, or another precision, was asked for: the method must have one."""
+    if config.eval.precision != "float32" and not config.method.name.startswith("elias"):
+        raise ValueError(f"eval.precision is '{config.eval.precision}', but method {config.method.name} has no graph "
+                         "index; it needs eval.precision: float32")
     if config.eval.index != "exact" and not isinstance(vars(method).get("index"), HnswIndex):
         raise ValueError(f"eval.index is '{config.eval.index}', but method {config.method.name} does not search all "
                          "labels by inner product; it needs eval.index: exact")

@@ -163,6 +163,7 @@ def _train(config: Config, method: Method, data: Dataset, folder: Path, accelera
     if method.epochs == 0:
         keep_best(run, 0.0)
     metric_log.close()
+    method.on_finish(folder)
     if distributed.is_main():
         write_json(folder / "finished", {"epochs": state.epoch, "best_epoch": state.best_epoch,
                                          "train_seconds": round(state.seconds, 1)})
@@ -273,12 +274,13 @@ def keep_best(run: Run, loss: float) -> None:
     method.prepare_scoring(accelerator)
     metrics = score_split(config, method, run.data, "val", accelerator)[0] if len(run.data.splits["val"]) else {}
     metrics = distributed.broadcast(metrics)
+    facts = method.facts()
     value = -loss      # without a validation split the training loss decides
     if metrics:
         value = metrics[tracked_metric(config, metrics)]
         log.info("validation after epoch %d: %s", state.epoch,
                  ", ".join(f"{m} {metrics[m]:.2f}" for m in ("P@1", "P@5", "nDCG@5", "PSP@1") if m in metrics))
-        run.metric_log.write("val", state.step, {"epoch": state.epoch, **metrics})
+        run.metric_log.write("val", state.step, {"epoch": state.epoch, **metrics, **facts})
     if state.best is not None and value <= state.best:
         state.evaluations_without_better += 1
         return
@@ -286,7 +288,7 @@ def keep_best(run: Run, loss: float) -> None:
     with folder_written_whole(run.folder / "model") as partial:
         method.save(partial, accelerator)
     if distributed.is_main():
-        write_json(run.folder / "val_metrics.json", {"epoch": state.epoch, **metrics})
+        write_json(run.folder / "val_metrics.json", {"epoch": state.epoch, **metrics, **facts})
 
 
 def tracked_metric(config: Config, metrics: dict[str, float]) -> str:

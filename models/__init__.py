@@ -8,6 +8,8 @@ from safetensors import SafetensorError
 
 from models.dexa import Dexa
 from models.dexml import Dexml
+from models.elias import Elias1, Elias2
+from models.elias_ranker import EliasRanker
 from models.fused import Fused
 from models.method import Method
 from models.ngame import Ngame
@@ -17,8 +19,9 @@ from models.surrogate import Surrogate
 from models.xc import Xc
 from utils.config import Config
 
-METHODS = {"dexml": Dexml, "ngame": Ngame, "dexa": Dexa, "ova": Ova, "surrogate": Surrogate, "xc": Xc,
-           "xr-linear": XrLinear, "overlap": Overlap, "fused": Fused}
+METHODS = {"dexml": Dexml, "ngame": Ngame, "dexa": Dexa, "elias-1": Elias1, "elias-2": Elias2,
+           "elias-ranker": EliasRanker, "ova": Ova, "surrogate": Surrogate, "xc": Xc, "xr-linear": XrLinear,
+           "overlap": Overlap, "fused": Fused}
 METHOD_CONFIGS = {name: method.Config for name, method in METHODS.items()}
 
 

@@ -128,8 +128,12 @@ class Method(nn.Module):
         return self.score_rows(tokens, np.arange(len(texts)), k, accelerator)
 
     def facts(self) -> dict[str, float]:
-        """What the last prediction measured beside the metrics, for <split>_metrics.json."""
+        """What is to be told beside the metrics of the last prediction, for <split>_metrics.json and, in training, for
+        metrics.jsonl; in training every process calls it."""
         return {}
+
+    def on_finish(self, run_folder: Path) -> None:
+        """After training, with the best model saved: plots. On every process."""
 
     @torch.no_grad()
     def score_rows(self, tokens: Ragged, rows: np.ndarray, k: int, accelerator: Accelerator,

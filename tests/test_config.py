@@ -63,8 +63,11 @@ def test_no_shipped_config_is_missed():
              for n in ("xr-linear", "forest", "overlap", "overlap-dense")}
     trees |= {f"{d}/{n}" for d in ("eurlex-4k", "wiki10-31k", "amazoncat-13k", "amazon-670k", "wiki-500k", "amazon-3m")
               for n in ("xr-linear", "overlap", "overlap-dense")}
-    assert names == small | published | trees
-    assert len(CONFIGS) == 64
+    elias = {f"{d}/{n}" for d in ("LF-DebianTitles-small", "LF-DebianTitles", "Debtags", "amazon-670k", "wiki-500k",
+                                  "LF-AmazonTitles-131K", "amazon-3m") for n in ("elias", "elias-1", "elias-2")}
+    elias |= {"LF-DebianTitles/dexml", "Debtags/dexml"}
+    assert names == small | published | trees | elias
+    assert len(CONFIGS) == 87
 
 
 def test_bases_merge_in_order_and_the_file_wins(tmp_path):
@@ -188,7 +191,7 @@ def test_config_imports_quickly_and_without_torch():
     assert float(got.stdout) < 0.5
 
 
-@pytest.mark.parametrize("script", ["train.py", "eval.py", "predict.py"])
+@pytest.mark.parametrize("script", ["train.py", "eval.py", "predict.py", "elias_utils.py"])
 def test_help_is_instant(script):
     started = time.perf_counter()
     got = subprocess.run([sys.executable, str(ROOT / script), "--help"], capture_output=True, text=True, check=True)

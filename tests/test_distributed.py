@@ -31,6 +31,9 @@ SETTINGS = {
     "hnm": {"method": {"pool": "hnm", "num_negatives": 2}},
     "in-batch": {"method": {"pool": "in-batch"}, "loss": {"sample": True}},
     "transformer": {"encoder": {"name": None, "dropout": 0.0}, "method": {"gc_batch_size": 4}},
+    "elias-1": {"method": {"name": "elias-1", "max_leaf": 5, "tau": 0.1, "init": "labels"}, "loss": {"name": "bce"}},
+    "elias-2": {"method": {"name": "elias-2", "graph": "cluster", "max_leaf": 5, "beam": 2, "K": 9, "tau": 0.1,
+                           "accumulation_steps": 2, "swa": True, "swa_start": 1, "swa_step": 1}},
     # One micro-batch: of labels without gradient, frequent under the triplet loss, whole micro-batches are skipped, and
     # whether lazy Adam counts their tokens as touched would depend on the others in them.
     "dexa-triplet": {"method": {"name": "dexa", "num_vectors": 8, "num_head_vectors": 3, "cluster_size": 4},

@@ -84,17 +84,20 @@ def test_elias(tmp_path, net):
     assert sections["method"] == {
         "name": net, "max_leaf": 100, "beam": 20, "alpha": 10, "beta": 150, "K": 2000, "kappa": 1000,
         "wl_dim": None, "loss_lambda": 0.05, "cluster_seed": 0, "ranker_calibrate": False, "dropout": 0.5,
-        "accumulation_steps": 10, "swa": True, "swa_start": 6, "swa_step": 2000, "index": "Results/ELIAS/x"}
+        "accumulation_steps": 10, "swa": True, "swa_start": 6, "swa_step": 2000, "graph": "Results/ELIAS/x"}
     assert sections["optim"]["lr"] == 0.0003
-    assert sections["optim"]["group_lr"] == {"classifier": 0.005, "encoder": 3e-5}
+    edges = {"edges": 0.005} if net == "elias-2" else {}      # the older code's group of W_L holds them
+    assert sections["optim"]["group_lr"] == {"classifier": 0.005, "encoder": 3e-5, **edges}
+    assert sections["loss"]["name"] == "bce"
     assert sections["data"]["val_max_points"] == 4000 and sections["data"]["val_fraction"] == 0.5
     assert sections["run"]["start_from"] == "Results/ELIAS/amazon-670k/ELIAS-1"
 
 
-def test_elias_waits_for_its_method(tmp_path):
-    if "elias-1" not in METHOD_CONFIGS:
-        with pytest.raises(ConfigError, match=r"older.yaml \(net\): unknown method.name 'elias-1'; known: "):
-            load(older(tmp_path, "net: elias-1\n", ELIAS))
+@pytest.mark.parametrize("net", ["elias-1", "elias-2"])
+def test_elias_loads(tmp_path, net):
+    config = load(older(tmp_path, f"net: {net}\n", ELIAS))
+    assert (config.method.name, config.method.K, config.method.wl_dim) == (net, 2000, None)
+    assert config.method.graph == {"elias-1": "cluster", "elias-2": "approx"}[net]
 
 
 @pytest.mark.parametrize(("keys", "name", "sample", "k"), [

@@ -50,6 +50,16 @@ SETTINGS = {
                                "negatives": "both", "combiner": "sigmoid"}},
     "overlap": {"method": {"name": "overlap", "max_leaf": 5, "splits": 4, "beam": 8}},
     "ova-topk-sample": {"method": {"name": "ova", "tau": 0.2}, "loss": {"name": "soft-topk", "k": 2, "sample": True}},
+    "elias-1": {"method": {"name": "elias-1", "max_leaf": 5, "tau": 0.1}, "loss": {"name": "bce"}},
+    "elias-1-projected": {"method": {"name": "elias-1", "max_leaf": 5, "tau": 0.1, "wl_dim": 8, "init_bias": -2,
+                                     "accumulation_steps": 2}},
+    "elias-2": {"method": {"name": "elias-2", "graph": "cluster", "max_leaf": 5, "tau": 0.1, "init": "labels",
+                           "init_bias": -2}},
+    "elias-2-swa": {"method": {"name": "elias-2", "graph": "cluster", "max_leaf": 5, "tau": 0.1, "swa": True,
+                               "swa_start": 12, "swa_step": 2}},
+    "elias-ranker": {"method": {"name": "elias-ranker", "candidates": 20}, "stages": [
+        {"name": "search", "method": {"name": "elias-1", "max_leaf": 5, "tau": 0.1, "init": "labels", "init_bias": -3}},
+        {"name": "rank"}]},
 }
 
 
@@ -66,7 +76,8 @@ def test_conformance(config, monkeypatch):
     folder = train.fit(config)
     losses = [r["loss"] for r in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
               if r["kind"] == "train"]
-    assert losses[-1] < losses[0] if losses else config.method.name in ("fused", "xr-linear", "overlap")      # fitted
+    fitted = ("fused", "xr-linear", "overlap", "elias-ranker")
+    assert losses[-1] < losses[0] if losses else config.method.name in fitted
     metrics = evaluation.evaluate(folder)
     assert metrics["P@1"] > 40      # the most frequent label alone gives about 15
     scores = sp.load_npz(folder / "tst_score_mat.npz")

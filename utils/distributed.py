@@ -19,6 +19,7 @@ from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
 
 from losses import Exchange
+from utils.outer_gradient import OuterGradient
 
 
 def start(mixed_precision: str | None = None) -> Accelerator:
@@ -168,11 +169,16 @@ def separate_random_states(seed: int) -> None:
 def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     """Sum gradients over processes: dense ones in one flat message per dtype, row-sparse ones row by row.
 
-    Parameters with the attribute `sharded` are owned by one process each and left alone.
+    Parameters with the attribute `sharded` are owned by one process each and left alone; of `factored` ones the factors
+    are gathered.
     """
     if world_size() == 1:
         return
     shared = [p for p in parameters if p.requires_grad and not getattr(p, "sharded", False)]
+    for p in (p for p in shared if getattr(p, "factored", False)):
+        if p.outer_gradient is not None:      # alike on all processes: where a step gives none, it gives none anywhere
+            p.outer_gradient = _gather_factors(p.outer_gradient)
+    shared = [p for p in shared if not getattr(p, "factored", False)]
     if not shared:      # classifier rows on a frozen encoder: each process has its own
         return
     dense = [p for p in shared if not getattr(p, "row_sparse", False)]
@@ -193,6 +199,22 @@ def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     else:
         for p, (rows, values), counts in zip(tables, own, sizes, strict=True):
             p.grad = _row_sparse(*_sum_rows(rows, values, counts), p)
+
+
+def _gather_factors(own: OuterGradient) -> OuterGradient:
+    """The processes' factored gradients put together, in the order of the processes."""
+    device = own.rows.device
+    sizes = torch.zeros(world_size(), 2, dtype=torch.long)
+    sizes[rank()] = torch.tensor([len(own.rows), len(own.vectors)])
+    entries, vectors = zip(*_all_reduce(sizes.to(device), dist.ReduceOp.SUM).tolist(), strict=True)
+
+    def gather(tensor: Tensor, counts: tuple[int, ...]) -> list[Tensor]:
+        parts = [tensor.new_empty(n, *tensor.shape[1:]) for n in counts]
+        _all_gather_uneven(parts, tensor.contiguous())
+        return parts
+    found = [gather(own.rows, entries), gather(own.points, entries), gather(own.values, entries),
+             gather(own.vectors, vectors)]
+    return OuterGradient.join([OuterGradient(*parts) for parts in zip(*found, strict=True)])
 
 
 def _rows_and_values(p: torch.nn.Parameter) -> tuple[Tensor, Tensor]:

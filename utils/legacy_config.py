@@ -154,6 +154,13 @@ def _or_null(target: str) -> Rule:
     return lambda value, flat: ({target: value or None}, "")
 
 
+def _lr_wl(rate: float, flat: Values) -> Converted:
+    """The older code's group of W_L holds the edges too, where they are learned."""
+    values, note = _per_process("lr_wl", "optim.group_lr", "classifier")(rate, flat)
+    edges = {"edges": rate} if flat["net"] == "elias-2" else {}
+    return {"optim.group_lr": {**values["optim.group_lr"], **edges}}, note
+
+
 RULES: dict[str, Rule] = {
     "net": _net, "loss_criterion": _loss_criterion, "loss_sample": _loss_sample, "dropout": _dropout,
     "topk_K": lambda k, flat: ({"loss.k": "num_pos" if str(k).startswith("num_pos") else k}, ""),
@@ -166,8 +173,8 @@ RULES: dict[str, Rule] = {
 }
 HNM_RULES: dict[str, Rule] = {"hard_neg_start": _hard_neg_start}
 ELIAS_RULES: dict[str, Rule] = {
-    "lr_tf": _per_process("lr_tf", "optim.group_lr", "encoder"), "wl_dim": _or_null("method.wl_dim"),
-    "lr_wl": _per_process("lr_wl", "optim.group_lr", "classifier"), "A_init_path": _or_null("method.index"),
+    "lr_tf": _per_process("lr_tf", "optim.group_lr", "encoder"), "wl_dim": _or_null("method.wl_dim"), "lr_wl": _lr_wl,
+    "A_init_path": _or_null("method.graph"),
 }
 READ_BY_NET: dict[str, tuple[dict[str, str], dict[str, Rule]]] = {
     "dist-de-all": (DEXML_MOVED, {}), "dist-clf-net": (DEXML_MOVED, {}),
@@ -269,6 +276,8 @@ def convert(flat: Values, files: Mapping[str, str]) -> tuple[dict[str, Values], 
         _put(values, note, f"{key}: {_shown(flat[key])}", merged)
         origin |= dict.fromkeys(values, f"{files[key]} ({key})")
     _put(_propensity(str(flat.get("dataset", ""))), "the older code's rule on names", "no key", merged)
+    if net.startswith("elias"):
+        _put({"loss.name": "bce"}, "ELIAS's own loss", "no key", merged)
     _put({"optim.clip_norm": None}, "the older code does not clip gradients", "no key", merged)
     return merged, origin
 

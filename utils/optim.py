@@ -1,7 +1,7 @@
 """AdamW for dense parameters, row-sparse AdamW for tables, the learning-rate schedule, and gradient clipping."""
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from utils import distributed
 from utils.config import OptimConfig
+from utils.outer_gradient import OuterGradient
 
 CACHE_FLOATS = 1 << 17      # numbers of a block of rows that a CPU's cache holds through all the steps of an update
+GPU_FLOATS = 1 << 25       # of a factored gradient on a GPU, put together at once
 
 
 class RowSparseAdamW(torch.optim.Optimizer):
@@ -27,21 +29,43 @@ class RowSparseAdamW(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:
         for group in self.param_groups:
             for parameter in group["params"]:
-                if parameter.grad is not None:
+                if parameter.grad is not None or getattr(parameter, "outer_gradient", None) is not None:
                     self._update(parameter, group)
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        super().zero_grad(set_to_none)
+        for parameter in (p for group in self.param_groups for p in group["params"]):
+            if getattr(parameter, "factored", False):
+                parameter.outer_gradient = None
+
     def _update(self, parameter: Tensor, group: dict[str, Any]) -> None:
-        if not parameter.grad.is_sparse:
-            raise ValueError(f"row-sparse optimizer: expected a sparse gradient, got a dense one {parameter.shape}")
-        grad = parameter.grad.coalesce()
-        rows, values = grad.indices()[0], grad.values()
         state = self.state[parameter]
         if not state:
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
             state["row_steps"] = torch.zeros(len(parameter), device=parameter.device)
-        block = len(rows) if rows.is_cuda else max(1, CACHE_FLOATS // max(values[:1].numel(), 1))
-        for part in range(0, len(rows), max(block, 1)):
-            self._update_rows(parameter, state, group, rows[part:part + block], values[part:part + block])
+        outer = getattr(parameter, "outer_gradient", None)
+        if outer is not None and group.get("accumulate", 1) > 1:
+            outer = self._accumulated(state, outer, group["accumulate"])
+            if outer is None:
+                return
+        for rows, values in _gradient_blocks(parameter, outer):
+            self._update_rows(parameter, state, group, rows, values)
+
+    @staticmethod
+    def _accumulated(state: dict[str, Tensor], outer: OuterGradient, every: int) -> OuterGradient | None:
+        """The mean of the last `every` factored gradients, or None if they are not complete; kept as optimizer state,
+        so that a checkpoint has them too."""
+        names = ("rows", "points", "values", "vectors")
+        if "held_rows" in state:
+            outer = OuterGradient.join([OuterGradient(*(state[f"held_{name}"] for name in names)), outer])
+        steps = int(state.get("held_steps", 0)) + 1
+        state["held_steps"] = torch.tensor(steps % every)
+        if steps == every:
+            for name in names:
+                state.pop(f"held_{name}", None)
+            return outer.scaled(1 / every)
+        state.update({f"held_{name}": getattr(outer, name).clone() for name in names})      # labels and bias share
+        return None
 
     @staticmethod
     def _update_rows(parameter: Tensor, state: dict[str, Tensor], group: dict[str, Any], rows: Tensor,
@@ -58,6 +82,21 @@ class RowSparseAdamW(torch.optim.Optimizer):
         if group["weight_decay"]:
             update.add_(parameter[rows], alpha=group["weight_decay"])
         parameter.index_add_(0, rows, update, alpha=-group["lr"])
+
+
+def _gradient_blocks(parameter: Tensor, outer: OuterGradient | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """(rows [u], their gradients [u, ...]) in blocks that a CPU's cache holds; a GPU takes larger ones."""
+    width = max(parameter[:1].numel(), 1)
+    if outer is not None:
+        yield from outer.blocks(max(1, (GPU_FLOATS if parameter.is_cuda else CACHE_FLOATS) // width))
+        return
+    if not parameter.grad.is_sparse:
+        raise ValueError(f"row-sparse optimizer: expected a sparse gradient, got a dense one {parameter.shape}")
+    grad = parameter.grad.coalesce()
+    rows, values = grad.indices()[0], grad.values()
+    block = max(1, len(rows) if rows.is_cuda else CACHE_FLOATS // width)
+    for part in range(0, len(rows), block):
+        yield rows[part:part + block], values[part:part + block]
 
 
 class _TakeRows(torch.autograd.Function):

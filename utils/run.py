@@ -210,9 +210,9 @@ def clear_run(folder: Path) -> None:
         return
     for name in ("config.yaml", "environment.json", "train.log", "metrics.jsonl", "val_rows.npy", "val_metrics.json",
                  "trn_metrics.json", "tst_metrics.json", "trn_score_mat.npz", "val_score_mat.npz",
-                 "tst_score_mat.npz", "finished"):
+                 "tst_score_mat.npz", "graph.npz", "finished"):
         (folder / name).unlink(missing_ok=True)
-    for name in ("model", "last", "levels", "experiments", "tensorboard", "stages", ".model.old", ".last.old",
+    for name in ("model", "last", "levels", "experiments", "plots", "tensorboard", "stages", ".model.old", ".last.old",
                  ".model.partial", ".last.partial"):
         shutil.rmtree(folder / name, ignore_errors=True)
 

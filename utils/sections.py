@@ -95,6 +95,8 @@ class EvalConfig:
     label_block: int = option(65536, "labels scored at once in exact search: bounds its memory", ge=1)
     index: Literal["exact", "hnsw"] = option("exact", "search of a saved model's labels; hnsw: approximate, needs "
                                                       "faiss-cpu. Validation during training is always exact")
+    precision: Literal["float32", "bfloat16", "int8"] = option(
+        "float32", "of a saved elias model's cluster and label classifiers: less memory, slightly other scores")
     hnsw_m: int = option(100, "hnsw: neighbours a label keeps in the graph", ge=2)
     hnsw_ef_construction: int = option(300, "hnsw: candidates looked at when a label is added to the graph", ge=1)
     hnsw_ef: int = option(300, "hnsw: candidates looked at in a search; at least the labels asked for", ge=1)

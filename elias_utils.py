@@ -1,0 +1,179 @@
+"""ELIAS's offline steps, each a function and a command.
+
+    python elias_utils.py gen_cluster_A CONFIG --no_model true     # stage 1's graph from TF-IDF features alone
+    python elias_utils.py gen_cluster_A CONFIG                     # with the embeddings of run.start_from too
+    python elias_utils.py gen_approx_A CONFIG|RUN                  # stage 2's graph from a finished stage 1
+    python elias_utils.py sparse_ranker RUN                        # ELIAS++: train the ranker on top of a run
+    python elias_utils.py quantize RUN --precision int8            # smaller weights on disk, for eval.precision
+    python elias_utils.py report RUN                               # draw what the graph has learned
+    accelerate launch --config_file configs/accelerate.yaml --num_processes 4 elias_utils.py gen_approx_A RUN
+
+`--out FILE` says where a graph goes; the last line says where it went, and `--method.graph FILE` of train.py takes it.
+`train.py` makes the graphs itself where method.graph is `cluster` or `approx`: these commands are for steps run alone.
+"""
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from utils.config import split_words
+
+STEPS = ("gen_cluster_A", "gen_approx_A", "sparse_ranker", "quantize", "report")
+
+
+def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     allow_abbrev=False)
+    parser.add_argument("step", choices=STEPS)
+    parser.add_argument("run", metavar="CONFIG|RUN", help="config, or run folder or its config.yaml")
+    parser.add_argument("--no_model", nargs="?", const="true", default="false", choices=("true", "false"),
+                        help="gen_cluster_A: no embeddings, whatever run.start_from says")
+    parser.add_argument("--precision", default="int8", choices=("bfloat16", "int8"), help="quantize: default int8")
+    parser.add_argument("--out", help="file of the graph")
+    parser.add_argument("--overwrite", action="store_true", help="sparse_ranker: replace the run that is there")
+    words, overrides = split_words(sys.argv[1:])
+    return parser.parse_args(words), overrides
+
+
+if __name__ == "__main__":
+    ARGUMENTS = parse_arguments()      # before the imports below, so that --help is instant
+
+from collections.abc import Sequence  # noqa: E402
+
+import torch  # noqa: E402
+
+from models import METHOD_CONFIGS, METHODS, load_method  # noqa: E402
+from models import elias_setup as setup  # noqa: E402
+from models.elias import Elias  # noqa: E402
+from models.elias_graph import Graph, check_graph  # noqa: E402
+from models.elias_model import Limits  # noqa: E402
+from models.elias_report import draw  # noqa: E402
+from train import fit  # noqa: E402
+from utils import distributed  # noqa: E402
+from utils.config import Config, ConfigError, build_config, parse_overrides, to_mapping  # noqa: E402
+from utils.data import load_dataset  # noqa: E402
+from utils.legacy_config import load_any_config  # noqa: E402
+from utils.pretrained import load_tokenizer  # noqa: E402
+from utils.row_store import RowStore  # noqa: E402
+from utils.run import find_run, start_logging  # noqa: E402
+
+
+def gen_cluster_A(config: Config, model: bool = True, out: str | Path | None = None) -> Path:      # noqa: N802
+    """Balanced clusters of the labels' centroids (A of stage 1), written to a file. Every process calls it.
+
+    Args:
+        model: cluster by the embeddings of `run.start_from` too, beside TF-IDF features.
+        out: default <folder of the run>.cluster_A.npz, beside the run that will use it.
+    """
+    if not isinstance(METHODS[config.method.name], type) or not issubclass(METHODS[config.method.name], Elias):
+        raise ConfigError(f"gen_cluster_A: expected a config of elias-1 or elias-2, got {config.method.name}")
+    accelerator, data = _start(config)
+    points = None
+    if model and config.run.start_from:
+        folder, before = find_run(config.run.start_from, METHOD_CONFIGS)
+        points = setup.point_embeddings(load_method(before, folder).to(accelerator.device), data, accelerator)
+    graph = setup.cluster(data, config.method, points)
+    limits = Limits.of(config.method, graph.num_clusters, data.num_labels)
+    return _write(check_graph(graph, None, limits.kappa, "A"),
+                  out or config.run_folder.with_name(f"{config.run_folder.name}.cluster_A.npz"))
+
+
+def gen_approx_A(run: str | Path, kappa: int | None = None, out: str | Path | None = None) -> Path:      # noqa: N802
+    """The labels that each cluster of a finished run attracts (A of stage 2), in a file. Every process calls it.
+
+    Args:
+        run: run folder or its config.yaml.
+        kappa: edges of a cluster, at most; default what the run's config says.
+        out: default <run>/approx_A.npz.
+    """
+    folder, config = find_run(run, METHOD_CONFIGS)
+    accelerator, data = _start(config)
+    method = load_method(config, folder).to(accelerator.device)
+    if not isinstance(method, Elias):
+        raise ConfigError(f"gen_approx_A: expected an elias run, {folder} is one of {config.method.name}")
+    kappa = method.model.limits.kappa if kappa is None else kappa
+    if not 1 <= kappa <= data.num_labels:
+        raise ConfigError(f"method.kappa is {kappa}, larger than the number of labels, {data.num_labels}")
+    graph = setup.approximate(method, data, method.graph, kappa, accelerator)
+    return _write(check_graph(graph, method.graph.num_clusters, kappa, "A'"), out or folder / "approx_A.npz")
+
+
+def sparse_ranker(run: str | Path, overrides: Sequence[str] = (), overwrite: bool = False) -> Path:
+    """ELIAS++: a run of method elias-ranker that starts from this one, in <run>-ranker. Every process calls it."""
+    folder, config = find_run(run, METHOD_CONFIGS)
+    mapping = to_mapping(config)
+    mapping.pop("stages", None)
+    mapping["method"] = {"name": "elias-ranker", "calibrate": getattr(config.method, "ranker_calibrate", True)}
+    mapping["optim"]["group_lr"] = None      # nothing is trained by gradient
+    mapping["run"] |= {"start_from": str(folder), "dir": str(folder.with_name(f"{folder.name}-ranker"))}
+    for section, values in parse_overrides(overrides).items():
+        mapping.setdefault(section, {}).update(values)
+    return fit(build_config(mapping, METHOD_CONFIGS, {}), overwrite=overwrite)
+
+
+def quantize(run: str | Path, precision: str = "int8") -> Path:
+    """Write a run's cluster and label classifiers in another precision beside the float32 ones; the model's folder.
+
+    `eval.py RUN --eval.precision int8` maps them then; without them it converts them in memory, each time.
+    """
+    folder, config = find_run(run, METHOD_CONFIGS)
+    model = folder / "model" / ("elias" if config.method.name == "elias-ranker" else "")
+    if not (model / "clusters.npy").is_file():
+        raise ConfigError(f"quantize: expected an elias run, {folder} is one of {config.method.name}")
+    with distributed.main_first():
+        if distributed.is_main():
+            for name in ("clusters", "labels"):
+                RowStore.convert(model, name, precision)
+    return model
+
+
+def _start(config: Config) -> tuple:
+    """(accelerator, data set)."""
+    accelerator = distributed.start(config.train.mixed_precision)
+    torch.set_num_threads(distributed.cpu_threads(config.run.threads))
+    source = METHODS[config.method.name].tokenizer_source(config)
+    return accelerator, load_dataset(config, load_tokenizer(source, config.encoder.trust_remote_code))
+
+
+def _write(graph: Graph, path: str | Path) -> Path:
+    path = Path(path)
+    if distributed.is_main():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        graph.save(path)
+    distributed.barrier()
+    return path
+
+
+def main(options: argparse.Namespace, words: list[str]) -> None:
+    start_logging()
+    try:
+        if options.step == "gen_cluster_A":
+            config = load_any_config(options.run, words, method_configs=METHOD_CONFIGS)
+            done = "graph", gen_cluster_A(config, options.no_model == "false", options.out)
+        elif options.step == "gen_approx_A":
+            kappa = parse_overrides(words).get("method", {}).get("kappa")
+            done = "graph", gen_approx_A(_run_folder(options.run, words), kappa, options.out)
+        elif options.step == "sparse_ranker":
+            done = "run", sparse_ranker(_run_folder(options.run, ()), words, options.overwrite)
+        elif options.step == "quantize":
+            done = "model", quantize(_run_folder(options.run, ()), options.precision)
+        else:
+            done = "plot", draw(find_run(options.run, METHOD_CONFIGS)[0])
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; nothing was written")
+    if distributed.is_main():
+        print(f"{done[0]}: {done[1]}")
+
+
+def _run_folder(path: str, words: Sequence[str]) -> Path:
+    """A run folder as it is; the folder that a config's run went to."""
+    if Path(path).is_dir() or Path(path).name == "config.yaml":
+        return Path(path)
+    return load_any_config(path, words, method_configs=METHOD_CONFIGS).run_folder
+
+
+if __name__ == "__main__":
+    main(*ARGUMENTS)

@@ -1,0 +1,303 @@
+"""ELIAS: search through a sparse graph of clusters and labels whose edges are learned (Gupta et al., NeurIPS 2022,
+arXiv 2210.08410).
+
+    score of label l = sigmoid(w_l . x + bias_l) max_c s_c s_cl, over the top clusters c and their edges
+
+`elias-1` trains the encoder, W_C and W_L with the graph A fixed; `elias-2` learns its edges too. models/elias_graph.py
+makes the graph, elias_setup.py the start, elias_model.py the scores of a step, elias_search.py the shortlists;
+elias_index.py answers for a saved model.
+"""
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from losses.shortlist import path_loss, shortlist_bce, shortlist_decoupled_softmax
+from models.elias_graph import Graph, check_graph, cluster_count
+from models.elias_index import GraphIndex, log_cluster_scores
+from models.elias_model import Elias1Config, Elias2Config, EliasConfig, EliasModel, Limits
+from models.elias_report import draw, graph_arrays, graph_facts, save_report, shortlist_recall
+from models.elias_search import forced_clusters, pool_gradient, pool_scores
+from models.elias_setup import make_graph, positive_parents, start_classifiers
+from models.encoder import TextEncoder, build_encoder, load_encoder
+from models.method import Method, write_method
+from utils import distributed
+from utils.config import Config, ConfigError
+from utils.data import Batch, Dataset, TextBatch, steps_per_epoch
+from utils.optim import decay_groups
+from utils.sparse import entry_rows
+
+LOSSES = {"bce": shortlist_bce, "decoupled-softmax": shortlist_decoupled_softmax}
+EXTRA = 5      # clusters of a training query beyond the beam, for the parents of its positives
+
+
+class Elias(Method):
+    """Both stages. Attributes: model, limits; graph, once it is known; after prepare_scoring or load: index."""
+
+    Config = EliasConfig
+
+    def __init__(self, config: Config, num_labels: int, data: Dataset | None, model: EliasModel) -> None:
+        super().__init__(config, num_labels, data)
+        self.model, self.loss = model, LOSSES[config.loss.name]
+        self.average = copy.deepcopy(model).requires_grad_(False) if config.method.swa and data else None
+        self.averaged = 0      # weights that `average` is the mean of
+        self.graph: Graph | None = None
+        self.before: Graph | None = None      # of the run that this one starts from
+        self.index: GraphIndex | None = None
+        self._parents: np.ndarray | None = None
+        self._facts: dict[str, float] = {}
+
+    @property
+    def encoder(self) -> TextEncoder:
+        return self.model.encoder
+
+    @classmethod
+    def build(cls, config: Config, data: Dataset) -> Elias:
+        """The graph is made in `prepare`, when the run that this one starts from is known."""
+        s, clusters = config.method, cluster_count(data.num_labels, config.method.max_leaf)
+        if config.loss.name not in LOSSES or config.loss.sample or config.loss.weighted:
+            raise ConfigError(f"loss.name must be one of {', '.join(LOSSES)} for {s.name}, without loss.sample and "
+                              f"loss.weighted; got {config.loss.name}")
+        if s.graph == "approx" and not config.run.start_from:
+            raise ConfigError("method.graph is 'approx', made from the run that this one starts from, but "
+                              "run.start_from names none; name a finished elias run, or a graph file that `python "
+                              "elias_utils.py gen_approx_A` wrote, or use method.graph: cluster")
+        if s.init == "labels" and data.label_tokens is None:
+            raise ValueError(f"{data.folder / 'raw' / 'Y.txt'}: no such file; method.init: labels starts from the "
+                             "labels' texts")
+        if s.graph not in ("cluster", "approx"):
+            clusters = Graph.load(s.graph, data.num_labels).num_clusters
+        limits = Limits.of(s, clusters, data.num_labels)
+        model = EliasModel(build_encoder(config.encoder, data), s, clusters, data.num_labels, limits)
+        return cls(config, data.num_labels, data, model)
+
+    # ---- the start
+    def start_from(self, other: Method) -> None:
+        """Another run's encoder; of an ELIAS run also W_C if the clusters stay, and W_L with `init: keep`."""
+        s = self.config.method
+        if not isinstance(getattr(other, "encoder", None), TextEncoder):
+            raise ValueError(f"an {s.name} run cannot start from a {type(other).__name__} run: it has no encoder")
+        try:
+            self.encoder.load_state_dict(other.encoder.state_dict())
+        except RuntimeError as error:
+            raise ValueError(f"run.start_from: the encoder does not fit this config: {' '.join(str(error).split())}"
+                             ) from error
+        if isinstance(other, Elias):
+            self._take_graph(other)
+        elif s.graph == "approx" or s.init == "keep":
+            raise ValueError("method.graph 'approx' and method.init 'keep' need an elias run to start from, got a "
+                             f"{type(other).__name__} run")
+
+    def _take_graph(self, other: Elias) -> None:
+        s, clusters = self.config.method, torch.from_numpy(np.array(other.index.clusters.floats(slice(None))))
+        if other.num_labels != self.num_labels:
+            raise ValueError(f"run.start_from: its graph has {other.num_labels} labels, this run {self.num_labels}")
+        if s.graph != "cluster":
+            if clusters.shape != self.model.clusters.shape:
+                raise ValueError(f"run.start_from: its cluster classifiers are {tuple(clusters.shape)}, this run's "
+                                 f"{tuple(self.model.clusters.shape)} (method.max_leaf, method.graph)")
+            self.before = other.graph
+            self.model.clusters.data.copy_(clusters)
+        if s.init == "keep":
+            labels = torch.from_numpy(np.array(other.index.labels.floats(slice(None))))
+            if labels.shape != self.model.labels.shape:
+                raise ValueError(f"method.init 'keep': the label classifiers to keep are {tuple(labels.shape)}, this "
+                                 f"run's {tuple(self.model.labels.shape)} (method.wl_dim)")
+            self.model.labels.data.copy_(labels)
+            self.model.bias.data.copy_(torch.from_numpy(np.array(other.index.bias))[:, None])
+            if self.model.projection is not None:
+                self.model.projection.load_state_dict(other.model.projection.state_dict())
+
+    def prepare(self, run_folder: Path, accelerator: Accelerator) -> None:
+        """Make or read the graph, save it with the run, and start the classifiers."""
+        graph = check_graph(make_graph(self, accelerator), len(self.model.clusters), self.model.limits.kappa,
+                            f"method.graph '{self.config.method.graph}'")
+        self.set_graph(graph)
+        if distributed.is_main():
+            graph.save(run_folder / "graph.npz")
+        start_classifiers(self, accelerator)
+        if self.average is not None:
+            self.average.load_state_dict(self.model.state_dict())
+        distributed.barrier()
+
+    def set_graph(self, graph: Graph) -> None:
+        self.graph, self._parents = graph, graph.parents()
+        for model in (self.model, self.average):
+            if model is not None:
+                model.set_graph(graph)
+
+    # ---- training
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """encoder (and table), clusters, classifier, edges: the names of `optim.group_lr`."""
+        decay, model = self.config.optim.weight_decay, self.model
+        every = {"accumulate": self.config.method.accumulation_steps}
+        groups = [*decay_groups(model.encoder, "encoder", decay),
+                  {"name": "clusters", "params": [model.clusters], "weight_decay": decay},
+                  {"name": "classifier", "params": [model.labels], "weight_decay": decay, **every},
+                  {"name": "classifier", "params": [model.bias], "weight_decay": 0.0, **every}]
+        if model.projection is not None:
+            groups.append({"name": "classifier", "params": list(model.projection.parameters()), "weight_decay": decay})
+        if model.edges is not None:
+            groups.append({"name": "edges", "params": [model.edges], "weight_decay": 0.0})
+        return groups
+
+    def on_epoch_start(self, epoch: int, accelerator: Accelerator) -> None:
+        """parent(l) = argmax_c s_cl, once an epoch."""
+        if self.model.edges is not None:
+            self._parents = self.graph.parents(self.model.all_log_edges())
+
+    def training_state(self) -> dict[str, np.ndarray]:
+        return {"parents": self._parents, "averaged": np.array(self.averaged)}
+
+    def load_training_state(self, state: dict[str, np.ndarray]) -> None:
+        self.set_graph(Graph.load(self.config.run_folder / "graph.npz", self.num_labels))
+        self._parents, self.averaged = state["parents"], int(state["averaged"])
+
+    def backward(self, batch: Batch, accelerator: Accelerator) -> Tensor:
+        self._take_average(batch)
+        s, model, own = self.config.method, self.model, distributed.share(len(batch.points))
+        with accelerator.autocast():
+            queries = F.dropout(self.encoder(batch.queries).float(), s.dropout, self.training)      # [b, D]
+            projected = model.project(queries).float()
+        log_scores = model.log_cluster_scores(queries)                                        # [b, C]
+        shortlist, log_paths = model.shortlist(log_scores, self._forced(log_scores.detach(), batch))      # [b, K]
+        inside, labels = shortlist.labels >= 0, shortlist.labels.clamp(min=0)
+        scores = pool_scores(projected, model.labels, labels)
+        scores.retain_grad()
+        positive, absent = (self._among(matrix[own.start:own.stop], shortlist.labels)
+                            for matrix in (batch.relevance, batch.filters))
+        marks = {"positive": positive, "counted": inside & (positive | ~absent)}
+        loss = self.loss(logits=scores / s.tau + model.bias.detach()[labels, 0], log_paths=log_paths, **marks)
+        if s.loss_lambda:
+            loss = loss + s.loss_lambda * path_loss(log_paths=log_paths, **marks)
+        loss = loss / len(batch.points)
+        accelerator.backward(loss)
+        self._keep_gradient(labels, inside, scores.grad, projected, accelerator)
+        return distributed.loss_exchange().sum(loss.detach())
+
+    def _keep_gradient(self, labels: Tensor, inside: Tensor, gradient: Tensor, projected: Tensor,
+                       accelerator: Accelerator) -> None:
+        """The gradients of W_L and of the bias, as factors. With fp16 the loss was scaled, which they must not see."""
+        scale = 1.0
+        if accelerator.scaler is not None:
+            scale = accelerator.scaler.get_scale()
+            for parameter in (self.model.labels, self.model.bias):      # it wants to see a gradient
+                parameter.grad = torch.sparse_coo_tensor(
+                    labels.new_empty(1, 0), gradient.new_empty(0, parameter.shape[1]), parameter.shape,
+                    check_invariants=False)
+        rows = pool_gradient(labels, inside, gradient / scale, projected)
+        self.model.labels.outer_gradient = rows
+        self.model.bias.outer_gradient = replace(rows.scaled(self.config.method.tau),      # z = w . x / tau + bias
+                                                 vectors=projected.new_ones(len(projected), 1))
+
+    def _forced(self, log_scores: Tensor, batch: Batch) -> Tensor:
+        """`forced_clusters` with draws for the whole batch, of which this process takes its rows."""
+        own, rng, total = distributed.share(len(batch.points)), batch.rng(), self.graph.num_clusters
+        beam, parents = self.model.limits.beam, positive_parents(batch.relevance, self._parents)
+        size = min(beam + EXTRA, total)
+        fill = rng.integers(total, size=(len(parents), size))
+        noise = rng.gumbel(size=(len(parents), beam + parents.shape[1] + size)).astype(np.float32)
+        return forced_clusters(log_scores, beam, *(
+            torch.from_numpy(a[own.start:own.stop]).to(log_scores.device, non_blocking=True)
+            for a in (parents, fill, noise)))
+
+    def _among(self, matrix: Any, labels: Tensor) -> Tensor:
+        """Whether the matrix [b, L] has an entry at each label of the shortlists [b, K]."""
+        keys = torch.from_numpy(entry_rows(matrix) * self.num_labels + matrix.indices).to(labels.device)
+        if len(keys) == 0:
+            return torch.zeros_like(labels, dtype=torch.bool)
+        wanted = torch.arange(len(labels), device=labels.device)[:, None] * self.num_labels + labels
+        place = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
+        return (keys[place] == wanted) & (labels >= 0)
+
+    def _take_average(self, batch: Batch) -> None:
+        """Every `swa_step` steps from `swa_start` on, the present weights join the average."""
+        s, (_, epoch, step) = self.config.method, batch.key
+        done = (epoch - s.swa_start) * steps_per_epoch(self.data.splits["trn"], self.config.train.batch_size) + step
+        if self.average is None or done <= 0 or done % s.swa_step:
+            return
+        self.averaged += 1
+        with torch.no_grad():
+            for mean, now in zip(self.average.parameters(), self.model.parameters(), strict=True):
+                mean.lerp_(now, 1 / self.averaged)
+
+    # ---- scoring
+    @property
+    def scored(self) -> EliasModel:
+        """What scores: the averaged weights, once there are some."""
+        return self.average if self.average is not None and self.averaged else self.model
+
+    def prepare_scoring(self, accelerator: Accelerator) -> None:
+        self.index, self._accelerator = self.scored.index(), accelerator
+
+    def facts(self) -> dict[str, float]:
+        """What the graph has learned; in training also how much of the validation points' labels it finds."""
+        found = graph_facts(graph_arrays(self.index, self.num_labels))
+        if self.data is not None and len(self.data.splits["val"]):
+            found |= shortlist_recall(self, self.data.splits["val"], self._accelerator)
+        self._facts = found
+        return found
+
+    def on_finish(self, run_folder: Path) -> None:
+        if distributed.is_main():
+            draw(run_folder)
+
+    def score(self, queries: TextBatch, k: int) -> tuple[Tensor, Tensor]:
+        x = self.scored.encoder(queries).float()
+        return self.index.search(x, k, self.scored.project(x))
+
+    # ---- saving
+    def save(self, folder: Path, accelerator: Accelerator) -> None:
+        if distributed.is_main():
+            model = self.scored
+            model.encoder.save(folder)
+            self.index.save(folder)
+            if model.projection is not None:
+                save_file({"weight": model.projection.weight.detach().contiguous()}, folder / "projection.safetensors")
+            write_method(folder, self.config.method.name, self.num_labels, clusters=len(model.clusters))
+            save_report(folder, graph_arrays(self.index, self.num_labels), self._facts)
+
+    def log_cluster_scores(self, queries: Tensor) -> Tensor:
+        """log s_c of all clusters [B, C], by a model in training or a loaded one."""
+        if len(self.model.clusters):
+            return self.model.log_cluster_scores(queries)
+        settings, clusters = self.index.settings, torch.from_numpy(np.array(self.index.clusters.floats(slice(None))))
+        return log_cluster_scores(queries @ clusters.to(queries.device).T / settings.cluster_tau, settings.alpha)
+
+    @classmethod
+    def load(cls, config: Config, folder: Path, num_labels: int) -> Elias:
+        """Cluster and label classifiers stay on disk, whence a search reads the rows that it needs."""
+        clusters = json.loads((folder / "method.json").read_text())["clusters"]
+        limits = Limits.of(config.method, clusters, num_labels)
+        model = EliasModel(load_encoder(config.encoder, folder), config.method, clusters, 0, limits)
+        if model.projection is not None:
+            model.projection.load_state_dict(load_file(folder / "projection.safetensors"))
+        method = cls(config, num_labels, None, model)
+        method.index = GraphIndex.load(folder, model.search_settings(), config.eval.precision)
+        edges = method.index.edges
+        if (len(method.index.labels), len(edges)) != (num_labels, clusters):
+            raise ValueError(f"{folder}: expected an index of {num_labels} labels and {clusters} clusters, got "
+                             f"{len(method.index.labels)} and {len(edges)}")
+        values = np.where(edges >= 0, np.exp(np.where(edges >= 0, method.index.log_edges, 0)), 0).astype(np.float32)
+        method.graph = Graph(np.asarray(edges), values, num_labels)
+        return method
+
+
+class Elias1(Elias):
+    """Stage 1: encoder, clusters and label classifiers on a fixed graph."""
+    Config = Elias1Config
+
+
+class Elias2(Elias):
+    """Stage 2: the edges too."""
+    Config = Elias2Config

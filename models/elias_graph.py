@@ -1,0 +1,179 @@
+"""The graph A of ELIAS: which labels hang on which cluster, and how strongly (Gupta et al., NeurIPS 2022, 2210.08410).
+
+    graph = cluster_graph(data, max_leaf=100, seed=0)                    # stage 1: balanced clusters of label centroids
+    graph = approximate_graph(relevance, matching, graph, kappa=1000)    # stage 2: clusters that training points visit
+    graph.save("graph.npz"); Graph.load("graph.npz", num_labels=L)
+"""
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse as sp
+
+from utils.clustering import balanced_hierarchy
+from utils.data import Dataset
+from utils.features import load_features
+from utils.matching import count_matrix, top_assignment
+from utils.run import written_whole
+from utils.sparse import canonical, entry_rows, lookup, topk_csr, topk_rows
+from utils.tree_training import label_centroids, normalised
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A [C, L]: labels [C, W] int32, ascending, -1 behind the last of a cluster; values [C, W] float32 in (0, 1]."""
+    labels: np.ndarray
+    values: np.ndarray
+    num_labels: int
+
+    @classmethod
+    def from_csr(cls, matrix: sp.csr_matrix, where: str = "A") -> Graph:
+        """ValueError for a cluster without labels, or values outside (0, 1]."""
+        matrix = canonical(matrix)
+        if not matrix.data.all():
+            matrix = matrix.copy()
+            matrix.eliminate_zeros()
+        counts = np.diff(matrix.indptr)
+        if len(counts) == 0 or (counts == 0).any():
+            number = f"cluster {np.argmin(counts)} ({(counts == 0).sum():,} in all)" if len(counts) else "all of none"
+            raise ValueError(f"{where}: expected at least one label in each of {len(counts):,} clusters; {number} has "
+                             "none")
+        if not ((matrix.data > 0) & (matrix.data <= 1)).all():
+            raise ValueError(f"{where}: expected edge values in (0, 1], got {matrix.data.min()} to {matrix.data.max()}")
+        labels = np.full((len(counts), counts.max()), -1, np.int32)
+        values = np.zeros(labels.shape, np.float32)
+        inside = np.arange(labels.shape[1]) < counts[:, None]
+        labels[inside], values[inside] = matrix.indices, matrix.data
+        return cls(labels, values, matrix.shape[1])
+
+    def to_csr(self) -> sp.csr_matrix:
+        inside = self.labels >= 0
+        indptr = np.concatenate([[0], np.cumsum(inside.sum(1))])
+        return sp.csr_matrix((self.values[inside], self.labels[inside], indptr), (len(self.labels), self.num_labels))
+
+    @property
+    def num_clusters(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Labels of each cluster [C]."""
+        return (self.labels >= 0).sum(1)
+
+    def parents(self, values: np.ndarray | None = None) -> np.ndarray:
+        """parent(l) = argmax_c A_cl [L] int64, equal values by lower cluster; -1 for a label that no cluster has.
+
+        Args:
+            values: of the edges, instead of A's own [C, W].
+        """
+        inside = self.labels >= 0
+        clusters, labels = np.nonzero(inside)[0], self.labels[inside]
+        values = (self.values if values is None else values)[inside]
+        order = np.lexsort((-clusters, values))      # the last one to write wins
+        found = np.full(self.num_labels, -1, np.int64)
+        found[labels[order]] = clusters[order]
+        return found
+
+    def unreachable(self) -> int:
+        """Labels that no cluster has: no search ever finds them."""
+        return self.num_labels - len(np.unique(self.labels[self.labels >= 0]))
+
+    def save(self, path: Path) -> None:
+        with written_whole(Path(path)) as partial:
+            sp.save_npz(partial, self.to_csr())
+
+    @classmethod
+    def load(cls, path: str | Path, num_labels: int) -> Graph:
+        """A graph that `save` wrote, or any scipy matrix [C, L]; ValueError if it is missing or of other labels."""
+        if not Path(path).is_file():
+            raise ValueError(f"{path}: no such file; expected a graph A, clusters x labels, as `python elias_utils.py "
+                             "gen_cluster_A CONFIG` writes it")
+        try:
+            with open(path, "rb") as file:
+                matrix = sp.load_npz(file).tocsr().astype(np.float32)
+        except Exception as error:      # numpy, zipfile and scipy each have their own for a damaged file
+            raise ValueError(f"{path}: not a scipy sparse matrix ({error})") from error
+        if matrix.shape[1] != num_labels:
+            raise ValueError(f"{path}: the graph has {matrix.shape[1]:,} labels, expected the {num_labels:,} of the "
+                             "data set")
+        return cls.from_csr(matrix, str(path))
+
+
+def cluster_count(num_labels: int, max_leaf: int) -> int:
+    """C = 2^ceil(log2(L / max_leaf))."""
+    return 1 << max(0, (-(-num_labels // max_leaf) - 1).bit_length())
+
+
+def label_features(data: Dataset, dense: np.ndarray | None = None) -> sp.csr_matrix:
+    """Centroids of the labels' training points, Y^T X_tfidf, beside dense ones where there are any: CSR [L, F].
+
+    Args:
+        dense: [L, D]; each part gets unit length.
+    """
+    split = data.splits["trn"]
+    sparse = label_centroids(split.relevance, load_features(data.folder)[0][split.rows])
+    if dense is None:
+        return sparse
+    return sp.hstack([normalised(sp.csr_matrix(dense)), sparse], format="csr", dtype=np.float32)
+
+
+def cluster_graph(features: sp.csr_matrix | np.ndarray, max_leaf: int, seed: int, threads: int = 1) -> Graph:
+    """A of stage 1: balanced 2-means, level by level, of the labels' features [L, F]; each label in one cluster."""
+    clusters = cluster_count(features.shape[0], max_leaf)
+    hierarchy = balanced_hierarchy(features, [2] * (clusters.bit_length() - 1), seed=seed, threads=threads,
+                                   name="cluster labels")
+    return graph_of_clusters(hierarchy.clusters(), clusters)
+
+
+def graph_of_clusters(clusters: np.ndarray, number: int) -> Graph:
+    """The graph in which each label [L] hangs on one cluster, with value 1."""
+    size = len(clusters)
+    return Graph.from_csr(sp.csr_matrix((np.ones(size, np.float32), (clusters, np.arange(size))), (number, size)))
+
+
+def approximate_graph(relevance: sp.csr_matrix, matching: sp.csr_matrix, before: Graph, kappa: int) -> Graph:
+    """A' of stage 2: of each cluster the `kappa` labels with the largest (Y^T M)_lc, in proportion to the largest.
+
+    Each label's best cluster comes before its others' claims, so that no label is lost as long as there is room (in the
+    paper rare labels are). A label without any count, or a cluster that no point visits, keeps what it has in `before`.
+
+    Args:
+        relevance: Y [N, L]; matching: M [N, C], the scores of each training point's top clusters.
+    """
+    counts, parents = count_matrix(relevance, matching), before.parents()             # [L, C]
+    lost = np.flatnonzero((np.diff(counts.indptr) == 0) & (parents >= 0))
+    tiny = 1e-6 * (counts.data.min() if counts.nnz else 1)
+    counts = canonical(counts + sp.csr_matrix((np.full(len(lost), tiny, np.float32), (lost, parents[lost])),
+                                              counts.shape))
+    anchors = top_assignment(counts, 1, axis="label", binary=True)
+    claims = counts + anchors * np.float32(2 * counts.data.max(initial=0))
+    ids, _ = topk_rows(claims.T.tocsr(), kappa)                                       # [C, kappa]
+    kept = topk_csr(lookup(counts.T, np.arange(len(ids))[:, None], ids), ids, counts.shape[0])
+    empty = np.diff(kept.indptr) == 0
+    if empty.any():
+        log.info("%d clusters are never visited; they keep their labels", empty.sum())
+        ids, values = topk_rows(before.to_csr(), kappa)
+        ids[~empty] = -1
+        kept = canonical(kept + topk_csr(values, ids, counts.shape[0]))
+    kept.data /= np.maximum.reduceat(kept.data, kept.indptr[:-1])[entry_rows(kept)]
+    return Graph.from_csr(kept, "A'")
+
+
+def check_graph(graph: Graph, clusters: int | None, kappa: int, where: str) -> Graph:
+    """ValueError for another number of clusters, or more than kappa labels in one; warns of unreachable labels."""
+    if clusters is not None and graph.num_clusters != clusters:
+        raise ValueError(f"{where}: the graph has {graph.num_clusters:,} clusters, expected {clusters:,} "
+                         "(method.max_leaf)")
+    if graph.labels.shape[1] > kappa:
+        raise ValueError(f"{where}: cluster {graph.lengths.argmax()} has {graph.labels.shape[1]:,} labels, at most "
+                         f"{kappa:,} (method.kappa)")
+    if lost := graph.unreachable():
+        log.warning("%s: %d of %d labels are in no cluster and can never be found; recall is at most that of the "
+                    "others", where, lost, graph.num_labels)
+    return graph

@@ -1,0 +1,206 @@
+"""ELIAS++: a sparse linear ranker that re-ranks what ELIAS found (Gupta et al., NeurIPS 2022, arXiv 2210.08410,
+section 4, after PECOS).
+
+    score = exp(-max(0, 1 - w_l . [norm(E(x)) ; tfidf(x)])^3), the l3-hinge of a ranker per label
+    final = 0.3 tree(ranker score, ELIAS score, label frequency) + 0.7 ranker score
+
+Each label's ranker learns to tell its positives from the training points whose ELIAS top 100 holds it. The tree is
+fitted on the validation split. A stage of its own, after `elias-2`: nothing is trained by gradient.
+
+Beyond the paper, `method.logs: true` adds logarithms of both scores: a product of experts, each of which can veto.
+ELIAS scores trained by decoupled softmax have no absolute scale; they become shares of the candidates' sum.
+"""
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse as sp
+from accelerate import Accelerator
+
+from models.elias import Elias
+from models.method import Method, write_method
+from models.tree_features import TreeFeatures
+from utils import distributed
+from utils.arrays import map_arrays, save_arrays
+from utils.config import Config, ConfigError, MethodConfig, load_config, option, to_yaml
+from utils.data import Dataset, Split, token_cache
+from utils.fusion import Fusion, FusionSettings, fit
+from utils.linear_layer import Features, Layer, Solver, fit_layer, score_candidates
+from utils.partition_tree import COMBINERS
+from utils.run import write_text
+from utils.sparse import remove_pairs, topk_csr, topk_rows
+
+log = logging.getLogger(__name__)
+HINGE = COMBINERS["l3-hinge"]
+HINGE_FLOOR, SHARE_FLOOR, TINY = 1e-4, 1e-6, 1e-30      # below these a logarithm says no more
+
+
+@dataclass(frozen=True)
+class EliasRankerConfig(MethodConfig):
+    features: tuple[str, ...] = option(("tfidf", "start"), "what rankers read: tfidf, start = the embeddings of the "
+                                                           "run that is ranked, and run folders (their embeddings)")
+    candidates: int = option(100, "labels of ELIAS that are ranked anew", ge=1)
+    negatives: int = option(100, "labels of ELIAS for each training point; where they are wrong, it is their negative",
+                            ge=1)
+    cost: float = option(1.0, "C of the squared hinge", gt=0)
+    bias: float = option(1.0, "value of the constant feature", ge=0)
+    eps: float = option(0.1, "solver: tolerance of the projected gradients", gt=0)
+    passes: int = option(100, "solver: passes over a label's points, at most", ge=1)
+    threshold: float = option(0.1, "weights of a smaller magnitude are dropped", ge=0)
+    logs: bool = option(False, "the final score adds logarithms of the ranker's and ELIAS's scores")
+    calibrate: bool = option(True, "a tree fitted on the validation split takes part in the final score")
+    tree_weight: float = option(0.3, "weight of the tree's probability", ge=0)
+    ranker_weight: float = option(0.7, "weight of the ranker's score", ge=0)
+    elias_weight: float = option(0.0, "weight of ELIAS's score", ge=0)
+    depth: int = option(5, "levels of the tree", ge=1)
+
+
+class EliasRanker(Method):
+    """Attributes: elias, the method whose labels are ranked; features; layer, the rankers; fusion."""
+
+    Config = EliasRankerConfig
+
+    def __init__(self, config: Config, num_labels: int, data: Dataset | None) -> None:
+        super().__init__(config, num_labels, data)
+        self.elias: Elias | None = None
+        self.features: TreeFeatures | None = None
+        self.layer: Layer | None = None
+        self.fusion: Fusion | None = None
+
+    @classmethod
+    def build(cls, config: Config, data: Dataset) -> EliasRanker:
+        if not config.run.start_from:
+            raise ConfigError("method elias-ranker ranks the labels that an elias run finds: run it as a stage after "
+                              "one, or name one by run.start_from")
+        if config.method.calibrate and len(data.splits["val"]) == 0:
+            raise ConfigError("method.calibrate fits a tree on validation points and there are none "
+                              f"(data.val_fraction is {config.data.val_fraction})")
+        return cls(config, data.num_labels, data)
+
+    @property
+    def epochs(self) -> int:
+        return 0
+
+    def parameter_groups(self) -> list[dict]:
+        return []
+
+    def start_from(self, other: Method) -> None:
+        if not isinstance(other, Elias):
+            raise ValueError(f"run.start_from: method elias-ranker starts from an elias run, not from one of "
+                             f"{other.config.method.name}")
+        self._use(other)
+        self.features = TreeFeatures.build(self.config.method.features, self.config, other)
+
+    def _use(self, elias: Elias) -> None:
+        self.elias = elias.requires_grad_(False).eval()
+
+    # ---- training
+    def prepare(self, run_folder: Path, accelerator: Accelerator) -> None:
+        """Fit the rankers on ELIAS's own shortlists of the training points, then the tree on validation points."""
+        split, settings, threads = self.data.splits["trn"], self.config.method, self._threads
+        found = self._found(split, settings.negatives, accelerator)
+        features = self.features.of_points(split, np.arange(len(split)), accelerator)
+        layer = None
+        if distributed.is_main():
+            solver = Solver(settings.cost, settings.bias, settings.eps, settings.passes, settings.threshold,
+                            self.config.run.seed)
+            relevance = split.relevance.tocsc()
+            relevance.sort_indices()
+            reach = (split.relevance + found).tocsc()
+            reach.sort_indices()
+            layer = fit_layer(features, np.arange(self.num_labels + 1), relevance, reach, solver, threads, "rankers")
+        self.layer = Layer(**distributed.broadcast(None if layer is None else layer.arrays()))
+        if settings.calibrate:
+            self._calibrate(accelerator)
+
+    def _calibrate(self, accelerator: Accelerator) -> None:
+        split, settings = self.data.splits["val"], self.config.method
+        found, fusion = self._found(split, settings.candidates, accelerator), None
+        features = self.features.of_points(split, np.arange(len(split)), accelerator)
+        if distributed.is_main():
+            members = [remove_pairs(m, *split.filters.nonzero()) for m in self._members(features, found)]
+            weights = FusionSettings(settings.tree_weight, (settings.ranker_weight, settings.elias_weight),
+                                     settings.depth)
+            counts = np.bincount(self.data.splits["trn"].relevance.indices, minlength=self.num_labels)
+            fusion = fit(members, counts[:, None], split.relevance, weights)
+        self.fusion = distributed.broadcast(fusion)
+
+    @property
+    def _threads(self) -> int:
+        return distributed.cpu_threads(self.config.run.threads)
+
+    def _found(self, split: Split, count: int, accelerator: Accelerator) -> sp.csr_matrix:
+        """ELIAS's scores of the best labels of a split's points [n, L], on every process."""
+        k, own = min(count, self.num_labels), distributed.share(len(split))
+        found = self.elias.score_points(split, np.arange(own.start, own.stop), k, accelerator)
+        values, ids = (distributed.broadcast(distributed.gather_arrays(a, len(split))) for a in found)
+        return topk_csr(values, ids, self.num_labels)
+
+    def _members(self, features: Features, found: sp.csr_matrix) -> list[sp.csr_matrix]:
+        """The rankers' scores of ELIAS's candidates, the l3-hinge of their margins, and ELIAS's own: [n, L] each."""
+        ranked = score_candidates(self.layer, features, found, self.config.method.bias, self._threads)
+        HINGE.transform(ranked.data)
+        found = found.copy()
+        if self.elias.config.loss.name == "decoupled-softmax":
+            sums = np.asarray(found.sum(1)).ravel()
+            found.data /= np.repeat(np.maximum(sums, TINY), np.diff(found.indptr))
+        if self.config.method.logs:
+            for member, floor in ((ranked, HINGE_FLOOR), (found, SHARE_FLOOR)):
+                member.data = np.log(np.maximum(member.data, floor))
+        return [ranked, found]
+
+    # ---- scoring
+    def score_points(self, split: Split, points: np.ndarray, k: int, accelerator: Accelerator,
+                     ) -> tuple[np.ndarray, np.ndarray]:
+        found = self.elias.score_points(split, points, self._wanted(k), accelerator)
+        return self._best(self.features.of_points(split, points, accelerator), *found, k)
+
+    def score_texts(self, texts: Sequence[str], k: int, accelerator: Accelerator) -> tuple[np.ndarray, np.ndarray]:
+        found = self.elias.score_texts(texts, self._wanted(k), accelerator)
+        return self._best(self.features.of_texts(texts, accelerator), *found, k)
+
+    def _wanted(self, k: int) -> int:
+        return min(max(k, self.config.method.candidates), self.num_labels)
+
+    def _best(self, features: Features, values: np.ndarray, ids: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        settings, found = self.config.method, topk_csr(values, ids, self.num_labels)
+        ranked, found = self._members(features, found)
+        if self.fusion is not None:
+            ranked = self.fusion.fuse([ranked, found])
+        else:
+            ranked.data = settings.ranker_weight * ranked.data + settings.elias_weight * found.data
+        ids, values = topk_rows(ranked, k)
+        return values, ids
+
+    # ---- saving
+    def save(self, folder: Path, accelerator: Accelerator) -> None:
+        """The rankers, the tree, and ELIAS's model, so that nothing else is needed."""
+        if not distributed.is_main():
+            return
+        self.features.save(folder)
+        save_arrays(folder / "rankers.npz", self.layer.arrays())
+        if self.fusion is not None:
+            self.fusion.save(folder / "fusion.npz")
+        self.elias.encoder.tokenizer.save_pretrained(folder)
+        shutil.copytree(Path(self.config.run.start_from) / "model", folder / "elias")
+        write_text(folder / "elias" / "config.yaml", to_yaml(self.elias.config))
+        write_method(folder, self.config.method.name, self.num_labels, columns=self.features.shape)
+
+    @classmethod
+    def load(cls, config: Config, folder: Path, num_labels: int) -> EliasRanker:
+        from models import METHOD_CONFIGS, METHODS
+        method, facts = cls(config, num_labels, None), json.loads((folder / "method.json").read_text())
+        fixed = {"encoder": {"trust_remote_code": False}, "eval": {"precision": config.eval.precision}}
+        before = load_config(folder / "elias" / "config.yaml", fixed, method_configs=METHOD_CONFIGS)
+        method._use(METHODS[before.method.name].load(before, folder / "elias", num_labels))
+        method.features = TreeFeatures.load(folder, facts["columns"][0], token_cache(config))
+        method.layer = Layer(**map_arrays(folder / "rankers.npz"))
+        if config.method.calibrate:
+            method.fusion = Fusion.load(folder / "fusion.npz")
+        return method

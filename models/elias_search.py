@@ -1,0 +1,231 @@
+"""ELIAS's search over clusters and edges, and its pool of label classifiers (Gupta et al., NeurIPS 2022, 2210.08410).
+
+    clusters = top clusters of each query [B, S]          log s_c, their scores
+    edges    = labels of those clusters [B, S, W]         log s_cl, their weights
+    path of label l = max over its edges of s_c s_cl      a label reached twice keeps the best (their section 3)
+    shortlist = the K labels with the best paths          equal paths by lower label id
+
+Everything works on logarithms: products are sums, and no gradient is lost where a score underflows.
+"""
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+
+from utils import distributed
+from utils.outer_gradient import OuterGradient
+
+CHUNK_FLOATS = {"cpu": 1 << 20, "cuda": 1 << 26}      # of label classifiers gathered at once
+FEW = 16      # up to so many times K labels, a product with all of them takes less time than gathering K rows
+
+
+class Shortlist(NamedTuple):
+    """labels [B, K] int64, ascending, -1 behind the last; edges [B, K] int64: slot x W + place of the best edge;
+    log_paths [B, K], -inf where there is no label."""
+    labels: Tensor
+    edges: Tensor
+    log_paths: Tensor
+
+
+def select_labels(clusters: Tensor, log_scores: Tensor, labels: Tensor, log_edges: Tensor, rows: Tensor, size: int,
+                  ) -> Shortlist:
+    """The `size` labels with the best paths of each query; not differentiable.
+
+    Args:
+        clusters: [B, S] cluster ids, -1 for none; log_scores: [B, S].
+        labels: [C, W] int32 label ids of the clusters' edges, -1 behind the last.
+        log_edges: [R, W]; `rows` [B, S] says which of its rows a slot uses.
+    """
+    if clusters.is_cuda:
+        return sorted_selection(clusters, log_scores, labels, log_edges, rows, size)
+    size = min(size, clusters.shape[1] * labels.shape[1])
+    arrays = [a.detach().contiguous().numpy() for a in (clusters, log_scores, labels, log_edges, rows)]
+    chosen = np.empty((len(clusters), size), np.int64)
+    edges, paths = np.empty_like(chosen), np.empty((len(clusters), size), np.float32)
+    over_threads(lambda first, last: hashed_selection(first, last, *arrays, chosen, edges, paths), len(clusters))
+    return Shortlist(*map(torch.from_numpy, (chosen, edges, paths)))
+
+
+def over_threads(work, rows: int) -> None:
+    """work(first, last) for shares of so many rows, one a thread; the work must let go of Python's lock."""
+    threads = min(torch.get_num_threads(), rows)
+    if threads <= 1:
+        work(0, rows)
+        return
+    shares = [distributed.share(rows, part, threads) for part in range(threads)]
+    with ThreadPoolExecutor(threads) as pool:      # not kept: a process that forks must not own threads
+        list(pool.map(lambda share: work(share.start, share.stop), shares))
+
+
+@njit(nogil=True, cache=True)
+def hashed_selection(first, last, clusters, log_scores, labels, log_edges, rows, chosen, edges, paths):
+    """`select_labels` of queries [first, last) on a CPU: one pass over the edges with a hash table of labels."""
+    slots, width, size = clusters.shape[1], labels.shape[1], chosen.shape[1]
+    capacity = 16
+    while capacity < 2 * slots * width:
+        capacity *= 2
+    mask = capacity - 1
+    keys = np.full(capacity, -1, np.int32)
+    best, where = np.empty(capacity, np.float32), np.empty(capacity, np.int32)
+    used = np.empty(slots * width, np.int32)
+    values = np.empty(slots * width, np.float32)
+    for query in range(first, last):
+        count = 0
+        for slot in range(slots):
+            cluster = clusters[query, slot]
+            if cluster < 0:
+                continue
+            row, score = rows[query, slot], log_scores[query, slot]
+            for place in range(width):
+                label = labels[cluster, place]
+                if label < 0:
+                    break
+                path = score + log_edges[row, place]
+                at = (np.int64(label) * 2654435761 >> 7) & mask
+                while keys[at] != -1 and keys[at] != label:
+                    at = (at + 1) & mask
+                if keys[at] == -1:
+                    keys[at], used[count] = label, at
+                    count += 1
+                elif path <= best[at]:
+                    continue
+                best[at], where[at] = path, slot * width + place
+        for i in range(count):
+            values[i] = best[used[i]]
+        threshold, ties = -np.inf, count
+        if count > size:
+            threshold = np.partition(values[:count], count - size)[count - size]
+            ties = size
+            for i in range(count):
+                ties -= values[i] > threshold
+        kept = 0
+        for i in range(count):      # used[kept] is behind used[i]: what is kept moves to the front
+            if values[i] >= threshold:
+                used[kept], used[i] = used[i], used[kept]
+                kept += 1
+        ids = np.empty(kept, np.int32)
+        for i in range(kept):
+            ids[i] = keys[used[i]]
+        out = 0
+        for i in np.argsort(ids):
+            at = used[i]
+            if best[at] == threshold:
+                ties -= 1
+                if ties < 0:
+                    continue
+            chosen[query, out], edges[query, out], paths[query, out] = keys[at], where[at], best[at]
+            out += 1
+        for i in range(out, size):
+            chosen[query, i], edges[query, i], paths[query, i] = -1, 0, -np.inf
+        for i in range(count):
+            keys[used[i]] = -1
+
+
+def sorted_selection(clusters: Tensor, log_scores: Tensor, labels: Tensor, log_edges: Tensor, rows: Tensor,
+                     size: int) -> Shortlist:
+    """`select_labels` by stable sorts: no host sync, for a GPU."""
+    none = torch.iinfo(torch.int32).max
+    found = labels[clusters.clamp(min=0)]                                             # [B, S, W]
+    outside = (found < 0) | (clusters < 0)[..., None]
+    paths = (log_scores[..., None] + log_edges[rows]).masked_fill(outside, -torch.inf).flatten(1)
+    found = found.masked_fill(outside, none).flatten(1)                               # [B, n]
+    order = paths.sort(dim=1, descending=True, stable=True).indices
+    order = order.gather(1, found.gather(1, order).sort(dim=1, stable=True).indices)      # by label, best path first
+    found, paths = found.gather(1, order), paths.gather(1, order)
+    repeated = found[:, 1:] == found[:, :-1]
+    paths[:, 1:].masked_fill_(repeated, -torch.inf)
+    top = paths.sort(dim=1, descending=True, stable=True).indices[:, :size]
+    paths = paths.gather(1, top)
+    found = found.gather(1, top).masked_fill(paths.isneginf(), none)
+    by_label = found.sort(dim=1, stable=True).indices
+    top, found, paths = top.gather(1, by_label), found.gather(1, by_label), paths.gather(1, by_label)
+    missing = found == none
+    return Shortlist(found.masked_fill(missing, -1).long(), order.gather(1, top).masked_fill(missing, 0), paths)
+
+
+def forced_clusters(log_scores: Tensor, beam: int, parents: Tensor, fill: Tensor, noise: Tensor) -> Tensor:
+    """Teacher forcing: the clusters of a training query's shortlist, [B, S], -1 where there is none.
+
+    The top `beam` clusters and the parents of the query's positives; clusters that stand twice are replaced by random
+    ones; where there are more than S, S of them are drawn by score (log score + Gumbel noise, the largest S).
+
+    Args:
+        log_scores: [B, C].
+        parents: [B, P] clusters of the positives, -1 for none.
+        fill: [B, S] random clusters.
+        noise: [B, beam + P + S] Gumbel noise; the same draws whatever the number of processes.
+    """
+    size = fill.shape[1]
+    top = log_scores.topk(beam, dim=1).indices
+    clusters = torch.cat([top, parents, fill], 1)
+    keys = log_scores.gather(1, clusters.clamp(min=0)) + noise
+    keys[:, -size:] -= 1e6      # random clusters come last, whatever their scores
+    keys.masked_fill_(_stands_before(clusters) | (clusters < 0), -torch.inf)
+    keys, places = keys.topk(size, dim=1)
+    return clusters.gather(1, places).masked_fill_(keys.isneginf(), -1)
+
+
+def _stands_before(ids: Tensor) -> Tensor:
+    """Whether the same id stands earlier in its row: a mask like ids [B, n]."""
+    ordered, order = ids.sort(dim=1, stable=True)
+    repeated = torch.zeros_like(ids, dtype=torch.bool)
+    repeated[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
+    return torch.zeros_like(repeated).scatter_(1, order, repeated)
+
+
+class _PoolScores(torch.autograd.Function):
+    """w_l . x_i for the labels of each query; nothing of the size B x K x D is ever held.
+
+    Rows are gathered chunk by chunk; where there are few labels, one product with all of them is faster.
+    """
+
+    @staticmethod
+    def forward(ctx, queries: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+        ctx.save_for_backward(queries, labels)
+        ctx.weight = weight
+        if _few(labels, weight):
+            return (queries @ weight.T).gather(1, labels)
+        scores = queries.new_empty(labels.shape)
+        for part in _chunks(labels, weight):
+            torch.bmm(weight[labels[part]], queries[part, :, None], out=scores[part, :, None])
+        return scores
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
+        queries, labels = ctx.saved_tensors
+        if _few(labels, ctx.weight):
+            return gradient.new_zeros(len(labels), len(ctx.weight)).scatter_add_(1, labels, gradient) @ ctx.weight, \
+                None, None
+        to_queries = torch.empty_like(queries)
+        for part in _chunks(labels, ctx.weight):
+            torch.bmm(gradient[part, None], ctx.weight[labels[part]], out=to_queries[part, None])
+        return to_queries, None, None
+
+
+def _few(labels: Tensor, weight: Tensor) -> bool:
+    return len(weight) <= FEW * labels.shape[1]
+
+
+def _chunks(labels: Tensor, weight: Tensor) -> list[slice]:
+    size = max(1, CHUNK_FLOATS[weight.device.type] // max(labels.shape[1] * weight.shape[1], 1))
+    return [slice(start, start + size) for start in range(0, len(labels), size)]
+
+
+def pool_scores(queries: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    """Inner products of queries [B, D] with rows of weight [L, D] at labels [B, K]: [B, K].
+
+    The gradient goes to the queries alone; that of the rows is `pool_gradient` of the scores' gradient.
+    """
+    with torch.autocast(queries.device.type, enabled=False):
+        return _PoolScores.apply(queries.float(), weight.detach(), labels)
+
+
+def pool_gradient(labels: Tensor, inside: Tensor, gradient: Tensor, vectors: Tensor) -> OuterGradient:
+    """The rows' gradient where the scores of queries `vectors` [B, D] have this one [B, K]; inside [B, K]: a label."""
+    points, places = inside.nonzero(as_tuple=True)
+    return OuterGradient(labels[points, places], points, gradient[points, places], vectors.detach())

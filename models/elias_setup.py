@@ -1,0 +1,128 @@
+"""What an ELIAS run does before its first step: its graph, and where its classifiers start."""
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from models.elias_graph import Graph, approximate_graph, cluster_graph, label_features
+from models.elias_search import forced_clusters
+from models.encoder import TextEncoder
+from models.method import Method, encode_rows
+from utils import distributed
+from utils.clustering import centroids
+from utils.data import Dataset
+from utils.sparse import entry_rows
+from utils.tokenization_utils import Ragged
+
+if TYPE_CHECKING:
+    from models.elias import Elias
+    from models.elias_model import EliasConfig
+
+log = logging.getLogger(__name__)
+
+
+def make_graph(method: Elias, accelerator: Accelerator) -> Graph:
+    """The graph that `method.graph` asks for, on every process."""
+    name = method.config.method.graph
+    if name == "approx":
+        log.info("graph: the labels that each cluster attracts")
+        return approximate(method, method.data, method.before, method.model.limits.kappa, accelerator)
+    if name == "cluster":
+        dense = point_embeddings(method, method.data, accelerator) if method.config.run.start_from else None
+        log.info("graph: balanced clusters of %s features",
+                 "dense and sparse" if method.config.run.start_from else "sparse")
+        return cluster(method.data, method.config.method, dense)
+    return Graph.load(name, method.num_labels)
+
+
+def cluster(data: Dataset, settings: EliasConfig, points: np.ndarray | None = None) -> Graph:
+    """Balanced clusters of the labels' centroids, made by the main process, on every process.
+
+    Args:
+        points: [n, D] embeddings of the training points, beside their TF-IDF features; needed on the main process.
+    """
+    graph = None
+    if distributed.is_main():
+        dense = None if points is None else data.splits["trn"].relevance.T @ points
+        graph = cluster_graph(label_features(data, dense), settings.max_leaf, settings.cluster_seed,
+                              torch.get_num_threads())
+    return distributed.broadcast(graph)
+
+
+@torch.no_grad()
+def approximate(method: Elias, data: Dataset, before: Graph, kappa: int, accelerator: Accelerator) -> Graph:
+    """A' from M [N, C], each training point's top clusters with teacher forcing, on every process."""
+    split, own, parents = data.splits["trn"], distributed.share(len(data.splits["trn"])), before.parents()
+    size = min(method.model.limits.beam + int(np.diff(split.relevance.indptr).max(initial=0)), before.num_clusters)
+    clusters, scores = np.full((len(own), size), -1, np.int64), np.zeros((len(own), size), np.float32)
+    rows = np.arange(own.start, own.stop)
+    for positions, block in encode_rows(method.encoder, split.tokens, split.rows[rows],
+                                        method.config.eval.batch_size, accelerator, "match"):
+        log_scores = method.log_cluster_scores(block)
+        found = top_and_forced(log_scores, method.model.limits.beam,
+                               positive_parents(split.relevance[rows[positions]], parents), size)
+        clusters[positions] = found.cpu().numpy()
+        scores[positions] = log_scores.gather(1, found.clamp(min=0)).exp().cpu().numpy()
+    clusters, scores = (distributed.gather_arrays(a, len(split)) for a in (clusters, scores))
+    graph = None
+    if distributed.is_main():
+        points, places = np.nonzero((clusters >= 0) & (scores > 0))
+        matching = sp.csr_matrix((scores[points, places], (points, clusters[points, places])),
+                                 (len(split), before.num_clusters))
+        graph = approximate_graph(split.relevance, matching, before, kappa)
+    return distributed.broadcast(graph)
+
+
+def positive_parents(relevance: sp.csr_matrix, parents: np.ndarray) -> np.ndarray:
+    """The parent clusters of each point's positives [B, P], -1 behind the last and for labels without one."""
+    counts = np.diff(relevance.indptr)
+    found = np.full((relevance.shape[0], counts.max(initial=0)), -1, np.int64)
+    found[entry_rows(relevance), np.arange(relevance.nnz) - np.repeat(relevance.indptr[:-1], counts)] = \
+        parents[relevance.indices]
+    return found
+
+
+def top_and_forced(log_scores: Tensor, beam: int, parents: np.ndarray, size: int) -> Tensor:
+    """The top clusters and the parents of the positives, each once: [B, size], -1 behind the last."""
+    forced = torch.from_numpy(parents).to(log_scores.device)
+    nothing = torch.full((len(parents), size), -1, device=log_scores.device)
+    return forced_clusters(log_scores, beam, forced, nothing,
+                           log_scores.new_zeros(len(parents), beam + forced.shape[1] + size))
+
+
+def point_embeddings(method: Method, data: Dataset, accelerator: Accelerator) -> np.ndarray | None:
+    """Embeddings of the training points [n, D] on the main process, None on the others."""
+    if not isinstance(getattr(method, "encoder", None), TextEncoder):
+        raise ValueError(f"a {method.config.method.name} run has no encoder whose embeddings could be features")
+    return embed(method, data.splits["trn"].tokens, data.splits["trn"].rows, accelerator)
+
+
+def embed(method: Method, tokens: Ragged, rows: np.ndarray, accelerator: Accelerator) -> np.ndarray | None:
+    """Embeddings of texts [n, D] on the main process, None on the others, each process its share."""
+    own = distributed.share(len(rows))
+    part = np.empty((len(own), method.encoder.dim), np.float32)
+    for positions, block in encode_rows(method.encoder, tokens, rows[own.start:own.stop],
+                                        method.config.eval.batch_size, accelerator, "embed"):
+        part[positions] = block.cpu().numpy()
+    return distributed.gather_arrays(part, len(rows))
+
+
+def start_classifiers(method: Elias, accelerator: Accelerator) -> None:
+    """`init: labels`: W_L from the labels' texts, W_C of new clusters from the means of their labels' embeddings."""
+    model, data = method.model, method.data
+    if method.config.method.init != "labels":
+        return
+    rows = distributed.broadcast(embed(method, data.label_tokens, np.arange(method.num_labels), accelerator))
+    with torch.no_grad():
+        model.labels.copy_(model.project(torch.from_numpy(rows).to(model.labels.device)))
+    if method.before is None:      # new clusters
+        parents = method.graph.parents()
+        known = np.flatnonzero(parents >= 0)
+        means = centroids(rows[known], parents[known], method.graph.num_clusters)
+        model.clusters.data.copy_(torch.from_numpy(means))

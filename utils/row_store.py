@@ -1,0 +1,174 @@
+"""Rows of a large matrix in float32, bfloat16 or int8, in memory or mapped from disk; inner products with some of them.
+
+    store = RowStore.of(weights, "int8")          # one scale a row
+    store.save(folder, "labels"); RowStore.load(folder, "labels", "int8")
+    store.dots(queries, ids)                      # [B, K]: only the pages that hold those rows are read
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+from utils.run import written_whole
+
+PRECISIONS = ("float32", "bfloat16", "int8")
+KINDS = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(np.uint16), "int8": np.dtype(np.int8)}
+BLOCK_FLOATS = 1 << 22      # converted or multiplied at once
+
+
+@dataclass(frozen=True)
+class RowStore:
+    """rows [n, D]: float32, uint16 (the upper half of a float32) or int8; scales [n] float32: row = rows * scale."""
+    rows: np.ndarray
+    scales: np.ndarray
+
+    @classmethod
+    def of(cls, values: np.ndarray, precision: str, out: np.ndarray | None = None) -> RowStore:
+        """Rows [n, D] float32 in another precision, block by block.
+
+        Args:
+            out: where to put them, a mapped file for instance.
+        """
+        if precision not in KINDS:
+            raise ValueError(f"unknown precision '{precision}'; known: {', '.join(PRECISIONS)}")
+        if precision == "float32":
+            return cls(values, np.ones(0, np.float32))
+        rows = np.empty(values.shape, KINDS[precision]) if out is None else out
+        scales = np.ones(len(values) if precision == "int8" else 0, np.float32)
+        for part in _blocks(values):
+            block = np.asarray(values[part], np.float32)
+            if precision == "int8":
+                scales[part] = np.maximum(np.abs(block).max(1, initial=0), 1e-30) / 127
+                rows[part] = np.rint(block / scales[part, None]).astype(np.int8)
+            else:
+                bits = block.view(np.uint32)
+                rows[part] = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)      # to the nearest even
+        return cls(rows, scales)
+
+    @property
+    def precision(self) -> str:
+        return next(name for name, kind in KINDS.items() if kind == self.rows.dtype)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def floats(self, part: slice | np.ndarray) -> np.ndarray:
+        """Some rows as float32 [m, D]."""
+        block = self.rows[part]
+        if block.dtype == np.uint16:
+            return (block.astype(np.uint32) << 16).view(np.float32)
+        return block * self.scales[part, None] if block.dtype == np.int8 else block
+
+    def products(self, queries: np.ndarray) -> np.ndarray:
+        """Inner products of queries [B, D] with all rows: [B, n]."""
+        found = np.empty((len(queries), len(self)), np.float32)
+        out = torch.from_numpy(found)
+        if len(queries) == 1 and self.rows.dtype != np.float32:      # nothing is gained by float32 copies
+            _DOTS[self.precision](0, 1, self.rows, self.scales, queries, np.arange(len(self))[None], found)
+            return found
+        for part in _blocks(self.rows):
+            torch.matmul(torch.from_numpy(queries), torch.from_numpy(self.floats(part)).T, out=out[:, part])
+        return found
+
+    def dots(self, queries: np.ndarray, ids: np.ndarray, over: Callable) -> np.ndarray:
+        """Inner products of queries [B, D] with the rows at ids [B, K]; 0 where an id is negative.
+
+        Args:
+            over: calls work(first, last) for shares of the queries.
+        """
+        found = np.empty(ids.shape, np.float32)
+        kernel = _DOTS[self.precision]
+        over(lambda first, last: kernel(first, last, self.rows, self.scales, queries, ids, found), len(queries))
+        return found
+
+    def save(self, folder: Path, name: str) -> None:
+        for path, array in self._files(folder, name, self.precision, self.rows, self.scales):
+            with written_whole(path) as partial, open(partial, "wb") as file:
+                np.save(file, array)
+
+    @classmethod
+    def convert(cls, folder: Path, name: str, precision: str) -> None:
+        """Write the saved float32 rows in another precision beside them, block by block: they may not fit in memory."""
+        source, path = cls.load(folder, name, "float32").rows, cls._files(folder, name, precision)[0][0]
+        with written_whole(path) as partial:
+            rows = np.lib.format.open_memmap(partial, "w+", KINDS[precision], source.shape)
+            scales = cls.of(source, precision, rows).scales
+            rows.flush()
+        for path, _ in cls._files(folder, name, precision)[1:]:
+            with written_whole(path) as partial, open(partial, "wb") as file:
+                np.save(file, scales)
+
+    @staticmethod
+    def _files(folder: Path, name: str, precision: str, rows: object = None, scales: object = None) -> list[tuple]:
+        base = name if precision == "float32" else f"{name}.{precision}"
+        files = [(Path(folder) / f"{base}.npy", rows)]
+        return [*files, (Path(folder) / f"{base}.scale.npy", scales)] if precision == "int8" else files
+
+    @classmethod
+    def load(cls, folder: Path, name: str, precision: str) -> RowStore:
+        """Map what `save` wrote; where there is only float32, the other precision is made of it in memory."""
+        paths = [path for path, _ in cls._files(folder, name, precision)]
+        if not all(path.is_file() for path in paths):
+            return cls.of(cls.load(folder, name, "float32").rows, precision)
+        rows, *scales = (np.load(path, mmap_mode="c", allow_pickle=False) for path in paths)
+        if rows.dtype != KINDS[precision] or rows.ndim != 2 or (scales and scales[0].shape != (len(rows),)):
+            raise ValueError(f"{paths[0]}: expected rows of {KINDS[precision]}, got {rows.dtype} of shape {rows.shape}")
+        return cls(rows, np.asarray(scales[0]) if scales else np.ones(0, np.float32))
+
+
+def _blocks(values: np.ndarray) -> list[slice]:
+    size = max(1, BLOCK_FLOATS // max(values.shape[1], 1))
+    return [slice(start, start + size) for start in range(0, len(values), size)]
+
+
+@njit(nogil=True, cache=True, fastmath=True)
+def _dots_float32(first, last, rows, _, queries, ids, found):
+    for q in range(first, last):
+        for i in range(ids.shape[1]):
+            total = np.float32(0)
+            if ids[q, i] >= 0:
+                for d in range(rows.shape[1]):
+                    total += queries[q, d] * rows[ids[q, i], d]
+            found[q, i] = total
+
+
+@njit(nogil=True, cache=True, fastmath=True)
+def _dots_int8(first, last, rows, scales, queries, ids, found):
+    for q in range(first, last):
+        for i in range(ids.shape[1]):
+            found[q, i] = 0
+            if ids[q, i] >= 0:
+                total = np.float32(0)
+                for d in range(rows.shape[1]):
+                    total += queries[q, d] * np.float32(rows[ids[q, i], d])
+                found[q, i] = total * scales[ids[q, i]]
+
+
+@intrinsic
+def _upper_half(typing_context, half):
+    """The float32 whose upper 16 bits these are: a cast of bits that leaves the loop around it vectorised."""
+    def generate(context, builder, signature, arguments):
+        bits = builder.shl(builder.zext(arguments[0], ir.IntType(32)), ir.Constant(ir.IntType(32), 16))
+        return builder.bitcast(bits, ir.FloatType())
+    return types.float32(types.uint16), generate
+
+
+@njit(nogil=True, cache=True, fastmath=True)
+def _dots_bfloat16(first, last, rows, _, queries, ids, found):
+    for q in range(first, last):
+        for i in range(ids.shape[1]):
+            total = np.float32(0)
+            if ids[q, i] >= 0:
+                for d in range(rows.shape[1]):
+                    total += queries[q, d] * _upper_half(rows[ids[q, i], d])
+            found[q, i] = total
+
+
+_DOTS = {"float32": _dots_float32, "bfloat16": _dots_bfloat16, "int8": _dots_int8}
