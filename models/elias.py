@@ -85,7 +85,7 @@ class Elias(Method):
     def start_from(self, other: Method) -> None:
         """Another run's encoder; of an ELIAS run also W_C if the clusters stay, and W_L with `init: keep`."""
         s = self.config.method
-        if not isinstance(getattr(other, "encoder", None), TextEncoder):
+        if other.text_encoder is None:
             raise ValueError(f"an {s.name} run cannot start from a {type(other).__name__} run: it has no encoder")
         try:
             self.encoder.load_state_dict(other.encoder.state_dict())

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from models.elias_graph import Graph, approximate_graph, cluster_graph, label_features
 from models.elias_search import forced_clusters
-from models.encoder import TextEncoder
 from models.method import Method, encode_rows
 from utils import distributed
 from utils.clustering import centroids
@@ -98,7 +97,7 @@ def top_and_forced(log_scores: Tensor, beam: int, parents: np.ndarray, size: int
 
 def point_embeddings(method: Method, data: Dataset, accelerator: Accelerator) -> np.ndarray | None:
     """Embeddings of the training points [n, D] on the main process, None on the others."""
-    if not isinstance(getattr(method, "encoder", None), TextEncoder):
+    if method.text_encoder is None:
         raise ValueError(f"a {method.config.method.name} run has no encoder whose embeddings could be features")
     return embed(method, data.splits["trn"].tokens, data.splits["trn"].rows, accelerator)
 

@@ -31,20 +31,23 @@ from utils.tokenization_utils import Ragged, Tokenizer, tokenize_texts
 
 
 class Method(nn.Module):
-    """Base of every method. Attributes: config (the whole Config), num_labels (L), data (None after `load`), encoder
-    (None for methods without one)."""
+    """Base of every method. Attributes: config (the whole Config), num_labels (L), data (None after `load`)."""
 
     Config: type[MethodConfig]
 
     def __init__(self, config: Config, num_labels: int, data: Dataset | None) -> None:
         super().__init__()
         self.config, self.num_labels, self.data = config, num_labels, data
-        self.encoder: TextEncoder | None = None
 
     @classmethod
     def tokenizer_source(cls, config: Config) -> str | None:
         """The tokenizer of its texts; None = it reads texts by other means and needs no tokens."""
         return tokenizer_source(config.encoder)
+
+    @property
+    def text_encoder(self) -> TextEncoder | None:
+        """Its attribute `encoder`; None for methods without one."""
+        return getattr(self, "encoder", None)
 
     @property
     def epochs(self) -> int:
@@ -179,7 +182,7 @@ class Method(nn.Module):
 
     def start_from_encoder(self, other: Method) -> None:
         """Take the encoder of another run's model, whatever its method."""
-        if other.encoder is None:
+        if other.text_encoder is None:
             raise ValueError(f"a {self.config.method.name} run cannot start from a {other.config.method.name} run, "
                              "which has no encoder")
         take_parameters(self.encoder, other.encoder, "encoder")

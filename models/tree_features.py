@@ -35,7 +35,7 @@ class RunEncoder:
     @classmethod
     def of(cls, method: Method, source: str) -> RunEncoder:
         """ValueError where the run's method has no encoder."""
-        if method.encoder is None:
+        if method.text_encoder is None:
             raise ValueError(f"{source}: a run of method {method.config.method.name} has no encoder whose embeddings "
                              "could be features")
         return cls(method.encoder.eval(), method.config)
