@@ -288,6 +288,11 @@ class Elias(Method):
         if (len(method.index.labels), len(edges)) != (num_labels, clusters):
             raise ValueError(f"{folder}: expected an index of {num_labels} labels and {clusters} clusters, got "
                              f"{len(method.index.labels)} and {len(edges)}")
+        width = model.encoder.dim
+        label_width = config.method.wl_dim or width
+        if method.index.clusters.rows.shape[1] != width or method.index.labels.rows.shape[1] != label_width:
+            raise ValueError(f"{folder}: expected clusters of {width} and labels of {label_width} dimensions, got "
+                             f"{method.index.clusters.rows.shape[1]} and {method.index.labels.rows.shape[1]}")
         values = np.where(edges >= 0, np.exp(np.where(edges >= 0, method.index.log_edges, 0)), 0).astype(np.float32)
         method.graph = Graph(np.asarray(edges), values, num_labels)
         return method

@@ -26,6 +26,8 @@ from utils.run import written_whole
 SCORES_AT_ONCE = 1 << 23      # cluster scores held at a time
 FEW = 8                       # fewer queries are one thread's: threads that wait for each other cost milliseconds
 
+CHECKED_ROWS = 8192      # clusters whose edges are checked at once on load
+
 
 @dataclass(frozen=True)
 class SearchSettings:
@@ -116,6 +118,15 @@ class GraphIndex:
         if bias.shape != (len(labels),) or edges.shape != log_edges.shape or len(edges) != len(clusters):
             raise ValueError(f"{folder}: clusters {clusters.rows.shape}, labels {labels.rows.shape}, bias {bias.shape}"
                              f", edges {edges.shape} and log_edges {log_edges.shape} do not fit each other")
+        if clusters.rows.ndim != 2 or labels.rows.ndim != 2 or edges.ndim != 2 or edges.dtype != np.int32 \
+                or bias.dtype != np.float32 or log_edges.dtype != np.float32:
+            raise ValueError(f"{folder}: expected rows, edges (int32), bias and log_edges (float32) as saved, got "
+                             f"{edges.dtype}, {bias.dtype} and {log_edges.dtype}")
+        for start in range(0, len(edges), CHECKED_ROWS):      # the kernels do not look where an edge leads
+            block = edges[start:start + CHECKED_ROWS]
+            if block.size and not -1 <= block.min() <= block.max() < len(labels):
+                raise ValueError(f"{folder}: an edge leads to label {block.max()} or {block.min()}, there are "
+                                 f"{len(labels)} labels")
         return cls(clusters, labels, bias, edges, log_edges, settings)
 
 

@@ -202,6 +202,19 @@ def test_rows_in_every_precision():
 def test_arrays_that_do_not_fit_are_refused(tmp_path):
     settings = SearchSettings(3.0, 1.0, 1.0, 4, 10)
     index_of(random_weights(np.random.default_rng(0)), settings).save(tmp_path)
+    edges = np.load(tmp_path / "edges.npy")
+    whole = edges.copy()
+    for bad in (60, -2, 1_000_000):
+        edges[1, 0] = bad
+        np.save(tmp_path / "edges.npy", edges)
+        with pytest.raises(ValueError, match=r"an edge leads to label .*there are 60 labels"):
+            GraphIndex.load(tmp_path, settings)
+    np.save(tmp_path / "edges.npy", whole.astype(np.float64))
+    with pytest.raises(ValueError, match=r"expected rows, edges \(int32\)"):
+        GraphIndex.load(tmp_path, settings)
+    np.save(tmp_path / "edges.npy", whole)
+    with pytest.raises(ValueError, match=r"labels.npy: no such file"):
+        RowStore.load(tmp_path / "bias.npy", "labels", "float32")
     np.save(tmp_path / "bias.npy", np.zeros(3, np.float32))
     with pytest.raises(ValueError, match=r"labels \(60, 5\), bias \(3,\).* do not fit each other"):
         GraphIndex.load(tmp_path, settings)

@@ -116,6 +116,8 @@ class RowStore:
         """Map what `save` wrote; where there is only float32, the other precision is made of it in memory."""
         paths = [path for path, _ in cls._files(folder, name, precision)]
         if not all(path.is_file() for path in paths):
+            if precision == "float32":
+                raise ValueError(f"{paths[0]}: no such file")
             return cls.of(cls.load(folder, name, "float32").rows, precision)
         rows, *scales = (np.load(path, mmap_mode="c", allow_pickle=False) for path in paths)
         if rows.dtype != KINDS[precision] or rows.ndim != 2 or (scales and scales[0].shape != (len(rows),)):
