@@ -9,19 +9,18 @@ largest resident memory of a process that makes the input (input_mb) and does th
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
 import resource
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import scipy.sparse as sp
 
 from benchmarks.synthetic_tree import LABELS, POINTS, made_problem
+from benchmarks.table import show
 from utils.clustering import balanced_hierarchy, splits_for
 from utils.matching import top_assignment
 
@@ -114,11 +113,7 @@ def main() -> None:
     for step in options.steps:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:      # its own peak of memory
             rows.append(pool.submit(measure, step, 0.02 if options.small else 1.0, options.threads).result())
-    print("| " + " | ".join(rows[0]) + " |\n|" + " --- |" * len(rows[0]))
-    for row in rows:
-        print("| " + " | ".join(map(str, row.values())) + " |")
-    if options.json:
-        Path(options.json).write_text(json.dumps(rows, indent=1) + "\n")
+    show(rows, options.json)
 
 
 if __name__ == "__main__":

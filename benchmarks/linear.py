@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse as sp
 
+from benchmarks.table import show
 from utils.data import load_filter
 from utils.metrics import evaluate, inverse_propensity
 from utils.sparse import check_relevance, remove_pairs
@@ -133,11 +134,7 @@ def main() -> None:
         rows = [measure(name, python, data, threads) for threads in options.threads for name, python in pythons.items()]
     except ValueError as error:
         parser.exit(2, f"error: {error}\n")
-    print("| " + " | ".join(rows[0]) + " |\n|" + " --- |" * len(rows[0]))
-    for row in rows:
-        print("| " + " | ".join(map(str, row.values())) + " |")
-    if options.json:
-        Path(options.json).write_text(json.dumps(rows, indent=1) + "\n")
+    show(rows, options.json)
 
 
 if __name__ == "__main__":

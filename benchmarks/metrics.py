@@ -8,13 +8,13 @@ top of them at its peak, results included, measured on a second call.
 """
 
 import argparse
-import json
 import time
 import tracemalloc
 
 import numpy as np
 from scipy import sparse
 
+from benchmarks.table import show
 from utils.metrics import evaluate, inverse_propensity
 from utils.sparse import topk_rows
 
@@ -72,12 +72,7 @@ def main():
     parser.add_argument("--json", metavar="FILE", help="also write the measurements here")
     arguments = parser.parse_args()
     rows = run(arguments.points, arguments.labels, arguments.top, arguments.positives)
-    print("| " + " | ".join(rows[0]) + " |\n|" + " --- |" * len(rows[0]))
-    for row in rows:
-        print("| " + " | ".join(map(str, row.values())) + " |")
-    if arguments.json:
-        with open(arguments.json, "w", encoding="utf-8") as file:
-            json.dump(rows, file, indent=1)
+    show(rows, arguments.json)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ read from /proc.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import time
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from benchmarks.table import show
 from utils.config import EvalConfig
 from utils.search import INDEXES, build_index
 
@@ -98,11 +98,7 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE", help="also write the measurements here")
     options = parser.parse_args()
     rows = run(options)
-    print("| " + " | ".join(rows[0]) + " |\n|" + " --- |" * len(rows[0]))
-    for row in rows:
-        print("| " + " | ".join(map(str, row.values())) + " |")
-    if options.json:
-        Path(options.json).write_text(json.dumps(rows, indent=1) + "\n")
+    show(rows, options.json)
 
 
 if __name__ == "__main__":

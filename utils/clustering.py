@@ -17,17 +17,25 @@ from math import prod
 
 import numpy as np
 import scipy.sparse as sp
-from numba import njit
 from tqdm import tqdm
 
+from utils.clustering_kernels import (
+    LONGEST,
+    TOLERANCE,
+    add,
+    add_all,
+    cut_nodes,
+    halve,
+    inverse_norms,
+    partition,
+    score,
+    separate,
+)
 from utils.sparse import canonical
 
 WIDE = 1 << 16          # nodes of more rows are shared by all threads, smaller ones are done by one thread each
 BLOCK = 1 << 13         # rows of a wide node scored at once
 PARTS = 8               # partial sums of a wide node: a fixed number, so that rounding does not depend on the threads
-TOLERANCE = 1e-4        # smallest gain in the mean similarity of a row to its centre that is worth another iteration
-LONGEST, SHORTEST = 1e18, 1e-30      # rows between these are safe in float32; shorter ones count as zeros
-VANISHED = 1e-6         # a sum of unit rows that is shorter has no direction: its centre is 0
 
 
 @dataclass(frozen=True)
@@ -167,7 +175,7 @@ class _Rows:
             empty = np.zeros(0, np.int32)
             arrays = np.ascontiguousarray(rows, np.float32), empty, empty
         inverse = np.empty(rows.shape[0], np.float32)
-        bad = _inverse_norms(*arrays, inverse)
+        bad = inverse_norms(*arrays, inverse)
         if bad >= 0:
             raise ValueError(f"{name}: expected rows shorter than {LONGEST:g}, got NaN, infinity or more in row {bad}")
         return cls(*arrays, inverse, rows.shape[1])
@@ -211,28 +219,28 @@ class _Cutter:
             width = self.rows.width
             scratch = self._own.scratch = (np.zeros(width, np.float32), np.zeros(width), np.zeros(width),
                                            np.zeros(width, np.bool_), np.zeros(width, np.int32))
-        _cut_nodes(*self.rows.arrays, self.order, nodes, self.iterations, *scratch)
+        cut_nodes(*self.rows.arrays, self.order, nodes, self.iterations, *scratch)
         return int((nodes[:, 2] - nodes[:, 0]).sum())
 
     def _cut_wide(self, start: int, middle: int, stop: int, first: int, second: int) -> None:
-        """`_cut_nodes` for one node, its loops over rows shared by the threads."""
+        """`cut_nodes` for one node, its loops over rows shared by the threads."""
         rows, members, n, width = self.rows, self.order[start:stop], stop - start, self.rows.width
         scores, sides, moves = np.empty(n, np.float32), np.zeros(n, np.bool_), np.ones(n, np.int8)
         left, columns, direction = np.zeros(width), np.arange(width, dtype=np.int32), np.zeros(width, np.float32)
         for row, sign in ((self.order[first], 1), (self.order[second], -1)):
-            _add(*rows.arrays, row, sign, direction)
+            add(*rows.arrays, row, sign, direction)
         total, best = self._sum(members, moves), -np.inf
         for _ in range(self.iterations):
             blocks = [slice(at, at + BLOCK) for at in range(0, n, BLOCK)]
-            list(self.pool.map(lambda b: _score(*rows.arrays, members[b], direction, scores[b]), blocks))
-            if not _halve(scores, middle - start, sides, moves):
+            list(self.pool.map(lambda b: score(*rows.arrays, members[b], direction, scores[b]), blocks))
+            if not halve(scores, middle - start, sides, moves):
                 break
             left += self._sum(members, moves)
-            similarity = _separate(columns, left, total, direction)
+            similarity = separate(columns, left, total, direction)
             if similarity - best < TOLERANCE * n:
                 break
             best = similarity
-        _partition(members, sides)
+        partition(members, sides)
 
     def _sum(self, members: np.ndarray, signs: np.ndarray) -> np.ndarray:
         """Sum of sign * row over members, part by part [F]."""
@@ -240,177 +248,6 @@ class _Cutter:
 
         def part(at: int) -> np.ndarray:
             out, own = np.zeros(self.rows.width), slice(edges[at], edges[at + 1])
-            _add_all(*self.rows.arrays, members[own], signs[own], out)
+            add_all(*self.rows.arrays, members[own], signs[own], out)
             return out
         return sum(self.pool.map(part, range(PARTS)))
-
-
-# ---- kernels. `values.ndim` is known when they are compiled: 2 for dense rows, 1 for CSR.
-@njit(nogil=True, cache=True)
-def _inverse_norms(values, indices, indptr, inverse):
-    """Fill 1 / |row| (0 for rows of zeros); the first row that is too long or NaN, else -1."""
-    for row in range(len(inverse)):
-        squares = 0.0
-        if values.ndim == 2:
-            for j in range(values.shape[1]):
-                squares += np.float64(values[row, j]) ** 2
-        else:
-            for at in range(indptr[row], indptr[row + 1]):
-                squares += np.float64(values[at]) ** 2
-        if not squares < LONGEST ** 2:
-            return row
-        inverse[row] = 1 / np.sqrt(squares) if squares > SHORTEST ** 2 else 0
-    return -1
-
-
-@njit(nogil=True, cache=True, fastmath=True)
-def _score(values, indices, indptr, inverse, members, direction, scores):
-    """scores[i] = unit row of members[i] . direction."""
-    for i in range(len(members)):
-        row, score = members[i], np.float32(0)
-        if values.ndim == 2:
-            for j in range(values.shape[1]):
-                score += values[row, j] * direction[j]
-        else:
-            for at in range(indptr[row], indptr[row + 1]):
-                score += values[at] * direction[indices[at]]
-        scores[i] = score * inverse[row]
-
-
-@njit(nogil=True, cache=True)
-def _add(values, indices, indptr, inverse, row, sign, out):
-    """out += sign * unit row."""
-    scale = sign * np.float64(inverse[row])
-    if values.ndim == 2:
-        for j in range(values.shape[1]):
-            out[j] += scale * values[row, j]
-    else:
-        for at in range(indptr[row], indptr[row + 1]):
-            out[indices[at]] += scale * values[at]
-
-
-@njit(nogil=True, cache=True)
-def _add_all(values, indices, indptr, inverse, members, signs, out):
-    for i in range(len(members)):
-        if signs[i] != 0:
-            _add(values, indices, indptr, inverse, members[i], signs[i], out)
-
-
-@njit(nogil=True, cache=True)
-def _separate(columns, left, total, direction):
-    """direction = unit(left) - unit(total - left) in these columns; |left| + |total - left|.
-
-    That is the similarity of all rows to their centres, summed: the objective, which no iteration lowers.
-    """
-    one, two = 0.0, 0.0
-    for j in columns:
-        one += left[j] ** 2
-        two += (total[j] - left[j]) ** 2
-    one, two = np.sqrt(one), np.sqrt(two)
-    scale_one = 1 / one if one > VANISHED else 0.0
-    scale_two = 1 / two if two > VANISHED else 0.0
-    for j in columns:
-        direction[j] = scale_one * left[j] - scale_two * (total[j] - left[j])
-    return one + two
-
-
-@njit(nogil=True, cache=True)
-def _kth(values, k):
-    """The k-th smallest of values, from 0, which are reordered (Hoare's selection)."""
-    low, high = 0, len(values) - 1
-    while low < high:
-        a, b, c = values[low], values[(low + high) // 2], values[high]
-        pivot = max(min(a, b), min(max(a, b), c))
-        i, j = low, high
-        while i <= j:
-            while values[i] < pivot:
-                i += 1
-            while values[j] > pivot:
-                j -= 1
-            if i <= j:
-                values[i], values[j] = values[j], values[i]
-                i += 1
-                j -= 1
-        if k <= j:
-            high = j
-        elif k >= i:
-            low = i
-        else:
-            break
-    return values[k]
-
-
-@njit(nogil=True, cache=True)
-def _halve(scores, number, sides, moves):
-    """Mark the `number` best scores in sides, the earlier of equal ones; moves = new - old side. Rows that moved."""
-    bar = _kth(scores.copy(), len(scores) - number)
-    ties = number - np.sum(scores > bar)
-    moved = 0
-    for i in range(len(scores)):
-        side = scores[i] > bar
-        if scores[i] == bar and ties > 0:
-            side = True
-            ties -= 1
-        moves[i] = np.int8(side) - np.int8(sides[i])
-        moved += moves[i] != 0
-        sides[i] = side
-    return moved
-
-
-@njit(nogil=True, cache=True)
-def _partition(members, sides):
-    """Bring the members of the first side to the front, in order."""
-    behind = members[~sides]
-    place = 0
-    for i in range(len(members)):
-        if sides[i]:
-            members[place] = members[i]
-            place += 1
-    members[place:] = behind
-
-
-@njit(nogil=True, cache=True)
-def _columns_of(values, indices, indptr, members, seen, columns):
-    """The columns that the members have, written to the front of `columns` (their number is returned)."""
-    if values.ndim == 2:
-        columns[:] = np.arange(len(columns))
-        return len(columns)
-    count = 0
-    for row in members:
-        for at in range(indptr[row], indptr[row + 1]):
-            if not seen[indices[at]]:
-                seen[indices[at]] = True
-                columns[count] = indices[at]
-                count += 1
-    for j in columns[:count]:
-        seen[j] = False
-    return count
-
-
-@njit(nogil=True, cache=True)
-def _cut_nodes(values, indices, indptr, inverse, order, nodes, iterations, direction, left, total, seen, columns):
-    """Cut nodes [nodes, 5] (start, middle, stop, two first centres) one after the other.
-
-    The scratch arrays [F] come and go as zeros; a node touches its own columns only.
-    """
-    for node in range(len(nodes)):
-        start, middle, stop, first, second = nodes[node]
-        members, n = order[start:stop], stop - start
-        scores, sides, moves = np.empty(n, np.float32), np.zeros(n, np.bool_), np.ones(n, np.int8)
-        own = columns[:_columns_of(values, indices, indptr, members, seen, columns)]
-        _add(values, indices, indptr, inverse, order[first], 1, direction)
-        _add(values, indices, indptr, inverse, order[second], -1, direction)
-        _add_all(values, indices, indptr, inverse, members, moves, total)
-        best = -np.inf
-        for _ in range(iterations):
-            _score(values, indices, indptr, inverse, members, direction, scores)
-            if _halve(scores, middle - start, sides, moves) == 0:
-                break
-            _add_all(values, indices, indptr, inverse, members, moves, left)
-            similarity = _separate(own, left, total, direction)
-            if similarity - best < TOLERANCE * n:
-                break
-            best = similarity
-        _partition(members, sides)
-        for j in own:
-            direction[j], left[j], total[j] = 0, 0, 0

@@ -2,7 +2,7 @@
 
     store = RowStore.of(weights, "int8")          # one scale a row
     store.save(folder, "labels"); RowStore.load(folder, "labels", "int8")
-    store.dots(queries, ids)                      # [B, K]: only the pages that hold those rows are read
+    store.dots(queries, ids, over_threads)        # [B, K]: only the pages that hold those rows are read
 """
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class RowStore:
         found = np.empty((len(queries), len(self)), np.float32)
         out = torch.from_numpy(found)
         if len(queries) == 1 and self.rows.dtype != np.float32:      # nothing is gained by float32 copies
-            _DOTS[self.precision](0, 1, self.rows, self.scales, queries, np.arange(len(self))[None], found)
+            _dots(0, 1, self.rows, self.scales, queries, np.arange(len(self))[None], found)
             return found
         for part in _blocks(self.rows):
             torch.matmul(torch.from_numpy(queries), torch.from_numpy(self.floats(part)).T, out=out[:, part])
@@ -84,8 +84,7 @@ class RowStore:
             over: calls work(first, last) for shares of the queries.
         """
         found = np.empty(ids.shape, np.float32)
-        kernel = _DOTS[self.precision]
-        over(lambda first, last: kernel(first, last, self.rows, self.scales, queries, ids, found), len(queries))
+        over(lambda first, last: _dots(first, last, self.rows, self.scales, queries, ids, found), len(queries))
         return found
 
     def save(self, folder: Path, name: str) -> None:
@@ -130,47 +129,27 @@ def _blocks(values: np.ndarray) -> list[slice]:
     return [slice(start, start + size) for start in range(0, len(values), size)]
 
 
-@njit(nogil=True, cache=True, fastmath=True)
-def _dots_float32(first, last, rows, _, queries, ids, found):
-    for q in range(first, last):
-        for i in range(ids.shape[1]):
-            total = np.float32(0)
-            if ids[q, i] >= 0:
-                for d in range(rows.shape[1]):
-                    total += queries[q, d] * rows[ids[q, i], d]
-            found[q, i] = total
-
-
-@njit(nogil=True, cache=True, fastmath=True)
-def _dots_int8(first, last, rows, scales, queries, ids, found):
-    for q in range(first, last):
-        for i in range(ids.shape[1]):
-            found[q, i] = 0
-            if ids[q, i] >= 0:
-                total = np.float32(0)
-                for d in range(rows.shape[1]):
-                    total += queries[q, d] * np.float32(rows[ids[q, i], d])
-                found[q, i] = total * scales[ids[q, i]]
-
-
 @intrinsic
-def _upper_half(typing_context, half):
-    """The float32 whose upper 16 bits these are: a cast of bits that leaves the loop around it vectorised."""
+def _as_float(typing_context, value):
+    """A stored value as float32; for uint16, the upper half of its bits: a cast that leaves the loop around it
+    vectorised."""
     def generate(context, builder, signature, arguments):
+        if value != types.uint16:
+            return context.cast(builder, arguments[0], value, types.float32)
         bits = builder.shl(builder.zext(arguments[0], ir.IntType(32)), ir.Constant(ir.IntType(32), 16))
         return builder.bitcast(bits, ir.FloatType())
-    return types.float32(types.uint16), generate
+    return types.float32(value), generate
 
 
 @njit(nogil=True, cache=True, fastmath=True)
-def _dots_bfloat16(first, last, rows, _, queries, ids, found):
+def _dots(first, last, rows, scales, queries, ids, found):
+    """Inner products of queries [first, last) with the rows at their ids; compiled for each kind of rows."""
     for q in range(first, last):
         for i in range(ids.shape[1]):
             total = np.float32(0)
             if ids[q, i] >= 0:
                 for d in range(rows.shape[1]):
-                    total += queries[q, d] * _upper_half(rows[ids[q, i], d])
+                    total += queries[q, d] * _as_float(rows[ids[q, i], d])
+                if len(scales):
+                    total *= scales[ids[q, i]]
             found[q, i] = total
-
-
-_DOTS = {"float32": _dots_float32, "bfloat16": _dots_bfloat16, "int8": _dots_int8}
