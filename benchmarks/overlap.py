@@ -26,7 +26,7 @@ import scipy.sparse as sp
 from accelerate import Accelerator
 
 from models import METHOD_CONFIGS, load_method
-from models.overlap_xmc import XrLinearConfig, pifa, ranking
+from models.overlap_xmc import XrLinearConfig, ranking
 from utils import distributed, metrics
 from utils.config import Config
 from utils.data import load_dataset
@@ -34,7 +34,7 @@ from utils.linear_layer import Features
 from utils.partition_tree import COMBINERS, PartitionTree
 from utils.run import find_run, write_json, written_whole
 from utils.sparse import remove_pairs, topk_csr
-from utils.tree_training import Skeleton, fit_tree, grow, reassign
+from utils.tree_training import Skeleton, fit_tree, grow, pifa, reassign
 
 KS = (1, 3, 5, 10, 100)
 FEWEST_POINTS = 10      # labels of so many points or fewer are skipped

@@ -15,12 +15,9 @@ import numpy as np
 import scipy.sparse as sp
 
 from utils.clustering import balanced_hierarchy
-from utils.data import Dataset
-from utils.features import load_features
 from utils.matching import count_matrix, top_assignment
 from utils.run import written_whole
 from utils.sparse import canonical, entry_rows, lookup, topk_csr, topk_rows
-from utils.tree_training import label_centroids, normalised
 
 log = logging.getLogger(__name__)
 
@@ -108,19 +105,6 @@ class Graph:
 def cluster_count(num_labels: int, max_leaf: int) -> int:
     """C = 2^ceil(log2(L / max_leaf))."""
     return 1 << max(0, (-(-num_labels // max_leaf) - 1).bit_length())
-
-
-def label_features(data: Dataset, dense: np.ndarray | None = None) -> sp.csr_matrix:
-    """Centroids of the labels' training points, Y^T X_tfidf, beside dense ones where there are any: CSR [L, F].
-
-    Args:
-        dense: [L, D]; each part gets unit length.
-    """
-    split = data.splits["trn"]
-    sparse = label_centroids(split.relevance, load_features(data.folder)[0][split.rows])
-    if dense is None:
-        return sparse
-    return sp.hstack([normalised(sp.csr_matrix(dense)), sparse], format="csr", dtype=np.float32)
 
 
 def cluster_graph(features: sp.csr_matrix | np.ndarray, max_leaf: int, seed: int, threads: int = 1) -> Graph:

@@ -24,14 +24,15 @@ import scipy.sparse as sp
 from accelerate import Accelerator
 
 from models.elias import Elias
+from models.linear_config import LinearConfig, solver
 from models.method import Method, write_method
 from models.tree_features import TreeFeatures
 from utils import distributed
-from utils.arrays import map_arrays, save_arrays
-from utils.config import Config, ConfigError, MethodConfig, load_config, option, to_yaml
+from utils.arrays import save_arrays
+from utils.config import Config, ConfigError, load_config, option, to_yaml
 from utils.data import Dataset, Split, token_cache
 from utils.fusion import Fusion, FusionSettings, fit
-from utils.linear_layer import Features, Layer, Solver, fit_layer, score_candidates
+from utils.linear_layer import Features, Layer, fit_layer, load_layer, score_candidates
 from utils.partition_tree import COMBINERS
 from utils.run import write_text
 from utils.sparse import remove_pairs, topk_csr, topk_rows
@@ -42,17 +43,12 @@ HINGE_FLOOR, SHARE_FLOOR, TINY = 1e-4, 1e-6, 1e-30      # below these a logarith
 
 
 @dataclass(frozen=True)
-class EliasRankerConfig(MethodConfig):
-    features: tuple[str, ...] = option(("tfidf", "start"), "what rankers read: tfidf, start = the embeddings of the "
-                                                           "run that is ranked, and run folders (their embeddings)")
+class EliasRankerConfig(LinearConfig):
+    features: tuple[str, ...] = option(("tfidf", "start"), "what is read: tfidf, run folders (their embeddings), and "
+                                                           "start = the embeddings of the run that is ranked")
     candidates: int = option(100, "labels of ELIAS that are ranked anew", ge=1)
     negatives: int = option(100, "labels of ELIAS for each training point; where they are wrong, it is their negative",
                             ge=1)
-    cost: float = option(1.0, "C of the squared hinge", gt=0)
-    bias: float = option(1.0, "value of the constant feature", ge=0)
-    eps: float = option(0.1, "solver: tolerance of the projected gradients", gt=0)
-    passes: int = option(100, "solver: passes over a label's points, at most", ge=1)
-    threshold: float = option(0.1, "weights of a smaller magnitude are dropped", ge=0)
     logs: bool = option(False, "the final score adds logarithms of the ranker's and ELIAS's scores")
     calibrate: bool = option(True, "a tree fitted on the validation split takes part in the final score")
     tree_weight: float = option(0.3, "weight of the tree's probability", ge=0)
@@ -102,19 +98,21 @@ class EliasRanker(Method):
 
     # ---- training
     def prepare(self, run_folder: Path, accelerator: Accelerator) -> None:
-        """Fit the rankers on ELIAS's own shortlists of the training points, then the tree on validation points."""
+        """Fit the rankers on ELIAS's own shortlists of the training points, then the tree on validation points.
+
+        A point's filter pairs are absent, as in the losses: no negatives.
+        """
         split, settings, threads = self.data.splits["trn"], self.config.method, self._threads
         found = self._found(split, settings.negatives, accelerator)
         features = self.features.of_points(split, np.arange(len(split)), accelerator)
         layer = None
         if distributed.is_main():
-            solver = Solver(settings.cost, settings.bias, settings.eps, settings.passes, settings.threshold,
-                            self.config.run.seed)
             relevance = split.relevance.tocsc()
             relevance.sort_indices()
-            reach = (split.relevance + found).tocsc()
+            reach = (split.relevance + remove_pairs(found, *split.filters.nonzero())).tocsc()
             reach.sort_indices()
-            layer = fit_layer(features, np.arange(self.num_labels + 1), relevance, reach, solver, threads, "rankers")
+            layer = fit_layer(features, np.arange(self.num_labels + 1), relevance, reach, solver(self.config),
+                              threads, "rankers")
         self.layer = Layer(**distributed.broadcast(None if layer is None else layer.arrays()))
         if settings.calibrate:
             self._calibrate(accelerator)
@@ -200,7 +198,11 @@ class EliasRanker(Method):
         before = load_config(folder / "elias" / "config.yaml", fixed, method_configs=METHOD_CONFIGS)
         method._use(METHODS[before.method.name].load(before, folder / "elias", num_labels))
         method.features = TreeFeatures.load(folder, facts["columns"][0], token_cache(config))
-        method.layer = Layer(**map_arrays(folder / "rankers.npz"))
+        method.layer = load_layer(folder / "rankers.npz")
+        method.layer.check(num_labels, sum(facts["columns"]), str(folder / "rankers.npz"))
+        if method.features.shape != tuple(facts["columns"]) or (np.diff(method.layer.child_ptr) != 1).any():
+            raise ValueError(f"{folder}: expected a ranker for each label on {facts['columns']} columns, its encoders "
+                             f"give {method.features.shape}")
         if config.method.calibrate:
             method.fusion = Fusion.load(folder / "fusion.npz")
         return method

@@ -10,14 +10,16 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from models.elias_graph import Graph, approximate_graph, cluster_graph, label_features
+from models.elias_graph import Graph, approximate_graph, cluster_graph
 from models.elias_search import forced_clusters
-from models.method import Method, encode_rows
+from models.method import Method, embed_rows, encode_rows
 from utils import distributed
 from utils.clustering import centroids
 from utils.data import Dataset
+from utils.features import load_features
+from utils.linear_layer import Features
 from utils.sparse import entry_rows
-from utils.tokenization_utils import Ragged
+from utils.tree_training import pifa
 
 if TYPE_CHECKING:
     from models.elias import Elias
@@ -44,12 +46,12 @@ def cluster(data: Dataset, settings: EliasConfig, points: np.ndarray | None = No
     """Balanced clusters of the labels' centroids, made by the main process, on every process.
 
     Args:
-        points: [n, D] embeddings of the training points, beside their TF-IDF features; needed on the main process.
+        points: [n, D] embeddings of the training points, beside their TF-IDF features.
     """
-    graph = None
+    graph, split = None, data.splits["trn"]
     if distributed.is_main():
-        dense = None if points is None else data.splits["trn"].relevance.T @ points
-        graph = cluster_graph(label_features(data, dense), settings.max_leaf, settings.cluster_seed,
+        features = Features.build(load_features(data.folder)[0][split.rows], points)
+        graph = cluster_graph(pifa(split.relevance, features), settings.max_leaf, settings.cluster_seed,
                               torch.get_num_threads())
     return distributed.broadcast(graph)
 
@@ -95,21 +97,13 @@ def top_and_forced(log_scores: Tensor, beam: int, parents: np.ndarray, size: int
                            log_scores.new_zeros(len(parents), beam + forced.shape[1] + size))
 
 
-def point_embeddings(method: Method, data: Dataset, accelerator: Accelerator) -> np.ndarray | None:
-    """Embeddings of the training points [n, D] on the main process, None on the others."""
+def point_embeddings(method: Method, data: Dataset, accelerator: Accelerator) -> np.ndarray:
+    """Embeddings of the training points [n, D], on every process."""
     if method.text_encoder is None:
         raise ValueError(f"a {method.config.method.name} run has no encoder whose embeddings could be features")
-    return embed(method, data.splits["trn"].tokens, data.splits["trn"].rows, accelerator)
-
-
-def embed(method: Method, tokens: Ragged, rows: np.ndarray, accelerator: Accelerator) -> np.ndarray | None:
-    """Embeddings of texts [n, D] on the main process, None on the others, each process its share."""
-    own = distributed.share(len(rows))
-    part = np.empty((len(own), method.encoder.dim), np.float32)
-    for positions, block in encode_rows(method.encoder, tokens, rows[own.start:own.stop],
-                                        method.config.eval.batch_size, accelerator, "embed"):
-        part[positions] = block.cpu().numpy()
-    return distributed.gather_arrays(part, len(rows))
+    split = data.splits["trn"]
+    return embed_rows(method.text_encoder, split.tokens, split.rows, method.config.eval.batch_size, accelerator,
+                      "embed points").cpu().numpy()
 
 
 def start_classifiers(method: Elias, accelerator: Accelerator) -> None:
@@ -117,11 +111,12 @@ def start_classifiers(method: Elias, accelerator: Accelerator) -> None:
     model, data = method.model, method.data
     if method.config.method.init != "labels":
         return
-    rows = distributed.broadcast(embed(method, data.label_tokens, np.arange(method.num_labels), accelerator))
+    rows = embed_rows(method.encoder, data.label_tokens, np.arange(method.num_labels), method.config.eval.batch_size,
+                      accelerator, "embed labels")
     with torch.no_grad():
-        model.labels.copy_(model.project(torch.from_numpy(rows).to(model.labels.device)))
+        model.labels.copy_(model.project(rows))
     if method.before is None:      # new clusters
         parents = method.graph.parents()
         known = np.flatnonzero(parents >= 0)
-        means = centroids(rows[known], parents[known], method.graph.num_clusters)
+        means = centroids(rows.cpu().numpy()[known], parents[known], method.graph.num_clusters)
         model.clusters.data.copy_(torch.from_numpy(means))

@@ -21,13 +21,14 @@ import numpy as np
 import scipy.sparse as sp
 from accelerate import Accelerator
 
+from models.linear_config import LinearConfig, solver
 from models.method import Method
 from models.tree_features import TreeFeatures
 from utils import distributed
 from utils.arrays import map_arrays, save_arrays
-from utils.config import Config, ConfigError, MethodConfig, option
+from utils.config import Config, ConfigError, option
 from utils.data import Dataset, Split, token_cache
-from utils.linear_layer import Features, Solver, load_layer
+from utils.linear_layer import Features, load_layer
 from utils.partition_tree import COMBINERS, PartitionTree
 from utils.run import written_whole
 from utils.sparse import topk_csr, topk_rows
@@ -36,8 +37,8 @@ from utils.tree_training import (
     Skeleton,
     fit_tree,
     grow,
-    label_centroids,
     normalised,
+    pifa,
     reassign,
     tree_levels,
 )
@@ -47,9 +48,7 @@ POOL = 200      # labels that each of several trees proposes, so that the order 
 
 
 @dataclass(frozen=True)
-class XrLinearConfig(MethodConfig):
-    features: tuple[str, ...] = option(("tfidf",), "what is read: tfidf, run folders (their embeddings), and start = "
-                                                   "the model of run.start_from or of the stage before")
+class XrLinearConfig(LinearConfig):
     label_embedding: Literal["pifa", "pifa+text"] = option(
         "pifa", "what labels are clustered by: centroids of their points' features; and their own text's TF-IDF")
     max_leaf: int = option(100, "labels of a last-level cluster, at most (before labels are copied)", ge=1)
@@ -58,11 +57,6 @@ class XrLinearConfig(MethodConfig):
     negatives: Literal["positives", "beam", "both"] = option(
         "positives", "points a cluster's rankers are trained on: those with a label in it (teacher forcing), those "
                      "whose beam reaches it (matcher aware), both")
-    cost: float = option(1.0, "C of the squared hinge", gt=0)
-    bias: float = option(1.0, "value of the constant feature", ge=0)
-    eps: float = option(0.1, "solver: tolerance of the projected gradients", gt=0)
-    passes: int = option(100, "solver: passes over a cluster's points, at most", ge=1)
-    threshold: float = option(0.1, "weights of a smaller magnitude are dropped", ge=0)
     beam: int = option(10, "clusters kept at each level of a search", ge=1)
     combiner: Literal["l1-hinge", "l2-hinge", "l3-hinge", "l4-hinge", "l5-hinge", "sigmoid", "log-sigmoid", "sum"] = \
         option("l3-hinge", "how the margins along a path make its score")
@@ -242,19 +236,10 @@ class Overlap(XrLinear):
         return tree
 
 
-def pifa(relevance: sp.csr_matrix, features: Features) -> sp.csr_matrix:
-    """Label embeddings [L, F + D]: unit centroids of the points' sparse and, beside them, of their dense features."""
-    sparse = label_centroids(relevance, features.sparse)
-    if not features.dense.shape[1]:
-        return sparse
-    return sp.hstack([sparse, label_centroids(relevance, sp.csr_matrix(features.dense))], format="csr")
-
-
 def ranking(config: Config, threads: int) -> Ranking:
     """How a config's rankers are trained."""
     s = config.method
-    solver = Solver(s.cost, s.bias, s.eps, s.passes, s.threshold, config.run.seed)
-    return Ranking(solver, s.negatives, s.beam, COMBINERS[s.combiner], threads)
+    return Ranking(solver(config), s.negatives, s.beam, COMBINERS[s.combiner], threads)
 
 
 class _Trainer:

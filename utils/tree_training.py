@@ -56,6 +56,15 @@ def label_centroids(relevance: sp.csr_matrix, features: sp.csr_matrix) -> sp.csr
     return normalised(sums)
 
 
+def pifa(relevance: sp.csr_matrix, features: Features) -> sp.csr_matrix:
+    """Label embeddings [L, F + D]: unit centroids of the points' sparse and, beside them, of their dense features."""
+    sparse = label_centroids(relevance, features.sparse)
+    if not features.dense.shape[1]:
+        return sparse
+    ones = sp.csr_matrix((np.ones(relevance.nnz, np.float32), relevance.indices, relevance.indptr), relevance.shape)
+    return sp.hstack([sparse, normalised(sp.csr_matrix(ones.T @ features.dense))], format="csr")
+
+
 def normalised(matrix: sp.csr_matrix) -> sp.csr_matrix:
     """Rows scaled to length 1; rows of zeros stay."""
     norms = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel())

@@ -1,0 +1,24 @@
+"""Options that all methods of linear rankers share: what they read, and how their solver stops."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from utils.config import Config, MethodConfig, option
+from utils.linear_layer import Solver
+
+
+@dataclass(frozen=True)
+class LinearConfig(MethodConfig):
+    features: tuple[str, ...] = option(("tfidf",), "what is read: tfidf, run folders (their embeddings), and start = "
+                                                   "the model of run.start_from or of the stage before")
+    cost: float = option(Solver.cost, "C of the squared hinge", gt=0)
+    bias: float = option(Solver.bias, "value of the constant feature", ge=0)
+    eps: float = option(Solver.eps, "solver: tolerance of the projected gradients", gt=0)
+    passes: int = option(Solver.passes, "solver: passes over the points of a ranker, at most", ge=1)
+    threshold: float = option(Solver.threshold, "weights of a smaller magnitude are dropped", ge=0)
+
+
+def solver(config: Config) -> Solver:
+    """The solver of a config whose section `method` is a LinearConfig."""
+    s = config.method
+    return Solver(s.cost, s.bias, s.eps, s.passes, s.threshold, config.run.seed)
