@@ -93,10 +93,12 @@ def gen_approx_A(run: str | Path, kappa: int | None = None, out: str | Path | No
     if not isinstance(method, Elias):
         raise ConfigError(f"gen_approx_A: expected an elias run, {folder} is one of {config.method.name}")
     kappa = method.model.limits.kappa if kappa is None else kappa
-    if not 1 <= kappa <= data.num_labels:
-        raise ConfigError(f"method.kappa is {kappa}, larger than the number of labels, {data.num_labels}")
-    graph = setup.approximate(method, data, method.graph, kappa, accelerator)
-    return _write(check_graph(graph, method.graph.num_clusters, kappa, "A'"), out or folder / "approx_A.npz")
+    if not isinstance(kappa, int) or not 1 <= kappa <= data.num_labels:
+        raise ConfigError(f"method.kappa must be a whole number from 1 to the number of labels, {data.num_labels}; got "
+                          f"{kappa!r}")
+    before = method.learned_graph()
+    graph = setup.approximate(method, data, before, kappa, accelerator)
+    return _write(check_graph(graph, before.num_clusters, kappa, "A'"), out or folder / "approx_A.npz")
 
 
 def sparse_ranker(run: str | Path, overrides: Sequence[str] = (), overwrite: bool = False) -> Path:
@@ -145,9 +147,29 @@ def _write(graph: Graph, path: str | Path) -> Path:
     return path
 
 
+USED = {"gen_cluster_A": ("no_model", "out"), "gen_approx_A": ("out",), "sparse_ranker": ("overwrite",),
+        "quantize": ("precision",), "report": ()}      # flags of each step
+
+
+def check_words(options: argparse.Namespace, words: Sequence[str]) -> None:
+    """ConfigError for a flag or an override that the step would not use."""
+    defaults = {"no_model": "false", "out": None, "overwrite": False, "precision": "int8"}
+    for flag, default in defaults.items():
+        if flag not in USED[options.step] and getattr(options, flag) != default:
+            raise ConfigError(f"{options.step} has no --{flag}; it takes "
+                              f"{', '.join('--' + name for name in USED[options.step]) or 'none'}")
+    given = [f"{section}.{key}" for section, values in parse_overrides(words).items() for key in values]
+    is_run = Path(options.run).is_dir() or Path(options.run).name == "config.yaml"
+    fixed = {"gen_approx_A": ("method.kappa",), "quantize": (), "report": ()}.get(options.step) if is_run else None
+    if fixed is not None and (unused := [key for key in given if key not in fixed]):
+        raise ConfigError(f"{options.step}: {unused[0]} is fixed by the run; what can be overridden: "
+                          f"{', '.join(fixed) or 'nothing'}")
+
+
 def main(options: argparse.Namespace, words: list[str]) -> None:
     start_logging()
     try:
+        check_words(options, words)
         if options.step == "gen_cluster_A":
             config = load_any_config(options.run, words, method_configs=METHOD_CONFIGS)
             done = "graph", gen_cluster_A(config, options.no_model == "false", options.out)

@@ -115,7 +115,10 @@ def fit_stage(config: Config, whole: Path, resume: bool = False, overwrite: bool
     check_settings(config, data)
     method = METHODS[config.method.name].build(config, data).to(accelerator.device)
     if config.run.start_from:
-        start, before = find_run(config.run.start_from, METHOD_CONFIGS)
+        try:
+            start, before = find_run(config.run.start_from, METHOD_CONFIGS)
+        except ValueError as error:
+            raise ConfigError(f"run.start_from: {error}; train that run first, or name another") from error
         method.start_from(load_method(before, start).to(accelerator.device))
     folder = open_run(config, whole, resume, overwrite)      # only now: what fails before leaves nothing behind
     start_logging(folder)

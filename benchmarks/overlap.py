@@ -9,8 +9,8 @@ super-cluster, the parent of their clusters, are merged into labels of two meani
      merged ones (the paper's Figure 2).
   2. Disentanglement: each positive point of a merged label with two copies goes to the copy whose cluster scores
      higher. Variation of Information between this split and the two true labels, against the mean of 100 random
-     splits: by a fair coin, as in the paper, and, a harder test, of the same sizes as the split itself, which no
-     split can beat by being lopsided. Labels of 10 or fewer points are skipped, points with both labels do not count.
+     splits: by a fair coin, and, a harder test, of the same sizes as the split itself, which no split can beat by
+     being lopsided. Labels of 10 or fewer points are skipped, points with both labels do not count.
 Writes RUN/experiments/overlap.{json,png}; the run's model is not touched.
 """
 from __future__ import annotations
@@ -39,6 +39,7 @@ from utils.tree_training import Skeleton, fit_tree, grow, pifa, reassign
 KS = (1, 3, 5, 10, 100)
 FEWEST_POINTS = 10      # labels of so many points or fewer are skipped
 RANDOM_SPLITS = 100
+SCORES_AT_ONCE = 1 << 24      # scores of all clusters held at a time
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,10 @@ def train(config: Config, points: Points, copies: int, threads: int) -> tuple[Pa
     skeleton = grow(pifa(points.relevance, points.features), labels, max_leaf=method.max_leaf, splits=method.splits,
                     seed=config.run.seed, threads=threads)
     settings = ranking(config, threads)
-    tree = fit_tree(points.features, points.relevance, skeleton, settings)
+    tree = fit_tree(points.features, points.relevance, skeleton, settings, points.filters)
     if copies > 1:
         skeleton = reassign(tree, skeleton, points.features, points.relevance, copies, settings)
-        tree = fit_tree(points.features, points.relevance, skeleton, settings)
+        tree = fit_tree(points.features, points.relevance, skeleton, settings, points.filters)
     return tree, skeleton
 
 
@@ -110,29 +111,53 @@ def variation_of_information(one: np.ndarray, two: np.ndarray) -> float:
 def disentanglement(config: Config, original: Points, into: sp.csr_matrix, tree: PartitionTree, skeleton: Skeleton,
                     threads: int) -> list[dict[str, float]]:
     """VI of the split that the copies of each merged label make, and the mean VI of random splits."""
-    clusters, scores = tree.clusters(original.features, beam=skeleton.leaves, level=len(skeleton.child_ptrs) - 2,
-                                     combiner=COMBINERS[config.method.combiner], threads=threads)
-    all_scores = np.empty((len(clusters), skeleton.leaves), np.float32)
-    np.put_along_axis(all_scores, clusters, scores, axis=1)
     members, columns, pairs = skeleton.membership(into.shape[1]), original.relevance.tocsc(), into.tocsc()
+    homes, points, truths = [], [], []      # of each label that is looked at: copies, its points, their true labels
+    merged = [label for label in range(into.shape[1])
+              if np.diff(pairs.indptr)[label] == 2 and np.diff(members.indptr)[label] == 2]
+    kept = []
+    for label in merged:
+        one, two = (columns.indices[columns.indptr[o]:columns.indptr[o + 1]] for o in pairs[:, [label]].indices)
+        either = np.setxor1d(one, two)
+        if len(either) > FEWEST_POINTS:
+            kept.append(label)
+            homes.append(members[[label]].indices)
+            points.append(either)
+            truths.append(np.isin(either, two).astype(np.int64))
+    splits = np.split(second_home(config, original.features, tree, skeleton, homes, points, threads),
+                      np.cumsum([len(own) for own in points])[:-1]) if points else []
     rng, rows = np.random.default_rng(config.run.seed), []
-    for label in range(into.shape[1]):
-        originals, homes = pairs[:, [label]].indices, members[[label]].indices
-        if len(originals) != 2 or len(homes) != 2:
-            continue
-        points = [columns.indices[columns.indptr[o]:columns.indptr[o + 1]] for o in originals]
-        either = np.setxor1d(*points)
-        if len(either) <= FEWEST_POINTS:
-            continue
-        truth = np.isin(either, points[1]).astype(np.int64)
-        split = (all_scores[either, homes[1]] > all_scores[either, homes[0]]).astype(np.int64)
+    for label, truth, split in zip(kept, truths, splits, strict=True):
         rivals = {"coin": rng.integers(0, 2, (RANDOM_SPLITS, len(split))),
                   "sizes": [rng.permutation(split) for _ in range(RANDOM_SPLITS)]}
         vi = {name: np.mean([variation_of_information(truth, other) for other in draws])
               for name, draws in rivals.items()}
-        rows.append({"labels": originals.tolist(), "points": len(either), "copies": np.bincount(split).tolist(),
-                     "vi": variation_of_information(truth, split), **{f"random_vi_{n}": v for n, v in vi.items()}})
+        rows.append({"labels": pairs[:, [label]].indices.tolist(), "points": len(split),
+                     "copies": np.bincount(split).tolist(), "vi": variation_of_information(truth, split),
+                     **{f"random_vi_{n}": v for n, v in vi.items()}})
     return rows
+
+
+def second_home(config: Config, features: Features, tree: PartitionTree, skeleton: Skeleton, homes: list[np.ndarray],
+                points: list[np.ndarray], threads: int) -> np.ndarray:
+    """1 where a point's second cluster scores higher than its first, for all points of all labels one after the other.
+
+    Args:
+        homes: the two clusters of each label; points: its points.
+    """
+    flat, first = np.concatenate(points), np.repeat(np.stack(homes), [len(own) for own in points], axis=0)
+    found, order = np.empty(len(flat), np.int64), np.argsort(flat, kind="stable")
+    step = max(1, SCORES_AT_ONCE // skeleton.leaves)
+    for start in range(0, len(features), step):
+        block = order[slice(*np.searchsorted(flat[order], (start, start + step)))]
+        clusters, scores = tree.clusters(features[start:start + step], beam=skeleton.leaves,
+                                         level=len(skeleton.child_ptrs) - 2,
+                                         combiner=COMBINERS[config.method.combiner], threads=threads)
+        np.put_along_axis(scores, clusters, scores.copy(), axis=1)      # by cluster instead of by rank
+        own = scores[flat[block] - start]
+        one, two = (np.take_along_axis(own, first[block, i][:, None], 1)[:, 0] for i in (0, 1))
+        found[block] = two > one
+    return found
 
 
 def run_experiments(run: str | Path, copies: list[int], split: str) -> dict:
@@ -146,6 +171,9 @@ def run_experiments(run: str | Path, copies: list[int], split: str) -> dict:
     def points(name: str) -> Points:
         own = data.splits[name]
         return Points(features.of_points(own, np.arange(len(own)), accelerator), own.relevance, own.filters)
+    if len(data.splits[split]) == 0:
+        raise ValueError(f"{folder}: the run has no {split} points (data.val_fraction {config.data.val_fraction}); "
+                         "measure on --split tst")
     trn, other = points("trn"), points(split)
     base, skeleton = train(config, trn, 1, threads)
     if len(skeleton.child_ptrs) < 2:

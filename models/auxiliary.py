@@ -44,7 +44,8 @@ class AuxiliaryVectors(nn.Module):
 
     def nearest(self, embeddings: Tensor, centroids: Tensor, normalize: bool) -> Tensor:
         """Embeddings of new labels' texts [k, D] -> representations with the vector of the nearest cluster [k, D]."""
-        vectors = self.table.detach()[(embeddings @ centroids.T).argmax(1)]
+        near = (embeddings @ centroids.T).masked_fill(~centroids.any(1), -torch.inf)      # a cluster may be empty
+        vectors = self.table.detach()[near.argmax(1)]
         return F.normalize(embeddings + vectors, dim=-1) if normalize else embeddings + vectors
 
 
@@ -74,9 +75,12 @@ def number_of_vectors(config: Config, data: Dataset) -> int:
         ConfigError: K is no power of two, or there are more vectors or more head labels than labels.
     """
     settings, labels = config.method, data.num_labels
-    if settings.num_vectors in ("labels", labels):
-        return labels
     count, head = settings.num_vectors, settings.num_head_vectors
+    if head and count in ("labels", labels, 0):
+        raise ConfigError(f"method.num_head_vectors is {head}, but with method.num_vectors {count} no labels share a "
+                          "vector; leave it 0")
+    if count in ("labels", labels):
+        return labels
     if count > labels:
         raise ConfigError(f"method.num_vectors is {count}, more than the labels of {data.name}, {labels}; "
                           "`labels` gives each its own")

@@ -139,6 +139,12 @@ def check_curriculum(config: Config) -> None:
     epochs = list(settings.curr_epochs)
     if not epochs or epochs != sorted(set(epochs)) or epochs[0] < 0:
         raise ConfigError(f"method.curr_epochs must be ascending epochs from 0, got {epochs}")
+    if settings.cluster_size > config.train.batch_size:
+        raise ConfigError(f"method.cluster_size is {settings.cluster_size}, expected at most the batch, "
+                          f"train.batch_size {config.train.batch_size}")
+    if epochs[0] >= config.train.epochs > 0:
+        log.warning("method.curr_epochs begins at %d, but train.epochs is %d: all batches are random", epochs[0],
+                    config.train.epochs)
     largest = settings.cluster_size << (len([e for e in epochs if e < max(config.train.epochs, 1)] or [0]) - 1)
     if largest > config.train.batch_size:
         raise ConfigError(f"method.cluster_size is {settings.cluster_size} and doubles to {largest} by "

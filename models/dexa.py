@@ -6,6 +6,7 @@ auxiliary vectors. Here E(z_l) is of unit length (`encoder.normalize`) before th
 """
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +25,8 @@ from utils import distributed
 from utils.clustering import centroids
 from utils.config import Config, option
 from utils.data import Dataset
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -86,9 +89,13 @@ class Dexa(Ngame):
     def start_from(self, other: Method) -> None:
         """The encoder of any run; the vectors and their assignment if the other run has as many."""
         self.start_from_encoder(other)
-        vectors = getattr(other, "auxiliary", None)
-        if self.auxiliary is not None and vectors is not None and vectors.table.shape == self.auxiliary.table.shape:
-            take_parameters(self.auxiliary, vectors, "auxiliary vectors")
+        if self.auxiliary is None or not isinstance(other, Dexa) or other.auxiliary is None:
+            return
+        if other.auxiliary.table.shape == self.auxiliary.table.shape:
+            take_parameters(self.auxiliary, other.auxiliary, "auxiliary vectors")
+        else:
+            log.info("run.start_from has %d auxiliary vectors, this run %d: they start anew",
+                     len(other.auxiliary.table), len(self.auxiliary.table))
 
     # ---- saving
     def prepare_scoring(self, accelerator: Accelerator) -> None:

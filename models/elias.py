@@ -24,7 +24,7 @@ from torch import Tensor
 
 from losses.shortlist import path_loss, shortlist_bce, shortlist_decoupled_softmax
 from models.elias_graph import Graph, check_graph, cluster_count
-from models.elias_index import GraphIndex, log_cluster_scores
+from models.elias_index import GraphIndex
 from models.elias_model import Elias1Config, Elias2Config, EliasConfig, EliasModel, Limits
 from models.elias_report import draw, graph_arrays, graph_facts, save_report, shortlist_recall
 from models.elias_search import forced_clusters, pool_gradient, pool_scores
@@ -75,6 +75,11 @@ class Elias(Method):
         if s.init == "labels" and data.label_tokens is None:
             raise ValueError(f"{data.folder / 'raw' / 'Y.txt'}: no such file; method.init: labels starts from the "
                              "labels' texts")
+        steps = (config.train.epochs - s.swa_start) * steps_per_epoch(data.splits["trn"], config.train.batch_size)
+        if s.swa and config.train.epochs and steps <= s.swa_step:
+            raise ConfigError(f"method.swa averages every {s.swa_step} steps (method.swa_step) from epoch "
+                              f"{s.swa_start} on (method.swa_start), but only {max(steps, 0)} steps come after it: "
+                              "nothing would be averaged")
         if s.graph not in ("cluster", "approx"):
             clusters = Graph.load(s.graph, data.num_labels).num_clusters
         limits = Limits.of(s, clusters, data.num_labels)
@@ -106,7 +111,7 @@ class Elias(Method):
             if clusters.shape != self.model.clusters.shape:
                 raise ValueError(f"run.start_from: its cluster classifiers are {tuple(clusters.shape)}, this run's "
                                  f"{tuple(self.model.clusters.shape)} (method.max_leaf, method.graph)")
-            self.before = other.graph
+            self.before = other.learned_graph()
             self.model.clusters.data.copy_(clusters)
         if s.init == "keep":
             labels = torch.from_numpy(np.array(other.index.labels.floats(slice(None))))
@@ -269,10 +274,14 @@ class Elias(Method):
 
     def log_cluster_scores(self, queries: Tensor) -> Tensor:
         """log s_c of all clusters [B, C], by a model in training or a loaded one."""
-        if len(self.model.clusters):
-            return self.model.log_cluster_scores(queries)
-        settings, clusters = self.index.settings, torch.from_numpy(np.array(self.index.clusters.floats(slice(None))))
-        return log_cluster_scores(queries @ clusters.to(queries.device).T / settings.cluster_tau, settings.alpha)
+        return self.model.log_cluster_scores(queries) if len(self.model.clusters) else \
+            self.index.log_cluster_scores(queries)
+
+    def learned_graph(self) -> Graph:
+        """The graph of a saved model, its edges' weights as values; all of it is read."""
+        edges, log_edges = self.index.edges, self.index.log_edges
+        values = np.where(edges >= 0, np.exp(np.where(edges >= 0, log_edges, 0)), 0).astype(np.float32)
+        return Graph(np.asarray(edges), values, self.num_labels)
 
     @classmethod
     def load(cls, config: Config, folder: Path, num_labels: int) -> Elias:
@@ -293,8 +302,6 @@ class Elias(Method):
         if method.index.clusters.rows.shape[1] != width or method.index.labels.rows.shape[1] != label_width:
             raise ValueError(f"{folder}: expected clusters of {width} and labels of {label_width} dimensions, got "
                              f"{method.index.clusters.rows.shape[1]} and {method.index.labels.rows.shape[1]}")
-        values = np.where(edges >= 0, np.exp(np.where(edges >= 0, method.index.log_edges, 0)), 0).astype(np.float32)
-        method.graph = Graph(np.asarray(edges), values, num_labels)
         return method
 
 

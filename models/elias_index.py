@@ -25,8 +25,7 @@ from utils.run import written_whole
 
 SCORES_AT_ONCE = 1 << 23      # cluster scores held at a time
 FEW = 8                       # fewer queries are one thread's: threads that wait for each other cost milliseconds
-
-CHECKED_ROWS = 8192      # clusters whose edges are checked at once on load
+CHECKED_ROWS = 8192           # clusters whose edges are checked at once on load
 
 
 @dataclass(frozen=True)
@@ -89,13 +88,24 @@ class GraphIndex:
         logits = self.labels.dots(projected.numpy(), ids, over_threads) / s.tau + self.bias[ids]
         return found.labels, F.logsigmoid(torch.from_numpy(logits)) + found.log_paths
 
-    def _on_gpu(self, queries: Tensor, projected: Tensor) -> tuple[Tensor, Tensor]:
+    def log_cluster_scores(self, queries: Tensor) -> Tensor:
+        """log s_c of all clusters [B, C]."""
         s = self.settings
-        if self._moved is None:      # everything moves at the first search
+        products = queries.float() @ self._on_device(queries)[0].T if queries.is_cuda else \
+            torch.from_numpy(self.clusters.products(queries.float().contiguous().numpy()))
+        return log_cluster_scores(products / s.cluster_tau, s.alpha)
+
+    def _on_device(self, queries: Tensor) -> list[Tensor]:
+        """clusters, labels, bias, edges and log_edges on a GPU, where they all move at the first search."""
+        if self._moved is None:
             self._moved = [torch.as_tensor(np.ascontiguousarray(a)).to(queries.device) for a in (
                 self.clusters.floats(slice(None)), self.labels.floats(slice(None)), self.bias, self.edges,
                 self.log_edges)]
-        weights, labels, bias, edges, log_edges = self._moved
+        return self._moved
+
+    def _on_gpu(self, queries: Tensor, projected: Tensor) -> tuple[Tensor, Tensor]:
+        s = self.settings
+        weights, labels, bias, edges, log_edges = self._on_device(queries)
         clusters, log_scores = top_clusters(queries.float() @ weights.T / s.cluster_tau, s.alpha, s.beam)
         found = select_labels(clusters, log_scores, edges, log_edges, clusters, s.size)
         ids = found.labels.clamp(min=0)

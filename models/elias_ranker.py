@@ -34,7 +34,7 @@ from utils.data import Dataset, Split, token_cache
 from utils.fusion import Fusion, FusionSettings, fit
 from utils.linear_layer import Features, Layer, fit_layer, load_layer, score_candidates
 from utils.partition_tree import COMBINERS
-from utils.run import write_text
+from utils.run import find_run, write_text
 from utils.sparse import remove_pairs, topk_csr, topk_rows
 
 log = logging.getLogger(__name__)
@@ -55,6 +55,7 @@ class EliasRankerConfig(LinearConfig):
     ranker_weight: float = option(0.7, "weight of the ranker's score", ge=0)
     elias_weight: float = option(0.0, "weight of ELIAS's score", ge=0)
     depth: int = option(5, "levels of the tree", ge=1)
+    min_leaf: int = option(20, "fewest candidates of validation points in a leaf of the tree", ge=1)
 
 
 class EliasRanker(Method):
@@ -124,7 +125,7 @@ class EliasRanker(Method):
         if distributed.is_main():
             members = [remove_pairs(m, *split.filters.nonzero()) for m in self._members(features, found)]
             weights = FusionSettings(settings.tree_weight, (settings.ranker_weight, settings.elias_weight),
-                                     settings.depth)
+                                     settings.depth, settings.min_leaf)
             counts = np.bincount(self.data.splits["trn"].relevance.indices, minlength=self.num_labels)
             fusion = fit(members, counts[:, None], split.relevance, weights)
         self.fusion = distributed.broadcast(fusion)
@@ -179,6 +180,8 @@ class EliasRanker(Method):
     # ---- saving
     def save(self, folder: Path, accelerator: Accelerator) -> None:
         """The rankers, the tree, and ELIAS's model, so that nothing else is needed."""
+        from models import METHOD_CONFIGS
+        before, _ = find_run(self.config.run.start_from, METHOD_CONFIGS)      # on every process: it is a collective
         if not distributed.is_main():
             return
         self.features.save(folder)
@@ -186,7 +189,7 @@ class EliasRanker(Method):
         if self.fusion is not None:
             self.fusion.save(folder / "fusion.npz")
         self.elias.encoder.tokenizer.save_pretrained(folder)
-        shutil.copytree(Path(self.config.run.start_from) / "model", folder / "elias")
+        shutil.copytree(before / "model", folder / "elias")
         write_text(folder / "elias" / "config.yaml", to_yaml(self.elias.config))
         write_method(folder, self.config.method.name, self.num_labels, columns=self.features.shape)
 

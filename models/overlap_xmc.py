@@ -7,6 +7,7 @@ pseudo-labels. Neither is trained by gradient: `prepare` does all of it, level b
 """
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -44,6 +45,7 @@ from utils.tree_training import (
 )
 
 log = logging.getLogger(__name__)
+WITHOUT_LINKS = (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK)      # file systems that need copies
 POOL = 200      # labels that each of several trees proposes, so that the order of the first k does not depend on k
 
 
@@ -134,6 +136,8 @@ class XrLinear(Method):
     def prepare(self, run_folder: Path, accelerator: Accelerator) -> None:
         """Train all trees; levels that an interrupted run has finished are not trained again."""
         levels = run_folder / "levels"
+        if missing := self.num_labels - len(self.prior[0]):
+            log.info("%d of %d labels have no training points and are never predicted", missing, self.num_labels)
         with distributed.main_first():      # the main process trains, with all its threads; the others read
             trainer = _Trainer(self, levels, accelerator)
             self.trees = [self._train_tree(trainer, number) for number in range(self.config.method.trees)]
@@ -183,7 +187,9 @@ class XrLinear(Method):
         for file in self._files:
             try:
                 os.link(file, folder / file.name)
-            except OSError:      # a file system without links
+            except OSError as error:
+                if error.errno not in WITHOUT_LINKS:
+                    raise
                 shutil.copyfile(file, folder / file.name)
         self.features.save(folder)
         save_arrays(folder / "prior.npz", {"ids": self.prior[0], "shares": self.prior[1]})
@@ -293,7 +299,7 @@ class _Trainer:
                                  self.method.features.shape, self.settings.bias)
         if kept:
             log.info("%s: %d of %d levels are there already", name, len(kept), len(paths))
-        return fit_tree(self.features, self.split.relevance, self.skeleton, self.ranking, kept,
+        return fit_tree(self.features, self.split.relevance, self.skeleton, self.ranking, self.split.filters, kept,
                         lambda level, layer: self._write(paths[level], layer.arrays()))
 
     def _write(self, path: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -310,12 +316,9 @@ class _Trainer:
         if self.settings.label_embedding == "pifa+text":
             texts = self.method.features.tfidf(self.method.data.label_texts)
             embeddings = sp.hstack([embeddings, normalised(texts)], format="csr")
-        labels = np.sort(self.method.prior[0])
-        if missing := self.method.num_labels - len(labels):
-            log.info("%d of %d labels have no training points and are never predicted", missing,
-                     self.method.num_labels)
-        return grow(embeddings, labels, max_leaf=self.settings.max_leaf, splits=self.settings.splits,
-                    seed=self.method.config.run.seed + 1000 * number, threads=self.threads)
+        return grow(embeddings, np.sort(self.method.prior[0]), max_leaf=self.settings.max_leaf,
+                    splits=self.settings.splits, seed=self.method.config.run.seed + 1000 * number,
+                    threads=self.threads)
 
     def reassign(self, tree: PartitionTree, before: Skeleton) -> Skeleton:
         """The copies of every label, from the beams of a trained tree."""

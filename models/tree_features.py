@@ -7,7 +7,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -54,12 +53,6 @@ class RunEncoder:
         return out
 
 
-@lru_cache(maxsize=1)
-def _split_features(folder: Path) -> dict[str, sp.csr_matrix]:
-    """Unit rows of X.trn and X.tst of a data set."""
-    return dict(zip(("trn", "tst"), map(normalised, load_features(folder)), strict=True))
-
-
 class TreeFeatures:
     """Features of a data set's splits and of new texts.
 
@@ -69,6 +62,7 @@ class TreeFeatures:
     def __init__(self, columns: int, vocabulary: Path | None, encoders: Sequence[RunEncoder], cache: Path) -> None:
         self.columns, self.encoders, self._cache = columns, list(encoders), cache
         self._vocabulary, self._texts = vocabulary, None
+        self._matrices: tuple[Path, dict[str, sp.csr_matrix]] | None = None      # of the data set looked at last
 
     @classmethod
     def build(cls, names: Sequence[str], config: Config, start: Method | None) -> TreeFeatures:
@@ -92,8 +86,10 @@ class TreeFeatures:
                     raise ValueError(f"method.features: expected tfidf, start or a run folder, got '{name}'")
                 run, run_config = find_run(name, METHOD_CONFIGS)
                 encoders.append(RunEncoder.of(load_method(run_config, run), f"method.features: {name}"))
-        columns = _split_features(folder)["trn"].shape[1] if "tfidf" in names else 0
-        return cls(columns, folder / "Xf.txt" if "tfidf" in names else None, encoders, token_cache(config))
+        features = cls(0, folder / "Xf.txt" if "tfidf" in names else None, encoders, token_cache(config))
+        if "tfidf" in names:
+            features.columns = features._matrix(folder, "trn").shape[1]
+        return features
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -103,8 +99,7 @@ class TreeFeatures:
         """Features of points of a split [n]."""
         rows = split.rows[points]
         if self.columns:
-            source = split.text_path.stem.removesuffix("_X")
-            sparse = _split_features(split.text_path.parent.parent)[source][rows]
+            sparse = self._matrix(split.folder, split.source)[rows]
         else:
             sparse = sp.csr_matrix((len(rows), 0), dtype=np.float32)
         return self._join(sparse, [e.embed(tokenize_file(split.text_path, e.tokenizer, self._cache), rows, accelerator)
@@ -133,6 +128,12 @@ class TreeFeatures:
             raise ValueError(f"{self._vocabulary} has {features.shape[1]:,} terms, expected {self.columns:,}, one for "
                              "each column of the features that the model was trained on")
         return features
+
+    def _matrix(self, folder: Path, source: str) -> sp.csr_matrix:
+        """X.trn or X.tst of a data set, its rows of unit length."""
+        if self._matrices is None or self._matrices[0] != folder:
+            self._matrices = folder, dict(zip(("trn", "tst"), map(normalised, load_features(folder)), strict=True))
+        return self._matrices[1][source]
 
     @staticmethod
     def _join(sparse: sp.csr_matrix, dense: list[np.ndarray]) -> Features:

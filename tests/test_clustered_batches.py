@@ -136,7 +136,8 @@ def test_a_run_cut_off_goes_on_with_the_same_clusters_and_bank(make_config, tmp_
     ({"curr_epochs": [4, 2]}, r"curr_epochs must be ascending epochs from 0, got \[4, 2\]"),
     ({"curr_epochs": [1, 1]}, r"curr_epochs must be ascending epochs from 0, got \[1, 1\]"),
     ({"curr_epochs": []}, r"curr_epochs must be ascending epochs from 0, got \[\]"),
-    ({"cluster_size": 32}, "cluster_size is 32 and doubles to 128 .*more than the batch, train.batch_size 16"),
+    ({"cluster_size": 32}, "cluster_size is 32, expected at most the batch, train.batch_size 16"),
+    ({"cluster_size": 8}, "cluster_size is 8 and doubles to 32 .*more than the batch, train.batch_size 16"),
 ])
 def test_a_curriculum_that_cannot_run_is_one_clear_error(make_config, method, message):
     config = make_config(**{**NGAME, "method": {**NGAME["method"], **method}})

@@ -155,7 +155,7 @@ def test_a_tree_from_a_stranger_cannot_run_in_a_circle(tmp_path, name, value):
 def test_bad_input_is_one_clear_error():
     members, relevance, statistics = made(points=20)
     with pytest.raises(ValueError, match="a weight for each of 2 members, got \\[1.0\\]"):
-        fit(members, statistics, relevance, FusionSettings(1.0, (1.0,)))
+        fit(members, statistics, relevance, FusionSettings(1.0, (1.0,), depth=3, min_leaf=10))
     with pytest.raises(ValueError, match=r"label statistics \[30, S\], got \(29, 1\)"):
         fit(members, statistics[:-1], relevance, SETTINGS)
     with pytest.raises(ValueError, match="members of one shape"):

@@ -105,14 +105,33 @@ def test_edges_of_fitting():
 def test_positives_outside_of_the_points_do_not_count():
     features = made(points=20)
     points, scratch = np.array([1, 4, 9], np.int32), np.full(30, -1, np.int32)
-    settings = ((1.0, 1.0), 1.0, 0.01, 100, 0.0, 0, scratch)
+    settings = (1.0, 1.0, 0.01, 100, 0.0, 0, scratch)
     with_others = fit_chunk(*features.arrays, 30, features.dense, points, np.array([0, 3]),
-                            np.array([0, 4, 19], np.int32), *settings)
+                            np.array([0, 4, 19], np.int32), np.ones(3, np.float32), *settings)
     alone = fit_chunk(*features.arrays, 30, features.dense, points, np.array([0, 1]), np.array([4], np.int32),
-                      *settings)
+                      np.ones(1, np.float32), *settings)
     for a, b in zip(with_others, alone, strict=True):
         assert np.array_equal(a, b)
     assert (scratch == -1).all()
+
+
+def test_absent_points_are_neither_positive_nor_negative():
+    """A stored 0 leaves a point out of one node's problem; the others keep it."""
+    features = made(points=40)
+    positives = planted(features, 3)
+    absent = np.zeros((40, 3), bool)
+    absent[[3, 8, 20, 31], [0, 0, 2, 2]] = True
+    dense = positives.toarray()
+    dense[absent] = 0
+    rows, columns = np.nonzero((dense > 0) | absent)
+    marked = sp.csc_matrix((dense[rows, columns], (rows, columns)), shape=dense.shape)
+    solver = Solver(eps=1e-6, passes=3000, threshold=0)
+    got = weights_of(fit_layer(features, np.array([0, 3]), marked, all_points(features), solver), features.shape)
+    for node in range(3):
+        kept = np.flatnonzero(~absent[:, node])
+        alone = fit_layer(features[kept], np.array([0, 1]), sp.csc_matrix(dense[kept][:, [node]]),
+                          all_points(features[kept]), solver)
+        np.testing.assert_allclose(got[:, node], weights_of(alone, features.shape)[:, 0], atol=2e-3)
 
 
 @pytest.mark.parametrize("queries_each", [1, 40])      # few queries a chunk: binary search; many: spread out

@@ -144,7 +144,8 @@ def test_negatives_of_the_beam(negatives):
 def test_kept_levels_are_not_trained_again():
     features, relevance, skeleton, tree = small_tree()
     seen = []
-    again = fit_tree(features, relevance, skeleton, ranking(), tree.layers[:1], lambda level, _: seen.append(level))
+    again = fit_tree(features, relevance, skeleton, ranking(), kept=tree.layers[:1],
+                     keep=lambda level, _: seen.append(level))
     assert seen == list(range(1, len(tree.layers)))
     for a, b in zip(tree.layers, again.layers, strict=True):
         np.testing.assert_array_equal(a.values, b.values)

@@ -363,7 +363,7 @@ def describe(method_configs: Mapping[str, type] | None = None) -> str:
         lines.append(f"{section}:")
         hints = typing.get_type_hints(kind)
         for field in dataclasses.fields(kind):
-            default = yaml.safe_dump(field.default).split("\n")[0]
+            default = yaml.safe_dump(field.default, default_flow_style=True).split("\n")[0]
             limits = "".join(f", {_LIMITS[name][0]} {bound}" for name, bound in field.metadata["limits"].items())
             lines.append(f"  {f'{field.name}: {default}':<32} # {type_name(hints[field.name])}{limits}: "
                          f"{field.metadata['meaning']}")

@@ -94,6 +94,16 @@ class Split:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def source(self) -> str:
+        """Which files its rows are of: trn or tst."""
+        return "tst" if self.name == "tst" else "trn"
+
+    @property
+    def folder(self) -> Path:
+        """The folder of its data set."""
+        return self.text_path.parent.parent
+
 
 @dataclass(frozen=True)
 class Dataset:

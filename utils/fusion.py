@@ -6,7 +6,8 @@ DEXA (Dahiya et al., KDD 2023): members (classifier, embedding), statistic inver
 beta, weights (1, beta). ELIAS++ (Gupta et al., NeurIPS 2022): members (ranker, index), statistic label frequency,
 depth 5, tree_weight 0.3, weights (0.7, 0).
 
-    fusion = fit([classifier, embedding], inverse_propensity[:, None], relevance, FusionSettings(beta, (1.0, beta)))
+    fusion = fit([classifier, embedding], inverse_propensity[:, None], relevance,
+                 FusionSettings(beta, (1.0, beta), depth=7, min_leaf=100))
     scores = fusion.fuse([classifier, embedding])      # CSR [N, L]
 
 Fitted on validation points with their own filter pairs removed, never on the test split. `cross_fit` tells how well the
@@ -104,8 +105,8 @@ class FusionSettings:
     """Weights of the tree and of each member in the final score; the tree's limits."""
     tree_weight: float
     member_weights: tuple[float, ...]
-    depth: int = 7
-    min_leaf: int = 20
+    depth: int
+    min_leaf: int
 
 
 @dataclass(frozen=True)

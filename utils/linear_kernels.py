@@ -75,14 +75,14 @@ def _shuffle(order, state):
 
 
 @njit(**OPTIONS)
-def _solve(lptr, lidx, lval, dense, points, width, bias, sign, active, costs, eps, passes, seed, weight, alpha):
+def _solve(lptr, lidx, lval, dense, points, width, bias, sign, active, cost, eps, passes, seed, weight, alpha):
     """Dual coordinate descent for up to LANES problems over the same points, in lockstep (Hsieh et al., ICML 2008).
 
-    Problem l: min_w 1/2 |w|^2 + sum_i C_i max(0, 1 - sign_il w.x_i)^2. Neighbouring problems share every feature
+    Problem l: min_w 1/2 |w|^2 + C sum_i max(0, 1 - sign_il w.x_i)^2. Neighbouring problems share every feature
     look-up, and a row of `weight` holds a feature's weights of all of them, so the inner loops are vector instructions.
     A problem has converged when its projected gradients of a whole pass lie within `eps`; then it rests.
 
-    weight [(width + D + 1) * LANES], alpha [n * LANES]: zero at entry; sign [n * LANES]. Returns the passes made.
+    weight [(width + D + 1) * LANES], alpha [n * LANES]: zero at entry; sign [n * LANES], 0 where a point is absent.
     """
     n, dims = len(points), dense.shape[1]
     order = np.arange(n)
@@ -97,9 +97,9 @@ def _solve(lptr, lidx, lval, dense, points, width, bias, sign, active, costs, ep
         for j in range(dims):
             total += dense[points[i], j] * dense[points[i], j]
         norms[i] = total
-    half_p, half_n = np.float32(0.5 / costs[0]), np.float32(0.5 / costs[1])
+    half = np.float32(0.5 / cost)
     last = (width + dims) * LANES
-    for turn in range(passes):
+    for _ in range(passes):
         state = _shuffle(order, state)
         for lane in range(LANES):
             high[lane], low[lane] = -np.inf, np.inf
@@ -115,8 +115,7 @@ def _solve(lptr, lidx, lval, dense, points, width, bias, sign, active, costs, ep
             norm = norms[i]
             for lane in range(LANES):
                 s, a = sign[i * LANES + lane], alpha[i * LANES + lane]
-                half = half_p if s > 0 else half_n
-                gradient = s * z[lane] - np.float32(1) + a * half
+                gradient = (s * z[lane] - np.float32(1) + a * half) * s * s
                 projected = gradient if a > 0 else min(gradient, np.float32(0))
                 high[lane] = max(high[lane], projected)
                 low[lane] = min(low[lane], projected)
@@ -138,8 +137,7 @@ def _solve(lptr, lidx, lval, dense, points, width, bias, sign, active, costs, ep
                 active[lane] = 0
             running += active[lane]
         if running == 0:
-            return turn + 1
-    return passes
+            return
 
 
 @njit(**OPTIONS)
@@ -150,7 +148,7 @@ def _grow(array, size):
 
 
 @njit(**OPTIONS)
-def fit_chunk(indptr, indices, data, num_features, dense, points, positive_ptr, positives, costs, bias, eps, passes,
+def fit_chunk(indptr, indices, data, num_features, dense, points, marked_ptr, marked, marks, cost, bias, eps, passes,
               threshold, seed, where):
     """Fit the children of one cluster on the points that reach it.
 
@@ -158,16 +156,16 @@ def fit_chunk(indptr, indices, data, num_features, dense, points, positive_ptr, 
         indptr, indices, data: sparse features of all points, CSR float32 with F = num_features columns.
         dense: dense features [N, D] float32; D may be 0.
         points: rows that reach the cluster [n], ascending.
-        positive_ptr, positives: rows that are positive for each child [children + 1], [entries]; those that are not
-            among `points` do not count.
-        costs: (C of positives, C of negatives). bias: value of the constant feature.
+        marked_ptr, marked, marks: rows that are no negatives of each child [children + 1], [entries], positive where
+            the mark is > 0, else absent; those that are not among `points` do not count.
+        cost: C. bias: value of the constant feature.
         eps, passes: when to stop; `_solve`.
         threshold: weights of a smaller magnitude are dropped, the bias excepted.
         where: scratch [F] int32 of -1; left so.
     Returns:
-        (features [R] int32 ascending, ptr [R + 1] int64, children [entries] int32, values [entries] float32, passes)
+        (features [R] int32 ascending, ptr [R + 1] int64, children [entries] int32, values [entries] float32)
     """
-    n, dims, children = len(points), dense.shape[1], len(positive_ptr) - 1
+    n, dims, children = len(points), dense.shape[1], len(marked_ptr) - 1
     entries = 0
     for p in points:
         entries += indptr[p + 1] - indptr[p]
@@ -182,18 +180,18 @@ def fit_chunk(indptr, indices, data, num_features, dense, points, positive_ptr, 
     active = np.empty(LANES, np.float32)
     rows_at, child_at = np.empty(1024, np.int32), np.empty(1024, np.int32)
     value_at = np.empty(1024, np.float32)
-    kept, most = 0, 0
+    kept = 0
     for first in range(0, children, LANES):
         lanes = min(LANES, children - first)
         weight[:], alpha[:], sign[:], active[:] = 0, 0, -1, 0
         active[:lanes] = 1
         for lane in range(lanes):
-            for j in range(positive_ptr[first + lane], positive_ptr[first + lane + 1]):
-                at = np.searchsorted(points, positives[j])
-                if at < n and points[at] == positives[j]:
-                    sign[at * LANES + lane] = 1
-        most = max(most, _solve(lptr, lidx, lval, dense, points, width, np.float32(bias), sign, active, costs,
-                                eps, passes, seed + first, weight, alpha))
+            for j in range(marked_ptr[first + lane], marked_ptr[first + lane + 1]):
+                at = np.searchsorted(points, marked[j])
+                if at < n and points[at] == marked[j]:
+                    sign[at * LANES + lane] = 1 if marks[j] > 0 else 0
+        _solve(lptr, lidx, lval, dense, points, width, np.float32(bias), sign, active, cost, eps, passes,
+               seed + first, weight, alpha)
         for row in range(width + dims + 1):
             limit = threshold if row < width + dims else np.float32(0)
             for lane in range(lanes):
@@ -204,7 +202,7 @@ def fit_chunk(indptr, indices, data, num_features, dense, points, positive_ptr, 
                         value_at = _grow(value_at, 2 * kept)
                     rows_at[kept], child_at[kept], value_at[kept] = row, first + lane, v
                     kept += 1
-    return *_by_feature(rows_at[:kept], child_at[:kept], value_at[:kept], feats[:width], num_features, dims), most
+    return _by_feature(rows_at[:kept], child_at[:kept], value_at[:kept], feats[:width], num_features, dims)
 
 
 @njit(**OPTIONS)

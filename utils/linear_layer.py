@@ -133,13 +133,13 @@ def fit_layer(features: Features, child_ptr: np.ndarray, positives: sp.csc_matri
     Args:
         features: of the N training points.
         child_ptr: [parents + 1].
-        positives: [N, nodes] which points are positive for a node.
+        positives: [N, nodes] points that are positive for a node, > 0, or absent for it, a stored 0; others that reach
+            its cluster are its negatives.
         reach: [N, parents] which points a cluster's rankers are trained on.
     """
     shape, scratch = features.shape, SimpleQueue()
     for _ in range(threads):
         scratch.put(np.full(shape[0], -1, np.int32))
-    costs = (solver.cost, solver.cost)
 
     def fit(parent: int) -> tuple[np.ndarray, ...]:
         first, stop = child_ptr[parent], child_ptr[parent + 1]
@@ -149,8 +149,9 @@ def fit_layer(features: Features, child_ptr: np.ndarray, positives: sp.csc_matri
         try:
             return fit_chunk(*features.arrays, shape[0], features.dense, points.astype(np.int32, copy=False),
                              positives.indptr[first:stop + 1].astype(np.int64) - begin,
-                             positives.indices[begin:end].astype(np.int32, copy=False), costs, solver.bias, solver.eps,
-                             solver.passes, solver.threshold, solver.seed + 1_000_003 * parent, where)[:4]
+                             positives.indices[begin:end].astype(np.int32, copy=False), positives.data[begin:end],
+                             solver.cost, solver.bias, solver.eps, solver.passes, solver.threshold,
+                             solver.seed + 1_000_003 * parent, where)
         finally:
             scratch.put(where)
     parents = len(child_ptr) - 1

@@ -115,19 +115,20 @@ class Ranking:
 
 
 def fit_tree(features: Features, relevance: sp.csr_matrix, skeleton: Skeleton, ranking: Ranking,
-             kept: Sequence[Layer] = (), keep: Callable[[int, Layer], None] = lambda level, layer: None,
-             ) -> PartitionTree:
+             absent: sp.csr_matrix | None = None, kept: Sequence[Layer] = (),
+             keep: Callable[[int, Layer], None] = lambda level, layer: None) -> PartitionTree:
     """Train the rankers of every level.
 
     Args:
-        relevance: [N, L].
+        relevance: [N, L]. absent: [N, L] pairs that are neither positive nor negative.
         kept: layers that were trained before. keep: called with each new layer.
     """
-    positives = _positives(relevance, skeleton)
-    layers = list(kept)
+    positives, layers = _positives(relevance, skeleton), list(kept)
+    marked = positives if absent is None else [_marked(*pair) for pair in zip(
+        positives, _positives(absent, skeleton), strict=True)]
     for level in range(len(layers), len(skeleton.child_ptrs)):
         reach = _reach(features, positives, layers, skeleton, ranking, level)
-        layers.append(fit_layer(features, skeleton.child_ptrs[level], positives[level], reach, ranking.solver,
+        layers.append(fit_layer(features, skeleton.child_ptrs[level], marked[level], reach, ranking.solver,
                                 ranking.threads, f"rankers of level {level + 1} of {len(positives)}"))
         keep(level, layers[-1])
     return PartitionTree(tuple(layers), skeleton.node_labels, relevance.shape[1], features.shape, ranking.solver.bias)
@@ -172,6 +173,13 @@ def _positives(relevance: sp.csr_matrix, skeleton: Skeleton) -> list[sp.csc_matr
         above.sort_indices()
         levels.insert(0, above)
     return levels
+
+
+def _marked(positives: sp.csc_matrix, absent: sp.csc_matrix) -> sp.csc_matrix:
+    """Positives > 0 and, where there is none, absent ones as stored zeros: [N, nodes]."""
+    rows, columns = (np.concatenate(part) for part in zip(positives.nonzero(), absent.nonzero(), strict=True))
+    values = np.concatenate([np.ones(positives.nnz, np.float32), np.zeros(absent.nnz, np.float32)])
+    return sp.csc_matrix((values, (rows, columns)), shape=positives.shape)
 
 
 def _reach(features: Features, positives: list[sp.csc_matrix], layers: list[Layer], skeleton: Skeleton,
