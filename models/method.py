@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,19 @@ from utils.data import Batch, Dataset, Split, TextBatch, sequential_batches
 from utils.optim import decay_groups
 from utils.sparse import remove_pairs, topk_csr, topk_rows
 from utils.tokenization_utils import Ragged, Tokenizer, tokenize_texts
+
+
+@dataclass(frozen=True)
+class MemberView:
+    """What one member of a fused method says of some points.
+
+    Attributes: name; ids, the member's own k best labels of each point, best first, filter pairs removed, -1 = no more
+    [n, k] int64; contributions, what the member adds to the scores of given labels [n, given] float32, 0 where the
+    given label is -1.
+    """
+    name: str
+    ids: np.ndarray
+    contributions: np.ndarray
 
 
 class Method(nn.Module):
@@ -129,6 +143,12 @@ class Method(nn.Module):
         """The k best labels of new texts, as `score_points`."""
         tokens = tokenize_texts(texts, Tokenizer(self.encoder.tokenizer, self.config.data.max_len))
         return self.score_rows(tokens, np.arange(len(texts)), k, accelerator)
+
+    def explain(self, split: Split, points: np.ndarray, labels: np.ndarray, k: int, accelerator: Accelerator,
+                ) -> list[MemberView]:
+        """What each member says of points of a split [n] and adds to the scores of `labels` [n, given]; [] for methods
+        without members."""
+        return []
 
     def facts(self) -> dict[str, float]:
         """What is to be told beside the metrics of the last prediction, for <split>_metrics.json and, in training, for
