@@ -20,6 +20,8 @@ class DataConfig:
     label_max_len: int | None = option(None, "longest label text in tokens; null = max_len", ge=3)
     val_fraction: float = option(0.05, "share of the training points held out for validation", ge=0, lt=1)
     val_max_points: int = option(4000, "most points held out for validation", ge=0)
+    val_group_size: int = option(1, "hold out whole groups of about so many similar texts (by TF-IDF), as where a test "
+                                    "split has no near-duplicates of training texts; 1 = each text by itself", ge=1)
     propensity_a: float = option(0.55, "constant A of the propensity model (0.6 Amazon, 0.5 Wikipedia)")
     propensity_b: float = option(1.5, "constant B of the propensity model (2.6 Amazon, 0.4 Wikipedia)", ge=0)
     token_cache: str | None = option(None, "folder of token files; null = <root>/<name>/tokens")
