@@ -80,6 +80,8 @@ class OptimConfig:
 @dataclass(frozen=True)
 class TrainConfig:
     epochs: int = option(10, "passes over the training split; 0 = no training", ge=0)
+    stop_epoch: int | None = option(None, "stop after so many epochs, with the learning rates of train.epochs; in a "
+                                          "stage `best:NAME` = the best epoch of an earlier stage", ge=1)
     batch_size: int = option(512, "queries a step over all processes together", ge=1)
     eval_interval: int = option(1, "epochs between two evaluations on the validation split", ge=1)
     track_metric: str | None = option(None, "validation metric that selects the checkpoint; null = nDCG@5, or nDCG at "
@@ -99,6 +101,7 @@ class EvalConfig:
                                                       "faiss-cpu. Validation during training is always exact")
     precision: Literal["float32", "bfloat16", "int8"] = option(
         "float32", "of a saved elias model's cluster and label classifiers: less memory, slightly other scores")
+    without: tuple[str, ...] | None = option(None, "members of a fusion that are left out at prediction")
     hnsw_m: int = option(100, "hnsw: neighbours a label keeps in the graph", ge=2)
     hnsw_ef_construction: int = option(300, "hnsw: candidates looked at when a label is added to the graph", ge=1)
     hnsw_ef: int = option(300, "hnsw: candidates looked at in a search; at least the labels asked for", ge=1)
