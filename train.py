@@ -364,6 +364,9 @@ def check_settings(config: Config, data: Dataset) -> None:
     if config.train.batch_size < distributed.world_size():
         raise ConfigError(f"train.batch_size is {config.train.batch_size}, smaller than the number of processes, "
                           f"{distributed.world_size()}; each needs a query of every batch")
+    if isinstance(config.train.stop_epoch, str):
+        raise ConfigError(f"train.stop_epoch is '{config.train.stop_epoch}', expected a whole number; `best:NAME` is "
+                          "for stages")
     check_ks(config, data)
     computed = [f"{name}@{k}" for name in NAMES for k in metric_ks(config, data)]
     if config.train.track_metric not in (None, *computed):

@@ -43,6 +43,11 @@ SETTINGS = {
     "fused": {"method": {"name": "fused"}, "stages": [
         FIRST, {"name": "classifiers", "method": {"name": "xc", "tau": 0.05, "cluster_size": 4}},
         {"name": "fused", "train": {"epochs": 0}}]},
+    "fusion": {"method": {"name": "fusion", "memory": "dual"}, "stages": [
+        FIRST, {"name": "tree", "run": {"start_from": None}, "method": {
+            "name": "xr-linear", "max_leaf": 4, "splits": 2, "beam": 8}},
+        {"name": "fusion", "run": {"start_from": None}, "method": {
+            "name": "fusion", "members": {"dual": "stage:encoder", "tree": "stage:tree"}}}]},
     "ova": {"method": {"name": "ova", "tau": 0.05}},
     "ova-bce": {"method": {"name": "ova", "tau": 0.05}, "loss": {"name": "bce"}},
     "xr-linear": {"method": {"name": "xr-linear", "max_leaf": 4, "splits": 2, "beam": 8}},
@@ -76,7 +81,7 @@ def test_conformance(config, monkeypatch):
     folder = train.fit(config)
     losses = [r["loss"] for r in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
               if r["kind"] == "train"]
-    fitted = ("fused", "xr-linear", "overlap", "elias-ranker")
+    fitted = ("fused", "fusion", "xr-linear", "overlap", "elias-ranker")
     assert losses[-1] < losses[0] if losses else config.method.name in fitted
     metrics = evaluation.evaluate(folder)
     assert metrics["P@1"] > 40      # the most frequent label alone gives about 15

@@ -177,10 +177,13 @@ class Boosted:
     @classmethod
     def fit(cls, x: np.ndarray, relevant: np.ndarray, members: int, trees: int, leaves: int, min_leaf: int) -> Boosted:
         from sklearn.ensemble import HistGradientBoostingClassifier
+        from threadpoolctl import threadpool_limits  # comes with scikit-learn
         rising = [1, 1, -1, 1] * members + [0]
         model = HistGradientBoostingClassifier(
             max_iter=trees, max_leaf_nodes=leaves, learning_rate=0.1, min_samples_leaf=min_leaf, l2_regularization=1.0,
-            monotonic_cst=rising, early_stopping=False, random_state=0).fit(x, relevant)
+            monotonic_cst=rising, early_stopping=False, random_state=0)
+        with threadpool_limits(1):      # its threads wait for each other: on a busy machine that takes a minute
+            model.fit(x, relevant)
         nodes = [part[0].nodes for part in model._predictors]      # its only door to the trees; tested for equality
         offsets = np.concatenate([[0], np.cumsum([len(part) for part in nodes])]).astype(np.int64)
         leaf = np.concatenate([part["is_leaf"] for part in nodes]).astype(bool)
@@ -303,10 +306,10 @@ def cross_fit(found: Candidates, relevance: sp.csr_matrix, log_counts: np.ndarra
 
 def _fit_model(kind: str, x: np.ndarray, relevant: np.ndarray, members: int, settings: FuserSettings,
                ) -> Linear | Boosted:
-    if relevant.all() or not relevant.any():
-        raise ValueError("fusion: expected relevant and other candidates among the validation points, got "
-                         f"{int(relevant.sum())} relevant of {len(relevant)}: the members' first labels are all "
-                         f"{'right' if len(relevant) and relevant.all() else 'wrong'}")
+    if relevant.all() or not relevant.any():      # nothing to learn from: how near a label is to each member's best
+        weight = np.zeros(x.shape[1])
+        weight[1:PER_MEMBER * members:PER_MEMBER] = 1.0
+        return Linear(weight, np.asarray(0.0))
     return MODELS[kind].fit(x, relevant, members, settings.trees, settings.leaves, settings.min_leaf)
 
 
@@ -322,9 +325,12 @@ def fit(found: Candidates, relevance: sp.csr_matrix, log_counts: np.ndarray, kin
     from sklearn.linear_model import LogisticRegression
     relevant = relevant_places(found, relevance)
     model = _fit_model(kind, features(found, log_counts), relevant, len(members), settings)
-    platt = LogisticRegression(C=1e6, solver="newton-cholesky").fit(margins[:, None], relevant)
-    slope = max(float(platt.coef_[0, 0]), 1e-3)      # never turns the order around
-    return Fuser(kind, tuple(members), model, np.array([slope, float(platt.intercept_[0])]), log_counts, boost)
+    calibration = np.array([1.0, 0.0])
+    if relevant.any() and not relevant.all():
+        platt = LogisticRegression(C=1e6, solver="newton-cholesky").fit(margins[:, None], relevant)
+        calibration = np.array([max(platt.coef_[0, 0], 1e-3), platt.intercept_[0]])      # never turns the order around
+    kind = next(name for name, kind in MODELS.items() if isinstance(model, kind))
+    return Fuser(kind, tuple(members), model, calibration, log_counts, boost)
 
 
 def reliability(probability: np.ndarray, relevant: np.ndarray, bins: int = 10) -> dict[str, list[float]]:

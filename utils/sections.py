@@ -80,8 +80,8 @@ class OptimConfig:
 @dataclass(frozen=True)
 class TrainConfig:
     epochs: int = option(10, "passes over the training split; 0 = no training", ge=0)
-    stop_epoch: int | None = option(None, "stop after so many epochs, with the learning rates of train.epochs; in a "
-                                          "stage `best:NAME` = the best epoch of an earlier stage", ge=1)
+    stop_epoch: int | str | None = option(None, "stop after so many epochs, with the learning rates of train.epochs; "
+                                                "in a stage `best:NAME` = the best epoch of an earlier stage")
     batch_size: int = option(512, "queries a step over all processes together", ge=1)
     eval_interval: int = option(1, "epochs between two evaluations on the validation split", ge=1)
     track_metric: str | None = option(None, "validation metric that selects the checkpoint; null = nDCG@5, or nDCG at "
