@@ -12,8 +12,8 @@ stem. The environments of others are made in the folder --peers when missing, by
 All rank the same labels for the test points, measured by `utils.metrics` with the pairs of filter_labels_test.txt
 removed; nothing is chosen on the test split. Columns: `train s` wall time from the data set's files to the saved model
 with all that belongs to it, `CPU s` its processor time; `peak MB` the largest resident memory of the training
-process with its children; `model MB` the files on disk. From raw text to 100 labels on one thread: `batch ms` processor
-time a text in batches of 256, `text ms` wall time of one text alone, both medians.
+process with its children; `model MB` the files on disk. From raw text to 100 labels on one thread: `batch ms` a text in
+batches of 256, `text ms` one text alone, medians of processor time, which other programs lengthen less than the wall's.
 """
 from __future__ import annotations
 

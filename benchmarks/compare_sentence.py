@@ -22,8 +22,8 @@ class SentenceTransformer:
     """all-MiniLM-L6-v2 fine-tuned by sentence-transformers on pairs of a title and the text of one of its labels, with
     CachedMultipleNegativesRankingLoss; labels are ranked by the inner product with all their vectors.
 
-    A twentieth of the points, those that our configs hold out too, selects the best epoch, and its two successors being
-    no better end training, as the budget does.
+    Training ends with the budget, or when two epochs in a row are no better on the points that our configs hold out too
+    (a twentieth); the best epoch is kept.
     """
     batch, rate, epochs, patience = 256, 2e-4, 20, 2
 
@@ -77,8 +77,9 @@ class SentenceTransformer:
         self.model.save(str(self.task.model))
         np.save(self.task.model / "labels.npy", self._encode(label_texts))
         steps, epochs = trainer.state.global_step, trainer.state.epoch
-        return {"notes": f"{steps} steps of {self.batch} pairs: {epochs:.2f} epochs of {len(rows):,} pairs, "
-                         f"{f'stopped after {self.task.minutes:g} minutes, ' * keeper.late}best after {keeper.best_epoch:.2f}"}
+        stopped = f"stopped after {self.task.minutes:g} minutes, " if keeper.late else ""
+        return {"notes": f"{steps} steps of {self.batch} pairs: {epochs:.2f} epochs of {len(rows):,} pairs, {stopped}"
+                         f"best after {keeper.best_epoch:.2f}"}
 
     def _trainer(self, pairs: Any, keeper: Any) -> Any:
         arguments = self.package.SentenceTransformerTrainingArguments(

@@ -13,7 +13,7 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,24 +141,22 @@ def train(system: Any, task: Task) -> dict[str, Any]:
 
 
 def answer(system: Any, task: Task) -> dict[str, Any]:
-    """Scores of the test points to WORK/scores.npz; milliseconds a text, medians, of the processor in batches and of the
-    wall alone; None where the system or the data set has no texts."""
+    """Scores of the test points to WORK/scores.npz. Median milliseconds of the processor a text, in batches and alone;
+    None where the system or the data set has no texts."""
     system.open()
     sp.save_npz(Path(task.work) / "scores.npz", system.rank_points(), compressed=False)
     texts = task.texts("tst_X") if system.reads_texts else []
 
-    def milliseconds(parts: list[list[str]], clock: Callable[[], float]) -> float | None:
+    def milliseconds(parts: list[list[str]]) -> float | None:
         taken = []
         for part in parts[:2] + parts:      # the first ones only warm up
-            began = clock()
+            began = _processor_seconds()
             system.rank_texts(part)
-            taken.append(1000 * (clock() - began) / len(part))
+            taken.append(1000 * (_processor_seconds() - began) / len(part))
         return float(np.median(taken[min(2, len(parts)):])) if parts else None
 
-    return {"batch_ms": milliseconds([texts[i:i + BATCH] for i in range(0, len(texts), BATCH)][:BATCHES],
-                                     time.process_time),
-            "text_ms": milliseconds([[text] for text in texts[:SINGLE_TEXTS]], time.perf_counter),
-            "peak_mb": _peak_mb()}
+    return {"batch_ms": milliseconds([texts[i:i + BATCH] for i in range(0, len(texts), BATCH)][:BATCHES]),
+            "text_ms": milliseconds([[text] for text in texts[:SINGLE_TEXTS]]), "peak_mb": _peak_mb()}
 
 
 def main(phase: str, file: str) -> None:
