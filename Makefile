@@ -28,7 +28,7 @@ benchmarks: $(VENV)/installed-dev
 	$(BIN)/python -m benchmarks.search
 	$(BIN)/python -m benchmarks.clustering --small
 	$(BIN)/python -m benchmarks.tree_scale --fraction 0.05
-	$(BIN)/python -m benchmarks.linear Datasets/LF-DebianTitles-small
+	$(BIN)/python -m benchmarks.compare Datasets/LF-DebianTitles-small
 	$(BIN)/python -m benchmarks.accuracy
 
 # A stamp newer than the requirements says that the environment is ready: a second run sets nothing up again.

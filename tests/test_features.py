@@ -4,7 +4,8 @@ import scipy.sparse as sp
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from tests.conftest import write_dataset
-from utils.features import TextFeatures, load_features
+from utils.features import load_features
+from utils.text_features import TextFeatures
 
 
 def test_built_when_missing_and_equal_to_the_library(tmp_path):

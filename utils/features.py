@@ -9,22 +9,17 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import scipy.sparse as sp
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from utils.run import write_text, written_whole
 from utils.text import count_lines, iter_lines
+from utils.text_features import vectorizer
 
 log = logging.getLogger(__name__)
-NGRAMS, MIN_DOCUMENTS, MAX_TERMS = (1, 2), 2, 500_000
-
-
-def _vectorizer(**options) -> TfidfVectorizer:
-    return TfidfVectorizer(ngram_range=NGRAMS, token_pattern=r"(?u)\b\w+\b", dtype=np.float32, **options)
+MIN_DOCUMENTS, MAX_TERMS = 2, 500_000
 
 
 def build_tfidf(folder: str | Path) -> None:
@@ -36,19 +31,19 @@ def build_tfidf(folder: str | Path) -> None:
     folder = Path(folder)
     texts = {split: folder / "raw" / f"{split}_X.txt" for split in ("trn", "tst")}
     words = min(MIN_DOCUMENTS, count_lines(texts["trn"]))      # a set of one text keeps its words
-    vectorizer = _vectorizer(min_df=words, max_features=MAX_TERMS)
+    tfidf = vectorizer(min_df=words, max_features=MAX_TERMS)
     log.info("building TF-IDF features of %s", folder)
     try:
-        features = {"trn": vectorizer.fit_transform(iter_lines(texts["trn"]))}
+        features = {"trn": tfidf.fit_transform(iter_lines(texts["trn"]))}
     except ValueError as error:
         if "vocabulary" not in str(error) and "no terms" not in str(error).lower():
             raise
         raise ValueError(f"{texts['trn']}: no word occurs in {words} texts, so there are no TF-IDF features") from None
-    features["tst"] = vectorizer.transform(iter_lines(texts["tst"]))
+    features["tst"] = tfidf.transform(iter_lines(texts["tst"]))
     for split, matrix in features.items():
         with written_whole(folder / f"X.{split}.npz") as partial:
             sp.save_npz(partial, matrix.tocsr())
-    terms = zip(vectorizer.get_feature_names_out(), vectorizer.idf_, strict=True)
+    terms = zip(tfidf.get_feature_names_out(), tfidf.idf_, strict=True)
     write_text(folder / "Xf.txt", "".join(f"{term}\t{idf:.9g}\n" for term, idf in terms))
 
 
@@ -81,23 +76,6 @@ def load_features(folder: str | Path) -> tuple[sp.csr_matrix, sp.csr_matrix]:
         raise ValueError(f"{folder}: X.trn.npz has {matrices[0].shape[1]:,} columns, "
                          f"X.tst.npz {matrices[1].shape[1]:,}")
     return matrices[0], matrices[1]
-
-
-class TextFeatures:
-    """TF-IDF of new texts in the columns of a data set's features; reads `term <TAB> idf` lines once."""
-
-    def __init__(self, path: str | Path) -> None:
-        lines = [line.rpartition("\t") for line in iter_lines(path)]
-        try:
-            idf = np.array([float(value) for _, _, value in lines], np.float32)
-        except ValueError as error:
-            raise ValueError(f"{path}: expected `term <TAB> idf` in every line ({error})") from None
-        self._vectorizer = _vectorizer(vocabulary={term: i for i, (term, _, _) in enumerate(lines)})
-        self._vectorizer.idf_ = idf
-
-    def __call__(self, texts: Iterable[str]) -> sp.csr_matrix:
-        """Features [n, F] float32 of n texts; a text without known words has none."""
-        return self._vectorizer.transform(texts).tocsr()
 
 
 def main() -> None:
