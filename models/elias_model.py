@@ -40,9 +40,12 @@ class EliasConfig(MethodConfig):
     tau: float = option(1.0, "temperature of the label scores: w . x / tau + bias", gt=0)
     cluster_tau: float | None = option(None, "temperature of the cluster scores; null = tau", gt=0)
     wl_dim: int | None = option(None, "project embeddings to this many dimensions for the label classifiers", ge=1)
-    init: Literal["random", "labels", "keep"] = option(
-        "random", "label classifiers start random, from the labels' texts, or from the run that this one starts from")
+    init: Literal["random", "labels", "vectors", "keep"] = option(
+        "random", "label classifiers start random, from the labels' texts, from the label vectors of the run that this "
+                  "one starts from, or keep = from that elias run's label classifiers")
     init_bias: float = option(0.0, "start of every label's bias")
+    edge_spread: float = option(1.0, "elias-2: the edges' logits start uniform random from 0 to this (1 as published); "
+                                     "0: all edges of a cluster start equal", ge=0)
     loss_lambda: float = option(0.05, "weight of the path scores' own loss", ge=0)
     dropout: float = option(0.0, "dropout rate on the text embedding in training", ge=0, lt=1)
     accumulation_steps: int = option(1, "steps between two updates of the label classifiers", ge=1)
@@ -108,7 +111,7 @@ class EliasModel(nn.Module):
             parameter.outer_gradient = None
         self.edges = None
         if config.name == "elias-2" and num_labels:
-            self.edges = nn.Parameter(torch.rand(num_clusters, limits.kappa))
+            self.edges = nn.Parameter(config.edge_spread * torch.rand(num_clusters, limits.kappa))
             self.edges.row_sparse = True
 
     def set_graph(self, graph: Graph) -> None:

@@ -107,14 +107,17 @@ def point_embeddings(method: Method, data: Dataset, accelerator: Accelerator) ->
 
 
 def start_classifiers(method: Elias, accelerator: Accelerator) -> None:
-    """`init: labels`: W_L from the labels' texts, W_C of new clusters from the means of their labels' embeddings."""
-    model, data = method.model, method.data
-    if method.config.method.init != "labels":
+    """`init: labels` and `init: vectors`: W_L from the labels' texts or vectors, W_C of new clusters from their means.
+    """
+    model, data, init = method.model, method.data, method.config.method.init
+    if init not in ("labels", "vectors"):
         return
-    rows = embed_rows(method.encoder, data.label_tokens, np.arange(method.num_labels), method.config.eval.batch_size,
-                      accelerator, "embed labels")
+    rows = method.vectors if init == "vectors" else embed_rows(
+        method.encoder, data.label_tokens, np.arange(method.num_labels), method.config.eval.batch_size, accelerator,
+        "embed labels")
+    method.vectors = None
     with torch.no_grad():
-        model.labels.copy_(model.project(rows))
+        model.labels.copy_(model.project(rows.to(model.labels.device)))
     if method.before is None:      # new clusters
         parents = method.graph.parents()
         known = np.flatnonzero(parents >= 0)

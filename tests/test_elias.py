@@ -439,6 +439,29 @@ def test_commands(stage1, tmp_path):
     assert got.stderr.count("\n") == 1
 
 
+def test_label_classifiers_start_as_label_vectors(make_config, tmp_path):
+    """Of any run that has some; clusters from the means of their labels' vectors."""
+    dexa = train.fit(make_config(method={"name": "dexa", "num_vectors": "labels", "vector_init": "xavier"}))
+    run = {"dir": str(tmp_path / "x"), "start_from": str(dexa)}
+    config = make_config(method={**STAGE1, "init": "vectors"}, run=run)
+    method, before = METHODS["elias-1"].build(config, load(config)), load_method(find_run(dexa, METHOD_CONFIGS)[1], dexa)
+    method.start_from(before)
+    config.run_folder.mkdir()
+    method.prepare(config.run_folder, Accelerator(cpu=True))
+    vectors, parents = np.asarray(before.label_vectors()), method.graph.parents()
+    np.testing.assert_array_equal(method.model.labels.detach().numpy(), vectors)
+    for cluster in range(4):
+        mean = vectors[parents == cluster].mean(0)
+        np.testing.assert_allclose(method.model.clusters[cluster].detach().numpy(), mean / np.linalg.norm(mean),
+                                   rtol=1e-4, atol=1e-6)
+    with pytest.raises(ConfigError, match="method.init is 'vectors', .* but run.start_from names none"):
+        train.fit(make_config(method={**STAGE1, "init": "vectors"}, run={"dir": str(tmp_path / "y")}))
+    one = train.fit(make_config(method=STAGE1, train={"epochs": 1}, run={"dir": str(tmp_path / "one")}))
+    with pytest.raises(ValueError, match="a elias-1 run has no label vectors to start from"):
+        train.fit(make_config(method={**STAGE1, "init": "vectors"},
+                              run={"dir": str(tmp_path / "y"), "start_from": str(one)}))
+
+
 def test_starting_from_another_encoder_and_keeping_labels(make_config, tmp_path, stage1):
     """Stage 2 keeps the encoder and W_C; `keep` also W_L; a dual encoder gives its encoder."""
     run = {"dir": str(tmp_path / "two"), "start_from": str(stage1)}
@@ -457,6 +480,52 @@ def test_starting_from_another_encoder_and_keeping_labels(make_config, tmp_path,
     projected = METHODS["elias-2"].build(config, load(config))
     with pytest.raises(ValueError, match=r"the label classifiers to keep are \(20, 16\), this run's \(20, 8\)"):
         projected.start_from(before)
+
+
+@pytest.mark.parametrize("kind", ["bce", "shares", "logs without a tree"])
+def test_scores_of_given_labels(make_config, kind):
+    """Both methods: labels that score_points returns have its scores, for points and for texts."""
+    loss = {"name": "bce" if kind == "bce" else "decoupled-softmax"}
+    more = {"logs": True, "calibrate": False, "elias_weight": 1.0} if kind == "logs without a tree" else {}
+    stages = [{"name": "search", "method": {**STAGE1, "beam": 2}, "loss": loss},
+              {"name": "rank", "method": {"name": "elias-ranker", "candidates": 6, **more}}]
+    folder = train.fit(make_config(method=STAGE1, train={"epochs": 3}, stages=stages))
+    accelerator = Accelerator(cpu=True)
+    for run in (folder / "stages" / "search", folder):
+        config = find_run(run, METHOD_CONFIGS)[1]
+        method, split = load_method(config, run), load(config).splits["tst"]
+        points, texts = np.array([3, 0, 11]), ["the linux tool", "", "glyph and letter"]
+        for k in (3, 9):
+            for (values, ids), score in (
+                    (method.score_points(split, points, k, accelerator),
+                     lambda given, m=method, s=split: m.score_labels(s, points, given, accelerator)),
+                    (method.score_texts(texts, k, accelerator),
+                     lambda given, m=method: m.score_labels_of_texts(texts, given, accelerator))):
+                got = score(ids)
+                assert got.dtype == np.float32
+                np.testing.assert_allclose(got, values, rtol=1e-4, atol=1e-6)
+                order = np.arange(20)[None].repeat(3, 0)
+                whole = score(order)
+                assert np.isfinite(whole).all()      # those that the beam does not reach too
+                np.testing.assert_allclose(np.take_along_axis(whole, ids.clip(0), 1)[ids >= 0], values[ids >= 0],
+                                           rtol=1e-4, atol=1e-6)
+                assert np.isneginf(score(np.full((3, 2), -1))).all()
+                assert score(np.zeros((3, 0), np.int64)).shape == (3, 0)
+        with pytest.raises(ValueError, match=r"expected given labels \[3, c\], got \(2, 1\)"):
+            method.score_labels(split, points, np.zeros((2, 1), np.int64), accelerator)
+        with pytest.raises(ValueError, match="expected given labels from -1 to 19, got 0 to 20"):
+            method.score_labels_of_texts(["a"], np.array([[0, 20]]), accelerator)
+
+
+def test_a_score_does_not_depend_on_how_many_are_asked_for(make_config):
+    """ELIAS's scores become shares of its `candidates` best, however many labels are ranked."""
+    stages = [{"name": "search", "method": STAGE1, "loss": {"name": "decoupled-softmax"}},
+              {"name": "rank", "method": {"name": "elias-ranker", "candidates": 4, "logs": True, "elias_weight": 1.0}}]
+    folder = train.fit(make_config(method=STAGE1, stages=stages))
+    method = load_method(find_run(folder, METHOD_CONFIGS)[1], folder)
+    found = [method.score_texts(["the linux tool"], k, Accelerator(cpu=True)) for k in (4, 12)]
+    both = [dict(zip(ids[0].tolist(), values[0].tolist(), strict=True)) for values, ids in found]
+    assert all(both[1][label] == pytest.approx(score, rel=1e-5) for label, score in both[0].items())
 
 
 def test_eval_in_other_precisions(stage1, make_config, tmp_path):
@@ -496,7 +565,18 @@ def test_figures_of_a_graph(tmp_path):
 
 
 def test_steps_under_launch(stage1, tmp_path):
-    """Two processes make the graph and the ranker that one makes."""
+    """Two processes make the graphs and the ranker that one makes."""
+    path = tmp_path / "c.yaml"
+    for name, start in (("sparse", None), ("dense", str(stage1))):      # without and with embeddings
+        config = find_run(stage1, METHOD_CONFIGS)[1]
+        config = with_values(config, run={"start_from": start, "dir": str(tmp_path / name)})
+        path.write_text(to_yaml(config))
+        got = launch(2, "elias_utils.py", "gen_cluster_A", path, module="")
+        assert got.stdout == f"graph: {tmp_path / name}.cluster_A.npz\n"
+        alone = Graph.load(gen_cluster_A(config, out=tmp_path / "alone.npz"), 20)
+        together = Graph.load(tmp_path / f"{name}.cluster_A.npz", 20)
+        assert (together.labels == alone.labels).all()
+        assert (together.values == alone.values).all()
     one = gen_approx_A(stage1, kappa=8, out=tmp_path / "one.npz")
     launch(2, "elias_utils.py", "gen_approx_A", stage1, "--method.kappa", 8, "--out", tmp_path / "two.npz", module="")
     first, second = (Graph.load(tmp_path / f"{name}.npz", 20) for name in ("one", "two"))
