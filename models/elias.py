@@ -34,7 +34,7 @@ from models.encoder import TextEncoder, build_encoder, load_encoder
 from models.method import Method, encode_rows, write_method
 from utils import distributed
 from utils.config import Config, ConfigError
-from utils.data import Batch, Dataset, TextBatch, steps_per_epoch
+from utils.data import Batch, Dataset, Split, TextBatch, steps_per_epoch
 from utils.optim import decay_groups
 from utils.sparse import entry_rows
 from utils.tokenization_utils import Ragged, Tokenizer, tokenize_texts
@@ -287,7 +287,8 @@ class Elias(Method):
         return self._score_given(tokens, np.arange(len(texts)), labels, accelerator)
 
     @torch.no_grad()
-    def _score_given(self, tokens: Ragged, rows: np.ndarray, labels: np.ndarray, accelerator: Accelerator) -> np.ndarray:
+    def _score_given(self, tokens: Ragged, rows: np.ndarray, labels: np.ndarray, accelerator: Accelerator,
+                     ) -> np.ndarray:
         check_given(labels, len(rows), self.num_labels)
         scores, encoder = np.empty(labels.shape, np.float32), self.scored.encoder
         for positions, x in encode_rows(encoder, tokens, rows, self.config.eval.batch_size, accelerator, "score"):

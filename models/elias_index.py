@@ -92,8 +92,8 @@ class GraphIndex:
     def score_labels(self, queries: Tensor, ids: np.ndarray, projected: Tensor | None = None) -> np.ndarray:
         """Scores of given labels [B, n], as `search` gives them; id -1 and labels that no cluster has: -inf.
 
-        A label that none of a query's top clusters reaches counts by its best path through any cluster: the same formula
-        without the beam.
+        A label that none of a query's top clusters reaches counts by its best path through any cluster: the same
+        formula without the beam.
         """
         projected = queries if projected is None else projected
         ids, step = np.asarray(ids, np.int64), max(1, SCORES_AT_ONCE // len(self.clusters))

@@ -444,7 +444,8 @@ def test_label_classifiers_start_as_label_vectors(make_config, tmp_path):
     dexa = train.fit(make_config(method={"name": "dexa", "num_vectors": "labels", "vector_init": "xavier"}))
     run = {"dir": str(tmp_path / "x"), "start_from": str(dexa)}
     config = make_config(method={**STAGE1, "init": "vectors"}, run=run)
-    method, before = METHODS["elias-1"].build(config, load(config)), load_method(find_run(dexa, METHOD_CONFIGS)[1], dexa)
+    method = METHODS["elias-1"].build(config, load(config))
+    before = load_method(find_run(dexa, METHOD_CONFIGS)[1], dexa)
     method.start_from(before)
     config.run_folder.mkdir()
     method.prepare(config.run_folder, Accelerator(cpu=True))
@@ -495,12 +496,13 @@ def test_scores_of_given_labels(make_config, kind):
         config = find_run(run, METHOD_CONFIGS)[1]
         method, split = load_method(config, run), load(config).splits["tst"]
         points, texts = np.array([3, 0, 11]), ["the linux tool", "", "glyph and letter"]
+        kinds = ((method.score_points, method.score_labels, (split, points)),
+                 (method.score_texts, method.score_labels_of_texts, (texts,)))
         for k in (3, 9):
-            for (values, ids), score in (
-                    (method.score_points(split, points, k, accelerator),
-                     lambda given, m=method, s=split: m.score_labels(s, points, given, accelerator)),
-                    (method.score_texts(texts, k, accelerator),
-                     lambda given, m=method: m.score_labels_of_texts(texts, given, accelerator))):
+            for search, score_given, of in kinds:
+                def score(given, how=score_given, of=of):
+                    return how(*of, given, accelerator)
+                values, ids = search(*of, k, accelerator)
                 got = score(ids)
                 assert got.dtype == np.float32
                 np.testing.assert_allclose(got, values, rtol=1e-4, atol=1e-6)
