@@ -29,7 +29,7 @@ from models.elias_index import GraphIndex
 from models.elias_model import Elias1Config, Elias2Config, EliasConfig, EliasModel, Limits
 from models.elias_report import draw, graph_arrays, graph_facts, save_report, shortlist_recall
 from models.elias_search import forced_clusters, pool_gradient, pool_scores
-from models.elias_setup import make_graph, positive_parents, start_classifiers
+from models.elias_setup import make_graph, positive_parents, start_classifiers, start_edges
 from models.encoder import TextEncoder, build_encoder, load_encoder
 from models.method import Method, encode_rows, write_method
 from utils import distributed
@@ -143,6 +143,7 @@ class Elias(Method):
         if distributed.is_main():
             graph.save(run_folder / "graph.npz")
         start_classifiers(self, accelerator)
+        start_edges(self)
         if self.average is not None:
             self.average.load_state_dict(self.model.state_dict())
         distributed.barrier()

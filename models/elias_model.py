@@ -44,8 +44,9 @@ class EliasConfig(MethodConfig):
         "random", "label classifiers start random, from the labels' texts, from the label vectors of the run that this "
                   "one starts from, or keep = from that elias run's label classifiers")
     init_bias: float = option(0.0, "start of every label's bias")
-    edge_spread: float = option(1.0, "elias-2: the edges' logits start uniform random from 0 to this (1 as published); "
-                                     "0: all edges of a cluster start equal", ge=0)
+    edge_init: Literal["random", "equal", "shares"] = option(
+        "random", "elias-2: the edges' logits start uniform random as published; equal; shares = logarithms of A's "
+                  "values, divided by the largest that the label has: it starts in its main cluster")
     loss_lambda: float = option(0.05, "weight of the path scores' own loss", ge=0)
     dropout: float = option(0.0, "dropout rate on the text embedding in training", ge=0, lt=1)
     accumulation_steps: int = option(1, "steps between two updates of the label classifiers", ge=1)
@@ -111,7 +112,7 @@ class EliasModel(nn.Module):
             parameter.outer_gradient = None
         self.edges = None
         if config.name == "elias-2" and num_labels:
-            self.edges = nn.Parameter(config.edge_spread * torch.rand(num_clusters, limits.kappa))
+            self.edges = nn.Parameter(torch.rand(num_clusters, limits.kappa))
             self.edges.row_sparse = True
 
     def set_graph(self, graph: Graph) -> None:

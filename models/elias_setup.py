@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from models.elias_model import EliasConfig
 
 log = logging.getLogger(__name__)
+LEAST_SHARE = 1e-2      # of an edge at the start: a smaller one would hardly get a gradient
 
 
 def make_graph(method: Elias, accelerator: Accelerator) -> Graph:
@@ -104,6 +105,22 @@ def point_embeddings(method: Method, data: Dataset, accelerator: Accelerator) ->
     split = data.splits["trn"]
     return embed_rows(method.text_encoder, split.tokens, split.rows, method.config.eval.batch_size, accelerator,
                       "embed points").cpu().numpy()
+
+
+@torch.no_grad()
+def start_edges(method: Elias) -> None:
+    """`edge_init`: the edges' logits where they do not start random."""
+    edges, name, graph = method.model.edges, method.config.method.edge_init, method.graph
+    if edges is None or name == "random":
+        return
+    edges.zero_()
+    if name == "shares":
+        inside = graph.labels >= 0
+        largest = np.zeros(graph.num_labels, np.float32)
+        np.maximum.at(largest, graph.labels[inside], graph.values[inside])
+        shares = np.ones_like(graph.values)
+        shares[inside] = graph.values[inside] / largest[graph.labels[inside]]
+        edges[:, :shares.shape[1]] = torch.from_numpy(np.log(np.maximum(shares, LEAST_SHARE)))
 
 
 def start_classifiers(method: Elias, accelerator: Accelerator) -> None:
