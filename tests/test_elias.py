@@ -245,6 +245,24 @@ def test_edge_weights_are_the_clipped_softmax(make_config):
         assert (log_edges[cluster, count:] < -1e30).all() or count == labels.shape[1]
 
 
+def test_edges_at_the_start(make_config, tmp_path):
+    """Random, equal, or by how much less a label has there than in the cluster where it has most."""
+    rows = np.zeros((2, 20), np.float32)
+    rows[0, :12], rows[1, 8:] = 0.5, 1.0
+    rows[0, 8], rows[1, 9] = 1.0, 0.001
+    sp.save_npz(tmp_path / "A.npz", sp.csr_matrix(rows))
+    settings = {**STAGE2, "graph": str(tmp_path / "A.npz"), "kappa": 12}
+    method, _ = built(make_config(method={**settings, "edge_init": "shares"}))
+    expected = np.zeros((2, 12))      # of labels 0 to 11 and 8 to 19
+    expected[0, 10:] = np.log(0.5)      # labels 10 and 11 have 1 in the other cluster, label 8 has as much there
+    expected[1, 1] = np.log(0.01)      # label 9, not less
+    np.testing.assert_allclose(method.model.edges.detach(), expected, rtol=1e-5, atol=1e-6)
+    assert (method.graph.parents(method.model.all_log_edges())[[0, 9, 10, 19]] == [0, 0, 1, 1]).all()
+    assert not built(make_config(method={**settings, "edge_init": "equal"}))[0].model.edges.any()
+    random = built(make_config(method=settings))[0].model.edges
+    assert 0 <= random.min() < 0.2 < 0.8 < random.max() <= 1
+
+
 @pytest.mark.parametrize("loss", ["bce", "decoupled-softmax"])
 def test_a_step_equals_autograd_through_dense_tables(make_config, loss):
     """The gradients of every part, against the search's definition on whole matrices."""
