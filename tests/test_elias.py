@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 import eval as evaluation
 import train
-from elias_utils import gen_approx_A, gen_cluster_A, quantize, sparse_ranker
+from elias_utils import gen_approx_A, gen_cluster_A, quantize, report, sparse_ranker
 from models import METHOD_CONFIGS, METHODS, load_method
 from models.elias_graph import Graph, approximate_graph, cluster_count, cluster_graph
 from models.elias_model import Elias2Config, Limits
@@ -410,6 +410,12 @@ def test_the_whole_recipe(make_config, tmp_path):
     assert {f"shortlist_recall[{bin_name(*BINS[1])}]", "edge_entropy", "labels_per_cluster"} <= set(facts)
     assert evaluation.evaluate(folder)["P@1"] > 40
     assert evaluation.evaluate(folder / "stages" / "two")["P@1"] > 40
+    for step in (gen_approx_A, sparse_ranker, report):
+        with pytest.raises(ConfigError, match=rf"{step.__name__}: expected an elias run, .* is one of elias-ranker; "
+                                              r"those of its stages are \S+/one and \S+/two and \S+/warm$"):
+            step(folder)
+    with pytest.raises(ConfigError, match=r"not a run folder.*train that run first, .*alone: --no_model true"):
+        gen_cluster_A(make_config(method=STAGE1, run={"start_from": str(tmp_path / "none")}))
     before = json.loads((folder / "tst_metrics.json").read_text())
     (folder / "stages").rename(tmp_path / "elsewhere")      # the model needs none of them
     assert evaluation.evaluate(folder)["P@1"] == before["P@1"]
@@ -451,6 +457,12 @@ def test_commands(stage1, tmp_path):
     assert run("gen_cluster_A", path, "--no_model", "true").stdout == f"graph: {stage1}.cluster_A.npz\n"
     got = run("gen_approx_A", path, "--method.kappa", 9, "--out", tmp_path / "A.npz")      # of the config's run
     assert got.stdout == f"graph: {tmp_path / 'A.npz'}\n"
+    missing = tmp_path / "missing.yaml"
+    missing.write_text(path.read_text().replace(f"dir: {stage1}", f"dir: {tmp_path / 'never'}").replace(
+        "start_from: null", f"start_from: {stage1}"))
+    got = run("gen_approx_A", missing, check=False)
+    assert got.stderr == (f"error: {missing}: its run {tmp_path / 'never'} does not exist; train it first: python "
+                          f"train.py {missing}; or name the run that it starts from, {stage1}\n")
     got = run("gen_approx_A", tmp_path / "none", check=False)
     assert got.returncode == 1
     assert got.stderr.startswith("error: ")
