@@ -31,13 +31,14 @@ from models.elias_report import draw, graph_arrays, graph_facts, save_report, sh
 from models.elias_search import forced_clusters, pool_gradient, pool_scores
 from models.elias_setup import make_graph, positive_parents, start_classifiers, start_edges
 from models.encoder import TextEncoder, build_encoder, load_encoder
+from models.members import Asked, Scores
 from models.method import Method, encode_rows, write_method
 from utils import distributed
 from utils.config import Config, ConfigError
-from utils.data import Batch, Dataset, Split, TextBatch, steps_per_epoch
+from utils.data import Batch, Dataset, Split, TextBatch, steps_per_epoch, token_cache
 from utils.optim import decay_groups
 from utils.sparse import entry_rows
-from utils.tokenization_utils import Ragged, Tokenizer, tokenize_texts
+from utils.tokenization_utils import Ragged, Tokenizer, tokenize_file, tokenize_texts
 
 LOSSES = {"bce": shortlist_bce, "decoupled-softmax": shortlist_decoupled_softmax}
 EXTRA = 5      # clusters of a training query beyond the beam, for the parents of its positives
@@ -274,6 +275,12 @@ class Elias(Method):
         x = self.scored.encoder(queries).float()
         return self.index.search(x, k, self.scored.project(x))
 
+    def open_points(self, split: Split, points: np.ndarray, accelerator: Accelerator) -> Scores:
+        return ask_points(self, self.tokenizer, split, points, accelerator)
+
+    def open_texts(self, texts: Sequence[str], accelerator: Accelerator) -> Scores:
+        return ask_texts(self, texts, accelerator)
+
     def score_labels(self, split: Split, points: np.ndarray, labels: np.ndarray, accelerator: Accelerator,
                      ) -> np.ndarray:
         """Scores of given labels [n, c] of points of a split [n], as `score_points` gives them: [n, c] float32.
@@ -284,8 +291,7 @@ class Elias(Method):
 
     def score_labels_of_texts(self, texts: Sequence[str], labels: np.ndarray, accelerator: Accelerator) -> np.ndarray:
         """Scores of given labels [n, c] of new texts, as `score_labels`."""
-        tokens = tokenize_texts(texts, Tokenizer(self.encoder.tokenizer, self.config.data.max_len))
-        return self._score_given(tokens, np.arange(len(texts)), labels, accelerator)
+        return self._score_given(tokenize_texts(texts, self.tokenizer), np.arange(len(texts)), labels, accelerator)
 
     @torch.no_grad()
     def _score_given(self, tokens: Ragged, rows: np.ndarray, labels: np.ndarray, accelerator: Accelerator,
@@ -358,3 +364,20 @@ class Elias1(Elias):
 class Elias2(Elias):
     """Stage 2: the edges too."""
     Config = Elias2Config
+
+
+# ---------------------------------------------------------------- as members of a fusion
+
+def ask_points(method: Method, tokenizer: Tokenizer, split: Split, points: np.ndarray, accelerator: Accelerator,
+               ) -> Scores:
+    """Scores of points of a split by `score_points` and `score_labels`, on tokens of the method's own tokenizer."""
+    tokens = tokenize_file(split.text_path, tokenizer, token_cache(method.config))
+    own = replace(split, tokens=tokens)
+    return Asked(lambda k: method.score_points(own, points, k, accelerator),
+                 lambda labels: method.score_labels(own, points, labels, accelerator))
+
+
+def ask_texts(method: Method, texts: Sequence[str], accelerator: Accelerator) -> Scores:
+    """Scores of new texts, likewise."""
+    return Asked(lambda k: method.score_texts(texts, k, accelerator),
+                 lambda labels: method.score_labels_of_texts(texts, labels, accelerator))

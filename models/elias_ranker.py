@@ -23,8 +23,9 @@ import numpy as np
 import scipy.sparse as sp
 from accelerate import Accelerator
 
-from models.elias import Elias
+from models.elias import Elias, ask_points, ask_texts
 from models.linear_config import LinearConfig, solver
+from models.members import Scores
 from models.method import Method, write_method
 from models.tree_features import TreeFeatures
 from utils import distributed
@@ -186,6 +187,12 @@ class EliasRanker(Method):
         settings, (ranked, found) = self.config.method, members
         ranked.data = settings.ranker_weight * ranked.data + settings.elias_weight * found.data
         return ranked
+
+    def open_points(self, split: Split, points: np.ndarray, accelerator: Accelerator) -> Scores:
+        return ask_points(self, self.elias.tokenizer, split, points, accelerator)
+
+    def open_texts(self, texts: Sequence[str], accelerator: Accelerator) -> Scores:
+        return ask_texts(self, texts, accelerator)
 
     def score_labels(self, split: Split, points: np.ndarray, labels: np.ndarray, accelerator: Accelerator,
                      ) -> np.ndarray:

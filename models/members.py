@@ -82,7 +82,11 @@ class Asked:
         return self._propose(k)
 
     def of(self, labels: np.ndarray) -> np.ndarray:
-        return self._score(labels)
+        """A label that it cannot reach at all has the lowest score of the others of the point."""
+        scores = self._score(labels)
+        reached = np.isfinite(scores)
+        lowest = np.where(reached, scores, np.inf).min(1, keepdims=True, initial=np.inf)
+        return np.where(reached, scores, np.where(np.isfinite(lowest), lowest, 0.0)).astype(np.float32)
 
 
 class QueryMemory:

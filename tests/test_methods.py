@@ -48,6 +48,11 @@ SETTINGS = {
             "name": "xr-linear", "max_leaf": 4, "splits": 2, "beam": 8}},
         {"name": "fusion", "run": {"start_from": None}, "method": {
             "name": "fusion", "members": {"dual": "stage:encoder", "tree": "stage:tree"}}}]},
+    "fusion-elias": {"method": {"name": "fusion"}, "stages": [
+        {"name": "search", "method": {"name": "elias-1", "max_leaf": 5, "tau": 0.1, "init": "labels", "init_bias": -3}},
+        {"name": "rank", "method": {"name": "elias-ranker", "candidates": 20}},
+        {"name": "fusion", "run": {"start_from": None}, "method": {
+            "name": "fusion", "members": {"search": "stage:search", "rank": "stage:rank"}}}]},
     "ova": {"method": {"name": "ova", "tau": 0.05}},
     "ova-bce": {"method": {"name": "ova", "tau": 0.05}, "loss": {"name": "bce"}},
     "xr-linear": {"method": {"name": "xr-linear", "max_leaf": 4, "splits": 2, "beam": 8}},
