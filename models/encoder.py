@@ -61,7 +61,16 @@ class TextEncoder(nn.Module):
 
     def forward(self, texts: TextBatch) -> Tensor:
         """Texts -> embeddings [B, D], of unit length if `encoder.normalize`; an empty text gives a finite row."""
-        pooled = self.pool(texts)                                                     # [B, width]
+        return self._head(self.pool(texts))
+
+    def encode_padded(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """As `forward`, from padded token ids and their mask [B, T], without what only training needs."""
+        return self._head(self.pool_padded(ids, mask))
+
+    def pool_padded(self, ids: Tensor, mask: Tensor) -> Tensor:
+        raise TypeError(f"{type(self).__name__} must define pool_padded()")
+
+    def _head(self, pooled: Tensor) -> Tensor:
         if self.projection is not None:
             pooled = self.projection(pooled)                                          # [B, D]
         return _Normalize.apply(pooled.float()) if self.config.normalize else pooled
@@ -116,10 +125,10 @@ class TransformerEncoder(TextEncoder):
             _set_dropout(settings, config.dropout)
         if state is None:
             model, report = from_pretrained(AutoModel, source, config=settings, output_loading_info=True, **remote,
-                                            **loading, **_without_pooler(settings))
+                                            **loading, **without_pooler(settings))
             missing = report["missing_keys"]
         else:
-            model = AutoModel.from_config(settings, **remote, **_without_pooler(settings))
+            model = AutoModel.from_config(settings, **remote, **without_pooler(settings))
             missing = model.load_state_dict(state, strict=False).missing_keys
         if lacking := sorted(name for name in missing if "pooler." not in name):      # else they would be random
             raise ValueError(f"encoder '{source}': its weights lack {len(lacking)} of the model's tensors, such as "
@@ -141,6 +150,9 @@ class TransformerEncoder(TextEncoder):
         if self._max_positions and ids.shape[1] > self._max_positions:
             raise ValueError(f"a text has {ids.shape[1]} tokens but encoder '{self.config.name}' takes at most "
                              f"{self._max_positions}; lower data.max_len")
+        return self.pool_padded(ids, mask)
+
+    def pool_padded(self, ids: Tensor, mask: Tensor) -> Tensor:
         states = self.transformer(input_ids=ids, attention_mask=mask).last_hidden_state     # [B, T, width]
         if self.config.pooling == "cls":
             return states[:, 0]
@@ -169,7 +181,7 @@ def _set_dropout(settings, rate: float) -> None:
             setattr(settings, name, rate)
 
 
-def _without_pooler(settings) -> dict:
+def without_pooler(settings) -> dict:
     """BERT's pooler is not used; left out, no process waits for gradients that never come."""
     return {"add_pooling_layer": False} if settings.model_type in ("bert", "roberta", "xlm-roberta") else {}
 
@@ -251,6 +263,13 @@ class BagEncoder(TextEncoder):
             texts.bag_index = BagIndex(texts)      # fixed label batches keep theirs between steps
         with torch.autocast(self.table.device.type, enabled=False):
             summed = _WeightedBag.apply(self.table, self.token_weights, texts.bag_index)        # [B, D]
+        return self._finish(summed)
+
+    def pool_padded(self, ids: Tensor, mask: Tensor) -> Tensor:
+        weights = self.token_weights[ids] * mask[..., None]                           # [B, T, 1]
+        return self._finish((self.table[ids] * weights).sum(1))
+
+    def _finish(self, summed: Tensor) -> Tensor:
         if self.residual is not None:
             unit = _Normalize.apply(summed) if self.config.normalize else summed
             summed = unit + self.residual(F.gelu(unit))

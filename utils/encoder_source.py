@@ -98,7 +98,7 @@ def _run(folder: Path) -> Source:
     config = folder.parent / "config.yaml"
     if not config.is_file():
         raise ValueError(f"{folder}: the model of a run, but {config} is missing, which says how its encoder pools and "
-                         "normalises; name the folder within its run, or export the run: python -m utils.export RUN DIR")
+                         "normalises; name the folder in its run, or export the run: python -m utils.export RUN DIR")
     section, head = read_yaml(config).get("encoder") or {}, folder / "head.safetensors"
     return Source(str(folder), {k: section[k] for k in UNSAID if section.get(k) is not None},
                   (folder / "bag.json").is_file(), lambda: load_file(head) if head.is_file() else {})
