@@ -56,6 +56,7 @@ from utils import distributed  # noqa: E402
 from utils.checkpoint import Progress, load_checkpoint, save_checkpoint  # noqa: E402
 from utils.config import Config, ConfigError, read_yaml, stage_config, to_mapping  # noqa: E402
 from utils.data import Batch, Dataset, load_dataset, steps_per_epoch, training_batches  # noqa: E402
+from utils.encoder_source import resolve_encoder  # noqa: E402
 from utils.interrupt import Interrupted, SaveClock, stopped_by_sigterm  # noqa: E402
 from utils.legacy_config import load_any_config  # noqa: E402
 from utils.metrics import NAMES  # noqa: E402
@@ -160,7 +161,10 @@ def fit_stage(config: Config, whole: Path, resume: bool = False, overwrite: bool
     set_seed(config.run.seed)
     check_it_fits(config, distributed.world_size())
     source = METHODS[config.method.name].tokenizer_source(config)
-    data = load_dataset(config, source and load_tokenizer(source, config.encoder.trust_remote_code))
+    if source is not None:
+        config = dataclasses.replace(config, encoder=resolve_encoder(config.encoder))
+        source = load_tokenizer(METHODS[config.method.name].tokenizer_source(config), config.encoder.trust_remote_code)
+    data = load_dataset(config, source)
     check_settings(config, data)
     method = METHODS[config.method.name].build(config, data).to(accelerator.device)
     if config.run.start_from:

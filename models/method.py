@@ -223,6 +223,11 @@ class Method(nn.Module):
         """Vectors [L, D] of a loaded model that classifiers may start from."""
         raise ValueError(f"a {self.config.method.name} run has no label vectors to start from")
 
+    def search_vectors(self) -> dict[str, tuple[Tensor | np.ndarray, Tensor | None]]:
+        """What a loaded model ranks labels by, for other programs: name -> (vectors [L, D], bias [L] or None), so that
+        E(x) . vector + bias is a label's score. The first is what `score` ranks by; {} if that is no inner product."""
+        return {}
+
     def start_from(self, other: Method) -> None:
         """Take the parameters of another run's model (`run.start_from`, or the stage before)."""
         if type(other) is not type(self):

@@ -111,6 +111,9 @@ class Ova(Method):
     def label_vectors(self) -> Tensor:
         return torch.as_tensor(self.index.labels)
 
+    def search_vectors(self) -> dict[str, tuple[Tensor | np.ndarray, Tensor | None]]:
+        return {"classifier": (torch.as_tensor(self.index.labels) / self.config.method.tau, self.index.bias)}
+
     def score(self, queries: TextBatch, k: int) -> tuple[Tensor, Tensor]:
         return self.index.search(self.encoder(queries).float() / self.config.method.tau, k)
 

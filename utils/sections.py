@@ -30,14 +30,19 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    name: str = option("minilm", "`bag`, `minilm`, or any Hugging Face id or folder")
+    name: str = option("minilm", "`bag`, `minilm`, or any Hugging Face id or folder, sentence-transformers' and "
+                                "RUN/model too")
     init: str = option("minilm", "`bag` only: encoder whose tokenizer and token embeddings it starts from")
     token_weights: Literal["idf", "equal"] = option("idf", "`bag` only: token weights at the start")
     residual: bool = option(True, "`bag` only: add a residual layer behind the sum")
-    pooling: Literal["cls", "mean"] = option("mean", "how a transformer's token states become one vector")
+    tokenizer: str | None = option(None, "encoder or folder whose tokenizer to use; null = the encoder's own")
+    pooling: Literal["cls", "mean"] | None = option(None, "how a transformer's token states become one vector; null = "
+                                                          "as the model was made, mean if it does not say")
     layers: int | None = option(None, "keep the first n transformer layers; null = all", ge=1)
-    projection: int | None = option(None, "project embeddings to this many dimensions; null = none", ge=1)
-    normalize: bool = option(True, "L2-normalise embeddings, so that scores are cosines")
+    projection: int | None = option(None, "project embeddings to this many dimensions; null = as the model "
+                                           "was made, not at all if it does not say", ge=1)
+    normalize: bool | None = option(None, "L2-normalise embeddings, so that scores are cosines; null = as the model "
+                                          "was made, true if it does not say")
     dropout: float | None = option(None, "dropout rate; null = the pretrained model's own (`bag`: 0)", ge=0, lt=1)
     gradient_checkpointing: bool = option(False, "recompute activations in backward to save memory")
     trust_remote_code: bool = option(False, "allow a Hugging Face repository to run its own Python code")
