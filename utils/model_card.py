@@ -111,7 +111,7 @@ def _files(files: Sequence[str]) -> str:
              "classifier.faiss": "faiss index over `classifier.weight`, its bias as one more dimension in which a "
                                  "query is 1",
              "encoder.onnx": "inputs `input_ids` and `attention_mask` [texts, tokens] int64, as tokenizer.json makes "
-                             "them, special tokens included; output `embedding` [texts, D] float32"}
+                             "them, special tokens included; output `sentence_embedding` [texts, D] float32"}
     return "\n".join(["| file | holds |", "| --- | --- |", *(f"| {f} | {known[f]} |" for f in known if f in files), ""])
 
 
