@@ -1,6 +1,8 @@
 """A trained encoder for other programs: in the layout of sentence-transformers, and as ONNX."""
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -93,19 +95,26 @@ class _Padded(nn.Module):
 
 
 def write_onnx(encoder: TextEncoder, path: Path) -> None:
-    """encoder.onnx: input_ids and attention_mask [texts, tokens] int64 -> embedding [texts, D] float32.
+    """encoder.onnx: input_ids and attention_mask [texts, tokens] int64 -> sentence_embedding [texts, D] float32.
 
     Raises:
-        ValueError: a package is not installed.
+        ValueError: a package is not installed, or the exporter does not know an operator of the encoder.
     """
     _import_onnx()
     if isinstance(encoder, TransformerEncoder):
         encoder.transformer.set_attn_implementation("eager")      # its mask is plain arithmetic, which onnx has
     ids, mask = torch.full((2, 3), 1), torch.tensor([[1, 1, 1], [1, 1, 0]])
     sizes = {0: torch.export.Dim("texts"), 1: torch.export.Dim("tokens")}
-    torch.onnx.export(_Padded(encoder).eval(), (ids, mask), str(path), input_names=["input_ids", "attention_mask"],
-                      output_names=["embedding"], dynamic_shapes={"input_ids": sizes, "attention_mask": sizes},
-                      dynamo=True, external_data=False, verbose=False)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)      # operators of packages that are not installed
+    with warnings.catch_warnings():      # of the exporter about itself
+        warnings.simplefilter("ignore")
+        try:
+            torch.onnx.export(_Padded(encoder).eval(), (ids, mask), str(path), dynamo=True, external_data=False,
+                              input_names=["input_ids", "attention_mask"], output_names=["sentence_embedding"],
+                              dynamic_shapes={"input_ids": sizes, "attention_mask": sizes}, verbose=False)
+        except torch.onnx.errors.OnnxExporterError as error:
+            raise ValueError(f"encoder '{encoder.config.name}' cannot be written as ONNX: "
+                             f"{' '.join(str(error).split())[:300]}") from error
 
 
 def run_onnx(path: Path, tokenizer, texts: Sequence[str], max_len: int) -> np.ndarray:
@@ -119,7 +128,7 @@ def run_onnx(path: Path, tokenizer, texts: Sequence[str], max_len: int) -> np.nd
         batch = TextBatch.take(tokens, np.arange(start, min(start + TEXTS_AT_ONCE, len(texts))))
         ids, mask = batch.padded(tokenizer.pad_token_id or 0)
         feed = {"input_ids": ids.long().numpy(), "attention_mask": mask.long().numpy()}
-        out.append(session.run(["embedding"], feed)[0])
+        out.append(session.run(["sentence_embedding"], feed)[0])
     return np.concatenate(out)
 
 

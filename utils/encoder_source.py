@@ -39,13 +39,14 @@ Weights = dict[str, Tensor]
 class Source:
     """A pretrained encoder beside its transformer.
 
-    Attributes: settings, keys of section `encoder` that it fixes; bag, whether it is one; head, reads the tensors of
-    a TextEncoder beside the transformer; transformer, reads the transformer's own where transformers cannot;
-    architecture, where its config lies.
+    Attributes: architecture, where its config lies; settings, keys of section `encoder` that it fixes; bag, whether it
+    is one, and mean, whether one of means; head, reads the tensors of a TextEncoder beside the transformer;
+    transformer, reads the transformer's own where transformers cannot.
     """
     architecture: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     bag: bool = False
+    mean: bool = False
     head: Callable[[], Weights] = dict
     transformer: Callable[[], Weights] | None = None
 
@@ -63,7 +64,7 @@ def read_source(name: str) -> Source:
         return _released(folder)
     if file_of(name, "modules.json") is not None:
         settings, bag, head = read_sentence_modules(name)
-        return Source(resolve(name), settings, bag, head)
+        return Source(resolve(name), settings, bag, bag, head)
     return Source(resolve(name))
 
 
@@ -86,7 +87,11 @@ def resolve_encoder(section: EncoderConfig) -> EncoderConfig:
         if key in UNSAID and getattr(section, key) not in (None, value):
             log.info("encoder.%s is %s, although %s was made with %s", key, getattr(section, key),
                      source.architecture, value)
-    return fill(section, {**UNSAID, **says})
+    section = fill(section, {**UNSAID, **says})
+    if source.mean and not section.normalize:
+        raise ConfigError(f"{source.architecture} takes the mean of its token vectors, encoder `bag` their sum, which "
+                          "have the direction alone in common: it needs encoder.normalize: true")
+    return section
 
 
 def fill(section: EncoderConfig, values: Mapping[str, Any] = UNSAID) -> EncoderConfig:
@@ -101,7 +106,7 @@ def _run(folder: Path) -> Source:
                          "normalises; name the folder in its run, or export the run: python -m utils.export RUN DIR")
     section, head = read_yaml(config).get("encoder") or {}, folder / "head.safetensors"
     return Source(str(folder), {k: section[k] for k in UNSAID if section.get(k) is not None},
-                  (folder / "bag.json").is_file(), lambda: load_file(head) if head.is_file() else {})
+                  (folder / "bag.json").is_file(), head=lambda: load_file(head) if head.is_file() else {})
 
 
 def _prefixed(path: Path) -> bool:

@@ -12,7 +12,7 @@ DIR then holds
   labels.txt             the labels' texts, one a line, in the order of these rows
   embeddings.faiss, classifier.faiss       the same as flat inner product indexes (pip install faiss-cpu); a bias is one
                          more dimension, in which a query is 1
-  encoder.onnx           input_ids and attention_mask [texts, tokens] int64 -> embedding [texts, D] float32
+  encoder.onnx           input_ids and attention_mask [texts, tokens] int64 -> sentence_embedding [texts, D] float32
   README.md              model card: data, metrics, config, licences, usage
 What was written is read back and compared with the run's own embeddings before DIR appears. Linear trees have no
 encoder and cannot be exported; of methods whose ranking is no inner product (elias) only the encoder is.

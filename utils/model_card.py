@@ -111,7 +111,7 @@ def _files(files: Sequence[str]) -> str:
              "classifier.faiss": "faiss index over `classifier.weight`, its bias as one more dimension in which a "
                                  "query is 1",
              "encoder.onnx": "inputs `input_ids` and `attention_mask` [texts, tokens] int64, as tokenizer.json makes "
-                             "them, special tokens included; output `embedding` [texts, D] float32"}
+                             "them, special tokens included; output `sentence_embedding` [texts, D] float32"}
     return "\n".join(["| file | holds |", "| --- | --- |", *(f"| {f} | {known[f]} |" for f in known if f in files), ""])
 
 
@@ -125,12 +125,13 @@ def _metrics(metrics: tuple[str, dict[str, float]] | None) -> str:
 
 
 def _usage(config: Config, vectors: Mapping[str, Any], files: Sequence[str]) -> str:
-    lines = ["## Usage\n", "```python", *(["from safetensors.numpy import load_file"] if vectors else []),
+    lines = ["## Usage\n", "```python",
+             *(["from pathlib import Path", "", "from safetensors.numpy import load_file"] if vectors else []),
              "from sentence_transformers import SentenceTransformer", "",
              'folder = "."      # this folder', "model = SentenceTransformer(folder)",
              'queries = model.encode(["a text", "another text"])      # [2, D]']
     if vectors:
-        rows = ['labels = open(f"{folder}/labels.txt", encoding="utf-8").read().split("\\n")[:-1]',
+        rows = ['labels = Path(folder, "labels.txt").read_text(encoding="utf-8").split("\\n")[:-1]',
                 'found = load_file(f"{folder}/labels.safetensors")']
         name = next(iter(vectors))
         biased = vectors[name][1] is not None

@@ -265,7 +265,8 @@ def start_logging(folder: Path | None = None) -> None:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
         root.addHandler(handler)
     root.setLevel(logging.INFO if distributed.is_main() else logging.WARNING)
-    for noisy in ("transformers", "accelerate", "httpx", "huggingface_hub", "matplotlib"):
+    for noisy in ("transformers", "accelerate", "httpx", "huggingface_hub", "matplotlib", "sentence_transformers",
+                  "onnxscript", "onnx_ir"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
