@@ -3,7 +3,7 @@
     python elias_utils.py gen_cluster_A CONFIG --no_model true     # stage 1's graph from TF-IDF features alone
     python elias_utils.py gen_cluster_A CONFIG                     # with the embeddings of run.start_from too
     python elias_utils.py gen_approx_A CONFIG|RUN                  # stage 2's graph from a finished stage 1
-    python elias_utils.py sparse_ranker RUN                        # ELIAS++: train the ranker on top of a run
+    python elias_utils.py sparse_ranker RUN                        # ELIAS++: train the ranker on top of stage 2
     python elias_utils.py quantize RUN --precision int8            # smaller weights on disk, for eval.precision
     python elias_utils.py report RUN                               # draw what the graph has learned
     accelerate launch --config_file configs/accelerate.yaml --num_processes 4 elias_utils.py gen_approx_A RUN
@@ -71,7 +71,11 @@ def gen_cluster_A(config: Config, model: bool = True, out: str | Path | None = N
     accelerator, data = _start(config)
     points = None
     if model and config.run.start_from:
-        folder, before = find_run(config.run.start_from, METHOD_CONFIGS)
+        try:
+            folder, before = find_run(config.run.start_from, METHOD_CONFIGS)
+        except ValueError as error:
+            raise ConfigError(f"gen_cluster_A: run.start_from: {error}; train that run first, or cluster by TF-IDF "
+                              "alone: --no_model true") from error
         points = setup.point_embeddings(load_method(before, folder).to(accelerator.device), data, accelerator)
     graph = setup.cluster(data, config.method, points)
     limits = Limits.of(config.method, graph.num_clusters, data.num_labels)
@@ -91,7 +95,7 @@ def gen_approx_A(run: str | Path, kappa: int | None = None, out: str | Path | No
     accelerator, data = _start(config)
     method = load_method(config, folder).to(accelerator.device)
     if not isinstance(method, Elias):
-        raise ConfigError(f"gen_approx_A: expected an elias run, {folder} is one of {config.method.name}")
+        raise ConfigError(_other_run("gen_approx_A", folder, config))
     kappa = method.model.limits.kappa if kappa is None else kappa
     if not isinstance(kappa, int) or not 1 <= kappa <= data.num_labels:
         raise ConfigError(f"method.kappa must be a whole number from 1 to the number of labels, {data.num_labels}; got "
@@ -104,6 +108,8 @@ def gen_approx_A(run: str | Path, kappa: int | None = None, out: str | Path | No
 def sparse_ranker(run: str | Path, overrides: Sequence[str] = (), overwrite: bool = False) -> Path:
     """ELIAS++: a run of method elias-ranker that starts from this one, in <run>-ranker. Every process calls it."""
     folder, config = find_run(run, METHOD_CONFIGS)
+    if not issubclass(METHODS[config.method.name], Elias):
+        raise ConfigError(_other_run("sparse_ranker", folder, config))
     mapping = to_mapping(config)
     mapping.pop("stages", None)
     mapping["method"] = {"name": "elias-ranker", "calibrate": getattr(config.method, "ranker_calibrate", True)}
@@ -122,12 +128,28 @@ def quantize(run: str | Path, precision: str = "int8") -> Path:
     folder, config = find_run(run, METHOD_CONFIGS)
     model = folder / "model" / ("elias" if config.method.name == "elias-ranker" else "")
     if not (model / "clusters.npy").is_file():
-        raise ConfigError(f"quantize: expected an elias run, {folder} is one of {config.method.name}")
+        raise ConfigError(_other_run("quantize", folder, config))
     with distributed.main_first():
         if distributed.is_main():
             for name in ("clusters", "labels"):
                 RowStore.convert(model, name, precision)
     return model
+
+
+def report(run: str | Path) -> Path:
+    """Draw what a run's graph has learned again; the plot."""
+    folder, config = find_run(run, METHOD_CONFIGS)
+    if not issubclass(METHODS[config.method.name], Elias):
+        raise ConfigError(_other_run("report", folder, config))
+    return draw(folder)
+
+
+def _other_run(step: str, folder: Path, config: Config) -> str:
+    """The message for a run of another method; the whole recipe's run has the elias runs in its stages."""
+    stages = [path.parent for path in sorted(folder.glob("stages/*/config.yaml"))
+              if issubclass(METHODS[find_run(path.parent, METHOD_CONFIGS)[1].method.name], Elias)]
+    there = f"; those of its stages are {' and '.join(map(str, stages))}" if stages else ""
+    return f"{step}: expected an elias run, {folder} is one of {config.method.name}{there}"
 
 
 def _start(config: Config) -> tuple:
@@ -181,7 +203,7 @@ def main(options: argparse.Namespace, words: list[str]) -> None:
         elif options.step == "quantize":
             done = "model", quantize(_run_folder(options.run, ()), options.precision)
         else:
-            done = "plot", draw(find_run(options.run, METHOD_CONFIGS)[0])
+            done = "plot", report(_run_folder(options.run, ()))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
@@ -191,10 +213,16 @@ def main(options: argparse.Namespace, words: list[str]) -> None:
 
 
 def _run_folder(path: str, words: Sequence[str]) -> Path:
-    """A run folder as it is; the folder that a config's run went to."""
+    """A run folder as it is; the folder that a config's run went to. ConfigError if that has not been trained."""
     if Path(path).is_dir() or Path(path).name == "config.yaml":
         return Path(path)
-    return load_any_config(path, words, method_configs=METHOD_CONFIGS).run_folder
+    config = load_any_config(path, words, method_configs=METHOD_CONFIGS)
+    if not (config.run_folder / "config.yaml").is_file():
+        start = config.run.start_from
+        before = f"; or name the run that it starts from, {start}" if start and Path(start).is_dir() else ""
+        raise ConfigError(f"{path}: its run {config.run_folder} does not exist; train it first: python train.py {path}"
+                          f"{before}")
+    return config.run_folder
 
 
 if __name__ == "__main__":

@@ -36,10 +36,13 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
 if __name__ == "__main__":
     ARGUMENTS = parse_arguments()      # before the imports below, so that --help is instant
 
+import dataclasses  # noqa: E402
 import logging  # noqa: E402
 import math  # noqa: E402
 import time  # noqa: E402
+from collections.abc import Mapping  # noqa: E402
 from dataclasses import dataclass  # noqa: E402
+from typing import Any  # noqa: E402
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
@@ -51,8 +54,9 @@ from models import METHOD_CONFIGS, METHODS, load_method  # noqa: E402
 from models.method import Method, progress  # noqa: E402
 from utils import distributed  # noqa: E402
 from utils.checkpoint import Progress, load_checkpoint, save_checkpoint  # noqa: E402
-from utils.config import Config, ConfigError, stage_config  # noqa: E402
+from utils.config import Config, ConfigError, read_yaml, stage_config, to_mapping  # noqa: E402
 from utils.data import Batch, Dataset, load_dataset, steps_per_epoch, training_batches  # noqa: E402
+from utils.encoder_source import resolve_encoder  # noqa: E402
 from utils.interrupt import Interrupted, SaveClock, stopped_by_sigterm  # noqa: E402
 from utils.legacy_config import load_any_config  # noqa: E402
 from utils.metrics import NAMES  # noqa: E402
@@ -84,20 +88,66 @@ def fit(config: Config, resume: bool = False, overwrite: bool = False) -> Path:
         resume: go on from the folder's last checkpoint, if there is one.
         overwrite: replace the run that the folder holds, once the new one has been set up.
     """
+    if config.method.name == "fusion" and not config.stages:
+        config = member_stages(config)
     folder, start = config.run_folder, config.run.start_from
     if not config.stages:
         return fit_stage(config, folder, resume, overwrite)
+    folders: dict[str, Path] = {}
     for number, stage in enumerate(config.stages):
         last = number == len(config.stages) - 1
-        overlay = {**stage, "run": {**stage.get("run", {}), "start_from": start,
-                                    "dir": str(folder if last else folder / "stages" / stage["name"])}}
+        own = {"start_from": start, **stage.get("run", {})}      # a stage may name another start, or none
+        overlay = stage_references({**stage, "run": {**own, "dir": str(
+            folder if last else folder / "stages" / stage["name"])}}, folders)
         current = stage_config(config, overlay, METHOD_CONFIGS)
+        folders[stage["name"]] = current.run_folder
         done = resume and (current.run_folder / "finished").exists()
         log.info("stage %s (%d of %d)%s", stage["name"], number + 1, len(config.stages), ": finished" if done else "")
         if not done:      # the first one replaces all of an older run
             fit_stage(current, folder, resume, overwrite and number == 0)
         start = str(current.run_folder)
     return folder
+
+
+def stage_references(value: Any, folders: Mapping[str, Path]) -> Any:
+    """`stage:NAME` anywhere in a stage's values -> the run folder of that earlier stage, `best:NAME` its best epoch."""
+    if isinstance(value, Mapping):
+        return {key: stage_references(part, folders) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [stage_references(part, folders) for part in value]
+    if not isinstance(value, str) or not value.startswith(("stage:", "best:")):
+        return value
+    kind, _, name = value.partition(":")
+    if name not in folders:
+        raise ConfigError(f"'{value}': there is no earlier stage {name}; earlier stages: "
+                          f"{', '.join(folders) or 'none'}")
+    return str(folders[name]) if kind == "stage" else read_yaml(folders[name] / "finished")["best_epoch"]
+
+
+def member_stages(config: Config) -> Config:
+    """A fusion whose members are config files -> the same with a stage for each of them (for each of their own stages),
+    so that what has been trained is not trained again."""
+    stages, members = [], {}
+    for name, source in (config.method.members or {}).items():
+        path = Path(source)
+        if path.suffix not in (".yaml", ".yml") or (path.parent / "model").is_dir():
+            members[name] = source
+            continue
+        own = load_any_config(path, method_configs=METHOD_CONFIGS)
+        before, members[name] = own.run.start_from, f"stage:{name}"
+        for number, overlay in enumerate(own.stages or ({},)):
+            last = number == max(len(own.stages), 1) - 1
+            values = to_mapping(stage_config(own, overlay, METHOD_CONFIGS))
+            values["data"] |= {key: getattr(config.data, key) for key in (
+                "root", "val_fraction", "val_max_points", "val_group_size", "token_cache")}
+            label = name if last else f"{name}-{overlay['name']}"
+            stages.append({**values, "name": label, "run": {"start_from": before}})
+            before = f"stage:{label}"
+    if not stages:
+        return config
+    method = {**to_mapping(config)["method"], "members": members}
+    return dataclasses.replace(config, stages=(*stages, {"name": "fusion", "method": method,
+                                                         "run": {"start_from": None}}))
 
 
 def fit_stage(config: Config, whole: Path, resume: bool = False, overwrite: bool = False) -> Path:
@@ -111,7 +161,10 @@ def fit_stage(config: Config, whole: Path, resume: bool = False, overwrite: bool
     set_seed(config.run.seed)
     check_it_fits(config, distributed.world_size())
     source = METHODS[config.method.name].tokenizer_source(config)
-    data = load_dataset(config, source and load_tokenizer(source, config.encoder.trust_remote_code))
+    if source is not None:
+        config = dataclasses.replace(config, encoder=resolve_encoder(config.encoder))
+        source = load_tokenizer(METHODS[config.method.name].tokenizer_source(config), config.encoder.trust_remote_code)
+    data = load_dataset(config, source)
     check_settings(config, data)
     method = METHODS[config.method.name].build(config, data).to(accelerator.device)
     if config.run.start_from:
@@ -148,18 +201,19 @@ def _train(config: Config, method: Method, data: Dataset, folder: Path, accelera
         with stopped_by_sigterm():
             method.prepare(folder, accelerator)
         state.seconds += time.perf_counter() - started
-    elif state.epoch >= method.epochs:
+    elif state.epoch >= min(method.epochs, config.train.stop_epoch or method.epochs):
         log.info("the run has finished already")
     else:
         log.info("resumed at epoch %d, step %d", state.epoch + 1, state.step)
     every = 1 if accelerator.device.type == "cpu" else CHECK_EVERY
     with SaveClock(config.run.save_minutes, every) as clock:
-        while state.epoch < method.epochs and not _out_of_patience(state, config):
+        last = min(method.epochs, config.train.stop_epoch or method.epochs)
+        while state.epoch < last and not _out_of_patience(state, config):
             if state.epoch_step == 0:
                 method.on_epoch_start(state.epoch, accelerator)
             loss = train_epoch(run, clock)
             state.epoch, state.epoch_step, state.loss_sum = state.epoch + 1, 0, 0.0
-            if state.epoch % config.train.eval_interval == 0 or state.epoch == method.epochs:
+            if state.epoch % config.train.eval_interval == 0 or state.epoch == last:
                 keep_best(run, loss)
                 save_checkpoint(folder, method, optimizers, state, accelerator)
                 clock.saved()
@@ -314,6 +368,9 @@ def check_settings(config: Config, data: Dataset) -> None:
     if config.train.batch_size < distributed.world_size():
         raise ConfigError(f"train.batch_size is {config.train.batch_size}, smaller than the number of processes, "
                           f"{distributed.world_size()}; each needs a query of every batch")
+    if isinstance(config.train.stop_epoch, str):
+        raise ConfigError(f"train.stop_epoch is '{config.train.stop_epoch}', expected a whole number; `best:NAME` is "
+                          "for stages")
     check_ks(config, data)
     computed = [f"{name}@{k}" for name in NAMES for k in metric_ks(config, data)]
     if config.train.track_metric not in (None, *computed):

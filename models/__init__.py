@@ -11,6 +11,7 @@ from models.dexml import Dexml
 from models.elias import Elias1, Elias2
 from models.elias_ranker import EliasRanker
 from models.fused import Fused
+from models.fusion import Fusion
 from models.method import Method
 from models.ngame import Ngame
 from models.ova import Ova
@@ -21,7 +22,7 @@ from utils.config import Config
 
 METHODS = {"dexml": Dexml, "ngame": Ngame, "dexa": Dexa, "elias-1": Elias1, "elias-2": Elias2,
            "elias-ranker": EliasRanker, "ova": Ova, "surrogate": Surrogate, "xc": Xc, "xr-linear": XrLinear,
-           "overlap": Overlap, "fused": Fused}
+           "overlap": Overlap, "fused": Fused, "fusion": Fusion}
 METHOD_CONFIGS = {name: method.Config for name, method in METHODS.items()}
 
 

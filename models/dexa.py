@@ -78,13 +78,13 @@ class Dexa(Ngame):
     def represent(self, embeddings: Tensor, labels: np.ndarray) -> Tensor:
         if self.auxiliary is None:
             return embeddings
-        return self.auxiliary(embeddings, labels, self.config.encoder.normalize)
+        return self.auxiliary(embeddings, labels, self.encoder.config.normalize)
 
     def represent_new(self, embeddings: Tensor) -> Tensor:
         """The text's embedding plus the vector of the nearest cluster of known labels."""
         if self.auxiliary is None:
             return embeddings
-        return self.auxiliary.nearest(embeddings, self.centroids.to(embeddings.device), self.config.encoder.normalize)
+        return self.auxiliary.nearest(embeddings, self.centroids.to(embeddings.device), self.encoder.config.normalize)
 
     def start_from(self, other: Method) -> None:
         """The encoder of any run; the vectors and their assignment if the other run has as many."""

@@ -188,6 +188,9 @@ class Dexml(Method):
     def label_vectors(self) -> Tensor | np.ndarray:
         return self.label_embeddings
 
+    def search_vectors(self) -> dict[str, tuple[Tensor | np.ndarray, Tensor | None]]:
+        return {"embeddings": (self.label_embeddings, None)}
+
     def score(self, queries: TextBatch, k: int) -> tuple[Tensor, Tensor]:
         return self.index.search(self.encoder(queries).float(), k)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,14 +29,16 @@ from models.elias_index import GraphIndex
 from models.elias_model import Elias1Config, Elias2Config, EliasConfig, EliasModel, Limits
 from models.elias_report import draw, graph_arrays, graph_facts, save_report, shortlist_recall
 from models.elias_search import forced_clusters, pool_gradient, pool_scores
-from models.elias_setup import make_graph, positive_parents, start_classifiers
+from models.elias_setup import make_graph, positive_parents, start_classifiers, start_edges
 from models.encoder import TextEncoder, build_encoder, load_encoder
-from models.method import Method, write_method
+from models.members import Asked, Scores
+from models.method import Method, encode_rows, write_method
 from utils import distributed
 from utils.config import Config, ConfigError
-from utils.data import Batch, Dataset, TextBatch, steps_per_epoch
+from utils.data import Batch, Dataset, Split, TextBatch, steps_per_epoch, token_cache
 from utils.optim import decay_groups
 from utils.sparse import entry_rows
+from utils.tokenization_utils import Ragged, Tokenizer, tokenize_file, tokenize_texts
 
 LOSSES = {"bce": shortlist_bce, "decoupled-softmax": shortlist_decoupled_softmax}
 EXTRA = 5      # clusters of a training query beyond the beam, for the parents of its positives
@@ -53,6 +56,7 @@ class Elias(Method):
         self.averaged = 0      # weights that `average` is the mean of
         self.graph: Graph | None = None
         self.before: Graph | None = None      # of the run that this one starts from
+        self.vectors: Tensor | None = None      # of the labels [L, D], of that run, with `init: vectors`
         self.index: GraphIndex | None = None
         self._parents: np.ndarray | None = None
         self._facts: dict[str, float] = {}
@@ -72,6 +76,9 @@ class Elias(Method):
             raise ConfigError("method.graph is 'approx', made from the run that this one starts from, but "
                               "run.start_from names none; name a finished elias run, or a graph file that `python "
                               "elias_utils.py gen_approx_A` wrote, or use method.graph: cluster")
+        if s.init == "vectors" and not config.run.start_from:
+            raise ConfigError("method.init is 'vectors', the label vectors of the run that this one starts from, but "
+                              "run.start_from names none; name a finished run with an encoder, such as dexa or xc")
         if s.init == "labels" and data.label_tokens is None:
             raise ValueError(f"{data.folder / 'raw' / 'Y.txt'}: no such file; method.init: labels starts from the "
                              "labels' texts")
@@ -88,7 +95,8 @@ class Elias(Method):
 
     # ---- the start
     def start_from(self, other: Method) -> None:
-        """Another run's encoder; of an ELIAS run also W_C if the clusters stay, and W_L with `init: keep`."""
+        """Another run's encoder; its label vectors with `init: vectors`; of an ELIAS run also W_C if the clusters stay,
+        and W_L with `init: keep`."""
         s = self.config.method
         if other.text_encoder is None:
             raise ValueError(f"an {s.name} run cannot start from a {type(other).__name__} run: it has no encoder")
@@ -97,6 +105,11 @@ class Elias(Method):
         except RuntimeError as error:
             raise ValueError(f"run.start_from: the encoder does not fit this config: {' '.join(str(error).split())}"
                              ) from error
+        if s.init == "vectors":
+            self.vectors = torch.as_tensor(other.label_vectors()).float()
+            if self.vectors.shape != (self.num_labels, self.encoder.dim):
+                raise ValueError(f"run.start_from: its label vectors are {tuple(self.vectors.shape)}, expected "
+                                 f"{(self.num_labels, self.encoder.dim)}")
         if isinstance(other, Elias):
             self._take_graph(other)
         elif s.graph == "approx" or s.init == "keep":
@@ -131,6 +144,7 @@ class Elias(Method):
         if distributed.is_main():
             graph.save(run_folder / "graph.npz")
         start_classifiers(self, accelerator)
+        start_edges(self)
         if self.average is not None:
             self.average.load_state_dict(self.model.state_dict())
         distributed.barrier()
@@ -261,6 +275,35 @@ class Elias(Method):
         x = self.scored.encoder(queries).float()
         return self.index.search(x, k, self.scored.project(x))
 
+    def open_points(self, split: Split, points: np.ndarray, accelerator: Accelerator) -> Scores:
+        return ask_points(self, self.tokenizer, split, points, accelerator)
+
+    def open_texts(self, texts: Sequence[str], accelerator: Accelerator) -> Scores:
+        return ask_texts(self, texts, accelerator)
+
+    def score_labels(self, split: Split, points: np.ndarray, labels: np.ndarray, accelerator: Accelerator,
+                     ) -> np.ndarray:
+        """Scores of given labels [n, c] of points of a split [n], as `score_points` gives them: [n, c] float32.
+
+        Id -1 and labels that no cluster has: -inf. A label that the beam does not reach has its score without the beam.
+        """
+        return self._score_given(split.tokens, split.rows[points], labels, accelerator)
+
+    def score_labels_of_texts(self, texts: Sequence[str], labels: np.ndarray, accelerator: Accelerator) -> np.ndarray:
+        """Scores of given labels [n, c] of new texts, as `score_labels`."""
+        return self._score_given(tokenize_texts(texts, self.tokenizer), np.arange(len(texts)), labels, accelerator)
+
+    @torch.no_grad()
+    def _score_given(self, tokens: Ragged, rows: np.ndarray, labels: np.ndarray, accelerator: Accelerator,
+                     ) -> np.ndarray:
+        check_given(labels, len(rows), self.num_labels)
+        scores, encoder = np.empty(labels.shape, np.float32), self.scored.encoder
+        for positions, x in encode_rows(encoder, tokens, rows, self.config.eval.batch_size, accelerator, "score"):
+            with accelerator.autocast():
+                projected = self.scored.project(x)
+            scores[positions] = self.index.score_labels(x, labels[positions], projected)
+        return scores
+
     # ---- saving
     def save(self, folder: Path, accelerator: Accelerator) -> None:
         if distributed.is_main():
@@ -305,6 +348,14 @@ class Elias(Method):
         return method
 
 
+def check_given(labels: np.ndarray, points: int, num_labels: int) -> None:
+    """ValueError for given labels that are not ids [n, c] of so many points."""
+    if labels.ndim != 2 or len(labels) != points:
+        raise ValueError(f"expected given labels [{points}, c], got {labels.shape}")
+    if labels.size and not -1 <= labels.min() <= labels.max() < num_labels:
+        raise ValueError(f"expected given labels from -1 to {num_labels - 1}, got {labels.min()} to {labels.max()}")
+
+
 class Elias1(Elias):
     """Stage 1: encoder, clusters and label classifiers on a fixed graph."""
     Config = Elias1Config
@@ -313,3 +364,20 @@ class Elias1(Elias):
 class Elias2(Elias):
     """Stage 2: the edges too."""
     Config = Elias2Config
+
+
+# ---------------------------------------------------------------- as members of a fusion
+
+def ask_points(method: Method, tokenizer: Tokenizer, split: Split, points: np.ndarray, accelerator: Accelerator,
+               ) -> Scores:
+    """Scores of points of a split by `score_points` and `score_labels`, on tokens of the method's own tokenizer."""
+    tokens = tokenize_file(split.text_path, tokenizer, token_cache(method.config))
+    own = replace(split, tokens=tokens)
+    return Asked(lambda k: method.score_points(own, points, k, accelerator),
+                 lambda labels: method.score_labels(own, points, labels, accelerator))
+
+
+def ask_texts(method: Method, texts: Sequence[str], accelerator: Accelerator) -> Scores:
+    """Scores of new texts, likewise."""
+    return Asked(lambda k: method.score_texts(texts, k, accelerator),
+                 lambda labels: method.score_labels_of_texts(texts, labels, accelerator))

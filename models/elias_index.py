@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import log
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.elias_search import over_threads, pool_scores, select_labels
+from models.elias_search import given_paths, over_threads, pool_scores, select_labels
 from utils.row_store import RowStore
 from utils.run import written_whole
 
@@ -87,6 +88,35 @@ class GraphIndex:
         ids = found.labels.numpy()
         logits = self.labels.dots(projected.numpy(), ids, over_threads) / s.tau + self.bias[ids]
         return found.labels, F.logsigmoid(torch.from_numpy(logits)) + found.log_paths
+
+    def score_labels(self, queries: Tensor, ids: np.ndarray, projected: Tensor | None = None) -> np.ndarray:
+        """Scores of given labels [B, n], as `search` gives them; id -1 and labels that no cluster has: -inf.
+
+        A label that none of a query's top clusters reaches counts by its best path through any cluster: the same
+        formula without the beam.
+        """
+        projected = queries if projected is None else projected
+        ids, step = np.asarray(ids, np.int64), max(1, SCORES_AT_ONCE // len(self.clusters))
+        scores = np.empty(ids.shape, np.float32)
+        for i in range(0, len(ids), step):
+            part = slice(i, i + step)
+            log_scores = self.log_cluster_scores(queries[part]).cpu()
+            top = log_scores.topk(self.settings.beam, dim=1).indices.numpy()
+            paths = given_paths(ids[part], log_scores.numpy(), top, np.asarray(self.log_edges), *self.incoming)
+            dots = self.labels.dots(projected[part].float().contiguous().cpu().numpy(), ids[part], over_threads)
+            logits = torch.from_numpy(dots / self.settings.tau + self.bias[ids[part]])
+            scores[part] = (F.logsigmoid(logits) + torch.from_numpy(paths)).exp().numpy()
+            scores[part][np.isneginf(paths)] = -np.inf
+        return scores
+
+    @cached_property
+    def incoming(self) -> tuple[np.ndarray, np.ndarray]:
+        """The edges of each label: (starts [L + 1], places in the flat edges, label by label); all edges are read."""
+        flat = np.asarray(self.edges).ravel()
+        places = np.flatnonzero(flat >= 0)
+        order = places[np.argsort(flat[places], kind="stable")]
+        counts = np.bincount(flat[places], minlength=len(self.labels))
+        return np.concatenate([[0], np.cumsum(counts)]), order
 
     def log_cluster_scores(self, queries: Tensor) -> Tensor:
         """log s_c of all clusters [B, C]."""

@@ -40,9 +40,13 @@ class EliasConfig(MethodConfig):
     tau: float = option(1.0, "temperature of the label scores: w . x / tau + bias", gt=0)
     cluster_tau: float | None = option(None, "temperature of the cluster scores; null = tau", gt=0)
     wl_dim: int | None = option(None, "project embeddings to this many dimensions for the label classifiers", ge=1)
-    init: Literal["random", "labels", "keep"] = option(
-        "random", "label classifiers start random, from the labels' texts, or from the run that this one starts from")
+    init: Literal["random", "labels", "vectors", "keep"] = option(
+        "random", "label classifiers start random, from the labels' texts, from the label vectors of the run that this "
+                  "one starts from, or keep = from that elias run's label classifiers")
     init_bias: float = option(0.0, "start of every label's bias")
+    edge_init: Literal["random", "equal", "shares"] = option(
+        "random", "elias-2: the edges' logits start uniform random as published; equal; shares = logarithms of A's "
+                  "values, divided by the largest that the label has: it starts in its main cluster")
     loss_lambda: float = option(0.05, "weight of the path scores' own loss", ge=0)
     dropout: float = option(0.0, "dropout rate on the text embedding in training", ge=0, lt=1)
     accumulation_steps: int = option(1, "steps between two updates of the label classifiers", ge=1)

@@ -23,8 +23,9 @@ import numpy as np
 import scipy.sparse as sp
 from accelerate import Accelerator
 
-from models.elias import Elias
+from models.elias import Elias, ask_points, ask_texts
 from models.linear_config import LinearConfig, solver
+from models.members import Scores
 from models.method import Method, write_method
 from models.tree_features import TreeFeatures
 from utils import distributed
@@ -35,7 +36,7 @@ from utils.fusion import Fusion, FusionSettings, fit
 from utils.linear_layer import Features, Layer, fit_layer, load_layer, score_candidates
 from utils.partition_tree import COMBINERS
 from utils.run import find_run, write_text
-from utils.sparse import remove_pairs, topk_csr, topk_rows
+from utils.sparse import lookup, remove_pairs, topk_csr, topk_rows
 
 log = logging.getLogger(__name__)
 HINGE = COMBINERS["l3-hinge"]
@@ -104,7 +105,7 @@ class EliasRanker(Method):
         A point's filter pairs are absent, as in the losses: no negatives.
         """
         split, settings, threads = self.data.splits["trn"], self.config.method, self._threads
-        found = self._found(split, settings.negatives, accelerator)
+        found = topk_csr(*self._found(split, settings.negatives, accelerator), self.num_labels)
         features = self.features.of_points(split, np.arange(len(split)), accelerator)
         layer = None
         if distributed.is_main():
@@ -120,10 +121,10 @@ class EliasRanker(Method):
 
     def _calibrate(self, accelerator: Accelerator) -> None:
         split, settings = self.data.splits["val"], self.config.method
-        found, fusion = self._found(split, settings.candidates, accelerator), None
+        found, fusion = self._found(split, settings.candidates, accelerator), None      # values and ids
         features = self.features.of_points(split, np.arange(len(split)), accelerator)
         if distributed.is_main():
-            members = [remove_pairs(m, *split.filters.nonzero()) for m in self._members(features, found)]
+            members = [remove_pairs(m, *split.filters.nonzero()) for m in self._members(features, *found)]
             weights = FusionSettings(settings.tree_weight, (settings.ranker_weight, settings.elias_weight),
                                      settings.depth, settings.min_leaf)
             counts = np.bincount(self.data.splits["trn"].relevance.indices, minlength=self.num_labels)
@@ -134,21 +135,30 @@ class EliasRanker(Method):
     def _threads(self) -> int:
         return distributed.cpu_threads(self.config.run.threads)
 
-    def _found(self, split: Split, count: int, accelerator: Accelerator) -> sp.csr_matrix:
-        """ELIAS's scores of the best labels of a split's points [n, L], on every process."""
+    def _found(self, split: Split, count: int, accelerator: Accelerator) -> tuple[np.ndarray, np.ndarray]:
+        """ELIAS's scores and ids of the best labels of a split's points [n, count], on every process."""
         k, own = min(count, self.num_labels), distributed.share(len(split))
         found = self.elias.score_points(split, np.arange(own.start, own.stop), k, accelerator)
-        values, ids = (distributed.broadcast(distributed.gather_arrays(a, len(split))) for a in found)
-        return topk_csr(values, ids, self.num_labels)
+        return tuple(distributed.broadcast(distributed.gather_arrays(a, len(split))) for a in found)
 
-    def _members(self, features: Features, found: sp.csr_matrix) -> list[sp.csr_matrix]:
-        """The rankers' scores of ELIAS's candidates, the l3-hinge of their margins, and ELIAS's own: [n, L] each."""
+    def _sums(self, values: np.ndarray) -> np.ndarray:
+        """What ELIAS's scores of each point are shares of [n]: the sum of its best [n, k], however many there are; 1
+        where they have a scale of their own."""
+        if self.elias.config.loss.name != "decoupled-softmax":
+            return np.ones(len(values), np.float32)
+        best = values[:, :self.config.method.candidates]
+        return np.maximum(np.where(np.isneginf(best), 0, best).sum(1), TINY)
+
+    def _members(self, features: Features, values: np.ndarray, ids: np.ndarray, sums: np.ndarray | None = None,
+                 ) -> list[sp.csr_matrix]:
+        """The rankers' scores of labels [n, c], the l3-hinge of their margins, and ELIAS's own: [n, L] each.
+
+        Args:
+            values: ELIAS's scores of the labels `ids`; sums: default those of `values`, best first.
+        """
+        found = topk_csr(values / (self._sums(values) if sums is None else sums)[:, None], ids, self.num_labels)
         ranked = score_candidates(self.layer, features, found, self.config.method.bias, self._threads)
         HINGE.transform(ranked.data)
-        found = found.copy()
-        if self.elias.config.loss.name == "decoupled-softmax":
-            sums = np.asarray(found.sum(1)).ravel()
-            found.data /= np.repeat(np.maximum(sums, TINY), np.diff(found.indptr))
         if self.config.method.logs:
             for member, floor in ((ranked, HINGE_FLOOR), (found, SHARE_FLOOR)):
                 member.data = np.log(np.maximum(member.data, floor))
@@ -168,14 +178,43 @@ class EliasRanker(Method):
         return min(max(k, self.config.method.candidates), self.num_labels)
 
     def _best(self, features: Features, values: np.ndarray, ids: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        settings, found = self.config.method, topk_csr(values, ids, self.num_labels)
-        ranked, found = self._members(features, found)
-        if self.fusion is not None:
-            ranked = self.fusion.fuse([ranked, found])
-        else:
-            ranked.data = settings.ranker_weight * ranked.data + settings.elias_weight * found.data
-        ids, values = topk_rows(ranked, k)
+        ids, values = topk_rows(self._fused(self._members(features, values, ids)), k)
         return values, ids
+
+    def _fused(self, members: list[sp.csr_matrix]) -> sp.csr_matrix:
+        if self.fusion is not None:
+            return self.fusion.fuse(members)
+        settings, (ranked, found) = self.config.method, members
+        ranked.data = settings.ranker_weight * ranked.data + settings.elias_weight * found.data
+        return ranked
+
+    def open_points(self, split: Split, points: np.ndarray, accelerator: Accelerator) -> Scores:
+        return ask_points(self, self.elias.tokenizer, split, points, accelerator)
+
+    def open_texts(self, texts: Sequence[str], accelerator: Accelerator) -> Scores:
+        return ask_texts(self, texts, accelerator)
+
+    def score_labels(self, split: Split, points: np.ndarray, labels: np.ndarray, accelerator: Accelerator,
+                     ) -> np.ndarray:
+        """Scores of given labels [n, c] of points of a split [n], as `score_points` gives them: [n, c] float32.
+
+        Id -1 and labels that no cluster has: -inf. Others that are not among ELIAS's candidates have the same formula.
+        """
+        given = self.elias.score_labels(split, points, labels, accelerator)
+        best, _ = self.elias.score_points(split, points, self._wanted(0), accelerator)
+        return self._given(self.features.of_points(split, points, accelerator), given, labels, best)
+
+    def score_labels_of_texts(self, texts: Sequence[str], labels: np.ndarray, accelerator: Accelerator) -> np.ndarray:
+        """Scores of given labels [n, c] of new texts, as `score_labels`."""
+        given = self.elias.score_labels_of_texts(texts, labels, accelerator)
+        best, _ = self.elias.score_texts(texts, self._wanted(0), accelerator)
+        return self._given(self.features.of_texts(texts, accelerator), given, labels, best)
+
+    def _given(self, features: Features, values: np.ndarray, labels: np.ndarray, best: np.ndarray) -> np.ndarray:
+        """Args: values, ELIAS's scores of the given labels [n, c]; best, those of its candidates [n, k]."""
+        rows, reached = np.arange(len(labels))[:, None], np.isfinite(values)
+        scores = self._fused(self._members(features, values, np.where(reached, labels, -1), self._sums(best)))
+        return np.where(reached, lookup(scores, rows, labels), -np.inf).astype(np.float32)
 
     # ---- saving
     def save(self, folder: Path, accelerator: Accelerator) -> None:

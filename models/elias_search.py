@@ -126,6 +126,33 @@ def hashed_selection(first, last, clusters, log_scores, labels, log_edges, rows,
             keys[used[i]] = -1
 
 
+@njit(nogil=True, cache=True)
+def given_paths(ids, log_scores, top, log_edges, starts, places):
+    """log s_c s_cl of given labels [B, n]: the best over a query's top clusters, and for a label that none of them
+    reaches over all clusters; -inf for id -1 and a label without edges.
+
+    Args:
+        log_scores: [B, C] of all clusters; top: [B, beam] the best of them; log_edges: [C, W].
+        starts: [L + 1] and places: where the edges of each label stand in the flat log_edges.
+    """
+    found, width = np.empty(ids.shape, np.float32), log_edges.shape[1]
+    in_beam = np.zeros(len(log_edges), np.bool_)
+    for query in range(len(ids)):
+        in_beam[top[query]] = True
+        for i in range(ids.shape[1]):
+            inside, anywhere = np.float32(-np.inf), np.float32(-np.inf)
+            label = ids[query, i]
+            for at in range(starts[label], starts[label + 1]) if label >= 0 else range(0):
+                cluster = places[at] // width
+                path = log_scores[query, cluster] + log_edges[cluster, places[at] % width]
+                anywhere = max(anywhere, path)
+                if in_beam[cluster]:
+                    inside = max(inside, path)
+            found[query, i] = anywhere if inside == -np.inf else inside
+        in_beam[top[query]] = False
+    return found
+
+
 def sorted_selection(clusters: Tensor, log_scores: Tensor, labels: Tensor, log_edges: Tensor, rows: Tensor,
                      size: int) -> Shortlist:
     """`select_labels` by stable sorts: no host sync, for a GPU."""

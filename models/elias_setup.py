@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from models.elias_model import EliasConfig
 
 log = logging.getLogger(__name__)
+LEAST_SHARE = 1e-2      # of an edge at the start: a smaller one would hardly get a gradient
 
 
 def make_graph(method: Elias, accelerator: Accelerator) -> Graph:
@@ -106,15 +107,34 @@ def point_embeddings(method: Method, data: Dataset, accelerator: Accelerator) ->
                       "embed points").cpu().numpy()
 
 
-def start_classifiers(method: Elias, accelerator: Accelerator) -> None:
-    """`init: labels`: W_L from the labels' texts, W_C of new clusters from the means of their labels' embeddings."""
-    model, data = method.model, method.data
-    if method.config.method.init != "labels":
+@torch.no_grad()
+def start_edges(method: Elias) -> None:
+    """`edge_init`: the edges' logits where they do not start random."""
+    edges, name, graph = method.model.edges, method.config.method.edge_init, method.graph
+    if edges is None or name == "random":
         return
-    rows = embed_rows(method.encoder, data.label_tokens, np.arange(method.num_labels), method.config.eval.batch_size,
-                      accelerator, "embed labels")
+    edges.zero_()
+    if name == "shares":
+        inside = graph.labels >= 0
+        largest = np.zeros(graph.num_labels, np.float32)
+        np.maximum.at(largest, graph.labels[inside], graph.values[inside])
+        shares = np.ones_like(graph.values)
+        shares[inside] = graph.values[inside] / largest[graph.labels[inside]]
+        edges[:, :shares.shape[1]] = torch.from_numpy(np.log(np.maximum(shares, LEAST_SHARE)))
+
+
+def start_classifiers(method: Elias, accelerator: Accelerator) -> None:
+    """`init: labels` and `init: vectors`: W_L from the labels' texts or vectors, W_C of new clusters from their means.
+    """
+    model, data, init = method.model, method.data, method.config.method.init
+    if init not in ("labels", "vectors"):
+        return
+    rows = method.vectors if init == "vectors" else embed_rows(
+        method.encoder, data.label_tokens, np.arange(method.num_labels), method.config.eval.batch_size, accelerator,
+        "embed labels")
+    method.vectors = None
     with torch.no_grad():
-        model.labels.copy_(model.project(rows))
+        model.labels.copy_(model.project(rows.to(model.labels.device)))
     if method.before is None:      # new clusters
         parents = method.graph.parents()
         known = np.flatnonzero(parents >= 0)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from utils.config import EncoderConfig
 from utils.data import TextBatch
+from utils.encoder_source import fill, read_source, resolve_encoder
 from utils.pretrained import from_pretrained, load_tokenizer, resolve
 
 
@@ -51,7 +52,7 @@ class TextEncoder(nn.Module):
 
     def __init__(self, config: EncoderConfig, tokenizer, width: int) -> None:
         super().__init__()
-        self.config, self.tokenizer = config, tokenizer
+        self.config, self.tokenizer = fill(config), tokenizer
         self.dim = config.projection or width
         self.projection = nn.Linear(width, self.dim) if config.projection else None
 
@@ -60,7 +61,16 @@ class TextEncoder(nn.Module):
 
     def forward(self, texts: TextBatch) -> Tensor:
         """Texts -> embeddings [B, D], of unit length if `encoder.normalize`; an empty text gives a finite row."""
-        pooled = self.pool(texts)                                                     # [B, width]
+        return self._head(self.pool(texts))
+
+    def encode_padded(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """As `forward`, from padded token ids and their mask [B, T], without what only training needs."""
+        return self._head(self.pool_padded(ids, mask))
+
+    def pool_padded(self, ids: Tensor, mask: Tensor) -> Tensor:
+        raise TypeError(f"{type(self).__name__} must define pool_padded()")
+
+    def _head(self, pooled: Tensor) -> Tensor:
         if self.projection is not None:
             pooled = self.projection(pooled)                                          # [B, D]
         return _Normalize.apply(pooled.float()) if self.config.normalize else pooled
@@ -75,10 +85,22 @@ class TextEncoder(nn.Module):
     def load_head(self, folder: Path) -> None:
         """Take back what `save` wrote beside the transformer; strict."""
         path = folder / "head.safetensors"
-        missing, extra = self.load_state_dict(load_file(path) if path.is_file() else {}, strict=False)
-        missing = [name for name in missing if not name.startswith("transformer.")]
-        if missing or extra:
-            raise ValueError(f"{path}: missing {missing}, unexpected {extra}")
+        if missing := self.take_head(load_file(path) if path.is_file() else {}, path):
+            raise ValueError(f"{path}: missing {missing}")
+
+    def take_head(self, head: dict[str, Tensor], where: str | Path) -> list[str]:
+        """Copy tensors of what is beside the transformer; returns the names that `head` leaves as they were.
+
+        Raises:
+            ValueError: a tensor that this encoder does not have, or of another shape.
+        """
+        try:
+            missing, extra = self.load_state_dict(head, strict=False)
+        except RuntimeError as error:
+            raise ValueError(f"{where}: {' '.join(str(error).split())}") from error
+        if extra:
+            raise ValueError(f"{where}: unexpected {extra}")
+        return [name for name in missing if not name.startswith("transformer.")]
 
 
 class TransformerEncoder(TextEncoder):
@@ -87,10 +109,13 @@ class TransformerEncoder(TextEncoder):
     Args:
         config: section `encoder`.
         source: name, folder or hub id to load the weights from.
+        tokenizer: where its tokenizer is; None = there too.
+        state: its weights [names of the model], where transformers cannot read them; `source` gives its config then.
         loading: passed on to AutoModel.from_pretrained.
     """
 
-    def __init__(self, config: EncoderConfig, source: str, **loading) -> None:
+    def __init__(self, config: EncoderConfig, source: str, tokenizer: str | None = None,
+                 state: dict[str, Tensor] | None = None, **loading) -> None:
         from transformers import AutoConfig, AutoModel
         remote = {"trust_remote_code": config.trust_remote_code}
         settings = from_pretrained(AutoConfig, source, **remote)
@@ -98,9 +123,20 @@ class TransformerEncoder(TextEncoder):
             _keep_layers(settings, config.layers)
         if config.dropout is not None:
             _set_dropout(settings, config.dropout)
-        model = from_pretrained(AutoModel, source, config=settings, **remote, **loading,
-                                **_without_pooler(settings))
-        super().__init__(config, load_tokenizer(source, config.trust_remote_code), settings.hidden_size)
+        if state is None:
+            model, report = from_pretrained(AutoModel, source, config=settings, output_loading_info=True, **remote,
+                                            **loading, **without_pooler(settings))
+            missing = report["missing_keys"]
+        else:
+            model = AutoModel.from_config(settings, **remote, **without_pooler(settings))
+            missing = model.load_state_dict(state, strict=False).missing_keys
+        if lacking := sorted(name for name in missing if "pooler." not in name):      # else they would be random
+            raise ValueError(f"encoder '{source}': its weights lack {len(lacking)} of the model's tensors, such as "
+                             f"{lacking[0]}")
+        super().__init__(config, load_tokenizer(tokenizer or source, config.trust_remote_code), settings.hidden_size)
+        if len(self.tokenizer) > settings.vocab_size and tokenizer:
+            raise ValueError(f"encoder.tokenizer '{tokenizer}' has {len(self.tokenizer)} tokens, encoder '{source}' "
+                             f"{settings.vocab_size}; it is not the one that the encoder was trained with")
         self.transformer = model.float()
         if config.gradient_checkpointing:
             self.transformer.gradient_checkpointing_enable()
@@ -114,6 +150,9 @@ class TransformerEncoder(TextEncoder):
         if self._max_positions and ids.shape[1] > self._max_positions:
             raise ValueError(f"a text has {ids.shape[1]} tokens but encoder '{self.config.name}' takes at most "
                              f"{self._max_positions}; lower data.max_len")
+        return self.pool_padded(ids, mask)
+
+    def pool_padded(self, ids: Tensor, mask: Tensor) -> Tensor:
         states = self.transformer(input_ids=ids, attention_mask=mask).last_hidden_state     # [B, T, width]
         if self.config.pooling == "cls":
             return states[:, 0]
@@ -142,7 +181,7 @@ def _set_dropout(settings, rate: float) -> None:
             setattr(settings, name, rate)
 
 
-def _without_pooler(settings) -> dict:
+def without_pooler(settings) -> dict:
     """BERT's pooler is not used; left out, no process waits for gradients that never come."""
     return {"add_pooling_layer": False} if settings.model_type in ("bert", "roberta", "xlm-roberta") else {}
 
@@ -201,7 +240,7 @@ class BagEncoder(TextEncoder):
 
     Args:
         config: section `encoder`.
-        source: encoder whose tokenizer and token embeddings it starts from.
+        source: encoder whose tokenizer, and token embeddings if `table` is None, it starts from.
         weights: token weights at the start [V]; None = equal.
         table: token embeddings [V, D]; None = those of `source`.
     """
@@ -224,6 +263,13 @@ class BagEncoder(TextEncoder):
             texts.bag_index = BagIndex(texts)      # fixed label batches keep theirs between steps
         with torch.autocast(self.table.device.type, enabled=False):
             summed = _WeightedBag.apply(self.table, self.token_weights, texts.bag_index)        # [B, D]
+        return self._finish(summed)
+
+    def pool_padded(self, ids: Tensor, mask: Tensor) -> Tensor:
+        weights = self.token_weights[ids] * mask[..., None]                           # [B, T, 1]
+        return self._finish((self.table[ids] * weights).sum(1))
+
+    def _finish(self, summed: Tensor) -> Tensor:
         if self.residual is not None:
             unit = _Normalize.apply(summed) if self.config.normalize else summed
             summed = unit + self.residual(F.gelu(unit))
@@ -249,7 +295,7 @@ def token_embeddings(source: str, trust_remote_code: bool = False) -> Tensor:
 
 def tokenizer_source(config: EncoderConfig) -> str:
     """The name whose tokenizer the encoder uses."""
-    return config.init if config.name == "bag" else config.name
+    return config.tokenizer or (config.init if config.name == "bag" else config.name)
 
 
 def inverse_document_frequency(counts: np.ndarray, texts: int) -> np.ndarray:
@@ -259,13 +305,22 @@ def inverse_document_frequency(counts: np.ndarray, texts: int) -> np.ndarray:
 
 def build_encoder(config: EncoderConfig, data) -> TextEncoder:
     """The encoder of section `encoder:`; `data` (a Dataset) gives the token counts that `bag` starts from."""
-    if config.name != "bag":
-        return TransformerEncoder(config, config.name)
-    table = token_embeddings(config.init, config.trust_remote_code)
-    weights = None
-    if config.token_weights == "idf":
-        weights = inverse_document_frequency(*data.token_document_counts(len(table)))
-    return BagEncoder(config, config.init, weights, table)
+    config = resolve_encoder(config)
+    bag, name = config.name == "bag", config.init if config.name == "bag" else config.name
+    source, tokenizer = read_source(name), tokenizer_source(config)
+    if not bag:
+        encoder: TextEncoder = TransformerEncoder(config, source.architecture, tokenizer,
+                                                  source.transformer and source.transformer())
+    elif source.bag:
+        encoder = BagEncoder(config, tokenizer, table=source.head()["table"])
+    else:
+        table = token_embeddings(name, config.trust_remote_code)
+        weights = None
+        if config.token_weights == "idf":
+            weights = inverse_document_frequency(*data.token_document_counts(len(table)))
+        return BagEncoder(config, tokenizer, weights, table)
+    encoder.take_head(source.head(), f"encoder '{name}'")
+    return encoder
 
 
 def load_encoder(config: EncoderConfig, folder: Path) -> TextEncoder:

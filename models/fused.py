@@ -178,6 +178,9 @@ class Fused(Method):
         found = (torch.from_numpy(np.take_along_axis(a, best, 1)) for a in (fused, ids))
         return tuple(f.to(embeddings.device) for f in found)
 
+    def search_vectors(self) -> dict[str, tuple[Tensor | np.ndarray, Tensor | None]]:
+        return dict(zip(("classifier", "embeddings"), self.members, strict=True))
+
     # ---- saving
     def save(self, folder: Path, accelerator: Accelerator) -> None:
         if distributed.is_main():

@@ -23,12 +23,13 @@ from tqdm import tqdm
 
 from losses import LOSSES, ROW_LOSSES
 from models.encoder import TextEncoder, tokenizer_source
+from models.members import InnerProducts, Scores
 from utils import distributed
 from utils.config import Config, LossConfig, MethodConfig
-from utils.data import Batch, Dataset, Split, TextBatch, sequential_batches
+from utils.data import Batch, Dataset, Split, TextBatch, sequential_batches, token_cache
 from utils.optim import decay_groups
 from utils.sparse import remove_pairs, topk_csr, topk_rows
-from utils.tokenization_utils import Ragged, Tokenizer, tokenize_texts
+from utils.tokenization_utils import Ragged, Tokenizer, tokenize_file, tokenize_texts
 
 
 @dataclass(frozen=True)
@@ -141,8 +142,36 @@ class Method(nn.Module):
 
     def score_texts(self, texts: Sequence[str], k: int, accelerator: Accelerator) -> tuple[np.ndarray, np.ndarray]:
         """The k best labels of new texts, as `score_points`."""
-        tokens = tokenize_texts(texts, Tokenizer(self.encoder.tokenizer, self.config.data.max_len))
-        return self.score_rows(tokens, np.arange(len(texts)), k, accelerator)
+        return self.score_rows(tokenize_texts(texts, self.tokenizer), np.arange(len(texts)), k, accelerator)
+
+    # ---- as a member of a fusion
+    def open_points(self, split: Split, points: np.ndarray, accelerator: Accelerator) -> Scores:
+        """Its scores of points of a split [n], which any tokenizer may have split: a member has its own."""
+        return self.open_embeddings(self.embed_points(split, points, accelerator))
+
+    def open_texts(self, texts: Sequence[str], accelerator: Accelerator) -> Scores:
+        """Its scores of new texts."""
+        return self.open_embeddings(self.embed_texts(texts, accelerator))
+
+    def open_embeddings(self, embeddings: Tensor) -> Scores:
+        """Its scores for embeddings [n, D] of its encoder."""
+        return InnerProducts(embeddings, self.index)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Of its encoder, for queries."""
+        return Tokenizer(self.encoder.tokenizer, self.config.data.max_len)
+
+    def embed_points(self, split: Split, points: np.ndarray, accelerator: Accelerator) -> Tensor:
+        """Embeddings of points of a split by its own encoder and tokenizer, by this process alone [n, D]."""
+        tokens = tokenize_file(split.text_path, self.tokenizer, token_cache(self.config))
+        return encode_all(self.encoder, tokens, split.rows[points], self.config.eval.batch_size, accelerator,
+                          "embed texts")
+
+    def embed_texts(self, texts: Sequence[str], accelerator: Accelerator) -> Tensor:
+        """Embeddings of new texts [n, D]."""
+        return encode_all(self.encoder, tokenize_texts(texts, self.tokenizer), np.arange(len(texts)),
+                          self.config.eval.batch_size, accelerator, "embed texts")
 
     def explain(self, split: Split, points: np.ndarray, labels: np.ndarray, k: int, accelerator: Accelerator,
                 ) -> list[MemberView]:
@@ -194,6 +223,11 @@ class Method(nn.Module):
         """Vectors [L, D] of a loaded model that classifiers may start from."""
         raise ValueError(f"a {self.config.method.name} run has no label vectors to start from")
 
+    def search_vectors(self) -> dict[str, tuple[Tensor | np.ndarray, Tensor | None]]:
+        """What a loaded model ranks labels by, for other programs: name -> (vectors [L, D], bias [L] or None), so that
+        E(x) . vector + bias is a label's score. The first is what `score` ranks by; {} if that is no inner product."""
+        return {}
+
     def start_from(self, other: Method) -> None:
         """Take the parameters of another run's model (`run.start_from`, or the stage before)."""
         if type(other) is not type(self):
@@ -222,10 +256,18 @@ def embed_rows(encoder: nn.Module, tokens: Ragged, rows: np.ndarray, batch_size:
                name: str) -> Tensor:
     """Embeddings of the texts at `rows`, each process encodes its share: [n, D] on every process."""
     own = distributed.share(len(rows))
-    part = torch.empty(len(own), encoder.dim, device=accelerator.device)
-    for positions, block in encode_rows(encoder, tokens, rows[own.start:own.stop], batch_size, accelerator, name):
-        part[torch.from_numpy(positions).to(part.device)] = block
+    part = encode_all(encoder, tokens, rows[own.start:own.stop], batch_size, accelerator, name)
     return distributed.gather_rows(part, len(rows))
+
+
+@torch.no_grad()
+def encode_all(encoder: nn.Module, tokens: Ragged, rows: np.ndarray, batch_size: int, accelerator: Accelerator,
+               name: str) -> Tensor:
+    """Embeddings of the texts at `rows`, by this process alone: [n, D] in their order."""
+    out = torch.empty(len(rows), encoder.dim, device=accelerator.device)
+    for positions, block in encode_rows(encoder, tokens, rows, batch_size, accelerator, name):
+        out[torch.from_numpy(positions).to(out.device)] = block
+    return out
 
 
 def write_method(folder: Path, name: str, num_labels: int, **more: Any) -> None:

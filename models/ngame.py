@@ -55,7 +55,7 @@ class Ngame(Dexml):
     def observe(self, batch: Batch, queries: Tensor, labels: Tensor, pool: LabelPool, sampled: np.ndarray | None,
                 ) -> None:
         self.clustered.record(batch, queries)
-        if self.config.method.pool != "all" and self.config.encoder.normalize:      # the margin is one of cosines
+        if self.config.method.pool != "all" and self.encoder.config.normalize:      # the margin is one of cosines
             positives = pool.positives(batch, self.config.loss, sampled, queries.device, by_rows=True)
             self._violating.append(violations(queries=queries, labels=gather_pool(pool, labels), positives=positives,
                                               margin=self.config.loss.margin))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from models.encoder import TextEncoder, build_encoder, load_encoder
 from models.label_pool import LabelPool, pool_loss, sample_positives, sample_size
+from models.members import InnerProducts, Scores
 from models.method import Method, loss_function, write_method
 from utils import distributed
 from utils.config import Config, MethodConfig, option
@@ -110,8 +111,14 @@ class Ova(Method):
     def label_vectors(self) -> Tensor:
         return torch.as_tensor(self.index.labels)
 
+    def search_vectors(self) -> dict[str, tuple[Tensor | np.ndarray, Tensor | None]]:
+        return {"classifier": (torch.as_tensor(self.index.labels) / self.config.method.tau, self.index.bias)}
+
     def score(self, queries: TextBatch, k: int) -> tuple[Tensor, Tensor]:
         return self.index.search(self.encoder(queries).float() / self.config.method.tau, k)
+
+    def open_embeddings(self, embeddings: Tensor) -> Scores:
+        return InnerProducts(embeddings / self.config.method.tau, self.index)
 
     # ---- saving
     def save(self, folder: Path, accelerator: Accelerator) -> None:

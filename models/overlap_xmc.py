@@ -7,11 +7,8 @@ pseudo-labels. Neither is trained by gradient: `prepare` does all of it, level b
 """
 from __future__ import annotations
 
-import errno
 import json
 import logging
-import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -23,6 +20,7 @@ import scipy.sparse as sp
 from accelerate import Accelerator
 
 from models.linear_config import LinearConfig, solver
+from models.members import Reached, Scores
 from models.method import Method
 from models.tree_features import TreeFeatures
 from utils import distributed
@@ -31,7 +29,7 @@ from utils.config import Config, ConfigError, option
 from utils.data import Dataset, Split, token_cache
 from utils.linear_layer import Features, load_layer
 from utils.partition_tree import COMBINERS, PartitionTree
-from utils.run import written_whole
+from utils.run import link_or_copy, written_whole
 from utils.sparse import topk_csr, topk_rows
 from utils.tree_training import (
     Ranking,
@@ -45,7 +43,6 @@ from utils.tree_training import (
 )
 
 log = logging.getLogger(__name__)
-WITHOUT_LINKS = (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK)      # file systems that need copies
 POOL = 200      # labels that each of several trees proposes, so that the order of the first k does not depend on k
 
 
@@ -175,6 +172,19 @@ class XrLinear(Method):
         self._facts = {"inner_products": round(products / max(points, 1), 1), "points_without_features": int(empty)}
         return values, ids
 
+    def open_points(self, split: Split, points: np.ndarray, accelerator: Accelerator) -> Scores:
+        return self._open(self.features.of_points(split, points, accelerator))
+
+    def open_texts(self, texts: Sequence[str], accelerator: Accelerator) -> Scores:
+        return self._open(self.features.of_texts(texts, accelerator))
+
+    def _open(self, features: Features) -> Scores:
+        """All labels that the beams reach; of several trees the average. The others have no score: 0."""
+        settings, threads = self.config.method, distributed.cpu_threads(self.config.run.threads)
+        reached = [tree.reached(features, beam=settings.beam, combiner=COMBINERS[settings.combiner], threads=threads,
+                                mean=self.mean_of_copies) for tree in self.trees]
+        return Reached(reached[0] if len(reached) == 1 else sum(reached) / np.float32(len(reached)))
+
     def facts(self) -> dict[str, float]:
         """Average inner products with label rankers per point (the paper's cost), and points without features."""
         return self._facts
@@ -185,12 +195,7 @@ class XrLinear(Method):
         if not distributed.is_main():
             return
         for file in self._files:
-            try:
-                os.link(file, folder / file.name)
-            except OSError as error:
-                if error.errno not in WITHOUT_LINKS:
-                    raise
-                shutil.copyfile(file, folder / file.name)
+            link_or_copy(file, folder / file.name)
         self.features.save(folder)
         save_arrays(folder / "prior.npz", {"ids": self.prior[0], "shares": self.prior[1]})
         (folder / "method.json").write_text(json.dumps({

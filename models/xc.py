@@ -118,6 +118,9 @@ class Xc(Ova):
     def label_rows(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         return self._direction(weight), bias
 
+    def search_vectors(self) -> dict[str, tuple[Tensor | np.ndarray, Tensor | None]]:
+        return {**super().search_vectors(), "embeddings": (self.label_embeddings, None)}
+
     def save(self, folder: Path, accelerator: Accelerator) -> None:
         super().save(folder, accelerator)
         if distributed.is_main():

@@ -58,13 +58,27 @@ def test_splits_cover_the_training_points_once(make_config, tokenizer):
     assert len(trn.filters.indices) + len(val.filters.indices) == 12
 
 
-def test_validation_size_is_bounded(make_config):
-    matrix = sp.csr_matrix(np.eye(1000))
-    config = make_config(data={"val_fraction": 0.05, "val_max_points": 4000}).data
-    assert len(validation_rows(matrix, config)) == 50
-    assert len(validation_rows(matrix, with_values(make_config(), data={"val_max_points": 7}).data)) == 7
-    assert len(validation_rows(matrix, with_values(make_config(), data={"val_fraction": 0.0}).data)) == 0
-    assert len(validation_rows(matrix[:1], config)) == 0      # one point is needed for training
+@pytest.mark.parametrize(("values", "rows"), [
+    ({"val_fraction": 0.05, "val_max_points": 4000}, 50), ({"val_max_points": 7}, 7), ({"val_fraction": 0.0}, 0)])
+def test_validation_size_is_bounded(make_config, tmp_path, values, rows):
+    config = make_config(data={"val_fraction": 0.05, **values}).data
+    assert len(validation_rows(sp.csr_matrix(np.eye(1000)), config, tmp_path)) == rows
+    assert len(validation_rows(sp.csr_matrix(np.eye(1)), config, tmp_path)) == 0      # one point is needed for training
+
+
+@pytest.mark.parametrize(("fraction", "rows"), [(0.1, 16), (0.05, 8), (0.01, 0), (0.0, 0)])
+def test_groups_of_similar_texts_are_held_out_together(make_config, tmp_path, fraction, rows):
+    words = np.arange(160) % 20      # twenty words, eight texts of each
+    features = sp.csr_matrix((np.ones(160, np.float32), (np.arange(160), words)))
+    relevance = sp.csr_matrix(np.ones((160, 1)))
+    for name, matrix in (("X.trn", features), ("X.tst", features), ("Y.trn", relevance), ("Y.tst", relevance)):
+        sp.save_npz(tmp_path / f"{name}.npz", matrix)
+    config = make_config(data={"val_fraction": fraction, "val_group_size": 8}).data
+    held_out = validation_rows(relevance, config, tmp_path)
+    assert len(held_out) == rows
+    groups = np.bincount(words[held_out], minlength=20)
+    assert np.array_equal(held_out, validation_rows(relevance, config, tmp_path))
+    assert np.square(groups).sum() >= 4 * rows      # together: single draws would give less than 2 a row
 
 
 def test_points_without_labels_are_skipped_in_training_and_kept_in_test(tmp_path, make_config, tokenizer, caplog):

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 import eval as evaluation
 import train
-from elias_utils import gen_approx_A, gen_cluster_A, quantize, sparse_ranker
+from elias_utils import gen_approx_A, gen_cluster_A, quantize, report, sparse_ranker
 from models import METHOD_CONFIGS, METHODS, load_method
 from models.elias_graph import Graph, approximate_graph, cluster_count, cluster_graph
 from models.elias_model import Elias2Config, Limits
@@ -245,6 +245,24 @@ def test_edge_weights_are_the_clipped_softmax(make_config):
         assert (log_edges[cluster, count:] < -1e30).all() or count == labels.shape[1]
 
 
+def test_edges_at_the_start(make_config, tmp_path):
+    """Random, equal, or by how much less a label has there than in the cluster where it has most."""
+    rows = np.zeros((2, 20), np.float32)
+    rows[0, :12], rows[1, 8:] = 0.5, 1.0
+    rows[0, 8], rows[1, 9] = 1.0, 0.001
+    sp.save_npz(tmp_path / "A.npz", sp.csr_matrix(rows))
+    settings = {**STAGE2, "graph": str(tmp_path / "A.npz"), "kappa": 12}
+    method, _ = built(make_config(method={**settings, "edge_init": "shares"}))
+    expected = np.zeros((2, 12))      # of labels 0 to 11 and 8 to 19
+    expected[0, 10:] = np.log(0.5)      # labels 10 and 11 have 1 in the other cluster, label 8 has as much there
+    expected[1, 1] = np.log(0.01)      # label 9, not less
+    np.testing.assert_allclose(method.model.edges.detach(), expected, rtol=1e-5, atol=1e-6)
+    assert (method.graph.parents(method.model.all_log_edges())[[0, 9, 10, 19]] == [0, 0, 1, 1]).all()
+    assert not built(make_config(method={**settings, "edge_init": "equal"}))[0].model.edges.any()
+    random = built(make_config(method=settings))[0].model.edges
+    assert 0 <= random.min() < 0.2 < 0.8 < random.max() <= 1
+
+
 @pytest.mark.parametrize("loss", ["bce", "decoupled-softmax"])
 def test_a_step_equals_autograd_through_dense_tables(make_config, loss):
     """The gradients of every part, against the search's definition on whole matrices."""
@@ -392,6 +410,12 @@ def test_the_whole_recipe(make_config, tmp_path):
     assert {f"shortlist_recall[{bin_name(*BINS[1])}]", "edge_entropy", "labels_per_cluster"} <= set(facts)
     assert evaluation.evaluate(folder)["P@1"] > 40
     assert evaluation.evaluate(folder / "stages" / "two")["P@1"] > 40
+    for step in (gen_approx_A, sparse_ranker, report):
+        with pytest.raises(ConfigError, match=rf"{step.__name__}: expected an elias run, .* is one of elias-ranker; "
+                                              r"those of its stages are \S+/one and \S+/two and \S+/warm$"):
+            step(folder)
+    with pytest.raises(ConfigError, match=r"not a run folder.*train that run first, .*alone: --no_model true"):
+        gen_cluster_A(make_config(method=STAGE1, run={"start_from": str(tmp_path / "none")}))
     before = json.loads((folder / "tst_metrics.json").read_text())
     (folder / "stages").rename(tmp_path / "elsewhere")      # the model needs none of them
     assert evaluation.evaluate(folder)["P@1"] == before["P@1"]
@@ -433,10 +457,40 @@ def test_commands(stage1, tmp_path):
     assert run("gen_cluster_A", path, "--no_model", "true").stdout == f"graph: {stage1}.cluster_A.npz\n"
     got = run("gen_approx_A", path, "--method.kappa", 9, "--out", tmp_path / "A.npz")      # of the config's run
     assert got.stdout == f"graph: {tmp_path / 'A.npz'}\n"
+    missing = tmp_path / "missing.yaml"
+    missing.write_text(path.read_text().replace(f"dir: {stage1}", f"dir: {tmp_path / 'never'}").replace(
+        "start_from: null", f"start_from: {stage1}"))
+    got = run("gen_approx_A", missing, check=False)
+    assert got.stderr == (f"error: {missing}: its run {tmp_path / 'never'} does not exist; train it first: python "
+                          f"train.py {missing}; or name the run that it starts from, {stage1}\n")
     got = run("gen_approx_A", tmp_path / "none", check=False)
     assert got.returncode == 1
     assert got.stderr.startswith("error: ")
     assert got.stderr.count("\n") == 1
+
+
+def test_label_classifiers_start_as_label_vectors(make_config, tmp_path):
+    """Of any run that has some; clusters from the means of their labels' vectors."""
+    dexa = train.fit(make_config(method={"name": "dexa", "num_vectors": "labels", "vector_init": "xavier"}))
+    run = {"dir": str(tmp_path / "x"), "start_from": str(dexa)}
+    config = make_config(method={**STAGE1, "init": "vectors"}, run=run)
+    method = METHODS["elias-1"].build(config, load(config))
+    before = load_method(find_run(dexa, METHOD_CONFIGS)[1], dexa)
+    method.start_from(before)
+    config.run_folder.mkdir()
+    method.prepare(config.run_folder, Accelerator(cpu=True))
+    vectors, parents = np.asarray(before.label_vectors()), method.graph.parents()
+    np.testing.assert_array_equal(method.model.labels.detach().numpy(), vectors)
+    for cluster in range(4):
+        mean = vectors[parents == cluster].mean(0)
+        np.testing.assert_allclose(method.model.clusters[cluster].detach().numpy(), mean / np.linalg.norm(mean),
+                                   rtol=1e-4, atol=1e-6)
+    with pytest.raises(ConfigError, match="method.init is 'vectors', .* but run.start_from names none"):
+        train.fit(make_config(method={**STAGE1, "init": "vectors"}, run={"dir": str(tmp_path / "y")}))
+    one = train.fit(make_config(method=STAGE1, train={"epochs": 1}, run={"dir": str(tmp_path / "one")}))
+    with pytest.raises(ValueError, match="a elias-1 run has no label vectors to start from"):
+        train.fit(make_config(method={**STAGE1, "init": "vectors"},
+                              run={"dir": str(tmp_path / "y"), "start_from": str(one)}))
 
 
 def test_starting_from_another_encoder_and_keeping_labels(make_config, tmp_path, stage1):
@@ -457,6 +511,53 @@ def test_starting_from_another_encoder_and_keeping_labels(make_config, tmp_path,
     projected = METHODS["elias-2"].build(config, load(config))
     with pytest.raises(ValueError, match=r"the label classifiers to keep are \(20, 16\), this run's \(20, 8\)"):
         projected.start_from(before)
+
+
+@pytest.mark.parametrize("kind", ["bce", "shares", "logs without a tree"])
+def test_scores_of_given_labels(make_config, kind):
+    """Both methods: labels that score_points returns have its scores, for points and for texts."""
+    loss = {"name": "bce" if kind == "bce" else "decoupled-softmax"}
+    more = {"logs": True, "calibrate": False, "elias_weight": 1.0} if kind == "logs without a tree" else {}
+    stages = [{"name": "search", "method": {**STAGE1, "beam": 2}, "loss": loss},
+              {"name": "rank", "method": {"name": "elias-ranker", "candidates": 6, **more}}]
+    folder = train.fit(make_config(method=STAGE1, train={"epochs": 3}, stages=stages))
+    accelerator = Accelerator(cpu=True)
+    for run in (folder / "stages" / "search", folder):
+        config = find_run(run, METHOD_CONFIGS)[1]
+        method, split = load_method(config, run), load(config).splits["tst"]
+        points, texts = np.array([3, 0, 11]), ["the linux tool", "", "glyph and letter"]
+        kinds = ((method.score_points, method.score_labels, (split, points)),
+                 (method.score_texts, method.score_labels_of_texts, (texts,)))
+        for k in (3, 9):
+            for search, score_given, of in kinds:
+                def score(given, how=score_given, of=of):
+                    return how(*of, given, accelerator)
+                values, ids = search(*of, k, accelerator)
+                got = score(ids)
+                assert got.dtype == np.float32
+                np.testing.assert_allclose(got, values, rtol=1e-4, atol=1e-6)
+                order = np.arange(20)[None].repeat(3, 0)
+                whole = score(order)
+                assert np.isfinite(whole).all()      # those that the beam does not reach too
+                np.testing.assert_allclose(np.take_along_axis(whole, ids.clip(0), 1)[ids >= 0], values[ids >= 0],
+                                           rtol=1e-4, atol=1e-6)
+                assert np.isneginf(score(np.full((3, 2), -1))).all()
+                assert score(np.zeros((3, 0), np.int64)).shape == (3, 0)
+        with pytest.raises(ValueError, match=r"expected given labels \[3, c\], got \(2, 1\)"):
+            method.score_labels(split, points, np.zeros((2, 1), np.int64), accelerator)
+        with pytest.raises(ValueError, match="expected given labels from -1 to 19, got 0 to 20"):
+            method.score_labels_of_texts(["a"], np.array([[0, 20]]), accelerator)
+
+
+def test_a_score_does_not_depend_on_how_many_are_asked_for(make_config):
+    """ELIAS's scores become shares of its `candidates` best, however many labels are ranked."""
+    stages = [{"name": "search", "method": STAGE1, "loss": {"name": "decoupled-softmax"}},
+              {"name": "rank", "method": {"name": "elias-ranker", "candidates": 4, "logs": True, "elias_weight": 1.0}}]
+    folder = train.fit(make_config(method=STAGE1, stages=stages))
+    method = load_method(find_run(folder, METHOD_CONFIGS)[1], folder)
+    found = [method.score_texts(["the linux tool"], k, Accelerator(cpu=True)) for k in (4, 12)]
+    both = [dict(zip(ids[0].tolist(), values[0].tolist(), strict=True)) for values, ids in found]
+    assert all(both[1][label] == pytest.approx(score, rel=1e-5) for label, score in both[0].items())
 
 
 def test_eval_in_other_precisions(stage1, make_config, tmp_path):
@@ -496,7 +597,18 @@ def test_figures_of_a_graph(tmp_path):
 
 
 def test_steps_under_launch(stage1, tmp_path):
-    """Two processes make the graph and the ranker that one makes."""
+    """Two processes make the graphs and the ranker that one makes."""
+    path = tmp_path / "c.yaml"
+    for name, start in (("sparse", None), ("dense", str(stage1))):      # without and with embeddings
+        config = find_run(stage1, METHOD_CONFIGS)[1]
+        config = with_values(config, run={"start_from": start, "dir": str(tmp_path / name)})
+        path.write_text(to_yaml(config))
+        got = launch(2, "elias_utils.py", "gen_cluster_A", path, module="")
+        assert got.stdout == f"graph: {tmp_path / name}.cluster_A.npz\n"
+        alone = Graph.load(gen_cluster_A(config, out=tmp_path / "alone.npz"), 20)
+        together = Graph.load(tmp_path / f"{name}.cluster_A.npz", 20)
+        assert (together.labels == alone.labels).all()
+        assert (together.values == alone.values).all()
     one = gen_approx_A(stage1, kappa=8, out=tmp_path / "one.npz")
     launch(2, "elias_utils.py", "gen_approx_A", stage1, "--method.kappa", 8, "--out", tmp_path / "two.npz", module="")
     first, second = (Graph.load(tmp_path / f"{name}.npz", 20) for name in ("one", "two"))

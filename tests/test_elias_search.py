@@ -128,6 +128,39 @@ def test_search_equals_the_definition(beam, size, k):
         assert row[len(best):].isneginf().all()
 
 
+@pytest.mark.parametrize(("beam", "size"), [(3, 8), (16, 200)])
+def test_scores_of_given_labels_equal_the_search(beam, size, monkeypatch):
+    """Labels that the search returns have its scores; others those of a search through all clusters."""
+    rng = np.random.default_rng(beam)
+    clusters, labels, bias, edges, log_edges = random_weights(rng)
+    edges[edges == 7] = -1      # label 7 is in no cluster
+    weights = (clusters, labels, bias, *packed(edges, log_edges))
+    settings = SearchSettings(3.0, 0.7, 0.9, beam, size)
+    index = index_of(weights, settings)
+    queries = torch.from_numpy(rng.normal(size=(9, 5)).astype(np.float32))
+    monkeypatch.setattr("models.elias_index.SCORES_AT_ONCE", 64)      # four queries at a time
+    given = np.concatenate([np.full((9, 1), -1), rng.permuted(np.tile(np.arange(60), (9, 1)), axis=1)], 1)
+    got = index.score_labels(queries, given)
+    assert got.dtype == np.float32
+    assert np.isneginf(got[(given == -1) | (given == 7)]).all()
+    scores, ids = index.search(queries, size)
+    everywhere = SearchSettings(3.0, 0.7, 0.9, 16, 200)
+    for row, query in enumerate(queries.tolist()):
+        found = dict(zip(given[row].tolist(), got[row].tolist(), strict=True))
+        for label, score in zip(ids[row].tolist(), scores[row].tolist(), strict=True):
+            assert label < 0 or found[label] == pytest.approx(score, rel=2e-5)
+        reached = {label for cluster in top_clusters(queries[row:row + 1] @ torch.from_numpy(clusters).T / 0.7, 3.0,
+                                                     beam)[0][0].tolist() for label in weights[3][cluster].tolist()}
+        for label, score in zip(*slow_search(query, weights, everywhere, 60), strict=True):
+            assert label in reached or found[label] == pytest.approx(score, rel=2e-5)
+
+
+def packed(edges, log_edges):
+    """Edges with those of id -1 behind the others."""
+    order = np.argsort(edges < 0, axis=1, kind="stable")
+    return np.take_along_axis(edges, order, 1), np.take_along_axis(log_edges, order, 1)
+
+
 def test_search_on_a_gpu_finds_the_same(monkeypatch):
     """Its operations, here on the CPU: sorts in the place of hash tables, gathered rows in that of compiled loops."""
     rng = np.random.default_rng(2)

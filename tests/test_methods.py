@@ -43,6 +43,16 @@ SETTINGS = {
     "fused": {"method": {"name": "fused"}, "stages": [
         FIRST, {"name": "classifiers", "method": {"name": "xc", "tau": 0.05, "cluster_size": 4}},
         {"name": "fused", "train": {"epochs": 0}}]},
+    "fusion": {"method": {"name": "fusion", "memory": "dual"}, "stages": [
+        FIRST, {"name": "tree", "run": {"start_from": None}, "method": {
+            "name": "xr-linear", "max_leaf": 4, "splits": 2, "beam": 8}},
+        {"name": "fusion", "run": {"start_from": None}, "method": {
+            "name": "fusion", "members": {"dual": "stage:encoder", "tree": "stage:tree"}}}]},
+    "fusion-elias": {"method": {"name": "fusion"}, "stages": [
+        {"name": "search", "method": {"name": "elias-1", "max_leaf": 5, "tau": 0.1, "init": "labels", "init_bias": -3}},
+        {"name": "rank", "method": {"name": "elias-ranker", "candidates": 20}},
+        {"name": "fusion", "run": {"start_from": None}, "method": {
+            "name": "fusion", "members": {"search": "stage:search", "rank": "stage:rank"}}}]},
     "ova": {"method": {"name": "ova", "tau": 0.05}},
     "ova-bce": {"method": {"name": "ova", "tau": 0.05}, "loss": {"name": "bce"}},
     "xr-linear": {"method": {"name": "xr-linear", "max_leaf": 4, "splits": 2, "beam": 8}},
@@ -76,7 +86,7 @@ def test_conformance(config, monkeypatch):
     folder = train.fit(config)
     losses = [r["loss"] for r in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
               if r["kind"] == "train"]
-    fitted = ("fused", "xr-linear", "overlap", "elias-ranker")
+    fitted = ("fused", "fusion", "xr-linear", "overlap", "elias-ranker")
     assert losses[-1] < losses[0] if losses else config.method.name in fitted
     metrics = evaluation.evaluate(folder)
     assert metrics["P@1"] > 40      # the most frequent label alone gives about 15
@@ -147,7 +157,8 @@ def test_one_or_two_labels(tmp_path, make_config, name, labels):
         settings["stages"] = [first, *settings["stages"][1:]]
     if name == "overlap":      # one cluster; two copies need two
         settings["method"] = {**settings["method"], "copies": 1}
-    config = make_config(**settings, data={"root": str(tmp_path / "sets"), "name": "few"}, train={"epochs": 1})
+    epochs = 20 if settings["method"].get("swa") else 1      # some after swa_start, or the config is refused
+    config = make_config(**settings, data={"root": str(tmp_path / "sets"), "name": "few"}, train={"epochs": epochs})
     folder = train.fit(config)
     metrics = evaluation.evaluate(folder)
     assert set(metrics) >= {"P@1", "R@1"}

@@ -72,11 +72,24 @@ def load_filter(path: Path, shape: tuple[int, int]) -> sp.csr_matrix:
     return matrix
 
 
-def validation_rows(relevance: sp.csr_matrix, config: DataConfig) -> np.ndarray:
-    """Sorted training rows held out for validation: a fixed random draw among the points that have labels."""
-    labelled = np.flatnonzero(np.diff(relevance.indptr))
-    count = min(round(config.val_fraction * len(labelled)), config.val_max_points, len(labelled) - 1)
-    return np.sort(np.random.default_rng(VALIDATION_SEED).choice(labelled, max(count, 0), replace=False))
+def validation_rows(relevance: sp.csr_matrix, config: DataConfig, folder: Path) -> np.ndarray:
+    """Sorted training rows held out for validation: a fixed random draw among the points that have labels.
+
+    With `data.val_group_size` s > 1 groups of about s similar texts are drawn, until there are enough points: at most
+    as many, fewer by less than one group.
+    """
+    labelled, rng = np.flatnonzero(np.diff(relevance.indptr)), np.random.default_rng(VALIDATION_SEED)
+    count = max(min(round(config.val_fraction * len(labelled)), config.val_max_points, len(labelled) - 1), 0)
+    if config.val_group_size == 1 or count == 0:
+        return np.sort(rng.choice(labelled, count, replace=False))
+    from utils.clustering import balanced_hierarchy  # here: scikit-learn and numba take seconds to import
+    from utils.features import load_features
+    features = load_features(folder)[0][labelled]
+    groups = balanced_hierarchy(features, [-(-len(labelled) // config.val_group_size)], seed=VALIDATION_SEED,
+                                name="group texts").clusters()
+    order = np.argsort(rng.permutation(groups.max() + 1)[groups], kind="stable")      # group by group
+    ends = np.flatnonzero(np.diff(groups[order], append=-1)) + 1
+    return np.sort(labelled[order[:ends[ends <= count].max(initial=0)]])
 
 
 # ---------------------------------------------------------------- splits
@@ -204,7 +217,7 @@ def load_dataset(config: Config, tokenizer_source) -> Dataset:
         query, label = (Tokenizer(tokenizer_source, n) for n in (data.max_len, data.label_max_len or data.max_len))
         with distributed.main_first():
             tokens = {s: tokenize_file(p, label if s == "Y" else query, token_cache(config)) for s, p in texts.items()}
-    held_out = validation_rows(trn, data)
+    held_out = validation_rows(trn, data, folder)
     training = np.setdiff1d(np.flatnonzero(np.diff(trn.indptr)), held_out)
     if skipped := trn.shape[0] - len(training) - len(held_out):
         log.info("%s: %d training points without labels are skipped", folder, skipped)

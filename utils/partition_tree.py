@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import scipy.sparse as sp
 
 from utils.linear_kernels import best_of_rows, merge_copies, score_pairs, spread_beam
 from utils.linear_layer import Features, Layer, in_blocks
+from utils.sparse import canonical
 
 
 def l_hinge(power: int) -> Callable[[np.ndarray], None]:
@@ -89,19 +91,33 @@ class PartitionTree:
         products = 0
 
         def leaves(rows: slice, scratch: np.ndarray) -> int:
-            part = features[rows]
-            nodes, scores = self._beam(part, beam, combiner, len(self.layers) - 1, scratch)
-            ptr, children, reached = self._expand(part, self.layers[-1], nodes, scores, combiner, scratch)
-            labels, count = self.node_labels[children], len(children)
-            if self.has_copies:
-                packed = np.empty_like(ptr)
-                merge_copies(ptr, labels, reached, mean, packed)
-                ptr = packed
+            ptr, labels, reached, count = self._leaves(features[rows], beam, combiner, mean, scratch)
             best_of_rows(ptr, labels, reached, k, ids[rows], values[rows])
             return count
         for count in self._blocks(features, leaves, threads):
             products += count
         return ids, values, products / max(len(features), 1)
+
+    def reached(self, features: Features, *, beam: int, combiner: Combiner, mean: bool = True, threads: int = 1,
+                ) -> sp.csr_matrix:
+        """Scores of all labels that the beam search of `search` reaches: CSR [n, L]."""
+        def leaves(rows: slice, scratch: np.ndarray) -> sp.csr_matrix:
+            ptr, labels, reached, _ = self._leaves(features[rows], beam, combiner, mean, scratch)
+            return canonical(sp.csr_matrix((reached[:ptr[-1]], labels[:ptr[-1]], ptr), (len(ptr) - 1, self.num_labels)))
+        blocks = list(self._blocks(features, leaves, threads))
+        return sp.vstack(blocks, "csr") if blocks else sp.csr_matrix((0, self.num_labels), dtype=np.float32)
+
+    def _leaves(self, features: Features, beam: int, combiner: Combiner, mean: bool, scratch: np.ndarray,
+                ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+        """(ptr [n + 1], labels, scores, inner products): what the beam reaches, copies of a label merged."""
+        nodes, scores = self._beam(features, beam, combiner, len(self.layers) - 1, scratch)
+        ptr, children, reached = self._expand(features, self.layers[-1], nodes, scores, combiner, scratch)
+        labels, count = self.node_labels[children], len(children)
+        if self.has_copies:
+            packed = np.empty_like(ptr)
+            merge_copies(ptr, labels, reached, mean, packed)
+            ptr = packed
+        return ptr, labels, reached, count
 
     def clusters(self, features: Features, *, beam: int, combiner: Combiner, level: int, threads: int = 1,
                  ) -> tuple[np.ndarray, np.ndarray]:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from utils.config import Config
+from utils.encoder_source import read_source, resolve_encoder
 from utils.pretrained import from_pretrained, resolve
 from utils.text import check_text_file
 
@@ -77,14 +78,14 @@ def text_sizes(path: Path, count: int, max_len: int, cache: Path) -> Texts:
 
 def encoder_sizes(config: Config) -> Encoder:
     """Parameters and shapes; a transformer is built without storage, its weights are not read."""
-    section = config.encoder
+    section = resolve_encoder(config.encoder)
     remote, projection = {"trust_remote_code": section.trust_remote_code}, section.projection
     if section.name == "bag":
         rows, width = _table_shape(section.init, remote)
         tensors = [projection * width if projection else 0, width * width if section.residual else 0]
         return Encoder(sum(tensors) + (projection or 0), max(tensors), width, projection or width, rows)
     from transformers import AutoConfig, AutoModel
-    settings = from_pretrained(AutoConfig, section.name, **remote)
+    settings = from_pretrained(AutoConfig, read_source(section.name).architecture, **remote)
     if section.layers is not None:
         settings.num_hidden_layers = min(section.layers, settings.num_hidden_layers)
     with torch.device("meta"):
@@ -99,11 +100,13 @@ def encoder_sizes(config: Config) -> Encoder:
 
 
 def _table_shape(source: str, remote: dict) -> tuple[int, int]:
-    weights = Path(resolve(source)) / "model.safetensors"
-    if weights.is_file():
-        from safetensors import safe_open
-        with safe_open(weights, "pt") as file:
-            names = [n for n in file.keys() if n.endswith("word_embeddings.weight")]      # noqa: SIM118
+    from safetensors import safe_open
+    for path in (Path(resolve(source)) / "model.safetensors", Path(resolve(source)) / "head.safetensors"):
+        if not path.is_file():
+            continue
+        with safe_open(path, "pt") as file:      # of a transformer, of StaticEmbedding, of a run's bag
+            names = [n for n in file.keys()      # noqa: SIM118
+                     if n.endswith("word_embeddings.weight") or n in ("embedding.weight", "table")]
             if len(names) == 1:
                 return tuple(file.get_slice(names[0]).get_shape())
     from transformers import AutoConfig

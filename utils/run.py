@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import json
 import logging
@@ -237,6 +238,16 @@ def find_run(path: str | Path, method_configs: Mapping[str, type], overrides: An
     if not settled_folder(folder / "model").is_dir():
         raise ValueError(f"{folder}: the run has no model yet; train it, or go on with train.py --resume")
     return folder, config
+
+
+def link_or_copy(source: str | Path, to: str | Path) -> None:
+    """A second name of a file that is never changed in place, or a copy where the file system has no links."""
+    try:
+        os.link(source, to)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+            raise
+        shutil.copyfile(source, to)
 
 
 # ---------------------------------------------------------------- logging

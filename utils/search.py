@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,7 @@ class HnswIndex:
         self.labels, self.bias = labels, bias
         self.m, self.ef_construction, self.ef = m, ef_construction, ef
         self.build_seconds = 0.0
-        self._faiss, self._graph = _import_faiss(), None
+        self._faiss, self._graph = import_faiss("eval.index: hnsw"), None
 
     def build(self) -> None:
         """Make the graph, once."""
@@ -74,7 +75,7 @@ class HnswIndex:
         graph.hnsw.efConstruction = self.ef_construction
         for start in range(0, len(self.labels), ROWS_AT_ONCE):
             part = slice(start, start + ROWS_AT_ONCE)
-            graph.add(_rows(self.labels[part], None if self.bias is None else self.bias[part]))
+            graph.add(index_rows(self.labels[part], None if self.bias is None else self.bias[part]))
         self._graph, self.build_seconds = graph, time.perf_counter() - started
         log.info("hnsw: graph over %d labels in %.1f s", len(self.labels), self.build_seconds)
 
@@ -85,27 +86,42 @@ class HnswIndex:
         self._faiss.omp_set_num_threads(torch.get_num_threads())
         self._graph.hnsw.efSearch = max(self.ef, k)
         ones = None if self.bias is None else torch.ones(len(queries))
-        scores, ids = (torch.from_numpy(a) for a in self._graph.search(_rows(queries, ones), k))
+        scores, ids = (torch.from_numpy(a) for a in self._graph.search(index_rows(queries, ones), k))
         scores, ids = _best_first(scores.masked_fill(ids < 0, -torch.inf), ids)
         return scores.to(queries.device), ids.to(queries.device)
 
 
-def _import_faiss() -> Any:
+def import_faiss(what: str) -> Any:
+    """The module faiss; ValueError that `what` needs it."""
     logging.getLogger("faiss").setLevel(logging.WARNING)      # it reports the processor it was loaded for
     try:
         import faiss
     except ImportError as error:
-        raise ValueError("eval.index: hnsw needs the package faiss-cpu, which is not installed: "
-                         "`pip install faiss-cpu`, or eval.index: exact") from error
+        raise ValueError(f"{what} needs the package faiss-cpu, which is not installed: `pip install faiss-cpu`"
+                         ) from error
     return faiss
 
 
-def _rows(vectors: Tensor | np.ndarray, last: Tensor | None) -> np.ndarray:
+def index_rows(vectors: Tensor | np.ndarray, last: Tensor | None) -> np.ndarray:
     """Vectors [n, D] on any device, and one more dimension [n] or None, as float32 rows [n, D (+ 1)]."""
     rows = torch.as_tensor(vectors).detach().float().cpu()
     if last is not None:
         rows = torch.cat([rows, last.detach().float().cpu()[:, None]], 1)
     return rows.contiguous().numpy()
+
+
+def flat_index(labels: Tensor | np.ndarray, bias: Tensor | None, path: Path) -> None:
+    """Write faiss' exact inner product index over labels [L, D]; a bias [L] becomes one more dimension.
+
+    Raises:
+        ValueError: faiss is not installed.
+    """
+    faiss = import_faiss("a faiss index")
+    index = faiss.IndexFlatIP(labels.shape[1] + (bias is not None))
+    for start in range(0, len(labels), ROWS_AT_ONCE):
+        part = slice(start, start + ROWS_AT_ONCE)
+        index.add(index_rows(labels[part], None if bias is None else bias[part]))
+    faiss.write_index(index, str(path))
 
 
 INDEXES = {

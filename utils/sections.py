@@ -20,6 +20,8 @@ class DataConfig:
     label_max_len: int | None = option(None, "longest label text in tokens; null = max_len", ge=3)
     val_fraction: float = option(0.05, "share of the training points held out for validation", ge=0, lt=1)
     val_max_points: int = option(4000, "most points held out for validation", ge=0)
+    val_group_size: int = option(1, "hold out whole groups of about so many similar texts (by TF-IDF), as where a test "
+                                    "split has no near-duplicates of training texts; 1 = each text by itself", ge=1)
     propensity_a: float = option(0.55, "constant A of the propensity model (0.6 Amazon, 0.5 Wikipedia)")
     propensity_b: float = option(1.5, "constant B of the propensity model (2.6 Amazon, 0.4 Wikipedia)", ge=0)
     token_cache: str | None = option(None, "folder of token files; null = <root>/<name>/tokens")
@@ -28,14 +30,19 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    name: str = option("minilm", "`bag`, `minilm`, or any Hugging Face id or folder")
+    name: str = option("minilm", "`bag`, `minilm`, or any Hugging Face id or folder, sentence-transformers' and "
+                                "RUN/model too")
     init: str = option("minilm", "`bag` only: encoder whose tokenizer and token embeddings it starts from")
     token_weights: Literal["idf", "equal"] = option("idf", "`bag` only: token weights at the start")
     residual: bool = option(True, "`bag` only: add a residual layer behind the sum")
-    pooling: Literal["cls", "mean"] = option("mean", "how a transformer's token states become one vector")
+    tokenizer: str | None = option(None, "encoder or folder whose tokenizer to use; null = the encoder's own")
+    pooling: Literal["cls", "mean"] | None = option(None, "how a transformer's token states become one vector; null = "
+                                                          "as the model was made, mean if it does not say")
     layers: int | None = option(None, "keep the first n transformer layers; null = all", ge=1)
-    projection: int | None = option(None, "project embeddings to this many dimensions; null = none", ge=1)
-    normalize: bool = option(True, "L2-normalise embeddings, so that scores are cosines")
+    projection: int | None = option(None, "project embeddings to this many dimensions; null = as the model "
+                                           "was made, not at all if it does not say", ge=1)
+    normalize: bool | None = option(None, "L2-normalise embeddings, so that scores are cosines; null = as the model "
+                                          "was made, true if it does not say")
     dropout: float | None = option(None, "dropout rate; null = the pretrained model's own (`bag`: 0)", ge=0, lt=1)
     gradient_checkpointing: bool = option(False, "recompute activations in backward to save memory")
     trust_remote_code: bool = option(False, "allow a Hugging Face repository to run its own Python code")
@@ -78,6 +85,8 @@ class OptimConfig:
 @dataclass(frozen=True)
 class TrainConfig:
     epochs: int = option(10, "passes over the training split; 0 = no training", ge=0)
+    stop_epoch: int | str | None = option(None, "stop after so many epochs, with the learning rates of train.epochs; "
+                                                "in a stage `best:NAME` = the best epoch of an earlier stage")
     batch_size: int = option(512, "queries a step over all processes together", ge=1)
     eval_interval: int = option(1, "epochs between two evaluations on the validation split", ge=1)
     track_metric: str | None = option(None, "validation metric that selects the checkpoint; null = nDCG@5, or nDCG at "
@@ -97,6 +106,7 @@ class EvalConfig:
                                                       "faiss-cpu. Validation during training is always exact")
     precision: Literal["float32", "bfloat16", "int8"] = option(
         "float32", "of a saved elias model's cluster and label classifiers: less memory, slightly other scores")
+    without: tuple[str, ...] | None = option(None, "members of a fusion that are left out at prediction")
     hnsw_m: int = option(100, "hnsw: neighbours a label keeps in the graph", ge=2)
     hnsw_ef_construction: int = option(300, "hnsw: candidates looked at when a label is added to the graph", ge=1)
     hnsw_ef: int = option(300, "hnsw: candidates looked at in a search; at least the labels asked for", ge=1)

@@ -1,0 +1,133 @@
+"""A trained encoder for other programs: in the layout of sentence-transformers, and as ONNX."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models.encoder import BagEncoder, TextEncoder, TransformerEncoder, without_pooler
+from utils.data import TextBatch
+from utils.sentence_modules import SentenceModule, dense, pooling, residual, write_sentence_modules
+from utils.tokenization_utils import Tokenizer, tokenize_texts
+
+TEXTS_AT_ONCE = 16
+
+
+def write_encoder(encoder: TextEncoder, folder: Path, max_len: int) -> None:
+    """The encoder in the layout of sentence-transformers, cutting texts at `max_len` tokens.
+
+    Raises:
+        ValueError: a setting that modules of sentence-transformers cannot express.
+    """
+    config, tokenizer = encoder.config, encoder.tokenizer
+    if config.trust_remote_code:
+        raise ValueError("encoder.trust_remote_code is true: an encoder that runs its own code cannot be exported")
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        raise ValueError(f"encoder '{config.name}': its tokenizer is not a fast one, which an export needs")
+    head = [] if encoder.projection is None else [dense(encoder.projection.weight, encoder.projection.bias)]
+    unit = [SentenceModule("Normalize")] if config.normalize else []
+    if isinstance(encoder, BagEncoder):
+        modules, prompt = _bag_modules(encoder), special_tokens(encoder)
+    else:
+        arguments = without_pooler(encoder.transformer.config)
+        modules, prompt = [SentenceModule("Transformer", {"max_seq_length": max_len, "do_lower_case": False,
+                                                          **({"model_args": arguments} if arguments else {})}),
+                           pooling(encoder.transformer.config.hidden_size, config.pooling)], ""
+        encoder.transformer.save_pretrained(folder)
+    tokenizer.model_max_length = max_len
+    tokenizer.backend_tokenizer.enable_truncation(max_len)
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.save_pretrained(folder)
+    if isinstance(encoder, BagEncoder):      # read as it is: it must cut the text itself
+        tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    write_sentence_modules(folder, [*modules, *head, *unit], prompt)
+
+
+def _bag_modules(encoder: BagEncoder) -> list[SentenceModule]:
+    if not encoder.config.normalize:
+        raise ValueError("encoder.normalize is false: this bag is a sum of token vectors, but sentence-transformers' "
+                         "StaticEmbedding is their mean; only a normalised bag can be exported")
+    if encoder.residual is None and encoder.projection is not None:
+        raise ValueError("encoder.residual is false and encoder.projection is set: this bag projects a sum of token "
+                         "vectors, but sentence-transformers' StaticEmbedding is their mean; train it with a residual "
+                         "layer, which normalises before it, or without a projection")
+    table = (encoder.table * encoder.token_weights).detach().cpu()
+    layers = [] if encoder.residual is None else [SentenceModule("Normalize"),
+                                                  *residual(encoder.residual.weight.detach().cpu())]
+    return [SentenceModule("StaticEmbedding", weights={"embedding.weight": table}), *layers]
+
+
+def special_tokens(encoder: TextEncoder) -> str:
+    """The special tokens that the tokenizer adds to a text, as a text; "" if it adds none."""
+    tokenizer = encoder.tokenizer
+    added = tokenizer("")["input_ids"]
+    text = "".join(tokenizer.convert_ids_to_tokens(added))
+    if tokenizer(text, add_special_tokens=False)["input_ids"] != added:
+        raise ValueError(f"encoder.init '{encoder.config.init}': its tokenizer does not read its special tokens {text} "
+                         "back as such, which the export of a bag needs")
+    return text
+
+
+@torch.no_grad()
+def embed(encoder: TextEncoder, texts: Sequence[str], max_len: int) -> Tensor:
+    """Embeddings [n, D] as `score` makes them, on the CPU."""
+    tokens = tokenize_texts(texts, Tokenizer(encoder.tokenizer, max_len))
+    blocks = [np.arange(i, min(i + TEXTS_AT_ONCE, len(texts))) for i in range(0, len(texts), TEXTS_AT_ONCE)]
+    return torch.cat([encoder(TextBatch.take(tokens, rows)).float() for rows in blocks])
+
+
+# ---------------------------------------------------------------- ONNX
+
+class _Padded(nn.Module):
+    """The encoder as a function of padded token ids and their mask."""
+
+    def __init__(self, encoder: TextEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return self.encoder.encode_padded(input_ids, attention_mask)
+
+
+def write_onnx(encoder: TextEncoder, path: Path) -> None:
+    """encoder.onnx: input_ids and attention_mask [texts, tokens] int64 -> embedding [texts, D] float32.
+
+    Raises:
+        ValueError: a package is not installed.
+    """
+    _import_onnx()
+    if isinstance(encoder, TransformerEncoder):
+        encoder.transformer.set_attn_implementation("eager")      # its mask is plain arithmetic, which onnx has
+    ids, mask = torch.full((2, 3), 1), torch.tensor([[1, 1, 1], [1, 1, 0]])
+    sizes = {0: torch.export.Dim("texts"), 1: torch.export.Dim("tokens")}
+    torch.onnx.export(_Padded(encoder).eval(), (ids, mask), str(path), input_names=["input_ids", "attention_mask"],
+                      output_names=["embedding"], dynamic_shapes={"input_ids": sizes, "attention_mask": sizes},
+                      dynamo=True, external_data=False, verbose=False)
+
+
+def run_onnx(path: Path, tokenizer, texts: Sequence[str], max_len: int) -> np.ndarray:
+    """Embeddings of texts by onnxruntime [n, D]."""
+    import onnxruntime
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    tokens, out = tokenize_texts(texts, Tokenizer(tokenizer, max_len)), []
+    for start in range(0, len(texts), TEXTS_AT_ONCE):
+        batch = TextBatch.take(tokens, np.arange(start, min(start + TEXTS_AT_ONCE, len(texts))))
+        ids, mask = batch.padded(tokenizer.pad_token_id or 0)
+        feed = {"input_ids": ids.long().numpy(), "attention_mask": mask.long().numpy()}
+        out.append(session.run(["embedding"], feed)[0])
+    return np.concatenate(out)
+
+
+def _import_onnx() -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ValueError(f"--onnx needs the package {error.name}, which is not installed: "
+                         "`pip install onnx onnxruntime onnxscript`") from error

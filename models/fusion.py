@@ -1,0 +1,401 @@
+"""Fusion: several trained models propose labels and score each other's proposals; a fuser that is fitted on validation
+points says how likely each candidate is relevant.
+
+Members are runs of any method on the same data set and validation split: a dual encoder knows the tail and generalises
+from label texts, classifiers and linear trees know the head and exact words. A memory of the training queries (nearest
+neighbours in a member's embedding space) may be one more. The model holds copies of its members and needs no other run.
+"""
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from models.members import QueryMemory, Scores, proposals
+from models.method import MemberView, Method, write_method
+from utils import distributed, metrics
+from utils.config import Config, ConfigError, MethodConfig, load_config, option, read_yaml, to_yaml
+from utils.data import Dataset, Split
+from utils.fuser import KINDS, Candidates, Fuser, FuserSettings, cross_fit, fit, merge, relevant_places, reliability
+from utils.run import find_run, link_or_copy, write_json, write_text
+from utils.sparse import contains, topk_csr
+
+log = logging.getLogger(__name__)
+MEMORY = "memory"
+POINTS_AT_ONCE = 2048      # whose candidates are held at a time
+TAILS = (0.0, 0.25, 0.5, 0.75, 1.0)
+CHECKED = (1, 3, 5, 10, 100)
+
+
+@dataclass(frozen=True)
+class FusionConfig(MethodConfig):
+    members: Mapping[str, str] | None = option(None, "name: run folder, config file (trained when missing), or "
+                                                     "`stage:NAME`, an earlier stage of this config")
+    candidates: int = option(100, "labels that each member proposes for a query", ge=1)
+    fuser: Literal["auto", "boosted", "linear"] = option("auto", "boosted trees or a logistic regression; auto = the "
+                                                                 "better one by cross-fitting on validation points")
+    target: Literal["nDCG@5", "PSP@5"] = option("nDCG@5", "what the fuser is chosen for; PSP@5: for the tail, the "
+                                                          "probability is weighted by inverse propensity")
+    trees: int = option(100, "boosted: number of trees", ge=1)
+    leaves: int = option(8, "boosted: leaves of a tree", ge=2)
+    min_leaf: int = option(50, "boosted: fewest candidates of a leaf", ge=1)
+    memory: str | None = option(None, "member in whose embedding space the training queries are remembered; null = no "
+                                      "memory")
+    memory_neighbours: int = option(50, "training queries that the memory looks at", ge=1)
+    memory_tau: float = option(0.05, "memory: temperature of a neighbour's weight exp((cos - 1) / tau)", gt=0)
+
+
+class Fusion(Method):
+    """Attributes: members, methods by name; memory, over the member `method.memory`; fuser; spare, for each member the
+    fuser without it."""
+
+    Config = FusionConfig
+
+    def __init__(self, config: Config, num_labels: int, data: Dataset | None, members: Mapping[str, Method]) -> None:
+        super().__init__(config, num_labels, data)
+        self.members = torch.nn.ModuleDict(members).requires_grad_(False).eval()
+        self.sources: dict[str, Path] = {}
+        self.memory: QueryMemory | None = None
+        self.fuser: Fuser | None = None
+        self.spare: dict[str, Fuser] = {}
+        self.checked: dict[str, Any] = {}
+
+    @classmethod
+    def tokenizer_source(cls, config: Config) -> None:
+        return None      # each member has its own
+
+    @property
+    def names(self) -> list[str]:
+        """Members in the order of the fuser's features."""
+        return [*self.members, *([MEMORY] if self.config.method.memory else [])]
+
+    @property
+    def epochs(self) -> int:
+        return 0
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return []
+
+    @classmethod
+    def build(cls, config: Config, data: Dataset) -> Fusion:
+        from models import METHOD_CONFIGS, load_method  # here: the registry imports the fusion
+        settings = config.method
+        check_members(config)
+        if len(data.splits["val"]) < 2 and not config.run.start_from:
+            raise ConfigError("method fusion is fitted on validation points: expected at least 2 of them, "
+                              f"data.val_fraction {config.data.val_fraction} gives {len(data.splits['val'])}")
+        members, sources = {}, {}
+        for name, source in settings.members.items():
+            folder, own = find_run(source, METHOD_CONFIGS)
+            check_member(name, folder, own, data)
+            members[name], sources[name] = load_method(of_data(own, config), folder), folder
+        method = cls(config, data.num_labels, data, members)
+        method.sources = sources
+        return method
+
+    def start_from(self, other: Method) -> None:
+        """Take the fusers of another fusion of members of the same names: these here were trained again, on all
+        training points, and nothing is left that a fuser could be fitted on."""
+        if not isinstance(other, Fusion) or other.names != self.names or other.num_labels != self.num_labels:
+            got = f"of {', '.join(other.names)}" if isinstance(other, Fusion) else f"a {other.config.method.name} run"
+            raise ConfigError(f"run.start_from: expected a fusion of {', '.join(self.names)}, whose fuser is taken, "
+                              f"got {got}; `start_from: null` fits a new fuser")
+        self.fuser, self.spare, self.checked = other.fuser, other.spare, other.checked
+
+    # ---- members
+    @cached_property
+    def _leaders(self) -> dict[str, str]:
+        """For each member that ranks by embeddings the first one with an equal encoder: texts are encoded once."""
+        leaders: dict[str, str] = {}
+        for name, member in self.members.items():
+            if member.text_encoder is None or type(member).open_points is not Method.open_points:
+                continue
+            same = (other for other in dict.fromkeys(leaders.values()) if _equal_encoders(self.members[other], member))
+            leaders[name] = next(same, name)
+        return leaders
+
+    def _open(self, names: Sequence[str], embed: Callable[[Method], Tensor], open_other: Callable[[Method], Scores],
+              ) -> list[Scores]:
+        """The scores of members, their encoders called by `embed`, the other members opened by `open_other`."""
+        embeddings: dict[str, Tensor] = {}
+
+        def embedded(name: str) -> Tensor:
+            leader = self._leaders.get(name, name)
+            if leader not in embeddings:
+                embeddings[leader] = embed(self.members[leader])
+            return embeddings[leader]
+
+        def opened(name: str) -> Scores:
+            if name == MEMORY:
+                return self.memory.open(embedded(self.config.method.memory))
+            if name in self._leaders:
+                return self.members[name].open_embeddings(embedded(name))
+            return open_other(self.members[name])
+        return [opened(name) for name in names]
+
+    def _open_points(self, split: Split, points: np.ndarray, names: Sequence[str], accelerator: Accelerator,
+                     ) -> list[Scores]:
+        return self._open(names, lambda member: member.embed_points(split, points, accelerator),
+                          lambda member: member.open_points(split, points, accelerator))
+
+    def _candidates(self, opened: Sequence[Scores], k: int) -> Candidates:
+        found = proposals(opened, min(max(k, self.config.method.candidates), self.num_labels))
+        labels, ranks = merge(found, self.num_labels)
+        return Candidates(labels, ranks, np.stack([scores.of(labels) for scores in opened], 2).astype(np.float32))
+
+    # ---- fitting
+    @torch.no_grad()
+    def prepare(self, run_folder: Path, accelerator: Accelerator) -> None:
+        """Remember the training queries and fit the fusers; the main process does it."""
+        settings = self.config.method
+        with distributed.main_first():
+            if settings.memory:
+                member, split = self.members[settings.memory], self.data.splits["trn"]
+                keys = member.embed_points(split, np.arange(len(split)), accelerator)
+                self.memory = QueryMemory(torch.nn.functional.normalize(keys, dim=1).cpu().numpy(), split.relevance,
+                                          settings.memory_neighbours, settings.memory_tau)
+        if self.fuser is None and distributed.is_main():
+            self._fit(accelerator)
+        self.fuser, self.spare = distributed.broadcast((self.fuser, self.spare))
+
+    def _fit(self, accelerator: Accelerator) -> None:
+        split, names = self.data.splits["val"], self.names
+        parts = [self._candidates(self._open_points(split, points, names, accelerator), 1)
+                 for points in np.array_split(np.arange(len(split)), -(-len(split) // POINTS_AT_ONCE))]
+        found = _without_pairs(_joined(parts), split.filters)
+        log_counts, propensity = np.log1p(self.data.label_counts).astype(np.float32), self._inverse_propensity()
+        kinds = KINDS if self.config.method.fuser == "auto" else (self.config.method.fuser,)
+        limits = FuserSettings(self.config.method.trees, self.config.method.leaves, self.config.method.min_leaf)
+        margins = {kind: cross_fit(found, split.relevance, log_counts, kind, limits) for kind in kinds}
+        target = f"{self.config.method.target.partition('@')[0]}@{min(5, self.num_labels)}"
+        tails = TAILS if target.startswith("PSP") else (0.0,)
+        tried = {}
+        for kind in kinds:
+            for tail in tails:
+                values = propensity[found.labels[found.known]] ** tail / (1 + np.exp(-margins[kind]))
+                scores = _as_csr(found, values, self.num_labels)
+                tried[kind, tail] = self._evaluate(scores, propensity)[target]
+                log.info("%s fuser%s: cross-fitted %s %.2f", kind, f", tail {tail:g}" if tail else "", target,
+                         tried[kind, tail])
+        kind, tail = max(tried, key=tried.get)
+        boost = (propensity ** tail).astype(np.float32)
+        self.fuser = fit(found, split.relevance, log_counts, kind, names, limits, margins[kind], boost)
+        for place, name in enumerate(names if len(names) > 1 else []):
+            others = found.without(place)
+            self.spare[name] = fit(others, split.relevance, log_counts, kind, [n for n in names if n != name], limits,
+                                   cross_fit(others, split.relevance, log_counts, kind, limits), boost)
+        self._report(found, margins[kind], propensity, boost)
+
+    def _report(self, found: Candidates, margins: np.ndarray, propensity: np.ndarray, boost: np.ndarray) -> None:
+        """What cross-fitting says of the fusion beside its members, and how reliable its probabilities are."""
+        known, slope = found.known, self.fuser.calibration
+        probability = 1 / (1 + np.exp(-(slope[0] * margins + slope[1])))
+        scored = {name: _as_csr(found, found.scores[known][:, m], self.num_labels)
+                  for m, name in enumerate(self.names)}
+        scored["fused, cross-fitted"] = _as_csr(found, probability * boost[found.labels[known]], self.num_labels)
+        self.checked = {name: self._evaluate(scores, propensity) for name, scores in scored.items()}
+        self.checked["reliability"] = reliability(probability,
+                                                  relevant_places(found, self.data.splits["val"].relevance))
+        for name in scored:
+            log.info("%s: %s", name, ", ".join(f"{m} {v:.2f}" for m, v in self.checked[name].items()
+                                               if m in ("P@1", "P@3", "P@5", "PSP@1", "R@100")))
+
+    def _evaluate(self, scores, propensity: np.ndarray) -> dict[str, float]:
+        return metrics.evaluate(scores, self.data.splits["val"].relevance, propensity,
+                                sorted({min(k, self.num_labels) for k in CHECKED}))
+
+    def _inverse_propensity(self) -> np.ndarray:
+        data = self.data
+        if data.num_train < 3:      # the propensity model is not defined for fewer points
+            return np.ones(self.num_labels)
+        return metrics.inverse_propensity(data.label_counts, data.num_train, data.config.propensity_a,
+                                          data.config.propensity_b)
+
+    # ---- scoring
+    @property
+    def active(self) -> Fuser:
+        """The fuser of the members that `eval.without` leaves."""
+        left_out = list(self.config.eval.without or ())
+        if not left_out:
+            return self.fuser
+        if len(left_out) > 1 or left_out[0] not in self.spare:
+            raise ConfigError(f"eval.without is {left_out}: expected one of the members, "
+                              f"{', '.join(self.spare) or 'of which there is only one'}")
+        return self.spare[left_out[0]]
+
+    def _rank(self, opened: Sequence[Scores], fuser: Fuser, k: int) -> tuple[np.ndarray, np.ndarray]:
+        found = self._candidates(opened, k)
+        scores = fuser(found)
+        values, ids = np.full((len(scores), k), -np.inf, np.float32), np.full((len(scores), k), -1, np.int64)
+        width = min(k, scores.shape[1])
+        order = np.lexsort((np.where(found.labels < 0, self.num_labels, found.labels), -scores))[:, :width]
+        values[:, :width], ids[:, :width] = (np.take_along_axis(a, order, 1) for a in (scores, found.labels))
+        return values, ids
+
+    @torch.no_grad()
+    def score_points(self, split: Split, points: np.ndarray, k: int, accelerator: Accelerator,
+                     ) -> tuple[np.ndarray, np.ndarray]:
+        fuser = self.active
+        parts = [self._rank(self._open_points(split, some, fuser.members, accelerator), fuser, k)
+                 for some in np.array_split(points, max(-(-len(points) // POINTS_AT_ONCE), 1)) if len(some)]
+        if not parts:
+            return np.empty((0, k), np.float32), np.empty((0, k), np.int64)
+        return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
+
+    @torch.no_grad()
+    def score_texts(self, texts: Sequence[str], k: int, accelerator: Accelerator) -> tuple[np.ndarray, np.ndarray]:
+        if not len(texts):
+            return np.empty((0, k), np.float32), np.empty((0, k), np.int64)
+        fuser = self.active
+        return self._rank(self._open(fuser.members, lambda member: member.embed_texts(texts, accelerator),
+                                     lambda member: member.open_texts(texts, accelerator)), fuser, k)
+
+    @torch.no_grad()
+    def explain(self, split: Split, points: np.ndarray, labels: np.ndarray, k: int, accelerator: Accelerator,
+                ) -> list[MemberView]:
+        fuser, views = self.active, []
+        opened = self._open_points(split, points, fuser.members, accelerator)
+        removed = split.filters[points]
+        wanted = min(k + int(np.diff(removed.indptr).max(initial=0)), self.num_labels)
+        own = [s.best(wanted)[1] for s in opened]
+        found = proposals(opened, min(self.config.method.candidates, self.num_labels))
+        given = merge([*found, np.pad(labels, ((0, 0), (0, max(found[0].shape[1] - labels.shape[1], 0))),
+                                      constant_values=-1)[:, :found[0].shape[1]]], self.num_labels)
+        candidates = Candidates(given[0], given[1][:, :, :-1], np.stack([s.of(given[0]) for s in opened], 2))
+        shares = fuser.shares(candidates)
+        place = (candidates.labels[:, None, :] == labels[:, :, None]) & (labels >= 0)[:, :, None]      # [n, given, w]
+        for m, name in enumerate(fuser.members):
+            ids = own[m].copy()
+            ids[contains(removed, np.arange(len(ids))[:, None], ids)] = -1
+            order = np.argsort(ids < 0, axis=1, kind="stable")[:, :k]
+            views.append(MemberView(name, np.take_along_axis(ids, order, 1),
+                                    np.einsum("ngw,nw->ng", place, shares[:, :, m]).astype(np.float32)))
+        return views
+
+    # ---- saving
+    def save(self, folder: Path, accelerator: Accelerator) -> None:
+        if not distributed.is_main():
+            return
+        for name, source in self.sources.items():
+            to = folder / "members" / name
+            shutil.copytree(source / "model", to / "model", copy_function=link_or_copy)
+            write_text(to / "config.yaml", to_yaml(self.members[name].config))
+        self.fuser.save(folder / "fuser.npz")
+        for name, fuser in self.spare.items():
+            fuser.save(folder / f"without-{name}.npz")
+        if self.memory is not None:
+            self.memory.save(folder / MEMORY)
+        write_json(folder / "fusion.json", self.checked)
+        write_method(folder, self.config.method.name, self.num_labels, members=list(self.members))
+
+    @classmethod
+    def load(cls, config: Config, folder: Path, num_labels: int) -> Fusion:
+        from models import METHOD_CONFIGS, load_method
+        members = {}
+        for name in json.loads((folder / "method.json").read_text())["members"]:
+            check_name(name)
+            own = load_config(folder / "members" / name / "config.yaml", method_configs=METHOD_CONFIGS)
+            members[name] = load_method(of_data(own, config), folder / "members" / name)
+            if members[name].num_labels != num_labels:
+                raise ValueError(f"{folder}: member {name} has {members[name].num_labels} labels, expected "
+                                 f"{num_labels}")
+        method = cls(config, num_labels, None, members)
+        method.fuser = Fuser.load(folder / "fuser.npz")
+        method.checked = json.loads((folder / "fusion.json").read_text())
+        method.spare = {name: Fuser.load(folder / f"without-{name}.npz") for name in method.names
+                        if len(method.names) > 1}
+        if list(method.fuser.members) != method.names or method.fuser.log_counts.shape != (num_labels,):
+            raise ValueError(f"{folder / 'fuser.npz'}: expected members {', '.join(method.names)} and {num_labels} "
+                             f"labels, got {', '.join(method.fuser.members)} and {len(method.fuser.log_counts)}")
+        if config.method.memory:
+            method.memory = QueryMemory.load(folder / MEMORY, config.method.memory_neighbours, config.method.memory_tau)
+        return method
+
+
+# ---------------------------------------------------------------- checks
+
+def check_name(name: str) -> None:
+    """A member's name becomes a folder's."""
+    if not name.replace("-", "").replace("_", "").isalnum() or name == MEMORY:
+        raise ConfigError(f"method.members: '{name}' cannot be a member's name: expected letters, digits, - and _, "
+                          f"and not {MEMORY}")
+
+
+def check_members(config: Config) -> None:
+    """ConfigError for settings that no data is needed to refute."""
+    settings = config.method
+    if not settings.members:
+        raise ConfigError("method.members is empty: name the runs that are to be fused, such as "
+                          "{encoder: stage:encoder, tree: Results/…/overlap}")
+    for name in settings.members:
+        check_name(name)
+    if settings.memory is not None and settings.memory not in settings.members:
+        raise ConfigError(f"method.memory is '{settings.memory}', expected one of the members, "
+                          f"{', '.join(settings.members)}")
+
+
+def check_member(name: str, folder: Path, own: Config, data: Dataset) -> None:
+    """ConfigError unless a run was trained on the same data and left the same points for validation."""
+    path = folder / "environment.json"
+    theirs = read_yaml(path).get("data_hash") if path.is_file() else None
+    if theirs != data.hash:
+        raise ConfigError(f"method.members: {name} ({folder}) was trained on data {theirs} ({own.data.name}), this "
+                          f"config names {data.hash} ({data.name}): other points or another order of labels")
+    rows = folder / "val_rows.npy"
+    if not rows.is_file() or not np.array_equal(np.load(rows, allow_pickle=False), data.splits["val"].rows):
+        raise ConfigError(f"method.members: {name} ({folder}) was trained with another validation split "
+                          f"(data.val_fraction {own.data.val_fraction}, data.val_group_size {own.data.val_group_size}; "
+                          f"here {data.config.val_fraction} and {data.config.val_group_size}), so its scores of these "
+                          "validation points would not be those of unseen points")
+
+
+def of_data(own: Config, config: Config) -> Config:
+    """A member's config, where the data set lies now and as this run searches."""
+    return dataclasses.replace(own, eval=dataclasses.replace(config.eval, without=None), data=dataclasses.replace(
+        own.data, root=config.data.root, token_cache=config.data.token_cache), run=dataclasses.replace(
+        own.run, threads=config.run.threads))
+
+
+def _equal_encoders(one: Method, two: Method) -> bool:
+    """Do two members turn every text into the same embedding?"""
+    ours, theirs = one.encoder.state_dict(), two.encoder.state_dict()
+    return (type(one.encoder) is type(two.encoder) and one.config.encoder == two.config.encoder
+            and one.config.data.max_len == two.config.data.max_len and ours.keys() == theirs.keys()
+            and one.encoder.tokenizer.get_vocab() == two.encoder.tokenizer.get_vocab()
+            and all(ours[key].shape == theirs[key].shape and torch.equal(ours[key], theirs[key]) for key in ours))
+
+
+# ---------------------------------------------------------------- candidates
+
+def _joined(parts: Sequence[Candidates]) -> Candidates:
+    width = max(part.labels.shape[1] for part in parts)
+
+    def widen(array: np.ndarray, value: float) -> np.ndarray:
+        pad = [(0, 0), (0, width - array.shape[1])] + [(0, 0)] * (array.ndim - 2)
+        return np.pad(array, pad, constant_values=value)
+    return Candidates(np.concatenate([widen(p.labels, -1) for p in parts]),
+                      np.concatenate([widen(p.ranks, 0) for p in parts]),
+                      np.concatenate([widen(p.scores, 0) for p in parts]))
+
+
+def _without_pairs(found: Candidates, pairs) -> Candidates:
+    removed = contains(pairs, np.arange(len(found.labels))[:, None], found.labels)
+    return Candidates(np.where(removed, -1, found.labels), found.ranks, found.scores)
+
+
+def _as_csr(found: Candidates, values: np.ndarray, num_labels: int):
+    """Values of the known candidates as a score matrix [n, L]."""
+    dense = np.zeros(found.labels.shape, np.float32)
+    dense[found.known] = values
+    return topk_csr(dense, found.labels, num_labels)

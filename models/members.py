@@ -1,0 +1,128 @@
+"""What a fused method asks of its members: the labels they propose for some points, and their scores of any others.
+
+    scores = method.open_points(split, points, accelerator)      # encodes, or walks the tree, once
+    values, ids = scores.best(100)
+    scores.of(labels)      # [n, c], labels that others proposed too
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from utils.search import exact_topk
+from utils.sparse import lookup, topk_csr, topk_rows
+
+POINTS_AT_ONCE = 64      # whose candidates' rows are gathered together
+
+
+class Scores(Protocol):
+    """Scores of some points [n], opened once."""
+
+    def best(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The k best labels of each point: (scores [n, k] float32, ids [n, k] int64), -inf and -1 = no more."""
+
+    def of(self, labels: np.ndarray) -> np.ndarray:
+        """Scores [n, c] float32 of given labels [n, c]; what stands where a label is -1 has no meaning."""
+
+
+class InnerProducts:
+    """Of embeddings [n, D] with the rows of an index over all labels."""
+
+    def __init__(self, queries: Tensor, index) -> None:
+        self.queries, self.index = queries, index
+
+    def best(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        return tuple(a.cpu().numpy() for a in self.index.search(self.queries, k))
+
+    def of(self, labels: np.ndarray) -> np.ndarray:
+        return inner_products(self.queries, self.index.labels, self.index.bias, labels)
+
+
+def inner_products(queries: Tensor, rows: Tensor | np.ndarray, bias: Tensor | None, labels: np.ndarray) -> np.ndarray:
+    """x_i . w_l + b_l of given labels: [n, c] float32."""
+    out = np.empty(labels.shape, np.float32)
+    for start in range(0, len(labels), POINTS_AT_ONCE):
+        own = np.maximum(labels[start:start + POINTS_AT_ONCE], 0)
+        part = torch.as_tensor(rows[own]).to(queries.device, torch.float32)                    # [b, c, D]
+        scores = torch.einsum("bd,bcd->bc", queries[start:start + len(own)], part)
+        if bias is not None:
+            scores += bias[own].to(scores.device)
+        out[start:start + len(own)] = scores.cpu().numpy()
+    return out
+
+
+class Reached:
+    """Scores of the labels that a search reached, CSR [n, L]; every other label has the score `elsewhere`."""
+
+    def __init__(self, scores: sp.csr_matrix, elsewhere: float = 0.0) -> None:
+        self.scores, self.elsewhere = scores, elsewhere
+
+    def best(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        ids, values = topk_rows(self.scores, k)
+        return values, ids
+
+    def of(self, labels: np.ndarray) -> np.ndarray:
+        found = lookup(self.scores, np.arange(len(labels))[:, None], labels)
+        return found if self.elsewhere == 0 else np.where(found == 0, self.elsewhere, found)
+
+
+class Asked:
+    """Of a method that is asked for proposals and for given labels by two calls of its own."""
+
+    def __init__(self, propose: Callable, score: Callable) -> None:
+        self._propose, self._score = propose, score
+
+    def best(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        return self._propose(k)
+
+    def of(self, labels: np.ndarray) -> np.ndarray:
+        """A label that it cannot reach at all has the lowest score of the others of the point."""
+        scores = self._score(labels)
+        reached = np.isfinite(scores)
+        lowest = np.where(reached, scores, np.inf).min(1, keepdims=True, initial=np.inf)
+        return np.where(reached, scores, np.where(np.isfinite(lowest), lowest, 0.0)).astype(np.float32)
+
+
+class QueryMemory:
+    """A k-nearest-neighbour memory: a label's score is the summed exp((cos - 1) / tau) of the nearest training queries
+    that have it.
+
+    Args:
+        keys: embeddings of the training queries [N, D], of unit length. relevance: their labels, CSR [N, L].
+        neighbours: queries that are looked at. tau: temperature.
+    """
+
+    def __init__(self, keys: np.ndarray, relevance: sp.csr_matrix, neighbours: int, tau: float) -> None:
+        if len(keys) != relevance.shape[0]:
+            raise ValueError(f"memory: {len(keys)} keys but labels of {relevance.shape[0]} queries")
+        self.keys, self.relevance, self.tau = keys, relevance.astype(np.float32), tau
+        self.neighbours = min(neighbours, len(keys))
+
+    def open(self, queries: Tensor) -> Reached:
+        """Scores for query embeddings [n, D]."""
+        similar, rows = exact_topk(torch.nn.functional.normalize(queries.float(), dim=1), self.keys, self.neighbours)
+        weights = torch.exp((similar - 1) / self.tau)
+        return Reached(topk_csr(weights.cpu().numpy(), rows.cpu().numpy(), len(self.keys)) @ self.relevance)
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir()
+        np.save(folder / "keys.npy", self.keys)
+        sp.save_npz(folder / "labels.npz", self.relevance)
+
+    @classmethod
+    def load(cls, folder: Path, neighbours: int, tau: float) -> QueryMemory:
+        keys = np.load(folder / "keys.npy", mmap_mode="c", allow_pickle=False)
+        relevance = sp.load_npz(folder / "labels.npz").tocsr()
+        relevance.check_format(full_check=True)
+        return cls(keys, relevance, neighbours, tau)
+
+
+def proposals(scores: Sequence[Scores], k: int) -> list[np.ndarray]:
+    """Each member's k best labels [n, k]."""
+    return [s.best(k)[1] for s in scores]

@@ -1,0 +1,152 @@
+"""The learned fusion against its slow definition."""
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from utils.fuser import (
+    KINDS,
+    PER_MEMBER,
+    Boosted,
+    Candidates,
+    Fuser,
+    FuserSettings,
+    cross_fit,
+    features,
+    fit,
+    merge,
+    relevant_places,
+    reliability,
+)
+
+LABELS, MEMBERS = 40, 3
+LIMITS = FuserSettings(trees=30, leaves=6, min_leaf=10)
+
+
+@pytest.fixture(scope="module")
+def problem():
+    """Candidates of 200 points whose first member knows most, and their relevance."""
+    rng = np.random.default_rng(0)
+    truth = rng.random((200, LABELS)) < 0.15
+    scores = truth[:, :, None] * np.array([2.0, 1.0, 0.0]) + rng.normal(size=(200, LABELS, MEMBERS))
+    ids = [np.argsort(-scores[:, :, m], axis=1)[:, :12] for m in range(MEMBERS)]
+    labels, ranks = merge(ids, LABELS)
+    own = np.take_along_axis(scores, np.maximum(labels, 0)[:, :, None], 1).astype(np.float32)
+    counts = np.log1p(np.arange(LABELS)).astype(np.float32)
+    return Candidates(labels, ranks, own), sp.csr_matrix(truth.astype(np.float32)), counts
+
+
+def fitted(problem, kind):
+    found, relevance, counts = problem
+    margins = cross_fit(found, relevance, counts, kind, LIMITS)
+    return fit(found, relevance, counts, kind, ["a", "b", "c"], LIMITS, margins, np.ones(LABELS, np.float32)), margins
+
+
+def test_the_union_holds_every_proposal_once_with_its_ranks():
+    one, two = np.array([[3, 1, -1], [0, 2, 4]]), np.array([[1, 5, 3], [4, 4 - 1, 1]])
+    labels, ranks = merge([one, two], 6)
+    for i in range(2):
+        expected = set(one[i]) | set(two[i]) - {-1}
+        assert sorted(x for x in labels[i] if x >= 0) == sorted(expected - {-1})
+        for place, label in enumerate(labels[i]):
+            for m, member in enumerate((one, two)):
+                where = np.flatnonzero(member[i] == label)
+                if label >= 0:
+                    assert ranks[i, place, m] == (where[0] if len(where) else 3)
+    with pytest.raises(ValueError, match=r"label ids in \[-1, 5\), got -1 to 5"):
+        merge([one, two], 5)
+
+
+def test_features_are_score_gap_rank_and_frequency(problem):
+    found, _, counts = problem
+    rows, at = features(found, counts), 0
+    for i in range(len(found.labels)):
+        known = found.labels[i] >= 0
+        best = found.scores[i][known].max(0)
+        for j in np.flatnonzero(known):
+            for m in range(MEMBERS):
+                score, rank = found.scores[i, j, m], found.ranks[i, j, m] + 1
+                np.testing.assert_allclose(rows[at, PER_MEMBER * m:PER_MEMBER * (m + 1)],
+                                           [score, score - best[m], np.log(rank), 1 / rank], rtol=1e-5, atol=1e-6)
+            assert rows[at, -1] == counts[found.labels[i, j]]
+            at += 1
+    assert at == len(rows)
+
+
+def test_the_exported_trees_are_those_of_scikit_learn(problem):
+    from sklearn.ensemble import HistGradientBoostingClassifier
+    found, relevance, counts = problem
+    x, relevant = features(found, counts), relevant_places(found, relevance)
+    model = HistGradientBoostingClassifier(
+        max_iter=20, max_leaf_nodes=6, learning_rate=0.1, min_samples_leaf=10, l2_regularization=1.0,
+        monotonic_cst=[1, 1, -1, 1] * MEMBERS + [0], early_stopping=False, random_state=0).fit(x, relevant)
+    np.testing.assert_allclose(Boosted.fit(x, relevant, MEMBERS, 20, 6, 10)(x), model.decision_function(x), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_fused_beats_each_member_and_probabilities_are_reliable(problem, kind):
+    found, relevance, _ = problem
+    fuser, margins = fitted(problem, kind)
+    assert fuser.kind == kind
+    best = {name: np.take_along_axis(relevance.toarray(), np.take_along_axis(
+        found.labels, np.where(found.known, values, -np.inf).argmax(1)[:, None], 1), 1).mean()
+        for name, values in {"fused": fuser(found), **{m: found.scores[:, :, m] for m in range(MEMBERS)}}.items()}
+    assert best["fused"] > max(best[m] for m in range(MEMBERS))
+    assert (fuser(found)[~found.known] == -np.inf).all()
+    probability = 1 / (1 + np.exp(-(fuser.calibration[0] * margins + fuser.calibration[1])))
+    told = reliability(probability, relevant_places(found, relevance))
+    gaps = np.abs(np.subtract(told["probability"], told["share"]))
+    assert np.average(gaps, weights=told["candidates"]) < 0.05
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_shares_add_up_to_the_log_odds(problem, kind):
+    """Beside the label's frequency and a constant: equal candidates of labels of one frequency differ by the shares."""
+    found, relevance, _ = problem
+    level = np.zeros(LABELS, np.float32)
+    fuser, _ = fitted((found, relevance, level), kind)
+    odds = fuser(found)[found.known].astype(np.float64)
+    odds = np.log(odds / (1 - odds))
+    rest = odds - fuser.shares(found).sum(2)[found.known]
+    np.testing.assert_allclose(rest, rest[0], atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_saved_and_loaded_scores_are_equal(problem, kind, tmp_path):
+    fuser, _ = fitted(problem, kind)
+    fuser.save(tmp_path / "fuser.npz")
+    again = Fuser.load(tmp_path / "fuser.npz")
+    assert again.members == ("a", "b", "c")
+    np.testing.assert_array_equal(again(problem[0]), fuser(problem[0]))
+
+
+def test_damaged_files_are_refused(problem, tmp_path):
+    fuser, _ = fitted(problem, "boosted")
+    fuser.model.left[:] = 0      # a walk that never ends
+    fuser.save(tmp_path / "circle.npz")
+    with pytest.raises(ValueError, match="circle.npz: not a saved fuser .*children come after their parents"):
+        Fuser.load(tmp_path / "circle.npz")
+    (tmp_path / "text.npz").write_text("no")
+    with pytest.raises(ValueError, match="text.npz: not a saved fuser"):
+        Fuser.load(tmp_path / "text.npz")
+
+
+def test_a_member_left_out_takes_its_own_proposals_along(problem):
+    found = problem[0]
+    others = found.without(1)
+    assert others.scores.shape[2] == MEMBERS - 1
+    most = found.ranks.max()
+    alone = found.known & (found.ranks[:, :, 1] < most) & (np.delete(found.ranks, 1, 2) == most).all(2)
+    assert alone.any()
+    assert np.array_equal(others.known, found.known & ~alone)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_without_right_or_wrong_candidates_the_members_are_summed(problem, value):
+    found, relevance, counts = problem
+    same = sp.csr_matrix(np.full(relevance.shape, value, np.float32))
+    same.eliminate_zeros()
+    fuser, _ = fitted((found, same, counts), "boosted")
+    total = (found.scores - np.where(found.known[:, :, None], found.scores, -np.inf).max(1, keepdims=True)).sum(2)
+    order = np.argsort(np.where(found.known, -total, np.inf), 1)
+    sorted_scores = np.take_along_axis(fuser(found), order, 1)
+    assert (np.diff(np.where(np.isfinite(sorted_scores), sorted_scores, -1)) <= 1e-7).all()

@@ -1,0 +1,112 @@
+"""The method `fusion`: members, the fuser's stage, members trained again, one left out, and bad input."""
+import json
+import shutil
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from accelerate import Accelerator
+
+import eval as evaluation
+import train
+from models import METHOD_CONFIGS, load_method
+from predict import Predictor
+from tests.conftest import write_dataset
+from utils.config import ConfigError, to_yaml
+from utils.data import load_dataset
+from utils.run import find_run
+
+DUAL = {"name": "dual", "method": {"name": "dexml"}, "train": {"epochs": 8}}
+TREE = {"name": "tree", "run": {"start_from": None}, "method": {"name": "xr-linear", "max_leaf": 4, "splits": 2}}
+METHOD = {"name": "fusion", "memory": "dual", "fuser": "linear"}
+FUSION = {"name": "fusion", "run": {"start_from": None},
+          "method": {**METHOD, "members": {"dual": "stage:dual", "tree": "stage:tree"}}}
+
+
+@pytest.fixture
+def folder(make_config):
+    return train.fit(make_config(method={"name": "fusion"}, stages=[DUAL, TREE, FUSION]))
+
+
+def test_it_needs_no_other_run_explains_itself_and_can_do_without_a_member(folder, tmp_path):
+    whole = evaluation.evaluate(folder)
+    scores = sp.load_npz(folder / "tst_score_mat.npz")
+    assert 0 <= scores.data.min() <= scores.data.max() <= 1      # probabilities
+    shutil.rmtree(folder / "stages")
+    assert evaluation.evaluate(folder) == whole
+    _, config = find_run(folder, METHOD_CONFIGS)
+    method, split = load_method(config, folder), load_dataset(config, None).splits["tst"]
+    points = np.arange(len(split))
+    _, ids = method.score_points(split, points, 5, Accelerator(cpu=True))
+    views = method.explain(split, points, ids, 4, Accelerator(cpu=True))
+    assert [view.name for view in views] == ["dual", "tree", "memory"]
+    assert all(view.ids.shape == (len(split), 4) and view.contributions.shape == (len(split), 5) for view in views)
+    assert not np.allclose(views[0].contributions, views[1].contributions)
+    assert not any(split.filters[i, label] for view in views for i, row in enumerate(view.ids)
+                   for label in row[row >= 0])
+    left_out = {name: evaluation.evaluate(folder, overrides=["--eval.without", f"[{name}]"])["nDCG@3"]
+                for name in ("dual", "tree", "memory")}
+    assert len({*left_out.values(), whole["nDCG@3"]}) > 1
+    with pytest.raises(ValueError, match=r"eval.without is \['nobody'\]: expected one of the members, dual, tree, mem"):
+        evaluation.evaluate(folder, overrides=["--eval.without", "[nobody]"])
+    assert Predictor(folder)(["the linux tool", ""], k=3)[0][0]["text"] == "kernel"
+    told = json.loads((folder / "model" / "fusion.json").read_text())
+    assert {"dual", "tree", "memory", "fused, cross-fitted", "reliability"} == set(told)
+
+
+def test_members_trained_again_on_all_points_take_the_fuser(make_config):
+    whole = {"val_fraction": 0}
+    folder = train.fit(make_config(method={"name": "fusion"}, stages=[
+        DUAL, TREE, {**FUSION, "name": "fuser"},
+        {**DUAL, "name": "dual-all", "data": whole, "run": {"start_from": None},
+         "train": {"epochs": 8, "stop_epoch": "best:dual"}},
+        {**TREE, "name": "tree-all", "data": whole},
+        {"name": "fusion", "data": whole, "run": {"start_from": "stage:fuser"},
+         "method": {**METHOD, "members": {"dual": "stage:dual-all", "tree": "stage:tree-all"}}}]))
+    best = json.loads((folder / "stages" / "dual" / "finished").read_text())["best_epoch"]
+    assert json.loads((folder / "stages" / "dual-all" / "finished").read_text())["epochs"] == best
+    one, two = (np.load(f / "model" / "fuser.npz") for f in (folder, folder / "stages" / "fuser"))
+    assert all(np.array_equal(one[name], two[name]) for name in one.files)
+    assert len(np.load(folder / "model" / "memory" / "keys.npy")) == 60      # all training points
+    assert evaluation.evaluate(folder)["P@1"] > 40
+
+
+def test_members_may_be_configs_that_are_trained_when_missing(make_config, tmp_path):
+    for name, method in (("dual", {"name": "dexml"}), ("tree", {**TREE["method"]})):
+        (tmp_path / f"{name}.yaml").write_text(to_yaml(make_config(method=method)))
+    config = make_config(method={"name": "fusion", "members": {
+        name: str(tmp_path / f"{name}.yaml") for name in ("dual", "tree")}})
+    folder = train.fit(config)
+    assert evaluation.evaluate(folder)["P@1"] > 40
+    written = (folder / "stages" / "tree" / "finished").stat().st_mtime_ns
+    train.fit(config, resume=True)
+    assert (folder / "stages" / "tree" / "finished").stat().st_mtime_ns == written
+
+
+def test_the_tail_is_weighted_when_the_config_asks_for_it(make_config):
+    stages = [DUAL, TREE, {**FUSION, "method": {**FUSION["method"], "target": "PSP@5"}}]
+    folder = train.fit(make_config(method={"name": "fusion"}, stages=stages))
+    assert (np.load(folder / "model" / "fuser.npz")["boost"] >= 1).all()
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"method": {**METHOD, "members": {}}}, "method.members is empty: name the runs"),
+    ({"method": {**METHOD, "members": {"a/b": "stage:dual"}}}, "'a/b' cannot be a member's name"),
+    ({"method": {**METHOD, "members": {"memory": "stage:dual"}}}, "'memory' cannot be a member's name"),
+    ({"method": {**METHOD, "memory": "x", "members": {"dual": "stage:dual"}}}, "method.memory is 'x', expected one of"),
+    ({"method": {**METHOD, "members": {"dual": "stage:later"}}}, "there is no earlier stage later; earlier .*: dual"),
+    ({"data": {"val_fraction": 0}}, "fitted on validation points: expected at least 2"),
+    ({"data": {"val_fraction": 0.1}}, "dual .* was trained with another validation split .*0.2.*here 0.1"),
+    ({"run": {"start_from": "stage:dual"}}, "expected a fusion of dual, memory, whose fuser is taken, got a dexml run"),
+    ({"data": {"name": "other"}}, r"dual .* was trained on data .* \(tiny\), this config names .* \(other\)"),
+])
+def test_bad_members_are_one_clear_error(make_config, tmp_path, tiny_root, change, message):
+    root = tmp_path / "sets"
+    shutil.copytree(tiny_root / "tiny", root / "tiny")
+    write_dataset(root / "other", points=40)
+    stage = {**FUSION, "method": {**METHOD, "members": {"dual": "stage:dual"}}, **change}
+    config = make_config(method={"name": "fusion"}, data={"root": str(root)}, stages=[
+        {**DUAL, "train": {"epochs": 1}}, stage])
+    with pytest.raises(ConfigError, match=message):
+        train.fit(config)
+    assert not (config.run_folder / "model").exists()

@@ -1,0 +1,342 @@
+"""A learned fusion: how likely is each candidate relevant, given what every member says of it?
+
+    union, ranks = merge([ids of member 1 [n, k], ids of member 2 [n, k]], num_labels)      # candidates of a point
+    fuser = fit(Candidates(union, ranks, scores), relevance, label_counts, "boosted", members=["encoder", "tree"])
+    probability = fuser(Candidates(union, ranks, scores))      # [n, w]
+
+Features of a candidate: of each member its score, how far that lies below the member's best for the point, and its rank
+among the member's proposals; the label's training frequency. Two kinds of fuser: `boosted`, gradient-boosted trees that
+never fall where a member's score rises, and `linear`, a logistic regression on the same features. Both are calibrated
+on the points that they were not fitted on. scikit-learn fits, numba scores; saved as plain arrays.
+"""
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+import scipy.sparse as sp
+from numba import njit
+
+from utils.sparse import contains
+
+KINDS = ("linear", "boosted")
+PER_MEMBER = 4      # features of a member: score, gap, log rank, 1 / rank
+FOLDS = 5
+OPTIONS = {"cache": True, "nogil": True, "boundscheck": False}
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Candidates of n points from m members, w places a point.
+
+    Attributes: labels [n, w] int64, -1 = an empty place; ranks [n, w, m] int32, place among the member's k proposals
+    from 0, k where it proposed another; scores [n, w, m] float32, whatever in empty places.
+    """
+    labels: np.ndarray
+    ranks: np.ndarray
+    scores: np.ndarray
+
+    @property
+    def known(self) -> np.ndarray:
+        return self.labels >= 0
+
+    def without(self, member: int) -> Candidates:
+        """The same candidates seen by the other members alone; what only it proposed is dropped."""
+        ranks = np.delete(self.ranks, member, 2)
+        most = self.ranks.max(initial=0)
+        proposed = (ranks < most).any(2) if ranks.size else np.zeros(self.labels.shape, bool)
+        return Candidates(np.where(proposed, self.labels, -1), ranks, np.delete(self.scores, member, 2))
+
+    def __getitem__(self, points: np.ndarray | slice) -> Candidates:
+        return Candidates(self.labels[points], self.ranks[points], self.scores[points])
+
+
+@njit(**OPTIONS)
+def _merge(proposals, place, labels, ranks):
+    """Fill labels and ranks; `place` [L] int32 of -1, left so."""
+    members, n, k = proposals.shape
+    for i in range(n):
+        used = 0
+        for m in range(members):
+            for r in range(k):
+                label = proposals[m, i, r]
+                if label < 0:
+                    continue
+                if place[label] < 0:
+                    place[label] = used
+                    labels[i, used] = label
+                    used += 1
+                ranks[i, place[label], m] = r
+        for j in range(used):
+            place[labels[i, j]] = -1
+
+
+def merge(proposals: Sequence[np.ndarray], num_labels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Union of the members' proposals, [n, k] label ids each, -1 = none: (labels [n, m k], ranks [n, m k, m])."""
+    stacked = np.ascontiguousarray(np.stack(proposals), np.int64)
+    members, n, k = stacked.shape
+    if stacked.size and not -1 <= stacked.min() <= stacked.max() < num_labels:
+        raise ValueError(f"merge: expected label ids in [-1, {num_labels}), got {stacked.min()} to {stacked.max()}")
+    labels = np.full((n, members * k), -1, np.int64)
+    ranks = np.full((n, members * k, members), k, np.int32)
+    _merge(stacked, np.full(num_labels, -1, np.int32), labels, ranks)
+    width = max(int((labels >= 0).sum(1).max(initial=0)), 1)
+    return labels[:, :width], ranks[:, :width]
+
+
+@njit(**OPTIONS)
+def _features(labels, ranks, scores, log_counts, out):
+    """Feature rows [known, F] of all candidates that there are, point by point."""
+    n, width, members = scores.shape
+    row = 0
+    best = np.empty(members, np.float32)
+    for i in range(n):
+        best[:] = -np.inf
+        for j in range(width):
+            if labels[i, j] >= 0:
+                for m in range(members):
+                    best[m] = max(best[m], scores[i, j, m])
+        for j in range(width):
+            if labels[i, j] < 0:
+                continue
+            for m in range(members):
+                rank = np.float32(ranks[i, j, m] + 1)
+                out[row, 4 * m] = scores[i, j, m]
+                out[row, 4 * m + 1] = scores[i, j, m] - best[m]
+                out[row, 4 * m + 2] = np.log(rank)
+                out[row, 4 * m + 3] = np.float32(1) / rank
+            out[row, 4 * members] = log_counts[labels[i, j]]
+            row += 1
+
+
+def features(found: Candidates, log_counts: np.ndarray) -> np.ndarray:
+    """[candidates, PER_MEMBER m + 1] float32, in the order of `found.labels[found.known]`."""
+    out = np.empty((int(found.known.sum()), PER_MEMBER * found.scores.shape[2] + 1), np.float32)
+    _features(found.labels, found.ranks, np.ascontiguousarray(found.scores), log_counts, out)
+    return out
+
+
+@njit(**OPTIONS)
+def _boosted(x, roots, feature, threshold, left, right, value, start, out):
+    for i in range(len(x)):
+        total = start
+        for tree in range(len(roots)):
+            node = roots[tree]
+            while feature[node] >= 0:
+                node = left[node] if x[i, feature[node]] <= threshold[node] else right[node]
+            total += value[node]
+        out[i] = total
+
+
+@njit(**OPTIONS)
+def _shares(x, roots, feature, threshold, left, right, value, owner, out):
+    """What each owner of features adds on the way from the root to the leaf (Saabas): out [n, owners]."""
+    for i in range(len(x)):
+        for tree in range(len(roots)):
+            node = roots[tree]
+            while feature[node] >= 0:
+                child = left[node] if x[i, feature[node]] <= threshold[node] else right[node]
+                out[i, owner[feature[node]]] += value[child] - value[node]
+                node = child
+
+
+@dataclass(frozen=True)
+class Boosted:
+    """Boosted trees as arrays over the nodes of all of them; a leaf has feature -1."""
+    roots: np.ndarray          # [trees] int64
+    feature: np.ndarray        # [nodes] int64
+    threshold: np.ndarray      # [nodes] float64: to the left where the feature is at most this
+    left: np.ndarray           # [nodes] int64
+    right: np.ndarray          # [nodes] int64
+    value: np.ndarray          # [nodes] float64, of inner nodes what a leaf in their place would say
+    start: np.ndarray          # [] float64
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        out = np.empty(len(x))
+        _boosted(x, self.roots, self.feature, self.threshold, self.left, self.right, self.value, float(self.start), out)
+        return out
+
+    def shares(self, x: np.ndarray, owner: np.ndarray) -> np.ndarray:
+        out = np.zeros((len(x), int(owner.max()) + 1))
+        _shares(x, self.roots, self.feature, self.threshold, self.left, self.right, self.value, owner, out)
+        return out
+
+    def check(self, columns: int) -> None:
+        """ValueError unless every walk ends: children come after their parents."""
+        nodes, inner = len(self.feature), self.feature >= 0
+        children = np.stack([self.left, self.right])[:, inner]
+        if any(a.shape != (nodes,) for a in (self.threshold, self.left, self.right, self.value)) \
+                or (self.roots < 0).any() or (self.roots >= nodes).any() or (children >= nodes).any() \
+                or (children <= np.flatnonzero(inner)).any() or (self.feature >= columns).any():
+            raise ValueError(f"expected trees whose children come after their parents, over {columns} features")
+
+    @classmethod
+    def fit(cls, x: np.ndarray, relevant: np.ndarray, members: int, trees: int, leaves: int, min_leaf: int) -> Boosted:
+        from sklearn.ensemble import HistGradientBoostingClassifier
+        from threadpoolctl import threadpool_limits  # comes with scikit-learn
+        rising = [1, 1, -1, 1] * members + [0]
+        model = HistGradientBoostingClassifier(
+            max_iter=trees, max_leaf_nodes=leaves, learning_rate=0.1, min_samples_leaf=min_leaf, l2_regularization=1.0,
+            monotonic_cst=rising, early_stopping=False, random_state=0)
+        with threadpool_limits(1):      # its threads wait for each other: on a busy machine that takes a minute
+            model.fit(x, relevant)
+        nodes = [part[0].nodes for part in model._predictors]      # its only door to the trees; tested for equality
+        offsets = np.concatenate([[0], np.cumsum([len(part) for part in nodes])]).astype(np.int64)
+        leaf = np.concatenate([part["is_leaf"] for part in nodes]).astype(bool)
+        base = np.repeat(offsets[:-1], np.diff(offsets))
+        joined = {name: np.concatenate([part[name] for part in nodes]) for name in
+                  ("feature_idx", "num_threshold", "left", "right", "value")}
+        return cls(offsets[:-1], np.where(leaf, -1, joined["feature_idx"]).astype(np.int64), joined["num_threshold"],
+                   joined["left"].astype(np.int64) + base, joined["right"].astype(np.int64) + base, joined["value"],
+                   np.asarray(model._baseline_prediction.ravel()[0], np.float64))
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A logistic regression: weight [F], intercept []."""
+    weight: np.ndarray
+    intercept: np.ndarray
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        return x @ self.weight + float(self.intercept)
+
+    def shares(self, x: np.ndarray, owner: np.ndarray) -> np.ndarray:
+        return (x * self.weight) @ np.eye(int(owner.max()) + 1)[owner]
+
+    def check(self, columns: int) -> None:
+        if self.weight.shape != (columns,):
+            raise ValueError(f"expected weights [{columns}], got {self.weight.shape}")
+
+    @classmethod
+    def fit(cls, x: np.ndarray, relevant: np.ndarray, *_: int) -> Linear:
+        from sklearn.linear_model import LogisticRegression
+        mean, scale = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64)
+        scale[scale == 0] = 1
+        model = LogisticRegression(C=1.0, solver="newton-cholesky").fit((x - mean) / scale, relevant)
+        weight = model.coef_[0] / scale
+        return cls(weight.astype(np.float64), np.asarray(model.intercept_[0] - weight @ mean))
+
+
+MODELS = {"linear": Linear, "boosted": Boosted}
+
+
+@dataclass(frozen=True)
+class Fuser:
+    """A fitted fusion. Attributes: kind; members; model; calibration (a, b): p = sigmoid(a model + b); log_counts [L];
+    tail, the power of a label's inverse propensity that its probability is multiplied with; boost [L], that factor."""
+    kind: str
+    members: tuple[str, ...]
+    model: Linear | Boosted
+    calibration: np.ndarray
+    log_counts: np.ndarray
+    boost: np.ndarray
+
+    def __call__(self, found: Candidates) -> np.ndarray:
+        """Scores [n, w] float32, -inf in empty places: probabilities, unless the tail is boosted."""
+        out = np.full(found.labels.shape, -np.inf, np.float32)
+        margins = self.calibration[0] * self.model(features(found, self.log_counts)) + self.calibration[1]
+        out[found.known] = 1 / (1 + np.exp(-margins)) * self.boost[found.labels[found.known]]
+        return out
+
+    def shares(self, found: Candidates) -> np.ndarray:
+        """What each member adds to a candidate's calibrated log-odds, beside the label's frequency and a constant:
+        [n, w, m] float32, 0 in empty places."""
+        owner = np.append(np.repeat(np.arange(len(self.members)), PER_MEMBER), len(self.members))
+        out = np.zeros((*found.labels.shape, len(self.members)), np.float32)
+        out[found.known] = self.calibration[0] * self.model.shares(features(found, self.log_counts), owner)[:, :-1]
+        return out
+
+    # ---- saving
+    def save(self, path: Path) -> None:
+        """Plain arrays, an .npz without pickles."""
+        np.savez(path, kind=self.kind, members=json.dumps(self.members), calibration=self.calibration,
+                 log_counts=self.log_counts, boost=self.boost,
+                 **{f"model.{f.name}": getattr(self.model, f.name) for f in fields(self.model)})
+
+    @classmethod
+    def load(cls, path: Path) -> Fuser:
+        """What `save` wrote; ValueError if it is something else."""
+        try:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+                kind, members = str(arrays["kind"]), tuple(json.loads(str(arrays["members"])))
+                model = MODELS[kind](**{f.name: arrays[f"model.{f.name}"] for f in fields(MODELS[kind])})
+                fuser = cls(kind, members, model, arrays["calibration"], arrays["log_counts"], arrays["boost"])
+            model.check(PER_MEMBER * len(members) + 1)
+            if fuser.calibration.shape != (2,) or fuser.log_counts.shape != fuser.boost.shape:
+                raise ValueError("expected two numbers of calibration and a frequency and a factor for each label")
+            return fuser
+        except (OSError, KeyError, ValueError, EOFError, BadZipFile) as error:
+            raise ValueError(f"{path}: not a saved fuser ({error})") from error
+
+
+# ---------------------------------------------------------------- fitting
+
+@dataclass(frozen=True)
+class FuserSettings:
+    """What `fit` may do: trees, leaves and min_leaf of the boosted kind."""
+    trees: int = 100
+    leaves: int = 15
+    min_leaf: int = 50
+
+
+def relevant_places(found: Candidates, relevance: sp.csr_matrix) -> np.ndarray:
+    """Which of the known candidates are relevant [candidates] bool."""
+    rows = np.broadcast_to(np.arange(len(found.labels))[:, None], found.labels.shape)
+    return contains(relevance, rows[found.known], found.labels[found.known])
+
+
+def cross_fit(found: Candidates, relevance: sp.csr_matrix, log_counts: np.ndarray, kind: str,
+              settings: FuserSettings, seed: int = 0) -> np.ndarray:
+    """Margins of all known candidates, each by a model fitted on the other folds' points [candidates]."""
+    n = len(found.labels)
+    x, relevant = features(found, log_counts), relevant_places(found, relevance)
+    fold = np.random.default_rng(seed).permutation(n) % min(FOLDS, n)
+    of_row = np.repeat(fold, found.known.sum(1))
+    margins = np.empty(len(x))
+    for number in range(min(FOLDS, n)):
+        inside = of_row == number
+        model = _fit_model(kind, x[~inside], relevant[~inside], found.scores.shape[2], settings)
+        margins[inside] = model(x[inside])
+    return margins
+
+
+def _fit_model(kind: str, x: np.ndarray, relevant: np.ndarray, members: int, settings: FuserSettings,
+               ) -> Linear | Boosted:
+    if relevant.all() or not relevant.any():      # nothing to learn from: how near a label is to each member's best
+        weight = np.zeros(x.shape[1])
+        weight[1:PER_MEMBER * members:PER_MEMBER] = 1.0
+        return Linear(weight, np.asarray(0.0))
+    return MODELS[kind].fit(x, relevant, members, settings.trees, settings.leaves, settings.min_leaf)
+
+
+def fit(found: Candidates, relevance: sp.csr_matrix, log_counts: np.ndarray, kind: str, members: Sequence[str],
+        settings: FuserSettings, margins: np.ndarray, boost: np.ndarray) -> Fuser:
+    """Fit on all points, calibrated (Platt) on the margins of cross-fitting.
+
+    Args:
+        found: candidates of validation points, filter pairs removed. relevance: [n, L], relevant where stored.
+        log_counts: [L] log(1 + training points). margins: of `cross_fit` with the same kind and settings.
+        boost: [L] factors of the probabilities.
+    """
+    from sklearn.linear_model import LogisticRegression
+    relevant = relevant_places(found, relevance)
+    model = _fit_model(kind, features(found, log_counts), relevant, len(members), settings)
+    calibration = np.array([1.0, 0.0])
+    if relevant.any() and not relevant.all():
+        platt = LogisticRegression(C=1e6, solver="newton-cholesky").fit(margins[:, None], relevant)
+        calibration = np.array([max(platt.coef_[0, 0], 1e-3), platt.intercept_[0]])      # never turns the order around
+    kind = next(name for name, kind in MODELS.items() if isinstance(model, kind))
+    return Fuser(kind, tuple(members), model, calibration, log_counts, boost)
+
+
+def reliability(probability: np.ndarray, relevant: np.ndarray, bins: int = 10) -> dict[str, list[float]]:
+    """Mean probability and share of relevant ones in bins of equal width, and how many candidates each has."""
+    which = np.minimum((probability * bins).astype(np.int64), bins - 1)
+    count = np.bincount(which, minlength=bins)
+    mean, share = (np.bincount(which, weights=w, minlength=bins) / np.maximum(count, 1) for w in
+                   (probability, relevant))
+    return {"probability": mean.round(4).tolist(), "share": share.round(4).tolist(), "candidates": count.tolist()}
