@@ -125,7 +125,8 @@ def watch(command: list[str], **options: Any) -> float:
         if process.returncode:
             written.seek(0)
             last = written.read().decode(errors="replace").strip()[-2000:]
-            raise ValueError(f"`{' '.join(command)}` failed: {last}")
+            ended = f"\nended by {signal.Signals(-process.returncode).name}" if process.returncode < 0 else ""
+            raise ValueError(f"`{' '.join(command)}` failed: {last}{ended}")
     return peak * os.sysconf("SC_PAGE_SIZE") / 2 ** 20
 
 

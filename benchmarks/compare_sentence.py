@@ -56,7 +56,7 @@ class SentenceTransformer:
         deadline = time.process_time() + 60 * self.task.minutes * self.task.threads
         titles, label_texts, relevance = self.task.texts("trn_X"), self.task.texts("Y"), self.task.matrix("Y.trn")
         filters = self.data.load_filter(Path(self.task.data) / "filter_labels_train.txt", relevance.shape)
-        held_out = self.data.validation_rows(relevance, self.data_config())
+        held_out = self.data.validation_rows(relevance, self.data_config(), Path(self.task.data))
         learned = relevance - relevance.multiply(filters)
         learned = sp.diags((~np.isin(np.arange(len(titles)), held_out)).astype(np.float32)) @ learned
         rows, labels = learned.nonzero()

@@ -112,6 +112,11 @@ def test_memory_of_children_counts():
     assert 60 < alone < 100 and both > alone + 50
 
 
+def test_a_process_that_was_killed_says_so():
+    with pytest.raises(ValueError, match="(?s)last words.*ended by SIGKILL$"):
+        compare.watch([sys.executable, "-uc", "import os; print('last words'); os.kill(os.getpid(), 9)"])
+
+
 def test_an_interruption_ends_the_child(tmp_path, monkeypatch):
     def stop(seconds):
         raise KeyboardInterrupt
