@@ -180,7 +180,7 @@ class Method(nn.Module):
         return []
 
     def cluster_sizes(self) -> list[np.ndarray]:
-        """Labels in each cluster of the lowest level, an array [clusters] of each tree; [] for methods without trees."""
+        """Labels in each cluster of the lowest level, [clusters] for each tree; [] for methods without trees."""
         return []
 
     def facts(self) -> dict[str, float]:

@@ -16,7 +16,7 @@ from utils.sparse import contains, topk_rows
 from utils.text import TextLines
 
 EXPLAINED = 3            # labels of a member's own
-AT_ONCE = 1000           # points explained at a time
+AT_ONCE = 500           # points explained at a time
 
 
 def report_data(folder: Path, config: Config, method: Method, data: Dataset, split: str, scores: sp.csr_matrix,

@@ -217,12 +217,13 @@ def points_table(points: np.ndarray, texts: Sequence[str], scores: sp.csr_matrix
         true = relevance.indices[relevance.indptr[i]:relevance.indptr[i + 1]].tolist()
         entry = {"id": int(points[i]), "text": text[:MAX_TEXT], "more": len(text) > MAX_TEXT, "true": true[:MAX_TRUE],
                  "hidden": max(len(true) - MAX_TRUE, 0),
-                 "top": [[int(l), _short(v), int(r)] for l, v, r in zip(ids[i], values[i], right[i], strict=True)
-                         if l >= 0]}
+                 "top": [[int(label), _short(value), int(hit)]
+                         for label, value, hit in zip(ids[i], values[i], right[i], strict=True) if label >= 0]}
         if views:
-            entry["views"] = [[[[int(l), int(r)] for l, r in zip(view.ids[i], hit[i], strict=True) if l >= 0],
-                               [_short(s) for s in view.shares[i][:len(entry["top"])]]]
-                              for view, hit in zip(views, own, strict=True)]
+            entry["views"] = [[[[int(label), int(hit)] for label, hit in zip(view.ids[i], hits[i], strict=True)
+                                if label >= 0],
+                               [_short(share) for share in view.shares[i][:len(entry["top"])]]]
+                              for view, hits in zip(views, own, strict=True)]
         table.append(entry)
     return table
 
