@@ -5,7 +5,8 @@
     python eval.py RUN --data.root ../Datasets                         # what does not change the model is free
     python eval.py RUN --eval.index hnsw                              # approximate search; logs its recall
 
-Writes <split>_metrics.json (percent) and <split>_score_mat.npz (scipy CSR, points x labels) into the run folder.
+Writes <split>_metrics.json (percent), <split>_score_mat.npz (scipy CSR, points x labels) and report.html (of the test
+split; <split>_report.html of the others) into the run folder.
 """
 from __future__ import annotations
 
@@ -39,9 +40,11 @@ from accelerate import Accelerator  # noqa: E402
 
 from models import METHOD_CONFIGS, METHODS, load_method  # noqa: E402
 from models.method import Method  # noqa: E402
+from models.report_data import report_data  # noqa: E402
 from utils import distributed, metrics  # noqa: E402
 from utils.config import Config, ConfigError  # noqa: E402
 from utils.data import SPLITS, Dataset, Split, load_dataset  # noqa: E402
+from utils.html_report import report_path, write_report  # noqa: E402
 from utils.pretrained import load_tokenizer  # noqa: E402
 from utils.run import find_run, start_logging, write_json, written_whole  # noqa: E402
 from utils.search import Comparison, ExactIndex, HnswIndex  # noqa: E402
@@ -117,6 +120,9 @@ def evaluate(run: str | Path, split: str = "tst", overrides: list[str] | None = 
                     "data_hash": data.hash, "seconds": round(seconds, 2), **({"index": index} if index else {})})
         log.info("%s, split %s: N = %d, L = %d, data %s, %.1f s\n%s", data.name, split, len(data.splits[split]),
                  data.num_labels, data.hash, seconds, metrics.describe(result))
+        path = report_path(folder, split)
+        write_report(path, report_data(folder, config, method, data, split, scores, result, seconds, accelerator))
+        log.info("report: %s", path)
     return result
 
 

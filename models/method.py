@@ -179,6 +179,10 @@ class Method(nn.Module):
         without members."""
         return []
 
+    def cluster_sizes(self) -> list[np.ndarray]:
+        """Labels in each cluster of the lowest level, [clusters] for each tree; [] for methods without trees."""
+        return []
+
     def facts(self) -> dict[str, float]:
         """What is to be told beside the metrics of the last prediction, for <split>_metrics.json and, in training, for
         metrics.jsonl; in training every process calls it."""

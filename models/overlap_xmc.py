@@ -178,6 +178,10 @@ class XrLinear(Method):
     def open_texts(self, texts: Sequence[str], accelerator: Accelerator) -> Scores:
         return self._open(self.features.of_texts(texts, accelerator))
 
+    def cluster_sizes(self) -> list[np.ndarray]:
+        """Of a tree with copies of labels: copies in each cluster."""
+        return [np.diff(tree.layers[-1].child_ptr) for tree in self.trees]
+
     def _open(self, features: Features) -> Scores:
         """All labels that the beams reach; of several trees the average. The others have no score: 0."""
         settings, threads = self.config.method, distributed.cpu_threads(self.config.run.threads)

@@ -3,7 +3,7 @@
     config.yaml        resolved config            environment.json   commit, versions, host, device, data hash
     train.log          log                        metrics.jsonl      one JSON object a line: training and validation
     model/             best on validation         last/              everything needed to go on
-    val_rows.npy       training rows held out     {val,tst}_metrics.json, tst_score_mat.npz
+    val_rows.npy       training rows held out     {val,tst}_metrics.json, tst_score_mat.npz, report.html
 """
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ def clear_run(folder: Path) -> None:
         return
     for name in ("config.yaml", "environment.json", "train.log", "metrics.jsonl", "val_rows.npy", "val_metrics.json",
                  "trn_metrics.json", "tst_metrics.json", "trn_score_mat.npz", "val_score_mat.npz",
-                 "tst_score_mat.npz", "graph.npz", "finished"):
+                 "tst_score_mat.npz", "graph.npz", "finished", "report.html", "trn_report.html", "val_report.html"):
         (folder / name).unlink(missing_ok=True)
     for name in ("model", "last", "levels", "experiments", "plots", "tensorboard", "stages", ".model.old", ".last.old",
                  ".model.partial", ".last.partial"):
