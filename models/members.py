@@ -15,8 +15,10 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from utils.candidate_kernels import dot_given, stored_given
+from utils.linear_kernels import best_of_rows
 from utils.search import exact_topk
-from utils.sparse import lookup, topk_csr, topk_rows
+from utils.sparse import canonical, topk_csr
 
 POINTS_AT_ONCE = 64      # whose candidates' rows are gathered together
 
@@ -46,30 +48,41 @@ class InnerProducts:
 
 def inner_products(queries: Tensor, rows: Tensor | np.ndarray, bias: Tensor | None, labels: np.ndarray) -> np.ndarray:
     """x_i . w_l + b_l of given labels: [n, c] float32."""
+    rows = torch.as_tensor(rows)      # shares the memory of an array, a mapped one too
+    if queries.is_cuda or rows.dtype != torch.float32:
+        out = _gathered(queries, rows, labels)
+    else:
+        out = np.empty(labels.shape, np.float32)
+        dot_given(queries.float().contiguous().numpy(), rows.detach().numpy(), labels, out)
+    return out if bias is None else out + bias.cpu().numpy()[np.maximum(labels, 0)]
+
+
+def _gathered(queries: Tensor, rows: Tensor, labels: np.ndarray) -> np.ndarray:
+    """x_i . w_l for any device and precision, by copies of the rows."""
     out = np.empty(labels.shape, np.float32)
     for start in range(0, len(labels), POINTS_AT_ONCE):
         own = np.maximum(labels[start:start + POINTS_AT_ONCE], 0)
-        part = torch.as_tensor(rows[own]).to(queries.device, torch.float32)                    # [b, c, D]
-        scores = torch.einsum("bd,bcd->bc", queries[start:start + len(own)], part)
-        if bias is not None:
-            scores += bias[own].to(scores.device)
-        out[start:start + len(own)] = scores.cpu().numpy()
+        part = rows[own].to(queries.device, torch.float32)                                     # [b, c, D]
+        out[start:start + len(own)] = torch.einsum("bd,bcd->bc", queries[start:start + len(own)], part).cpu().numpy()
     return out
 
 
 class Reached:
-    """Scores of the labels that a search reached, CSR [n, L]; every other label has the score `elsewhere`."""
+    """Scores of the labels that a search reached, CSR [n, L]; every other label has the score 0."""
 
-    def __init__(self, scores: sp.csr_matrix, elsewhere: float = 0.0) -> None:
-        self.scores, self.elsewhere = scores, elsewhere
+    def __init__(self, scores: sp.csr_matrix) -> None:
+        self.scores = canonical(scores)
 
     def best(self, k: int) -> tuple[np.ndarray, np.ndarray]:
-        ids, values = topk_rows(self.scores, k)
+        shape = self.scores.shape[0], k
+        ids, values = np.empty(shape, np.int64), np.empty(shape, np.float32)
+        best_of_rows(self.scores.indptr, self.scores.indices, self.scores.data, k, ids, values)
         return values, ids
 
     def of(self, labels: np.ndarray) -> np.ndarray:
-        found = lookup(self.scores, np.arange(len(labels))[:, None], labels)
-        return found if self.elsewhere == 0 else np.where(found == 0, self.elsewhere, found)
+        out = np.empty(labels.shape, np.float32)
+        stored_given(self.scores.indptr, self.scores.indices, self.scores.data, labels, out)
+        return out
 
 
 class Asked:

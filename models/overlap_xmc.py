@@ -187,7 +187,7 @@ class XrLinear(Method):
         settings, threads = self.config.method, distributed.cpu_threads(self.config.run.threads)
         reached = [tree.reached(features, beam=settings.beam, combiner=COMBINERS[settings.combiner], threads=threads,
                                 mean=self.mean_of_copies) for tree in self.trees]
-        return Reached(reached[0] if len(reached) == 1 else sum(reached) / np.float32(len(reached)))
+        return Reached(reached[0] if len(reached) == 1 else sum(reached[1:], reached[0]) / np.float32(len(reached)))
 
     def facts(self) -> dict[str, float]:
         """Average inner products with label rankers per point (the paper's cost), and points without features."""

@@ -45,6 +45,8 @@ class Features:
         return self.sparse.shape[0]
 
     def __getitem__(self, rows: np.ndarray | slice) -> Features:
+        if isinstance(rows, slice) and rows.indices(len(self)) == (0, len(self), 1):      # one text is searched whole
+            return self
         return Features.build(self.sparse[rows], self.dense[rows])
 
     @property

@@ -105,6 +105,8 @@ class PartitionTree:
             ptr, labels, reached, _ = self._leaves(features[rows], beam, combiner, mean, scratch)
             return canonical(sp.csr_matrix((reached[:ptr[-1]], labels[:ptr[-1]], ptr), (len(ptr) - 1, self.num_labels)))
         blocks = list(self._blocks(features, leaves, threads))
+        if len(blocks) == 1:
+            return blocks[0]
         return sp.vstack(blocks, "csr") if blocks else sp.csr_matrix((0, self.num_labels), dtype=np.float32)
 
     def _leaves(self, features: Features, beam: int, combiner: Combiner, mean: bool, scratch: np.ndarray,
