@@ -71,16 +71,18 @@ class RowSparseAdamW(torch.optim.Optimizer):
     def _update_rows(parameter: Tensor, state: dict[str, Tensor], group: dict[str, Any], rows: Tensor,
                      values: Tensor) -> None:
         beta1, beta2 = group["betas"]
-        steps = state["row_steps"][rows] + 1
-        state["row_steps"][rows] = steps
+        names = ("row_steps", "exp_avg", "exp_avg_sq")
+        steps, first, second = (state[name].index_select(0, rows) for name in names)      # whole rows: not [rows],
+        steps += 1                                                                        # which goes by numbers
+        first.lerp_(values, 1 - beta1)
+        second.mul_(beta2).addcmul_(values, values, value=1 - beta2)
+        for name, new in zip(names, (steps, first, second), strict=True):
+            state[name].index_copy_(0, rows, new)
         steps = steps.view(-1, *[1] * (values.dim() - 1))
-        first = state["exp_avg"][rows].lerp_(values, 1 - beta1)
-        second = state["exp_avg_sq"][rows].mul_(beta2).addcmul_(values, values, value=1 - beta2)
-        state["exp_avg"][rows], state["exp_avg_sq"][rows] = first, second
         scale = second.div_(1 - beta2 ** steps).sqrt_().add_(group["eps"])
         update = first.div_(1 - beta1 ** steps).div_(scale)
         if group["weight_decay"]:
-            update.add_(parameter[rows], alpha=group["weight_decay"])
+            update.add_(parameter.index_select(0, rows), alpha=group["weight_decay"])
         parameter.index_add_(0, rows, update, alpha=-group["lr"])
 
 
