@@ -34,7 +34,7 @@ from utils.sparse import contains, topk_csr
 log = logging.getLogger(__name__)
 MEMORY = "memory"
 POINTS_AT_ONCE = 2048      # whose candidates are held at a time
-TAILS = (0.0, 0.25, 0.5, 0.75, 1.0)
+TAILS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
 CHECKED = (1, 3, 5, 10, 100)
 
 
@@ -45,8 +45,9 @@ class FusionConfig(MethodConfig):
     candidates: int = option(100, "labels that each member proposes for a query", ge=1)
     fuser: Literal["auto", "boosted", "linear"] = option("auto", "boosted trees or a logistic regression; auto = the "
                                                                  "better one by cross-fitting on validation points")
-    target: Literal["nDCG@5", "PSP@5"] = option("nDCG@5", "what the fuser is chosen for; PSP@5: for the tail, the "
-                                                          "probability is weighted by inverse propensity")
+    target: Literal["nDCG@5", "PSP@5", "nDCG@5+PSP@5"] = option(
+        "nDCG@5", "what the fuser is chosen for; PSP@5, for the tail: the probability is multiplied with a power of "
+                  "the inverse propensity; nDCG@5+PSP@5: the mean of both")
     trees: int = option(100, "boosted: number of trees", ge=1)
     leaves: int = option(8, "boosted: leaves of a tree", ge=2)
     min_leaf: int = option(50, "boosted: fewest candidates of a leaf", ge=1)
@@ -178,16 +179,18 @@ class Fusion(Method):
         kinds = KINDS if self.config.method.fuser == "auto" else (self.config.method.fuser,)
         limits = FuserSettings(self.config.method.trees, self.config.method.leaves, self.config.method.min_leaf)
         margins = {kind: cross_fit(found, split.relevance, log_counts, kind, limits) for kind in kinds}
-        target = f"{self.config.method.target.partition('@')[0]}@{min(5, self.num_labels)}"
-        tails = TAILS if target.startswith("PSP") else (0.0,)
+        targets = [f"{name.partition('@')[0]}@{min(5, self.num_labels)}"
+                   for name in self.config.method.target.split("+")]
+        tails = TAILS if "PSP" in self.config.method.target else (0.0,)
         tried = {}
         for kind in kinds:
             for tail in tails:
                 values = propensity[found.labels[found.known]] ** tail / (1 + np.exp(-margins[kind]))
                 scores = _as_csr(found, values, self.num_labels)
-                tried[kind, tail] = self._evaluate(scores, propensity)[target]
-                log.info("%s fuser%s: cross-fitted %s %.2f", kind, f", tail {tail:g}" if tail else "", target,
-                         tried[kind, tail])
+                reached = self._evaluate(scores, propensity)
+                tried[kind, tail] = float(np.mean([reached[target] for target in targets]))
+                log.info("%s fuser%s: cross-fitted %s", kind, f", tail {tail:g}" if tail else "",
+                         ", ".join(f"{target} {reached[target]:.2f}" for target in targets))
         kind, tail = max(tried, key=tried.get)
         boost = (propensity ** tail).astype(np.float32)
         self.fuser = fit(found, split.relevance, log_counts, kind, names, limits, margins[kind], boost)

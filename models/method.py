@@ -163,10 +163,12 @@ class Method(nn.Module):
         return Tokenizer(self.encoder.tokenizer, self.config.data.max_len)
 
     def embed_points(self, split: Split, points: np.ndarray, accelerator: Accelerator) -> Tensor:
-        """Embeddings of points of a split by its own encoder and tokenizer, by this process alone [n, D]."""
+        """Embeddings of points of a split by its own encoder, which no longer changes, and tokenizer, by this process
+        alone [n, D]."""
+        from models.frozen import encode_frozen  # here: it encodes by this file's means
         tokens = tokenize_file(split.text_path, self.tokenizer, token_cache(self.config))
-        return encode_all(self.encoder, tokens, split.rows[points], self.config.eval.batch_size, accelerator,
-                          "embed texts")
+        return encode_frozen(self.encoder, tokens, split.rows[points], self.config.eval.batch_size, accelerator,
+                             "embed texts")
 
     def embed_texts(self, texts: Sequence[str], accelerator: Accelerator) -> Tensor:
         """Embeddings of new texts [n, D]."""
@@ -257,10 +259,11 @@ def take_parameters(module: nn.Module, other: nn.Module, what: str) -> None:
 
 @torch.no_grad()
 def embed_rows(encoder: nn.Module, tokens: Ragged, rows: np.ndarray, batch_size: int, accelerator: Accelerator,
-               name: str) -> Tensor:
-    """Embeddings of the texts at `rows`, each process encodes its share: [n, D] on every process."""
+               name: str, encode: Callable[..., Tensor] | None = None) -> Tensor:
+    """Embeddings of the texts at `rows`, each process encodes its share by `encode`, `encode_all` unless given:
+    [n, D] on every process."""
     own = distributed.share(len(rows))
-    part = encode_all(encoder, tokens, rows[own.start:own.stop], batch_size, accelerator, name)
+    part = (encode or encode_all)(encoder, tokens, rows[own.start:own.stop], batch_size, accelerator, name)
     return distributed.gather_rows(part, len(rows))
 
 

@@ -19,12 +19,13 @@ from torch import Tensor
 
 from models.clustered_batches import ClusteredBatches, ClusteredConfig
 from models.encoder import TextEncoder
+from models.frozen import encode_frozen
 from models.label_pool import LabelPool
-from models.method import Method, embed_rows, load_label_embeddings
+from models.method import Method, embed_rows, encode_all, load_label_embeddings
 from models.ova import Ova, OvaConfig
 from utils import distributed
 from utils.config import Config, ConfigError, option
-from utils.data import Batch, Dataset
+from utils.data import Batch, Dataset, Split
 from utils.optim import take_rows
 
 
@@ -65,8 +66,9 @@ class Xc(Ova):
         """Embeddings of all training queries [n, D], made once if the encoder is frozen."""
         if self._queries is None or not self.config.method.freeze:
             split = self.data.splits["trn"]
+            encode = encode_frozen if self.config.method.freeze else encode_all
             self._queries = embed_rows(self.encoder, split.tokens, split.rows, self.config.eval.batch_size, accelerator,
-                                       "embed queries")
+                                       "embed queries", encode)
         return self._queries
 
     def embed(self, batch: Batch, accelerator: Accelerator) -> tuple[Tensor, Callable[[], None]]:
@@ -115,6 +117,18 @@ class Xc(Ova):
         self.label_embeddings = np.asarray(other.label_embeddings if isinstance(other, Xc) else vectors)
 
     # ---- scoring and saving
+    @torch.no_grad()
+    def score_points(self, split: Split, points: np.ndarray, k: int, accelerator: Accelerator,
+                     ) -> tuple[np.ndarray, np.ndarray]:
+        """In training a frozen encoder encodes the validation points once, not after every epoch."""
+        if not self.config.method.freeze or self.data is None:
+            return super().score_points(split, points, k, accelerator)
+        size = self.config.eval.batch_size
+        queries = encode_frozen(self.encoder, split.tokens, split.rows[points], size, accelerator, "embed points")
+        parts = [self.open_embeddings(block).best(k) for block in queries.split(size)] if len(points) else []
+        return tuple(np.concatenate(part) for part in zip(*parts, strict=True)) if parts else (
+            np.empty((0, k), np.float32), np.empty((0, k), np.int64))
+
     def label_rows(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         return self._direction(weight), bias
 
