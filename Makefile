@@ -1,10 +1,10 @@
-# make demo    set up .venv, train the main configuration on the tracked data set, evaluate it on its test split
+# make demo    set up .venv, train and fuse models on the tracked data set, evaluate them on its test split, write the report
 # make test    set up .venv, run the linter and the test suite
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-DEMO_CONFIG := configs/LF-DebianTitles-small/dexml.yaml
-DEMO_RUN := Results/XMCKit/LF-DebianTitles-small/dexml
+DEMO_CONFIG := configs/LF-DebianTitles-small/fusion.yaml
+DEMO_RUN := Results/XMCKit/LF-DebianTitles-small/fusion
 
 .PHONY: demo test lint benchmarks clean
 

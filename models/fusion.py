@@ -197,7 +197,7 @@ class Fusion(Method):
         for place, name in enumerate(names if len(names) > 1 else []):
             others = found.without(place)
             self.spare[name] = fit(others, split.relevance, log_counts, kind, [n for n in names if n != name], limits,
-                                   cross_fit(others, split.relevance, log_counts, kind, limits), boost)
+                                   cross_fit(others, split.relevance, log_counts, kind, limits, folds=2), boost)
         self._report(found, margins[kind], propensity, boost)
 
     def _report(self, found: Candidates, margins: np.ndarray, propensity: np.ndarray, boost: np.ndarray) -> None:

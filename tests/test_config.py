@@ -66,9 +66,9 @@ def test_no_shipped_config_is_missed():
     elias = {f"{d}/{n}" for d in ("LF-DebianTitles-small", "LF-DebianTitles", "Debtags", "amazon-670k", "wiki-500k",
                                   "LF-AmazonTitles-131K", "amazon-3m") for n in ("elias", "elias-1", "elias-2")}
     elias |= {"LF-DebianTitles/dexml", "Debtags/dexml"}
-    fusions = {f"{d}/fusion" for d in ("LF-DebianTitles-small", "LF-DebianTitles")}
+    fusions = {f"{d}/fusion" for d in ("LF-DebianTitles-small", "LF-DebianTitles", "Debtags")}
     assert names == small | published | trees | elias | fusions
-    assert len(CONFIGS) == 89
+    assert len(CONFIGS) == 90
 
 
 def test_bases_merge_in_order_and_the_file_wins(tmp_path):

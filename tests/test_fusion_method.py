@@ -83,8 +83,9 @@ def test_members_may_be_configs_that_are_trained_when_missing(make_config, tmp_p
     assert (folder / "stages" / "tree" / "finished").stat().st_mtime_ns == written
 
 
-def test_the_tail_is_weighted_when_the_config_asks_for_it(make_config):
-    stages = [DUAL, TREE, {**FUSION, "method": {**FUSION["method"], "target": "PSP@5"}}]
+@pytest.mark.parametrize("target", ["PSP@5", "nDCG@5+PSP@5"])
+def test_the_tail_is_weighted_when_the_config_asks_for_it(make_config, target):
+    stages = [DUAL, TREE, {**FUSION, "method": {**FUSION["method"], "target": target}}]
     folder = train.fit(make_config(method={"name": "fusion"}, stages=stages))
     assert (np.load(folder / "model" / "fuser.npz")["boost"] >= 1).all()
 

@@ -51,6 +51,20 @@ def test_rows_start_as_the_label_vectors_and_rank_as_they_do(built, encoder_run)
         torch.testing.assert_close(xc, dexa, rtol=1e-5, atol=1e-5)
 
 
+def test_validation_by_kept_embeddings_ranks_as_by_texts(built):
+    method, _, accelerator = built()
+    with torch.no_grad():
+        method.bias.normal_()      # which tau weighs against the rows
+    method.prepare_scoring(accelerator)
+    split = method.data.splits["val"]
+    rows = split.rows[np.arange(len(split))]
+    kept = method.score_points(split, np.arange(len(split)), 7, accelerator)
+    plain = method.score_rows(split.tokens, rows, 7, accelerator)
+    np.testing.assert_array_equal(kept[1], plain[1])
+    np.testing.assert_allclose(kept[0], plain[0], rtol=1e-5)
+    assert method.score_points(split, np.arange(0), 7, accelerator)[1].shape == (0, 7)
+
+
 @pytest.mark.parametrize("pool", ["all", "in-batch"])
 @pytest.mark.parametrize("loss", ["decoupled-softmax", "triplet"])
 def test_a_step_equals_the_formula_on_cosines(built, pool, loss):

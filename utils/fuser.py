@@ -26,6 +26,7 @@ from utils.sparse import contains
 KINDS = ("linear", "boosted")
 PER_MEMBER = 4      # features of a member: score, gap, log rank, 1 / rank
 FOLDS = 5
+SCALED = 50_000     # rows that say how features are scaled
 OPTIONS = {"cache": True, "nogil": True, "boundscheck": False}
 
 
@@ -214,9 +215,11 @@ class Linear:
     @classmethod
     def fit(cls, x: np.ndarray, relevant: np.ndarray, *_: int) -> Linear:
         from sklearn.linear_model import LogisticRegression
-        mean, scale = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64)
+        some = x[::max(len(x) // SCALED, 1)].astype(np.float64)      # only conditions the problem
+        mean, scale = some.mean(0), some.std(0)
         scale[scale == 0] = 1
-        model = LogisticRegression(C=1.0, solver="newton-cholesky").fit((x - mean) / scale, relevant)
+        scaled = (x - mean.astype(np.float32)) / scale.astype(np.float32)
+        model = LogisticRegression(C=1.0, solver="newton-cholesky").fit(scaled, relevant)
         weight = model.coef_[0] / scale
         return cls(weight.astype(np.float64), np.asarray(model.intercept_[0] - weight @ mean))
 
@@ -290,14 +293,14 @@ def relevant_places(found: Candidates, relevance: sp.csr_matrix) -> np.ndarray:
 
 
 def cross_fit(found: Candidates, relevance: sp.csr_matrix, log_counts: np.ndarray, kind: str,
-              settings: FuserSettings, seed: int = 0) -> np.ndarray:
+              settings: FuserSettings, folds: int = FOLDS, seed: int = 0) -> np.ndarray:
     """Margins of all known candidates, each by a model fitted on the other folds' points [candidates]."""
     n = len(found.labels)
     x, relevant = features(found, log_counts), relevant_places(found, relevance)
-    fold = np.random.default_rng(seed).permutation(n) % min(FOLDS, n)
+    fold = np.random.default_rng(seed).permutation(n) % min(folds, n)
     of_row = np.repeat(fold, found.known.sum(1))
     margins = np.empty(len(x))
-    for number in range(min(FOLDS, n)):
+    for number in range(min(folds, n)):
         inside = of_row == number
         model = _fit_model(kind, x[~inside], relevant[~inside], found.scores.shape[2], settings)
         margins[inside] = model(x[inside])
