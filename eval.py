@@ -81,11 +81,7 @@ def score_split(config: Config, method: Method, data: Dataset, split: str, accel
     scores = method.predict(points, kept_labels(config, data), accelerator)
     if scores is None:
         return {}, None
-    propensity = None
-    if data.num_train >= 3:      # the propensity model is not defined for fewer points
-        propensity = metrics.inverse_propensity(data.label_counts, data.num_train, data.config.propensity_a,
-                                                data.config.propensity_b)
-    return metrics.evaluate(scores, points.relevance, propensity, ks), scores
+    return metrics.evaluate(scores, points.relevance, data.inverse_propensity(), ks), scores
 
 
 def evaluate(run: str | Path, split: str = "tst", overrides: list[str] | None = None) -> dict[str, float]:

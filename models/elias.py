@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
@@ -319,6 +320,9 @@ class Elias(Method):
         """log s_c of all clusters [B, C], by a model in training or a loaded one."""
         return self.model.log_cluster_scores(queries) if len(self.model.clusters) else \
             self.index.log_cluster_scores(queries)
+
+    def clusters(self) -> list[sp.csr_matrix]:
+        return [self.learned_graph().to_csr()]
 
     def learned_graph(self) -> Graph:
         """The graph of a saved model, its edges' weights as values; all of it is read."""

@@ -181,8 +181,9 @@ class Method(nn.Module):
         without members."""
         return []
 
-    def cluster_sizes(self) -> list[np.ndarray]:
-        """Labels in each cluster of the lowest level, [clusters] for each tree; [] for methods without trees."""
+    def clusters(self) -> list[sp.csr_matrix]:
+        """Labels of the clusters of the lowest level: for each tree CSR [C, L], an entry where a label is in a cluster;
+        [] for methods without trees."""
         return []
 
     def facts(self) -> dict[str, float]:

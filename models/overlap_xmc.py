@@ -178,9 +178,8 @@ class XrLinear(Method):
     def open_texts(self, texts: Sequence[str], accelerator: Accelerator) -> Scores:
         return self._open(self.features.of_texts(texts, accelerator))
 
-    def cluster_sizes(self) -> list[np.ndarray]:
-        """Of a tree with copies of labels: copies in each cluster."""
-        return [np.diff(tree.layers[-1].child_ptr) for tree in self.trees]
+    def clusters(self) -> list[sp.csr_matrix]:
+        return [tree.labels_of_clusters() for tree in self.trees]
 
     def _open(self, features: Features) -> Scores:
         """All labels that the beams reach; of several trees the average. The others have no score: 0."""

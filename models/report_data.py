@@ -13,7 +13,7 @@ from utils import html_report as report
 from utils.config import Config
 from utils.data import Dataset, Split
 from utils.sparse import contains, topk_rows
-from utils.text import TextLines
+from utils.text import text_of
 
 EXPLAINED = 3            # labels of a member's own
 AT_ONCE = 500           # points explained at a time
@@ -30,6 +30,7 @@ def report_data(folder: Path, config: Config, method: Method, data: Dataset, spl
     right = contains(points.relevance, np.arange(len(ids))[:, None], shown)
     peers, source = report.peers_of(data.name, split)
     table, names = explained_points(method, points, scores, accelerator)
+    trees = method.clusters()
     pairs = report.confused_pairs(shown, points.relevance)
     texts = data.label_texts
     facts = {"method": config.method.name, "run": str(config.run.expname), "data set": data.name, "split": split,
@@ -39,12 +40,13 @@ def report_data(folder: Path, config: Config, method: Method, data: Dataset, spl
     return report.ReportData(
         title=f"{data.name} / {config.run.expname}", facts=facts, metrics=result, peers=peers, peers_source=source,
         curves=report.read_curves(folder),
-        deciles=report.by_decile(ids, points.relevance, data.label_counts,
-                                 sorted({k for k in (1, 5, 100) if k <= ids.shape[1]} | {1})),
+        deciles=[report.by_decile(ids, points.relevance, data.label_counts,
+                                  sorted({k for k in (1, 5, 100) if k <= ids.shape[1]} | {1}))],
         reliability=report.reliability(values[:, :top][shown >= 0].astype(np.float64), right[shown >= 0]),
         confusions=[(texts[true], texts[wrong], times) for true, wrong, times in pairs],
-        clusters=[{"tree": number, **report.cluster_histogram(sizes)}
-                  for number, sizes in enumerate(method.cluster_sizes()) if len(sizes)],
+        clusters=[{"tree": number, **report.cluster_histogram(np.diff(tree.indptr))}
+                  for number, tree in enumerate(trees)],
+        examples=report.cluster_examples(trees, data.label_counts, texts),
         plots=report.read_plots(folder), labels={label: texts[label] for label in report.used_labels(table)},
         points=table, num_points=len(points))
 
@@ -54,12 +56,11 @@ def explained_points(method: Method, split: Split, scores: sp.csr_matrix, accele
     """(entries of the points in the table, names of the method's members)."""
     table, names = [], []
     chosen = report.chosen_points(len(split))
-    lines = TextLines(split.text_path) if split.text_path.is_file() else None
     for some in np.array_split(chosen, max(-(-len(chosen) // AT_ONCE), 1)):
-        texts = [lines[split.rows[i]] if lines else f"point {i}" for i in some]
         ids, _ = topk_rows(scores[some], min(report.SHOWN, scores.shape[1]))
         views = [report.PointViews(v.name, v.ids, v.contributions)
                  for v in method.explain(split, some, ids, min(EXPLAINED, method.num_labels), accelerator)]
         names = [view.name for view in views]
+        texts = text_of(split.text_path, split.rows[some])
         table += report.points_table(some, texts, scores[some], split.relevance[some], views)
     return table, names

@@ -21,7 +21,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from utils import distributed
+from utils import distributed, metrics
 from utils.config import Config, DataConfig
 from utils.sparse import check_relevance
 from utils.text import TextLines, count_lines
@@ -131,6 +131,13 @@ class Dataset:
     num_train: int                 # training points, validation included: the field's N
     hash: str                      # of both relevance matrices
 
+    def inverse_propensity(self) -> np.ndarray | None:
+        """1 / p_l of each label [L]; None where it is not defined, of fewer than 3 training points."""
+        if self.num_train < 3:
+            return None
+        return metrics.inverse_propensity(self.label_counts, self.num_train, self.config.propensity_a,
+                                          self.config.propensity_b)
+
     @cached_property
     def label_texts(self) -> Sequence[str]:
         return label_texts(self.folder, self.num_labels)
@@ -181,12 +188,13 @@ def token_cache(config: Config) -> Path:
     return Path(config.data.token_cache) if config.data.token_cache else config.dataset_folder / "tokens"
 
 
-def load_dataset(config: Config, tokenizer_source) -> Dataset:
+def load_dataset(config: Config, tokenizer_source, held_out: np.ndarray | None = None) -> Dataset:
     """Read and check a data set; tokenise what has not been tokenised yet.
 
     Args:
         config: sections data and run are used.
         tokenizer_source: folder, hub id or loaded tokenizer of the encoder; None = nothing is tokenised.
+        held_out: training rows [n] of a run's validation split, saved as val_rows.npy; None = drawn.
     Raises:
         ValueError: naming the file, the line or row, what was expected and what came.
     """
@@ -217,7 +225,7 @@ def load_dataset(config: Config, tokenizer_source) -> Dataset:
         query, label = (Tokenizer(tokenizer_source, n) for n in (data.max_len, data.label_max_len or data.max_len))
         with distributed.main_first():
             tokens = {s: tokenize_file(p, label if s == "Y" else query, token_cache(config)) for s, p in texts.items()}
-    held_out = validation_rows(trn, data, folder)
+    held_out = validation_rows(trn, data, folder) if held_out is None else held_out
     training = np.setdiff1d(np.flatnonzero(np.diff(trn.indptr)), held_out)
     if skipped := trn.shape[0] - len(training) - len(held_out):
         log.info("%s: %d training points without labels are skipped", folder, skipped)

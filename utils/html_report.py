@@ -30,6 +30,10 @@ MAX_TEXT = 500           # characters of a text
 MAX_TRUE = 50            # true labels of a point
 MAX_CURVE = 500          # points of a curve
 MAX_PAIRS = 40           # confusions
+EXAMPLES, IN_CLUSTER, MAX_NAME = 8, 6, 60      # clusters of a tree, labels of each, characters of each
+PLOT_TEXTS = {"graph": "Four histograms of the learned graph: entropy of each cluster's edge weights, labels of a "
+                       "cluster, clusters that a label lives in, and recall of the shortlists by training points of "
+                       "the label."}
 CURVES = ("loss", "P@1", "P@5", "nDCG@5", "PSP@5", "R@100")
 
 
@@ -42,14 +46,17 @@ class ReportData:
     peers: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     peers_source: str = ""
     curves: Sequence[Mapping[str, Any]] = ()
-    deciles: Mapping[str, Any] | None = None
+    deciles: Sequence[Mapping[str, Any]] = ()                            # `by_decile` of the run, or of each run
     reliability: Mapping[str, list[float]] | None = None
     confusions: Sequence[Sequence[Any]] = ()                             # [true text, wrong text, times]
     clusters: Sequence[Mapping[str, Any]] = ()                           # {tree, clusters, counts, edges}
-    plots: Sequence[Mapping[str, str]] = ()                              # {name, data}: PNG in base64
+    examples: Sequence[Mapping[str, Any]] = ()                           # see `cluster_examples`
+    plots: Sequence[Mapping[str, str]] = ()                              # {name, data, alt}: PNG in base64
     labels: Mapping[int, str] = field(default_factory=dict)              # texts of the labels in `points`
     points: Sequence[Mapping[str, Any]] = ()
-    num_points: int = 0                                                  # of the split
+    num_points: int = 0                                                  # of the split, or that differ
+    runs: Sequence[str] = ()                # names of compared runs: `top` of a point then holds a list for each
+    comparison: Mapping[str, Any] | None = None      # table of compared runs, see utils/compare_runs.py
 
 
 def report_path(folder: Path, split: str) -> Path:
@@ -150,6 +157,27 @@ def cluster_histogram(sizes: np.ndarray, bins: int = 20) -> dict[str, Any]:
             "counts": counts.tolist(), "edges": edges.tolist()}
 
 
+def cluster_examples(trees: Sequence[sp.csr_matrix], counts: np.ndarray, texts: Sequence[str],
+                     ) -> list[dict[str, Any]]:
+    """What is in the clusters that the most training pairs fall into: {name, labels, pairs, texts}.
+
+    trees: labels of each cluster of a tree or graph, CSR [C, L] with an entry, an edge's weight or 1, where a label is
+    in a cluster; counts: [L] training points of each label. EXAMPLES clusters of each, each with the IN_CLUSTER labels
+    of the strongest edges, of equal ones the most frequent.
+    """
+    found = []
+    for number, clusters in enumerate(trees, 1):
+        pairs = (clusters != 0) @ counts                                            # [C]
+        for cluster in np.argsort(-pairs, kind="stable")[:EXAMPLES]:
+            inside = slice(clusters.indptr[cluster], clusters.indptr[cluster + 1])
+            labels = clusters.indices[inside]
+            best = labels[np.lexsort((labels, -counts[labels], -clusters.data[inside]))[:IN_CLUSTER]]
+            found.append({"name": f"{cluster}, tree {number}" if len(trees) > 1 else str(cluster),
+                          "labels": len(labels), "pairs": int(pairs[cluster]),
+                          "texts": [texts[label][:MAX_NAME] for label in best]})
+    return found
+
+
 # ---------------------------------------------------------------- what is read from the folder
 
 def read_curves(folder: Path) -> list[dict[str, Any]]:
@@ -175,8 +203,9 @@ def _thinned(points: list) -> list:
 
 
 def read_plots(folder: Path) -> list[dict[str, str]]:
-    """plots/*.png of a run and of its stages: {name, data}."""
+    """plots/*.png of a run and of its stages: {name, data, alt}."""
     return [{"name": str(path.relative_to(folder).with_suffix("")),
+             "alt": PLOT_TEXTS.get(path.stem, f"plot {path.stem}"),
              "data": base64.b64encode(path.read_bytes()).decode("ascii")}
             for path in (*sorted(folder.glob("plots/*.png")), *sorted(folder.glob("stages/*/plots/*.png")))]
 

@@ -57,7 +57,19 @@ class PointMetrics:
         if count == 0:
             raise ValueError("mean: expected at least one point, got none")
         totals, best = ({key: part[key][rows].sum() for key in part} for part in (self.values, self.best))
-        return _percent(totals, best, count)
+        return _floats(_percent(totals, best, count))
+
+    def resampled(self, counts):
+        """Metrics in percent of samples of the points: dict of arrays [R].
+
+        counts: [R, N], how often each point is in each sample, floats.
+        """
+        totals, best = ({key: counts @ part[key] for key in part} for part in (self.values, self.best))
+        return _percent(totals, best, counts.sum(axis=1))
+
+    def only(self, keys):
+        """The same without other keys."""
+        return PointMetrics(*({key: part[key] for key in keys if key in part} for part in (self.values, self.best)))
 
 
 def evaluate(scores, relevance, inv_propensity=None, ks=(1, 3, 5, 10, 100), filter_pairs=None):
@@ -72,7 +84,7 @@ def evaluate(scores, relevance, inv_propensity=None, ks=(1, 3, 5, 10, 100), filt
     for parts in _chunks(scores, relevance, inv_propensity, ks, filter_pairs):
         for sums, part in zip((totals, best), parts, strict=True):
             sums |= {key: sums.get(key, 0.0) + array.sum() for key, array in part.items()}
-    return _percent(totals, best, scores.shape[0])
+    return _floats(_percent(totals, best, scores.shape[0]))
 
 
 def per_point(scores, relevance, inv_propensity=None, ks=(1, 3, 5, 10, 100), filter_pairs=None):
@@ -82,11 +94,33 @@ def per_point(scores, relevance, inv_propensity=None, ks=(1, 3, 5, 10, 100), fil
                           for parts in (values, best)))
 
 
+def paired_bootstrap(points, resamples=10_000, seed=0):
+    """Metrics of several systems over the same samples with replacement of their N points.
+
+    points: a PointMetrics of each system, of the same points. Returns for each a dict of arrays [resamples] in percent;
+    differences within a sample are those of the paired bootstrap.
+    """
+    count, rng = len(next(iter(points[0].values.values()))), np.random.default_rng(seed)
+    found, step = [], max(1, CELLS // count)
+    for start in range(0, resamples, step):
+        size = min(step, resamples - start)
+        drawn = rng.integers(count, size=(size, count)) + np.arange(size)[:, None] * count
+        counts = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count).astype(np.float64)
+        found.append([system.resampled(counts) for system in points])
+    return [{key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+            for parts in zip(*found, strict=True)]
+
+
 def _percent(totals, best, count):
-    """Sums over `count` points to metrics in percent: the mean, or the ratio to the best attainable."""
+    """Sums over `count` points to metrics in percent: the mean, or the ratio to the best attainable; numbers,
+    or arrays of one shape."""
     # Where no label at all is relevant even the best is 0: the metric is 0 like the others, not NaN.
-    norms = {key: (best[key] or 1.0) if key in best else count for key in totals}
-    return {key: float(100 * total / norms[key]) for key, total in totals.items()}
+    norms = {key: np.where(best[key] == 0, 1.0, best[key]) if key in best else count for key in totals}
+    return {key: 100 * total / norms[key] for key, total in totals.items()}
+
+
+def _floats(values):
+    return {key: float(value) for key, value in values.items()}
 
 
 def _chunks(scores, relevance, inv_propensity, ks, filter_pairs):

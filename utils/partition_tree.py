@@ -144,6 +144,12 @@ class PartitionTree:
                 parents and not 0 <= labels.min() <= labels.max() < self.num_labels):
             raise ValueError(f"{where}: expected a label in [0, {self.num_labels}) for each of {parents} nodes")
 
+    def labels_of_clusters(self) -> sp.csr_matrix:
+        """CSR [clusters of the last level, L]: ones where a label, or a copy of it, is in a cluster."""
+        pointers = self.layers[-1].child_ptr
+        return sp.csr_matrix((np.ones(len(self.node_labels), np.float32), self.node_labels, pointers),
+                             (len(pointers) - 1, self.num_labels))
+
     @cached_property
     def has_copies(self) -> bool:
         return len(np.unique(self.node_labels)) < len(self.node_labels)

@@ -3,6 +3,8 @@
     python -m utils.report seeds RUN...                     # mean ± standard deviation over the runs of one config
     python -m utils.report seeds RUN... --split val         # of the validation split
     python -m utils.report seeds Results/*/*/dexa-seed*     # runs of several configs: a row each
+    python -m utils.report compare RUN RUN...               # differences to the first, bootstrap intervals
+    python -m utils.report compare RUN RUN... --out c.html  # and a page with the points where they differ
 """
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ COLUMNS = ("P@1", "P@3", "P@5", "nDCG@5", "PSP@1", "PSP@5", "R@100")
 
 
 def read_run(folder: str | Path, split: str) -> dict[str, Any]:
-    """{name, config, seed, metrics} of a run; ValueError if it is none, or was not evaluated on the split."""
+    """{name, folder, config, seed, metrics} of a run; ValueError if it is none, or was not evaluated on the split."""
     folder = Path(folder)
     if not (folder / "config.yaml").is_file():
         raise ValueError(f"{folder}: not a run folder: it has no config.yaml")
@@ -35,7 +37,7 @@ def read_run(folder: str | Path, split: str) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder}: the run is damaged: {error!r}") from error
     trained = {section: content for section, content in config.items() if section not in MAY_DIFFER}
-    return {"name": name, "config": trained, "seed": seed, "metrics": metrics}
+    return {"name": name, "folder": folder, "config": trained, "seed": seed, "metrics": metrics}
 
 
 def group_runs(runs: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
@@ -56,15 +58,38 @@ def group_runs(runs: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     return list(groups.values())
 
 
+def common_metrics(runs: Sequence[dict[str, Any]], columns: Sequence[str]) -> list[str]:
+    """Those metrics that every run has; ValueError if there are none."""
+    found = [c for c in columns if all(c in run["metrics"] for run in runs)]
+    if not found:
+        raise ValueError(f"none of the metrics {', '.join(columns)} is in every run")
+    return found
+
+
+def compare_runs(folders: Sequence[str | Path], split: str, columns: Sequence[str], out: Path | None = None,
+                 root: str | None = None, resamples: int = 10_000) -> str:
+    """Markdown: the runs' metrics and differences to the first; the page is written to `out`."""
+    from utils import compare_runs as comparing  # here: it reads data sets, which imports torch
+    from utils.html_report import write_report
+    if resamples < 1:
+        raise ValueError(f"--resamples: expected at least 1, got {resamples}")
+    runs = [read_run(folder, split) for folder in folders]
+    columns = [c for c in common_metrics(runs, columns) if c.partition("@")[2].isdigit()]
+    found = comparing.compare(runs, split, columns, root, resamples)
+    if out is not None:
+        write_report(out, comparing.page_data(found))
+    return (f"{comparing.markdown(found)}\n\nDifferences to {found.runs[0].name}, with 95 % intervals of a paired "
+            f"bootstrap over the {len(found.split):,} points of split {split} ({resamples:,} resamples); bold: "
+            "without 0.")
+
+
 def seeds_table(folders: Sequence[str | Path], split: str = "tst", columns: Sequence[str] = COLUMNS) -> str:
     """Markdown: a row per config with mean ± standard deviation (n - 1) of each metric over its seeds.
 
     Metrics that a run does not have are left out of all rows.
     """
     groups = group_runs([read_run(folder, split) for folder in folders])
-    found = [c for c in columns if all(c in run["metrics"] for group in groups for run in group)]
-    if not found:
-        raise ValueError(f"none of the metrics {', '.join(columns)} is in every run")
+    found = common_metrics([run for group in groups for run in group], columns)
     lines = ["| config | seeds | " + " | ".join(found) + " |", "| --- " * (len(found) + 2) + "|"]
     for group in groups:
         cells = []
@@ -81,13 +106,22 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     seeds = commands.add_parser("seeds", help="mean and standard deviation over the seeds of each config")
-    seeds.add_argument("runs", nargs="+", metavar="RUN", help="run folder")
-    seeds.add_argument("--split", default="tst", choices=("trn", "val", "tst"))
-    seeds.add_argument("--metrics", nargs="+", default=COLUMNS, metavar="METRIC", help="columns, such as P@1")
+    comparison = commands.add_parser("compare", help="runs of one data set beside the first, with bootstrap intervals")
+    for command in (seeds, comparison):
+        command.add_argument("runs", nargs="+", metavar="RUN", help="run folder")
+        command.add_argument("--split", default="tst", choices=("trn", "val", "tst"))
+        command.add_argument("--metrics", nargs="+", default=COLUMNS, metavar="METRIC", help="columns, such as P@1")
+    comparison.add_argument("--out", type=Path, metavar="FILE", help="also write a page, such as compare.html")
+    comparison.add_argument("--root", help="folder of the data sets, if it has moved since training")
+    comparison.add_argument("--resamples", type=int, default=10_000, help="of the bootstrap (default %(default)s)")
     options = parser.parse_args(words)
     try:
-        print(seeds_table(options.runs, options.split, options.metrics))
-    except ValueError as error:
+        if options.command == "seeds":
+            print(seeds_table(options.runs, options.split, options.metrics))
+        else:
+            print(compare_runs(options.runs, options.split, options.metrics, options.out, options.root,
+                               options.resamples))
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 
 

@@ -68,3 +68,11 @@ class TextLines(Sequence):
         with open(self.path, "rb") as file:
             file.seek(start)
             return decode_line(file.read(stop - start), self.path, index + 1)
+
+
+def text_of(path: Path, rows: Sequence[int]) -> list[str]:
+    """The lines `rows` of a file, or `point 17` where a data set has no texts."""
+    if not path.is_file():
+        return [f"point {row}" for row in rows]
+    lines = TextLines(path)
+    return [lines[row] for row in rows]
