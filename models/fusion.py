@@ -27,7 +27,7 @@ from models.method import MemberView, Method, write_method
 from utils import distributed, metrics
 from utils.config import Config, ConfigError, MethodConfig, load_config, option, read_yaml, to_yaml
 from utils.data import Dataset, Split
-from utils.fuser import KINDS, Candidates, Fuser, FuserSettings, cross_fit, fit, merge, relevant_places, reliability
+from utils.fuser import KINDS, Candidates, Fuser, FuserSettings, cross_fit, fit, merge, relevant_places
 from utils.run import find_run, link_or_copy, write_json, write_text
 from utils.sparse import contains, topk_csr
 
@@ -208,8 +208,8 @@ class Fusion(Method):
                   for m, name in enumerate(self.names)}
         scored["fused, cross-fitted"] = _as_csr(found, probability * boost[found.labels[known]], self.num_labels)
         self.checked = {name: self._evaluate(scores, propensity) for name, scores in scored.items()}
-        self.checked["reliability"] = reliability(probability,
-                                                  relevant_places(found, self.data.splits["val"].relevance))
+        self.checked["reliability"] = metrics.reliability(
+            probability, relevant_places(found, self.data.splits["val"].relevance))
         for name in scored:
             log.info("%s: %s", name, ", ".join(f"{m} {v:.2f}" for m, v in self.checked[name].items()
                                                if m in ("P@1", "P@3", "P@5", "PSP@1", "R@100")))
@@ -263,6 +263,9 @@ class Fusion(Method):
         fuser = self.active
         return self._rank(self._open(fuser.members, lambda member: member.embed_texts(texts, accelerator),
                                      lambda member: member.open_texts(texts, accelerator)), fuser, k)
+
+    def probabilities(self, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        return self.active.probabilities(scores, labels)
 
     @torch.no_grad()
     def explain(self, split: Split, points: np.ndarray, labels: np.ndarray, k: int, accelerator: Accelerator,

@@ -175,6 +175,10 @@ class Method(nn.Module):
         return encode_all(self.encoder, tokenize_texts(texts, self.tokenizer), np.arange(len(texts)),
                           self.config.eval.batch_size, accelerator, "embed texts")
 
+    def probabilities(self, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """How likely predictions of `predict` are right, for methods that know; otherwise the scores themselves."""
+        return scores
+
     def explain(self, split: Split, points: np.ndarray, labels: np.ndarray, k: int, accelerator: Accelerator,
                 ) -> list[MemberView]:
         """What each member says of points of a split [n] and adds to the scores of `labels` [n, given]; [] for methods

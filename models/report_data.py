@@ -10,6 +10,7 @@ from accelerate import Accelerator
 
 from models.method import Method
 from utils import html_report as report
+from utils import metrics
 from utils.config import Config
 from utils.data import Dataset, Split
 from utils.sparse import contains, topk_rows
@@ -42,7 +43,8 @@ def report_data(folder: Path, config: Config, method: Method, data: Dataset, spl
         curves=report.read_curves(folder),
         deciles=[report.by_decile(ids, points.relevance, data.label_counts,
                                   sorted({k for k in (1, 5, 100) if k <= ids.shape[1]} | {1}))],
-        reliability=report.reliability(values[:, :top][shown >= 0].astype(np.float64), right[shown >= 0]),
+        reliability=metrics.reliability(method.probabilities(values[:, :top].astype(np.float64)[shown >= 0],
+                                                             shown[shown >= 0]), right[shown >= 0]),
         confusions=[(texts[true], texts[wrong], times) for true, wrong, times in pairs],
         clusters=[{"tree": number, **report.cluster_histogram(np.diff(tree.indptr))}
                   for number, tree in enumerate(trees)],

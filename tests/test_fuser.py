@@ -15,8 +15,8 @@ from utils.fuser import (
     fit,
     merge,
     relevant_places,
-    reliability,
 )
+from utils.metrics import reliability
 
 LABELS, MEMBERS = 40, 3
 LIMITS = FuserSettings(trees=30, leaves=6, min_leaf=10)
@@ -94,8 +94,8 @@ def test_fused_beats_each_member_and_probabilities_are_reliable(problem, kind):
     assert (fuser(found)[~found.known] == -np.inf).all()
     probability = 1 / (1 + np.exp(-(fuser.calibration[0] * margins + fuser.calibration[1])))
     told = reliability(probability, relevant_places(found, relevance))
-    gaps = np.abs(np.subtract(told["probability"], told["share"]))
-    assert np.average(gaps, weights=told["candidates"]) < 0.05
+    gaps = np.abs(np.subtract(told["score"], told["right"]))
+    assert np.average(gaps, weights=told["count"]) < 0.05
 
 
 @pytest.mark.parametrize("kind", KINDS)

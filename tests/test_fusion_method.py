@@ -88,6 +88,10 @@ def test_the_tail_is_weighted_when_the_config_asks_for_it(make_config, target):
     stages = [DUAL, TREE, {**FUSION, "method": {**FUSION["method"], "target": target}}]
     folder = train.fit(make_config(method={"name": "fusion"}, stages=stages))
     assert (np.load(folder / "model" / "fuser.npz")["boost"] >= 1).all()
+    evaluation.evaluate(folder)
+    method, scores = load_method(find_run(folder, METHOD_CONFIGS)[1], folder), sp.load_npz(folder / "tst_score_mat.npz")
+    probabilities = method.probabilities(scores.data, scores.indices)
+    assert 0 <= probabilities.min() <= probabilities.max() <= 1
 
 
 @pytest.mark.parametrize(("change", "message"), [

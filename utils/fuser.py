@@ -245,6 +245,10 @@ class Fuser:
         out[found.known] = 1 / (1 + np.exp(-margins)) * self.boost[found.labels[found.known]]
         return out
 
+    def probabilities(self, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Scores of labels, of equal shape, without the tail's factor."""
+        return scores / self.boost[labels]
+
     def shares(self, found: Candidates) -> np.ndarray:
         """What each member adds to a candidate's calibrated log-odds, beside the label's frequency and a constant:
         [n, w, m] float32, 0 in empty places."""
@@ -334,12 +338,3 @@ def fit(found: Candidates, relevance: sp.csr_matrix, log_counts: np.ndarray, kin
         calibration = np.array([max(platt.coef_[0, 0], 1e-3), platt.intercept_[0]])      # never turns the order around
     kind = next(name for name, kind in MODELS.items() if isinstance(model, kind))
     return Fuser(kind, tuple(members), model, calibration, log_counts, boost)
-
-
-def reliability(probability: np.ndarray, relevant: np.ndarray, bins: int = 10) -> dict[str, list[float]]:
-    """Mean probability and share of relevant ones in bins of equal width, and how many candidates each has."""
-    which = np.minimum((probability * bins).astype(np.int64), bins - 1)
-    count = np.bincount(which, minlength=bins)
-    mean, share = (np.bincount(which, weights=w, minlength=bins) / np.maximum(count, 1) for w in
-                   (probability, relevant))
-    return {"probability": mean.round(4).tolist(), "share": share.round(4).tolist(), "candidates": count.tolist()}

@@ -122,19 +122,6 @@ def by_decile(ids: np.ndarray, relevance: sp.csr_matrix, label_counts: np.ndarra
     return found
 
 
-def reliability(scores: np.ndarray, right: np.ndarray, bins: int = 10) -> dict[str, list[float]] | None:
-    """Mean score, share of right ones and number of predictions in bins of equal width.
-
-    scores, right: of some predictions [m]; None where a score lies outside [0, 1], so that it is no probability.
-    """
-    if not len(scores) or scores.min() < 0 or scores.max() > 1:
-        return None
-    which = np.minimum((scores * bins).astype(np.int64), bins - 1)
-    count = np.bincount(which, minlength=bins)
-    mean, share = (np.bincount(which, weights=w, minlength=bins) / np.maximum(count, 1) for w in (scores, right))
-    return {"score": mean.tolist(), "right": share.tolist(), "count": count.tolist()}
-
-
 def confused_pairs(ids: np.ndarray, relevance: sp.csr_matrix, limit: int = MAX_PAIRS) -> list[tuple[int, int, int]]:
     """(true label, wrong label, times), the most frequent first: points whose first prediction is the wrong label and
     that miss the true one among their predictions ids [n, W]."""

@@ -205,6 +205,19 @@ def _check_options(inv_propensity, ks, num_labels):
     return inv_propensity, ks
 
 
+def reliability(scores: np.ndarray, right: np.ndarray, bins: int = 10) -> dict[str, list[float]] | None:
+    """Mean score, share of right ones and number of predictions in bins of equal width.
+
+    scores, right: of some predictions [m]; None where a score lies outside [0, 1], so that it is no probability.
+    """
+    if not len(scores) or scores.min() < 0 or scores.max() > 1:
+        return None
+    which = np.minimum((scores * bins).astype(np.int64), bins - 1)
+    count = np.bincount(which, minlength=bins)
+    mean, share = (np.bincount(which, weights=w, minlength=bins) / np.maximum(count, 1) for w in (scores, right))
+    return {"score": mean.tolist(), "right": share.tolist(), "count": count.tolist()}
+
+
 def describe(metrics):
     """`metrics` of `evaluate` as an aligned text table: a row per metric, a column per k."""
     cells = {}
