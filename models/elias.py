@@ -321,7 +321,7 @@ class Elias(Method):
         return self.model.log_cluster_scores(queries) if len(self.model.clusters) else \
             self.index.log_cluster_scores(queries)
 
-    def clusters(self) -> list[sp.csr_matrix]:
+    def label_clusters(self) -> list[sp.csr_matrix]:
         return [self.learned_graph().to_csr()]
 
     def learned_graph(self) -> Graph:

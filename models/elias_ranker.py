@@ -217,8 +217,8 @@ class EliasRanker(Method):
         return np.where(reached, lookup(scores, rows, labels), -np.inf).astype(np.float32)
 
     # ---- saving
-    def clusters(self) -> list[sp.csr_matrix]:
-        return self.elias.clusters()
+    def label_clusters(self) -> list[sp.csr_matrix]:
+        return self.elias.label_clusters()
 
     def save(self, folder: Path, accelerator: Accelerator) -> None:
         """The rankers, the tree, and ELIAS's model, so that nothing else is needed."""

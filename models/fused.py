@@ -96,7 +96,9 @@ class Fused(Method):
         members, split = self._score_validation(accelerator), self.data.splits["val"]
         fusion = None
         if distributed.is_main():
-            propensity = self._inverse_propensity()
+            propensity = self.data.inverse_propensity()
+            if propensity is None:
+                propensity = np.ones(self.num_labels)
             weights = self._choose_weights(members, propensity)
             fusion = fit(members, propensity[:, None], split.relevance, weights)
             scored = {"classifier": members[0], "embedding": members[1],
@@ -122,13 +124,6 @@ class Fused(Method):
         log.info("fusion: weight of the tree %g, of the embedding score %g", chosen.tree_weight,
                  chosen.member_weights[1])
         return chosen
-
-    def _inverse_propensity(self) -> np.ndarray:
-        data = self.data
-        if data.num_train < 3:      # the propensity model is not defined for fewer points
-            return np.ones(self.num_labels)
-        return metrics.inverse_propensity(data.label_counts, data.num_train, data.config.propensity_a,
-                                          data.config.propensity_b)
 
     @torch.no_grad()
     def _score_validation(self, accelerator: Accelerator) -> list[sp.csr_matrix]:

@@ -175,7 +175,9 @@ class Fusion(Method):
         parts = [self._candidates(self._open_points(split, points, names, accelerator), 1)
                  for points in np.array_split(np.arange(len(split)), -(-len(split) // POINTS_AT_ONCE))]
         found = _without_pairs(_joined(parts), split.filters)
-        log_counts, propensity = np.log1p(self.data.label_counts).astype(np.float32), self._inverse_propensity()
+        log_counts, propensity = np.log1p(self.data.label_counts).astype(np.float32), self.data.inverse_propensity()
+        if propensity is None:
+            propensity = np.ones(self.num_labels)
         kinds = KINDS if self.config.method.fuser == "auto" else (self.config.method.fuser,)
         limits = FuserSettings(self.config.method.trees, self.config.method.leaves, self.config.method.min_leaf)
         margins = {kind: cross_fit(found, split.relevance, log_counts, kind, limits) for kind in kinds}
@@ -217,13 +219,6 @@ class Fusion(Method):
     def _evaluate(self, scores, propensity: np.ndarray) -> dict[str, float]:
         return metrics.evaluate(scores, self.data.splits["val"].relevance, propensity,
                                 sorted({min(k, self.num_labels) for k in CHECKED}))
-
-    def _inverse_propensity(self) -> np.ndarray:
-        data = self.data
-        if data.num_train < 3:      # the propensity model is not defined for fewer points
-            return np.ones(self.num_labels)
-        return metrics.inverse_propensity(data.label_counts, data.num_train, data.config.propensity_a,
-                                          data.config.propensity_b)
 
     # ---- scoring
     @property

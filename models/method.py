@@ -185,7 +185,7 @@ class Method(nn.Module):
         without members."""
         return []
 
-    def clusters(self) -> list[sp.csr_matrix]:
+    def label_clusters(self) -> list[sp.csr_matrix]:
         """Labels of the clusters of the lowest level: for each tree CSR [C, L], an entry where a label is in a cluster;
         [] for methods without trees."""
         return []

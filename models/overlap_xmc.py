@@ -178,7 +178,7 @@ class XrLinear(Method):
     def open_texts(self, texts: Sequence[str], accelerator: Accelerator) -> Scores:
         return self._open(self.features.of_texts(texts, accelerator))
 
-    def clusters(self) -> list[sp.csr_matrix]:
+    def label_clusters(self) -> list[sp.csr_matrix]:
         return [tree.labels_of_clusters() for tree in self.trees]
 
     def _open(self, features: Features) -> Scores:

@@ -31,7 +31,7 @@ def report_data(folder: Path, config: Config, method: Method, data: Dataset, spl
     right = contains(points.relevance, np.arange(len(ids))[:, None], shown)
     peers, source = report.peers_of(data.name, split)
     table, names = explained_points(method, points, scores, accelerator)
-    trees = method.clusters()
+    trees = method.label_clusters()
     pairs = report.confused_pairs(shown, points.relevance)
     texts = data.label_texts
     facts = {"method": config.method.name, "run": str(config.run.expname), "data set": data.name, "split": split,

@@ -10,7 +10,6 @@ import pytest
 import scipy.sparse as sp
 
 from utils import html_report as html
-from utils.metrics import reliability
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium (requirements-dev.txt)")
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -54,7 +53,7 @@ def made_data(runs=()):
         metrics={} if runs else {"P@1": 42.0, "P@5": 21.0}, peers={} if runs else {"other": {"P@1": 40.0}},
         comparison={"columns": ["P@1"], "rows": rows} if runs else None, runs=list(runs), deciles=deciles,
         curves=[{"stage": s, "kind": "val", "name": "P@1", "points": [[1, 1.0], [2, 3.0]]} for s in ("a", "")],
-        reliability=reliability(rng.random(50), rng.random(50) < 0.5), confusions=[("one label", "another", 3)],
+        reliability=html.reliability(rng.random(50), rng.random(50) < 0.5), confusions=[("one label", "another", 3)],
         clusters=[{"tree": 0, **html.cluster_histogram(np.arange(9))}],
         examples=html.cluster_examples([sp.csr_matrix(np.eye(2))], np.array([1, 2]), ["a", "b"]),
         points=points, num_points=COUNT, labels={i: f"label{i}" for i in range(LABELS)})
@@ -68,6 +67,7 @@ def page(driver, tmp_path):
     def open_page(runs=()):
         path = tmp_path / "page.html"
         html.write_report(path, made_data(runs))
+        driver.get("about:blank")
         for kind in ("browser", "performance"):
             driver.get_log(kind)      # of pages before this one
         driver.get(path.as_uri())
@@ -76,8 +76,9 @@ def page(driver, tmp_path):
     yield open_page
     assert [entry for entry in driver.get_log("browser") if entry["level"] != "INFO"] == []
     messages = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
-    asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-    assert [url for url in asked if not url.startswith(("data:", "chrome"))] == opened      # chrome: its own start page
+    asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"
+             and m["params"]["documentURL"] in opened]      # not what a new browser opens by itself
+    assert [url for url in asked if not url.startswith("data:")] == opened
 
 
 def column(driver, number):

@@ -67,8 +67,9 @@ def test_no_shipped_config_is_missed():
                                   "LF-AmazonTitles-131K", "amazon-3m") for n in ("elias", "elias-1", "elias-2")}
     elias |= {"LF-DebianTitles/dexml", "Debtags/dexml"}
     fusions = {f"{d}/fusion" for d in ("LF-DebianTitles-small", "LF-DebianTitles", "Debtags")}
+    fusions.add("LF-DebianTitles-small/fusion-minilm")
     assert names == small | published | trees | elias | fusions
-    assert len(CONFIGS) == 90
+    assert len(CONFIGS) == 91
 
 
 def test_bases_merge_in_order_and_the_file_wins(tmp_path):
