@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from models import frozen
 from models.fusion import Fusion
 from predict import Predictor
 from utils.data import load_dataset
@@ -54,6 +55,7 @@ def batch_times(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
     times = {name: [] for name in calls}
     for turn in range(TURNS + 1):
         for name, call in calls.items():
+            frozen.forget()      # every call encodes
             start = time.process_time()
             call()
             if turn:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -26,6 +28,12 @@ class Kept:
 
 
 _kept: OrderedDict[tuple, Kept] = OrderedDict()
+_fingerprints: WeakKeyDictionary[nn.Module, tuple[tuple, bytes]] = WeakKeyDictionary()
+
+
+def forget() -> None:
+    """Drop all that is kept."""
+    _kept.clear()
 
 
 @torch.no_grad()
@@ -51,13 +59,24 @@ def encode_frozen(encoder: nn.Module, tokens: Ragged, rows: np.ndarray, batch_si
 
 
 def _fingerprint(encoder: nn.Module) -> bytes:
-    """Equal for encoders that give every text the same embedding: of their weights, modules and plain settings."""
+    """Equal for encoders that give every text the same embedding; made anew when a weight was written to."""
+    state = encoder.state_dict(keep_vars=True)
+    versions = tuple((value.data_ptr(), value._version) for value in state.values())
+    known, digest = _fingerprints.get(encoder, (None, b""))
+    if known != versions:
+        digest = _digest(encoder, state)
+        _fingerprints[encoder] = versions, digest
+    return digest
+
+
+def _digest(encoder: nn.Module, state: Mapping[str, Tensor]) -> bytes:
+    """Of an encoder's modules, their plain settings and its weights."""
     digest = hashlib.blake2b(repr(encoder).encode())
     for name, module in encoder.named_modules():
         plain = sorted((key, value) for key, value in vars(module).items()
                        if key != "training" and isinstance(value, (str, int, float, bool, type(None))))
         digest.update(repr((name, plain)).encode())
-    for name, value in encoder.state_dict().items():
+    for name, value in state.items():
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.digest()

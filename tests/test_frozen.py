@@ -51,6 +51,9 @@ def test_each_text_is_encoded_once_by_equal_encoders(tmp_path, tiny_encoder, mon
         next(equal.parameters()).add_(1)
     encode(equal, [0])
     assert len(frozen._kept) == 2 and calls == [2, 1, 1, 1]      # the oldest has gone
+    frozen.forget()
+    encode(equal, [0])
+    assert calls == [2, 1, 1, 1, 1]
 
 
 def test_texts_in_memory_and_files_too_large_are_encoded_every_time(tmp_path, tiny_encoder, monkeypatch):
