@@ -12,8 +12,9 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
+from models.encoder import TextEncoder
 from models.method import encode_all
 from utils.tokenization_utils import Ragged
 
@@ -28,7 +29,7 @@ class Kept:
 
 
 _kept: OrderedDict[tuple, Kept] = OrderedDict()
-_fingerprints: WeakKeyDictionary[nn.Module, tuple[tuple, bytes]] = WeakKeyDictionary()
+_fingerprints: WeakKeyDictionary[TextEncoder, tuple[tuple, bytes]] = WeakKeyDictionary()
 
 
 def forget() -> None:
@@ -37,7 +38,7 @@ def forget() -> None:
 
 
 @torch.no_grad()
-def encode_frozen(encoder: nn.Module, tokens: Ragged, rows: np.ndarray, batch_size: int, accelerator: Accelerator,
+def encode_frozen(encoder: TextEncoder, tokens: Ragged, rows: np.ndarray, batch_size: int, accelerator: Accelerator,
                   name: str) -> Tensor:
     """`encode_all` [n, D], each row of a token file encoded once by encoders with equal weights."""
     size = len(tokens) * encoder.dim * 4
@@ -58,7 +59,7 @@ def encode_frozen(encoder: nn.Module, tokens: Ragged, rows: np.ndarray, batch_si
     return torch.from_numpy(kept.embeddings[rows]).to(accelerator.device)
 
 
-def _fingerprint(encoder: nn.Module) -> bytes:
+def _fingerprint(encoder: TextEncoder) -> bytes:
     """Equal for encoders that give every text the same embedding; made anew when a weight was written to."""
     state = encoder.state_dict(keep_vars=True)
     versions = tuple((value.data_ptr(), value._version) for value in state.values())
@@ -69,9 +70,9 @@ def _fingerprint(encoder: nn.Module) -> bytes:
     return digest
 
 
-def _digest(encoder: nn.Module, state: Mapping[str, Tensor]) -> bytes:
+def _digest(encoder: TextEncoder, state: Mapping[str, Tensor]) -> bytes:
     """Of an encoder's modules, their plain settings and its weights."""
-    digest = hashlib.blake2b(repr(encoder).encode())
+    digest = hashlib.blake2b(f"{encoder!r} {encoder.config}".encode())
     for name, module in encoder.named_modules():
         plain = sorted((key, value) for key, value in vars(module).items()
                        if key != "training" and isinstance(value, (str, int, float, bool, type(None))))

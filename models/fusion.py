@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -283,6 +284,9 @@ class Fusion(Method):
             views.append(MemberView(name, np.take_along_axis(ids, order, 1),
                                     np.einsum("ngw,nw->ng", place, shares[:, :, m]).astype(np.float32)))
         return views
+
+    def label_clusters(self) -> list[sp.csr_matrix]:
+        return [clusters for member in self.members.values() for clusters in member.label_clusters()]
 
     # ---- saving
     def save(self, folder: Path, accelerator: Accelerator) -> None:

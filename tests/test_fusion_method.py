@@ -36,6 +36,7 @@ def test_it_needs_no_other_run_explains_itself_and_can_do_without_a_member(folde
     assert evaluation.evaluate(folder) == whole
     _, config = find_run(folder, METHOD_CONFIGS)
     method, split = load_method(config, folder), load_dataset(config, None).splits["tst"]
+    assert [clusters.shape[1] for clusters in method.label_clusters()] == [20]      # those of the tree
     points = np.arange(len(split))
     _, ids = method.score_points(split, points, 5, Accelerator(cpu=True))
     views = method.explain(split, points, ids, 4, Accelerator(cpu=True))
