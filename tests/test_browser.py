@@ -10,6 +10,7 @@ import pytest
 import scipy.sparse as sp
 
 from utils import html_report as html
+from utils.metrics import reliability
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium (requirements-dev.txt)")
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -53,7 +54,7 @@ def made_data(runs=()):
         metrics={} if runs else {"P@1": 42.0, "P@5": 21.0}, peers={} if runs else {"other": {"P@1": 40.0}},
         comparison={"columns": ["P@1"], "rows": rows} if runs else None, runs=list(runs), deciles=deciles,
         curves=[{"stage": s, "kind": "val", "name": "P@1", "points": [[1, 1.0], [2, 3.0]]} for s in ("a", "")],
-        reliability=html.reliability(rng.random(50), rng.random(50) < 0.5), confusions=[("one label", "another", 3)],
+        reliability=reliability(rng.random(50), rng.random(50) < 0.5), confusions=[("one label", "another", 3)],
         clusters=[{"tree": 0, **html.cluster_histogram(np.arange(9))}],
         examples=html.cluster_examples([sp.csr_matrix(np.eye(2))], np.array([1, 2]), ["a", "b"]),
         points=points, num_points=COUNT, labels={i: f"label{i}" for i in range(LABELS)})
