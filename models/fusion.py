@@ -46,9 +46,9 @@ class FusionConfig(MethodConfig):
     candidates: int = option(100, "labels that each member proposes for a query", ge=1)
     fuser: Literal["auto", "boosted", "linear"] = option("auto", "boosted trees or a logistic regression; auto = the "
                                                                  "better one by cross-fitting on validation points")
-    target: Literal["nDCG@5", "PSP@5", "nDCG@5+PSP@5"] = option(
-        "nDCG@5", "what the fuser is chosen for; PSP@5, for the tail: the probability is multiplied with a power of "
-                  "the inverse propensity; nDCG@5+PSP@5: the mean of both")
+    target: Literal["nDCG@5", "PSP@5"] = option(
+        "nDCG@5", "what the fuser is chosen for, and the power of the inverse propensity that probabilities are "
+                  "multiplied with; PSP@5: for the tail")
     trees: int = option(100, "boosted: number of trees", ge=1)
     leaves: int = option(8, "boosted: leaves of a tree", ge=2)
     min_leaf: int = option(50, "boosted: fewest candidates of a leaf", ge=1)
@@ -182,18 +182,14 @@ class Fusion(Method):
         kinds = KINDS if self.config.method.fuser == "auto" else (self.config.method.fuser,)
         limits = FuserSettings(self.config.method.trees, self.config.method.leaves, self.config.method.min_leaf)
         margins = {kind: cross_fit(found, split.relevance, log_counts, kind, limits) for kind in kinds}
-        targets = [f"{name.partition('@')[0]}@{min(5, self.num_labels)}"
-                   for name in self.config.method.target.split("+")]
-        tails = TAILS if "PSP" in self.config.method.target else (0.0,)
+        target = f"{self.config.method.target.partition('@')[0]}@{min(5, self.num_labels)}"
         tried = {}
         for kind in kinds:
-            for tail in tails:
+            for tail in TAILS:
                 values = propensity[found.labels[found.known]] ** tail / (1 + np.exp(-margins[kind]))
                 scores = _as_csr(found, values, self.num_labels)
-                reached = self._evaluate(scores, propensity)
-                tried[kind, tail] = float(np.mean([reached[target] for target in targets]))
-                log.info("%s fuser%s: cross-fitted %s", kind, f", tail {tail:g}" if tail else "",
-                         ", ".join(f"{target} {reached[target]:.2f}" for target in targets))
+                tried[kind, tail] = self._evaluate(scores, propensity)[target]
+                log.info("%s fuser, tail %g: cross-fitted %s %.2f", kind, tail, target, tried[kind, tail])
         kind, tail = max(tried, key=tried.get)
         boost = (propensity ** tail).astype(np.float32)
         self.fuser = fit(found, split.relevance, log_counts, kind, names, limits, margins[kind], boost)

@@ -31,7 +31,7 @@ def folder(make_config):
 def test_it_needs_no_other_run_explains_itself_and_can_do_without_a_member(folder, tmp_path):
     whole = evaluation.evaluate(folder)
     scores = sp.load_npz(folder / "tst_score_mat.npz")
-    assert 0 <= scores.data.min() <= scores.data.max() <= 1      # probabilities
+    assert scores.data.min() >= 0
     shutil.rmtree(folder / "stages")
     assert evaluation.evaluate(folder) == whole
     _, config = find_run(folder, METHOD_CONFIGS)
@@ -84,8 +84,8 @@ def test_members_may_be_configs_that_are_trained_when_missing(make_config, tmp_p
     assert (folder / "stages" / "tree" / "finished").stat().st_mtime_ns == written
 
 
-@pytest.mark.parametrize("target", ["PSP@5", "nDCG@5+PSP@5"])
-def test_the_tail_is_weighted_when_the_config_asks_for_it(make_config, target):
+@pytest.mark.parametrize("target", ["PSP@5", "nDCG@5"])
+def test_the_tail_is_weighed_by_the_target(make_config, target):
     stages = [DUAL, TREE, {**FUSION, "method": {**FUSION["method"], "target": target}}]
     folder = train.fit(make_config(method={"name": "fusion"}, stages=stages))
     assert (np.load(folder / "model" / "fuser.npz")["boost"] >= 1).all()
