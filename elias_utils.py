@@ -210,6 +210,7 @@ def main(options: argparse.Namespace, words: list[str]) -> None:
         sys.exit("interrupted; nothing was written")
     if distributed.is_main():
         print(f"{done[0]}: {done[1]}")
+    distributed.stop()
 
 
 def _run_folder(path: str, words: Sequence[str]) -> Path:

@@ -173,6 +173,7 @@ def main(options: argparse.Namespace, words: list[str]) -> None:
     start_logging()
     try:
         evaluate(options.run, options.split, words)
+        distributed.stop()
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -105,6 +105,7 @@ def main(options: argparse.Namespace, words: list[str]) -> None:
         else:
             for line in lines:
                 print(line)
+        distributed.stop()
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -396,6 +396,7 @@ def main(options: argparse.Namespace, words: list[str]) -> None:
         sys.exit(130)
     if distributed.is_main():
         print(f"run: {folder}")
+    distributed.stop()
 
 
 if __name__ == "__main__":

@@ -52,6 +52,7 @@ def main() -> None:
     memory = distributed.agree(int(peak_memory(accelerator.device)["memory_mb"]))
     if distributed.is_main():
         print(json.dumps({"seconds": seconds, "start_mb": start, "memory_mb": memory}), flush=True)
+    distributed.stop()
 
 
 if __name__ == "__main__":

@@ -44,3 +44,4 @@ if __name__ == "__main__":
     options = parser.parse_args()
     for path in options.configs:
         run(load_config(path, method_configs=METHOD_CONFIGS), options.resume, options.die)
+    distributed.stop()

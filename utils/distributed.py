@@ -35,6 +35,17 @@ def start(mixed_precision: str | None = None) -> Accelerator:
                        kwargs_handlers=[patience])
 
 
+def stop() -> None:
+    """The end of a command that succeeded: let go of the other processes together.
+
+    Left to the interpreter's end, a gloo thread that is still running may abort the process. After an error nobody
+    calls this: the others may be waiting in a collective, and the launcher ends them.
+    """
+    if world_size() > 1:
+        dist.barrier()
+        dist.destroy_process_group()
+
+
 def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 

@@ -219,7 +219,12 @@ class Linear:
         mean, scale = some.mean(0), some.std(0)
         scale[scale == 0] = 1
         scaled = (x - mean.astype(np.float32)) / scale.astype(np.float32)
-        model = LogisticRegression(C=1.0, solver="newton-cholesky").fit(scaled, relevant)
+        # BLAS kernels raise the flag for lanes past an array's end: what counts is whether the result is finite
+        with np.errstate(invalid="ignore"):
+            model = LogisticRegression(C=1.0, solver="newton-cholesky").fit(scaled, relevant)
+        if not np.isfinite(model.coef_).all():
+            raise FloatingPointError("the linear fuser's weights are not finite: a member's scores on validation points "
+                                     "are not, or too large for float32")
         weight = model.coef_[0] / scale
         return cls(weight.astype(np.float64), np.asarray(model.intercept_[0] - weight @ mean))
 
