@@ -6,11 +6,13 @@ import scipy.sparse as sp
 from utils.fuser import (
     KINDS,
     PER_MEMBER,
+    RISING,
     Boosted,
     Candidates,
     Fuser,
     FuserSettings,
     cross_fit,
+    feature_owners,
     features,
     fit,
     merge,
@@ -56,20 +58,35 @@ def test_the_union_holds_every_proposal_once_with_its_ranks():
         merge([one, two], 5)
 
 
-def test_features_are_score_gap_rank_and_frequency(problem):
+def test_features_are_those_of_each_member_their_agreement_and_frequency(problem):
     found, _, counts = problem
     rows, at = features(found, counts), 0
     for i in range(len(found.labels)):
         known = found.labels[i] >= 0
-        best = found.scores[i][known].max(0)
         for j in np.flatnonzero(known):
             for m in range(MEMBERS):
-                score, rank = found.scores[i, j, m], found.ranks[i, j, m] + 1
-                np.testing.assert_allclose(rows[at, PER_MEMBER * m:PER_MEMBER * (m + 1)],
-                                           [score, score - best[m], np.log(rank), 1 / rank], rtol=1e-5, atol=1e-6)
-            assert rows[at, -1] == counts[found.labels[i, j]]
+                own = found.scores[i][known][:, m].astype(np.float64)
+                score, rank, ordered = found.scores[i, j, m], found.ranks[i, j, m] + 1, np.sort(own)
+                z = (own - own.max()) / own.std()
+                gap = score - own.max()
+                np.testing.assert_allclose(
+                    rows[at, PER_MEMBER * m:PER_MEMBER * (m + 1)],
+                    [score, gap, gap / own.std(), gap / own.std() - np.log(np.exp(z).sum()),
+                     ordered[-1] - ordered[-2] if gap == 0 else 0, np.log(rank), 1 / rank], rtol=1e-4, atol=1e-4)
+            ranks = found.ranks[i, j]
+            logs = np.log(ranks + 1)
+            np.testing.assert_allclose(rows[at, PER_MEMBER * MEMBERS:], [
+                *((ranks < most).sum() for most in (1, 3, 10, 100)), logs.min(), logs.mean(),
+                counts[found.labels[i, j]]], rtol=1e-5)
             at += 1
     assert at == len(rows)
+
+
+def test_features_of_one_candidate_and_of_equal_scores_are_finite():
+    one = Candidates(np.array([[4, -1], [2, 3]]), np.zeros((2, 2, 1), np.int32), np.ones((2, 2, 1), np.float32))
+    rows = features(one, np.zeros(5, np.float32))
+    assert rows.shape == (3, PER_MEMBER + 7)
+    np.testing.assert_allclose(rows[:, :5], [[1, 0, 0, 0, 0], *[[1, 0, 0, -np.log(2), 0]] * 2], atol=1e-6)
 
 
 def test_the_exported_trees_are_those_of_scikit_learn(problem):
@@ -78,7 +95,7 @@ def test_the_exported_trees_are_those_of_scikit_learn(problem):
     x, relevant = features(found, counts), relevant_places(found, relevance)
     model = HistGradientBoostingClassifier(
         max_iter=20, max_leaf_nodes=6, learning_rate=0.1, min_samples_leaf=10, l2_regularization=1.0,
-        monotonic_cst=[1, 1, -1, 1] * MEMBERS + [0], early_stopping=False, random_state=0).fit(x, relevant)
+        monotonic_cst=[*RISING[0] * MEMBERS, *RISING[1], *RISING[2]], early_stopping=False, random_state=0).fit(x, relevant)
     np.testing.assert_allclose(Boosted.fit(x, relevant, MEMBERS, 20, 6, 10)(x), model.decision_function(x), atol=1e-6)
 
 

@@ -4,8 +4,8 @@
     fuser = fit(Candidates(union, ranks, scores), relevance, label_counts, "boosted", members=["encoder", "tree"])
     probability = fuser(Candidates(union, ranks, scores))      # [n, w]
 
-Features of a candidate: of each member its score, how far that lies below the member's best for the point, and its rank
-among the member's proposals; the label's training frequency. Two kinds of fuser: `boosted`, gradient-boosted trees that
+Features of a candidate: of each member its score, how that compares with the member's other scores for the point, and
+its rank among the member's proposals; how far members agree; the label's training frequency. Two kinds of fuser: `boosted`, gradient-boosted trees that
 never fall where a member's score rises, and `linear`, a logistic regression on the same features. Both are calibrated
 on the points that they were not fitted on. scikit-learn fits, numba scores; saved as plain arrays.
 """
@@ -24,7 +24,9 @@ from numba import njit
 from utils.sparse import contains
 
 KINDS = ("linear", "boosted")
-PER_MEMBER = 4      # features of a member: score, gap, log rank, 1 / rank
+PER_MEMBER, AGREEMENT = 7, 6      # features of a member and of the members together; see `features`
+RISING = (1, 1, 1, 1, 1, -1, 1), (1, 1, 1, 1, -1, -1), (0,)      # where a fuser that never falls may rise
+SMALLEST_SPREAD = 1e-6
 FOLDS = 5
 SCALED = 50_000     # rows that say how features are scaled
 OPTIONS = {"cache": True, "nogil": True, "boundscheck": False}
@@ -94,29 +96,84 @@ def _features(labels, ranks, scores, log_counts, out):
     """Feature rows [known, F] of all candidates that there are, point by point."""
     n, width, members = scores.shape
     row = 0
-    best = np.empty(members, np.float32)
     for i in range(n):
-        best[:] = -np.inf
+        first, count = row, 0
         for j in range(width):
-            if labels[i, j] >= 0:
-                for m in range(members):
-                    best[m] = max(best[m], scores[i, j, m])
+            count += labels[i, j] >= 0
+        for m in range(members):
+            best = second = -np.inf
+            total = squares = 0.0
+            for j in range(width):
+                if labels[i, j] >= 0:
+                    score = np.float64(scores[i, j, m])
+                    total += score
+                    if score > best:
+                        best, second = score, best
+                    else:
+                        second = max(second, score)
+            mean = total / max(count, 1)
+            for j in range(width):
+                if labels[i, j] >= 0:
+                    squares += (scores[i, j, m] - mean) ** 2
+            spread = np.sqrt(squares / max(count, 1)) + SMALLEST_SPREAD
+            normaliser = 0.0
+            for j in range(width):
+                if labels[i, j] >= 0:
+                    normaliser += np.exp((scores[i, j, m] - best) / spread)
+            normaliser = np.log(normaliser) if count else 0.0
+            row, at = first, PER_MEMBER * m
+            for j in range(width):
+                if labels[i, j] < 0:
+                    continue
+                gap, rank = scores[i, j, m] - best, np.float32(ranks[i, j, m] + 1)
+                out[row, at] = scores[i, j, m]
+                out[row, at + 1] = gap
+                out[row, at + 2] = gap / spread
+                out[row, at + 3] = gap / spread - normaliser
+                out[row, at + 4] = best - second if gap == 0 and count > 1 else 0.0
+                out[row, at + 5] = np.log(rank)
+                out[row, at + 6] = 1 / rank
+                row += 1
+        row, at = first, PER_MEMBER * members
         for j in range(width):
             if labels[i, j] < 0:
                 continue
+            top = top3 = top10 = proposed = 0
+            lowest, logs = np.inf, 0.0
             for m in range(members):
-                rank = np.float32(ranks[i, j, m] + 1)
-                out[row, 4 * m] = scores[i, j, m]
-                out[row, 4 * m + 1] = scores[i, j, m] - best[m]
-                out[row, 4 * m + 2] = np.log(rank)
-                out[row, 4 * m + 3] = np.float32(1) / rank
-            out[row, 4 * members] = log_counts[labels[i, j]]
+                rank = ranks[i, j, m]
+                top += rank < 1
+                top3 += rank < 3
+                top10 += rank < 10
+                proposed += rank < 100
+                lowest = min(lowest, np.log(rank + 1.0))
+                logs += np.log(rank + 1.0)
+            out[row, at] = top
+            out[row, at + 1] = top3
+            out[row, at + 2] = top10
+            out[row, at + 3] = proposed
+            out[row, at + 4] = lowest
+            out[row, at + 5] = logs / members
+            out[row, at + 6] = log_counts[labels[i, j]]
             row += 1
 
 
+def num_features(members: int) -> int:
+    return PER_MEMBER * members + AGREEMENT + 1
+
+
+def feature_owners(members: int) -> np.ndarray:
+    """The member that each feature is about [F]; `members` = about none alone."""
+    return np.append(np.repeat(np.arange(members), PER_MEMBER), np.full(AGREEMENT + 1, members))
+
+
 def features(found: Candidates, log_counts: np.ndarray) -> np.ndarray:
-    """[candidates, PER_MEMBER m + 1] float32, in the order of `found.labels[found.known]`."""
-    out = np.empty((int(found.known.sum()), PER_MEMBER * found.scores.shape[2] + 1), np.float32)
+    """[candidates, num_features(m)] float32, in the order of `found.labels[found.known]`: of each member the score,
+    its gap to the member's best for the point, that in standard deviations of the member's scores for the point, the
+    logarithm of its softmax over the candidates, the lead over the second if it is the best, the logarithm of the rank
+    and 1 / rank; how many members rank it first, among 3, 10 and 100, the logarithm of its best rank, the mean one; the
+    label's log frequency."""
+    out = np.empty((int(found.known.sum()), num_features(found.scores.shape[2])), np.float32)
     _features(found.labels, found.ranks, np.ascontiguousarray(found.scores), log_counts, out)
     return out
 
@@ -179,7 +236,8 @@ class Boosted:
     def fit(cls, x: np.ndarray, relevant: np.ndarray, members: int, trees: int, leaves: int, min_leaf: int) -> Boosted:
         from sklearn.ensemble import HistGradientBoostingClassifier
         from threadpoolctl import threadpool_limits  # comes with scikit-learn
-        rising = [1, 1, -1, 1] * members + [0]
+        of_member, together, frequency = RISING
+        rising = [*of_member * members, *together, *frequency]
         model = HistGradientBoostingClassifier(
             max_iter=trees, max_leaf_nodes=leaves, learning_rate=0.1, min_samples_leaf=min_leaf, l2_regularization=1.0,
             monotonic_cst=rising, early_stopping=False, random_state=0)
@@ -223,8 +281,8 @@ class Linear:
         with np.errstate(invalid="ignore"):
             model = LogisticRegression(C=1.0, solver="newton-cholesky").fit(scaled, relevant)
         if not np.isfinite(model.coef_).all():
-            raise FloatingPointError("the linear fuser's weights are not finite: a member's scores on validation points "
-                                     "are not, or too large for float32")
+            raise FloatingPointError("the linear fuser's weights are not finite: a member's scores on validation "
+                                     "points are not, or too large for float32")
         weight = model.coef_[0] / scale
         return cls(weight.astype(np.float64), np.asarray(model.intercept_[0] - weight @ mean))
 
@@ -255,9 +313,9 @@ class Fuser:
         return scores / self.boost[labels]
 
     def shares(self, found: Candidates) -> np.ndarray:
-        """What each member adds to a candidate's calibrated log-odds, beside the label's frequency and a constant:
-        [n, w, m] float32, 0 in empty places."""
-        owner = np.append(np.repeat(np.arange(len(self.members)), PER_MEMBER), len(self.members))
+        """What each member adds to a candidate's calibrated log-odds, beside their agreement, the label's
+        frequency and a constant: [n, w, m] float32, 0 in empty places."""
+        owner = feature_owners(len(self.members))
         out = np.zeros((*found.labels.shape, len(self.members)), np.float32)
         out[found.known] = self.calibration[0] * self.model.shares(features(found, self.log_counts), owner)[:, :-1]
         return out
@@ -277,7 +335,7 @@ class Fuser:
                 kind, members = str(arrays["kind"]), tuple(json.loads(str(arrays["members"])))
                 model = MODELS[kind](**{f.name: arrays[f"model.{f.name}"] for f in fields(MODELS[kind])})
                 fuser = cls(kind, members, model, arrays["calibration"], arrays["log_counts"], arrays["boost"])
-            model.check(PER_MEMBER * len(members) + 1)
+            model.check(num_features(len(members)))
             if fuser.calibration.shape != (2,) or fuser.log_counts.shape != fuser.boost.shape:
                 raise ValueError("expected two numbers of calibration and a frequency and a factor for each label")
             return fuser
