@@ -95,7 +95,8 @@ def test_the_exported_trees_are_those_of_scikit_learn(problem):
     x, relevant = features(found, counts), relevant_places(found, relevance)
     model = HistGradientBoostingClassifier(
         max_iter=20, max_leaf_nodes=6, learning_rate=0.1, min_samples_leaf=10, l2_regularization=1.0,
-        monotonic_cst=[*RISING[0] * MEMBERS, *RISING[1], *RISING[2]], early_stopping=False, random_state=0).fit(x, relevant)
+        monotonic_cst=[*RISING[0] * MEMBERS, *RISING[1], *RISING[2]], early_stopping=False,
+        random_state=0).fit(x, relevant)
     np.testing.assert_allclose(Boosted.fit(x, relevant, MEMBERS, 20, 6, 10)(x), model.decision_function(x), atol=1e-6)
 
 
@@ -117,13 +118,16 @@ def test_fused_beats_each_member_and_probabilities_are_reliable(problem, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_shares_add_up_to_the_log_odds(problem, kind):
-    """Beside the label's frequency and a constant: equal candidates of labels of one frequency differ by the shares."""
-    found, relevance, _ = problem
-    level = np.zeros(LABELS, np.float32)
-    fuser, _ = fitted((found, relevance, level), kind)
+    """With what the members' agreement and the label's frequency add, up to a constant."""
+    found, _, counts = problem
+    fuser, _ = fitted(problem, kind)
     odds = fuser(found)[found.known].astype(np.float64)
     odds = np.log(odds / (1 - odds))
-    rest = odds - fuser.shares(found).sum(2)[found.known]
+    x = features(found, counts)
+    every = fuser.calibration[0] * fuser.model.shares(x, feature_owners(MEMBERS))
+    assert every.shape == (len(x), MEMBERS + 1)
+    np.testing.assert_allclose(fuser.shares(found)[found.known], every[:, :MEMBERS], rtol=1e-5, atol=1e-6)
+    rest = odds - every.sum(1)
     np.testing.assert_allclose(rest, rest[0], atol=1e-3)
 
 

@@ -5,9 +5,10 @@
     probability = fuser(Candidates(union, ranks, scores))      # [n, w]
 
 Features of a candidate: of each member its score, how that compares with the member's other scores for the point, and
-its rank among the member's proposals; how far members agree; the label's training frequency. Two kinds of fuser: `boosted`, gradient-boosted trees that
-never fall where a member's score rises, and `linear`, a logistic regression on the same features. Both are calibrated
-on the points that they were not fitted on. scikit-learn fits, numba scores; saved as plain arrays.
+its rank among the member's proposals; how far members agree; the label's training frequency. Two kinds of fuser:
+`boosted`, gradient-boosted trees that never fall where a member's score rises, and `linear`, a logistic regression on
+the same features. Both are calibrated on the points that they were not fitted on. scikit-learn fits, numba scores;
+saved as plain arrays.
 """
 from __future__ import annotations
 
