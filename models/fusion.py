@@ -26,11 +26,12 @@ from torch import Tensor
 from models.members import QueryMemory, Scores, proposals
 from models.method import MemberView, Method, write_method
 from utils import distributed, metrics
+from utils.candidates import Candidates, joined, merge, relevant_places
 from utils.config import Config, ConfigError, MethodConfig, load_config, option, read_yaml, to_yaml
 from utils.data import Dataset, Split
-from utils.fuser import KINDS, Candidates, Fuser, FuserSettings, cross_fit, fit, merge, relevant_places
+from utils.fuser import KINDS, Fuser, FuserSettings, cross_fit, fit
 from utils.run import find_run, link_or_copy, write_json, write_text
-from utils.sparse import contains, topk_csr
+from utils.sparse import contains
 
 log = logging.getLogger(__name__)
 MEMORY = "memory"
@@ -154,7 +155,8 @@ class Fusion(Method):
     def _candidates(self, opened: Sequence[Scores], k: int) -> Candidates:
         found = proposals(opened, min(max(k, self.config.method.candidates), self.num_labels))
         labels, ranks = merge(found, self.num_labels)
-        return Candidates(labels, ranks, np.stack([scores.of(labels) for scores in opened], 2).astype(np.float32))
+        scores = np.stack([member.of(labels) for member in opened], 2).astype(np.float32)
+        return Candidates(labels, ranks, scores, found[0].shape[1])
 
     # ---- fitting
     @torch.no_grad()
@@ -175,7 +177,8 @@ class Fusion(Method):
         split, names = self.data.splits["val"], self.names
         parts = [self._candidates(self._open_points(split, points, names, accelerator), 1)
                  for points in np.array_split(np.arange(len(split)), -(-len(split) // POINTS_AT_ONCE))]
-        found = _without_pairs(_joined(parts), split.filters)
+        found = joined(parts).without_pairs(split.filters)
+        found.check_finite(names)
         log_counts, propensity = np.log1p(self.data.label_counts).astype(np.float32), self.data.inverse_propensity()
         if propensity is None:
             propensity = np.ones(self.num_labels)
@@ -187,7 +190,7 @@ class Fusion(Method):
         for kind in kinds:
             for tail in TAILS:
                 values = propensity[found.labels[found.known]] ** tail / (1 + np.exp(-margins[kind]))
-                scores = _as_csr(found, values, self.num_labels)
+                scores = found.as_csr(values, self.num_labels)
                 tried[kind, tail] = self._evaluate(scores, propensity)[target]
                 log.info("%s fuser, tail %g: cross-fitted %s %.2f", kind, tail, target, tried[kind, tail])
         kind, tail = max(tried, key=tried.get)
@@ -203,9 +206,9 @@ class Fusion(Method):
         """What cross-fitting says of the fusion beside its members, and how reliable its probabilities are."""
         known, slope = found.known, self.fuser.calibration
         probability = 1 / (1 + np.exp(-(slope[0] * margins + slope[1])))
-        scored = {name: _as_csr(found, found.scores[known][:, m], self.num_labels)
+        scored = {name: found.as_csr(found.scores[known][:, m], self.num_labels)
                   for m, name in enumerate(self.names)}
-        scored["fused, cross-fitted"] = _as_csr(found, probability * boost[found.labels[known]], self.num_labels)
+        scored["fused, cross-fitted"] = found.as_csr(probability * boost[found.labels[known]], self.num_labels)
         self.checked = {name: self._evaluate(scores, propensity) for name, scores in scored.items()}
         self.checked["reliability"] = metrics.reliability(
             probability, relevant_places(found, self.data.splits["val"].relevance))
@@ -270,7 +273,8 @@ class Fusion(Method):
         found = proposals(opened, min(self.config.method.candidates, self.num_labels))
         given = merge([*found, np.pad(labels, ((0, 0), (0, max(found[0].shape[1] - labels.shape[1], 0))),
                                       constant_values=-1)[:, :found[0].shape[1]]], self.num_labels)
-        candidates = Candidates(given[0], given[1][:, :, :-1], np.stack([s.of(given[0]) for s in opened], 2))
+        candidates = Candidates(given[0], given[1][:, :, :-1], np.stack([s.of(given[0]) for s in opened], 2),
+                                found[0].shape[1])
         shares = fuser.shares(candidates)
         place = (candidates.labels[:, None, :] == labels[:, :, None]) & (labels >= 0)[:, :, None]      # [n, given, w]
         for m, name in enumerate(fuser.members):
@@ -375,28 +379,3 @@ def _equal_encoders(one: Method, two: Method) -> bool:
             and one.config.data.max_len == two.config.data.max_len and ours.keys() == theirs.keys()
             and one.encoder.tokenizer.get_vocab() == two.encoder.tokenizer.get_vocab()
             and all(ours[key].shape == theirs[key].shape and torch.equal(ours[key], theirs[key]) for key in ours))
-
-
-# ---------------------------------------------------------------- candidates
-
-def _joined(parts: Sequence[Candidates]) -> Candidates:
-    width = max(part.labels.shape[1] for part in parts)
-
-    def widen(array: np.ndarray, value: float) -> np.ndarray:
-        pad = [(0, 0), (0, width - array.shape[1])] + [(0, 0)] * (array.ndim - 2)
-        return np.pad(array, pad, constant_values=value)
-    return Candidates(np.concatenate([widen(p.labels, -1) for p in parts]),
-                      np.concatenate([widen(p.ranks, 0) for p in parts]),
-                      np.concatenate([widen(p.scores, 0) for p in parts]))
-
-
-def _without_pairs(found: Candidates, pairs) -> Candidates:
-    removed = contains(pairs, np.arange(len(found.labels))[:, None], found.labels)
-    return Candidates(np.where(removed, -1, found.labels), found.ranks, found.scores)
-
-
-def _as_csr(found: Candidates, values: np.ndarray, num_labels: int):
-    """Values of the known candidates as a score matrix [n, L]."""
-    dense = np.zeros(found.labels.shape, np.float32)
-    dense[found.known] = values
-    return topk_csr(dense, found.labels, num_labels)

@@ -7,6 +7,8 @@ import json
 import os
 import signal
 
+import torch
+
 import train
 from eval import evaluate
 from models import METHOD_CONFIGS
@@ -45,3 +47,4 @@ if __name__ == "__main__":
     for path in options.configs:
         run(load_config(path, method_configs=METHOD_CONFIGS), options.resume, options.die)
     distributed.stop()
+    assert not torch.distributed.is_initialized()      # a gloo thread left behind may abort the process at its end

@@ -1,23 +1,21 @@
 """The learned fusion against its slow definition."""
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from utils.fuser import (
-    KINDS,
+from utils.candidates import (
     PER_MEMBER,
-    RISING,
-    Boosted,
+    TOGETHER,
     Candidates,
-    Fuser,
-    FuserSettings,
-    cross_fit,
     feature_owners,
     features,
-    fit,
     merge,
     relevant_places,
+    rising_features,
 )
+from utils.fuser import KINDS, Boosted, Fuser, FuserSettings, cross_fit, fit
 from utils.metrics import reliability
 
 LABELS, MEMBERS = 40, 3
@@ -34,7 +32,7 @@ def problem():
     labels, ranks = merge(ids, LABELS)
     own = np.take_along_axis(scores, np.maximum(labels, 0)[:, :, None], 1).astype(np.float32)
     counts = np.log1p(np.arange(LABELS)).astype(np.float32)
-    return Candidates(labels, ranks, own), sp.csr_matrix(truth.astype(np.float32)), counts
+    return Candidates(labels, ranks, own, 12), sp.csr_matrix(truth.astype(np.float32)), counts
 
 
 def fitted(problem, kind):
@@ -76,16 +74,16 @@ def test_features_are_those_of_each_member_their_agreement_and_frequency(problem
             ranks = found.ranks[i, j]
             logs = np.log(ranks + 1)
             np.testing.assert_allclose(rows[at, PER_MEMBER * MEMBERS:], [
-                *((ranks < most).sum() for most in (1, 3, 10, 100)), logs.min(), logs.mean(),
+                *((ranks < min(most, found.k)).sum() for most in (1, 3, 10, 100)), logs.min(), logs.mean(),
                 counts[found.labels[i, j]]], rtol=1e-5)
             at += 1
     assert at == len(rows)
 
 
 def test_features_of_one_candidate_and_of_equal_scores_are_finite():
-    one = Candidates(np.array([[4, -1], [2, 3]]), np.zeros((2, 2, 1), np.int32), np.ones((2, 2, 1), np.float32))
+    one = Candidates(np.array([[4, -1], [2, 3]]), np.zeros((2, 2, 1), np.int32), np.ones((2, 2, 1), np.float32), 1)
     rows = features(one, np.zeros(5, np.float32))
-    assert rows.shape == (3, PER_MEMBER + 7)
+    assert rows.shape == (3, PER_MEMBER + TOGETHER)
     np.testing.assert_allclose(rows[:, :5], [[1, 0, 0, 0, 0], *[[1, 0, 0, -np.log(2), 0]] * 2], atol=1e-6)
 
 
@@ -95,7 +93,7 @@ def test_the_exported_trees_are_those_of_scikit_learn(problem):
     x, relevant = features(found, counts), relevant_places(found, relevance)
     model = HistGradientBoostingClassifier(
         max_iter=20, max_leaf_nodes=6, learning_rate=0.1, min_samples_leaf=10, l2_regularization=1.0,
-        monotonic_cst=[*RISING[0] * MEMBERS, *RISING[1], *RISING[2]], early_stopping=False,
+        monotonic_cst=rising_features(MEMBERS), early_stopping=False,
         random_state=0).fit(x, relevant)
     np.testing.assert_allclose(Boosted.fit(x, relevant, MEMBERS, 20, 6, 10)(x), model.decision_function(x), atol=1e-6)
 
@@ -155,10 +153,24 @@ def test_a_member_left_out_takes_its_own_proposals_along(problem):
     found = problem[0]
     others = found.without(1)
     assert others.scores.shape[2] == MEMBERS - 1
-    most = found.ranks.max()
-    alone = found.known & (found.ranks[:, :, 1] < most) & (np.delete(found.ranks, 1, 2) == most).all(2)
+    alone = found.known & (found.ranks[:, :, 1] < 12) & (np.delete(found.ranks, 1, 2) == 12).all(2)
     assert alone.any()
     assert np.array_equal(others.known, found.known & ~alone)
+
+
+def test_members_that_propose_every_label_leave_every_candidate():
+    labels, ranks = merge([np.array([[0, 1, 2]]), np.array([[1, 0, 2]]), np.array([[0, 1, 2]])], 3)
+    found = Candidates(labels, ranks, np.zeros((1, 3, 3), np.float32), 3)
+    assert found.without(2).known.all()
+
+
+def test_scores_that_are_not_finite_name_their_member(problem):
+    found = problem[0]
+    found.check_finite(["a", "b", "c"])
+    scores = found.scores.copy()
+    scores[found.known, 1] = np.nan
+    with pytest.raises(ValueError, match="scores of b are not all finite"):
+        replace(found, scores=scores).check_finite(["a", "b", "c"])
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])

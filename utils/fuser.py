@@ -1,14 +1,12 @@
 """A learned fusion: how likely is each candidate relevant, given what every member says of it?
 
-    union, ranks = merge([ids of member 1 [n, k], ids of member 2 [n, k]], num_labels)      # candidates of a point
-    fuser = fit(Candidates(union, ranks, scores), relevance, label_counts, "boosted", members=["encoder", "tree"])
-    probability = fuser(Candidates(union, ranks, scores))      # [n, w]
+    found = Candidates(*merge(proposals, num_labels), scores, k)      # utils/candidates.py
+    fuser = fit(found, relevance, log_counts, "boosted", ["encoder", "tree"], settings, margins, boost)
+    probability = fuser(found)      # [n, w]
 
-Features of a candidate: of each member its score, how that compares with the member's other scores for the point, and
-its rank among the member's proposals; how far members agree; the label's training frequency. Two kinds of fuser:
-`boosted`, gradient-boosted trees that never fall where a member's score rises, and `linear`, a logistic regression on
-the same features. Both are calibrated on the points that they were not fitted on. scikit-learn fits, numba scores;
-saved as plain arrays.
+Two kinds of fuser read the features of utils/candidates.py: `boosted`, gradient-boosted trees that never fall where a
+feature says that a member, or more members, are surer, and `linear`, a logistic regression. Both are calibrated on the
+points that they were not fitted on. scikit-learn fits, numba scores; saved as plain arrays.
 """
 from __future__ import annotations
 
@@ -22,161 +20,20 @@ import numpy as np
 import scipy.sparse as sp
 from numba import njit
 
-from utils.sparse import contains
+from utils.candidates import (
+    OPTIONS,
+    PER_MEMBER,
+    Candidates,
+    feature_owners,
+    features,
+    num_features,
+    relevant_places,
+    rising_features,
+)
 
 KINDS = ("linear", "boosted")
-PER_MEMBER, AGREEMENT = 7, 6      # features of a member and of the members together; see `features`
-RISING = (1, 1, 1, 1, 1, -1, 1), (1, 1, 1, 1, -1, -1), (0,)      # where a fuser that never falls may rise
-SMALLEST_SPREAD = 1e-6
 FOLDS = 5
 SCALED = 50_000     # rows that say how features are scaled
-OPTIONS = {"cache": True, "nogil": True, "boundscheck": False}
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """Candidates of n points from m members, w places a point.
-
-    Attributes: labels [n, w] int64, -1 = an empty place; ranks [n, w, m] int32, place among the member's k proposals
-    from 0, k where it proposed another; scores [n, w, m] float32, whatever in empty places.
-    """
-    labels: np.ndarray
-    ranks: np.ndarray
-    scores: np.ndarray
-
-    @property
-    def known(self) -> np.ndarray:
-        return self.labels >= 0
-
-    def without(self, member: int) -> Candidates:
-        """The same candidates seen by the other members alone; what only it proposed is dropped."""
-        ranks = np.delete(self.ranks, member, 2)
-        most = self.ranks.max(initial=0)
-        proposed = (ranks < most).any(2) if ranks.size else np.zeros(self.labels.shape, bool)
-        return Candidates(np.where(proposed, self.labels, -1), ranks, np.delete(self.scores, member, 2))
-
-    def __getitem__(self, points: np.ndarray | slice) -> Candidates:
-        return Candidates(self.labels[points], self.ranks[points], self.scores[points])
-
-
-@njit(**OPTIONS)
-def _merge(proposals, place, labels, ranks):
-    """Fill labels and ranks; `place` [L] int32 of -1, left so."""
-    members, n, k = proposals.shape
-    for i in range(n):
-        used = 0
-        for m in range(members):
-            for r in range(k):
-                label = proposals[m, i, r]
-                if label < 0:
-                    continue
-                if place[label] < 0:
-                    place[label] = used
-                    labels[i, used] = label
-                    used += 1
-                ranks[i, place[label], m] = r
-        for j in range(used):
-            place[labels[i, j]] = -1
-
-
-def merge(proposals: Sequence[np.ndarray], num_labels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Union of the members' proposals, [n, k] label ids each, -1 = none: (labels [n, m k], ranks [n, m k, m])."""
-    stacked = np.ascontiguousarray(np.stack(proposals), np.int64)
-    members, n, k = stacked.shape
-    if stacked.size and not -1 <= stacked.min() <= stacked.max() < num_labels:
-        raise ValueError(f"merge: expected label ids in [-1, {num_labels}), got {stacked.min()} to {stacked.max()}")
-    labels = np.full((n, members * k), -1, np.int64)
-    ranks = np.full((n, members * k, members), k, np.int32)
-    _merge(stacked, np.full(num_labels, -1, np.int32), labels, ranks)
-    width = max(int((labels >= 0).sum(1).max(initial=0)), 1)
-    return labels[:, :width], ranks[:, :width]
-
-
-@njit(**OPTIONS)
-def _features(labels, ranks, scores, log_counts, out):
-    """Feature rows [known, F] of all candidates that there are, point by point."""
-    n, width, members = scores.shape
-    row = 0
-    for i in range(n):
-        first, count = row, 0
-        for j in range(width):
-            count += labels[i, j] >= 0
-        for m in range(members):
-            best = second = -np.inf
-            total = squares = 0.0
-            for j in range(width):
-                if labels[i, j] >= 0:
-                    score = np.float64(scores[i, j, m])
-                    total += score
-                    if score > best:
-                        best, second = score, best
-                    else:
-                        second = max(second, score)
-            mean = total / max(count, 1)
-            for j in range(width):
-                if labels[i, j] >= 0:
-                    squares += (scores[i, j, m] - mean) ** 2
-            spread = np.sqrt(squares / max(count, 1)) + SMALLEST_SPREAD
-            normaliser = 0.0
-            for j in range(width):
-                if labels[i, j] >= 0:
-                    normaliser += np.exp((scores[i, j, m] - best) / spread)
-            normaliser = np.log(normaliser) if count else 0.0
-            row, at = first, PER_MEMBER * m
-            for j in range(width):
-                if labels[i, j] < 0:
-                    continue
-                gap, rank = scores[i, j, m] - best, np.float32(ranks[i, j, m] + 1)
-                out[row, at] = scores[i, j, m]
-                out[row, at + 1] = gap
-                out[row, at + 2] = gap / spread
-                out[row, at + 3] = gap / spread - normaliser
-                out[row, at + 4] = best - second if gap == 0 and count > 1 else 0.0
-                out[row, at + 5] = np.log(rank)
-                out[row, at + 6] = 1 / rank
-                row += 1
-        row, at = first, PER_MEMBER * members
-        for j in range(width):
-            if labels[i, j] < 0:
-                continue
-            top = top3 = top10 = proposed = 0
-            lowest, logs = np.inf, 0.0
-            for m in range(members):
-                rank = ranks[i, j, m]
-                top += rank < 1
-                top3 += rank < 3
-                top10 += rank < 10
-                proposed += rank < 100
-                lowest = min(lowest, np.log(rank + 1.0))
-                logs += np.log(rank + 1.0)
-            out[row, at] = top
-            out[row, at + 1] = top3
-            out[row, at + 2] = top10
-            out[row, at + 3] = proposed
-            out[row, at + 4] = lowest
-            out[row, at + 5] = logs / members
-            out[row, at + 6] = log_counts[labels[i, j]]
-            row += 1
-
-
-def num_features(members: int) -> int:
-    return PER_MEMBER * members + AGREEMENT + 1
-
-
-def feature_owners(members: int) -> np.ndarray:
-    """The member that each feature is about [F]; `members` = about none alone."""
-    return np.append(np.repeat(np.arange(members), PER_MEMBER), np.full(AGREEMENT + 1, members))
-
-
-def features(found: Candidates, log_counts: np.ndarray) -> np.ndarray:
-    """[candidates, num_features(m)] float32, in the order of `found.labels[found.known]`: of each member the score,
-    its gap to the member's best for the point, that in standard deviations of the member's scores for the point, the
-    logarithm of its softmax over the candidates, the lead over the second if it is the best, the logarithm of the rank
-    and 1 / rank; how many members rank it first, among 3, 10 and 100, the logarithm of its best rank, the mean one; the
-    label's log frequency."""
-    out = np.empty((int(found.known.sum()), num_features(found.scores.shape[2])), np.float32)
-    _features(found.labels, found.ranks, np.ascontiguousarray(found.scores), log_counts, out)
-    return out
 
 
 @njit(**OPTIONS)
@@ -237,11 +94,9 @@ class Boosted:
     def fit(cls, x: np.ndarray, relevant: np.ndarray, members: int, trees: int, leaves: int, min_leaf: int) -> Boosted:
         from sklearn.ensemble import HistGradientBoostingClassifier
         from threadpoolctl import threadpool_limits  # comes with scikit-learn
-        of_member, together, frequency = RISING
-        rising = [*of_member * members, *together, *frequency]
         model = HistGradientBoostingClassifier(
             max_iter=trees, max_leaf_nodes=leaves, learning_rate=0.1, min_samples_leaf=min_leaf, l2_regularization=1.0,
-            monotonic_cst=rising, early_stopping=False, random_state=0)
+            monotonic_cst=rising_features(members), early_stopping=False, random_state=0)
         with threadpool_limits(1):      # its threads wait for each other: on a busy machine that takes a minute
             model.fit(x, relevant)
         nodes = [part[0].nodes for part in model._predictors]      # its only door to the trees; tested for equality
@@ -278,12 +133,11 @@ class Linear:
         mean, scale = some.mean(0), some.std(0)
         scale[scale == 0] = 1
         scaled = (x - mean.astype(np.float32)) / scale.astype(np.float32)
-        # BLAS kernels raise the flag for lanes past an array's end: what counts is whether the result is finite
+        # BLAS may raise the flag over finite arrays (numpy/numpy#24067): what counts is whether the result is finite
         with np.errstate(invalid="ignore"):
             model = LogisticRegression(C=1.0, solver="newton-cholesky").fit(scaled, relevant)
         if not np.isfinite(model.coef_).all():
-            raise FloatingPointError("the linear fuser's weights are not finite: a member's scores on validation "
-                                     "points are not, or too large for float32")
+            raise FloatingPointError("the linear fuser did not converge: its weights are not finite")
         weight = model.coef_[0] / scale
         return cls(weight.astype(np.float64), np.asarray(model.intercept_[0] - weight @ mean))
 
@@ -352,12 +206,6 @@ class FuserSettings:
     trees: int = 100
     leaves: int = 15
     min_leaf: int = 50
-
-
-def relevant_places(found: Candidates, relevance: sp.csr_matrix) -> np.ndarray:
-    """Which of the known candidates are relevant [candidates] bool."""
-    rows = np.broadcast_to(np.arange(len(found.labels))[:, None], found.labels.shape)
-    return contains(relevance, rows[found.known], found.labels[found.known])
 
 
 def cross_fit(found: Candidates, relevance: sp.csr_matrix, log_counts: np.ndarray, kind: str,
