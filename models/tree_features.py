@@ -124,7 +124,7 @@ class TreeFeatures:
                 raise ValueError(f"{self._vocabulary or 'Xf.txt'}: no such file; the data set's X.trn.npz came without "
                                  "its vocabulary, so that features of new texts cannot be computed")
             self._texts = TextFeatures(self._vocabulary)
-        features = normalised(self._texts(texts))
+        features = self._texts(texts)
         if features.shape[1] != self.columns:
             raise ValueError(f"{self._vocabulary} has {features.shape[1]:,} terms, expected {self.columns:,}, one for "
                              "each column of the features that the model was trained on")

@@ -14,9 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils.candidate_kernels import dot_given
 from utils.config import EvalConfig
 
 log = logging.getLogger(__name__)
+ONE_THREAD = 1 << 22      # numbers that one thread reads in a millisecond or two
 ROWS_AT_ONCE = 65536      # labels added to a graph at once, so that memory-mapped ones are read piece by piece
 
 
@@ -200,8 +202,7 @@ def exact_topk(queries: Tensor, labels: Tensor | np.ndarray, k: int, *, bias: Te
     for start in range(0, len(labels), block):
         part = labels[start:start + block]
         part = torch.from_numpy(np.ascontiguousarray(part)) if isinstance(part, np.ndarray) else part
-        with torch.autocast(queries.device.type, enabled=False):
-            scores = queries @ part.to(queries.device, queries.dtype).T                          # [B, block]
+        scores = _inner_products(queries, part.to(queries.device, queries.dtype))                # [B, block]
         if bias is not None:
             scores += bias[start:start + block]
         scores, ids = _topk(scores, k)
@@ -210,6 +211,17 @@ def exact_topk(queries: Tensor, labels: Tensor | np.ndarray, k: int, *, bias: Te
             best_scores, kept = _topk(best_scores, k)
             best_ids = best_ids.gather(1, kept)
     return best_scores, best_ids
+
+
+def _inner_products(queries: Tensor, rows: Tensor) -> Tensor:
+    """x_i . w_l in float32: [B, n] of queries [B, D] and rows [n, D]."""
+    if len(queries) == 1 and queries.device.type == "cpu" and rows.numel() <= ONE_THREAD:
+        # BLAS takes twice the time that memory needs where there is one query
+        scores = np.empty((1, len(rows)), np.float32)
+        dot_given(queries.detach().numpy(), rows.detach().numpy(), np.arange(len(rows))[None], scores)
+        return torch.from_numpy(scores)
+    with torch.autocast(queries.device.type, enabled=False):
+        return queries @ rows.T
 
 
 def _topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -141,7 +141,8 @@ def canonical(matrix):
     """`matrix` as a CSR with sorted, distinct ids in each row; a copy only if it is not one already."""
     if not sparse.issparse(matrix):
         raise ValueError(f"expected a scipy sparse matrix, got {type(matrix).__name__}")
-    matrix = sparse.csr_matrix(matrix)
+    if not isinstance(matrix, sparse.csr_matrix):
+        matrix = sparse.csr_matrix(matrix)
     if not matrix.has_canonical_format:
         matrix = matrix.copy()
         matrix.sum_duplicates()
