@@ -103,7 +103,7 @@ def evaluate(run: str | Path, split: str = "tst", overrides: list[str] | None = 
         raise ValueError(f"{data.folder} has {data.num_labels} labels, the model of {folder} {method.num_labels}; "
                          "it is not the data set of this run")
     check_ks(config, data)
-    check_index(config, method)
+    check_options(config, method)
     started = time.perf_counter()
     result, scores = score_split(config, method, data, split, accelerator)
     if scores is not None:
@@ -113,7 +113,8 @@ def evaluate(run: str | Path, split: str = "tst", overrides: list[str] | None = 
             sp.save_npz(partial, scores)
         write_json(folder / f"{split}_metrics.json",
                    {**result, **method.facts(), "points": len(data.splits[split]), "labels": data.num_labels,
-                    "data_hash": data.hash, "seconds": round(seconds, 2), **({"index": index} if index else {})})
+                    "data_hash": data.hash, "seconds": round(seconds, 2), **({"index": index} if index else {}),
+                    **({"without": config.eval.without} if config.eval.without else {})})
         log.info("%s, split %s: N = %d, L = %d, data %s, %.1f s\n%s", data.name, split, len(data.splits[split]),
                  data.num_labels, data.hash, seconds, metrics.describe(result))
         path = report_path(folder, split)
@@ -129,8 +130,11 @@ def run_tokenizer(config: Config, folder: Path) -> Any:
     return load_tokenizer(str(folder / "model"), config.encoder.trust_remote_code)
 
 
-def check_index(config: Config, method: Method) -> None:
-    """An approximate index, or another precision, was asked for: the method must have one."""
+def check_options(config: Config, method: Method) -> None:
+    """An approximate index, another precision, or members to leave out were asked for: the method must have them."""
+    if config.eval.without and config.method.name != "fusion":
+        raise ValueError(f"eval.without is {list(config.eval.without)}, but method {config.method.name} has no members "
+                         "to leave out; only a fusion has")
     if config.eval.precision != "float32" and not config.method.name.startswith("elias"):
         raise ValueError(f"eval.precision is '{config.eval.precision}', but method {config.method.name} has no graph "
                          "index; it needs eval.precision: float32")
@@ -177,7 +181,7 @@ def main(options: argparse.Namespace, words: list[str]) -> None:
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("interrupted; nothing was written")
+        sys.exit("interrupted; files that were begun are not kept")
 
 
 if __name__ == "__main__":

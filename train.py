@@ -124,6 +124,18 @@ def stage_references(value: Any, folders: Mapping[str, Path]) -> Any:
     return str(folders[name]) if kind == "stage" else read_yaml(folders[name] / "finished")["best_epoch"]
 
 
+def renamed_references(value: Any, names: Mapping[str, str]) -> Any:
+    """`stage:NAME` and `best:NAME` anywhere in a stage's values with the names that the stages have now."""
+    if isinstance(value, Mapping):
+        return {key: renamed_references(part, names) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [renamed_references(part, names) for part in value]
+    if isinstance(value, str) and value.startswith(("stage:", "best:")):
+        kind, _, name = value.partition(":")
+        return f"{kind}:{names.get(name, name)}"
+    return value
+
+
 def member_stages(config: Config) -> Config:
     """A fusion whose members are config files -> the same with a stage for each of them (for each of their own stages),
     so that what has been trained is not trained again."""
@@ -134,15 +146,18 @@ def member_stages(config: Config) -> Config:
             members[name] = source
             continue
         own = load_any_config(path, method_configs=METHOD_CONFIGS)
-        before, members[name] = own.run.start_from, f"stage:{name}"
+        before, members[name], renamed = own.run.start_from, f"stage:{name}", {}
         for number, overlay in enumerate(own.stages or ({},)):
             last = number == max(len(own.stages), 1) - 1
-            values = to_mapping(stage_config(own, overlay, METHOD_CONFIGS))
+            overlay = {**overlay, "run": {"start_from": before, **(overlay.get("run") or {})}}
+            values = to_mapping(stage_config(own, renamed_references(overlay, renamed), METHOD_CONFIGS))
             values["data"] |= {key: getattr(config.data, key) for key in (
                 "root", "val_fraction", "val_max_points", "val_group_size", "token_cache")}
             label = name if last else f"{name}-{overlay['name']}"
-            stages.append({**values, "name": label, "run": {"start_from": before}})
+            stages.append({**values, "name": label, "run": {"start_from": values["run"]["start_from"]}})
             before = f"stage:{label}"
+            if not last:
+                renamed[overlay["name"]] = label
     if not stages:
         return config
     method = {**to_mapping(config)["method"], "members": members}

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import os
 import signal
@@ -83,11 +84,12 @@ class System:
             watch([str(python), "-m", "pip", "install", "--disable-pip-version-check", "--quiet", *self.packages])
         return str(python)
 
-    def settings(self, minutes: float) -> dict[str, Any]:
+    def settings(self, minutes: float, data: Data) -> dict[str, Any]:
         """What a row that was measured before must have been measured with."""
         if self.config:
-            return {"config": to_yaml(load_config(self.config, method_configs=METHOD_CONFIGS))}
-        return {"packages": list(self.packages), **({"minutes": minutes} if self.kind.startswith("st-") else {})}
+            return {"data": data.digest, "config": to_yaml(load_config(self.config, method_configs=METHOD_CONFIGS))}
+        return {"data": data.digest, "packages": list(self.packages),
+                **({"minutes": minutes} if self.kind.startswith("st-") else {})}
 
 
 def peers() -> list[System]:
@@ -142,7 +144,8 @@ def _resident(pid: int) -> int:
 
 @dataclass(frozen=True)
 class Data:
-    """A data set's folder, its test relevance and filter [N, L], and inverse propensities [L]."""
+    """A data set's folder, its test relevance and filter [N, L], and inverse propensities [L], which also tell the
+    training points' labels."""
     folder: Path
     relevance: sp.csr_matrix
     filters: sp.csr_matrix
@@ -164,6 +167,12 @@ class Data:
     def top(self) -> int:
         """Labels to ask for, so that TOP are left of every point when its filter pairs are removed."""
         return min(TOP + int(np.diff(self.filters.indptr).max(initial=0)), self.relevance.shape[1])
+
+    @property
+    def digest(self) -> str:
+        """Of all that metrics depend on."""
+        parts = [a for m in (self.relevance, self.filters) for a in (m.indptr, m.indices, m.data)]
+        return hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in (*parts, self.inverse))).hexdigest()
 
     def metrics(self, scores: sp.csr_matrix) -> dict[str, float]:
         """METRICS of scores [N, L], filter pairs removed, as far as there are so many labels."""
@@ -204,12 +213,12 @@ def failed(system: System, threads: int, reason: str) -> dict[str, Any]:
             "notes": " ".join(reason.strip().splitlines()[-1].split()).replace("|", "/")[-200:]}
 
 
-def rows(systems: Sequence[System], threads: Sequence[int], saved: Path, resume: bool, minutes: float,
+def rows(systems: Sequence[System], threads: Sequence[int], saved: Path, resume: bool, minutes: float, data: Data,
          measured: Callable[[System, int], dict[str, Any]]):
     """(row, whether it was measured) of each system and number of threads, saved in a folder when measured."""
     for count in threads:
         for system in systems:
-            file, settings = saved / f"{system.kind}-{count}.json", system.settings(minutes)
+            file, settings = saved / f"{system.kind}-{count}.json", system.settings(minutes, data)
             before = json.loads(file.read_text(encoding="utf-8")) if resume and file.is_file() else {}
             if before.get("settings") == settings:
                 yield before["row"], True
@@ -277,13 +286,15 @@ def main(words: Sequence[str] | None = None) -> None:
 
     table, all_well = [], True
     print(heading(COLUMNS), flush=True)
-    for row, well in rows(systems, options.threads, saved, options.resume, options.st_minutes, measured):
+    for row, well in rows(systems, options.threads, saved, options.resume, options.st_minutes, data, measured):
         print(line(cells(row)), flush=True)
         table.append(row)
         all_well &= well
         if options.out:      # after every row: what is there survives an interruption
             text = "\n".join([heading(COLUMNS), *(line(cells(row)) for row in table)])
             write_text(options.out, json.dumps(table, indent=1) if options.out.suffix == ".json" else text + "\n")
+    if not all_well:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -142,9 +142,8 @@ def made_step(num_labels: int, batch: int, size: int, dim: int, kappa: int, lear
                                         np.full(batch, 18)))
         else:
             queries = F.normalize(torch.randn(batch, dim), dim=1).requires_grad_()
-        log_scores = model.log_cluster_scores(queries)
-        chosen = forced_clusters(log_scores.detach(), 20, parents, fill, noise)
-        found, paths = model.shortlist(log_scores, chosen)
+        raised = model.raised_shares(queries)
+        found, paths = model.shortlist(queries, raised, forced_clusters(raised, 20, parents, fill, noise))
         inside, ids = found.labels >= 0, found.labels.clamp(min=0)
         scores = pool_scores(queries, model.labels, ids)
         scores.retain_grad()

@@ -189,8 +189,8 @@ class Elias(Method):
         with accelerator.autocast():
             queries = F.dropout(self.encoder(batch.queries).float(), s.dropout, self.training)      # [b, D]
             projected = model.project(queries).float()
-        log_scores = model.log_cluster_scores(queries)                                        # [b, C]
-        shortlist, log_paths = model.shortlist(log_scores, self._forced(log_scores.detach(), batch))      # [b, K]
+        raised = model.raised_shares(queries)                                                 # [b, C]
+        shortlist, log_paths = model.shortlist(queries, raised, self._forced(raised, batch))      # [b, K]
         inside, labels = shortlist.labels >= 0, shortlist.labels.clamp(min=0)
         scores = pool_scores(projected, model.labels, labels)
         scores.retain_grad()
@@ -220,15 +220,15 @@ class Elias(Method):
         self.model.bias.outer_gradient = replace(rows.scaled(self.config.method.tau),      # z = w . x / tau + bias
                                                  vectors=projected.new_ones(len(projected), 1))
 
-    def _forced(self, log_scores: Tensor, batch: Batch) -> Tensor:
+    def _forced(self, raised: Tensor, batch: Batch) -> Tensor:
         """`forced_clusters` with draws for the whole batch, of which this process takes its rows."""
         own, rng, total = distributed.share(len(batch.points)), batch.rng(), self.graph.num_clusters
         beam, parents = self.model.limits.beam, positive_parents(batch.relevance, self._parents)
         size = min(beam + EXTRA, total)
         fill = rng.integers(total, size=(len(parents), size))
         noise = rng.gumbel(size=(len(parents), beam + parents.shape[1] + size)).astype(np.float32)
-        return forced_clusters(log_scores, beam, *(
-            torch.from_numpy(a[own.start:own.stop]).to(log_scores.device, non_blocking=True)
+        return forced_clusters(raised, beam, *(
+            torch.from_numpy(a[own.start:own.stop]).to(raised.device, non_blocking=True)
             for a in (parents, fill, noise)))
 
     def _among(self, matrix: Any, labels: Tensor) -> Tensor:
@@ -321,8 +321,8 @@ class Elias(Method):
         return self.model.log_cluster_scores(queries) if len(self.model.clusters) else \
             self.index.log_cluster_scores(queries)
 
-    def label_clusters(self) -> list[sp.csr_matrix]:
-        return [self.learned_graph().to_csr()]
+    def label_clusters(self) -> dict[str, sp.csr_matrix]:
+        return {"graph": self.learned_graph().to_csr()}
 
     def learned_graph(self) -> Graph:
         """The graph of a saved model, its edges' weights as values; all of it is read."""

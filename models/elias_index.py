@@ -20,9 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.elias_search import given_paths, over_threads, pool_scores, select_labels
+from models.elias_search import given_paths, pool_scores, select_labels
 from utils.row_store import RowStore
 from utils.run import written_whole
+from utils.threads import over_threads
 
 SCORES_AT_ONCE = 1 << 23      # cluster scores held at a time
 FEW = 8                       # fewer queries are one thread's: threads that wait for each other cost milliseconds

@@ -8,6 +8,7 @@ with beta of at least the number of edges every weight would be 1.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import log
 from typing import Literal
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.elias_graph import Graph
-from models.elias_index import GraphIndex, SearchSettings, log_cluster_scores
+from models.elias_index import GraphIndex, SearchSettings
 from models.elias_search import Shortlist, select_labels
 from models.encoder import TextEncoder
 from utils.config import ConfigError, MethodConfig, option
@@ -91,6 +92,59 @@ def _at_most(value: int | None, usual: int, limit: int, key: str, what: str) -> 
     return min(usual, limit) if value is None else value
 
 
+class _ChosenClusters(torch.autograd.Function):
+    """log s_c of the clusters [B, S] that are searched: min(log(alpha softmax(W_C x)_c), 0), of what is known already.
+
+    Args:
+        queries: [B, D]; clusters: W_C [C, D]; raised: log(alpha softmax(W_C x)) [B, C]; chosen: [B, S].
+    """
+
+    @staticmethod
+    def forward(ctx, queries: Tensor, clusters: Tensor, raised: Tensor, chosen: Tensor, alpha: float) -> Tensor:
+        found = raised.gather(1, chosen)
+        ctx.save_for_backward(queries, clusters, raised, chosen, found <= 0)
+        ctx.alpha = alpha
+        return found.clamp_(max=0)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        queries, clusters, raised, chosen, learns = ctx.saved_tensors
+        gradient = gradient * learns
+        logits = raised.exp().mul_(-gradient.sum(1, keepdim=True) / ctx.alpha).scatter_add_(1, chosen, gradient)
+        return logits @ clusters, logits.T @ queries, None, None, None
+
+
+class _ChosenEdges(torch.autograd.Function):
+    """log s_cl of the edges that shortlists chose, log_shares[rows, places] + log_beta[rows] [B, K], at most 0.
+
+    Few of the R x W edges are chosen. Where they have a gradient g, that of a row's logits is g - softmax sum(g): one
+    pass over R x W numbers instead of one for each operation above.
+
+    Args:
+        table: logits of all edges [C, kappa], which get the gradient. clusters: [R], its rows that log_shares [R, W]
+            is of. log_beta: [R]. rows [B, K]; edges [B, K], rows x W + places.
+    """
+
+    @staticmethod
+    def forward(ctx, table: Tensor, clusters: Tensor, log_shares: Tensor, log_beta: Tensor, rows: Tensor,
+                edges: Tensor) -> Tensor:
+        found = log_shares.take(edges) + log_beta[rows]
+        ctx.save_for_backward(clusters, log_shares, rows, edges, found <= 0)
+        ctx.shape = table.shape
+        return found.clamp_(max=0)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        clusters, log_shares, rows, edges, learns = ctx.saved_tensors
+        gradient = (gradient * learns).flatten()
+        sums = gradient.new_zeros(len(clusters)).index_add_(0, rows.flatten(), gradient)
+        logits = log_shares.exp().mul_(-sums[:, None])
+        logits.view(-1).index_add_(0, edges.flatten(), gradient)
+        if logits.shape[1] < ctx.shape[1]:
+            logits = F.pad(logits, (0, ctx.shape[1] - logits.shape[1]))
+        return torch.sparse_coo_tensor(clusters[None], logits, ctx.shape, check_invariants=False), *[None] * 5
+
+
 class EliasModel(nn.Module):
     """encoder, clusters W_C [C, D], labels W_L [L, D'], bias [L, 1], and the edges' logits [C, kappa] where learned.
 
@@ -127,42 +181,59 @@ class EliasModel(nn.Module):
         """Embeddings as the label classifiers take them: [B, D']."""
         return queries if self.projection is None else self.projection(queries)
 
-    def log_cluster_scores(self, queries: Tensor) -> Tensor:
-        """log s_c: [B, C]."""
+    @torch.no_grad()
+    def raised_shares(self, queries: Tensor) -> Tensor:
+        """log(alpha softmax(W_C x)), the log cluster scores [B, C] before they are clipped; not differentiable."""
         with torch.autocast(queries.device.type, enabled=False):
-            tau = self.config.cluster_tau or self.config.tau
-            return log_cluster_scores(queries.float() @ self.clusters.T / tau, self.config.alpha)
+            logits = self._scaled(queries) @ self.clusters.T
+            return F.log_softmax(logits, dim=1).add_(log(self.config.alpha))
 
-    def log_edges(self, clusters: Tensor) -> Tensor:
-        """log s_cl of all edges of some clusters [R, W]; stage 1: A's own values."""
-        if self.edges is None:
-            return self._log_values[clusters]
-        logits = F.embedding(clusters, self.edges, sparse=True)[:, :self._labels.shape[1]]
-        logits = logits.masked_fill(self._outside[clusters], -torch.inf)
-        return (F.log_softmax(logits, dim=1) + self._log_beta[clusters, None]).clamp(max=0)
+    def log_cluster_scores(self, queries: Tensor) -> Tensor:
+        """log s_c: [B, C]; not differentiable."""
+        return self.raised_shares(queries).clamp_(max=0)
+
+    def _scaled(self, queries: Tensor) -> Tensor:
+        return queries.float() / (self.config.cluster_tau or self.config.tau)
+
+    def _log_shares(self, clusters: Tensor) -> Tensor:
+        """log softmax over the edges of some clusters [R, W], -inf behind the last edge; not differentiable."""
+        logits = self.edges.detach()[:, :self._labels.shape[1]].index_select(0, clusters)
+        return F.log_softmax(logits.masked_fill_(self._outside.index_select(0, clusters), -torch.inf), dim=1)
 
     @torch.no_grad()
     def all_log_edges(self) -> np.ndarray:
-        return self.log_edges(torch.arange(len(self._labels), device=self._labels.device)).cpu().numpy()
+        """log s_cl [C, W]; stage 1: A's own values."""
+        if self.edges is None:
+            return self._log_values.cpu().numpy()
+        log_shares = self._log_shares(torch.arange(len(self._labels), device=self._labels.device))
+        return log_shares.add_(self._log_beta[:, None]).clamp_(max=0).cpu().numpy()
 
-    def shortlist(self, log_scores: Tensor, clusters: Tensor) -> tuple[Shortlist, Tensor]:
+    def shortlist(self, queries: Tensor, raised: Tensor, clusters: Tensor) -> tuple[Shortlist, Tensor]:
         """The K labels with the best paths, and log s_c s_cl of each, with its gradient [B, K].
 
         Args:
-            log_scores: [B, C]; clusters: [B, S], -1 for none.
+            queries: [B, D]; raised: their `raised_shares` [B, C]; clusters: [B, S], -1 for none.
         """
         slots = clusters.clamp(min=0)
         if clusters.is_cuda:      # looking for clusters that several queries share would make the host wait
             rows, place = slots.flatten(), torch.arange(slots.numel(), device=slots.device).view_as(slots)
         else:
             rows, place = slots.unique(return_inverse=True)
-        log_edges = self.log_edges(rows)                                                      # [R, W]
-        log_scores = log_scores.gather(1, slots)                                              # [B, S]
-        found = select_labels(clusters, log_scores.detach(), self._labels, log_edges.detach(), place, self.config.K)
+        with torch.autocast(queries.device.type, enabled=False):
+            log_scores = _ChosenClusters.apply(self._scaled(queries), self.clusters, raised, slots, self.config.alpha)
+        if self.edges is None:
+            log_edges = self._log_values.index_select(0, rows)                                # [R, W]
+        else:
+            log_shares, log_beta = self._log_shares(rows), self._log_beta[rows]
+            log_edges = (log_shares + log_beta[:, None]).clamp_(max=0)
+        found = select_labels(clusters, log_scores.detach(), self._labels, log_edges, place, self.config.K)
         width = log_edges.shape[1]
         slot = torch.div(found.edges, width, rounding_mode="floor")
-        edges = place.gather(1, slot) * width + found.edges % width
-        return found, log_scores.gather(1, slot) + log_edges.flatten()[edges]
+        rows_of = place.gather(1, slot)                                                       # [B, K]
+        edges = rows_of * width + found.edges % width
+        chosen = log_edges.take(edges) if self.edges is None else \
+            _ChosenEdges.apply(self.edges, rows, log_shares, log_beta, rows_of, edges)
+        return found, log_scores.gather(1, slot) + chosen
 
     def index(self) -> GraphIndex:
         """The index on the present weights, without copies on a CPU; float32."""

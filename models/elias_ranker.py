@@ -217,7 +217,7 @@ class EliasRanker(Method):
         return np.where(reached, lookup(scores, rows, labels), -np.inf).astype(np.float32)
 
     # ---- saving
-    def label_clusters(self) -> list[sp.csr_matrix]:
+    def label_clusters(self) -> dict[str, sp.csr_matrix]:
         return self.elias.label_clusters()
 
     def save(self, folder: Path, accelerator: Accelerator) -> None:

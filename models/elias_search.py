@@ -9,7 +9,7 @@ Everything works on logarithms: products are sums, and no gradient is lost where
 """
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -17,10 +17,11 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from utils import distributed
+from utils.candidate_kernels import combine_given, dot_given
 from utils.outer_gradient import OuterGradient
+from utils.threads import over_threads
 
-CHUNK_FLOATS = {"cpu": 1 << 20, "cuda": 1 << 26}      # of label classifiers gathered at once
+CHUNK_FLOATS = 1 << 26      # of label classifiers gathered at once on a GPU
 FEW = 16      # up to so many times K labels, a product with all of them takes less time than gathering K rows
 
 
@@ -49,17 +50,6 @@ def select_labels(clusters: Tensor, log_scores: Tensor, labels: Tensor, log_edge
     edges, paths = np.empty_like(chosen), np.empty((len(clusters), size), np.float32)
     over_threads(lambda first, last: hashed_selection(first, last, *arrays, chosen, edges, paths), len(clusters))
     return Shortlist(*map(torch.from_numpy, (chosen, edges, paths)))
-
-
-def over_threads(work, rows: int) -> None:
-    """work(first, last) for shares of so many rows, one a thread; the work must let go of Python's lock."""
-    threads = min(torch.get_num_threads(), rows)
-    if threads <= 1:
-        work(0, rows)
-        return
-    shares = [distributed.share(rows, part, threads) for part in range(threads)]
-    with ThreadPoolExecutor(threads) as pool:      # not kept: a process that forks must not own threads
-        list(pool.map(lambda share: work(share.start, share.stop), shares))
 
 
 @njit(nogil=True, cache=True)
@@ -175,22 +165,22 @@ def sorted_selection(clusters: Tensor, log_scores: Tensor, labels: Tensor, log_e
     return Shortlist(found.masked_fill(missing, -1).long(), order.gather(1, top).masked_fill(missing, 0), paths)
 
 
-def forced_clusters(log_scores: Tensor, beam: int, parents: Tensor, fill: Tensor, noise: Tensor) -> Tensor:
+def forced_clusters(raised: Tensor, beam: int, parents: Tensor, fill: Tensor, noise: Tensor) -> Tensor:
     """Teacher forcing: the clusters of a training query's shortlist, [B, S], -1 where there is none.
 
     The top `beam` clusters and the parents of the query's positives; clusters that stand twice are replaced by random
     ones; where there are more than S, S of them are drawn by score (log score + Gumbel noise, the largest S).
 
     Args:
-        log_scores: [B, C].
+        raised: [B, C] log cluster scores, before or after they are clipped at 0.
         parents: [B, P] clusters of the positives, -1 for none.
         fill: [B, S] random clusters.
         noise: [B, beam + P + S] Gumbel noise; the same draws whatever the number of processes.
     """
     size = fill.shape[1]
-    top = log_scores.topk(beam, dim=1).indices
+    top = raised.topk(beam, dim=1).indices
     clusters = torch.cat([top, parents, fill], 1)
-    keys = log_scores.gather(1, clusters.clamp(min=0)) + noise
+    keys = raised.gather(1, clusters.clamp(min=0)).clamp_(max=0) + noise
     keys[:, -size:] -= 1e6      # random clusters come last, whatever their scores
     keys.masked_fill_(_stands_before(clusters) | (clusters < 0), -torch.inf)
     keys, places = keys.topk(size, dim=1)
@@ -208,7 +198,8 @@ def _stands_before(ids: Tensor) -> Tensor:
 class _PoolScores(torch.autograd.Function):
     """w_l . x_i for the labels of each query; nothing of the size B x K x D is ever held.
 
-    Rows are gathered chunk by chunk; where there are few labels, one product with all of them is faster.
+    A CPU reads the rows where they are, a GPU gathers them chunk by chunk; where there are few labels, one product with
+    all of them is faster.
     """
 
     @staticmethod
@@ -218,8 +209,7 @@ class _PoolScores(torch.autograd.Function):
         if _few(labels, weight):
             return (queries @ weight.T).gather(1, labels)
         scores = queries.new_empty(labels.shape)
-        for part in _chunks(labels, weight):
-            torch.bmm(weight[labels[part]], queries[part, :, None], out=scores[part, :, None])
+        (_over_rows if _reads(queries) else _gathered)(dot_given, queries, weight, labels, scores)
         return scores
 
     @staticmethod
@@ -229,8 +219,7 @@ class _PoolScores(torch.autograd.Function):
             return gradient.new_zeros(len(labels), len(ctx.weight)).scatter_add_(1, labels, gradient) @ ctx.weight, \
                 None, None
         to_queries = torch.empty_like(queries)
-        for part in _chunks(labels, ctx.weight):
-            torch.bmm(gradient[part, None], ctx.weight[labels[part]], out=to_queries[part, None])
+        (_over_rows if _reads(queries) else _gathered)(combine_given, gradient, ctx.weight, labels, to_queries)
         return to_queries, None, None
 
 
@@ -238,9 +227,27 @@ def _few(labels: Tensor, weight: Tensor) -> bool:
     return len(weight) <= FEW * labels.shape[1]
 
 
-def _chunks(labels: Tensor, weight: Tensor) -> list[slice]:
-    size = max(1, CHUNK_FLOATS[weight.device.type] // max(labels.shape[1] * weight.shape[1], 1))
-    return [slice(start, start + size) for start in range(0, len(labels), size)]
+def _reads(queries: Tensor) -> bool:
+    """Whether kernels read the rows where they are."""
+    return queries.device.type == "cpu"
+
+
+def _over_rows(kernel: Callable, left: Tensor, weight: Tensor, labels: Tensor, out: Tensor) -> None:
+    """kernel(left, weight, labels, out) for shares of the queries, one a thread; `dot_given` or `combine_given`."""
+    left, weight, labels, out = (a.detach().contiguous().numpy() for a in (left, weight, labels, out))
+    over_threads(lambda i, j: kernel(left[i:j], weight, labels[i:j], out[i:j]), len(labels))
+
+
+def _gathered(kernel: Callable, left: Tensor, weight: Tensor, labels: Tensor, out: Tensor) -> None:
+    """The same by copies of the rows, some queries at a time."""
+    size = max(1, CHUNK_FLOATS // max(labels.shape[1] * weight.shape[1], 1))
+    for start in range(0, len(labels), size):
+        part = slice(start, start + size)
+        rows = weight[labels[part]]                                                           # [b, K, D]
+        if kernel is dot_given:
+            torch.bmm(rows, left[part, :, None], out=out[part, :, None])
+        else:
+            torch.bmm(left[part, None], rows, out=out[part, None])
 
 
 def pool_scores(queries: Tensor, weight: Tensor, labels: Tensor) -> Tensor:

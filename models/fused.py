@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from models.encoder import TextEncoder, build_encoder, load_encoder
+from models.members import Asked, Scores
 from models.method import Method, load_label_embeddings, write_method
 from models.xc import Xc
 from utils import distributed, metrics
@@ -96,9 +97,7 @@ class Fused(Method):
         members, split = self._score_validation(accelerator), self.data.splits["val"]
         fusion = None
         if distributed.is_main():
-            propensity = self.data.inverse_propensity()
-            if propensity is None:
-                propensity = np.ones(self.num_labels)
+            propensity = self.data.label_weights()
             weights = self._choose_weights(members, propensity)
             fusion = fit(members, propensity[:, None], split.relevance, weights)
             scored = {"classifier": members[0], "embedding": members[1],
@@ -153,25 +152,40 @@ class Fused(Method):
         found = [index.search(queries, wanted)[1] for index in (self.index, self.embedding_index)]
         ids = torch.cat(found, 1).sort(1).values
         ids[:, 1:][ids[:, 1:] == ids[:, :-1]] = -1
-        scores = queries.new_empty(*ids.shape, 2)
-        for start in range(0, len(ids), QUERIES_AT_ONCE):
-            some, own = queries[start:start + QUERIES_AT_ONCE], ids[start:start + QUERIES_AT_ONCE].clamp(min=0)
+        return ids, self._member_scores(queries, ids)
+
+    def _member_scores(self, queries: Tensor, labels: Tensor) -> Tensor:
+        """Both members' scores of given labels [B, n]: [B, n, 2], whatever where a label is -1."""
+        scores = queries.new_empty(*labels.shape, 2)
+        for start in range(0, len(labels), QUERIES_AT_ONCE):
+            some, own = queries[start:start + QUERIES_AT_ONCE], labels[start:start + QUERIES_AT_ONCE].clamp(min=0)
             for member, (vectors, bias) in enumerate(self.members):
-                rows = torch.as_tensor(vectors[own.cpu()]).to(queries.device)                 # [b, 2 wanted, D]
+                rows = torch.as_tensor(vectors[own.cpu()]).to(queries.device)                 # [b, n, D]
                 part = torch.einsum("bd,bnd->bn", some, rows)
                 scores[start:start + len(own), :, member] = part if bias is None else part + bias.to(part.device)[own]
-        return ids, scores
+        return scores
+
+    def _fused(self, scores: Tensor, labels: np.ndarray) -> np.ndarray:
+        """Fused scores [B, n] of both members' [B, n, 2]; -inf where a label is -1."""
+        known = labels >= 0
+        fused = np.full(labels.shape, -np.inf, np.float32)
+        fused[known] = self.fusion(scores.cpu().numpy()[known], labels[known])
+        return fused
+
+    def _best(self, embeddings: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
+        ids, scores = self._candidates(embeddings, min(max(k, self.config.method.candidates), self.num_labels))
+        ids = ids.cpu().numpy()
+        fused = self._fused(scores, ids)
+        best = np.lexsort((ids, -fused))[:, :k]
+        return np.take_along_axis(fused, best, 1), np.take_along_axis(ids, best, 1)
 
     def score(self, queries: TextBatch, k: int) -> tuple[Tensor, Tensor]:
         embeddings = self.encoder(queries).float()
-        ids, scores = self._candidates(embeddings, min(max(k, self.config.method.candidates), self.num_labels))
-        ids, scores = ids.cpu().numpy(), scores.cpu().numpy()
-        known = ids >= 0
-        fused = np.full(ids.shape, -np.inf, np.float32)
-        fused[known] = self.fusion(scores[known], ids[known])
-        best = np.lexsort((ids, -fused))[:, :k]
-        found = (torch.from_numpy(np.take_along_axis(a, best, 1)) for a in (fused, ids))
-        return tuple(f.to(embeddings.device) for f in found)
+        return tuple(torch.from_numpy(a).to(embeddings.device) for a in self._best(embeddings, k))
+
+    def open_embeddings(self, embeddings: Tensor) -> Scores:
+        return Asked(lambda k: self._best(embeddings, k), lambda labels: self._fused(
+            self._member_scores(embeddings, torch.from_numpy(labels).to(embeddings.device)), labels))
 
     def search_vectors(self) -> dict[str, tuple[Tensor | np.ndarray, Tensor | None]]:
         return dict(zip(("classifier", "embeddings"), self.members, strict=True))

@@ -29,7 +29,7 @@ from utils import distributed, metrics
 from utils.candidates import Candidates, joined, merge, relevant_places
 from utils.config import Config, ConfigError, MethodConfig, load_config, option, read_yaml, to_yaml
 from utils.data import Dataset, Split
-from utils.fuser import KINDS, Fuser, FuserSettings, cross_fit, fit
+from utils.fuser import KINDS, Fuser, FuserSettings, SeenLabels, cross_fit, fit
 from utils.run import find_run, link_or_copy, write_json, write_text
 from utils.sparse import contains
 
@@ -60,8 +60,8 @@ class FusionConfig(MethodConfig):
 
 
 class Fusion(Method):
-    """Attributes: members, methods by name; memory, over the member `method.memory`; fuser; spare, for each member the
-    fuser without it."""
+    """Attributes: members, methods by name; memory, over the member `method.memory`; fuser; without, for each member
+    the fuser of the others."""
 
     Config = FusionConfig
 
@@ -71,8 +71,9 @@ class Fusion(Method):
         self.sources: dict[str, Path] = {}
         self.memory: QueryMemory | None = None
         self.fuser: Fuser | None = None
-        self.spare: dict[str, Fuser] = {}
+        self.without: dict[str, Fuser] = {}
         self.checked: dict[str, Any] = {}
+        self.data_hash = data.hash if data else ""      # of the labels that the fusers know
 
     @classmethod
     def tokenizer_source(cls, config: Config) -> None:
@@ -103,6 +104,11 @@ class Fusion(Method):
             folder, own = find_run(source, METHOD_CONFIGS)
             check_member(name, folder, own, data)
             members[name], sources[name] = load_method(of_data(own, config), folder), folder
+            if isinstance(members[name], Fusion):
+                raise ConfigError(f"method.members: {name} ({folder}) is a fusion itself; name its members instead")
+        if settings.memory and members[settings.memory].text_encoder is None:
+            raise ConfigError(f"method.memory is '{settings.memory}', a {members[settings.memory].config.method.name} "
+                              "run, which has no encoder; name a member that embeds texts")
         method = cls(config, data.num_labels, data, members)
         method.sources = sources
         return method
@@ -110,11 +116,16 @@ class Fusion(Method):
     def start_from(self, other: Method) -> None:
         """Take the fusers of another fusion of members of the same names: these here were trained again, on all
         training points, and nothing is left that a fuser could be fitted on."""
-        if not isinstance(other, Fusion) or other.names != self.names or other.num_labels != self.num_labels:
-            got = f"of {', '.join(other.names)}" if isinstance(other, Fusion) else f"a {other.config.method.name} run"
-            raise ConfigError(f"run.start_from: expected a fusion of {', '.join(self.names)}, whose fuser is taken, "
-                              f"got {got}; `start_from: null` fits a new fuser")
-        self.fuser, self.spare, self.checked = other.fuser, other.spare, other.checked
+        def described(fusion: Fusion) -> str:
+            memory = fusion.config.method.memory
+            return (f"a fusion of {', '.join(fusion.names)}{f' over {memory}' if memory else ''} on data "
+                    f"{fusion.data_hash}")
+        ours, theirs = described(self), described(other) if isinstance(other, Fusion) else \
+            f"a {other.config.method.name} run"
+        if ours != theirs:
+            raise ConfigError(f"run.start_from: expected {ours}, whose fuser is taken, got {theirs}; "
+                              "`start_from: null` fits a new fuser")
+        self.fuser, self.without, self.checked = other.fuser, other.without, other.checked
 
     # ---- members
     @cached_property
@@ -152,8 +163,11 @@ class Fusion(Method):
         return self._open(names, lambda member: member.embed_points(split, points, accelerator),
                           lambda member: member.open_points(split, points, accelerator))
 
-    def _candidates(self, opened: Sequence[Scores], k: int) -> Candidates:
-        found = proposals(opened, min(max(k, self.config.method.candidates), self.num_labels))
+    def _candidates(self, opened: Sequence[Scores]) -> Candidates:
+        """As many proposals as the fuser was fitted on, however many labels are asked for."""
+        return self._scored(opened, proposals(opened, min(self.config.method.candidates, self.num_labels)))
+
+    def _scored(self, opened: Sequence[Scores], found: Sequence[np.ndarray]) -> Candidates:
         labels, ranks = merge(found, self.num_labels)
         scores = np.stack([member.of(labels) for member in opened], 2).astype(np.float32)
         return Candidates(labels, ranks, scores, found[0].shape[1])
@@ -163,61 +177,72 @@ class Fusion(Method):
     def prepare(self, run_folder: Path, accelerator: Accelerator) -> None:
         """Remember the training queries and fit the fusers; the main process does it."""
         settings = self.config.method
-        with distributed.main_first():
-            if settings.memory:
-                member, split = self.members[settings.memory], self.data.splits["trn"]
-                keys = member.embed_points(split, np.arange(len(split)), accelerator)
-                self.memory = QueryMemory(torch.nn.functional.normalize(keys, dim=1).cpu().numpy(), split.relevance,
-                                          settings.memory_neighbours, settings.memory_tau)
-        if self.fuser is None and distributed.is_main():
-            self._fit(accelerator)
-        self.fuser, self.spare = distributed.broadcast((self.fuser, self.spare))
+        if settings.memory:
+            split, own = self.data.splits["trn"], distributed.share(len(self.data.splits["trn"]))
+            with distributed.main_first():      # tokens are made on first use
+                keys = self.members[settings.memory].embed_points(split, np.arange(own.start, own.stop), accelerator)
+            keys = torch.nn.functional.normalize(distributed.gather_rows(keys, len(split)), dim=1)
+            self.memory = QueryMemory(keys.cpu().numpy(), split.relevance, settings.memory_neighbours,
+                                      settings.memory_tau)
+        seen = self._seen()
+        if distributed.is_main():
+            if self.fuser is None:
+                self._fit(seen, accelerator)
+            else:
+                self.fuser = self.fuser.of_points(seen)
+                self.without = {name: fuser.of_points(seen) for name, fuser in self.without.items()}
+        self.fuser, self.without = distributed.broadcast((self.fuser, self.without))
 
-    def _fit(self, accelerator: Accelerator) -> None:
+    def _seen(self) -> SeenLabels:
+        points, config = self.data.splits["trn"], self.data.config
+        counts = np.bincount(points.relevance.indices, minlength=self.num_labels)
+        propensity = np.ones(self.num_labels) if len(points) < 3 else metrics.inverse_propensity(
+            counts, len(points), config.propensity_a, config.propensity_b)
+        return SeenLabels(np.log1p(counts).astype(np.float32), propensity)
+
+    def _fit(self, seen: SeenLabels, accelerator: Accelerator) -> None:
         split, names = self.data.splits["val"], self.names
-        parts = [self._candidates(self._open_points(split, points, names, accelerator), 1)
+        parts = [self._candidates(self._open_points(split, points, names, accelerator))
                  for points in np.array_split(np.arange(len(split)), -(-len(split) // POINTS_AT_ONCE))]
         found = joined(parts).without_pairs(split.filters)
-        found.check_finite(names)
-        log_counts, propensity = np.log1p(self.data.label_counts).astype(np.float32), self.data.inverse_propensity()
-        if propensity is None:
-            propensity = np.ones(self.num_labels)
-        kinds = KINDS if self.config.method.fuser == "auto" else (self.config.method.fuser,)
-        limits = FuserSettings(self.config.method.trees, self.config.method.leaves, self.config.method.min_leaf)
-        margins = {kind: cross_fit(found, split.relevance, log_counts, kind, limits) for kind in kinds}
-        target = f"{self.config.method.target.partition('@')[0]}@{min(5, self.num_labels)}"
+        found.check_finite(names, "validation points")
+        settings, relevance = self.config.method, split.relevance
+        limits = FuserSettings(settings.trees, settings.leaves, settings.min_leaf)
+        kinds = KINDS if settings.fuser == "auto" else (settings.fuser,)
+        fitted = {kind: cross_fit(found, relevance, seen.log_counts, kind, limits) for kind in kinds}
+        target = f"{settings.target.partition('@')[0]}@{min(5, self.num_labels)}"
         tried = {}
         for kind in kinds:
             for tail in TAILS:
-                values = propensity[found.labels[found.known]] ** tail / (1 + np.exp(-margins[kind]))
-                scores = found.as_csr(values, self.num_labels)
-                tried[kind, tail] = self._evaluate(scores, propensity)[target]
+                scores = self._as_scores(found, fitted[kind][0], seen.boost(tail))
+                tried[kind, tail] = self._evaluate(scores)[target]
                 log.info("%s fuser, tail %g: cross-fitted %s %.2f", kind, tail, target, tried[kind, tail])
         kind, tail = max(tried, key=tried.get)
-        boost = (propensity ** tail).astype(np.float32)
-        self.fuser = fit(found, split.relevance, log_counts, kind, names, limits, margins[kind], boost)
+        self.fuser = fit(found, relevance, seen, kind, names, limits, fitted[kind][1], tail)
         for place, name in enumerate(names if len(names) > 1 else []):
             others = found.without(place)
-            self.spare[name] = fit(others, split.relevance, log_counts, kind, [n for n in names if n != name], limits,
-                                   cross_fit(others, split.relevance, log_counts, kind, limits, folds=2), boost)
-        self._report(found, margins[kind], propensity, boost)
+            _, calibration = cross_fit(others, relevance, seen.log_counts, kind, limits, folds=2)
+            self.without[name] = fit(others, relevance, seen, kind, [n for n in names if n != name], limits,
+                                     calibration, tail)
+        self._report(found, fitted[kind][0])
 
-    def _report(self, found: Candidates, margins: np.ndarray, propensity: np.ndarray, boost: np.ndarray) -> None:
+    def _as_scores(self, found: Candidates, log_odds: np.ndarray, boost: np.ndarray) -> sp.csr_matrix:
+        return found.as_csr(boost[found.labels[found.known]] / (1 + np.exp(-log_odds)), self.num_labels)
+
+    def _report(self, found: Candidates, log_odds: np.ndarray) -> None:
         """What cross-fitting says of the fusion beside its members, and how reliable its probabilities are."""
-        known, slope = found.known, self.fuser.calibration
-        probability = 1 / (1 + np.exp(-(slope[0] * margins + slope[1])))
-        scored = {name: found.as_csr(found.scores[known][:, m], self.num_labels)
+        scored = {name: found.as_csr(found.scores[found.known][:, m], self.num_labels)
                   for m, name in enumerate(self.names)}
-        scored["fused, cross-fitted"] = found.as_csr(probability * boost[found.labels[known]], self.num_labels)
-        self.checked = {name: self._evaluate(scores, propensity) for name, scores in scored.items()}
+        scored["fused, cross-fitted"] = self._as_scores(found, log_odds, self.fuser.boost)
+        self.checked = {name: self._evaluate(scores) for name, scores in scored.items()}
         self.checked["reliability"] = metrics.reliability(
-            probability, relevant_places(found, self.data.splits["val"].relevance))
+            1 / (1 + np.exp(-log_odds)), relevant_places(found, self.data.splits["val"].relevance))
         for name in scored:
             log.info("%s: %s", name, ", ".join(f"{m} {v:.2f}" for m, v in self.checked[name].items()
                                                if m in ("P@1", "P@3", "P@5", "PSP@1", "R@100")))
 
-    def _evaluate(self, scores, propensity: np.ndarray) -> dict[str, float]:
-        return metrics.evaluate(scores, self.data.splits["val"].relevance, propensity,
+    def _evaluate(self, scores: sp.csr_matrix) -> dict[str, float]:
+        return metrics.evaluate(scores, self.data.splits["val"].relevance, self.data.label_weights(),
                                 sorted({min(k, self.num_labels) for k in CHECKED}))
 
     # ---- scoring
@@ -227,13 +252,13 @@ class Fusion(Method):
         left_out = list(self.config.eval.without or ())
         if not left_out:
             return self.fuser
-        if len(left_out) > 1 or left_out[0] not in self.spare:
+        if len(left_out) > 1 or left_out[0] not in self.without:
             raise ConfigError(f"eval.without is {left_out}: expected one of the members, "
-                              f"{', '.join(self.spare) or 'of which there is only one'}")
-        return self.spare[left_out[0]]
+                              f"{', '.join(self.without) or 'of which there is only one'}")
+        return self.without[left_out[0]]
 
     def _rank(self, opened: Sequence[Scores], fuser: Fuser, k: int) -> tuple[np.ndarray, np.ndarray]:
-        found = self._candidates(opened, k)
+        found = self._candidates(opened)
         scores = fuser(found)
         values, ids = np.full((len(scores), k), -np.inf, np.float32), np.full((len(scores), k), -1, np.int64)
         width = min(k, scores.shape[1])
@@ -267,26 +292,23 @@ class Fusion(Method):
                 ) -> list[MemberView]:
         fuser, views = self.active, []
         opened = self._open_points(split, points, fuser.members, accelerator)
-        removed = split.filters[points]
+        removed, own = split.filters[points], min(self.config.method.candidates, self.num_labels)
         wanted = min(k + int(np.diff(removed.indptr).max(initial=0)), self.num_labels)
-        own = [s.best(wanted)[1] for s in opened]
-        found = proposals(opened, min(self.config.method.candidates, self.num_labels))
-        given = merge([*found, np.pad(labels, ((0, 0), (0, max(found[0].shape[1] - labels.shape[1], 0))),
-                                      constant_values=-1)[:, :found[0].shape[1]]], self.num_labels)
-        candidates = Candidates(given[0], given[1][:, :, :-1], np.stack([s.of(given[0]) for s in opened], 2),
-                                found[0].shape[1])
+        best = [ids[:, :max(own, wanted)] for ids in proposals(opened, max(own, wanted))]
+        candidates = self._scored(opened, [ids[:, :own] for ids in best])
         shares = fuser.shares(candidates)
         place = (candidates.labels[:, None, :] == labels[:, :, None]) & (labels >= 0)[:, :, None]      # [n, given, w]
         for m, name in enumerate(fuser.members):
-            ids = own[m].copy()
+            ids = best[m][:, :wanted].copy()
             ids[contains(removed, np.arange(len(ids))[:, None], ids)] = -1
             order = np.argsort(ids < 0, axis=1, kind="stable")[:, :k]
             views.append(MemberView(name, np.take_along_axis(ids, order, 1),
                                     np.einsum("ngw,nw->ng", place, shares[:, :, m]).astype(np.float32)))
         return views
 
-    def label_clusters(self) -> list[sp.csr_matrix]:
-        return [clusters for member in self.members.values() for clusters in member.label_clusters()]
+    def label_clusters(self) -> dict[str, sp.csr_matrix]:
+        return {f"{name}, {own}": clusters for name, member in self.members.items()
+                for own, clusters in member.label_clusters().items()}
 
     # ---- saving
     def save(self, folder: Path, accelerator: Accelerator) -> None:
@@ -297,44 +319,54 @@ class Fusion(Method):
             shutil.copytree(source / "model", to / "model", copy_function=link_or_copy)
             write_text(to / "config.yaml", to_yaml(self.members[name].config))
         self.fuser.save(folder / "fuser.npz")
-        for name, fuser in self.spare.items():
+        for name, fuser in self.without.items():
             fuser.save(folder / f"without-{name}.npz")
         if self.memory is not None:
             self.memory.save(folder / MEMORY)
         write_json(folder / "fusion.json", self.checked)
-        write_method(folder, self.config.method.name, self.num_labels, members=list(self.members))
+        write_method(folder, self.config.method.name, self.num_labels, members=list(self.members),
+                     data_hash=self.data_hash)
 
     @classmethod
     def load(cls, config: Config, folder: Path, num_labels: int) -> Fusion:
         from models import METHOD_CONFIGS, load_method
-        members = {}
-        for name in json.loads((folder / "method.json").read_text())["members"]:
+        members, told = {}, json.loads((folder / "method.json").read_text())
+        trusted = {"encoder": {"trust_remote_code": config.encoder.trust_remote_code}}      # a stranger's config is not
+        for name in told["members"]:
             check_name(name)
-            own = load_config(folder / "members" / name / "config.yaml", method_configs=METHOD_CONFIGS)
+            own = load_config(folder / "members" / name / "config.yaml", trusted, method_configs=METHOD_CONFIGS)
             members[name] = load_method(of_data(own, config), folder / "members" / name)
             if members[name].num_labels != num_labels:
                 raise ValueError(f"{folder}: member {name} has {members[name].num_labels} labels, expected "
                                  f"{num_labels}")
         method = cls(config, num_labels, None, members)
-        method.fuser = Fuser.load(folder / "fuser.npz")
+        method.data_hash = told["data_hash"]
         method.checked = json.loads((folder / "fusion.json").read_text())
-        method.spare = {name: Fuser.load(folder / f"without-{name}.npz") for name in method.names
-                        if len(method.names) > 1}
-        if list(method.fuser.members) != method.names or method.fuser.log_counts.shape != (num_labels,):
-            raise ValueError(f"{folder / 'fuser.npz'}: expected members {', '.join(method.names)} and {num_labels} "
-                             f"labels, got {', '.join(method.fuser.members)} and {len(method.fuser.log_counts)}")
+        method.fuser = _load_fuser(folder / "fuser.npz", method.names, num_labels)
+        if len(method.names) > 1:
+            method.without = {name: _load_fuser(folder / f"without-{name}.npz",
+                                                [n for n in method.names if n != name], num_labels)
+                              for name in method.names}
         if config.method.memory:
             method.memory = QueryMemory.load(folder / MEMORY, config.method.memory_neighbours, config.method.memory_tau)
         return method
+
+
+def _load_fuser(path: Path, names: list[str], num_labels: int) -> Fuser:
+    fuser = Fuser.load(path)
+    if list(fuser.members) != names or fuser.log_counts.shape != (num_labels,):
+        raise ValueError(f"{path}: expected members {', '.join(names)} and {num_labels} labels, got "
+                         f"{', '.join(fuser.members)} and {len(fuser.log_counts)}")
+    return fuser
 
 
 # ---------------------------------------------------------------- checks
 
 def check_name(name: str) -> None:
     """A member's name becomes a folder's."""
-    if not name.replace("-", "").replace("_", "").isalnum() or name == MEMORY:
+    if not name.replace("-", "").replace("_", "").isalnum() or name == MEMORY or hasattr(torch.nn.ModuleDict, name):
         raise ConfigError(f"method.members: '{name}' cannot be a member's name: expected letters, digits, - and _, "
-                          f"and not {MEMORY}")
+                          f"not {MEMORY} and no attribute of torch.nn.ModuleDict")
 
 
 def check_members(config: Config) -> None:
@@ -345,6 +377,9 @@ def check_members(config: Config) -> None:
                           "{encoder: stage:encoder, tree: Results/…/overlap}")
     for name in settings.members:
         check_name(name)
+    if config.eval.index != "exact":
+        raise ConfigError(f"eval.index is '{config.eval.index}': a fusion asks its members for exact scores; it needs "
+                          "eval.index: exact")
     if settings.memory is not None and settings.memory not in settings.members:
         raise ConfigError(f"method.memory is '{settings.memory}', expected one of the members, "
                           f"{', '.join(settings.members)}")

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from utils.candidate_kernels import dot_given, stored_given
 from utils.linear_kernels import best_of_rows
-from utils.search import exact_topk
+from utils.search import ExactIndex
 from utils.sparse import canonical, topk_csr
+from utils.threads import over_threads
 
 POINTS_AT_ONCE = 64      # whose candidates' rows are gathered together
 
@@ -49,11 +50,11 @@ class InnerProducts:
 def inner_products(queries: Tensor, rows: Tensor | np.ndarray, bias: Tensor | None, labels: np.ndarray) -> np.ndarray:
     """x_i . w_l + b_l of given labels: [n, c] float32."""
     rows = torch.as_tensor(rows)      # shares the memory of an array, a mapped one too
-    if queries.is_cuda or rows.dtype != torch.float32:
+    if queries.device.type != "cpu" or rows.dtype != torch.float32:
         out = _gathered(queries, rows, labels)
     else:
-        out = np.empty(labels.shape, np.float32)
-        dot_given(queries.float().contiguous().numpy(), rows.detach().numpy(), labels, out)
+        out, x, w = np.empty(labels.shape, np.float32), queries.float().contiguous().numpy(), rows.detach().numpy()
+        over_threads(lambda i, j: dot_given(x[i:j], w, labels[i:j], out[i:j]), len(labels))
     return out if bias is None else out + bias.cpu().numpy()[np.maximum(labels, 0)]
 
 
@@ -68,10 +69,11 @@ def _gathered(queries: Tensor, rows: Tensor, labels: np.ndarray) -> np.ndarray:
 
 
 class Reached:
-    """Scores of the labels that a search reached, CSR [n, L]; every other label has the score 0."""
+    """Scores of the labels that a search reached, CSR [n, L]; every other label has the score 0 or, where scores may be
+    negative, the lowest of the point."""
 
-    def __init__(self, scores: sp.csr_matrix) -> None:
-        self.scores = canonical(scores)
+    def __init__(self, scores: sp.csr_matrix, negative: bool = False) -> None:
+        self.scores, self.negative = canonical(scores), negative
 
     def best(self, k: int) -> tuple[np.ndarray, np.ndarray]:
         shape = self.scores.shape[0], k
@@ -81,7 +83,9 @@ class Reached:
 
     def of(self, labels: np.ndarray) -> np.ndarray:
         out = np.empty(labels.shape, np.float32)
-        stored_given(self.scores.indptr, self.scores.indices, self.scores.data, labels, out)
+        lowest = self.scores.min(axis=1, explicit=True).toarray().ravel() if self.negative else \
+            np.zeros(len(labels), np.float32)
+        stored_given(self.scores.indptr, self.scores.indices, self.scores.data, labels, lowest, out)
         return out
 
 
@@ -115,11 +119,11 @@ class QueryMemory:
         if len(keys) != relevance.shape[0]:
             raise ValueError(f"memory: {len(keys)} keys but labels of {relevance.shape[0]} queries")
         self.keys, self.relevance, self.tau = keys, relevance.astype(np.float32), tau
-        self.neighbours = min(neighbours, len(keys))
+        self.neighbours, self._index = min(neighbours, len(keys)), ExactIndex(keys)
 
     def open(self, queries: Tensor) -> Reached:
         """Scores for query embeddings [n, D]."""
-        similar, rows = exact_topk(torch.nn.functional.normalize(queries.float(), dim=1), self.keys, self.neighbours)
+        similar, rows = self._index.search(torch.nn.functional.normalize(queries.float(), dim=1), self.neighbours)
         weights = torch.exp((similar - 1) / self.tau)
         return Reached(topk_csr(weights.cpu().numpy(), rows.cpu().numpy(), len(self.keys)) @ self.relevance)
 

@@ -185,10 +185,10 @@ class Method(nn.Module):
         without members."""
         return []
 
-    def label_clusters(self) -> list[sp.csr_matrix]:
-        """Labels of the clusters of the lowest level: for each tree CSR [C, L], an entry where a label is in a cluster;
-        [] for methods without trees."""
-        return []
+    def label_clusters(self) -> dict[str, sp.csr_matrix]:
+        """Labels of the clusters of the lowest level: for each tree or graph, by name, CSR [C, L], an entry where a
+        label is in a cluster; {} for methods without."""
+        return {}
 
     def facts(self) -> dict[str, float]:
         """What is to be told beside the metrics of the last prediction, for <split>_metrics.json and, in training, for

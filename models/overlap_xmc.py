@@ -21,7 +21,7 @@ from accelerate import Accelerator
 
 from models.linear_config import LinearConfig, solver
 from models.members import Reached, Scores
-from models.method import Method
+from models.method import Method, write_method
 from models.tree_features import TreeFeatures
 from utils import distributed
 from utils.arrays import map_arrays, save_arrays
@@ -178,15 +178,16 @@ class XrLinear(Method):
     def open_texts(self, texts: Sequence[str], accelerator: Accelerator) -> Scores:
         return self._open(self.features.of_texts(texts, accelerator))
 
-    def label_clusters(self) -> list[sp.csr_matrix]:
-        return [tree.labels_of_clusters() for tree in self.trees]
+    def label_clusters(self) -> dict[str, sp.csr_matrix]:
+        return {f"tree {number}": tree.labels_of_clusters() for number, tree in enumerate(self.trees, 1)}
 
     def _open(self, features: Features) -> Scores:
-        """All labels that the beams reach; of several trees the average. The others have no score: 0."""
+        """All labels that the beams reach; of several trees the average."""
         settings, threads = self.config.method, distributed.cpu_threads(self.config.run.threads)
         reached = [tree.reached(features, beam=settings.beam, combiner=COMBINERS[settings.combiner], threads=threads,
                                 mean=self.mean_of_copies) for tree in self.trees]
-        return Reached(reached[0] if len(reached) == 1 else sum(reached[1:], reached[0]) / np.float32(len(reached)))
+        return Reached(reached[0] if len(reached) == 1 else sum(reached[1:], reached[0]) / np.float32(len(reached)),
+                       negative=COMBINERS[settings.combiner].start != 1.0)
 
     def facts(self) -> dict[str, float]:
         """Average inner products with label rankers per point (the paper's cost), and points without features."""
@@ -201,9 +202,8 @@ class XrLinear(Method):
             link_or_copy(file, folder / file.name)
         self.features.save(folder)
         save_arrays(folder / "prior.npz", {"ids": self.prior[0], "shares": self.prior[1]})
-        (folder / "method.json").write_text(json.dumps({
-            "method": self.config.method.name, "num_labels": self.num_labels, "columns": self.features.shape,
-            "trees": [len(tree.layers) for tree in self.trees]}) + "\n")
+        write_method(folder, self.config.method.name, self.num_labels, columns=self.features.shape,
+                     trees=[len(tree.layers) for tree in self.trees])
 
     @classmethod
     def load(cls, config: Config, folder: Path, num_labels: int) -> XrLinear:

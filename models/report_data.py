@@ -46,8 +46,7 @@ def report_data(folder: Path, config: Config, method: Method, data: Dataset, spl
         reliability=metrics.reliability(method.probabilities(values[:, :top].astype(np.float64)[shown >= 0],
                                                              shown[shown >= 0]), right[shown >= 0]),
         confusions=[(texts[true], texts[wrong], times) for true, wrong, times in pairs],
-        clusters=[{"tree": number, **report.cluster_histogram(np.diff(tree.indptr))}
-                  for number, tree in enumerate(trees)],
+        clusters=[{"name": name, **report.cluster_histogram(np.diff(tree.indptr))} for name, tree in trees.items()],
         examples=report.cluster_examples(trees, data.label_counts, texts),
         plots=report.read_plots(folder), labels={label: texts[label] for label in report.used_labels(table)},
         points=table, num_points=len(points))

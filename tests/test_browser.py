@@ -55,8 +55,8 @@ def made_data(runs=()):
         comparison={"columns": ["P@1"], "rows": rows} if runs else None, runs=list(runs), deciles=deciles,
         curves=[{"stage": s, "kind": "val", "name": "P@1", "points": [[1, 1.0], [2, 3.0]]} for s in ("a", "")],
         reliability=reliability(rng.random(50), rng.random(50) < 0.5), confusions=[("one label", "another", 3)],
-        clusters=[{"tree": 0, **html.cluster_histogram(np.arange(9))}],
-        examples=html.cluster_examples([sp.csr_matrix(np.eye(2))], np.array([1, 2]), ["a", "b"]),
+        clusters=[{"name": "tree 1", **html.cluster_histogram(np.arange(9))}],
+        examples=html.cluster_examples({"tree 1": sp.csr_matrix(np.eye(2))}, np.array([1, 2]), ["a", "b"]),
         points=points, num_points=COUNT, labels={i: f"label{i}" for i in range(LABELS)})
 
 

@@ -77,6 +77,7 @@ def test_table_and_page(two_runs, tmp_path, capsys):
     assert "20 points of split tst (10,000 resamples)" in lines[6]
     found = payload_of(tmp_path / "c.html")
     assert found["runs"] == ["wide", "narrow"] and [d["run"] for d in found["deciles"]] == ["wide", "narrow"]
+    assert found["deciles"][0].keys() == found["deciles"][1].keys()      # though the second kept fewer labels
     value, low, high, clear = found["comparison"]["rows"][1]["differences"][0]
     assert value == pytest.approx(two["P@1"] - one["P@1"]) and low <= value <= high and clear == (high < 0 or low > 0)
     assert 0 < len(found["points"]) == found["num_points"] <= 20

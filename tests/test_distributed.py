@@ -44,6 +44,12 @@ SETTINGS = {
             "name": "triplet", "hardest_positives": 3, "hardest_negatives": 5, "margin": 0.2}},
         {"name": "fused", "train": {"epochs": 0}}]},
     "overlap": {"method": {"name": "overlap", "max_leaf": 4, "splits": 2}},
+    "fusion": {"method": {"name": "fusion"}, "stages": [
+        {"name": "dual", "method": {"name": "dexml", "tau": 0.2}},
+        {"name": "tree", "method": {"name": "xr-linear", "max_leaf": 4}, "run": {"start_from": None}},
+        {"name": "fusion", "run": {"start_from": None}, "method": {
+            "name": "fusion", "fuser": "linear", "memory": "dual", "candidates": 20,
+            "members": {"dual": "stage:dual", "tree": "stage:tree"}}}]},
     "last-batch-of-one": {"method": {"pool": "in-batch"}, "train": {"batch_size": 47}},      # 48 points
 }
 
@@ -98,6 +104,8 @@ def parameters(folder):
     if trees := sorted((folder / "model").glob("tree*.npz")):
         return {f"{path.stem}|{name}": torch.from_numpy(array) for path in trees
                 for name, array in map_arrays(path).items()}
+    if (fuser := folder / "model" / "fuser.npz").exists():
+        return {name: torch.from_numpy(array) for name, array in np.load(fuser).items() if array.dtype.kind == "f"}
     fitted = not (folder / "last").exists()
     saved = load_file(folder / ("model/classifier.safetensors" if fitted else "last/shared.safetensors"))
     return {n: v for n, v in saved.items() if fitted or n.startswith("parameter|")}

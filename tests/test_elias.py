@@ -277,8 +277,8 @@ def test_a_step_equals_autograd_through_dense_tables(make_config, loss):
 
     copies = {name: getattr(model, name).detach().clone().requires_grad_() for name in got}
     queries = method.encoder(batch.queries).detach()
-    log_scores = (torch.log_softmax(queries @ copies["clusters"].T / s.tau, 1) + np.log(s.alpha)).clamp(max=0)
-    chosen = method._forced(log_scores.detach(), batch)
+    raised = torch.log_softmax(queries @ copies["clusters"].T / s.tau, 1) + np.log(s.alpha)
+    log_scores, chosen = raised.clamp(max=0), method._forced(raised.detach(), batch)
     relevance, filters = batch.relevance.toarray() > 0, batch.filters.toarray() > 0
     total = 0.0
     for i in range(len(queries)):

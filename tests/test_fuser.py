@@ -15,7 +15,7 @@ from utils.candidates import (
     relevant_places,
     rising_features,
 )
-from utils.fuser import KINDS, Boosted, Fuser, FuserSettings, cross_fit, fit
+from utils.fuser import KINDS, Boosted, Fuser, FuserSettings, SeenLabels, cross_fit, fit
 from utils.metrics import reliability
 
 LABELS, MEMBERS = 40, 3
@@ -37,8 +37,9 @@ def problem():
 
 def fitted(problem, kind):
     found, relevance, counts = problem
-    margins = cross_fit(found, relevance, counts, kind, LIMITS)
-    return fit(found, relevance, counts, kind, ["a", "b", "c"], LIMITS, margins, np.ones(LABELS, np.float32)), margins
+    log_odds, calibration = cross_fit(found, relevance, counts, kind, LIMITS)
+    seen = SeenLabels(counts, np.linspace(1, 3, LABELS))
+    return fit(found, relevance, seen, kind, ["a", "b", "c"], LIMITS, calibration, tail=0.0), log_odds
 
 
 def test_the_union_holds_every_proposal_once_with_its_ranks():
@@ -101,15 +102,14 @@ def test_the_exported_trees_are_those_of_scikit_learn(problem):
 @pytest.mark.parametrize("kind", KINDS)
 def test_fused_beats_each_member_and_probabilities_are_reliable(problem, kind):
     found, relevance, _ = problem
-    fuser, margins = fitted(problem, kind)
+    fuser, log_odds = fitted(problem, kind)
     assert fuser.kind == kind
     best = {name: np.take_along_axis(relevance.toarray(), np.take_along_axis(
         found.labels, np.where(found.known, values, -np.inf).argmax(1)[:, None], 1), 1).mean()
         for name, values in {"fused": fuser(found), **{m: found.scores[:, :, m] for m in range(MEMBERS)}}.items()}
     assert best["fused"] > max(best[m] for m in range(MEMBERS))
     assert (fuser(found)[~found.known] == -np.inf).all()
-    probability = 1 / (1 + np.exp(-(fuser.calibration[0] * margins + fuser.calibration[1])))
-    told = reliability(probability, relevant_places(found, relevance))
+    told = reliability(1 / (1 + np.exp(-log_odds)), relevant_places(found, relevance))
     gaps = np.abs(np.subtract(told["score"], told["right"]))
     assert np.average(gaps, weights=told["count"]) < 0.05
 
@@ -136,6 +136,21 @@ def test_saved_and_loaded_scores_are_equal(problem, kind, tmp_path):
     again = Fuser.load(tmp_path / "fuser.npz")
     assert again.members == ("a", "b", "c")
     np.testing.assert_array_equal(again(problem[0]), fuser(problem[0]))
+
+
+def test_a_fuser_of_other_training_points_has_their_frequencies(problem):
+    found, relevance, counts = problem
+    seen = SeenLabels(counts, np.linspace(1, 3, LABELS))
+    _, calibration = cross_fit(found, relevance, counts, "linear", LIMITS)
+    fuser = fit(found, relevance, seen, "linear", ["a", "b", "c"], LIMITS, calibration, tail=0.5)
+    np.testing.assert_allclose(fuser.boost, np.linspace(1, 3, LABELS) ** 0.5, rtol=1e-6)
+    moved = fuser.of_points(SeenLabels(counts + 1, np.full(LABELS, 4.0)))
+    assert (moved.boost == 2).all() and moved.model is fuser.model
+    np.testing.assert_allclose(moved.log_counts, counts + 1)
+    slope = fuser.calibration[0] * fuser.model.weight[-1]      # of the last feature, a label's log frequency
+    odds = [np.log(p / (1 - p)) for p in (f(found)[found.known] / f.boost[found.labels[found.known]]
+                                          for f in (fuser, moved))]
+    np.testing.assert_allclose(odds[1] - odds[0], slope, atol=1e-2)
 
 
 def test_damaged_files_are_refused(problem, tmp_path):
@@ -166,11 +181,12 @@ def test_members_that_propose_every_label_leave_every_candidate():
 
 def test_scores_that_are_not_finite_name_their_member(problem):
     found = problem[0]
-    found.check_finite(["a", "b", "c"])
+    found.check_finite(["a", "b", "c"], "validation points")
     scores = found.scores.copy()
-    scores[found.known, 1] = np.nan
-    with pytest.raises(ValueError, match="scores of b are not all finite"):
-        replace(found, scores=scores).check_finite(["a", "b", "c"])
+    scores[3, :2, 1] = np.nan
+    with pytest.raises(ValueError, match=rf"b: 2 of .* scores of candidates of validation points are not finite; "
+                                         rf"the first is nan, point 3, label {found.labels[3, 0]}"):
+        replace(found, scores=scores).check_finite(["a", "b", "c"], "validation points")
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])

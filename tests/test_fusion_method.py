@@ -14,6 +14,7 @@ from predict import Predictor
 from tests.conftest import write_dataset
 from utils.config import ConfigError, to_yaml
 from utils.data import load_dataset
+from utils.report import read_run
 from utils.run import find_run
 
 DUAL = {"name": "dual", "method": {"name": "dexml"}, "train": {"epochs": 8}}
@@ -36,7 +37,7 @@ def test_it_needs_no_other_run_explains_itself_and_can_do_without_a_member(folde
     assert evaluation.evaluate(folder) == whole
     _, config = find_run(folder, METHOD_CONFIGS)
     method, split = load_method(config, folder), load_dataset(config, None).splits["tst"]
-    assert [clusters.shape[1] for clusters in method.label_clusters()] == [20]      # those of the tree
+    assert {n: c.shape[1] for n, c in method.label_clusters().items()} == {"tree, tree 1": 20}
     points = np.arange(len(split))
     _, ids = method.score_points(split, points, 5, Accelerator(cpu=True))
     views = method.explain(split, points, ids, 4, Accelerator(cpu=True))
@@ -45,9 +46,13 @@ def test_it_needs_no_other_run_explains_itself_and_can_do_without_a_member(folde
     assert not np.allclose(views[0].contributions, views[1].contributions)
     assert not any(split.filters[i, label] for view in views for i, row in enumerate(view.ids)
                    for label in row[row >= 0])
-    left_out = {name: evaluation.evaluate(folder, overrides=["--eval.without", f"[{name}]"])["nDCG@3"]
-                for name in ("dual", "tree", "memory")}
-    assert len({*left_out.values(), whole["nDCG@3"]}) > 1
+    left_out = {}
+    for name in ("dual", "tree", "memory"):
+        left_out[name] = evaluation.evaluate(folder, overrides=["--eval.without", f"[{name}]"])["nDCG@3"]
+        assert json.loads((folder / "tst_metrics.json").read_text())["without"] == [name]
+        with pytest.raises(ValueError, match=f"tst_metrics.json: measured without {name}; measure the whole with"):
+            read_run(folder, "tst")
+    assert len({*left_out.values(), whole["nDCG@3"]}) > 2
     with pytest.raises(ValueError, match=r"eval.without is \['nobody'\]: expected one of the members, dual, tree, mem"):
         evaluation.evaluate(folder, overrides=["--eval.without", "[nobody]"])
     assert Predictor(folder)(["the linux tool", ""], k=3)[0][0]["text"] == "kernel"
@@ -67,7 +72,12 @@ def test_members_trained_again_on_all_points_take_the_fuser(make_config):
     best = json.loads((folder / "stages" / "dual" / "finished").read_text())["best_epoch"]
     assert json.loads((folder / "stages" / "dual-all" / "finished").read_text())["epochs"] == best
     one, two = (np.load(f / "model" / "fuser.npz") for f in (folder, folder / "stages" / "fuser"))
-    assert all(np.array_equal(one[name], two[name]) for name in one.files)
+    known = {"log_counts", "boost"}      # of the labels: those of the points that the members have seen now
+    assert all(np.array_equal(one[name], two[name]) == (name not in known) for name in one.files)
+    relevance = sp.load_npz(make_config().dataset_folder / "Y.trn.npz")
+    held_out = np.load(folder / "stages" / "fuser" / "val_rows.npy")
+    for fuser, rows in ((one, np.arange(60)), (two, np.setdiff1d(np.arange(60), held_out))):
+        np.testing.assert_allclose(np.expm1(fuser["log_counts"]), np.asarray(relevance[rows].sum(0)).ravel(), atol=1e-4)
     assert len(np.load(folder / "model" / "memory" / "keys.npy")) == 60      # all training points
     assert evaluation.evaluate(folder)["P@1"] > 40
 
@@ -88,7 +98,12 @@ def test_members_may_be_configs_that_are_trained_when_missing(make_config, tmp_p
 def test_the_tail_is_weighed_by_the_target(make_config, target):
     stages = [DUAL, TREE, {**FUSION, "method": {**FUSION["method"], "target": target}}]
     folder = train.fit(make_config(method={"name": "fusion"}, stages=stages))
-    assert (np.load(folder / "model" / "fuser.npz")["boost"] >= 1).all()
+    fuser = np.load(folder / "model" / "fuser.npz")
+    log = (folder / "train.log").read_text().splitlines()
+    lines = [line.split() for line in log if f"cross-fitted {target}" in line]
+    tried = {float(words[words.index("tail") + 1].rstrip(":")): float(words[-1]) for words in lines}
+    assert len(tried) == 8 and tried[fuser["tail"].item()] == max(tried.values())
+    assert (fuser["boost"] > 1).all() == (fuser["tail"] > 0)
     evaluation.evaluate(folder)
     method, scores = load_method(find_run(folder, METHOD_CONFIGS)[1], folder), sp.load_npz(folder / "tst_score_mat.npz")
     probabilities = method.probabilities(scores.data, scores.indices)
@@ -104,6 +119,8 @@ def test_the_tail_is_weighed_by_the_target(make_config, target):
     ({"data": {"val_fraction": 0}}, "fitted on validation points: expected at least 2"),
     ({"data": {"val_fraction": 0.1}}, "dual .* was trained with another validation split .*0.2.*here 0.1"),
     ({"run": {"start_from": "stage:dual"}}, "expected a fusion of dual, memory, whose fuser is taken, got a dexml run"),
+    ({"method": {**METHOD, "members": {"eval": "stage:dual"}}}, "'eval' cannot be a member's name"),
+    ({"eval": {"index": "hnsw"}}, "eval.index is 'hnsw': a fusion asks its members for exact scores"),
     ({"data": {"name": "other"}}, r"dual .* was trained on data .* \(tiny\), this config names .* \(other\)"),
 ])
 def test_bad_members_are_one_clear_error(make_config, tmp_path, tiny_root, change, message):
@@ -116,3 +133,54 @@ def test_bad_members_are_one_clear_error(make_config, tmp_path, tiny_root, chang
     with pytest.raises(ConfigError, match=message):
         train.fit(config)
     assert not (config.run_folder / "model").exists()
+
+
+def test_members_that_cannot_be_asked_are_refused(make_config, folder, tiny_root, tmp_path):
+    members = {name: str(folder / "stages" / name) for name in ("dual", "tree")}
+
+    def refused(match, **sections):
+        config = make_config(method={"name": "fusion", "members": members, **sections.get("method", {})},
+                             run={"dir": str(tmp_path / "x"), **sections.get("run", {})})
+        with pytest.raises(ConfigError, match=match):
+            train.fit(config)
+        assert not (tmp_path / "x").exists()
+    refused("method.memory is 'tree', a xr-linear run, which has no encoder", method={"memory": "tree"})
+    refused(r"whole \(.*\) is a fusion itself; name its members instead", method={"members": {"whole": str(folder)}})
+    refused("expected a fusion of dual, tree on data .*, whose fuser is taken, got a fusion of dual, tree, memory over "
+            "dual on data", run={"start_from": str(folder)})
+    other = tmp_path / "model-of-other"
+    shutil.copytree(folder, other)
+    told = json.loads((other / "model" / "method.json").read_text())
+    (other / "model" / "method.json").write_text(json.dumps({**told, "data_hash": "another"}))
+    refused("over dual on data .*got a fusion of dual, tree, memory over dual on data another",
+            method={"memory": "dual"}, run={"start_from": str(other)})
+
+
+def test_a_score_does_not_depend_on_how_many_are_asked_for(make_config):
+    few = {**FUSION, "method": {**FUSION["method"], "candidates": 3}}
+    predictor = Predictor(train.fit(make_config(method={"name": "fusion"}, stages=[DUAL, TREE, few])))
+    for text in ("the linux tool", "glyph and letter"):
+        short, long = predictor([text], k=1)[0], predictor([text], k=20)[0]
+        assert short[0] == long[0]
+        assert 3 <= len(long) <= 9      # the union of what three members proposed
+
+
+def test_a_fuser_of_other_labels_is_refused(folder):
+    path = folder / "model" / "without-tree.npz"
+    arrays = dict(np.load(path))
+    np.savez(path, **{**arrays, "log_counts": arrays["log_counts"][:1], "boost": arrays["boost"][:1]})
+    with pytest.raises(ValueError, match=r"without-tree.npz: expected members dual, memory and 20 labels.* and 1"):
+        evaluation.evaluate(folder)
+
+
+def test_stages_of_a_members_config_keep_what_they_start_from(make_config, tmp_path):
+    """A tree starts from nothing though an encoder stands before it; names inside the config are found."""
+    stages = [{**DUAL, "train": {"epochs": 2}},
+              {"name": "again", "run": {"start_from": "stage:dual"}, "method": {"name": "dexml"},
+               "train": {"epochs": 1}},
+              {**TREE, "name": "last"}]
+    (tmp_path / "two.yaml").write_text(to_yaml(make_config(method={"name": "dexml"}, stages=stages)))
+    folder = train.fit(make_config(method={"name": "fusion", "members": {"two": str(tmp_path / "two.yaml")}}))
+    assert sorted(p.name for p in (folder / "stages").iterdir()) == ["two", "two-again", "two-dual"]
+    assert "start_from: null" in (folder / "stages" / "two" / "config.yaml").read_text()
+    assert "stages/two-dual" in (folder / "stages" / "two-again" / "config.yaml").read_text()

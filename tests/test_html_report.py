@@ -92,7 +92,8 @@ def test_histogram_and_examples_of_clusters():
     assert html.cluster_histogram(np.array([4, 4]))["counts"] == [2]
     tree = sp.csr_matrix([[1.0, 0, 0, 1], [0, 1, 1, 0]])
     graph = sp.csr_matrix([[0.2, 0.9, 0.2, 0.2]])
-    first, second, third = html.cluster_examples([tree, graph], np.array([1, 6, 2, 3]), ["a", "b", "c", "d" * 99])
+    first, second, third = html.cluster_examples({"tree 1": tree, "graph": graph}, np.array([1, 6, 2, 3]),
+                                                 ["a", "b", "c", "d" * 99])
     assert first == {"name": "1, tree 1", "labels": 2, "pairs": 8, "texts": ["b", "c"]}
     assert second["texts"] == ["d" * html.MAX_NAME, "a"]                # by frequency
     assert third["texts"] == ["b", "d" * html.MAX_NAME, "c", "a"]      # the strongest edge first

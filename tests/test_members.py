@@ -38,6 +38,11 @@ def test_reached_labels_are_ranked_and_looked_up(asked):
     scores = sp.vstack([scores[:3], sp.csr_matrix((1, LABELS), dtype=np.float32), scores[4:]], "csr")
     reached = Reached(scores)
     np.testing.assert_array_equal(reached.of(asked), lookup(scores, np.arange(POINTS)[:, None], asked))
+    below = Reached(-scores, negative=True).of(asked)      # where scores may be negative, no score is the lowest
+    dense, stored = -scores.toarray(), scores.toarray() != 0
+    for i, j in np.argwhere(asked >= 0):
+        lowest = dense[i][stored[i]].min(initial=0)
+        assert below[i, j] == (dense[i, asked[i, j]] if stored[i, asked[i, j]] else lowest)
     for k in (1, 7, LABELS + 3):
         ids, values = topk_rows(scores, k)
         found = reached.best(k)

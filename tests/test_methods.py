@@ -101,6 +101,13 @@ def test_conformance(config, monkeypatch):
     assert np.isfinite(values).all()      # the empty text included
     assert (np.diff(values, axis=1) <= 0).all()
     assert all(sorted(row) == list(range(20)) for row in ids.tolist())
+    opened = method.open_texts(["the linux tool", "", "glyph and letter"], Accelerator(cpu=True)) \
+        if config.method.name != "fusion" else None
+    if opened:      # as a member of a fusion it ranks as it does alone
+        assert opened.best(3)[1][0].tolist() == ids[0, :3].tolist()
+        asked = np.array([[5, -1, 0]] * 3)
+        places = [[row.tolist().index(label) for label in (5, 0)] for row in ids]
+        np.testing.assert_allclose(opened.of(asked)[0, [0, 2]], opened.best(20)[0][0, places[0]], rtol=1e-4, atol=1e-5)
     one = Predictor(folder)(["the linux tool"], k=20)[0]
     assert [p["label"] for p in one] == ids[0].tolist()
     assert one[0]["text"] == "kernel"

@@ -30,19 +30,37 @@ class Bomb:
         return (open, (str(self.marker), "w"))
 
 
-def test_code_in_a_run_folder_is_not_run_even_if_its_config_asks_for_it(make_config, tiny_encoder, tmp_path):
-    folder = train.fit(make_config(encoder={"name": tiny_encoder}, train={"epochs": 1}))
-    marker = tmp_path / "executed"
+def put_strange_code(folder, config, marker):
+    """Code into a folder's model, and a config that asks for it."""
     model = folder / "model"
     (model / "strange.py").write_text(PAYLOAD.format(marker=str(marker)))
     settings = json.loads((model / "config.json").read_text())
     settings |= {"model_type": "strange",
                  "auto_map": {"AutoConfig": "strange.StrangeConfig", "AutoModel": "strange.StrangeModel"}}
     (model / "config.json").write_text(json.dumps(settings))
-    text = (folder / "config.yaml").read_text()
-    (folder / "config.yaml").write_text(text.replace("trust_remote_code: false", "trust_remote_code: true"))
+    text = config.read_text()
+    assert "trust_remote_code: false" in text
+    config.write_text(text.replace("trust_remote_code: false", "trust_remote_code: true"))
+
+
+def test_code_in_a_run_folder_is_not_run_even_if_its_config_asks_for_it(make_config, tiny_encoder, tmp_path):
+    folder = train.fit(make_config(encoder={"name": tiny_encoder}, train={"epochs": 1}))
+    marker = tmp_path / "executed"
+    put_strange_code(folder, folder / "config.yaml", marker)
     with pytest.raises(ValueError, match=r"trust_remote_code|cannot be loaded"):
         evaluation.evaluate(folder)
+    with pytest.raises(ValueError, match=r"trust_remote_code|cannot be loaded"):
+        Predictor(folder)
+    assert not marker.exists()
+
+
+def test_code_of_a_member_is_not_run_either(make_config, tiny_encoder, tmp_path):
+    fusion = {"name": "fusion", "method": {"name": "fusion", "members": {"dual": "stage:dual"}},
+              "run": {"start_from": None}}
+    folder = train.fit(make_config(encoder={"name": tiny_encoder}, method={"name": "fusion"}, stages=[
+        {"name": "dual", "method": {"name": "dexml"}, "train": {"epochs": 1}}, fusion]))
+    marker, member = tmp_path / "executed", folder / "model" / "members" / "dual"
+    put_strange_code(member, member / "config.yaml", marker)
     with pytest.raises(ValueError, match=r"trust_remote_code|cannot be loaded"):
         Predictor(folder)
     assert not marker.exists()

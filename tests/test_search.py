@@ -13,6 +13,7 @@ from models import METHODS
 from predict import Predictor
 from tests.conftest import with_values
 from tests.test_methods import load
+from utils import search
 from utils.config import EvalConfig
 from utils.metrics import evaluate
 from utils.search import INDEXES, Comparison, ExactIndex, HnswIndex, build_index, exact_topk
@@ -39,6 +40,16 @@ def test_equals_a_full_sort(block, k, as_array):
     got_labels = labels if as_array else torch.from_numpy(labels)
     index = ExactIndex(got_labels, torch.from_numpy(bias), block=block)
     scores, ids = index.search(torch.from_numpy(queries), k)
+    assert np.array_equal(ids.numpy(), expected)
+    np.testing.assert_allclose(scores.numpy(), expected_scores, rtol=1e-5)
+
+
+@pytest.mark.parametrize("most", [0, 50, 1 << 22])      # products by BLAS, of the last block alone, all in place
+def test_one_query_equals_a_full_sort(most, monkeypatch):
+    monkeypatch.setattr(search, "ONE_THREAD", most)
+    queries, labels, bias = random_vectors(queries=1, labels=23)
+    expected_scores, expected = by_full_sort(queries, labels, bias, 9)
+    scores, ids = exact_topk(torch.from_numpy(queries), labels, 9, bias=torch.from_numpy(bias), block=20)
     assert np.array_equal(ids.numpy(), expected)
     np.testing.assert_allclose(scores.numpy(), expected_scores, rtol=1e-5)
 

@@ -55,11 +55,15 @@ class Candidates:
         dense[self.known] = values
         return topk_csr(dense, self.labels, num_labels)
 
-    def check_finite(self, names: Sequence[str]) -> None:
-        """ValueError that names the members whose scores of candidates are not finite."""
-        bad = ~np.isfinite(self.scores[self.known]).all(0)
-        if bad.any():
-            raise ValueError(f"scores of {', '.join(np.array(names)[bad])} are not all finite: expected numbers")
+    def check_finite(self, names: Sequence[str], where: str) -> None:
+        """ValueError that names a member whose scores of the candidates of `where` are not finite."""
+        for m, name in enumerate(names):
+            bad = np.argwhere(self.known & ~np.isfinite(self.scores[:, :, m]))
+            if len(bad):
+                point, place = bad[0]
+                raise ValueError(f"{name}: {len(bad):,} of {self.known.sum():,} scores of candidates of {where} are "
+                                 f"not finite; the first is {self.scores[point, place, m]}, point {point}, label "
+                                 f"{self.labels[point, place]}")
 
 
 def joined(parts: Sequence[Candidates]) -> Candidates:

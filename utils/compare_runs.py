@@ -86,7 +86,10 @@ def _load_data(found: Sequence[Mapping[str, Any]], split: str, root: str | None)
     """The data set that all runs were evaluated on, with their validation split."""
     first, rows = found[0], [_validation_rows(run["folder"]) for run in found]
     for run, own in zip(found, rows, strict=True):
-        if run["metrics"].get("data_hash") != first["metrics"].get("data_hash"):
+        if "data_hash" not in run["metrics"]:
+            raise ValueError(f"{run['folder'] / f'{split}_metrics.json'}: written by training, not by eval.py; make it "
+                             f"again with: python eval.py {split} {run['folder']}")
+        if run["metrics"]["data_hash"] != first["metrics"]["data_hash"]:
             raise ValueError(f"{run['folder']}: evaluated on data {_data_of(run)}, but {first['folder']} on "
                              f"{_data_of(first)}; only runs of one data set can be compared")
         if split != "tst" and not np.array_equal(own, rows[0]):
@@ -95,14 +98,14 @@ def _load_data(found: Sequence[Mapping[str, Any]], split: str, root: str | None)
     section = first["config"]["data"] | ({"root": root} if root else {})
     config = Config(build_section(DataConfig, "data", section, {}), *[None] * 7)
     data = load_dataset(config, None, rows[0])
-    if data.hash != first["metrics"].get("data_hash"):
+    if data.hash != first["metrics"]["data_hash"]:
         raise ValueError(f"{data.folder}: expected the data that the runs were evaluated on, {_data_of(first)}, got "
                          f"data of hash {data.hash}")
     return data
 
 
 def _data_of(run: Mapping[str, Any]) -> str:
-    return f"{run['config']['data']['name']} ({run['metrics'].get('data_hash', 'no data_hash')})"
+    return f"{run['config']['data']['name']} ({run['metrics']['data_hash']})"
 
 
 def _validation_rows(folder: Path) -> np.ndarray:
@@ -172,7 +175,7 @@ def page_data(comparison: Comparison) -> html.ReportData:
         title=f"{data.name}: " + " against ".join(run.name for run in runs),
         facts={"data set": data.name, "split": split.name, "points": len(split), "labels": data.num_labels,
                "data hash": data.hash, **{f"run {i}": str(run.folder) for i, run in enumerate(runs, 1)}},
-        metrics={}, comparison=_table(comparison), deciles=[_deciles(run, comparison) for run in runs],
+        metrics={}, comparison=_table(comparison), deciles=_deciles(comparison),
         labels={label: data.label_texts[label] for label in labels},
         points=[{**entries[0], "top": [entry["top"] for entry in entries]} for entries in zip(*tables, strict=True)],
         num_points=len(differ), runs=[run.name for run in runs])
@@ -197,9 +200,9 @@ def _table(comparison: Comparison) -> dict[str, Any]:
         for run, values, own in zip(comparison.runs, comparison.values, differences, strict=True)]}
 
 
-def _deciles(run: ComparedRun, comparison: Comparison) -> dict[str, Any]:
+def _deciles(comparison: Comparison) -> list[dict[str, Any]]:
     width = min(max(DECILE_KS), comparison.data.num_labels)
-    ids, _ = topk_rows(run.scores, width)
-    kept = int(np.diff(run.scores.indptr).max(initial=1))      # a k beyond the saved predictions would mislead
-    ks = [k for k in DECILE_KS if k <= min(kept, width)] or [1]
-    return {"run": run.name, **html.by_decile(ids, comparison.split.relevance, comparison.data.label_counts, ks)}
+    kept = min(int(np.diff(run.scores.indptr).max(initial=1)) for run in comparison.runs)
+    ks = [k for k in DECILE_KS if k <= min(kept, width)] or [1]      # beyond the saved predictions a k would mislead
+    return [{"run": run.name, **html.by_decile(topk_rows(run.scores, width)[0], comparison.split.relevance,
+                                               comparison.data.label_counts, ks)} for run in comparison.runs]

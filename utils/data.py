@@ -138,6 +138,11 @@ class Dataset:
         return metrics.inverse_propensity(self.label_counts, self.num_train, self.config.propensity_a,
                                           self.config.propensity_b)
 
+    def label_weights(self) -> np.ndarray:
+        """1 / p_l of each label [L], or ones where it is not defined."""
+        propensity = self.inverse_propensity()
+        return np.ones(self.num_labels) if propensity is None else propensity
+
     @cached_property
     def label_texts(self) -> Sequence[str]:
         return label_texts(self.folder, self.num_labels)

@@ -49,7 +49,7 @@ def export(run: str | Path, folder: str | Path, onnx: bool = False, overrides: S
     from models.encoder_export import embed, run_onnx, write_encoder, write_onnx
     from utils import distributed
     from utils.data import check_dataset_folder, label_texts
-    folder = Path(folder)
+    folder = Path(folder).resolve()      # `.` has no name that a neighbour could be made of
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists and is not empty; name a new folder")
     run_folder, config = find_run(run, METHOD_CONFIGS, overrides)
@@ -120,7 +120,7 @@ def write_labels(folder: Path, labels: Sequence[str], vectors: dict[str, tuple[A
     import torch
     from safetensors.torch import save_file
 
-    from utils.search import flat_index
+    from utils.search import flat_index, import_faiss
     tensors = {}
     for name, (rows, bias) in vectors.items():
         key = name if bias is None else f"{name}.weight"
@@ -131,10 +131,12 @@ def write_labels(folder: Path, labels: Sequence[str], vectors: dict[str, tuple[A
     with open(folder / "labels.txt", "w", encoding="utf-8", newline="\n") as file:
         file.writelines(f"{text}\n" for text in labels)
     try:
-        for name, (rows, bias) in vectors.items():
-            flat_index(rows, bias, folder / f"{name}.faiss")
+        import_faiss("an index")
     except ValueError as error:      # an optional package
         log.info("no index is written: %s", error)
+        return
+    for name, (rows, bias) in vectors.items():
+        flat_index(rows, bias, folder / f"{name}.faiss")
 
 
 def main(words: Sequence[str] | None = None) -> None:

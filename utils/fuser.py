@@ -1,7 +1,8 @@
 """A learned fusion: how likely is each candidate relevant, given what every member says of it?
 
     found = Candidates(*merge(proposals, num_labels), scores, k)      # utils/candidates.py
-    fuser = fit(found, relevance, log_counts, "boosted", ["encoder", "tree"], settings, margins, boost)
+    _, calibration = cross_fit(found, relevance, seen.log_counts, "boosted", settings)
+    fuser = fit(found, relevance, seen, "boosted", ["encoder", "tree"], settings, calibration, tail=0.0)
     probability = fuser(found)      # [n, w]
 
 Two kinds of fuser read the features of utils/candidates.py: `boosted`, gradient-boosted trees that never fall where a
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -146,15 +147,32 @@ MODELS = {"linear": Linear, "boosted": Boosted}
 
 
 @dataclass(frozen=True)
+class SeenLabels:
+    """What is known of the labels from the points that members were trained on, and from no other: a validation point's
+    own labels would tell what is asked. log_counts [L], log(1 + points); inverse_propensity [L]."""
+    log_counts: np.ndarray
+    inverse_propensity: np.ndarray
+
+    def boost(self, tail: float) -> np.ndarray:
+        """Factors of the labels' probabilities [L]."""
+        return (self.inverse_propensity ** tail).astype(np.float32)
+
+
+@dataclass(frozen=True)
 class Fuser:
-    """A fitted fusion. Attributes: kind; members; model; calibration (a, b): p = sigmoid(a model + b); log_counts [L];
-    tail, the power of a label's inverse propensity that its probability is multiplied with; boost [L], that factor."""
+    """A fitted fusion. Attributes: kind; members; model; calibration (a, b): p = sigmoid(a model + b); tail, the power
+    of a label's inverse propensity that its probability is multiplied with; labels, log frequency and that factor."""
     kind: str
     members: tuple[str, ...]
     model: Linear | Boosted
     calibration: np.ndarray
-    log_counts: np.ndarray
-    boost: np.ndarray
+    tail: float
+    log_counts: np.ndarray      # [L] log(1 + training points)
+    boost: np.ndarray           # [L] inverse propensity to the power of tail
+
+    def of_points(self, seen: SeenLabels) -> Fuser:
+        """The same for members that were trained on other points."""
+        return replace(self, log_counts=seen.log_counts, boost=seen.boost(self.tail))
 
     def __call__(self, found: Candidates) -> np.ndarray:
         """Scores [n, w] float32, -inf in empty places: probabilities, unless the tail is boosted."""
@@ -179,7 +197,7 @@ class Fuser:
     def save(self, path: Path) -> None:
         """Plain arrays, an .npz without pickles."""
         np.savez(path, kind=self.kind, members=json.dumps(self.members), calibration=self.calibration,
-                 log_counts=self.log_counts, boost=self.boost,
+                 tail=self.tail, log_counts=self.log_counts, boost=self.boost,
                  **{f"model.{f.name}": getattr(self.model, f.name) for f in fields(self.model)})
 
     @classmethod
@@ -189,7 +207,8 @@ class Fuser:
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
                 kind, members = str(arrays["kind"]), tuple(json.loads(str(arrays["members"])))
                 model = MODELS[kind](**{f.name: arrays[f"model.{f.name}"] for f in fields(MODELS[kind])})
-                fuser = cls(kind, members, model, arrays["calibration"], arrays["log_counts"], arrays["boost"])
+                fuser = cls(kind, members, model, arrays["calibration"], float(arrays["tail"]), arrays["log_counts"],
+                            arrays["boost"])
             model.check(num_features(len(members)))
             if fuser.calibration.shape != (2,) or fuser.log_counts.shape != fuser.boost.shape:
                 raise ValueError("expected two numbers of calibration and a frequency and a factor for each label")
@@ -202,15 +221,16 @@ class Fuser:
 
 @dataclass(frozen=True)
 class FuserSettings:
-    """What `fit` may do: trees, leaves and min_leaf of the boosted kind."""
-    trees: int = 100
-    leaves: int = 15
-    min_leaf: int = 50
+    """What fitting may do: trees, leaves and min_leaf of the boosted kind."""
+    trees: int
+    leaves: int
+    min_leaf: int
 
 
 def cross_fit(found: Candidates, relevance: sp.csr_matrix, log_counts: np.ndarray, kind: str,
-              settings: FuserSettings, folds: int = FOLDS, seed: int = 0) -> np.ndarray:
-    """Margins of all known candidates, each by a model fitted on the other folds' points [candidates]."""
+              settings: FuserSettings, folds: int = FOLDS, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """(log-odds of all known candidates [candidates], each by a model fitted on the other folds' points and calibrated
+    on all; the calibration [2])."""
     n = len(found.labels)
     x, relevant = features(found, log_counts), relevant_places(found, relevance)
     fold = np.random.default_rng(seed).permutation(n) % min(folds, n)
@@ -220,7 +240,8 @@ def cross_fit(found: Candidates, relevance: sp.csr_matrix, log_counts: np.ndarra
         inside = of_row == number
         model = _fit_model(kind, x[~inside], relevant[~inside], found.scores.shape[2], settings)
         margins[inside] = model(x[inside])
-    return margins
+    calibration = _platt(margins, relevant)
+    return calibration[0] * margins + calibration[1], calibration
 
 
 def _fit_model(kind: str, x: np.ndarray, relevant: np.ndarray, members: int, settings: FuserSettings,
@@ -232,21 +253,24 @@ def _fit_model(kind: str, x: np.ndarray, relevant: np.ndarray, members: int, set
     return MODELS[kind].fit(x, relevant, members, settings.trees, settings.leaves, settings.min_leaf)
 
 
-def fit(found: Candidates, relevance: sp.csr_matrix, log_counts: np.ndarray, kind: str, members: Sequence[str],
-        settings: FuserSettings, margins: np.ndarray, boost: np.ndarray) -> Fuser:
-    """Fit on all points, calibrated (Platt) on the margins of cross-fitting.
+def _platt(margins: np.ndarray, relevant: np.ndarray) -> np.ndarray:
+    """(a, b) with which sigmoid(a margin + b) is the share of relevant candidates (Platt, 1999)."""
+    from sklearn.linear_model import LogisticRegression
+    if relevant.all() or not relevant.any():
+        return np.array([1.0, 0.0])
+    platt = LogisticRegression(C=1e6, solver="newton-cholesky").fit(margins[:, None], relevant)
+    return np.array([max(platt.coef_[0, 0], 1e-3), platt.intercept_[0]])      # never turns the order around
+
+
+def fit(found: Candidates, relevance: sp.csr_matrix, seen: SeenLabels, kind: str, members: Sequence[str],
+        settings: FuserSettings, calibration: np.ndarray, tail: float) -> Fuser:
+    """Fit on all points.
 
     Args:
         found: candidates of validation points, filter pairs removed. relevance: [n, L], relevant where stored.
-        log_counts: [L] log(1 + training points). margins: of `cross_fit` with the same kind and settings.
-        boost: [L] factors of the probabilities.
+        calibration: of `cross_fit` with the same kind and settings. tail: power of the inverse propensity.
     """
-    from sklearn.linear_model import LogisticRegression
     relevant = relevant_places(found, relevance)
-    model = _fit_model(kind, features(found, log_counts), relevant, len(members), settings)
-    calibration = np.array([1.0, 0.0])
-    if relevant.any() and not relevant.all():
-        platt = LogisticRegression(C=1e6, solver="newton-cholesky").fit(margins[:, None], relevant)
-        calibration = np.array([max(platt.coef_[0, 0], 1e-3), platt.intercept_[0]])      # never turns the order around
+    model = _fit_model(kind, features(found, seen.log_counts), relevant, len(members), settings)
     kind = next(name for name, kind in MODELS.items() if isinstance(model, kind))
-    return Fuser(kind, tuple(members), model, calibration, log_counts, boost)
+    return Fuser(kind, tuple(members), model, calibration, tail, seen.log_counts, seen.boost(tail))

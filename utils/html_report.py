@@ -49,7 +49,7 @@ class ReportData:
     deciles: Sequence[Mapping[str, Any]] = ()                            # `by_decile` of the run, or of each run
     reliability: Mapping[str, list[float]] | None = None
     confusions: Sequence[Sequence[Any]] = ()                             # [true text, wrong text, times]
-    clusters: Sequence[Mapping[str, Any]] = ()                           # {tree, clusters, counts, edges}
+    clusters: Sequence[Mapping[str, Any]] = ()                           # {name, clusters, counts, edges}
     examples: Sequence[Mapping[str, Any]] = ()                           # see `cluster_examples`
     plots: Sequence[Mapping[str, str]] = ()                              # {name, data, alt}: PNG in base64
     labels: Mapping[int, str] = field(default_factory=dict)              # texts of the labels in `points`
@@ -144,22 +144,22 @@ def cluster_histogram(sizes: np.ndarray, bins: int = 20) -> dict[str, Any]:
             "counts": counts.tolist(), "edges": edges.tolist()}
 
 
-def cluster_examples(trees: Sequence[sp.csr_matrix], counts: np.ndarray, texts: Sequence[str],
+def cluster_examples(trees: Mapping[str, sp.csr_matrix], counts: np.ndarray, texts: Sequence[str],
                      ) -> list[dict[str, Any]]:
     """What is in the clusters that the most training pairs fall into: {name, labels, pairs, texts}.
 
-    trees: labels of each cluster of a tree or graph, CSR [C, L] with an entry, an edge's weight or 1, where a label is
-    in a cluster; counts: [L] training points of each label. EXAMPLES clusters of each, each with the IN_CLUSTER labels
-    of the strongest edges, of equal ones the most frequent.
+    trees: by name, labels of each cluster of a tree or graph, CSR [C, L] with an entry, an edge's weight or 1, where a
+    label is in a cluster; counts: [L] training points of each label. EXAMPLES clusters of each, each with the
+    IN_CLUSTER labels of the strongest edges, of equal ones the most frequent.
     """
     found = []
-    for number, clusters in enumerate(trees, 1):
+    for name, clusters in trees.items():
         pairs = (clusters != 0) @ counts                                            # [C]
         for cluster in np.argsort(-pairs, kind="stable")[:EXAMPLES]:
             inside = slice(clusters.indptr[cluster], clusters.indptr[cluster + 1])
             labels = clusters.indices[inside]
             best = labels[np.lexsort((labels, -counts[labels], -clusters.data[inside]))[:IN_CLUSTER]]
-            found.append({"name": f"{cluster}, tree {number}" if len(trees) > 1 else str(cluster),
+            found.append({"name": f"{cluster}, {name}",
                           "labels": len(labels), "pairs": int(pairs[cluster]),
                           "texts": [texts[label][:MAX_NAME] for label in best]})
     return found

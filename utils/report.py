@@ -36,6 +36,9 @@ def read_run(folder: str | Path, split: str) -> dict[str, Any]:
         name, seed = f"{config['data']['name']}/{config['run']['expname']}", config["run"]["seed"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder}: the run is damaged: {error!r}") from error
+    if metrics.get("without"):
+        raise ValueError(f"{path}: measured without {', '.join(metrics['without'])}; measure the whole with: python "
+                         f"eval.py {split} {folder}")
     trained = {section: content for section, content in config.items() if section not in MAY_DIFFER}
     return {"name": name, "folder": folder, "config": trained, "seed": seed, "metrics": metrics}
 

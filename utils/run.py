@@ -89,7 +89,7 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
         if isinstance(error, (OSError, SafetensorError)):
             raise OSError(f"{path} could not be written ({error}); what was there before is untouched. Make room and "
-                          "go on with --resume") from error
+                          "start again, a training run with --resume") from error
         raise
     distributed.barrier()
     if distributed.is_main():
