@@ -35,6 +35,7 @@ from utils.candidates import (
 KINDS = ("linear", "boosted")
 FOLDS = 5
 SCALED = 50_000     # rows that say how features are scaled
+RIDGE = 1e-5        # of a row; features such as the mean of ranks are sums of others: float32 could not tell them apart
 
 
 @njit(**OPTIONS)
@@ -136,7 +137,7 @@ class Linear:
         scaled = (x - mean.astype(np.float32)) / scale.astype(np.float32)
         # BLAS may raise the flag over finite arrays (numpy/numpy#24067): what counts is whether the result is finite
         with np.errstate(invalid="ignore"):
-            model = LogisticRegression(C=1.0, solver="newton-cholesky").fit(scaled, relevant)
+            model = LogisticRegression(C=1 / (RIDGE * len(x)), solver="newton-cholesky").fit(scaled, relevant)
         if not np.isfinite(model.coef_).all():
             raise FloatingPointError("the linear fuser did not converge: its weights are not finite")
         weight = model.coef_[0] / scale
