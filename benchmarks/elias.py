@@ -3,8 +3,8 @@
     python -m benchmarks.elias                                 # 10,000,000 labels, 131,072 clusters, D = 64
     python -m benchmarks.elias --labels 1000000 --clusters 16384 --folder /tmp/index
     python -m benchmarks.elias --step                          # a training step at B = 256, K = 2000, D = 768, and its
-                                                               # time at 1,000,000 labels against 100,000; D = 384
-                                                               # with a transformer, otherwise without an encoder
+                                                               # time at 1,000,000 labels against 100,000, with the bag
+                                                               # encoder, with a transformer, and without any
 
 The index lies in a folder and is mapped. Labels hang on near clusters: w_l = unit(cluster + noise), queries likewise.
 """
@@ -109,22 +109,25 @@ def search(folder: Path, centres: np.ndarray, singles: int) -> None:
         gc.collect()
 
 
-def made_encoder(dim: int) -> torch.nn.Module:
-    """A transformer, all-MiniLM-L6-v2, for D = 384; for another D nothing, and queries are random."""
-    if dim != 384:
+def made_encoder(kind: str, dim: int) -> torch.nn.Module:
+    """minilm: all-MiniLM-L6-v2; bag: its token embeddings, both D = 384; none: nothing, and queries are random."""
+    if kind == "none":
         encoder = torch.nn.Identity()
         encoder.dim = dim
         return encoder
-    return build_encoder(EncoderConfig(name="minilm"), None)
+    return build_encoder(EncoderConfig(name=kind, init="minilm" if kind == "bag" else None, token_weights="equal",
+                                       residual=False), None)
 
 
-def made_step(num_labels: int, batch: int, size: int, dim: int, kappa: int, learned: bool):
-    """(a function that takes one training step, bytes of its parameters and their moments)."""
+def made_step(num_labels: int, batch: int, size: int, dim: int, kappa: int, learned: bool, kind: str = "none",
+              clusters: int | None = None):
+    """(a function that takes one training step, bytes of its parameters and their moments); clusters: default as many
+    as published, 2^ceil(log2(L / 100))."""
     torch.manual_seed(0)
-    kind, name = (Elias2Config, "elias-2") if learned else (Elias1Config, "elias-1")
-    config = kind(name=name, K=size, kappa=kappa, tau=0.05)
-    clusters = 1 << max(0, (-(-num_labels // 100) - 1).bit_length())
-    encoder = made_encoder(dim)
+    settings = {"K": size, "kappa": kappa, "tau": 0.05}
+    config = Elias2Config(name="elias-2", **settings) if learned else Elias1Config(name="elias-1", **settings)
+    clusters = clusters or 1 << max(0, (-(-num_labels // 100) - 1).bit_length())
+    encoder = made_encoder(kind, dim)
     model = EliasModel(encoder, config, clusters, num_labels, Limits.of(config, clusters, num_labels))
     rng = np.random.default_rng(0)
     first = rng.integers(num_labels, size=(clusters, 1))
@@ -137,7 +140,7 @@ def made_step(num_labels: int, batch: int, size: int, dim: int, kappa: int, lear
     noise = torch.from_numpy(rng.gumbel(size=(batch, 50))).float()
 
     def step() -> None:
-        if dim == 384:      # texts of 18 tokens, as long as a title
+        if kind != "none":      # texts of 18 tokens, as long as a title
             queries = encoder(TextBatch(torch.randint(1000, 20_000, (18 * batch,), dtype=torch.int32),
                                         np.full(batch, 18)))
         else:
@@ -159,9 +162,9 @@ def made_step(num_labels: int, batch: int, size: int, dim: int, kappa: int, lear
     return step, 3 * 4 * sum(p.numel() for p in model.parameters())      # AdamW's two moments
 
 
-def measure_step(num_labels: int, batch: int, size: int, dim: int, kappa: int, learned: bool) -> tuple[float, float]:
+def measure_step(*sizes: int, kind: str, clusters: int | None) -> tuple[float, float]:
     """(seconds of CPU time a step, GB above weights and moments)."""
-    step, held = made_step(num_labels, batch, size, dim, kappa, learned)
+    step, held = made_step(*sizes, kind, clusters)
     before = resident()
     step()
     step()
@@ -189,11 +192,13 @@ def main() -> None:
     parser.add_argument("--step", action="store_true", help="measure training steps")
     parser.add_argument("--one", nargs=6, type=int, metavar=("L", "B", "K", "D", "kappa", "learned"),
                         help="one training step of these sizes")
+    parser.add_argument("--step-clusters", type=int, help="clusters of that step; default 2^ceil(log2(L / 100))")
+    parser.add_argument("--encoder", choices=("none", "bag", "minilm"), default="none", help="of that step")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
     if options.one:
-        seconds, above = measure_step(*options.one[:5], bool(options.one[5]))
+        seconds, above = measure_step(*options.one, kind=options.encoder, clusters=options.step_clusters)
         return print(f"{seconds:.3f} s of CPU time, {above:.2f} GB above weights and moments")
     if options.step:
         return steps()
@@ -214,12 +219,15 @@ def steps() -> None:
     """Each in a process of its own, so that peaks do not mix."""
     import subprocess
     import sys
-    print("| L | B | K | D | kappa | stage | step |\n| --- | --- | --- | --- | --- | --- | --- |")
-    for sizes in ((100_000, 256, 2000, 768, 1000, 1), (1_000_000, 64, 500, 64, 1000, 1),
-                  (100_000, 64, 500, 64, 1000, 1), (1_000_000, 64, 500, 384, 200, 1), (100_000, 64, 500, 384, 200, 1)):
-        got = subprocess.run([sys.executable, "-m", "benchmarks.elias", "--one", *map(str, sizes)], text=True,
-                             capture_output=True, check=True)
-        print("| " + " | ".join(map(str, sizes[:5])) + f" | {sizes[5] + 1} | {got.stdout.strip()} |", flush=True)
+    print("| encoder | C | L | B | K | D | kappa | stage | step |\n" + "| --- " * 9 + "|")
+    for kind, clusters, *sizes in (("none", 1024, 100_000, 256, 2000, 768, 1000, 1), *(
+            (kind, clusters, labels, 64, 500, dim, kappa, 1)
+            for kind, dim, kappa in (("none", 64, 1000), ("bag", 384, 1000), ("minilm", 384, 200))
+            for labels, clusters in ((1_000_000, 16_384), (100_000, 16_384), (100_000, 1024)))):
+        got = subprocess.run([sys.executable, "-m", "benchmarks.elias", "--encoder", kind, "--step-clusters",
+                              str(clusters), "--one", *map(str, sizes)], text=True, capture_output=True, check=True)
+        print(f"| {kind} | {clusters} | " + " | ".join(map(str, sizes[:5])) + f" | {sizes[5] + 1} | "
+              f"{got.stdout.strip()} |", flush=True)
 
 
 if __name__ == "__main__":

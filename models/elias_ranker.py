@@ -127,8 +127,7 @@ class EliasRanker(Method):
             members = [remove_pairs(m, *split.filters.nonzero()) for m in self._members(features, *found)]
             weights = FusionSettings(settings.tree_weight, (settings.ranker_weight, settings.elias_weight),
                                      settings.depth, settings.min_leaf)
-            counts = np.bincount(self.data.splits["trn"].relevance.indices, minlength=self.num_labels)
-            fusion = fit(members, counts[:, None], split.relevance, weights)
+            fusion = fit(members, self.data.seen_counts[:, None], split.relevance, weights)
         self.fusion = distributed.broadcast(fusion)
 
     @property

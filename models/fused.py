@@ -97,13 +97,13 @@ class Fused(Method):
         members, split = self._score_validation(accelerator), self.data.splits["val"]
         fusion = None
         if distributed.is_main():
-            propensity = self.data.label_weights()
+            propensity = self.data.seen_weights()
             weights = self._choose_weights(members, propensity)
             fusion = fit(members, propensity[:, None], split.relevance, weights)
             scored = {"classifier": members[0], "embedding": members[1],
                       "fused, cross-fitted": cross_fit(members, propensity[:, None], split.relevance, weights,
                                                        min(FOLDS, len(split)))}
-            self.checked = {name: metrics.evaluate(scores, split.relevance, propensity,
+            self.checked = {name: metrics.evaluate(scores, split.relevance, self.data.label_weights(),
                                                    [k for k in CHECKED if k <= self.num_labels])
                             for name, scores in scored.items()}
             for name, found in self.checked.items():

@@ -184,7 +184,7 @@ class Fusion(Method):
             keys = torch.nn.functional.normalize(distributed.gather_rows(keys, len(split)), dim=1)
             self.memory = QueryMemory(keys.cpu().numpy(), split.relevance, settings.memory_neighbours,
                                       settings.memory_tau)
-        seen = self._seen()
+        seen = SeenLabels(np.log1p(self.data.seen_counts).astype(np.float32), self.data.seen_weights())
         if distributed.is_main():
             if self.fuser is None:
                 self._fit(seen, accelerator)
@@ -192,13 +192,6 @@ class Fusion(Method):
                 self.fuser = self.fuser.of_points(seen)
                 self.without = {name: fuser.of_points(seen) for name, fuser in self.without.items()}
         self.fuser, self.without = distributed.broadcast((self.fuser, self.without))
-
-    def _seen(self) -> SeenLabels:
-        points, config = self.data.splits["trn"], self.data.config
-        counts = np.bincount(points.relevance.indices, minlength=self.num_labels)
-        propensity = np.ones(self.num_labels) if len(points) < 3 else metrics.inverse_propensity(
-            counts, len(points), config.propensity_a, config.propensity_b)
-        return SeenLabels(np.log1p(counts).astype(np.float32), propensity)
 
     def _fit(self, seen: SeenLabels, accelerator: Accelerator) -> None:
         split, names = self.data.splits["val"], self.names

@@ -83,7 +83,8 @@ def test_a_system_that_fails_is_one_line_and_the_others_go_on(tmp_path, capsys, 
     monkeypatch.setattr(compare.System, "python", lambda self, peers: sys.executable)
     encoder = config_file(tmp_path / "encoder.yaml", "data: {name: any}\nmethod: {name: dexml}\n")
     linear = config_file(tmp_path / "linear.yaml", XR_LINEAR)
-    run(tmp_path / "made", tmp_path, "--ours", encoder, linear, "--out", tmp_path / "table.md", "--resume")
+    with pytest.raises(SystemExit, match="1"):
+        run(tmp_path / "made", tmp_path, "--ours", encoder, linear, "--out", tmp_path / "table.md", "--resume")
     failed, tree, peer, sentence = table(capsys)[2:]
     assert failed[0] == "XMCKit encoder" and failed[2:14] == ["-"] * 12 and "trn_X.txt" in failed[-1]
     assert tree[0] == "XMCKit linear" and float(tree[2]) > 20 and tree[-3:-1] == ["-", "-"]      # by chance: 0.4

@@ -144,6 +144,18 @@ class Dataset:
         return np.ones(self.num_labels) if propensity is None else propensity
 
     @cached_property
+    def seen_counts(self) -> np.ndarray:
+        """[L] points of the split trn alone that a label has: what may be known where something is fitted on validation
+        points, whose own labels `label_counts` would give away."""
+        return np.bincount(self.splits["trn"].relevance.indices, minlength=self.num_labels)
+
+    def seen_weights(self) -> np.ndarray:
+        """`label_weights` by the points of the split trn alone."""
+        points = len(self.splits["trn"])
+        return np.ones(self.num_labels) if points < 3 else metrics.inverse_propensity(
+            self.seen_counts, points, self.config.propensity_a, self.config.propensity_b)
+
+    @cached_property
     def label_texts(self) -> Sequence[str]:
         return label_texts(self.folder, self.num_labels)
 

@@ -15,7 +15,7 @@ from utils.outer_gradient import OuterGradient
 from utils.row_kernels import adamw_rows
 from utils.threads import over_threads
 
-BLOCK_FLOATS = {"cpu": 1 << 19, "cuda": 1 << 25}      # of a factored gradient, put together at once
+CPU_FLOATS, GPU_FLOATS = 1 << 19, 1 << 25      # of a factored gradient, put together at once
 ONE_THREAD = 1 << 18      # numbers that a thread updates before others would have started
 
 
@@ -113,7 +113,8 @@ def _compiled_update(parameter: Tensor, state: dict[str, Tensor], group: dict[st
 def _gradient_blocks(parameter: Tensor, outer: OuterGradient | None) -> Iterator[tuple[Tensor, Tensor]]:
     """(rows [u], their gradients [u, ...]), distinct rows; of a factored gradient block by block."""
     if outer is not None:
-        yield from outer.blocks(max(1, BLOCK_FLOATS[parameter.device.type] // max(parameter[:1].numel(), 1)))
+        size = CPU_FLOATS if parameter.device.type == "cpu" else GPU_FLOATS
+        yield from outer.blocks(max(1, size // max(parameter[:1].numel(), 1)))
         return
     if not parameter.grad.is_sparse:
         raise ValueError(f"row-sparse optimizer: expected a sparse gradient, got a dense one {parameter.shape}")
