@@ -46,7 +46,7 @@ from utils.config import Config, ConfigError  # noqa: E402
 from utils.data import SPLITS, Dataset, Split, load_dataset  # noqa: E402
 from utils.html_report import report_path, write_report  # noqa: E402
 from utils.pretrained import load_tokenizer  # noqa: E402
-from utils.run import find_run, start_logging, write_json, written_whole  # noqa: E402
+from utils.run import check_data, find_run, start_logging, warn_unfinished, write_json, written_whole  # noqa: E402
 from utils.search import Comparison, ExactIndex, HnswIndex  # noqa: E402
 
 log = logging.getLogger("eval")
@@ -89,6 +89,7 @@ def evaluate(run: str | Path, split: str = "tst", overrides: list[str] | None = 
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got '{split}'")
     folder, config = find_run(run, METHOD_CONFIGS, overrides or ())
+    warn_unfinished(folder)
     accelerator = distributed.start(config.train.mixed_precision)
     torch.set_num_threads(distributed.cpu_threads(config.run.threads))
     data = load_dataset(config, run_tokenizer(config, folder))
@@ -167,6 +168,7 @@ def check_split(data: Dataset, folder: Path) -> None:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; without it the validation points cannot be told from the training "
                          "points")
+    check_data(folder, "data_hash", data.hash, data.folder)
     saved = np.load(path, allow_pickle=False)
     if not np.array_equal(saved, data.splits["val"].rows):
         raise ValueError(f"{folder / 'val_rows.npy'}: the data set {data.folder} gives another validation split than "

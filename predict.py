@@ -39,8 +39,8 @@ import torch  # noqa: E402
 
 from models import METHOD_CONFIGS, load_method  # noqa: E402
 from utils import distributed  # noqa: E402
-from utils.data import check_dataset_folder, label_texts  # noqa: E402
-from utils.run import find_run, start_logging, written_whole  # noqa: E402
+from utils.data import check_dataset_folder, label_texts, labels_hash  # noqa: E402
+from utils.run import check_data, find_run, start_logging, warn_unfinished, written_whole  # noqa: E402
 from utils.text import iter_lines  # noqa: E402
 
 TEXTS_AT_ONCE = 1 << 14
@@ -56,11 +56,13 @@ class Predictor:
 
     def __init__(self, run: str | Path, labels: Sequence[str] | None = None, overrides: Sequence[str] = ()) -> None:
         folder, config = find_run(run, METHOD_CONFIGS, overrides)
+        warn_unfinished(folder)
         torch.set_num_threads(distributed.cpu_threads(config.run.threads))
         self.accelerator = distributed.start(config.train.mixed_precision)
         self.method = load_method(config, folder).to(self.accelerator.device)
         if labels is None:
             check_dataset_folder(config.dataset_folder)
+            check_data(folder, "labels_hash", labels_hash(config.dataset_folder), config.dataset_folder)
             self.label_texts: Sequence[str] = label_texts(config.dataset_folder, self.method.num_labels)
         else:
             self.label_texts = labels
@@ -100,6 +102,7 @@ def main(options: argparse.Namespace, words: list[str]) -> None:
         k = min(5, len(predictor.label_texts)) if options.k is None else options.k
         lines = predict_lines(predictor, options.text or iter_lines(options.texts), k)
         if options.out and distributed.is_main():
+            Path(options.out).parent.mkdir(parents=True, exist_ok=True)
             with written_whole(Path(options.out)) as partial, open(partial, "w", encoding="utf-8") as file:
                 file.writelines(line + "\n" for line in lines)
         else:

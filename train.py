@@ -40,7 +40,7 @@ import dataclasses  # noqa: E402
 import logging  # noqa: E402
 import math  # noqa: E402
 import time  # noqa: E402
-from collections.abc import Mapping  # noqa: E402
+from collections.abc import Iterator, Mapping, Sequence  # noqa: E402
 from dataclasses import dataclass  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -55,7 +55,7 @@ from models.method import Method, progress  # noqa: E402
 from utils import distributed  # noqa: E402
 from utils.checkpoint import Progress, load_checkpoint, save_checkpoint  # noqa: E402
 from utils.config import Config, ConfigError, read_yaml, stage_config, to_mapping  # noqa: E402
-from utils.data import Batch, Dataset, load_dataset, steps_per_epoch, training_batches  # noqa: E402
+from utils.data import Batch, Dataset, labels_hash, load_dataset, steps_per_epoch, training_batches  # noqa: E402
 from utils.encoder_source import resolve_encoder  # noqa: E402
 from utils.interrupt import Interrupted, SaveClock, stopped_by_sigterm  # noqa: E402
 from utils.legacy_config import load_any_config  # noqa: E402
@@ -93,6 +93,7 @@ def fit(config: Config, resume: bool = False, overwrite: bool = False) -> Path:
     folder, start = config.run_folder, config.run.start_from
     if not config.stages:
         return fit_stage(config, folder, resume, overwrite)
+    check_references(config.stages)
     folders: dict[str, Path] = {}
     for number, stage in enumerate(config.stages):
         last = number == len(config.stages) - 1
@@ -109,6 +110,29 @@ def fit(config: Config, resume: bool = False, overwrite: bool = False) -> Path:
     return folder
 
 
+def check_references(stages: Sequence[Mapping[str, Any]]) -> None:
+    """ConfigError, before anything is trained, for a stage that names no earlier stage or a member that is no run."""
+    earlier: list[str] = []
+    for stage in stages:
+        for value in _texts(stage):
+            if value.startswith(("stage:", "best:")) and (name := value.partition(":")[2]) not in earlier:
+                raise ConfigError(f"'{value}': there is no earlier stage {name}; earlier stages: "
+                                  f"{', '.join(earlier) or 'none'}")
+        for source in ((stage.get("method") or {}).get("members") or {}).values():
+            if not str(source).startswith("stage:"):
+                find_run(source, METHOD_CONFIGS)
+        earlier.append(stage["name"])
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in a stage's values."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (Mapping, list, tuple)):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(part)
+
+
 def stage_references(value: Any, folders: Mapping[str, Path]) -> Any:
     """`stage:NAME` anywhere in a stage's values -> the run folder of that earlier stage, `best:NAME` its best epoch."""
     if isinstance(value, Mapping):
@@ -118,9 +142,6 @@ def stage_references(value: Any, folders: Mapping[str, Path]) -> Any:
     if not isinstance(value, str) or not value.startswith(("stage:", "best:")):
         return value
     kind, _, name = value.partition(":")
-    if name not in folders:
-        raise ConfigError(f"'{value}': there is no earlier stage {name}; earlier stages: "
-                          f"{', '.join(folders) or 'none'}")
     return str(folders[name]) if kind == "stage" else read_yaml(folders[name] / "finished")["best_epoch"]
 
 
@@ -191,7 +212,7 @@ def fit_stage(config: Config, whole: Path, resume: bool = False, overwrite: bool
     folder = open_run(config, whole, resume, overwrite)      # only now: what fails before leaves nothing behind
     start_logging(folder)
     if distributed.is_main():
-        write_environment(folder, data.hash)
+        write_environment(folder, data.hash, labels_hash(data.folder))
         with written_whole(folder / "val_rows.npy") as partial, open(partial, "wb") as file:
             np.save(file, data.splits["val"].rows)
     log.info("%s: %d training, %d validation, %d test points, %d labels, data %s", data.name,

@@ -32,7 +32,7 @@ def latency(predictor: Predictor, texts: list[str]) -> tuple[float, float]:
         start = time.perf_counter()
         predictor([text], k=5)
         times.append(1000 * (time.perf_counter() - start))
-    return tuple(np.percentile(times[WARM_UP:], [50, 90]))
+    return tuple(np.percentile(times[min(WARM_UP, len(times) // 5):], [50, 90]))
 
 
 def parts(fusion: Fusion, accelerator: Accelerator) -> dict[str, Callable[[], object]]:

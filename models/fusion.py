@@ -246,7 +246,7 @@ class Fusion(Method):
         if not left_out:
             return self.fuser
         if len(left_out) > 1 or left_out[0] not in self.without:
-            raise ConfigError(f"eval.without is {left_out}: expected one of the members, "
+            raise ConfigError(f"eval.without is {left_out}: expected exactly one of the members, "
                               f"{', '.join(self.without) or 'of which there is only one'}")
         return self.without[left_out[0]]
 

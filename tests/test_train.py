@@ -1,18 +1,21 @@
 """The loop, the run folder, evaluation and prediction as a user runs them."""
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 from safetensors.torch import load_file
 
 import eval as evaluation
 import train
 from models.dexml import Dexml
+from predict import Predictor
 from tests.conftest import with_values, write_dataset
 from utils.config import ConfigError, to_yaml
 from utils.run import folder_written_whole, locked, settled_folder, written_whole
@@ -370,3 +373,42 @@ def test_score_matrix_is_the_saved_top_k(make_config):
     evaluation.evaluate(folder)
     scores = sp.load_npz(folder / "tst_score_mat.npz")
     assert np.diff(scores.indptr).tolist() == [6] * 20
+
+
+def test_data_whose_labels_stand_in_another_order_is_refused(make_config, tmp_path, tiny_root):
+    root = tmp_path / "sets"
+    shutil.copytree(tiny_root / "tiny", root / "tiny")
+    folder = train.fit(make_config(data={"root": str(root)}, train={"epochs": 1}))
+    assert Predictor(folder)(["the linux tool"])
+    lines = (root / "tiny" / "raw" / "Y.txt").read_text().splitlines()
+    (root / "tiny" / "raw" / "Y.txt").write_text("\n".join(reversed(lines)) + "\n")
+    with pytest.raises(ValueError, match=r"tiny: its labels_hash is .*, but .* was trained on .*another order"):
+        Predictor(folder)
+    for split in ("trn", "tst"):
+        matrix = sp.load_npz(root / "tiny" / f"Y.{split}.npz")
+        sp.save_npz(root / "tiny" / f"Y.{split}.npz", matrix[:, ::-1].tocsr())
+    with pytest.raises(ValueError, match=r"tiny: its data_hash is .*, but .* was trained on .*another order"):
+        evaluation.evaluate(folder)
+
+
+def test_a_stage_that_names_nothing_is_refused_before_any_is_trained(make_config):
+    first = {"name": "first", "method": {"name": "dexml"}}
+    for second, message in (
+            ({"name": "second", "method": {"name": "fusion", "members": {"a": "stage:first", "b": "stage:third"}}},
+             "'stage:third': there is no earlier stage third; earlier stages: first"),
+            ({"name": "second", "method": {"name": "fusion", "members": {"a": "stage:first", "b": "no/run"}}},
+             "no/run: not a run folder"),
+            ({"name": "second", "train": {"stop_epoch": "best:secnod"}}, "there is no earlier stage secnod")):
+        config = make_config(method={"name": "fusion"}, stages=[first, second])
+        with pytest.raises(ValueError, match=message):
+            train.fit(config)
+        assert not config.run_folder.exists()
+
+
+def test_a_model_of_an_unfinished_run_says_so(make_config, caplog):
+    folder = train.fit(make_config(train={"epochs": 1}))
+    evaluation.evaluate(folder)
+    assert "not finished" not in caplog.text
+    (folder / "finished").unlink()
+    evaluation.evaluate(folder)
+    assert "the run is not finished; this is its best model so far" in caplog.text

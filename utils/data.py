@@ -183,6 +183,18 @@ def label_texts(folder: Path, num_labels: int) -> Sequence[str]:
     return lines
 
 
+def labels_hash(folder: Path) -> str:
+    """Of the labels' texts and their order; empty for a data set without."""
+    path = folder / "raw" / "Y.txt"
+    if not path.is_file():
+        return ""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()[:16]
+
+
 def _dataset_hash(*matrices: sp.csr_matrix) -> str:
     digest = hashlib.sha256()
     for matrix in matrices:

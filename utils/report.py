@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +25,10 @@ COLUMNS = ("P@1", "P@3", "P@5", "nDCG@5", "PSP@1", "PSP@5", "R@100")
 
 
 def read_run(folder: str | Path, split: str) -> dict[str, Any]:
-    """{name, folder, config, seed, metrics} of a run; ValueError if it is none, or was not evaluated on the split."""
+    """{name, folder, config, seed, metrics} of a run; ValueError if it is none, or was not evaluated on the split.
+
+    name: data set and experiment, without the seed that an experiment's name may end with, as in dexa-seed1 or dexa-s1.
+    """
     folder = Path(folder)
     if not (folder / "config.yaml").is_file():
         raise ValueError(f"{folder}: not a run folder: it has no config.yaml")
@@ -33,7 +37,9 @@ def read_run(folder: str | Path, split: str) -> dict[str, Any]:
         raise ValueError(f"{path}: no such file; make it with: python eval.py {split} {folder}")
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
-        name, seed = f"{config['data']['name']}/{config['run']['expname']}", config["run"]["seed"]
+        seed = config["run"]["seed"]
+        stem = re.sub(rf"[-_.]?(s|seed)?{seed}$", "", config["run"]["expname"]) or config["run"]["expname"]
+        name = f"{config['data']['name']}/{stem}"
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder}: the run is damaged: {error!r}") from error
     if metrics.get("without"):
@@ -80,6 +86,7 @@ def compare_runs(folders: Sequence[str | Path], split: str, columns: Sequence[st
     columns = [c for c in common_metrics(runs, columns) if c.partition("@")[2].isdigit()]
     found = comparing.compare(runs, split, columns, root, resamples)
     if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
         write_report(out, comparing.page_data(found))
     return (f"{comparing.markdown(found)}\n\nDifferences to {found.runs[0].name}, with 95 % intervals of a paired "
             f"bootstrap over the {len(found.split):,} points of split {split} ({resamples:,} resamples); bold: "

@@ -278,13 +278,28 @@ class _Console(logging.Handler):
         tqdm.write(self.format(record), file=sys.stderr)
 
 
-def write_environment(folder: Path, data_hash: str) -> None:
+def write_environment(folder: Path, data_hash: str, labels_hash: str) -> None:
     """environment.json of a new run; of a resumed one, how it was gone on with."""
-    path, now = folder / "environment.json", environment(data_hash)
+    path, now = folder / "environment.json", {**environment(data_hash), "labels_hash": labels_hash}
     if path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))
         now = {**before, "resumed": [*before.get("resumed", []), now]}
     write_json(path, now)
+
+
+def warn_unfinished(folder: Path) -> None:
+    """Say that a run's model is only the best so far."""
+    if not (folder / "finished").is_file():
+        log.warning("%s: the run is not finished; this is its best model so far", folder)
+
+
+def check_data(folder: Path, name: str, found: str, data: Path) -> None:
+    """ValueError if a run's environment.json has another hash of that name than the data set has now."""
+    path = folder / "environment.json"
+    trained = json.loads(path.read_text(encoding="utf-8")).get(name, found) if path.is_file() else found
+    if trained != found:
+        raise ValueError(f"{data}: its {name} is {found}, but {folder} was trained on {trained}: labels or points have "
+                         "changed or stand in another order since, so that a label's id means another label")
 
 
 def environment(data_hash: str) -> dict[str, Any]:
