@@ -35,9 +35,9 @@ def test_a_row_for_each_config_and_no_deviation_of_one_seed(make_run):
 
 def test_names_may_end_with_the_seed(make_run):
     runs = [make_run(1, 10.0, "dexa-seed1"), make_run(0, 20.0, "dexa-seed0"), make_run(0, 3.0, "elias-1"),
-            make_run(2, 5.0, "2")]
+            make_run(2, 5.0, "s2")]
     lines = seeds_table(runs, columns=["P@1"]).splitlines()
-    assert lines[2:] == ["| D/dexa | 0, 1 | 15.00 ± 7.07 |", "| D/elias-1 | 0 | 3.00 |", "| D/2 | 2 | 5.00 |"]
+    assert lines[2:] == ["| D/dexa | 0, 1 | 15.00 ± 7.07 |", "| D/elias-1 | 0 | 3.00 |", "| D/s2 | 2 | 5.00 |"]
 
 
 def test_runs_that_do_not_belong_together_are_named(make_run, tmp_path):
