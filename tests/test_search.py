@@ -195,7 +195,7 @@ def test_missing_faiss_is_named(make_config, monkeypatch):
 def test_a_method_without_an_index_says_so(make_config):
     config = make_config(eval={"index": "hnsw"})
     with pytest.raises(ValueError, match="eval.index is 'hnsw', but method dexml does not search all labels"):
-        evaluation.check_index(config, torch.nn.Linear(1, 1))
+        evaluation.check_options(config, torch.nn.Linear(1, 1))
 
 
 class FindsTwo:

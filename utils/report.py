@@ -38,7 +38,8 @@ def read_run(folder: str | Path, split: str) -> dict[str, Any]:
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
         seed = config["run"]["seed"]
-        stem = re.sub(rf"[-_.]?(s|seed)?{seed}$", "", config["run"]["expname"]) or config["run"]["expname"]
+        whole = str(config["run"]["expname"])
+        stem = re.sub(rf"[-_.]?(s|seed)?{seed}$", "", whole) or whole
         name = f"{config['data']['name']}/{stem}"
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder}: the run is damaged: {error!r}") from error
