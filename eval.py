@@ -44,9 +44,10 @@ from models.report_data import report_data  # noqa: E402
 from utils import distributed, metrics  # noqa: E402
 from utils.config import Config, ConfigError  # noqa: E402
 from utils.data import SPLITS, Dataset, Split, load_dataset  # noqa: E402
+from utils.environment import check_same_data  # noqa: E402
 from utils.html_report import report_path, write_report  # noqa: E402
 from utils.pretrained import load_tokenizer  # noqa: E402
-from utils.run import check_data, find_run, start_logging, warn_unfinished, write_json, written_whole  # noqa: E402
+from utils.run import find_run, start_logging, warn_unfinished, write_json, written_whole  # noqa: E402
 from utils.search import Comparison, ExactIndex, HnswIndex  # noqa: E402
 
 log = logging.getLogger("eval")
@@ -93,7 +94,7 @@ def evaluate(run: str | Path, split: str = "tst", overrides: list[str] | None = 
     accelerator = distributed.start(config.train.mixed_precision)
     torch.set_num_threads(distributed.cpu_threads(config.run.threads))
     data = load_dataset(config, run_tokenizer(config, folder))
-    check_split(data, folder)
+    check_same_data(folder, data)
     if len(data.splits[split]) == 0:
         raise ValueError(f"split {split} of {data.name} has no points "
                          f"(data.val_fraction is {config.data.val_fraction})")
@@ -160,19 +161,6 @@ def compare_index(config: Config, method: Method, split: Split, k: int, accelera
              "%.3f ms/point vs exact %.3f ms/point", found["recall@1"], k, found["recall@k"], found["points"],
              found["build_seconds"], found["search_ms"], found["exact_ms"])
     return found
-
-
-def check_split(data: Dataset, folder: Path) -> None:
-    """The validation split must be the run's own, or a model would be measured on points it was trained on."""
-    path = folder / "val_rows.npy"
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; without it the validation points cannot be told from the training "
-                         "points")
-    check_data(folder, "data_hash", data.hash, data.folder)
-    saved = np.load(path, allow_pickle=False)
-    if not np.array_equal(saved, data.splits["val"].rows):
-        raise ValueError(f"{folder / 'val_rows.npy'}: the data set {data.folder} gives another validation split than "
-                         "the run was trained with; it is not the same data or data.val_fraction was overridden")
 
 
 def main(options: argparse.Namespace, words: list[str]) -> None:

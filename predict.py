@@ -40,7 +40,8 @@ import torch  # noqa: E402
 from models import METHOD_CONFIGS, load_method  # noqa: E402
 from utils import distributed  # noqa: E402
 from utils.data import check_dataset_folder, label_texts, labels_hash  # noqa: E402
-from utils.run import check_data, find_run, start_logging, warn_unfinished, written_whole  # noqa: E402
+from utils.environment import check_labels  # noqa: E402
+from utils.run import find_run, start_logging, warn_unfinished, written_whole  # noqa: E402
 from utils.text import iter_lines  # noqa: E402
 
 TEXTS_AT_ONCE = 1 << 14
@@ -62,7 +63,7 @@ class Predictor:
         self.method = load_method(config, folder).to(self.accelerator.device)
         if labels is None:
             check_dataset_folder(config.dataset_folder)
-            check_data(folder, "labels_hash", labels_hash(config.dataset_folder), config.dataset_folder)
+            check_labels(folder, config.dataset_folder, labels_hash(config.dataset_folder))
             self.label_texts: Sequence[str] = label_texts(config.dataset_folder, self.method.num_labels)
         else:
             self.label_texts = labels

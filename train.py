@@ -40,9 +40,7 @@ import dataclasses  # noqa: E402
 import logging  # noqa: E402
 import math  # noqa: E402
 import time  # noqa: E402
-from collections.abc import Iterator, Mapping, Sequence  # noqa: E402
 from dataclasses import dataclass  # noqa: E402
-from typing import Any  # noqa: E402
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
@@ -54,9 +52,10 @@ from models import METHOD_CONFIGS, METHODS, load_method  # noqa: E402
 from models.method import Method, progress  # noqa: E402
 from utils import distributed  # noqa: E402
 from utils.checkpoint import Progress, load_checkpoint, save_checkpoint  # noqa: E402
-from utils.config import Config, ConfigError, read_yaml, stage_config, to_mapping  # noqa: E402
+from utils.config import Config, ConfigError, stage_config  # noqa: E402
 from utils.data import Batch, Dataset, labels_hash, load_dataset, steps_per_epoch, training_batches  # noqa: E402
 from utils.encoder_source import resolve_encoder  # noqa: E402
+from utils.environment import peak_memory, write_environment  # noqa: E402
 from utils.interrupt import Interrupted, SaveClock, stopped_by_sigterm  # noqa: E402
 from utils.legacy_config import load_any_config  # noqa: E402
 from utils.metrics import NAMES  # noqa: E402
@@ -70,12 +69,11 @@ from utils.run import (  # noqa: E402
     folder_written_whole,
     locked,
     open_run,
-    peak_memory,
     start_logging,
-    write_environment,
     write_json,
     written_whole,
 )
+from utils.stages import check_references, member_stages, resolved  # noqa: E402
 
 log = logging.getLogger("train")
 CHECK_EVERY = 20      # steps between two looks at the losses: each look is one host sync
@@ -89,16 +87,16 @@ def fit(config: Config, resume: bool = False, overwrite: bool = False) -> Path:
         overwrite: replace the run that the folder holds, once the new one has been set up.
     """
     if config.method.name == "fusion" and not config.stages:
-        config = member_stages(config)
+        config = member_stages(config, METHOD_CONFIGS)
     folder, start = config.run_folder, config.run.start_from
     if not config.stages:
         return fit_stage(config, folder, resume, overwrite)
-    check_references(config.stages)
+    check_references(config.stages, METHOD_CONFIGS)
     folders: dict[str, Path] = {}
     for number, stage in enumerate(config.stages):
         last = number == len(config.stages) - 1
         own = {"start_from": start, **stage.get("run", {})}      # a stage may name another start, or none
-        overlay = stage_references({**stage, "run": {**own, "dir": str(
+        overlay = resolved({**stage, "run": {**own, "dir": str(
             folder if last else folder / "stages" / stage["name"])}}, folders)
         current = stage_config(config, overlay, METHOD_CONFIGS)
         folders[stage["name"]] = current.run_folder
@@ -108,82 +106,6 @@ def fit(config: Config, resume: bool = False, overwrite: bool = False) -> Path:
             fit_stage(current, folder, resume, overwrite and number == 0)
         start = str(current.run_folder)
     return folder
-
-
-def check_references(stages: Sequence[Mapping[str, Any]]) -> None:
-    """ConfigError, before anything is trained, for a stage that names no earlier stage or a member that is no run."""
-    earlier: list[str] = []
-    for stage in stages:
-        for value in _texts(stage):
-            if value.startswith(("stage:", "best:")) and (name := value.partition(":")[2]) not in earlier:
-                raise ConfigError(f"'{value}': there is no earlier stage {name}; earlier stages: "
-                                  f"{', '.join(earlier) or 'none'}")
-        for source in ((stage.get("method") or {}).get("members") or {}).values():
-            if not str(source).startswith("stage:"):
-                find_run(source, METHOD_CONFIGS)
-        earlier.append(stage["name"])
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """All texts in a stage's values."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, (Mapping, list, tuple)):
-        for part in value.values() if isinstance(value, Mapping) else value:
-            yield from _texts(part)
-
-
-def stage_references(value: Any, folders: Mapping[str, Path]) -> Any:
-    """`stage:NAME` anywhere in a stage's values -> the run folder of that earlier stage, `best:NAME` its best epoch."""
-    if isinstance(value, Mapping):
-        return {key: stage_references(part, folders) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [stage_references(part, folders) for part in value]
-    if not isinstance(value, str) or not value.startswith(("stage:", "best:")):
-        return value
-    kind, _, name = value.partition(":")
-    return str(folders[name]) if kind == "stage" else read_yaml(folders[name] / "finished")["best_epoch"]
-
-
-def renamed_references(value: Any, names: Mapping[str, str]) -> Any:
-    """`stage:NAME` and `best:NAME` anywhere in a stage's values with the names that the stages have now."""
-    if isinstance(value, Mapping):
-        return {key: renamed_references(part, names) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [renamed_references(part, names) for part in value]
-    if isinstance(value, str) and value.startswith(("stage:", "best:")):
-        kind, _, name = value.partition(":")
-        return f"{kind}:{names.get(name, name)}"
-    return value
-
-
-def member_stages(config: Config) -> Config:
-    """A fusion whose members are config files -> the same with a stage for each of them (for each of their own stages),
-    so that what has been trained is not trained again."""
-    stages, members = [], {}
-    for name, source in (config.method.members or {}).items():
-        path = Path(source)
-        if path.suffix not in (".yaml", ".yml") or (path.parent / "model").is_dir():
-            members[name] = source
-            continue
-        own = load_any_config(path, method_configs=METHOD_CONFIGS)
-        before, members[name], renamed = own.run.start_from, f"stage:{name}", {}
-        for number, overlay in enumerate(own.stages or ({},)):
-            last = number == max(len(own.stages), 1) - 1
-            overlay = {**overlay, "run": {"start_from": before, **(overlay.get("run") or {})}}
-            values = to_mapping(stage_config(own, renamed_references(overlay, renamed), METHOD_CONFIGS))
-            values["data"] |= {key: getattr(config.data, key) for key in (
-                "root", "val_fraction", "val_max_points", "val_group_size", "token_cache")}
-            label = name if last else f"{name}-{overlay['name']}"
-            stages.append({**values, "name": label, "run": {"start_from": values["run"]["start_from"]}})
-            before = f"stage:{label}"
-            if not last:
-                renamed[overlay["name"]] = label
-    if not stages:
-        return config
-    method = {**to_mapping(config)["method"], "members": members}
-    return dataclasses.replace(config, stages=(*stages, {"name": "fusion", "method": method,
-                                                         "run": {"start_from": None}}))
 
 
 def fit_stage(config: Config, whole: Path, resume: bool = False, overwrite: bool = False) -> Path:

@@ -14,9 +14,9 @@ from models.encoder import tokenizer_source
 from utils import distributed
 from utils.config import load_config
 from utils.data import load_dataset, training_batches
+from utils.environment import peak_memory
 from utils.optim import build_optimizers, clip_gradients
 from utils.pretrained import load_tokenizer
-from utils.run import peak_memory
 
 
 def main() -> None:

@@ -124,7 +124,7 @@ class GraphIndex:
         s = self.settings
         products = queries.float() @ self._on_device(queries)[0].T if queries.is_cuda else \
             torch.from_numpy(self.clusters.products(queries.float().contiguous().numpy()))
-        return log_cluster_scores(products / s.cluster_tau, s.alpha)
+        return raised_shares(products / s.cluster_tau, s.alpha).clamp_(max=0)
 
     def _on_device(self, queries: Tensor) -> list[Tensor]:
         """clusters, labels, bias, edges and log_edges on a GPU, where they all move at the first search."""
@@ -185,9 +185,9 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def log_cluster_scores(logits: Tensor, alpha: float) -> Tensor:
-    """log clip(alpha softmax, 0, 1) of all clusters' logits [B, C]."""
-    return (F.log_softmax(logits, dim=1) + log(alpha)).clamp(max=0)
+def raised_shares(logits: Tensor, alpha: float) -> Tensor:
+    """log(alpha softmax) of all clusters' logits [B, C]; clipped at 0 these are the log cluster scores."""
+    return F.log_softmax(logits, dim=1).add_(log(alpha))
 
 
 def top_clusters(logits: Tensor, alpha: float, beam: int) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,6 @@ with beta of at least the number of edges every weight would be 1.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import log
 from typing import Literal
 
 import numpy as np
@@ -17,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.elias_graph import Graph
-from models.elias_index import GraphIndex, SearchSettings
+from models.elias_index import GraphIndex, SearchSettings, raised_shares
 from models.elias_search import Shortlist, select_labels
 from models.encoder import TextEncoder
 from utils.config import ConfigError, MethodConfig, option
@@ -185,8 +184,7 @@ class EliasModel(nn.Module):
     def raised_shares(self, queries: Tensor) -> Tensor:
         """log(alpha softmax(W_C x)), the log cluster scores [B, C] before they are clipped; not differentiable."""
         with torch.autocast(queries.device.type, enabled=False):
-            logits = self._scaled(queries) @ self.clusters.T
-            return F.log_softmax(logits, dim=1).add_(log(self.config.alpha))
+            return raised_shares(self._scaled(queries) @ self.clusters.T, self.config.alpha)
 
     def log_cluster_scores(self, queries: Tensor) -> Tensor:
         """log s_c: [B, C]; not differentiable."""

@@ -7,7 +7,6 @@ neighbours in a member's embedding space) may be one more. The model holds copie
 """
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import shutil
@@ -23,18 +22,26 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from models.members import QueryMemory, Scores, proposals
+from models.members import (
+    MEMORY,
+    QueryMemory,
+    Scores,
+    check_member,
+    check_name,
+    equal_encoders,
+    of_data,
+    proposals,
+)
 from models.method import MemberView, Method, write_method
 from utils import distributed, metrics
 from utils.candidates import Candidates, joined, merge, relevant_places
-from utils.config import Config, ConfigError, MethodConfig, load_config, option, read_yaml, to_yaml
+from utils.config import Config, ConfigError, MethodConfig, load_config, option, to_yaml
 from utils.data import Dataset, Split
 from utils.fuser import KINDS, Fuser, FuserSettings, SeenLabels, cross_fit, fit
 from utils.run import find_run, link_or_copy, write_json, write_text
 from utils.sparse import contains
 
 log = logging.getLogger(__name__)
-MEMORY = "memory"
 POINTS_AT_ONCE = 2048      # whose candidates are held at a time
 TAILS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
 CHECKED = (1, 3, 5, 10, 100)
@@ -102,7 +109,7 @@ class Fusion(Method):
         members, sources = {}, {}
         for name, source in settings.members.items():
             folder, own = find_run(source, METHOD_CONFIGS)
-            check_member(name, folder, own, data)
+            check_member(name, folder, data)
             members[name], sources[name] = load_method(of_data(own, config), folder), folder
             if isinstance(members[name], Fusion):
                 raise ConfigError(f"method.members: {name} ({folder}) is a fusion itself; name its members instead")
@@ -135,7 +142,7 @@ class Fusion(Method):
         for name, member in self.members.items():
             if member.text_encoder is None or type(member).open_points is not Method.open_points:
                 continue
-            same = (other for other in dict.fromkeys(leaders.values()) if _equal_encoders(self.members[other], member))
+            same = (other for other in dict.fromkeys(leaders.values()) if equal_encoders(self.members[other], member))
             leaders[name] = next(same, name)
         return leaders
 
@@ -353,15 +360,6 @@ def _load_fuser(path: Path, names: list[str], num_labels: int) -> Fuser:
     return fuser
 
 
-# ---------------------------------------------------------------- checks
-
-def check_name(name: str) -> None:
-    """A member's name becomes a folder's."""
-    if not name.replace("-", "").replace("_", "").isalnum() or name == MEMORY or hasattr(torch.nn.ModuleDict, name):
-        raise ConfigError(f"method.members: '{name}' cannot be a member's name: expected letters, digits, - and _, "
-                          f"not {MEMORY} and no attribute of torch.nn.ModuleDict")
-
-
 def check_members(config: Config) -> None:
     """ConfigError for settings that no data is needed to refute."""
     settings = config.method
@@ -376,34 +374,3 @@ def check_members(config: Config) -> None:
     if settings.memory is not None and settings.memory not in settings.members:
         raise ConfigError(f"method.memory is '{settings.memory}', expected one of the members, "
                           f"{', '.join(settings.members)}")
-
-
-def check_member(name: str, folder: Path, own: Config, data: Dataset) -> None:
-    """ConfigError unless a run was trained on the same data and left the same points for validation."""
-    path = folder / "environment.json"
-    theirs = read_yaml(path).get("data_hash") if path.is_file() else None
-    if theirs != data.hash:
-        raise ConfigError(f"method.members: {name} ({folder}) was trained on data {theirs} ({own.data.name}), this "
-                          f"config names {data.hash} ({data.name}): other points or another order of labels")
-    rows = folder / "val_rows.npy"
-    if not rows.is_file() or not np.array_equal(np.load(rows, allow_pickle=False), data.splits["val"].rows):
-        raise ConfigError(f"method.members: {name} ({folder}) was trained with another validation split "
-                          f"(data.val_fraction {own.data.val_fraction}, data.val_group_size {own.data.val_group_size}; "
-                          f"here {data.config.val_fraction} and {data.config.val_group_size}), so its scores of these "
-                          "validation points would not be those of unseen points")
-
-
-def of_data(own: Config, config: Config) -> Config:
-    """A member's config, where the data set lies now and as this run searches."""
-    return dataclasses.replace(own, eval=dataclasses.replace(config.eval, without=None), data=dataclasses.replace(
-        own.data, root=config.data.root, token_cache=config.data.token_cache), run=dataclasses.replace(
-        own.run, threads=config.run.threads))
-
-
-def _equal_encoders(one: Method, two: Method) -> bool:
-    """Do two members turn every text into the same embedding?"""
-    ours, theirs = one.encoder.state_dict(), two.encoder.state_dict()
-    return (type(one.encoder) is type(two.encoder) and one.config.encoder == two.config.encoder
-            and one.config.data.max_len == two.config.data.max_len and ours.keys() == theirs.keys()
-            and one.encoder.tokenizer.get_vocab() == two.encoder.tokenizer.get_vocab()
-            and all(ours[key].shape == theirs[key].shape and torch.equal(ours[key], theirs[key]) for key in ours))

@@ -6,9 +6,10 @@
 """
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import scipy.sparse as sp
@@ -16,11 +17,18 @@ import torch
 from torch import Tensor
 
 from utils.candidate_kernels import dot_given, stored_given
+from utils.config import Config, ConfigError
+from utils.data import Dataset
+from utils.environment import check_same_data
 from utils.linear_kernels import best_of_rows
 from utils.search import ExactIndex
 from utils.sparse import canonical, topk_csr
 from utils.threads import over_threads
 
+if TYPE_CHECKING:
+    from models.method import Method
+
+MEMORY = "memory"        # a member's name, that of the remembered queries
 POINTS_AT_ONCE = 64      # whose candidates' rows are gathered together
 
 
@@ -143,3 +151,36 @@ class QueryMemory:
 def proposals(scores: Sequence[Scores], k: int) -> list[np.ndarray]:
     """Each member's k best labels [n, k]."""
     return [s.best(k)[1] for s in scores]
+
+
+# ---------------------------------------------------------------- members of a fusion
+
+def check_name(name: str) -> None:
+    """A member's name becomes a folder's."""
+    if not name.replace("-", "").replace("_", "").isalnum() or name == MEMORY or hasattr(torch.nn.ModuleDict, name):
+        raise ConfigError(f"method.members: '{name}' cannot be a member's name: expected letters, digits, - and _, "
+                          f"not {MEMORY} and no attribute of torch.nn.ModuleDict")
+
+
+def check_member(name: str, folder: Path, data: Dataset) -> None:
+    """ConfigError unless a run was trained on the same data and left the same points for validation."""
+    try:
+        check_same_data(folder, data)
+    except ValueError as error:
+        raise ConfigError(f"method.members: {name}: {error}") from error
+
+
+def of_data(own: Config, config: Config) -> Config:
+    """A member's config, where the data set lies now and as this run searches."""
+    return dataclasses.replace(own, eval=dataclasses.replace(config.eval, without=None), data=dataclasses.replace(
+        own.data, root=config.data.root, token_cache=config.data.token_cache), run=dataclasses.replace(
+        own.run, threads=config.run.threads))
+
+
+def equal_encoders(one: Method, two: Method) -> bool:
+    """Do two members turn every text into the same embedding?"""
+    ours, theirs = one.encoder.state_dict(), two.encoder.state_dict()
+    return (type(one.encoder) is type(two.encoder) and one.config.encoder == two.config.encoder
+            and one.config.data.max_len == two.config.data.max_len and ours.keys() == theirs.keys()
+            and one.encoder.tokenizer.get_vocab() == two.encoder.tokenizer.get_vocab()
+            and all(ours[key].shape == theirs[key].shape and torch.equal(ours[key], theirs[key]) for key in ours))

@@ -74,10 +74,10 @@ class RowSparseAdamW(torch.optim.Optimizer):
     @staticmethod
     def _update_rows(parameter: Tensor, state: dict[str, Tensor], group: dict[str, Any], rows: Tensor,
                      values: Tensor) -> None:
-        (beta1, beta2), decay = group["betas"], group["weight_decay"]
         if parameter.device.type == "cpu" and parameter.dtype == torch.float32:
             _compiled_update(parameter, state, group, rows, values)
             return
+        (beta1, beta2), decay = group["betas"], group["weight_decay"]
         names = ("row_steps", "exp_avg", "exp_avg_sq")
         steps, first, second = (state[name].index_select(0, rows) for name in names)      # whole rows: not [rows],
         steps += 1                                                                        # which goes by numbers

@@ -19,6 +19,7 @@ from math import ceil
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 
 from losses.stream import CHUNK_BYTES, WHOLE_BYTES
@@ -246,21 +247,13 @@ def peak(parts: list[Part]) -> int:
 
 def resident() -> int:
     """Bytes that this process holds now: the interpreter and the libraries that are loaded already."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:      # not Linux
-        return 240 * MB
+    return psutil.Process().memory_info().rss
 
 
 def machine() -> dict[str, int]:
     """Bytes that the machine has: memory, swap, available (all within the control group's limit), gpu (smallest)."""
-    found = {}
-    try:
-        lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
-        known = {words[0]: int(words[1]) * 1024 for words in lines}
-        found = {"memory": known["MemTotal:"], "swap": known["SwapTotal:"], "available": known["MemAvailable:"]}
-    except (OSError, KeyError):
-        found["memory"] = found["available"] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = psutil.virtual_memory()
+    found = {"memory": memory.total, "swap": psutil.swap_memory().total, "available": memory.available}
     for folder, limit, used in (("", "memory.max", "memory.current"),
                                 ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes")):
         base = Path("/sys/fs/cgroup") / folder

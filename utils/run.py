@@ -14,12 +14,9 @@ import fcntl
 import json
 import logging
 import os
-import platform
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +26,6 @@ from utils import distributed
 from utils.config import Config, ConfigError, load_config, parse_overrides, read_yaml, to_mapping, to_yaml
 
 log = logging.getLogger(__name__)
-VERSIONED = ("torch", "transformers", "tokenizers", "accelerate", "numpy", "scipy", "safetensors")
 LOCK = ".lock"
 MAY_DIFFER = {"run", "eval"}      # sections that do not change what is trained
 MAY_BE_OVERRIDDEN = ("data.root", "data.token_cache", "data.workers", "encoder.trust_remote_code", "run.threads",
@@ -278,77 +274,10 @@ class _Console(logging.Handler):
         tqdm.write(self.format(record), file=sys.stderr)
 
 
-def write_environment(folder: Path, data_hash: str, labels_hash: str) -> None:
-    """environment.json of a new run; of a resumed one, how it was gone on with."""
-    path, now = folder / "environment.json", {**environment(data_hash), "labels_hash": labels_hash}
-    if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        now = {**before, "resumed": [*before.get("resumed", []), now]}
-    write_json(path, now)
-
-
 def warn_unfinished(folder: Path) -> None:
     """Say that a run's model is only the best so far."""
     if not (folder / "finished").is_file():
         log.warning("%s: the run is not finished; this is its best model so far", folder)
-
-
-def check_data(folder: Path, name: str, found: str, data: Path) -> None:
-    """ValueError if a run's environment.json has another hash of that name than the data set has now."""
-    path = folder / "environment.json"
-    trained = json.loads(path.read_text(encoding="utf-8")).get(name, found) if path.is_file() else found
-    if trained != found:
-        raise ValueError(f"{data}: its {name} is {found}, but {folder} was trained on {trained}: labels or points have "
-                         "changed or stand in another order since, so that a label's id means another label")
-
-
-def environment(data_hash: str) -> dict[str, Any]:
-    """What a result needs to be made again: commit, versions, machine, data."""
-    import torch
-    versions = {}
-    for package in VERSIONED:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
-    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"command": sys.argv, "commit": _commit(), "python": platform.python_version(), "versions": versions,
-            "host": platform.node(), "machine": platform.machine(), "cpu": _cpu_name(), "cores": os.cpu_count(),
-            "devices": devices,
-            "processes": distributed.world_size(), "threads": torch.get_num_threads(), "data_hash": data_hash}
-
-
-def peak_memory(device: Any) -> dict[str, float]:
-    """Largest memory of this process so far, in MB: resident, and on the GPU where there is one."""
-    import torch
-    found = {"memory_mb": _peak_resident()}
-    if device.type == "cuda":
-        found["gpu_memory_mb"] = torch.cuda.max_memory_allocated(device) / 2 ** 20
-    return found
-
-
-def _peak_resident() -> float:
-    with contextlib.suppress(OSError), open("/proc/self/status", encoding="ascii") as file:
-        for line in file:
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
-    import resource  # elsewhere than on Linux; on Linux it would count what the parent process held before
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2 ** 20 if sys.platform == "darwin" else 1024)
-
-
-def _commit() -> str | None:
-    try:
-        got = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True,
-                             timeout=5, cwd=Path(__file__).parent, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return got.stdout.strip()
-
-
-def _cpu_name() -> str:
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
-        for line in file:
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor()
 
 
 def _forget_after(path: Path, epoch: int) -> None:

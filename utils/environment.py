@@ -1,0 +1,110 @@
+"""What a run was made by and of: environment.json, and whether the data is still the same; memory of the process."""
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from utils import distributed
+from utils.run import write_json
+
+if TYPE_CHECKING:
+    from utils.data import Dataset
+
+VERSIONED = ("torch", "transformers", "tokenizers", "accelerate", "numpy", "scipy", "safetensors")
+
+
+def write_environment(folder: Path, data_hash: str, labels_hash: str) -> None:
+    """environment.json of a new run; of a resumed one, how it was gone on with."""
+    path, now = folder / "environment.json", {**environment(data_hash), "labels_hash": labels_hash}
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        now = {**before, "resumed": [*before.get("resumed", []), now]}
+    write_json(path, now)
+
+
+def environment(data_hash: str) -> dict[str, Any]:
+    """What a result needs to be made again: commit, versions, machine, data."""
+    import torch
+    versions = {}
+    for package in VERSIONED:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {"command": sys.argv, "commit": _commit(), "python": platform.python_version(), "versions": versions,
+            "host": platform.node(), "machine": platform.machine(), "cpu": _cpu_name(), "cores": os.cpu_count(),
+            "devices": devices,
+            "processes": distributed.world_size(), "threads": torch.get_num_threads(), "data_hash": data_hash}
+
+
+def _recorded(folder: Path, name: str) -> str | None:
+    """What a run's environment.json says, None where it says nothing."""
+    path = folder / "environment.json"
+    return json.loads(path.read_text(encoding="utf-8")).get(name) if path.is_file() else None
+
+
+def check_labels(folder: Path, data: Path, labels_hash: str) -> None:
+    """ValueError if the label texts of a data set are not those that a run was trained with, in their order."""
+    trained = _recorded(folder, "labels_hash")
+    if trained not in (None, labels_hash):
+        raise ValueError(f"{data / 'raw' / 'Y.txt'} is not what {folder} was trained with (labels_hash {labels_hash}, "
+                         f"then {trained}): an id would be another label")
+
+
+def check_same_data(folder: Path, data: Dataset) -> None:
+    """ValueError unless a run was trained on this data and left the same points for validation: its scores of them
+    would not be those of unseen points, and its labels perhaps others."""
+    trained = _recorded(folder, "data_hash")
+    if trained != data.hash:
+        raise ValueError(f"{folder} was trained on data {trained}, but {data.folder} is {data.hash}: other points, or "
+                         "another order of labels")
+    rows = folder / "val_rows.npy"
+    if not rows.is_file():
+        raise ValueError(f"{rows}: no such file; without it validation points cannot be told from training points")
+    if not np.array_equal(np.load(rows, allow_pickle=False), data.splits["val"].rows):
+        raise ValueError(f"{rows}: another validation split than data.val_fraction {data.config.val_fraction} and "
+                         f"data.val_group_size {data.config.val_group_size} give, so that its points may have been "
+                         "trained on")
+
+
+def peak_memory(device: Any) -> dict[str, float]:
+    """Largest memory of this process so far, in MB: resident, and on the GPU where there is one."""
+    import torch
+    found = {"memory_mb": _peak_resident()}
+    if device.type == "cuda":
+        found["gpu_memory_mb"] = torch.cuda.max_memory_allocated(device) / 2 ** 20
+    return found
+
+
+def _peak_resident() -> float:
+    with contextlib.suppress(OSError), open("/proc/self/status", encoding="ascii") as file:
+        for line in file:
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    import resource  # elsewhere than on Linux; on Linux it would count what the parent process held before
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2 ** 20 if sys.platform == "darwin" else 1024)
+
+
+def _commit() -> str | None:
+    try:
+        got = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True,
+                             timeout=5, cwd=Path(__file__).parent, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return got.stdout.strip()
+
+
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor()
