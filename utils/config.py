@@ -28,6 +28,7 @@ from typing import Any, Literal
 
 import yaml
 
+from utils.errors import InputError
 from utils.sections import (
     SECTIONS,
     DataConfig,
@@ -47,7 +48,7 @@ __all__ = ["SECTIONS", "Config", "ConfigError", "DataConfig", "EncoderConfig", "
            "to_mapping", "to_yaml"]
 
 
-class ConfigError(ValueError):
+class ConfigError(InputError):
     """A config that cannot be used; the message names the file, the key, what was expected and what came."""
 
 

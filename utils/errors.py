@@ -1,0 +1,5 @@
+"""Errors that are the user's to mend: each message names the file, key or shape, what was expected and what came."""
+
+
+class InputError(ValueError):
+    """What came from outside cannot be used: a file, an option, a shape."""
