@@ -45,9 +45,10 @@ from utils import distributed, metrics  # noqa: E402
 from utils.config import Config, ConfigError  # noqa: E402
 from utils.data import SPLITS, Dataset, Split, load_dataset  # noqa: E402
 from utils.environment import check_same_data  # noqa: E402
+from utils.files import write_json, written_whole  # noqa: E402
 from utils.html_report import report_path, write_report  # noqa: E402
 from utils.pretrained import load_tokenizer  # noqa: E402
-from utils.run import find_run, start_logging, warn_unfinished, write_json, written_whole  # noqa: E402
+from utils.run import find_run, start_logging, warn_unfinished  # noqa: E402
 from utils.search import Comparison, ExactIndex, HnswIndex  # noqa: E402
 
 log = logging.getLogger("eval")

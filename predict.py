@@ -41,7 +41,8 @@ from models import METHOD_CONFIGS, load_method  # noqa: E402
 from utils import distributed  # noqa: E402
 from utils.data import check_dataset_folder, label_texts, labels_hash  # noqa: E402
 from utils.environment import check_labels  # noqa: E402
-from utils.run import find_run, start_logging, warn_unfinished, written_whole  # noqa: E402
+from utils.files import written_whole  # noqa: E402
+from utils.run import find_run, start_logging, warn_unfinished  # noqa: E402
 from utils.text import iter_lines  # noqa: E402
 
 TEXTS_AT_ONCE = 1 << 14

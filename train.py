@@ -56,6 +56,7 @@ from utils.config import Config, ConfigError, stage_config  # noqa: E402
 from utils.data import Batch, Dataset, labels_hash, load_dataset, steps_per_epoch, training_batches  # noqa: E402
 from utils.encoder_source import resolve_encoder  # noqa: E402
 from utils.environment import peak_memory, write_environment  # noqa: E402
+from utils.files import folder_written_whole, write_json, written_whole  # noqa: E402
 from utils.interrupt import Interrupted, SaveClock, stopped_by_sigterm  # noqa: E402
 from utils.legacy_config import load_any_config  # noqa: E402
 from utils.metrics import NAMES  # noqa: E402
@@ -63,16 +64,7 @@ from utils.optim import build_optimizers, clip_gradients, learning_rate_factor, 
 from utils.plan import check_it_fits  # noqa: E402
 from utils.plan import report as plan_report  # noqa: E402
 from utils.pretrained import load_tokenizer  # noqa: E402
-from utils.run import (  # noqa: E402
-    MetricLog,
-    find_run,
-    folder_written_whole,
-    locked,
-    open_run,
-    start_logging,
-    write_json,
-    written_whole,
-)
+from utils.run import MetricLog, find_run, locked, open_run, start_logging  # noqa: E402
 from utils.stages import check_references, member_stages, resolved  # noqa: E402
 
 log = logging.getLogger("train")

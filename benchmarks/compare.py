@@ -42,8 +42,8 @@ from models import METHOD_CONFIGS
 from utils.config import load_config, to_yaml
 from utils.data import load_filter
 from utils.features import load_features
+from utils.files import write_json, write_text
 from utils.metrics import evaluate, inverse_propensity
-from utils.run import write_json, write_text
 from utils.sparse import check_relevance, remove_pairs
 
 ROOT = Path(__file__).parent.parent

@@ -30,9 +30,10 @@ from models.overlap_xmc import XrLinearConfig, ranking
 from utils import distributed, metrics
 from utils.config import Config
 from utils.data import load_dataset
+from utils.files import write_json, written_whole
 from utils.linear_layer import Features
 from utils.partition_tree import COMBINERS, PartitionTree
-from utils.run import find_run, write_json, written_whole
+from utils.run import find_run
 from utils.sparse import remove_pairs, topk_csr
 from utils.tree_training import Skeleton, fit_tree, grow, pifa, reassign
 

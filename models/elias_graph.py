@@ -15,8 +15,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from utils.clustering import balanced_hierarchy
+from utils.files import written_whole
 from utils.matching import count_matrix, top_assignment
-from utils.run import written_whole
 from utils.sparse import canonical, entry_rows, lookup, topk_csr, topk_rows
 
 log = logging.getLogger(__name__)

@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.elias_search import given_paths, pool_scores, select_labels
+from utils.files import written_whole
 from utils.row_store import RowStore
-from utils.run import written_whole
 from utils.threads import over_threads
 
 SCORES_AT_ONCE = 1 << 23      # cluster scores held at a time

@@ -32,10 +32,11 @@ from utils import distributed
 from utils.arrays import save_arrays
 from utils.config import Config, ConfigError, load_config, option, to_yaml
 from utils.data import Dataset, Split, token_cache
+from utils.files import write_text
 from utils.fusion import Fusion, FusionSettings, fit
 from utils.linear_layer import Features, Layer, fit_layer, load_layer, score_candidates
 from utils.partition_tree import COMBINERS
-from utils.run import find_run, write_text
+from utils.run import find_run
 from utils.sparse import lookup, remove_pairs, topk_csr, topk_rows
 
 log = logging.getLogger(__name__)

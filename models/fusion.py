@@ -37,8 +37,9 @@ from utils import distributed, metrics
 from utils.candidates import Candidates, joined, merge, relevant_places
 from utils.config import Config, ConfigError, MethodConfig, load_config, option, to_yaml
 from utils.data import Dataset, Split
+from utils.files import link_or_copy, write_json, write_text
 from utils.fuser import KINDS, Fuser, FuserSettings, SeenLabels, cross_fit, fit
-from utils.run import find_run, link_or_copy, write_json, write_text
+from utils.run import find_run
 from utils.sparse import contains
 
 log = logging.getLogger(__name__)

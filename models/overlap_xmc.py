@@ -27,9 +27,9 @@ from utils import distributed
 from utils.arrays import map_arrays, save_arrays
 from utils.config import Config, ConfigError, option
 from utils.data import Dataset, Split, token_cache
+from utils.files import link_or_copy, written_whole
 from utils.linear_layer import Features, load_layer
 from utils.partition_tree import COMBINERS, PartitionTree
-from utils.run import link_or_copy, written_whole
 from utils.sparse import topk_csr, topk_rows
 from utils.tree_training import (
     Ranking,

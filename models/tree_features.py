@@ -19,8 +19,9 @@ from models.method import Method, encode_rows
 from utils.config import Config, EncoderConfig, load_config, to_yaml
 from utils.data import Split, token_cache
 from utils.features import load_features
+from utils.files import write_text
 from utils.linear_layer import Features
-from utils.run import find_run, write_text
+from utils.run import find_run
 from utils.text_features import TextFeatures
 from utils.tokenization_utils import Ragged, Tokenizer, tokenize_file, tokenize_texts
 from utils.tree_training import normalised

@@ -18,7 +18,8 @@ from models.dexml import Dexml
 from predict import Predictor
 from tests.conftest import with_values, write_dataset
 from utils.config import ConfigError, to_yaml
-from utils.run import folder_written_whole, locked, settled_folder, written_whole
+from utils.files import folder_written_whole, settled_folder, written_whole
+from utils.run import locked
 
 ROOT = Path(__file__).parent.parent
 

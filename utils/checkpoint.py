@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from utils import distributed
-from utils.run import folder_written_whole, settled_folder
+from utils.files import folder_written_whole, settled_folder
 
 log = logging.getLogger(__name__)
 FORMAT = 1

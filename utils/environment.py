@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from utils import distributed
-from utils.run import write_json
+from utils.files import write_json
 
 if TYPE_CHECKING:
     from utils.data import Dataset

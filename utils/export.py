@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from utils.config import Config, split_words
-from utils.run import find_run, folder_written_whole, start_logging
+from utils.files import folder_written_whole
+from utils.run import find_run, start_logging
 
 log = logging.getLogger("export")
 TOLERANCE = 1e-5      # of embeddings of unit length; of longer ones in proportion

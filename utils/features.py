@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse as sp
 
-from utils.run import write_text, written_whole
+from utils.files import write_text, written_whole
 from utils.text import count_lines, iter_lines
 from utils.text_features import vectorizer
 

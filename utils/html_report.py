@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from utils.files import write_text
 from utils.published import PUBLISHED, SOURCE
-from utils.run import write_text
 from utils.sparse import contains, topk_rows
 
 TEMPLATE = Path(__file__).with_name("report_template.html")

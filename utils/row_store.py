@@ -16,7 +16,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from utils.run import written_whole
+from utils.files import written_whole
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 KINDS = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(np.uint16), "int8": np.dtype(np.int8)}
