@@ -19,7 +19,6 @@ import scipy.sparse as sp
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from losses import LOSSES, ROW_LOSSES
 from models.encoder import TextEncoder, tokenizer_source
@@ -28,6 +27,7 @@ from utils import distributed
 from utils.config import Config, LossConfig, MethodConfig
 from utils.data import Batch, Dataset, Split, TextBatch, sequential_batches, token_cache
 from utils.optim import decay_groups
+from utils.progress import tqdm
 from utils.sparse import remove_pairs, topk_csr, topk_rows
 from utils.tokenization_utils import Ragged, Tokenizer, tokenize_file, tokenize_texts
 

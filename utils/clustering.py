@@ -17,7 +17,6 @@ from math import prod
 
 import numpy as np
 import scipy.sparse as sp
-from tqdm import tqdm
 
 from utils.clustering_kernels import (
     LONGEST,
@@ -31,6 +30,7 @@ from utils.clustering_kernels import (
     score,
     separate,
 )
+from utils.progress import tqdm
 from utils.sparse import canonical
 
 WIDE = 1 << 16          # nodes of more rows are shared by all threads, smaller ones are done by one thread each

@@ -15,10 +15,10 @@ from queue import SimpleQueue
 
 import numpy as np
 import scipy.sparse as sp
-from tqdm import tqdm
 
 from utils.arrays import map_arrays
 from utils.linear_kernels import fit_chunk, score_pairs
+from utils.progress import tqdm
 from utils.sparse import canonical, entry_rows
 
 BLOCK = 4096      # points scored at once by a thread

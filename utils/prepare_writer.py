@@ -19,8 +19,8 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from utils.progress import tqdm
 from utils.text import decode_line
 
 SPLITS = {"trn": "train", "tst": "test"}    # short name in Y.trn.npz, long name in filter_labels_train.txt

@@ -174,7 +174,7 @@ class _Console(logging.Handler):
     """Writes through tqdm, so that log lines do not break a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        from tqdm import tqdm
+        from utils.progress import tqdm
         tqdm.write(self.format(record), file=sys.stderr)
 
 

@@ -156,7 +156,7 @@ def _chunks(lines: Iterable[str]) -> Iterator[list[str]]:
 
 
 def _write(stem: Path, path: Path, tokenizer: Tokenizer, progress: bool) -> None:
-    from tqdm import tqdm
+    from utils.progress import tqdm
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
