@@ -1,12 +1,13 @@
 # make demo    set up .venv, train and fuse models on the tracked data set, evaluate them on its test split, write the report
 # make test    set up .venv, run the linter and the test suite
+# make gate    the demo again: its score and its time beside a fixed piece of work
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO_CONFIG := configs/LF-DebianTitles-small/fusion.yaml
 DEMO_RUN := Results/XMCKit/LF-DebianTitles-small/fusion
 
-.PHONY: demo test lint benchmarks clean
+.PHONY: demo test lint gate benchmarks clean
 
 demo: $(VENV)/installed
 	$(BIN)/python train.py $(DEMO_CONFIG) --overwrite
@@ -17,6 +18,9 @@ test: lint
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
+
+gate: $(VENV)/installed
+	$(BIN)/python -m benchmarks.gate
 
 benchmarks: $(VENV)/installed-dev
 	$(BIN)/python -m benchmarks.losses
