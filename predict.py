@@ -39,7 +39,7 @@ import torch  # noqa: E402
 
 from models import METHOD_CONFIGS, load_method  # noqa: E402
 from utils import distributed  # noqa: E402
-from utils.data import check_dataset_folder, label_texts, labels_hash  # noqa: E402
+from utils.data import check_dataset_folder, label_texts  # noqa: E402
 from utils.environment import check_labels  # noqa: E402
 from utils.files import written_whole  # noqa: E402
 from utils.run import find_run, start_logging, warn_unfinished  # noqa: E402
@@ -64,7 +64,7 @@ class Predictor:
         self.method = load_method(config, folder).to(self.accelerator.device)
         if labels is None:
             check_dataset_folder(config.dataset_folder)
-            check_labels(folder, config.dataset_folder, labels_hash(config.dataset_folder))
+            check_labels(folder, config.dataset_folder)
             self.label_texts: Sequence[str] = label_texts(config.dataset_folder, self.method.num_labels)
         else:
             self.label_texts = labels

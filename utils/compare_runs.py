@@ -17,6 +17,7 @@ import scipy.sparse as sp
 from utils import html_report as html
 from utils.config import Config, DataConfig, build_section
 from utils.data import Dataset, Split, load_dataset
+from utils.environment import check_labels
 from utils.metrics import PointMetrics, paired_bootstrap, per_point
 from utils.sparse import contains, topk_rows
 from utils.text import text_of
@@ -101,6 +102,8 @@ def _load_data(found: Sequence[Mapping[str, Any]], split: str, root: str | None)
     if data.hash != first["metrics"]["data_hash"]:
         raise ValueError(f"{data.folder}: expected the data that the runs were evaluated on, {_data_of(first)}, got "
                          f"data of hash {data.hash}")
+    for run in found:
+        check_labels(run["folder"], data.folder)
     return data
 
 

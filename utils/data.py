@@ -24,7 +24,7 @@ from torch import Tensor
 from utils import distributed, metrics
 from utils.config import Config, DataConfig
 from utils.sparse import check_relevance
-from utils.text import TextLines, count_lines
+from utils.text import TextLines, count_lines, lines_hash
 from utils.tokenization_utils import Ragged, Tokenizer, tokenize_file
 
 log = logging.getLogger(__name__)
@@ -186,13 +186,7 @@ def label_texts(folder: Path, num_labels: int) -> Sequence[str]:
 def labels_hash(folder: Path) -> str:
     """Of the labels' texts and their order; empty for a data set without."""
     path = folder / "raw" / "Y.txt"
-    if not path.is_file():
-        return ""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while part := file.read(1 << 20):
-            digest.update(part)
-    return digest.hexdigest()[:16]
+    return lines_hash(path) if path.is_file() else ""
 
 
 def _dataset_hash(*matrices: sp.csr_matrix) -> str:

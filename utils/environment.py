@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from utils import distributed
+from utils.errors import InputError
 from utils.files import write_json
+from utils.text import byte_hashes, lines_hash
 
 if TYPE_CHECKING:
     from utils.data import Dataset
@@ -51,26 +53,35 @@ def _recorded(folder: Path, name: str) -> str | None:
     return json.loads(path.read_text(encoding="utf-8")).get(name) if path.is_file() else None
 
 
-def check_labels(folder: Path, data: Path, labels_hash: str) -> None:
-    """ValueError if the label texts of a data set are not those that a run was trained with, in their order."""
+def check_labels(folder: Path, data: Path) -> None:
+    """InputError if the label texts of a data set are not those that a run was trained with, in their order."""
+    path = data / "raw" / "Y.txt"
     trained = _recorded(folder, "labels_hash")
-    if trained not in (None, labels_hash):
-        raise ValueError(f"{data / 'raw' / 'Y.txt'} is not what {folder} was trained with (labels_hash {labels_hash}, "
-                         f"then {trained}): an id would be another label")
+    if not trained:      # by an older version, or without label texts
+        return
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; expected the label texts that {folder} was trained with")
+    now = lines_hash(path)
+    if trained != now and trained not in byte_hashes(path):
+        raise InputError(f"{path} is not what {folder} was trained with (labels_hash {now}, then {trained}): an id "
+                         "would be another label")
 
 
 def check_same_data(folder: Path, data: Dataset) -> None:
-    """ValueError unless a run was trained on this data and left the same points for validation: its scores of them
-    would not be those of unseen points, and its labels perhaps others."""
+    """InputError unless a run was trained on this data, and left the same points for validation.
+
+    Its scores of other points would not be those of unseen ones, and its labels perhaps others.
+    """
     trained = _recorded(folder, "data_hash")
     if trained != data.hash:
-        raise ValueError(f"{folder} was trained on data {trained}, but {data.folder} is {data.hash}: other points, or "
+        raise InputError(f"{folder} was trained on data {trained}, but {data.folder} is {data.hash}: other points, or "
                          "another order of labels")
+    check_labels(folder, data.folder)
     rows = folder / "val_rows.npy"
     if not rows.is_file():
-        raise ValueError(f"{rows}: no such file; without it validation points cannot be told from training points")
+        raise InputError(f"{rows}: no such file; without it validation points cannot be told from training points")
     if not np.array_equal(np.load(rows, allow_pickle=False), data.splits["val"].rows):
-        raise ValueError(f"{rows}: another validation split than data.val_fraction {data.config.val_fraction} and "
+        raise InputError(f"{rows}: another validation split than data.val_fraction {data.config.val_fraction} and "
                          f"data.val_group_size {data.config.val_group_size} give, so that its points may have been "
                          "trained on")
 

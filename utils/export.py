@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.config import Config, split_words
+from utils.environment import check_labels
 from utils.files import folder_written_whole
 from utils.run import find_run, start_logging
 
@@ -57,6 +58,7 @@ def export(run: str | Path, folder: str | Path, onnx: bool = False, overrides: S
     if not (run_folder / "finished").is_file():
         raise ValueError(f"{run_folder}: the run is not finished; go on with train.py --resume")
     check_dataset_folder(config.dataset_folder)
+    check_labels(run_folder, config.dataset_folder)
     torch.set_num_threads(distributed.cpu_threads(config.run.threads))
     method = load_method(config, run_folder).eval()
     encoder, max_len = method.text_encoder, config.data.max_len

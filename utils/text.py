@@ -1,6 +1,9 @@
 """Text files with one text a line: strict UTF-8, counted, indexed and read by line without holding them in memory."""
 from __future__ import annotations
 
+import codecs
+import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -50,6 +53,43 @@ def line_offsets(path: str | Path) -> np.ndarray:
 def count_lines(path: str | Path) -> int:
     """Number of lines; a last line without line end counts."""
     return len(line_offsets(path)) - 1
+
+
+def lines_hash(path: str | Path) -> str:
+    """Hash the lines of a text file: other line ends, a lost last one or a byte order mark change nothing."""
+    digest = hashlib.sha256()
+    for line in _undecorated(Path(path)):
+        digest.update(line + b"\n")
+    return digest.hexdigest()[:16]
+
+
+def byte_hashes(path: str | Path) -> set[str]:
+    """Hash the bytes of a text file, for each way in which its lines can be written.
+
+    Runs of before `lines_hash` recorded one of them.
+    """
+    marks = (b"", codecs.BOM_UTF8)
+    ends = (b"\n", b"\r\n")
+    digests = {way: hashlib.sha256(way[0]) for way in itertools.product(marks, ends)}
+    hashes = set()
+    line = b""
+    for number, line in enumerate(_undecorated(Path(path))):
+        for (_, end), digest in digests.items():
+            digest.update(line if number == 0 else end + line)
+    for (_, end), digest in digests.items():
+        if line:      # an empty last line without an end would be none
+            hashes.add(digest.hexdigest()[:16])
+        digest.update(end)
+        hashes.add(digest.hexdigest()[:16])
+    return hashes
+
+
+def _undecorated(path: Path) -> Iterator[bytes]:
+    """The lines of a file as `decode_line` takes them, without their ends and the first one's mark."""
+    with open(path, "rb") as file:
+        for number, raw in enumerate(file):
+            line = raw.rstrip(b"\r\n")
+            yield line if number else line.removeprefix(codecs.BOM_UTF8)
 
 
 class TextLines(Sequence):
