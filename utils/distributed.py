@@ -270,8 +270,26 @@ def _sum_rows(rows: Tensor, values: Tensor, sizes: list[int]) -> tuple[Tensor, T
     return distinct, summed
 
 
+_forked = False      # is this process a child that was forked, without an exec?
+
+
+def _one_thread_after_fork() -> None:
+    """Let a forked child work alone: it would wait for ever for the threads that OpenMP keeps in its parent."""
+    global _forked
+    _forked = True
+    torch.set_num_threads(1)      # faiss and scikit-learn are told the same number at every use
+
+
+os.register_at_fork(after_in_child=_one_thread_after_fork)
+
+
 def cpu_threads(wanted: int | None) -> int:
-    """Threads for this process: `wanted`, or the usable cores divided among the processes of this host."""
+    """Threads for this process: `wanted`, or the usable cores divided among the processes of this host.
+
+    One in a forked child, whatever is wanted.
+    """
+    if _forked:
+        return 1
     local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return wanted or max(1, usable // local)
