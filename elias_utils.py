@@ -39,6 +39,7 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
 if __name__ == "__main__":
     ARGUMENTS = parse_arguments()      # before the imports below, so that --help is instant
 
+import dataclasses  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
 
 import torch  # noqa: E402
@@ -53,6 +54,8 @@ from train import fit  # noqa: E402
 from utils import distributed  # noqa: E402
 from utils.config import Config, ConfigError, build_config, parse_overrides, to_mapping  # noqa: E402
 from utils.data import load_dataset  # noqa: E402
+from utils.encoder_settings import check_lengths  # noqa: E402
+from utils.encoder_source import resolve_encoder  # noqa: E402
 from utils.legacy_config import load_any_config  # noqa: E402
 from utils.pretrained import load_tokenizer  # noqa: E402
 from utils.row_store import RowStore  # noqa: E402
@@ -156,6 +159,8 @@ def _start(config: Config) -> tuple:
     """(accelerator, data set)."""
     accelerator = distributed.start(config.train.mixed_precision)
     torch.set_num_threads(distributed.cpu_threads(config.run.threads))
+    config = dataclasses.replace(config, encoder=resolve_encoder(config.encoder))
+    check_lengths(config)
     source = METHODS[config.method.name].tokenizer_source(config)
     return accelerator, load_dataset(config, load_tokenizer(source, config.encoder.trust_remote_code))
 

@@ -54,6 +54,7 @@ from utils import distributed  # noqa: E402
 from utils.checkpoint import Progress, load_checkpoint, save_checkpoint  # noqa: E402
 from utils.config import Config, ConfigError, stage_config  # noqa: E402
 from utils.data import Batch, Dataset, labels_hash, load_dataset, steps_per_epoch, training_batches  # noqa: E402
+from utils.encoder_settings import check_lengths  # noqa: E402
 from utils.encoder_source import resolve_encoder  # noqa: E402
 from utils.environment import peak_memory, write_environment  # noqa: E402
 from utils.files import folder_written_whole, write_json, written_whole  # noqa: E402
@@ -113,6 +114,7 @@ def fit_stage(config: Config, whole: Path, resume: bool = False, overwrite: bool
     source = METHODS[config.method.name].tokenizer_source(config)
     if source is not None:
         config = dataclasses.replace(config, encoder=resolve_encoder(config.encoder))
+        check_lengths(config)
         source = load_tokenizer(METHODS[config.method.name].tokenizer_source(config), config.encoder.trust_remote_code)
     data = load_dataset(config, source)
     check_settings(config, data)

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 
 from utils.config import EncoderConfig
 from utils.data import TextBatch
+from utils.encoder_settings import longest_input, transformer_settings
 from utils.encoder_source import fill, read_source, resolve_encoder
+from utils.errors import InputError
 from utils.pretrained import from_pretrained, load_tokenizer, resolve
 
 
@@ -116,13 +118,9 @@ class TransformerEncoder(TextEncoder):
 
     def __init__(self, config: EncoderConfig, source: str, tokenizer: str | None = None,
                  state: dict[str, Tensor] | None = None, **loading) -> None:
-        from transformers import AutoConfig, AutoModel
+        from transformers import AutoModel
         remote = {"trust_remote_code": config.trust_remote_code}
-        settings = from_pretrained(AutoConfig, source, **remote)
-        if config.layers is not None:
-            _keep_layers(settings, config.layers)
-        if config.dropout is not None:
-            _set_dropout(settings, config.dropout)
+        settings = transformer_settings(config, source)
         if state is None:
             model, report = from_pretrained(AutoModel, source, config=settings, output_loading_info=True, **remote,
                                             **loading, **without_pooler(settings))
@@ -141,15 +139,15 @@ class TransformerEncoder(TextEncoder):
         if config.gradient_checkpointing:
             self.transformer.gradient_checkpointing_enable()
         self._pad_id = self.tokenizer.pad_token_id or 0
-        self._max_positions = getattr(settings, "max_position_embeddings", None)
+        self._longest = longest_input(settings)
 
     def pool(self, texts: TextBatch) -> Tensor:
         ids, mask = texts.padded(self._pad_id)                                        # [B, T]
         if texts.longest == 0:
             ids, mask = F.pad(ids, (0, 1), value=self._pad_id), F.pad(mask, (0, 1), value=1)
-        if self._max_positions and ids.shape[1] > self._max_positions:
-            raise ValueError(f"a text has {ids.shape[1]} tokens but encoder '{self.config.name}' takes at most "
-                             f"{self._max_positions}; lower data.max_len")
+        if self._longest is not None and ids.shape[1] > self._longest:
+            raise InputError(f"a text has {ids.shape[1]} tokens but encoder '{self.config.name}' takes at most "
+                             f"{self._longest}; lower data.max_len")
         return self.pool_padded(ids, mask)
 
     def pool_padded(self, ids: Tensor, mask: Tensor) -> Tensor:
@@ -162,23 +160,6 @@ class TransformerEncoder(TextEncoder):
     def save(self, folder: Path) -> None:
         self.transformer.save_pretrained(folder)
         super().save(folder)
-
-
-def _keep_layers(settings, layers: int) -> None:
-    for name in ("num_hidden_layers", "n_layers", "num_layers"):
-        if hasattr(settings, name):
-            if layers > getattr(settings, name):
-                raise ValueError(f"encoder.layers is {layers} but the model has {getattr(settings, name)} layers")
-            setattr(settings, name, layers)
-            return
-    raise ValueError(f"encoder.layers: a model of type {settings.model_type} does not say how many layers it has")
-
-
-def _set_dropout(settings, rate: float) -> None:
-    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout",
-                 "dropout_rate", "hidden_dropout", "embd_pdrop", "attn_pdrop", "resid_pdrop"):
-        if isinstance(getattr(settings, name, None), float):
-            setattr(settings, name, rate)
 
 
 def without_pooler(settings) -> dict:

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from utils.config import ConfigError, EncoderConfig, read_yaml
 from utils.pretrained import file_of, resolve
-from utils.sentence_modules import read_sentence_modules
+from utils.sentence_modules import Limit, read_sentence_modules
 
 log = logging.getLogger(__name__)
 UNSAID = {"pooling": "mean", "projection": None, "normalize": True}      # where neither config nor model says
@@ -41,7 +41,7 @@ class Source:
 
     Attributes: architecture, where its config lies; settings, keys of section `encoder` that it fixes; bag, whether it
     is one, and mean, whether one of means; head, reads the tensors of a TextEncoder beside the transformer;
-    transformer, reads the transformer's own where transformers cannot.
+    transformer, reads the transformer's own where transformers cannot; limit, the longest text that it was made for.
     """
     architecture: str
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -49,6 +49,7 @@ class Source:
     mean: bool = False
     head: Callable[[], Weights] = dict
     transformer: Callable[[], Weights] | None = None
+    limit: Limit | None = None
 
 
 def read_source(name: str) -> Source:
@@ -63,8 +64,8 @@ def read_source(name: str) -> Source:
     if (folder / "model.pt").is_file() or _prefixed(folder / "model.safetensors"):
         return _released(folder)
     if file_of(name, "modules.json") is not None:
-        settings, bag, head = read_sentence_modules(name)
-        return Source(resolve(name), settings, bag, bag, head)
+        found = read_sentence_modules(name)
+        return Source(resolve(name), found.settings, found.bag, found.bag, found.head, limit=found.limit)
     return Source(resolve(name))
 
 

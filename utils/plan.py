@@ -25,6 +25,7 @@ import torch
 from losses.stream import CHUNK_BYTES, WHOLE_BYTES
 from utils.config import Config, stage_config
 from utils.data import check_dataset_folder
+from utils.encoder_settings import check_lengths
 from utils.plan_sizes import Texts, encoder_sizes, matrix_header, text_sizes
 
 MB, GB = 1 << 20, 1 << 30
@@ -327,7 +328,9 @@ def report(config: Config, processes: int, method_configs: Mapping[str, type]) -
     """`describe` of every stage; ValueError with the tables before it where one cannot fit."""
     texts = []
     for stage in config.stages or [{}]:
-        found = plan(stage_config(config, stage, method_configs) if config.stages else config, processes)
+        current = stage_config(config, stage, method_configs) if config.stages else config
+        check_lengths(current)
+        found = plan(current, processes)
         texts.append(describe(replace(found, name=f"{found.name}, stage {stage['name']}") if stage else found))
         if problem := impossible(found, machine()):
             raise ValueError("\n\n".join([*texts, problem]))

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from utils.config import Config
+from utils.encoder_settings import transformer_settings
 from utils.encoder_source import read_source, resolve_encoder
 from utils.pretrained import from_pretrained, resolve
 from utils.text import check_text_file
@@ -84,16 +85,14 @@ def encoder_sizes(config: Config) -> Encoder:
         rows, width = _table_shape(section.init, remote)
         tensors = [projection * width if projection else 0, width * width if section.residual else 0]
         return Encoder(sum(tensors) + (projection or 0), max(tensors), width, projection or width, rows)
-    from transformers import AutoConfig, AutoModel
-    settings = from_pretrained(AutoConfig, read_source(section.name).architecture, **remote)
-    if section.layers is not None:
-        settings.num_hidden_layers = min(section.layers, settings.num_hidden_layers)
+    from transformers import AutoModel
+    settings = transformer_settings(section, read_source(section.name).architecture)
     with torch.device("meta"):
         parameters = AutoModel.from_config(settings, **remote).named_parameters()
     counts = [p.numel() for name, p in parameters if not name.startswith("pooler.")]
     width = settings.hidden_size
     rates = [getattr(settings, n, None) for n in ("attention_probs_dropout_prob", "attention_dropout", "dropout_rate")]
-    dropout = max((r for r in rates if r), default=0.0) if section.dropout is None else section.dropout
+    dropout = max((r for r in rates if r), default=0.0)
     ffn = next((v for n in ("intermediate_size", "hidden_dim", "d_ff") if (v := getattr(settings, n, None))), 4 * width)
     return Encoder(sum(counts) + (projection * (width + 1) if projection else 0), max(counts), width,
                    projection or width, 0, settings.num_hidden_layers, ffn, settings.num_attention_heads, dropout)

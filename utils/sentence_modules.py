@@ -10,6 +10,7 @@ A bag x = u + R gelu(u), u = s / |s|, s = sum_t w_t e_t over all tokens, special
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,11 +20,22 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from utils.errors import InputError
 from utils.pretrained import file_of, load_tokenizer
 
+log = logging.getLogger(__name__)
 Weights = dict[str, Tensor]
 IDENTITY, GELU = "torch.nn.modules.linear.Identity", "torch.nn.modules.activation.GELU"
-PROMPT = "special tokens"      # name of the prompt that gives a bag its special tokens
+PROMPT = "default"      # name of the prompt that stands before every text
+WHOLE = "config_sentence_transformers.json"
+# What sentence_bert_config.json may say: what is read, or held by the transformer itself, or changes no embedding.
+HONOURED = {"max_seq_length", "do_lower_case", "unpad_inputs", "modality_config", "module_output_name", "backend",
+            "cache_dir", "transformer_task", "model_args", "tokenizer_args", "config_args", "model_kwargs",
+            "processor_kwargs", "config_kwargs"}
+TASK = "feature-extraction"
+ARGUMENTS = ("model_args", "tokenizer_args", "config_args", "model_kwargs", "processor_kwargs", "config_kwargs")
+HARMLESS = {"add_pooling_layer", "torch_dtype", "dtype", "attn_implementation", "use_safetensors", "device_map",
+            "low_cpu_mem_usage", "model_max_length", "use_fast", "padding_side", "trust_remote_code"}
 
 
 @dataclass(frozen=True)
@@ -84,28 +96,43 @@ def _write(path: Path, value: Any) -> None:
 
 # ---------------------------------------------------------------- reading
 
-def read_sentence_modules(name: str) -> tuple[dict[str, Any], bool, Callable[[], Weights]]:
-    """(settings of section `encoder`, whether it is a bag, reader of a TextEncoder's tensors beside the transformer).
+@dataclass(frozen=True)
+class Limit:
+    """The longest text of an encoder: tokens, special ones included, and what says so."""
+    tokens: int
+    said_by: str
+
+
+@dataclass(frozen=True)
+class SentenceEncoder:
+    """A folder of sentence-transformers as models/encoder.py builds it.
+
+    Attributes: settings, keys of section `encoder`; bag, whether it is one; head, reads the tensors of a TextEncoder
+    beside the transformer; limit, its longest text, None = any.
+    """
+    settings: dict[str, Any]
+    bag: bool
+    head: Callable[[], Weights]
+    limit: Limit | None = None
+
+
+def read_sentence_modules(name: str) -> SentenceEncoder:
+    """What modules.json and the files that it names say.
 
     Raises:
-        ValueError: a module, or an option of one, has no counterpart in models/encoder.py.
+        InputError: a module, or an option of one, has no counterpart in models/encoder.py.
     """
     where = f"encoder '{name}': modules.json"
     try:
         listed = [(m["type"].rpartition(".")[2], m["path"]) for m in _json(name, "modules.json")]
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{where}: damaged ({error})") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{where}: damaged ({error!r})") from error
     listed = [(kind, path) for kind, path in listed if kind != "Dropout"]
     kinds = [kind for kind, _ in listed]
     layers = [_Dense(name, path) for kind, path in listed if kind == "Dense"]
+    whole = _whole(name)
     if kinds[:2] == ["Transformer", "Pooling"] and kinds[2:] in ([], ["Dense"], ["Normalize"], ["Dense", "Normalize"]):
-        for layer in layers:
-            layer.expect(IDENTITY)
-        if (_json(name, "sentence_bert_config.json") or {}).get("do_lower_case") and not _lowers(name):
-            raise ValueError(f"encoder '{name}': sentence_bert_config.json: do_lower_case is true, but its tokenizer "
-                             "keeps capitals; not supported")
-        return {"pooling": _pooling(name, listed[1][1]), "normalize": kinds[-1] == "Normalize",
-                **({"projection": layers[0].rows} if layers else {})}, False, lambda: _projection(layers)
+        return _transformer(name, listed, layers, whole)
     bare = [kind for kind in kinds if kind != "Normalize"]
     gelu = bool(layers) and layers[0].config.get("activation_function") == GELU
     if bare[:1] == ["StaticEmbedding"] and set(bare[1:]) <= {"Dense"} and len(layers) in ((0, 2, 3) if gelu else (0,)) \
@@ -113,14 +140,116 @@ def read_sentence_modules(name: str) -> tuple[dict[str, Any], bool, Callable[[],
         for layer, activation in zip(layers, (GELU, IDENTITY, IDENTITY), strict=False):
             layer.expect(activation)
         settings = {"normalize": kinds[-1] == "Normalize", **({"projection": layers[2].rows} if layers[2:] else {})}
-        return settings, True, lambda: _bag(name, listed[0][1], layers)
-    raise ValueError(f"{where}: modules {', '.join(kinds)} have no counterpart; expected Transformer, Pooling and then "
+        prompt = default_prompt(name, whole)
+        special = bag_prompt(prompt, load_tokenizer(name))
+        _refuse(f"encoder '{name}': {WHOLE}", {"its default prompt": prompt.removeprefix(special)})
+        return SentenceEncoder(settings, True, lambda: _bag(name, listed[0][1], layers, bool(special)))
+    raise InputError(f"{where}: modules {', '.join(kinds)} have no counterpart; expected Transformer, Pooling and then "
                      "Dense or Normalize or both, or StaticEmbedding and Normalize, or what utils.export writes")
+
+
+def _transformer(name: str, listed: Sequence[tuple[str, str]], layers: Sequence[_Dense], whole: dict[str, Any],
+                 ) -> SentenceEncoder:
+    for layer in layers:
+        layer.expect(IDENTITY)
+    path = listed[0][1]
+    own_name = _inside(path, "sentence_bert_config.json")
+    own = _mapping(name, own_name)
+    _refuse(f"encoder '{name}': {own_name}", {k: v for k, v in own.items() if k not in HONOURED})
+    if own.get("transformer_task", TASK) != TASK or "text" not in own.get("modality_config", {"text": None}):
+        raise InputError(f"encoder '{name}': {own_name}: expected the task {TASK} of texts, got "
+                         f"{own.get('transformer_task')} of {', '.join(own.get('modality_config') or ['nothing'])}")
+    for key in ARGUMENTS:
+        inside = {k: v for k, v in (own.get(key) or {}).items() if k not in HARMLESS}
+        _refuse(f"encoder '{name}': {own_name}: {key}", inside)
+    if own.get("do_lower_case") and not _lowers(name):
+        raise InputError(f"encoder '{name}': {own_name}: do_lower_case is true, but its tokenizer keeps capitals; "
+                         "not supported")
+    pooling_name = f"{listed[1][1]}/config.json"
+    pool = _mapping(name, pooling_name)
+    prompt = default_prompt(name, whole)
+    if prompt and pool.get("include_prompt") is False:
+        raise InputError(f"encoder '{name}': {pooling_name}: include_prompt is false, which leaves the default prompt "
+                         f"{prompt!r} out of the pooling; not supported")
+    _refuse(f"encoder '{name}': {WHOLE}", {"its default prompt": prompt})
+    settings = {"pooling": _pooling(f"encoder '{name}': {pooling_name}", pool),
+                "normalize": listed[-1][0] == "Normalize"}
+    if layers:
+        settings["projection"] = layers[0].rows
+    return SentenceEncoder(settings, False, lambda: _projection(layers), _limit(name, path, own_name, own))
+
+
+def _limit(name: str, path: str, own_name: str, own: dict[str, Any]) -> Limit | None:
+    """The length at which sentence-transformers cuts texts, beside the transformer's positions."""
+    tokenizer_name = _inside(path, "tokenizer_config.json")
+    for file, key, values in ((own_name, "max_seq_length", own),
+                              (tokenizer_name, "model_max_length", _mapping(name, tokenizer_name))):
+        length = values.get(key)
+        if length is not None:
+            if isinstance(length, bool) or not isinstance(length, (int, float)) or length < 1:
+                raise InputError(f"encoder '{name}': {file}: {key} must be a number of tokens, got {length!r}")
+            return Limit(int(length), f"{key} in its {file}")
+    return None
+
+
+def _whole(name: str) -> dict[str, Any]:
+    """config_sentence_transformers.json, without what has no counterpart."""
+    whole = _mapping(name, WHOLE)
+    _refuse(f"encoder '{name}': {WHOLE}", {k: v for k, v in whole.items() if k == "truncate_dim"})
+    return whole
+
+
+def default_prompt(name: str, whole: dict[str, Any]) -> str:
+    """What sentence-transformers puts before every text unless told otherwise; the other prompts are named in the log.
+    """
+    prompts = whole.get("prompts") or {}
+    chosen = whole.get("default_prompt_name")
+    if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
+        raise InputError(f"encoder '{name}': {WHOLE}: prompts must be a mapping of names to texts, got {prompts!r}")
+    if chosen is not None and chosen not in prompts:
+        raise InputError(f"encoder '{name}': {WHOLE}: default_prompt_name is {chosen!r}, which is none of its prompts, "
+                         f"{', '.join(prompts) or 'of which there are none'}")
+    if chosen is not None:
+        return prompts[chosen]
+    if others := {key: text for key, text in prompts.items() if text}:
+        log.info("encoder '%s' has prompts and no default among them, so none is used: %s; encoder.prompt and "
+                 "encoder.label_prompt set them", name, ", ".join(f"{k} {v!r}" for k, v in others.items()))
+    return ""
+
+
+def bag_prompt(prompt: str, tokenizer: Any) -> str:
+    """The beginning of a bag's prompt that stands for the special tokens that a tokenizer adds; "" if there is none."""
+    added = tokenizer("")["input_ids"]
+    text = "".join(tokenizer.convert_ids_to_tokens(added))
+    return text if added and prompt.startswith(text) else ""
+
+
+def _refuse(where: str, values: dict[str, Any]) -> None:
+    for key, value in values.items():
+        if value not in (None, False, "", {}, []):
+            raise InputError(f"{where}: {key} is {str(value)[:80]}, which is not supported")
+
+
+def _inside(path: str, file: str) -> str:
+    return f"{path}/{file}" if path else file
+
+
+def _mapping(name: str, path: str) -> dict[str, Any]:
+    """A JSON file of an encoder as a mapping; {} if it has none."""
+    found = _json(name, path)
+    if found is not None and not isinstance(found, dict):
+        raise InputError(f"encoder '{name}': {path}: expected a mapping, got {type(found).__name__}")
+    return found or {}
 
 
 def _json(name: str, path: str) -> Any:
     found = file_of(name, path)
-    return None if found is None else json.loads(found.read_text(encoding="utf-8"))
+    if found is None:
+        return None
+    try:
+        return json.loads(found.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"encoder '{name}': {path}: damaged ({str(error)[:200]})") from error
 
 
 def _lowers(name: str) -> bool:
@@ -128,15 +257,13 @@ def _lowers(name: str) -> bool:
     return normalizer is not None and normalizer.normalize_str("A") == "a"
 
 
-def _pooling(name: str, path: str) -> str:
-    config = _json(name, f"{path}/config.json") or {}
+def _pooling(where: str, config: dict[str, Any]) -> str:
     older = [key.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token")
              for key, on in config.items() if key.startswith("pooling_mode_") and on]
     modes = config.get("pooling_mode") or older
     modes = [modes] if isinstance(modes, str) else list(modes)
     if modes not in (["cls"], ["mean"]):
-        raise ValueError(f"encoder '{name}': {path}/config.json: pooling {', '.join(modes) or 'none'}, expected cls or "
-                         "mean")
+        raise InputError(f"{where}: pooling {', '.join(map(str, modes)) or 'none'}, expected cls or mean")
     return modes[0]
 
 
@@ -145,20 +272,20 @@ class _Dense:
 
     def __init__(self, name: str, path: str) -> None:
         self._name, self._path = name, path
-        self.config = _json(name, f"{path}/config.json") or {}
+        self.config = _mapping(name, f"{path}/config.json")
         self.rows = self.config.get("out_features")
 
     def expect(self, activation: str) -> None:
         found = self.config.get("activation_function", "torch.nn.modules.activation.Tanh")
         if found != activation or self.config.get("use_residual") or \
                 self.config.get("module_input_name", "sentence_embedding") != "sentence_embedding":
-            raise ValueError(f"encoder '{self._name}': {self._path}/config.json: expected activation {activation} and "
+            raise InputError(f"encoder '{self._name}': {self._path}/config.json: expected activation {activation} and "
                              f"no residual or other input, got {self.config}")
 
     def weights(self) -> Weights:
         path = file_of(self._name, f"{self._path}/model.safetensors")
         if path is None:
-            raise ValueError(f"encoder '{self._name}': {self._path}/model.safetensors is missing")
+            raise InputError(f"encoder '{self._name}': {self._path}/model.safetensors is missing")
         return {n.removeprefix("linear."): t.float() for n, t in load_file(path).items()}
 
 
@@ -170,23 +297,21 @@ def _projection(layers: Sequence[_Dense]) -> Weights:
             "projection.bias": found.get("bias", torch.zeros(len(found["weight"])))}
 
 
-def _bag(name: str, path: str, layers: Sequence[_Dense]) -> Weights:
-    inside = f"{path}/model.safetensors" if path else "model.safetensors"
+def _bag(name: str, path: str, layers: Sequence[_Dense], special: bool) -> Weights:
+    inside = _inside(path, "model.safetensors")
     found = file_of(name, inside)
     table = load_file(found).get("embedding.weight") if found else None
     if table is None:
-        raise ValueError(f"encoder '{name}': {inside} with embedding.weight is missing")
-    config, tokenizer = _json(name, "config_sentence_transformers.json") or {}, load_tokenizer(name)
-    weights, special = torch.ones(len(table), 1), tokenizer("")["input_ids"]
-    prompt = (config.get("prompts") or {}).get(config.get("default_prompt_name") or "", "")
-    if not prompt or sorted(tokenizer(prompt, add_special_tokens=False)["input_ids"]) != sorted(special):
-        weights[special] = 0.0      # StaticEmbedding leaves them out; our tokens have them
+        raise InputError(f"encoder '{name}': {inside} with embedding.weight is missing")
+    weights = torch.ones(len(table), 1)
+    if not special:
+        weights[load_tokenizer(name)("")["input_ids"]] = 0.0      # StaticEmbedding leaves them out, our tokens not
     head = {"table": table.float(), "token_weights": weights}
     if layers:
         first, second = layers[0].weights()["weight"], layers[1].weights()["weight"]
         one = torch.eye(table.shape[1])
         if not torch.equal(first, torch.cat([one, -one])) or not torch.equal(second[:, len(one):], -one) \
                 or "bias" in layers[0].weights() or "bias" in layers[1].weights():
-            raise ValueError(f"encoder '{name}': its Dense modules are not the residual layer that utils.export writes")
+            raise InputError(f"encoder '{name}': its Dense modules are not the residual layer that utils.export writes")
         head["residual.weight"] = second[:, :len(one)] - one
     return {**head, **_projection(layers[2:])}
