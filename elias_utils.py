@@ -1,15 +1,17 @@
 """ELIAS's offline steps, each a function and a command.
 
     python elias_utils.py gen_cluster_A CONFIG --no_model true     # stage 1's graph from TF-IDF features alone
-    python elias_utils.py gen_cluster_A CONFIG                     # with the embeddings of run.start_from too
+    python elias_utils.py gen_cluster_A RUN                        # with the embeddings of that run's model too
+    python elias_utils.py gen_cluster_A CONFIG                     # of run.start_from, or of the config's run
     python elias_utils.py gen_approx_A CONFIG|RUN                  # stage 2's graph from a finished stage 1
     python elias_utils.py sparse_ranker RUN                        # ELIAS++: train the ranker on top of stage 2
     python elias_utils.py quantize RUN --precision int8            # smaller weights on disk, for eval.precision
     python elias_utils.py report RUN                               # draw what the graph has learned
     accelerate launch --config_file configs/accelerate.yaml --num_processes 4 elias_utils.py gen_approx_A RUN
 
-`--out FILE` says where a graph goes; the last line says where it went, and `--method.graph FILE` of train.py takes it.
-`train.py` makes the graphs itself where method.graph is `cluster` or `approx`: these commands are for steps run alone.
+`train.py CONFIG` takes the graph that gen_cluster_A wrote beside the folder of its run, a stage 2 the one that
+gen_approx_A wrote into the run that it starts from; where there is none it makes its own. `--out FILE` writes
+elsewhere, for `--method.graph FILE` of train.py. The last line says where a graph went.
 """
 from __future__ import annotations
 
@@ -40,13 +42,15 @@ if __name__ == "__main__":
     ARGUMENTS = parse_arguments()      # before the imports below, so that --help is instant
 
 import dataclasses  # noqa: E402
-from collections.abc import Sequence  # noqa: E402
+import logging  # noqa: E402
+from collections.abc import Callable, Sequence  # noqa: E402
 
 import torch  # noqa: E402
 
 from models import METHOD_CONFIGS, METHODS, load_method  # noqa: E402
 from models import elias_setup as setup  # noqa: E402
 from models.elias import Elias  # noqa: E402
+from models.elias_files import Origin, approx_file, approx_origin, cluster_file, cluster_origin  # noqa: E402
 from models.elias_graph import Graph, check_graph  # noqa: E402
 from models.elias_model import Limits  # noqa: E402
 from models.elias_report import draw  # noqa: E402
@@ -61,29 +65,57 @@ from utils.pretrained import load_tokenizer  # noqa: E402
 from utils.row_store import RowStore  # noqa: E402
 from utils.run import find_run, start_logging  # noqa: E402
 
+log = logging.getLogger("elias_utils")
 
-def gen_cluster_A(config: Config, model: bool = True, out: str | Path | None = None) -> Path:      # noqa: N802
+
+def gen_cluster_A(source: Config | str | Path, model: bool = True, out: str | Path | None = None,      # noqa: N802
+                  overrides: Sequence[str] = ()) -> Path:
     """Balanced clusters of the labels' centroids (A of stage 1), written to a file. Every process calls it.
 
     Args:
-        model: cluster by the embeddings of `run.start_from` too, beside TF-IDF features.
-        out: default <folder of the run>.cluster_A.npz, beside the run that will use it.
+        source: a config, or a run folder or its config.yaml.
+        model: cluster by embeddings too, beside TF-IDF features: by the model of the run, for a config by that of
+            `run.start_from`, or of the run that it has trained; one that has neither has TF-IDF features alone.
+        out: default <folder of the run>.cluster_A.npz, where a run of the config looks for it.
+        overrides: of a run's config, as eval.py takes them.
     """
-    if not isinstance(METHODS[config.method.name], type) or not issubclass(METHODS[config.method.name], Elias):
+    if isinstance(source, Config):
+        config = source
+        start = _model_of(config) if model else None
+    else:
+        folder, config = find_run(source, METHOD_CONFIGS, overrides)
+        if not issubclass(METHODS[config.method.name], Elias):
+            raise ConfigError(_other_run("gen_cluster_A", folder, config))
+        here = dataclasses.replace(config.run, dir=str(folder))      # the run may have been moved
+        config = dataclasses.replace(config, run=here)
+        start = folder if model else None
+    if not issubclass(METHODS[config.method.name], Elias):
         raise ConfigError(f"gen_cluster_A: expected a config of elias-1 or elias-2, got {config.method.name}")
+    if config.stages and out is None:
+        raise ConfigError("gen_cluster_A: this config has stages, each of which makes its own graph; name a config of "
+                          "one stage, or say where the graph goes: --out FILE")
     accelerator, data = _start(config)
     points = None
-    if model and config.run.start_from:
+    if start is not None:
+        log.info("clustering by TF-IDF features and the embeddings of %s", start)
+        before = load_method(find_run(start, METHOD_CONFIGS)[1], start)
+        points = setup.point_embeddings(before.to(accelerator.device), data, accelerator)
+    graph = setup.cluster(data, config.method, points)
+    limits = Limits.of(config.method, graph.num_clusters, data.num_labels)
+    return _write(check_graph(graph, None, limits.kappa, "A"), out or cluster_file(config.run_folder),
+                  lambda: cluster_origin(config, data, start))
+
+
+def _model_of(config: Config) -> Path | None:
+    """The run whose embeddings a config's labels are clustered by; None if there is none."""
+    if config.run.start_from:
         try:
-            folder, before = find_run(config.run.start_from, METHOD_CONFIGS)
+            return find_run(config.run.start_from, METHOD_CONFIGS)[0]
         except ValueError as error:
             raise ConfigError(f"gen_cluster_A: run.start_from: {error}; train that run first, or cluster by TF-IDF "
                               "alone: --no_model true") from error
-        points = setup.point_embeddings(load_method(before, folder).to(accelerator.device), data, accelerator)
-    graph = setup.cluster(data, config.method, points)
-    limits = Limits.of(config.method, graph.num_clusters, data.num_labels)
-    return _write(check_graph(graph, None, limits.kappa, "A"),
-                  out or config.run_folder.with_name(f"{config.run_folder.name}.cluster_A.npz"))
+    trained = (config.run_folder / "model").is_dir()
+    return config.run_folder if trained else None
 
 
 def gen_approx_A(run: str | Path, kappa: int | None = None, out: str | Path | None = None) -> Path:      # noqa: N802
@@ -92,20 +124,22 @@ def gen_approx_A(run: str | Path, kappa: int | None = None, out: str | Path | No
     Args:
         run: run folder or its config.yaml.
         kappa: edges of a cluster, at most; default what the run's config says.
-        out: default <run>/approx_A.npz.
+        out: default <run>/approx_A.npz, where the runs that start from this one look for it.
     """
     folder, config = find_run(run, METHOD_CONFIGS)
     accelerator, data = _start(config)
     method = load_method(config, folder).to(accelerator.device)
     if not isinstance(method, Elias):
         raise ConfigError(_other_run("gen_approx_A", folder, config))
-    kappa = method.model.limits.kappa if kappa is None else kappa
+    limits = method.model.limits
+    kappa = limits.kappa if kappa is None else kappa
     if not isinstance(kappa, int) or not 1 <= kappa <= data.num_labels:
         raise ConfigError(f"method.kappa must be a whole number from 1 to the number of labels, {data.num_labels}; got "
                           f"{kappa!r}")
     before = method.learned_graph()
     graph = setup.approximate(method, data, before, kappa, accelerator)
-    return _write(check_graph(graph, before.num_clusters, kappa, "A'"), out or folder / "approx_A.npz")
+    return _write(check_graph(graph, before.num_clusters, kappa, "A'"), out or approx_file(folder),
+                  lambda: approx_origin(data, folder, kappa, limits.beam))
 
 
 def sparse_ranker(run: str | Path, overrides: Sequence[str] = (), overwrite: bool = False) -> Path:
@@ -165,11 +199,11 @@ def _start(config: Config) -> tuple:
     return accelerator, load_dataset(config, load_tokenizer(source, config.encoder.trust_remote_code))
 
 
-def _write(graph: Graph, path: str | Path) -> Path:
+def _write(graph: Graph, path: str | Path, origin: Callable[[], Origin]) -> Path:
     path = Path(path)
     if distributed.is_main():
         path.parent.mkdir(parents=True, exist_ok=True)
-        graph.save(path)
+        graph.save(path, origin())
     distributed.barrier()
     return path
 
@@ -186,8 +220,8 @@ def check_words(options: argparse.Namespace, words: Sequence[str]) -> None:
             raise ConfigError(f"{options.step} has no --{flag}; it takes "
                               f"{', '.join('--' + name for name in USED[options.step]) or 'none'}")
     given = [f"{section}.{key}" for section, values in parse_overrides(words).items() for key in values]
-    is_run = Path(options.run).is_dir() or Path(options.run).name == "config.yaml"
-    fixed = {"gen_approx_A": ("method.kappa",), "quantize": (), "report": ()}.get(options.step) if is_run else None
+    fixed = {"gen_approx_A": ("method.kappa",), "quantize": (), "report": ()}.get(options.step) \
+        if _is_run(options.run) else None
     if fixed is not None and (unused := [key for key in given if key not in fixed]):
         raise ConfigError(f"{options.step}: {unused[0]} is fixed by the run; what can be overridden: "
                           f"{', '.join(fixed) or 'nothing'}")
@@ -198,8 +232,9 @@ def main(options: argparse.Namespace, words: list[str]) -> None:
     try:
         check_words(options, words)
         if options.step == "gen_cluster_A":
-            config = load_any_config(options.run, words, method_configs=METHOD_CONFIGS)
-            done = "graph", gen_cluster_A(config, options.no_model == "false", options.out)
+            is_run = _is_run(options.run)
+            source = options.run if is_run else load_any_config(options.run, words, method_configs=METHOD_CONFIGS)
+            done = "graph", gen_cluster_A(source, options.no_model == "false", options.out, words if is_run else ())
         elif options.step == "gen_approx_A":
             kappa = parse_overrides(words).get("method", {}).get("kappa")
             done = "graph", gen_approx_A(_run_folder(options.run, words), kappa, options.out)
@@ -218,9 +253,16 @@ def main(options: argparse.Namespace, words: list[str]) -> None:
     distributed.stop()
 
 
+def _is_run(path: str) -> bool:
+    """Whether a word names a run folder, or the config.yaml inside one; other files are configs."""
+    folder = Path(path).parent
+    inside = any((folder / name).exists() for name in ("environment.json", "model", "last", "stages"))
+    return Path(path).is_dir() or (Path(path).name == "config.yaml" and inside)
+
+
 def _run_folder(path: str, words: Sequence[str]) -> Path:
     """A run folder as it is; the folder that a config's run went to. ConfigError if that has not been trained."""
-    if Path(path).is_dir() or Path(path).name == "config.yaml":
+    if _is_run(path):
         return Path(path)
     config = load_any_config(path, words, method_configs=METHOD_CONFIGS)
     if not (config.run_folder / "config.yaml").is_file():

@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from losses.shortlist import path_loss, shortlist_bce, shortlist_decoupled_softmax
+from models.elias_files import graph_made_before
 from models.elias_graph import Graph, check_graph, cluster_count
 from models.elias_index import GraphIndex
 from models.elias_model import Elias1Config, Elias2Config, EliasConfig, EliasModel, Limits
@@ -50,11 +51,14 @@ class Elias(Method):
 
     Config = EliasConfig
 
-    def __init__(self, config: Config, num_labels: int, data: Dataset | None, model: EliasModel) -> None:
+    def __init__(self, config: Config, num_labels: int, data: Dataset | None, model: EliasModel,
+                 graph_file: Path | None = None) -> None:
+        """graph_file: a graph that a step of elias_utils.py made for this run before."""
         super().__init__(config, num_labels, data)
         self.model, self.loss = model, LOSSES[config.loss.name]
         self.average = copy.deepcopy(model).requires_grad_(False) if config.method.swa and data else None
         self.averaged = 0      # weights that `average` is the mean of
+        self.graph_file = graph_file
         self.graph: Graph | None = None
         self.before: Graph | None = None      # of the run that this one starts from
         self.vectors: Tensor | None = None      # of the labels [L, D], of that run, with `init: vectors`
@@ -92,7 +96,8 @@ class Elias(Method):
             clusters = Graph.load(s.graph, data.num_labels).num_clusters
         limits = Limits.of(s, clusters, data.num_labels)
         model = EliasModel(build_encoder(config.encoder, data), s, clusters, data.num_labels, limits)
-        return cls(config, data.num_labels, data, model)
+        graph_file = graph_made_before(config, data, limits.kappa, limits.beam)
+        return cls(config, data.num_labels, data, model, graph_file)
 
     # ---- the start
     def start_from(self, other: Method) -> None:
@@ -139,8 +144,8 @@ class Elias(Method):
 
     def prepare(self, run_folder: Path, accelerator: Accelerator) -> None:
         """Make or read the graph, save it with the run, and start the classifiers."""
-        graph = check_graph(make_graph(self, accelerator), len(self.model.clusters), self.model.limits.kappa,
-                            f"method.graph '{self.config.method.graph}'")
+        where = str(self.graph_file or f"method.graph '{self.config.method.graph}'")
+        graph = check_graph(make_graph(self, accelerator), len(self.model.clusters), self.model.limits.kappa, where)
         self.set_graph(graph)
         if distributed.is_main():
             graph.save(run_folder / "graph.npz")

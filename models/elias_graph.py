@@ -6,20 +6,26 @@
 """
 from __future__ import annotations
 
+import json
 import logging
+import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 
 from utils.clustering import balanced_hierarchy
+from utils.errors import InputError
 from utils.files import written_whole
 from utils.matching import count_matrix, top_assignment
 from utils.sparse import canonical, entry_rows, lookup, topk_csr, topk_rows
 
 log = logging.getLogger(__name__)
+ORIGIN = "made_of"      # member of a graph file
 
 
 @dataclass(frozen=True)
@@ -81,9 +87,23 @@ class Graph:
         """Labels that no cluster has: no search ever finds them."""
         return self.num_labels - len(np.unique(self.labels[self.labels >= 0]))
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, origin: Mapping[str, Any] | None = None) -> None:
+        """A scipy matrix [C, L] that says what it was made of, as JSON in bytes that scipy does not look at."""
         with written_whole(Path(path)) as partial:
             sp.save_npz(partial, self.to_csr())
+            with zipfile.ZipFile(partial, "a") as archive, archive.open(f"{ORIGIN}.npy", "w") as member:
+                said = json.dumps(dict(origin or {})).encode()
+                np.lib.format.write_array(member, np.frombuffer(said, np.uint8))
+
+    @staticmethod
+    def origin(path: str | Path) -> dict[str, Any]:
+        """What a graph file says that it was made of; nothing where another program wrote it."""
+        try:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as members:
+                said = json.loads(members[ORIGIN].tobytes()) if ORIGIN in members else {}
+        except Exception as error:      # numpy and zipfile each have their own for a damaged file
+            raise InputError(f"{path}: not a graph, or a damaged one ({error})") from error
+        return said if isinstance(said, dict) else {}
 
     @classmethod
     def load(cls, path: str | Path, num_labels: int) -> Graph:

@@ -28,7 +28,8 @@ USUAL_BEAM, USUAL_KAPPA, USUAL_BETA_SHARE = 20, 1000, 0.15
 @dataclass(frozen=True)
 class EliasConfig(MethodConfig):
     graph: str = option("cluster", "A: cluster = balanced clusters of the labels; approx = the labels of the points "
-                                   "that each cluster attracts in the run it starts from; else a file (.npz)")
+                                   "that each cluster attracts in the run it starts from (either may have been made "
+                                   "before, by elias_utils.py); else a file (.npz)")
     max_leaf: int = option(100, "labels of a cluster of the first graph, at most: C = 2^ceil(log2(L / max_leaf))", ge=1)
     cluster_seed: int = option(0, "seed of the clustering", ge=0)
     kappa: int | None = option(None, "edges of a cluster, at most; null = 1000, or all labels if there are fewer", ge=1)
@@ -64,7 +65,8 @@ class Elias1Config(EliasConfig):
 @dataclass(frozen=True)
 class Elias2Config(EliasConfig):
     graph: str = option("approx", "A: approx = the labels of the points that each cluster attracts in the run it "
-                                  "starts from; cluster = balanced clusters of the labels; else a file (.npz)")
+                                  "starts from; cluster = balanced clusters of the labels (either may have been made "
+                                  "before, by elias_utils.py); else a file (.npz)")
 
 
 @dataclass(frozen=True)

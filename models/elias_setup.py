@@ -10,13 +10,13 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from models.elias_files import POINTS_LABELS, point_features, told
 from models.elias_graph import Graph, approximate_graph, cluster_graph
 from models.elias_search import forced_clusters
 from models.method import Method, embed_rows, encode_rows
 from utils import distributed
 from utils.clustering import centroids
 from utils.data import Dataset
-from utils.features import load_features
 from utils.linear_layer import Features
 from utils.sparse import entry_rows
 from utils.tree_training import pifa
@@ -30,8 +30,11 @@ LEAST_SHARE = 1e-2      # of an edge at the start: a smaller one would hardly ge
 
 
 def make_graph(method: Elias, accelerator: Accelerator) -> Graph:
-    """The graph that `method.graph` asks for, on every process."""
+    """The graph that `method.graph` asks for, or that a step made for this run before, on every process."""
     name = method.config.method.graph
+    if method.graph_file is not None:
+        log.info("graph: %s, %s", method.graph_file, told(method.graph_file))
+        return Graph.load(method.graph_file, method.num_labels)
     if name == "approx":
         log.info("graph: the labels that each cluster attracts")
         return approximate(method, method.data, method.before, method.model.limits.kappa, accelerator)
@@ -40,6 +43,8 @@ def make_graph(method: Elias, accelerator: Accelerator) -> Graph:
         log.info("graph: balanced clusters of %s features",
                  "dense and sparse" if method.config.run.start_from else "sparse")
         return cluster(method.data, method.config.method, dense)
+    if Graph.origin(name).get(POINTS_LABELS, method.data.hash) != method.data.hash:
+        log.warning("method.graph: %s was made of the labels of other points", name)
     return Graph.load(name, method.num_labels)
 
 
@@ -51,7 +56,7 @@ def cluster(data: Dataset, settings: EliasConfig, points: np.ndarray | None = No
     """
     graph, split = None, data.splits["trn"]
     if distributed.is_main():
-        features = Features.build(load_features(data.folder)[0][split.rows], points)
+        features = Features.build(point_features(data), points)
         graph = cluster_graph(pifa(split.relevance, features), settings.max_leaf, settings.cluster_seed,
                               torch.get_num_threads())
     return distributed.broadcast(graph)

@@ -121,7 +121,8 @@ def clear_run(folder: Path) -> None:
         return
     for name in ("config.yaml", "environment.json", "train.log", "metrics.jsonl", "val_rows.npy", "val_metrics.json",
                  "trn_metrics.json", "tst_metrics.json", "trn_score_mat.npz", "val_score_mat.npz",
-                 "tst_score_mat.npz", "graph.npz", "finished", "report.html", "trn_report.html", "val_report.html"):
+                 "tst_score_mat.npz", "graph.npz", "approx_A.npz", "finished", "report.html", "trn_report.html",
+                 "val_report.html"):
         (folder / name).unlink(missing_ok=True)
     for name in ("model", "last", "levels", "experiments", "plots", "tensorboard", "stages", ".model.old", ".last.old",
                  ".model.partial", ".last.partial"):

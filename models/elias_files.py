@@ -1,0 +1,160 @@
+"""Graphs made beforehand: where they lie, what they were made of, and whether a run may take them.
+
+    python elias_utils.py gen_cluster_A CONFIG      # <run folder>.cluster_A.npz: `train.py CONFIG` takes it
+    python elias_utils.py gen_approx_A CONFIG       # <run folder>/approx_A.npz: runs that start from it take it
+
+A file says what it was made of. A run whose data or settings are others refuses it, before anything is written.
+"""
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from models.elias_graph import Graph
+from utils import distributed
+from utils.config import Config
+from utils.data import Dataset, Split
+from utils.errors import InputError
+from utils.features import load_features
+
+Origin = dict[str, Any]      # what a graph was made of, by the words that a message says it with
+END = 1 << 20      # bytes of either end of a weight file that are looked at: training changes all of them
+TOKENS_AT_ONCE = 1 << 16
+POINTS_LABELS = "labels of the points"
+EMBEDDINGS_OF = "embeddings of"
+WEIGHTS = "weights of the model (it was trained again, or run.start_from names another run)"
+
+
+def cluster_file(run_folder: Path) -> Path:
+    """Where a run looks for its clusters, beside its folder: there before the run is."""
+    return run_folder.with_name(f"{run_folder.name}.cluster_A.npz")
+
+
+def approx_file(run_folder: Path) -> Path:
+    """Where the runs that start from a run look for the labels that its clusters attract."""
+    return run_folder / "approx_A.npz"
+
+
+def folder_of(run: str | Path) -> Path:
+    """A run folder, or the one of a run's config.yaml."""
+    path = Path(run)
+    return path.parent if path.name == "config.yaml" else path
+
+
+def point_features(data: Dataset) -> sp.csr_matrix:
+    """TF-IDF features of the training points [n, F], which labels are clustered by."""
+    return load_features(data.folder)[0][data.splits["trn"].rows]
+
+
+# ---------------------------------------------------------------- what a graph is made of
+
+def cluster_origin(config: Config, data: Dataset, model: Path | None = None) -> Origin:
+    """Of balanced clusters of the labels.
+
+    Args:
+        model: folder of the run whose embeddings stand beside the TF-IDF features.
+    """
+    origin = {POINTS_LABELS: data.hash, "training points": _digest([data.splits["trn"].rows]),
+              "TF-IDF features": _features_digest(data), "method.max_leaf": config.method.max_leaf,
+              "method.cluster_seed": config.method.cluster_seed}
+    return origin | ({EMBEDDINGS_OF: str(model), WEIGHTS: model_digest(model)} if model else {})
+
+
+def approx_origin(data: Dataset, model: Path, kappa: int, beam: int) -> Origin:
+    """Of the labels that the clusters of a run attract."""
+    split = data.splits["trn"]
+    return {POINTS_LABELS: data.hash, "training points": _digest([split.rows]),
+            "texts": _tokens_digest(split), "method.kappa": kappa, "method.beam": beam,
+            WEIGHTS: model_digest(model)}
+
+
+def _digest(arrays: Iterable[np.ndarray]) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for array in arrays:
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()
+
+
+def _features_digest(data: Dataset) -> str:
+    features = point_features(data)
+    return _digest([features.indptr, features.indices, features.data])
+
+
+def _tokens_digest(split: Split) -> str:
+    """Of the token ids of a split's texts, block by block: they are mapped from disk."""
+    blocks = range(0, len(split.rows), TOKENS_AT_ONCE)
+    return _digest(array for start in blocks
+                   for array in split.tokens.take(split.rows[start:start + TOKENS_AT_ONCE]))
+
+
+def model_digest(run_folder: Path) -> str:
+    """Of the weights of a run's model: encoder and clusters, which every step of a training changes."""
+    model = run_folder / "model"
+    digest = hashlib.blake2b(digest_size=8)
+    for path in sorted([*model.glob("*.safetensors"), *model.glob("clusters.npy")]):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}".encode())
+        with open(path, "rb") as file:
+            digest.update(file.read(END))
+            file.seek(max(0, size - END))
+            digest.update(file.read(END))
+    return digest.hexdigest()
+
+
+# ---------------------------------------------------------------- a run's own graph, if a step made it
+
+def graph_made_before(config: Config, data: Dataset, kappa: int, beam: int) -> Path | None:
+    """The file in the place where a step leaves this run's graph; None if there is none. Every process calls it.
+
+    Raises:
+        InputError: the file is of other data or settings.
+    """
+    path, step = _place(config)
+    problem = None
+    if path is not None and path.exists() and distributed.is_main():
+        start = folder_of(config.run.start_from) if config.run.start_from else None
+        expected = cluster_origin(config, data, start) if step == "gen_cluster_A" else \
+            approx_origin(data, start, kappa, beam)
+        problem = _difference(Graph.origin(path), expected)
+    problem = distributed.broadcast(problem)
+    if problem:
+        raise InputError(f"{path}: this graph was made {problem}; make it again (python elias_utils.py {step}), or "
+                         "remove the file: the run then makes its own")
+    return path if path is not None and path.exists() else None
+
+
+def _place(config: Config) -> tuple[Path | None, str]:
+    """(where a graph made before would lie, the step that makes it)."""
+    name = config.method.graph
+    if name == "cluster":
+        return cluster_file(config.run_folder), "gen_cluster_A"
+    if name == "approx":
+        return approx_file(folder_of(config.run.start_from)), "gen_approx_A"
+    return None, ""
+
+
+def _difference(made: Origin, expected: Origin) -> str | None:
+    """How a graph's origin differs from what a run needs, in words; None if it does not.
+
+    Clusters of TF-IDF features alone serve any model, and a file that says nothing can only be trusted.
+    """
+    for key, value in expected.items():
+        if key in made and key != EMBEDDINGS_OF and made[key] != value:
+            return f"with {key} {made[key]}, this run has {value}" if key.startswith("method.") else f"of other {key}"
+    return None
+
+
+def told(path: Path) -> str:
+    """What a graph file says that it was made of, for the log."""
+    made = Graph.origin(path)
+    if not made:
+        return "which says nothing of what it was made of"
+    if EMBEDDINGS_OF in made:
+        return f"made of TF-IDF features and the embeddings of {made[EMBEDDINGS_OF]}"
+    return "made of TF-IDF features" if "TF-IDF features" in made else "made of what the clusters of the run attract"

@@ -1,0 +1,244 @@
+"""ELIAS's graphs made by a step of their own: by whose model, who takes them, who refuses them."""
+import json
+import logging
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+import elias_utils
+import train
+from elias_utils import gen_approx_A, gen_cluster_A
+from models import METHOD_CONFIGS
+from models.elias_graph import Graph
+from tests.conftest import with_values, write_dataset
+from utils.config import ConfigError, build_config, to_yaml
+from utils.errors import InputError
+
+STAGE1 = {"name": "elias-1", "max_leaf": 5, "tau": 0.1, "init_bias": -3.0}
+STAGE2 = {**STAGE1, "name": "elias-2", "graph": "approx"}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, tiny_encoder):
+    """A finished stage 1 in a folder of its own with its data set; tests work on copies."""
+    root = tmp_path_factory.mktemp("trained")
+    write_dataset(root / "sets" / "set", points=80, labels=24, seed=3)
+    train.fit(build_config({
+        "data": {"root": str(root / "sets"), "name": "set", "max_len": 16, "val_fraction": 0.2},
+        "encoder": {"name": "bag", "init": tiny_encoder}, "method": STAGE1, "loss": {"name": "bce"},
+        "optim": {"lr": 0.05}, "train": {"epochs": 3, "batch_size": 16},
+        "run": {"dir": str(root / "one"), "tensorboard": False}}, METHOD_CONFIGS, {}))
+    return root
+
+
+@pytest.fixture
+def place(trained, tmp_path):
+    """A copy of `trained`, of which a test may change what it likes."""
+    return Path(shutil.copytree(trained, tmp_path / "place"))
+
+
+def settings(place, **sections):
+    """The config of stage 1 in `place`, with some keys changed."""
+    config = elias_utils.find_run(place / "one", METHOD_CONFIGS)[1]
+    sections["data"] = {"root": str(place / "sets"), **sections.get("data", {})}
+    sections["run"] = {"dir": str(place / "next"), **sections.get("run", {})}
+    return with_values(config, **sections)
+
+
+def command(monkeypatch, capsys, *words) -> str:
+    """The last line that elias_utils.py prints."""
+    monkeypatch.setattr(sys, "argv", ["elias_utils.py", *map(str, words)])
+    elias_utils.main(*elias_utils.parse_arguments())
+    return capsys.readouterr().out.splitlines()[-1]
+
+
+def same(one, two) -> bool:
+    return np.array_equal(Graph.load(one, 24).labels, Graph.load(two, 24).labels)
+
+
+# ---------------------------------------------------------------- whose model
+
+def test_the_run_that_is_given_is_the_model(place):
+    """By its folder or its config.yaml, wherever it lies now; --no_model is something else."""
+    run, data = place / "one", ["--data.root", str(place / "sets")]
+    of_folder = gen_cluster_A(run, out=place / "a.npz", overrides=data)
+    of_config = gen_cluster_A(run / "config.yaml", out=place / "b.npz", overrides=data)
+    without = gen_cluster_A(run, model=False, out=place / "c.npz", overrides=data)
+    started = gen_cluster_A(settings(place, run={"start_from": str(run)}), out=place / "d.npz")
+    assert of_folder.read_bytes() != without.read_bytes()
+    assert same(of_folder, of_config)
+    assert same(of_folder, started)
+    assert not same(of_folder, without)
+    assert Graph.origin(of_folder)["embeddings of"] == str(run)
+    assert "embeddings of" not in Graph.origin(without)
+
+
+def test_a_config_means_the_run_that_it_has_trained(place):
+    trained = settings(place, run={"dir": str(place / "one")})
+    assert same(gen_cluster_A(trained), gen_cluster_A(place / "one", out=place / "a.npz",
+                                                      overrides=["--data.root", str(place / "sets")]))
+    untrained = Graph.origin(gen_cluster_A(settings(place)))
+    assert "embeddings of" not in untrained
+
+
+def test_a_run_without_a_model_is_not_a_config(place, monkeypatch, capsys):
+    """Its config.yaml alone would cluster without the model that was asked for."""
+    shutil.rmtree(place / "one" / "model")
+    with pytest.raises(SystemExit, match="the run has no model yet"):
+        command(monkeypatch, capsys, "gen_cluster_A", place / "one" / "config.yaml")
+    assert not (place / "one.cluster_A.npz").exists()
+
+
+def test_a_config_named_config_is_a_config(place, monkeypatch, capsys):
+    (place / "mine").mkdir()
+    path = place / "mine" / "config.yaml"
+    path.write_text(to_yaml(settings(place)))
+    got = command(monkeypatch, capsys, "gen_cluster_A", path, "--no_model", "true")
+    assert got == f"graph: {place / 'next.cluster_A.npz'}"
+
+
+def test_stages_make_their_own_graphs(place):
+    config = settings(place)
+    stages = build_config({s: v for s, v in elias_utils.to_mapping(config).items() if s != "stages"}, METHOD_CONFIGS,
+                          {}, [{"name": "warm-up"}, {"name": "stage-1"}])
+    with pytest.raises(ConfigError, match="this config has stages, each of which makes its own graph"):
+        gen_cluster_A(stages)
+    assert gen_cluster_A(stages, out=place / "a.npz").is_file()
+
+
+# ---------------------------------------------------------------- the published order
+
+def test_the_published_order(place, monkeypatch, capsys):
+    """Cluster, train, approximate, train: each step finds what the one before has left, without a flag."""
+    first, second = place / "elias-1.yaml", place / "elias-2.yaml"
+    first.write_text(to_yaml(settings(place, run={"dir": str(place / "ELIAS-1")})))
+    second.write_text(to_yaml(settings(place, method=STAGE2, run={"dir": str(place / "ELIAS-2"),
+                                                                  "start_from": str(place / "ELIAS-1")})))
+    configs = [train.load_any_config(path, method_configs=METHOD_CONFIGS) for path in (first, second)]
+    graph = command(monkeypatch, capsys, "gen_cluster_A", first, "--no_model", "true")
+    assert graph == f"graph: {place}/ELIAS-1.cluster_A.npz"
+    one = train.fit(configs[0])
+    assert f"graph: {one}.cluster_A.npz, made of TF-IDF features\n" in (one / "train.log").read_text()
+    assert same(one / "graph.npz", f"{one}.cluster_A.npz")
+    assert command(monkeypatch, capsys, "gen_approx_A", first) == f"graph: {one}/approx_A.npz"
+    two = train.fit(configs[1])
+    assert f"graph: {one}/approx_A.npz, made of what the clusters" in (two / "train.log").read_text()
+    assert same(two / "graph.npz", one / "approx_A.npz")
+
+    # the longer order of the released script: clusters by the trained model, then stage 1 anew
+    before = (one / "graph.npz").read_bytes()
+    assert command(monkeypatch, capsys, "gen_cluster_A", one / "config.yaml") == f"graph: {one}.cluster_A.npz"
+    train.fit(configs[0], overwrite=True)
+    log = (one / "train.log").read_text()
+    assert f"graph: {one}.cluster_A.npz, made of TF-IDF features and the embeddings of {one}" in log
+    assert (one / "graph.npz").read_bytes() != before
+    assert same(one / "graph.npz", f"{one}.cluster_A.npz")
+    assert not (one / "approx_A.npz").exists()      # it was of the run that is gone
+
+
+def test_the_file_is_what_is_taken(place):
+    """Not a graph that only looks like it."""
+    path = gen_cluster_A(settings(place), model=False)
+    graph = Graph.load(path, 24)
+    moved = Graph.from_csr(graph.to_csr()[::-1])
+    moved.save(path, Graph.origin(path))
+    assert not np.array_equal(moved.labels, graph.labels)
+    folder = train.fit(settings(place, train={"epochs": 1}))
+    assert same(folder / "graph.npz", path)
+
+
+# ---------------------------------------------------------------- refusals
+
+def other_labels(place):
+    path = place / "sets" / "set" / "Y.trn.npz"
+    sp.save_npz(path, sp.load_npz(path)[:, ::-1].tocsr())
+
+
+def other_texts(place):
+    path = place / "sets" / "set" / "raw" / "trn_X.txt"
+    path.write_text("".join(f"{line} again\n" for line in path.read_text().splitlines()[::-1]))
+    for built in (place / "sets" / "set").glob("X.*.npz"):
+        built.unlink()
+
+
+@pytest.mark.parametrize(("sections", "change", "message"), [
+    ({"method": {"max_leaf": 12}}, None, "with method.max_leaf 5, this run has 12"),
+    ({"method": {"cluster_seed": 9}}, None, "with method.cluster_seed 0, this run has 9"),
+    ({"data": {"val_fraction": 0.3}}, None, "of other training points"),
+    ({}, other_labels, "of other labels of the points"),
+    ({}, other_texts, "of other TF-IDF features"),
+])
+def test_clusters_of_another_kind_are_refused(place, sections, change, message):
+    path = gen_cluster_A(settings(place), model=False)
+    if change:
+        change(place)
+    with pytest.raises(InputError, match=rf"next\.cluster_A\.npz: this graph was made {message}; make it again \(pyth"):
+        train.fit(settings(place, **sections))
+    assert not (place / "next").exists()
+    path.unlink()
+    assert "graph: balanced clusters of sparse" in (train.fit(settings(place, **sections)) / "train.log").read_text()
+
+
+def test_clusters_by_another_run_than_the_one_it_starts_from(place):
+    gen_cluster_A(settings(place, run={"start_from": str(place / "one")}))
+    other = train.fit(settings(place, train={"epochs": 1}, run={"dir": str(place / "other")}))
+    with pytest.raises(InputError, match=r"next\.cluster_A\.npz: this graph was made of other weights of the model"):
+        train.fit(settings(place, run={"start_from": str(other)}))
+
+
+@pytest.mark.parametrize(("method", "message"), [
+    ({"kappa": 11}, "with method.kappa 24, this run has 11"),
+    ({"beam": 2}, "with method.beam 8, this run has 2"),
+])
+def test_a_graph_approximated_otherwise_is_refused(place, method, message):
+    gen_approx_A(settled(place))
+    config = settings(place, method={**STAGE2, **method}, run={"start_from": str(place / "one")})
+    with pytest.raises(InputError, match=f"approx_A.npz: this graph was made {message}"):
+        train.fit(config)
+    assert not (place / "next").exists()
+
+
+def test_a_graph_of_a_model_that_was_trained_again_is_refused(place):
+    path = gen_approx_A(settled(place))
+    kept = path.read_bytes()
+    train.fit(settings(place, run={"dir": str(place / "one"), "seed": 5}), overwrite=True)
+    assert not path.exists()
+    path.write_bytes(kept)      # as after a run that was gone on with
+    with pytest.raises(InputError, match="approx_A.npz: this graph was made of other weights of the model"):
+        train.fit(settings(place, method=STAGE2, run={"start_from": str(place / "one")}))
+
+
+def settled(place) -> Path:
+    """The run `one` with its data set where it lies now."""
+    (place / "one" / "config.yaml").write_text(to_yaml(settings(place, run={"dir": str(place / "one")})))
+    return place / "one"
+
+
+def test_a_graph_that_says_nothing_is_taken(place):
+    """As another program writes it; a damaged one is refused."""
+    path = gen_cluster_A(settings(place), model=False)
+    sp.save_npz(path, sp.load_npz(path))
+    folder = train.fit(settings(place, train={"epochs": 1}))
+    assert f"graph: {path}, which says nothing of what it was made of" in (folder / "train.log").read_text()
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(InputError, match=r"cluster_A\.npz: not a graph, or a damaged one"):
+        train.fit(settings(place), overwrite=True)
+    assert (folder / "finished").exists()
+
+
+def test_a_file_by_name_of_other_points_is_said(place, caplog):
+    path = gen_cluster_A(settings(place), model=False, out=place / "mine.npz")
+    other_labels(place)
+    with caplog.at_level(logging.WARNING):
+        folder = train.fit(settings(place, method={"graph": str(path)}, train={"epochs": 1}))
+    assert f"method.graph: {path} was made of the labels of other points" in (folder / "train.log").read_text()
+
+
+def test_what_a_file_says(place):
+    said = Graph.origin(gen_cluster_A(place / "one", overrides=["--data.root", str(place / "sets")]))
+    assert json.loads(json.dumps(said)) == said
+    assert (said["method.max_leaf"], said["method.cluster_seed"]) == (5, 0)
