@@ -82,7 +82,7 @@ def test_filter_errors(tmp_path, line, message):
     ("trn_X.txt", ["a", "b"], r"trn_X.txt: expected 3 lines, one for each row of Y.trn, got 2"),
     ("lbl.txt", ["a"], r"lbl.txt: expected 4 lines, one for each label, got 1"),
     ("Y.txt", ["a"], r"expected one file of Y.txt, lbl.txt, got all"),
-    ("train.txt", ["1 1 1", ""], r"expected either trn_X_Y.txt or train.txt, got both")])
+    ("train.txt", ["1 1 1", ""], r"expected one of trn_X_Y.txt, train.txt \(or .gz\), got all")])
 def test_sparse_text_errors(tmp_path, name, lines, message):
     folder = sparse_text(tmp_path / "in")
     write(folder / name, lines)
@@ -94,7 +94,7 @@ def test_sparse_text_errors(tmp_path, name, lines, message):
 @pytest.mark.parametrize(("gone", "message"), [
     (["tst_X.txt"], "expected texts of both splits or of none, got only trn_X.txt"),
     (["tst_X_Xf.txt"], "expected features of both splits"), (["tst_X_Y.txt"], "expected a file tst_X_Y.txt"),
-    (["trn_X_Y.txt"], "expected either trn_X_Y.txt or train.txt, got neither"),
+    (["trn_X_Y.txt"], r"expected one of trn_X_Y.txt, \*_train.txt, \*_data.txt \(or .gz\), got none"),
     (["trn_X.txt", "tst_X.txt", "trn_X_Xf.txt", "tst_X_Xf.txt"], "expected texts or features of the points")])
 def test_missing_files(tmp_path, gone, message):
     folder = sparse_text(tmp_path / "in")

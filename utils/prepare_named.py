@@ -1,7 +1,6 @@
-"""Formats whose labels are names: JSON lines and CSV."""
+"""Formats whose labels are names: JSON lines, CSV, and the text files of AttentionXML."""
 from __future__ import annotations
 
-import csv
 import random
 from array import array
 from collections.abc import Callable, Iterator
@@ -10,10 +9,12 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
+from utils.errors import InputError
+from utils.prepare_cells import Columns, LabelCells, csv_rows
+from utils.prepare_checks import warn_of_names
+from utils.prepare_folder import Folder, existing
 from utils.prepare_formats import field, json_object
-from utils.prepare_writer import Rows, Writer, check_relevance, clean, consume, existing, lines
-
-LONGEST_FIELD = 1 << 26     # characters of one CSV field: stops a forgotten quote from reading the whole file
+from utils.prepare_writer import SPLITS, Rows, Writer, check_relevance, clean, consume, lines
 
 
 @dataclass(frozen=True)
@@ -32,25 +33,20 @@ class Source:
 
     def __post_init__(self) -> None:
         if not 0 < self.test_fraction < 1:
-            raise ValueError(f"expected a test fraction between 0 and 1, got {self.test_fraction}")
+            raise InputError(f"expected a test fraction between 0 and 1, got {self.test_fraction}")
 
     def files(self) -> list[Path]:
-        """All files given; ValueError if one is missing."""
+        """All files given; InputError if one is missing."""
         return [existing(path) for path in (self.train, self.test, self.labels) if path is not None]
 
 
 @dataclass(frozen=True)
-class Columns:
-    """How a CSV file is laid out below its header row; `separator` parts the labels of one field."""
-    text: str = "text"
-    labels: str = "labels"
-    separator: str = "|"
-    delimiter: str = ","
-
-    def __post_init__(self) -> None:
-        if not self.separator or len(self.delimiter) != 1:
-            raise ValueError("expected a label separator and a delimiter of one character, "
-                             f"got {self.separator!r} and {self.delimiter!r}")
+class Reader:
+    """One format: its name, path -> (line, item) pairs, item -> (text, [(name, relevance)]), what to say at the end."""
+    kind: str
+    items: Callable
+    parse: Callable
+    report: Callable[[], None] = lambda: None
 
 
 def prepare_jsonl(source: Source, out: str | Path, overwrite: bool = False) -> Path:
@@ -59,39 +55,73 @@ def prepare_jsonl(source: Source, out: str | Path, overwrite: bool = False) -> P
     `labels` may also be one such object as a whole. Labels are numbered by first appearance: file of labels,
     then training file, then test file; so the seed of the split moves none. Labels of test points alone stay.
     """
-    return _prepare(source, out, overwrite, ("jsonl", lines, _parse_json))
+    return _prepare(source, out, overwrite, Reader("jsonl", lines, _parse_json))
 
 
-def prepare_csv(source: Source, out: str | Path, columns: Columns = Columns(),
+def prepare_csv(source: Source, out: str | Path, columns: Columns | None = None,
                 overwrite: bool = False) -> Path:
-    """CSV with a header row, one column of texts and one of label names; numbering as in `prepare_jsonl`."""
-    return _prepare(source, out, overwrite, ("csv", partial(_csv_rows, columns=columns),
-                                             partial(_parse_row, separator=columns.separator)))
+    """CSV with a header row, one column of texts and one of labels; numbering as in `prepare_jsonl`.
+
+    A cell of labels has names between separators, or is a list as pandas or JSON writes it: ['x', 'y'].
+    Quotation marks may enclose a field; --quote none reads them as they stand, as many tab-separated files need.
+    """
+    columns = columns or Columns()
+    cells = LabelCells(columns)
+    return _prepare(source, out, overwrite, Reader("csv", partial(csv_rows, columns=columns), cells.parse,
+                                                   cells.report))
 
 
-def _prepare(source: Source, out: str | Path, overwrite: bool,
-             reader: tuple[str, Callable, Callable]) -> Path:
-    """`reader`: name of the format, path -> (line, item) pairs, item -> (text, [(name, relevance)])."""
-    kind, items, parse = reader
-    with Writer(out, kind, source.files(), overwrite) as writer:
+def prepare_attention_xml(folder: str | Path, out: str | Path, overwrite: bool = False) -> Path:
+    """AttentionXML and LightXML: texts {train,test}_raw_texts.txt, or {train,test}_texts.txt where there are no
+    raw ones, and {train,test}_labels.txt with the names of a point's labels, parted by blanks, in the same line.
+
+    Label names, numbered by first appearance, serve as label texts.
+    """
+    source = Folder(folder)
+    with Writer(out, "attention-xml", [folder], overwrite) as writer:
+        labels = Labels(writer)
+        rows = {split: _label_rows(source.find(f"{long}_labels.txt"), labels) for split, long in SPLITS.items()}
+        for split, long in SPLITS.items():
+            writer.put(f"Y.{split}", rows[split].csr(len(labels)), rows[split].read)
+            path = source.first(f"{long}_raw_texts.txt", f"{long}_texts.txt")
+            writer.copy_texts(path, f"{split}_X", len(rows[split]), f"line of {long}_labels.txt")
+        labels.warn()
+        return writer.finish(source)
+
+
+def _label_rows(path: Path, labels: Labels) -> Rows:
+    """Rows of label names parted by blanks."""
+    rows = Rows()
+
+    def store(line: str) -> None:
+        names = line.split()
+        rows.add([labels.id(name) for name in names], [1.0] * len(names))
+    consume(path, lines(path), store)
+    return rows
+
+
+def _prepare(source: Source, out: str | Path, overwrite: bool, reader: Reader) -> Path:
+    with Writer(out, reader.kind, source.files(), overwrite) as writer:
         labels, rows = Labels(writer), {"trn": Rows(), "tst": Rows()}
         if source.labels is not None:
             labels.read(source.labels)
 
         def store(splits: Iterator[str], item: object) -> None:
-            text, pairs = parse(item)
+            text, pairs = reader.parse(item)
             split = next(splits)
             writer.write(f"raw/{split}_X.txt", text)
             rows[split].add([labels.id(name) for name, _ in pairs], [relevance for _, relevance in pairs])
         first = iter(lambda: "trn", None) if source.test else split_off(source.test_fraction, source.seed)
-        consume(source.train, items(source.train), partial(store, first))
+        consume(source.train, reader.items(source.train), partial(store, first))
         if source.test is not None:
-            consume(source.test, items(source.test), partial(store, iter(lambda: "tst", None)))
+            consume(source.test, reader.items(source.test), partial(store, iter(lambda: "tst", None)))
         if not (len(rows["trn"]) and len(rows["tst"])):
-            raise ValueError(f"{source.train}: expected enough points for both splits at a test fraction of "
+            raise InputError(f"{source.train}: expected enough points for both splits at a test fraction of "
                              f"{source.test_fraction}, got {len(rows['trn'])} + {len(rows['tst'])}")
         for split, matrix in rows.items():
             writer.put(f"Y.{split}", matrix.csr(len(labels)), matrix.read)
+        reader.report()
+        labels.warn()
         return writer.finish()
 
 
@@ -127,13 +157,17 @@ class Labels:
     def _id(self, raw: str, text: str | None) -> int:
         name = clean(raw)
         if not name:
-            raise ValueError(f"expected a label name, got {raw!r}")
+            raise InputError(f"expected a label name, got {raw!r}")
         if name not in self.ids:
             self.writer.write("raw/Y_ids.txt", name)
             self.writer.write("raw/Y.txt", name if text is None else text)
             self.ids[name] = self.size
             self.size += 1
         return self.ids.setdefault(raw, self.ids[name])
+
+    def warn(self) -> None:
+        """Log names that differ by their spelling alone, and those that are no texts."""
+        warn_of_names(self.ids, texts=not self.text_hashes)
 
     def read(self, path: str | Path) -> None:
         """The file of label texts; a name may come again with the same text only."""
@@ -147,7 +181,7 @@ class Labels:
             if index == len(self.text_hashes):
                 self.text_hashes.append(hash(clean(text)))
             elif self.text_hashes[index] != hash(clean(text)):
-                raise ValueError(f"expected one text for each label, got another for {name!r}: {text[:60]!r}")
+                raise InputError(f"expected one text for each label, got another for {name!r}: {text[:60]!r}")
         consume(path, lines(path), store)
 
 
@@ -159,7 +193,7 @@ def _json_label(line: str) -> tuple[str, str]:
 def _tab_label(line: str) -> tuple[str, str]:
     name, tab, text = line.partition("\t")
     if not tab:
-        raise ValueError(f"expected name<TAB>text, got {line[:60]!r}")
+        raise InputError(f"expected name<TAB>text, got {line[:60]!r}")
     return name, text
 
 
@@ -181,43 +215,7 @@ def _named(label: object) -> list[tuple[str, float]]:
     pairs = list(label.items()) if type(label) is dict else [label]
     for pair in pairs:
         if type(pair) not in (list, tuple) or len(pair) != 2 or type(pair[0]) is not str:
-            raise ValueError('expected a label as "name", ["name", relevance] or {"name": relevance}, '
+            raise InputError('expected a label as "name", ["name", relevance] or {"name": relevance}, '
                              f"got {str(label)[:60]!r}")
         check_relevance(pair[1])
     return [tuple(pair) for pair in pairs]
-
-
-def _csv_rows(path: str | Path, columns: Columns) -> Iterator[tuple[int, tuple[str, str]]]:
-    """(first line, (text, labels)) of each row below the header; blank lines between rows are skipped."""
-    # The line ends go back on: within quotes they belong to the text.
-    reader = csv.reader((line + "\n" for _, line in lines(path)), delimiter=columns.delimiter, strict=True)
-    header, limit = None, csv.field_size_limit(LONGEST_FIELD)
-    try:
-        while True:
-            start = reader.line_num + 1
-            row = next(reader)
-            if header is None:
-                header, wanted = row, [_column(path, row, name) for name in (columns.text, columns.labels)]
-            elif len(row) == len(header):
-                yield start, tuple(row[index] for index in wanted)
-            elif row:
-                raise ValueError(f"{path}:{start}: expected {len(header)} columns as in the header, "
-                                 f"got {len(row)}")
-    except StopIteration:
-        return
-    except csv.Error as error:
-        raise ValueError(f"{path}:{start}: expected a CSV row, got: {error}") from error
-    finally:
-        csv.field_size_limit(limit)
-
-
-def _column(path: str | Path, header: list[str], name: str) -> int:
-    if header.count(name) != 1:
-        raise ValueError(f"{path}:1: expected one column {name!r}, got the columns {header}")
-    return header.index(name)
-
-
-def _parse_row(row: tuple[str, str], separator: str) -> tuple[str, list[tuple[str, float]]]:
-    """Blank names, as a separator at the end leaves them, do not count."""
-    text, labels = row
-    return text, [(name.strip(), 1.0) for name in labels.split(separator) if name.strip()]

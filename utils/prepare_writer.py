@@ -1,6 +1,7 @@
 """Reading lines and writing a data set folder: what all formats of utils/prepare.py share.
 
-Memory holds no text: lines stream from input to output; label matrices grow in flat arrays, 8 bytes a pair.
+Memory holds no text: lines stream from input to output; label matrices grow in flat arrays, 8 bytes a pair, and
+of a text stays a hash.
 """
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import gzip
 import hashlib
 import io
 import json
+import logging
 import os
 import re
 import shutil
@@ -20,66 +22,70 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.errors import InputError
+from utils.prepare_checks import warn_of_texts
+from utils.prepare_folder import Folder, existing
 from utils.progress import tqdm
 from utils.text import decode_line
 
+log = logging.getLogger(__name__)
+LONGEST_LINE = 1 << 26      # bytes: an endless line stops here, not where the memory ends
 SPLITS = {"trn": "train", "tst": "test"}    # short name in Y.trn.npz, long name in filter_labels_train.txt
+FILTERS = {"trn": ("filter_labels_train.txt",), "tst": ("filter_labels_test.txt", "filter_labels_text.txt")}
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 # Control characters, and the two separators of Unicode at which str.splitlines would cut a text.
 _BREAKS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
-def existing(path: str | Path) -> Path:
-    """`path`, or ValueError if it is no file."""
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: expected a file, got {'a folder' if path.is_dir() else 'nothing there'}")
-    return path
+def lines(path: str | Path, latin: bool = False) -> Iterator[tuple[int, str]]:
+    """(number from 1, line without end) of a UTF-8 file, gzipped or not, cut at \\n alone; shows progress.
 
-
-def find(folder: str | Path, *names: str, required: bool = True) -> Path | None:
-    """The one file of `folder` with one of these names, plain or `.gz`; ValueError if there are several."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        got = "a file" if folder.exists() else "nothing there"
-        raise ValueError(f"{folder}: expected a folder, got {got}")
-    found = [path for name in names for path in (folder / name, folder / f"{name}.gz") if path.is_file()]
-    if len(found) > 1:
-        names = ", ".join(str(path.relative_to(folder)) for path in found)
-        raise ValueError(f"{folder}: expected one file of {names}, got all")
-    if required and not found:
-        raise ValueError(f"{folder}: expected a file {' or '.join(names)} (or .gz), got none")
-    return found[0] if found else None
-
-
-def lines(path: str | Path) -> Iterator[tuple[int, str]]:
-    """(number from 1, line without end) of a UTF-8 file, gzipped or not, cut at \\n alone; shows progress."""
+    With `latin`, lines that are no UTF-8 are read as latin-1, as some published files need, and counted in the log.
+    """
     path = existing(path)
+    bad: list[str] = []             # lines that are no UTF-8: the first, and how many
     with open(path, "rb") as raw, tqdm(total=path.stat().st_size, unit="B", unit_scale=True, desc=path.name,
                                        disable=None, leave=False) as bar:
         zipped = raw.peek(2)[:2] == b"\x1f\x8b"
         stream = io.BufferedReader(gzip.GzipFile(fileobj=raw), 1 << 18) if zipped else raw
         try:
-            for number, line in enumerate(stream, 1):
-                yield number, decode_line(line, path, number).removeprefix("\ufeff" if number == 1 else "")
+            for number, line in enumerate(iter(partial(stream.readline, LONGEST_LINE + 1), b""), 1):
+                if len(line) > LONGEST_LINE:
+                    raise InputError(f"{path}:{number}: expected lines of at most {LONGEST_LINE:,} bytes, "
+                                     "got a longer one")
+                yield number, _decode(line, path, number, bad if latin else None)
                 if number % 4096 == 0:
                     bar.update(raw.tell() - bar.n)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise ValueError(f"{path}: expected a whole gzip file, got: {error}") from error
+            raise InputError(f"{path}: expected a whole gzip file, got: {error}") from error
+    if bad:
+        log.warning("%s: %d lines are not UTF-8 and were read as latin-1, e.g. %s", path, len(bad), bad[0])
+
+
+def _decode(line: bytes, path: Path, number: int, bad: list[str] | None) -> str:
+    """The text of one line; `bad` collects those that are no UTF-8, where that is allowed."""
+    try:
+        return decode_line(line, path, number).removeprefix("\ufeff" if number == 1 else "")
+    except InputError:
+        if bad is None or b"\0" in line:        # a zero byte: UTF-16, not latin-1
+            raise
+    text = line.rstrip(b"\r\n").decode("latin-1")
+    bad.append("" if bad else f"line {number}, {text[:60]!r}")
+    return text
 
 
 def consume(path: str | Path, items: Iterable[tuple[int, object]], handle: Callable,
             empty: bool = False) -> int:
-    """Calls `handle(item)` for each (line, item) and counts; a ValueError gains file and line."""
+    """Calls `handle(item)` for each (line, item) and counts; an InputError gains file and line."""
     count = 0
     for number, item in items:
         try:
             handle(item)
-        except ValueError as error:
-            raise ValueError(f"{path}:{number}: {error}") from error
+        except InputError as error:
+            raise InputError(f"{path}:{number}: {error}") from error
         count += 1
     if not count and not empty:
-        raise ValueError(f"{path}: expected at least one line of data, got an empty file")
+        raise InputError(f"{path}: expected at least one line of data, got an empty file")
     return count
 
 
@@ -91,15 +97,15 @@ def clean(text: str) -> str:
 
 
 def check_index(value: object, size: int, what: str = "a label index") -> None:
-    """ValueError unless `value` is an integer in [0, size)."""
+    """InputError unless `value` is an integer in [0, size)."""
     if type(value) is not int or not 0 <= value < size:     # a bool is an int to isinstance
-        raise ValueError(f"expected {what} in [0, {size}), got {value!r}")
+        raise InputError(f"expected {what} in [0, {size}), got {value!r}")
 
 
 def check_relevance(value: object) -> None:
-    """ValueError unless `value` is a number >= 0 that float32 can hold; NaN fails the comparison."""
+    """InputError unless `value` is a number >= 0 that float32 can hold; NaN fails the comparison."""
     if type(value) not in (int, float) or not 0 <= value <= FLOAT32_MAX:
-        raise ValueError(f"expected a finite relevance >= 0, got {value!r}")
+        raise InputError(f"expected a finite relevance >= 0, got {value!r}")
 
 
 class Rows:
@@ -150,6 +156,8 @@ class Writer:
         self.partial = self.out.with_name(f"{self.out.name}.partial-{os.getpid()}")
         self.inputs = [Path(path).resolve() for path in inputs]
         self.matrices, self.pairs_read, self._files, self._created = {}, {}, {}, []
+        self.facts: dict[str, object] = {}      # more lines for stats.json
+        self._text_hashes = {f"raw/{split}_X.txt": array("q") for split in SPLITS}
 
     def __enter__(self) -> Writer:
         self._check_out()
@@ -178,42 +186,48 @@ class Writer:
 
     def _check_out(self) -> None:
         if self.out.exists() and not self.out.is_dir():
-            raise ValueError(f"{self.name}: expected a folder or nothing there, got a file")
+            raise InputError(f"{self.name}: expected a folder or nothing there, got a file")
         if Path.cwd().is_relative_to(self.out):
-            raise ValueError(f"{self.name}: expected a new folder, got the working folder or one above it")
+            raise InputError(f"{self.name}: expected a new folder, got the working folder or one above it")
         for path in self.inputs:
             if path.is_relative_to(self.out):
-                raise ValueError(f"{self.name}: expected an output folder beside the input, "
+                raise InputError(f"{self.name}: expected an output folder beside the input, "
                                  f"got one that holds {path}")
         if not self.overwrite and self.out.exists() and any(self.out.iterdir()):
-            raise ValueError(f"{self.name}: expected a new or empty folder, got one with files; "
+            raise InputError(f"{self.name}: expected a new or empty folder, got one with files; "
                              "--overwrite replaces it")
 
     def write(self, name: str, text: str) -> None:
         """One more line for the text file `name`."""
         if name not in self._files:
             self._files[name] = open(self.partial / name, "wb", buffering=1 << 16)  # noqa: SIM115
+        line = clean(text)
+        if name in self._text_hashes:
+            self._text_hashes[name].append(hash(line))
         try:
-            self._files[name].write(clean(text).encode() + b"\n")
+            self._files[name].write(line.encode() + b"\n")
         except UnicodeEncodeError as error:
-            raise ValueError("expected Unicode text, got the lone surrogate "
+            raise InputError("expected Unicode text, got the lone surrogate "
                              f"{error.object[error.start]!r}") from None
 
-    def copy_texts(self, path: Path, stem: str, rows: int, what: str) -> None:
+    def copy_texts(self, path: Path, stem: str, rows: int, what: str, latin: bool = False) -> None:
         """`path` to raw/<stem>.txt, which must have `rows` lines, one for each of `what`."""
-        count = consume(path, lines(path), lambda text: self.write(f"raw/{stem}.txt", text))
+        count = consume(path, lines(path, latin), lambda text: self.write(f"raw/{stem}.txt", text))
         if count != rows:
-            raise ValueError(f"{path}: expected {rows} lines, one for each {what}, got {count}")
+            raise InputError(f"{path}: expected {rows} lines, one for each {what}, got {count}")
 
     def put(self, name: str, matrix, read: int | None = None) -> None:
         """The CSR of `<name>.npz`; `read` counts its pairs before repeated ones and zeros went."""
         self.matrices[name], self.pairs_read[name] = matrix, matrix.nnz if read is None else read
 
-    def copy_filters(self, folder: str | Path) -> None:
-        """filter_labels_{train,test}.txt, where present: pairs 'row label' within the shape of Y."""
-        for split, long in SPLITS.items():
-            name = f"filter_labels_{long}.txt"
-            if path := find(folder, name, required=False):
+    def copy_filters(self, folder: Folder) -> None:
+        """filter_labels_{train,test}.txt, where present: pairs 'row label' within the shape of Y.
+
+        `filter_labels_text.txt`, so misspelt in a published manual, is the one of the test points.
+        """
+        for split, names in FILTERS.items():
+            if path := folder.find(*names, required=False):
+                name = names[0]
                 shape = self.matrices[f"Y.{split}"].shape
                 (self.partial / name).touch()               # an empty list stays an empty list
                 consume(path, lines(path), partial(self._filter, name, shape), empty=True)
@@ -221,25 +235,28 @@ class Writer:
     def _filter(self, name: str, shape: tuple[int, int], line: str) -> None:
         pair = line.split()
         if len(pair) != 2 or not all(number.isdecimal() for number in pair):
-            raise ValueError(f"expected 'row label', got {line[:80]!r}")
+            raise InputError(f"expected 'row label', got {line[:80]!r}")
         row, label = map(int, pair)
         check_index(row, shape[0], "a row")
         check_index(label, shape[1])
         self.write(name, f"{row} {label}")
 
-    def finish(self) -> Path:
-        """Matrices and stats.json, then the rename. Returns the output folder."""
+    def finish(self, folder: Folder | None = None) -> Path:
+        """Matrices and stats.json, then the rename; names what was not read of a folder. Returns the output folder."""
         from scipy import sparse
         if "raw/trn_X.txt" not in self._files and "X.trn" not in self.matrices:
-            raise ValueError(f"{self.source}: expected texts or features of the points, got neither")
+            raise InputError(f"{self.source}: expected texts or features of the points, got neither")
         if not self.matrices["Y.trn"].nnz:
-            raise ValueError(f"{self.source}: expected training points with labels, got none")
+            raise InputError(f"{self.source}: expected training points with labels, got none")
         for file in self._files.values():
             file.close()
         for name, matrix in self.matrices.items():
             sparse.save_npz(self.partial / f"{name}.npz", matrix)
         (self.partial / "stats.json").write_text(json.dumps(self._stats(), indent=1) + "\n")
+        warn_of_texts(self.partial / "raw", *self._text_hashes.values(), self.matrices["Y.trn"])
         self._publish()
+        if folder is not None and (unread := folder.unread()):
+            log.warning("%s: %d files were not read: %s", folder.path, len(unread), ", ".join(unread[:8]))
         return self.name
 
     def _stats(self) -> dict:
@@ -247,7 +264,7 @@ class Writer:
         used = np.zeros(targets["trn"].shape[1], bool)
         used[targets["trn"].indices] = True
         stats = {"format": self.source, "labels": len(used),
-                 "labels_without_train_points": int((~used).sum())}
+                 "labels_without_train_points": int((~used).sum()), **self.facts}
         if "X.trn" in self.matrices:
             stats["features"] = self.matrices["X.trn"].shape[1]
         for split, long in SPLITS.items():

@@ -9,23 +9,25 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.errors import InputError
+
 _BLOCK = 1 << 24
 
 
 def check_text_file(path: Path) -> None:
-    """ValueError unless `path` is a non-empty file."""
+    """InputError unless `path` is a non-empty file."""
     if not path.is_file():
-        raise ValueError(f"{path}: no such file (expected one text a line, UTF-8)")
+        raise InputError(f"{path}: no such file (expected one text a line, UTF-8)")
     if path.stat().st_size == 0:
-        raise ValueError(f"{path}: the file is empty (expected one text a line, UTF-8)")
+        raise InputError(f"{path}: the file is empty (expected one text a line, UTF-8)")
 
 
 def decode_line(raw: bytes, path: Path, number: int) -> str:
-    """Bytes of line `number` (from 1) -> text without its line end; ValueError if it is not UTF-8."""
+    """Bytes of line `number` (from 1) -> text without its line end; InputError if it is not UTF-8."""
     try:
         return raw.rstrip(b"\r\n").decode("utf-8-sig" if number == 1 else "utf-8")      # some editors begin with a mark
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: line {number} is not UTF-8 (byte {error.start + 1} of the line is "
+        raise InputError(f"{path}: line {number} is not UTF-8 (byte {error.start + 1} of the line is "
                          f"0x{raw[error.start]:02x}); convert the file to UTF-8") from None
 
 

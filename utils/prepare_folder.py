@@ -1,0 +1,110 @@
+"""A folder of published files: finds them by name, knows which were read, and which format they are of."""
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from utils.errors import InputError
+
+# Format and the files that show it, the first that fits counts: a name, or a pattern with one star.
+MARKS = (
+    ("xml-repository", ("trn.json", "trn.raw.json")),
+    ("pecos", ("Y.trn.npz",)),
+    ("sparse-text", ("trn_X_Y.txt",)),
+    ("attention-xml", ("train_labels.txt",)),
+    ("sparse-text", ("train.txt", "*_train.txt", "*_data.txt")),
+)
+# What every archive has beside its data; all else that is not read is named.
+ABOUT = ("readme", "license", ".")
+
+
+def existing(path: str | Path) -> Path:
+    """Return `path`; InputError if it is no file."""
+    path = Path(path)
+    if not path.is_file():
+        got = "nothing there"
+        if path.is_dir():
+            got = "a folder"
+        elif os.path.lexists(path):
+            got = "something else (a pipe, a device or a broken link)"
+        raise InputError(f"{path}: expected a file, got {got}")
+    return path
+
+
+class Folder:
+    """The input files of one folder, each plain or `.gz`."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not self.path.is_dir():
+            got = "a file; unpack it first" if self.path.exists() else "nothing there"
+            raise InputError(f"{path}: expected a folder, got {got}")
+        self._read: set[Path] = set()
+
+    def find(self, *names: str, required: bool = True) -> Path | None:
+        """Return the one file with one of these names; InputError if there are several."""
+        found = self._present(names)
+        if len(found) > 1:
+            several = ", ".join(str(path.relative_to(self.path)) for path in found)
+            raise InputError(f"{self.path}: expected one file of {several}, got all")
+        if required and not found:
+            raise InputError(f"{self.path}: expected a file {' or '.join(names)} (or .gz), got none")
+        return self._take(found[0]) if found else None
+
+    def first(self, *names: str, required: bool = True) -> Path | None:
+        """Return the file with the first of these names that is there."""
+        for name in names:
+            if path := self.find(name, required=False):
+                return path
+        return self.find(*names, required=required)
+
+    def matching(self, *patterns: str) -> Path | None:
+        """Return the one file like one of these patterns; InputError if there are several."""
+        found = sorted({path.name.removesuffix(".gz") for pattern in patterns
+                        for path in self._like(pattern)})
+        if len(found) > 1:
+            raise InputError(f"{self.path}: expected one file {' or '.join(patterns)}, "
+                             f"got {', '.join(found[:5])}")
+        return self.find(found[0]) if found else None
+
+    def has(self, pattern: str) -> bool:
+        """Whether a file with this name, or like this pattern, is there."""
+        return bool(self._like(pattern) if "*" in pattern else self._present((pattern,)))
+
+    def unread(self) -> list[str]:
+        """Return the names of the data files here that nothing asked for."""
+        there = (path for path in sorted(self.path.iterdir()) if path.is_file())
+        return [path.name for path in there
+                if path not in self._read and not path.name.lower().startswith(ABOUT)]
+
+    def _present(self, names: tuple[str, ...]) -> list[Path]:
+        # lexists: what is there and no file is an error where it is taken, not an absent file
+        return [path for name in names for path in (self.path / name, self.path / f"{name}.gz")
+                if os.path.lexists(path)]
+
+    def _like(self, pattern: str) -> list[Path]:
+        return [*self.path.glob(pattern), *self.path.glob(f"{pattern}.gz")]
+
+    def _take(self, path: Path) -> Path:
+        self._read.add(path)
+        return existing(path)
+
+
+def recognise(path: str | Path) -> str | None:
+    """Return the format whose files lie in a folder, None if none is known."""
+    folder = Folder(path)
+    for kind, patterns in MARKS:
+        if any(folder.has(pattern) for pattern in patterns):
+            return kind
+    return None
+
+
+def hint(path: str | Path, given: str) -> str:
+    """Return what to say where the format `given` did not fit the folder; empty if nothing helps."""
+    if not Path(path).is_dir():
+        return ""
+    kind = recognise(path)
+    if kind is not None:
+        return f"; its files look like `{kind}`" if kind != given else ""
+    inside = [child for child in sorted(Path(path).iterdir()) if child.is_dir() and recognise(child)]
+    return f"; did you mean {inside[0]}?" if inside else ""
