@@ -72,7 +72,8 @@ def number_of_vectors(config: Config, data: Dataset) -> int:
     """K, checked against the data.
 
     Raises:
-        ConfigError: K is no power of two, or there are more vectors or more head labels than labels.
+        ConfigError: neither K nor what K has beyond the head labels is a power of two, or there are more vectors or
+            more head labels than labels.
     """
     settings, labels = config.method, data.num_labels
     count, head = settings.num_vectors, settings.num_head_vectors
@@ -84,13 +85,18 @@ def number_of_vectors(config: Config, data: Dataset) -> int:
     if count > labels:
         raise ConfigError(f"method.num_vectors is {count}, more than the labels of {data.name}, {labels}; "
                           "`labels` gives each its own")
-    if count and count & (count - 1):
-        below = 1 << int(math.log2(count))
-        raise ConfigError(f"method.num_vectors is {count}, expected a power of two (near: {below}, {2 * below}), 0 for "
-                          "none, or `labels` for one a label")
     if count and head > labels:
         raise ConfigError(f"method.num_head_vectors is {head}, more than the labels of {data.name}, {labels}")
     if count and head >= count:
         raise ConfigError(f"method.num_head_vectors is {head}, which leaves none of method.num_vectors, {count}, for "
                           "the other labels")
+    if count and not (_is_power_of_two(count) or _is_power_of_two(count - head)):
+        below = 1 << int(math.log2(count - head))
+        near = f"{below + head} or {2 * below + head} with the {head} head vectors" if head else f"{below}, {2 * below}"
+        raise ConfigError(f"method.num_vectors is {count}, expected a power of two, or one beyond "
+                          f"method.num_head_vectors (near: {near}), 0 for none, or `labels` for one a label")
     return count
+
+
+def _is_power_of_two(number: int) -> bool:
+    return number & (number - 1) == 0

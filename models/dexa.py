@@ -32,7 +32,8 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class DexaConfig(NgameConfig):
     num_vectors: int | Literal["labels"] = option(
-        1024, "auxiliary vectors: a power of two; 0 = none (NGAME); labels = one a label (SiameseXML)", ge=0)
+        1024, "auxiliary vectors: a power of two, or as many beyond num_head_vectors; 0 = none (NGAME); labels = one a "
+              "label (SiameseXML)", ge=0)
     num_head_vectors: int = option(0, "of them, vectors of the most frequent labels, one each; others share", ge=0)
     vector_init: Literal["xavier", "zeros"] = option("xavier", "auxiliary vectors at the start")
 

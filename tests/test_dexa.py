@@ -7,7 +7,7 @@ from accelerate import Accelerator
 
 import train
 from models import METHODS
-from models.auxiliary import assign
+from models.auxiliary import assign, number_of_vectors
 from predict import Predictor
 from tests.conftest import write_dataset
 from utils.config import ConfigError
@@ -94,7 +94,7 @@ def test_vectors_of_zeros_leave_the_labels_where_their_texts_are(built):
     assert method.auxiliary.clusters.tolist() == list(range(20))
 
 
-@pytest.mark.parametrize(("vectors", "head"), [(8, 0), (8, 3), (16, 15), (1, 0), (2, 1), (20, 0)])
+@pytest.mark.parametrize(("vectors", "head"), [(8, 0), (8, 3), (16, 15), (1, 0), (2, 1), (20, 0), (11, 3), (19, 3)])
 def test_frequent_labels_have_a_vector_each_and_the_others_share(vectors, head):
     rng = np.random.default_rng(0)
     embeddings, counts = rng.normal(size=(20, 6)).astype(np.float32), rng.integers(0, 9, 20)
@@ -108,6 +108,14 @@ def test_frequent_labels_have_a_vector_each_and_the_others_share(vectors, head):
     frequent = np.flatnonzero(clusters < head)
     assert min(counts[frequent], default=9) >= max(np.delete(counts, frequent), default=0)
     assert np.ptp(sizes[head:]) <= 1
+
+
+@pytest.mark.parametrize(("vectors", "head"), [(8, 3), (11, 3), (17, 1), (5, 4), (4, 0)])
+def test_vectors_or_their_clusters_are_a_power_of_two(make_config, vectors, head):
+    """As published: 66,536 vectors are 65,536 clusters and 1,000 head labels."""
+    config = make_config(method={"name": "dexa", "num_vectors": vectors, "num_head_vectors": head})
+    data = load_dataset(config, None)
+    assert number_of_vectors(config, data) == vectors
 
 
 def test_labels_of_similar_texts_share_a_vector():
@@ -144,7 +152,8 @@ def test_it_starts_from_any_encoder_and_keeps_the_vectors_of_its_like(make_confi
 
 
 @pytest.mark.parametrize(("method", "message"), [
-    ({"num_vectors": 6}, r"num_vectors is 6, expected a power of two \(near: 4, 8\)"),
+    ({"num_vectors": 6}, r"num_vectors is 6, expected a power of two, or one beyond .* \(near: 4, 8\)"),
+    ({"num_vectors": 9, "num_head_vectors": 3}, r"num_vectors is 9, .* \(near: 7 or 11 with the 3 head vectors\)"),
     ({"num_vectors": 32}, "num_vectors is 32, more than the labels of tiny, 20"),
     ({"num_vectors": 8, "num_head_vectors": 21}, "num_head_vectors is 21, more than the labels of tiny, 20"),
     ({"num_vectors": 8, "num_head_vectors": 8}, "num_head_vectors is 8, which leaves none of method.num_vectors, 8"),
