@@ -19,7 +19,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from utils.config import split_words
+from utils.command_line import parse_words
 
 STEPS = ("gen_cluster_A", "gen_approx_A", "sparse_ranker", "quantize", "report")
 
@@ -34,8 +34,7 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--precision", default="int8", choices=("bfloat16", "int8"), help="quantize: default int8")
     parser.add_argument("--out", help="file of the graph")
     parser.add_argument("--overwrite", action="store_true", help="sparse_ranker: replace the run that is there")
-    words, overrides = split_words(sys.argv[1:])
-    return parser.parse_args(words), overrides
+    return parse_words(parser)
 
 
 if __name__ == "__main__":
@@ -52,11 +51,11 @@ from models import elias_setup as setup  # noqa: E402
 from models.elias import Elias  # noqa: E402
 from models.elias_files import Origin, approx_file, approx_origin, cluster_file, cluster_origin  # noqa: E402
 from models.elias_graph import Graph, check_graph  # noqa: E402
-from models.elias_model import Limits  # noqa: E402
+from models.elias_model import EliasConfig, Limits  # noqa: E402
 from models.elias_report import draw  # noqa: E402
 from train import fit  # noqa: E402
 from utils import distributed  # noqa: E402
-from utils.config import Config, ConfigError, build_config, parse_overrides, to_mapping  # noqa: E402
+from utils.config import Config, ConfigError, finish_config, parse_overrides, read_option, to_mapping  # noqa: E402
 from utils.data import load_dataset  # noqa: E402
 from utils.encoder_settings import check_lengths  # noqa: E402
 from utils.encoder_source import resolve_encoder  # noqa: E402
@@ -152,9 +151,8 @@ def sparse_ranker(run: str | Path, overrides: Sequence[str] = (), overwrite: boo
     mapping["method"] = {"name": "elias-ranker", "calibrate": getattr(config.method, "ranker_calibrate", True)}
     mapping["optim"]["group_lr"] = None      # nothing is trained by gradient
     mapping["run"] |= {"start_from": str(folder), "dir": str(folder.with_name(f"{folder.name}-ranker"))}
-    for section, values in parse_overrides(overrides).items():
-        mapping.setdefault(section, {}).update(values)
-    return fit(build_config(mapping, METHOD_CONFIGS, {}), overwrite=overwrite)
+    ranker = finish_config(mapping, {}, overrides, METHOD_CONFIGS, expname=folder.name)
+    return fit(ranker, overwrite=overwrite)
 
 
 def quantize(run: str | Path, precision: str = "int8") -> Path:
@@ -219,6 +217,8 @@ def check_words(options: argparse.Namespace, words: Sequence[str]) -> None:
         if flag not in USED[options.step] and getattr(options, flag) != default:
             raise ConfigError(f"{options.step} has no --{flag}; it takes "
                               f"{', '.join('--' + name for name in USED[options.step]) or 'none'}")
+    if any(word.startswith("--stages.") for word in words):
+        raise ConfigError(f"{options.step}: --stages is for train.py; a step works on the config of one stage")
     given = [f"{section}.{key}" for section, values in parse_overrides(words).items() for key in values]
     fixed = {"gen_approx_A": ("method.kappa",), "quantize": (), "report": ()}.get(options.step) \
         if _is_run(options.run) else None
@@ -236,8 +236,7 @@ def main(options: argparse.Namespace, words: list[str]) -> None:
             source = options.run if is_run else load_any_config(options.run, words, method_configs=METHOD_CONFIGS)
             done = "graph", gen_cluster_A(source, options.no_model == "false", options.out, words if is_run else ())
         elif options.step == "gen_approx_A":
-            kappa = parse_overrides(words).get("method", {}).get("kappa")
-            done = "graph", gen_approx_A(_run_folder(options.run, words), kappa, options.out)
+            done = "graph", gen_approx_A(_run_folder(options.run, words), _kappa(words), options.out)
         elif options.step == "sparse_ranker":
             done = "run", sparse_ranker(_run_folder(options.run, ()), words, options.overwrite)
         elif options.step == "quantize":
@@ -258,6 +257,11 @@ def _is_run(path: str) -> bool:
     folder = Path(path).parent
     inside = any((folder / name).exists() for name in ("environment.json", "model", "last", "stages"))
     return Path(path).is_dir() or (Path(path).name == "config.yaml" and inside)
+
+
+def _kappa(words: Sequence[str]) -> int | None:
+    kappa = parse_overrides(words).get("method", {}).get("kappa")
+    return None if kappa is None else read_option(EliasConfig, "method", "kappa", kappa, "command line")
 
 
 def _run_folder(path: str, words: Sequence[str]) -> Path:

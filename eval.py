@@ -14,7 +14,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from utils.config import split_words
+from utils.command_line import parse_words
 
 
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
@@ -22,8 +22,7 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
                                      allow_abbrev=False)
     parser.add_argument("split", nargs="?", default="tst", help="trn, val or tst (default tst)")
     parser.add_argument("run", help="run folder or its config.yaml")
-    words, overrides = split_words(sys.argv[1:])
-    return parser.parse_args(words), overrides
+    return parse_words(parser)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from utils.config import split_words
+from utils.command_line import parse_words
 
 
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
@@ -24,8 +24,7 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--k", type=int, help="labels per text (default 5, or all if there are fewer)")
     parser.add_argument("--labels", help="file with one label text a line, ranked instead of the data set's labels")
     parser.add_argument("--out", help="write to this file instead of the screen")
-    words, overrides = split_words(sys.argv[1:])
-    return parser.parse_args(words), overrides
+    return parse_words(parser)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from utils.config import split_words
+from utils.command_line import parse_words
 
 
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
@@ -26,8 +26,7 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     folder.add_argument("--overwrite", action="store_true", help="replace the run that the folder holds")
     parser.add_argument("--plan", action="store_true", help="print the memory and messages that a run needs, and stop")
     parser.add_argument("--processes", type=int, help="with --plan: processes to plan for (default 1)")
-    words, overrides = split_words(sys.argv[1:])
-    options = parser.parse_args(words)
+    options, overrides = parse_words(parser)
     if options.processes is not None and not options.plan:
         parser.error("--processes goes with --plan; to train on several processes use accelerate launch")
     return options, overrides
@@ -72,6 +71,11 @@ log = logging.getLogger("train")
 CHECK_EVERY = 20      # steps between two looks at the losses: each look is one host sync
 
 
+def with_member_stages(config: Config) -> Config:
+    """A fusion of config files with a stage for each of them; any other config as it is."""
+    return member_stages(config, METHOD_CONFIGS)
+
+
 def fit(config: Config, resume: bool = False, overwrite: bool = False) -> Path:
     """Train `config` (all its stages) and return the run folder, which then holds the best model on validation.
 
@@ -79,8 +83,7 @@ def fit(config: Config, resume: bool = False, overwrite: bool = False) -> Path:
         resume: go on from the folder's last checkpoint, if there is one.
         overwrite: replace the run that the folder holds, once the new one has been set up.
     """
-    if config.method.name == "fusion" and not config.stages:
-        config = member_stages(config, METHOD_CONFIGS)
+    config = with_member_stages(config)
     folder, start = config.run_folder, config.run.start_from
     if not config.stages:
         return fit_stage(config, folder, resume, overwrite)
@@ -333,7 +336,7 @@ def check_settings(config: Config, data: Dataset) -> None:
 def main(options: argparse.Namespace, words: list[str]) -> None:
     start_logging()
     try:
-        config = load_any_config(options.config, words, method_configs=METHOD_CONFIGS)
+        config = load_any_config(options.config, words, method_configs=METHOD_CONFIGS, expand=with_member_stages)
         if options.plan:
             return print(plan_report(config, 1 if options.processes is None else options.processes, METHOD_CONFIGS))
         folder = fit(config, options.resume, options.overwrite)

@@ -11,7 +11,6 @@ from utils.config import (
     build_config,
     describe,
     load_config,
-    parse_overrides,
     split_words,
     stage_config,
     to_yaml,
@@ -125,14 +124,6 @@ def test_errors_name_the_file_that_wrote_the_key(tmp_path):
         load(path)
     with pytest.raises(ConfigError, match=r"command line: unknown key 'train\.foo'"):
         load(write(tmp_path, "base.yaml", "data: {name: D}\nmethod: {name: dexml}\n"), "--train.foo", "1")
-
-
-def test_overrides():
-    assert parse_overrides(["--train.epochs", "3", "--run.expname=a b", "--eval.ks", "[1, 2]"]) == {
-        "train": {"epochs": 3}, "run": {"expname": "a b"}, "eval": {"ks": [1, 2]}}
-    for words in (["--train.epochs"], ["--epochs", "3"], ["train.epochs", "3"]):
-        with pytest.raises(ConfigError):
-            parse_overrides(words)
 
 
 def test_yaml_no_is_a_precision_not_false(plain):

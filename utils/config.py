@@ -17,18 +17,16 @@ This module imports neither torch nor the methods: whoever loads a config passes
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
-import types
 import typing
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import yaml
-
-from utils.errors import InputError
+from utils.command_line import parse_overrides, spelling, split_words
+from utils.errors import ConfigError
+from utils.options import LIMITS, build_section, check_text, nearest, read_option, shown, type_name
 from utils.sections import (
     SECTIONS,
     DataConfig,
@@ -41,15 +39,41 @@ from utils.sections import (
     TrainConfig,
     option,
 )
+from utils.yaml_text import dump_yaml, read_yaml, shown_word
 
-__all__ = ["SECTIONS", "Config", "ConfigError", "DataConfig", "EncoderConfig", "EvalConfig", "LossConfig",
-           "MethodConfig", "OptimConfig", "RunConfig", "TrainConfig", "build_config", "describe", "load_config",
-           "merge_sections", "nearest", "option", "parse_overrides", "read_yaml", "split_words", "stage_config",
-           "to_mapping", "to_yaml"]
+__all__ = [
+    "SECTIONS",
+    "Config",
+    "ConfigError",
+    "DataConfig",
+    "EncoderConfig",
+    "EvalConfig",
+    "LossConfig",
+    "MethodConfig",
+    "OptimConfig",
+    "RunConfig",
+    "TrainConfig",
+    "build_config",
+    "describe",
+    "finish_config",
+    "load_config",
+    "merge_sections",
+    "nearest",
+    "option",
+    "parse_overrides",
+    "read_option",
+    "read_yaml",
+    "split_words",
+    "stage_config",
+    "to_mapping",
+    "to_yaml",
+]
 
-
-class ConfigError(InputError):
-    """A config that cannot be used; the message names the file, the key, what was expected and what came."""
+MAX_FILES = 100           # that a config's `base:` leads to
+MAX_STAGES = 100
+MAX_NAME = 200            # bytes of a folder's name
+COMMAND_LINE = "command line"      # where a key comes from
+OF_THE_WHOLE_RUN = ("root", "project", "expname", "dir")      # of section run: no stage has its own
 
 
 @dataclass(frozen=True)
@@ -76,196 +100,58 @@ class Config:
         return Path(self.run.root) / self.run.project / self.data.name / (self.run.expname or self.method.name)
 
 
-# ---------------------------------------------------------------- YAML
-
-class _Loader(yaml.SafeLoader):
-    """The safe loader, except that 1e-4 is a number (YAML 1.1 reads it as text) and a key may not stand twice."""
-
-    def construct_mapping(self, node, deep=False):
-        seen = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":      # `<<: *anchor`; what stands beside it wins
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise ConfigError(f"line {key_node.start_mark.line + 1}: the key '{key}' stands twice")
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-                              list("-+0123456789."))
-
-
-def parse_yaml(text: str, where: str) -> Any:
-    """YAML text -> Python values by the safe loader; ConfigError names `where` and the line."""
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from error
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None
-
-
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """One YAML file as a mapping; ConfigError if it is missing, unreadable or not a mapping."""
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such config file (run from the folder that holds train.py?)") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from None
-    values = parse_yaml(text, str(path)) or {}
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected a mapping of sections, got {type(values).__name__}")
-    return values
-
-
 # ---------------------------------------------------------------- merging
 
 def merge_sections(into: dict, values: Mapping, where: str, origin: dict[str, str]) -> None:
     """Merge section by section; later wins key by key. `origin` keeps where each key came from, for errors."""
     for section, content in values.items():
-        if section in ("base", "stages"):
-            continue
         if section not in SECTIONS:
-            raise ConfigError(f"{where}: unknown section '{section}'{nearest(section, [*SECTIONS, 'base', 'stages'])}")
+            known = [*SECTIONS, "base", "stages"]
+            raise ConfigError(f"{where}: unknown section '{shown_word(section)}'{nearest(section, known)}")
         if not isinstance(content, Mapping):
-            raise ConfigError(f"{where}: section '{section}' must be a mapping of keys, got {content!r}")
+            raise ConfigError(f"{where}: section '{section}' must be a mapping of keys, got {shown(content)}")
         for key, value in content.items():
             into.setdefault(section, {})[key] = value
             origin[f"{section}.{key}"] = where
 
 
-def _load_file(path: Path, merged: dict, origin: dict[str, str], seen: tuple[Path, ...] = ()) -> dict:
-    """Merge `path` after its bases into `merged`; returns the file's own mapping."""
-    if path.resolve() in seen:
-        raise ConfigError(f"{path}: `base:` goes in a circle")
+@dataclass
+class _Chain:
+    """A config file and what it inherits: sections, stages, and the files that were opened."""
+    merged: dict[str, dict[str, Any]] = field(default_factory=dict)
+    origin: dict[str, str] = field(default_factory=dict)
+    stages: Any = None
+    stages_of: str = ""
+    files: int = 0
+
+
+def _load_file(path: Path, chain: _Chain, above: tuple[Path, ...] = ()) -> None:
+    """Merge `path`, after its bases, into `chain`."""
+    chain.files += 1
+    if chain.files > MAX_FILES:
+        raise ConfigError(f"{above[0]}: its `base:` leads to more than {MAX_FILES} files, by way of {above[-1]}")
     values = read_yaml(path)
-    bases = values.get("base") or []
-    for base in [bases] if isinstance(bases, str) else bases:
-        inherited = _load_file(path.parent / str(base), merged, origin, (*seen, path.resolve()))
-        values.setdefault("stages", inherited.get("stages"))
-    merge_sections(merged, values, str(path), origin)
-    return values
+    if path.resolve() in above:
+        raise ConfigError(f"{path}: `base:` goes in a circle")
+    for base in _bases(values.get("base"), path):
+        _load_file(path.parent / base, chain, (*above, path.resolve()))
+    if "stages" in values:
+        chain.stages = values["stages"]
+        chain.stages_of = str(path)
+    sections = {name: content for name, content in values.items() if name not in ("base", "stages")}
+    merge_sections(chain.merged, sections, str(path), chain.origin)
 
 
-def split_words(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Command-line words -> (those for argparse, `--section.key VALUE` overrides), in any order."""
-    plain, overrides, words = [], [], list(arguments)
-    while words:
-        word = words.pop(0)
-        if not re.match(r"--[A-Za-z_]+\.", word):
-            plain.append(word)
-            continue
-        overrides.append(word)
-        if "=" not in word and words:
-            overrides.append(words.pop(0))
-    return plain, overrides
+def _bases(value: Any, path: Path) -> list[str]:
+    bases = [] if value is None else [value] if isinstance(value, str) else value
+    if not isinstance(bases, list) or not all(isinstance(base, str) and base for base in bases):
+        raise ConfigError(f"{path}: `base:` must be a file or a list of files, got {shown(value)}")
+    for base in bases:
+        check_text(f"{path}: base", base)
+    return bases
 
 
-def parse_overrides(arguments: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """['--train.epochs', '3', '--run.seed=1'] -> {'train': {'epochs': 3}, 'run': {'seed': 1}}."""
-    values: dict[str, dict[str, Any]] = {}
-    words = list(arguments)
-    while words:
-        word = words.pop(0)
-        matched = re.fullmatch(r"--([A-Za-z_]+)\.([A-Za-z_0-9]+)(?:=(.*))?", word, re.DOTALL)
-        if not matched:
-            raise ConfigError(f"command line: expected --section.key VALUE, got '{word}'")
-        section, key, text = matched.groups()
-        if text is None:
-            if not words:
-                raise ConfigError(f"command line: '{word}' needs a value")
-            text = words.pop(0)
-        values.setdefault(section, {})[key] = parse_yaml(text, f"command line: {word}") if text else text
-    return values
-
-
-# ---------------------------------------------------------------- typed sections
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(sorted(known))}"
-
-
-def type_name(kind: Any) -> str:
-    """A type as a user would say it: 'int or null', 'one of softmax, bce'."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(type_name(a) for a in arguments)
-    if origin is Literal:
-        return "one of " + ", ".join(map(str, arguments)) if len(arguments) > 1 else str(arguments[0])
-    if origin is tuple:
-        return f"list of {type_name(arguments[0])}"
-    if origin is Mapping:
-        return f"mapping of names to {type_name(arguments[1])}"
-    return {type(None): "null", bool: "true or false", int: "whole number", float: "number", str: "text"}[kind]
-
-
-class _Mismatch(Exception):
-    pass
-
-
-def _convert(value: Any, kind: Any) -> Any:
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
-        for choice in arguments:
-            try:
-                return _convert(value, choice)
-            except _Mismatch:
-                continue
-    elif origin is Literal:
-        text = {True: "yes", False: "no"}.get(value, value) if isinstance(value, bool) else value   # YAML reads `no` so
-        if text in arguments:
-            return text
-    elif origin is tuple and isinstance(value, (list, tuple)):
-        return tuple(_convert(v, arguments[0]) for v in value)
-    elif origin is Mapping and isinstance(value, Mapping):
-        return types.MappingProxyType({str(k): _convert(v, arguments[1]) for k, v in value.items()})
-    elif kind is type(None) and value is None:
-        return None
-    elif kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    elif kind is str and isinstance(value, (str, int, float)) and not isinstance(value, bool):
-        return str(value)
-    elif kind in (int, bool) and type(value) is kind:
-        return value
-    raise _Mismatch
-
-
-_LIMITS = {"ge": ("at least", lambda v, m: v >= m), "gt": ("above", lambda v, m: v > m),
-           "le": ("at most", lambda v, m: v <= m), "lt": ("below", lambda v, m: v < m)}
-
-
-def build_section(kind: type, name: str, values: Mapping[str, Any], origin: Mapping[str, str] | None = None) -> Any:
-    """Mapping -> frozen section `kind`; ConfigError on an unknown key, a wrong type or a value out of range."""
-    hints, origin = typing.get_type_hints(kind), origin or {}
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    converted = {}
-    for key, value in values.items():
-        where = f"{origin.get(f'{name}.{key}', 'config')}: "
-        if key not in fields:
-            raise ConfigError(f"{where}unknown key '{name}.{key}'{nearest(key, list(fields))}")
-        try:
-            converted[key] = _convert(value, hints[key])
-        except _Mismatch:
-            raise ConfigError(f"{where}{name}.{key} must be {type_name(hints[key])}, got {value!r}") from None
-        _check_limits(f"{where}{name}.{key}", converted[key], fields[key].metadata.get("limits", {}))
-    return kind(**converted)
-
-
-def _check_limits(where: str, value: Any, limits: Mapping[str, Any]) -> None:
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        if value != value or value in (float("inf"), float("-inf")):
-            raise ConfigError(f"{where} must be a finite number, got {value}")
-        for limit, bound in limits.items():
-            words, holds = _LIMITS[limit]
-            if not holds(value, bound):
-                raise ConfigError(f"{where} must be {words} {bound}, got {value}")
-
+# ---------------------------------------------------------------- building
 
 def build_config(merged: Mapping[str, Mapping], method_configs: Mapping[str, type], origin: Mapping[str, str],
                  stages: Sequence[Mapping] = ()) -> Config:
@@ -273,68 +159,170 @@ def build_config(merged: Mapping[str, Mapping], method_configs: Mapping[str, typ
     name = merged.get("method", {}).get("name", "")
     if not name:
         raise ConfigError(f"config: method.name is missing; known: {', '.join(sorted(method_configs))}")
-    if name not in method_configs:
-        where = origin.get("method.name", "config")
-        raise ConfigError(f"{where}: unknown method.name '{name}'; known: {', '.join(sorted(method_configs))}")
+    method = _method_type(name, method_configs, origin.get("method.name", "config"))
     if not merged.get("data", {}).get("name"):
         raise ConfigError("config: data.name is missing: the name of a folder in data.root")
-    kinds = {**SECTIONS, "method": method_configs[name]}
+    kinds = {**SECTIONS, "method": method}
     sections = {s: build_section(kind, s, merged.get(s, {}), origin) for s, kind in kinds.items()}
     for key in ("project", "expname"):
         value = getattr(sections["run"], key)
-        if value is not None and (not value or value.startswith(".") or "/" in value or "\\" in value):
+        plain = value is None or (value and not value.startswith(".") and not {"/", "\\"} & set(value))
+        if not plain or len((value or "").encode()) > MAX_NAME:
             raise ConfigError(f"{origin.get(f'run.{key}', 'config')}: run.{key} must be a plain folder name, got "
-                              f"{value!r}; run.dir takes a path")
+                              f"{shown(value)}; run.dir takes a path")
     return Config(**sections, stages=tuple(stages))
 
 
+def _method_type(name: Any, method_configs: Mapping[str, type], where: str) -> type:
+    if not isinstance(name, str) or name not in method_configs:
+        raise ConfigError(f"{where}: unknown method.name '{shown_word(name)}'; known: "
+                          f"{', '.join(sorted(method_configs))}")
+    return method_configs[name]
+
+
 def load_config(path: str | Path, overrides: Sequence[str] | Mapping[str, Mapping] = (), *,
-                method_configs: Mapping[str, type]) -> Config:
+                method_configs: Mapping[str, type], expand: Callable[[Config], Config] | None = None) -> Config:
     """Read a YAML config with its bases, apply `overrides`, and check everything.
 
     Args:
         path: the YAML file.
-        overrides: command-line words (`--section.key value`) or a mapping {section: {key: value}}.
+        overrides: command-line words (`--section.key value`, `--stages.NAME.section.key value`) or a mapping
+            {section: {key: value}, "stages": {NAME: {section: {key: value}}}}.
         method_configs: method name -> its Config class.
+        expand: makes stages of a config that has none, before overrides of stages are applied.
     Raises:
         ConfigError: naming the file and key, what was expected and what came.
     """
-    path, merged, origin = Path(path), {}, {}
-    values = _load_file(path, merged, origin)
+    path, chain = Path(path), _Chain()
+    _load_file(path, chain)
+    stages = _check_stages(chain.stages, chain.stages_of)
+    return finish_config(chain.merged, chain.origin, overrides, method_configs, expname=path.stem, stages=stages,
+                         expand=expand)
+
+
+def finish_config(merged: dict[str, dict[str, Any]], origin: dict[str, str], overrides: Any,
+                  method_configs: Mapping[str, type], *, expname: str, stages: Sequence[Mapping] = (),
+                  expand: Callable[[Config], Config] | None = None) -> Config:
+    """What a file says, and overrides -> Config; ConfigError if a stage cannot be built, or an override reaches only
+    some of the stages. Arguments as of `load_config`."""
     if not isinstance(overrides, Mapping):
         overrides = parse_overrides(overrides)
-    stages = _check_stages(values.get("stages") or (), str(path))
-    merge_sections(merged, overrides, "command line", origin)
-    if not merged.get("run", {}).get("expname"):
-        merged.setdefault("run", {})["expname"] = path.stem
+    of_all = {section: content for section, content in overrides.items() if section != "stages"}
+    merge_sections(merged, of_all, COMMAND_LINE, origin)
+    _check_it_is_no_stages_own(merged, of_all, stages, method_configs)
     config = build_config(merged, method_configs, origin, stages)
-    for stage in config.stages:      # every stage is checked before the first one starts
-        stage_config(config, stage, method_configs)
+    if not config.run.expname:
+        config = dataclasses.replace(config, run=dataclasses.replace(config.run, expname=expname))
+    if expand is not None:
+        config = expand(config)
+    of_stages = overrides.get("stages") or {}
+    config = dataclasses.replace(config, stages=tuple(_override_stages(config, of_stages, method_configs)))
+    built = {stage["name"]: stage_config(config, stage, method_configs) for stage in config.stages}
+    _check_all_are_reached(config, built, of_all, of_stages)
     return config
 
 
+# ---------------------------------------------------------------- stages
+
 def _check_stages(stages: Any, where: str) -> list[dict]:
+    """The stages of a file, each with a name; ConfigError if they are no list of mappings of sections."""
+    if stages is None:
+        return []
     if not isinstance(stages, (list, tuple)) or not all(isinstance(s, Mapping) for s in stages):
-        raise ConfigError(f"{where}: `stages:` must be a list of mappings, got {stages!r}")
-    named = [{"name": f"stage{i + 1}", **stage} for i, stage in enumerate(stages)]
+        raise ConfigError(f"{where}: `stages:` must be a list of mappings, got {shown(stages)}")
+    if len(stages) > MAX_STAGES:
+        raise ConfigError(f"{where}: `stages:` must have at most {MAX_STAGES} entries, got {len(stages)}")
+    named = [{"name": f"stage{number}", **stage} for number, stage in enumerate(stages, 1)]
     names = [stage["name"] for stage in named]
-    bad = [n for n in names if not re.fullmatch(r"[\w.-]+", str(n)) or str(n).startswith(".")]
+    bad = [name for name in names if not isinstance(name, str) or not re.fullmatch(r"[\w-][\w.-]{0,99}", name)]
     if bad or len(set(names)) < len(names):
-        raise ConfigError(f"{where}: stage names must be distinct plain names, got {names}")
+        raise ConfigError(f"{where}: stage names must be distinct plain names, got {shown(names)}")
+    for stage in named:
+        of_whole = [key for key in OF_THE_WHOLE_RUN if key in _sections_of(stage, where).get("run", {})]
+        if of_whole:
+            raise ConfigError(f"{where}: stage '{stage['name']}' sets run.{of_whole[0]}, but all stages lie in one run "
+                              "folder: it stands outside of `stages:`")
     return named
+
+
+def _sections_of(stage: Mapping[str, Any], where: str = "", origin: dict[str, str] | None = None) -> dict[str, dict]:
+    """What a stage says, section by section."""
+    sections: dict[str, dict[str, Any]] = {}
+    prefix = f"{where}: " if where else ""
+    values = {section: content for section, content in stage.items() if section != "name"}
+    merge_sections(sections, values, f"{prefix}stage '{stage.get('name')}'", {} if origin is None else origin)
+    return sections
 
 
 def stage_config(config: Config, stage: Mapping[str, Any], method_configs: Mapping[str, type]) -> Config:
     """The config of one stage: the file's sections overlaid with the stage's; a new method starts from defaults."""
+    origin: dict[str, str] = {}
+    overlay = _sections_of(stage, origin=origin)
     merged = to_mapping(config)
     merged.pop("stages", None)
-    overlay = {section: content for section, content in stage.items() if section != "name"}
-    chosen = (overlay.get("method") or {}).get("name", config.method.name)
-    if chosen != config.method.name:
+    if overlay.get("method", {}).get("name", config.method.name) != config.method.name:
         merged["method"] = {}
-    origin: dict[str, str] = {}
-    merge_sections(merged, overlay, f"stage '{stage.get('name')}'", origin)
+    for section, content in overlay.items():
+        merged[section] |= content
     return build_config(merged, method_configs, origin)
+
+
+def _override_stages(config: Config, overrides: Any, method_configs: Mapping[str, type]) -> list[dict[str, Any]]:
+    """The stages with {name: {section: {key: value}}} put in."""
+    stages = {stage["name"]: dict(stage) for stage in config.stages}
+    if not isinstance(overrides, Mapping) or not all(isinstance(sections, Mapping) for sections in overrides.values()):
+        raise ConfigError(f"overrides of stages must be a mapping of names to sections, got {shown(overrides)}")
+    for name, sections in overrides.items():
+        if name not in stages:
+            known = nearest(name, list(stages)) if stages else "; the config has no stages"
+            raise ConfigError(f"{COMMAND_LINE}: there is no stage '{shown_word(name)}'{known}")
+        stages[name] |= _override_stage(config, {**stages[name]}, sections, method_configs)
+    return _check_stages(list(stages.values()), COMMAND_LINE)
+
+
+def _override_stage(config: Config, stage: Mapping[str, Any], sections: Mapping[str, Mapping],
+                    method_configs: Mapping[str, type]) -> dict[str, Any]:
+    """The sections of a stage that overrides change, with values of the right type."""
+    where = f"{COMMAND_LINE}: stages.{stage['name']}"
+    merge_sections({}, sections, where, {})      # checks them
+    own = _sections_of(stage)
+    method = {"name": config.method.name, **own.get("method", {}), **sections.get("method", {})}["name"]
+    kinds = {**SECTIONS, "method": _method_type(method, method_configs, where)}
+    return {section: {**own.get(section, {}), **{key: _plain(read_option(kinds[section], section, key, value, where))
+                                                 for key, value in content.items()}}
+            for section, content in sections.items()}
+
+
+def _check_it_is_no_stages_own(merged: Mapping[str, Mapping], overrides: Mapping[str, Mapping],
+                               stages: Sequence[Mapping], method_configs: Mapping[str, type]) -> None:
+    """ConfigError for an override of an option that only the method of some stage has."""
+    def has(sections: Mapping[str, Mapping], key: str) -> bool:
+        name = sections.get("method", {}).get("name")
+        kind = method_configs.get(name) if isinstance(name, str) else None
+        return kind is not None and key in {f.name for f in dataclasses.fields(kind)}
+
+    for key, value in overrides.get("method", {}).items():
+        owners = [stage["name"] for stage in stages if has(_sections_of(stage), key)]
+        if owners and has(merged, "name") and not has(merged, key):
+            raise ConfigError(f"{COMMAND_LINE}: method {merged['method']['name']} has no option {key}, but that of "
+                              f"stage {owners[0]} has: {spelling('method', key, value, owners[0])}")
+
+
+def _check_all_are_reached(config: Config, built: Mapping[str, Config], overrides: Mapping[str, Mapping],
+                           of_stages: Mapping[str, Mapping]) -> None:
+    """ConfigError for an override of all stages that some do not take: they set the key, or have another method."""
+    for section, content in overrides.items():
+        for key, value in content.items():
+            wanted = getattr(getattr(config, section), key)
+            values = {name: getattr(getattr(stage, section), key, wanted) for name, stage in built.items()
+                      if key not in of_stages.get(name, {}).get(section, {})}
+            kept = {name: own for name, own in values.items() if own != wanted}
+            if kept:
+                owners = ", ".join(f"{name} ({shown(_plain(own))})" for name, own in kept.items())
+                named = " ".join(spelling(section, key, value, name) for name in list(kept)[:3])
+                raise ConfigError(f"{COMMAND_LINE}: {spelling(section, key, value)} does not reach the stages with a "
+                                  f"value or a method of their own: {owners}; name each stage that is meant, of "
+                                  f"{', '.join(built)}: {named}")
 
 
 # ---------------------------------------------------------------- saving
@@ -354,7 +342,7 @@ def to_mapping(config: Config) -> dict[str, Any]:
 
 def to_yaml(config: Config) -> str:
     """The resolved config as YAML text that `load_config` reads back to an equal Config."""
-    return yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True)
+    return dump_yaml(to_mapping(config))
 
 
 def describe(method_configs: Mapping[str, type] | None = None) -> str:
@@ -365,11 +353,11 @@ def describe(method_configs: Mapping[str, type] | None = None) -> str:
     for section, kind in kinds:
         lines.append(f"{section}:")
         hints = typing.get_type_hints(kind)
-        for field in dataclasses.fields(kind):
-            default = yaml.safe_dump(field.default, default_flow_style=True).split("\n")[0]
-            limits = "".join(f", {_LIMITS[name][0]} {bound}" for name, bound in field.metadata["limits"].items())
-            lines.append(f"  {f'{field.name}: {default}':<32} # {type_name(hints[field.name])}{limits}: "
-                         f"{field.metadata['meaning']}")
+        for key in dataclasses.fields(kind):
+            default = dump_yaml(_plain(key.default)).split("\n")[0]
+            limits = "".join(f", {LIMITS[name][0]} {bound}" for name, bound in key.metadata["limits"].items())
+            lines.append(f"  {f'{key.name}: {default}':<32} # {type_name(hints[key.name])}{limits}: "
+                         f"{key.metadata['meaning']}")
     return "\n".join(lines)
 
 

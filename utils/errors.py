@@ -3,3 +3,7 @@
 
 class InputError(ValueError):
     """What came from outside cannot be used: a file, an option, a shape."""
+
+
+class ConfigError(InputError):
+    """A config that cannot be used."""

@@ -26,7 +26,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.config import Config, split_words
+from utils.command_line import parse_words
+from utils.config import Config
 from utils.environment import check_labels
 from utils.files import folder_written_whole
 from utils.run import find_run, start_logging
@@ -148,8 +149,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("run", help="run folder or its config.yaml")
     parser.add_argument("folder", help="where to write; new or empty")
     parser.add_argument("--onnx", action="store_true", help="write encoder.onnx too")
-    plain, overrides = split_words(list(sys.argv[1:] if words is None else words))
-    options = parser.parse_args(plain)
+    options, overrides = parse_words(parser, words)
     start_logging()
     try:
         export(options.run, options.folder, options.onnx, overrides)

@@ -20,11 +20,9 @@ from utils.config import (
     SECTIONS,
     Config,
     ConfigError,
-    build_config,
+    finish_config,
     load_config,
-    merge_sections,
     nearest,
-    parse_overrides,
     read_yaml,
 )
 
@@ -181,24 +179,26 @@ READ_BY_NET: dict[str, tuple[dict[str, str], dict[str, Rule]]] = {
     "dist-de-hnm": (DEXML_MOVED | HNM_MOVED, HNM_RULES),
     "elias-1": (ELIAS_MOVED, ELIAS_RULES), "elias-2": (ELIAS_MOVED, ELIAS_RULES),
 }
+NEW_NAMES = {**MOVED, **DEXML_MOVED, **HNM_MOVED, **ELIAS_MOVED, "lr": "optim.lr", "bsz": "train.batch_size",
+             "net": "method.name", "loss_criterion": "loss.name", "loss_sample": "loss.sample", "topk_K": "loss.k",
+             "weight_decay": "optim.weight_decay", "amp_encode": "train.mixed_precision",
+             "eval_interval": "train.eval_interval", "num_val_points": "data.val_max_points",
+             "resume_path": "run.start_from", "bottleneck_dim": "encoder.projection", "lr_tf": "optim.group_lr",
+             "lr_wl": "optim.group_lr", "wl_dim": "method.wl_dim", "A_init_path": "method.graph",
+             "hard_neg_start": "method.hard_neg_start"}      # what a flat key is called now, for hints
 KNOWN = {*MOVED, *DEXML_MOVED, *HNM_MOVED, *ELIAS_MOVED, *DROPPED, *FIXED, *RULES, *HNM_RULES, *ELIAS_RULES}
 
 
 # ---------------------------------------------------------------- files
 def load_any_config(path: str | Path, overrides: Sequence[str] | Mapping[str, Mapping] = (), *,
-                    method_configs: Mapping[str, type]) -> Config:
+                    method_configs: Mapping[str, type], expand: Callable[[Config], Config] | None = None) -> Config:
     """`utils.config.load_config` that takes flat configs too. Overrides do not reach into their `[key]`s."""
     path = Path(path)
     if not _is_flat(read_yaml(path), path):
-        return load_config(path, overrides, method_configs=method_configs)
+        return load_config(path, overrides, method_configs=method_configs, expand=expand)
     log.info("%s is a config of the older DEXML or ELIAS code:", path)
     merged, origin = convert(*read_flat(path))
-    if not isinstance(overrides, Mapping):
-        overrides = parse_overrides(overrides)
-    merge_sections(merged, overrides, "command line", origin)
-    run = merged.setdefault("run", {})
-    run["expname"] = run.get("expname") or path.stem
-    return build_config(merged, method_configs, origin)
+    return finish_config(merged, origin, overrides, method_configs, expname=path.stem)
 
 
 def _sections(values: Mapping[str, Any]) -> list[str]:

@@ -142,7 +142,7 @@ def find_run(path: str | Path, method_configs: Mapping[str, type], overrides: An
             raise ConfigError(f"command line: {section}.{fixed[0]} is fixed by the run; what can be overridden: "
                               f"eval.*, {', '.join(MAY_BE_OVERRIDDEN)}")
     config = load_config(folder / "config.yaml", overrides, method_configs=method_configs)
-    if config.encoder.trust_remote_code and not overrides.get("encoder", {}).get("trust_remote_code"):
+    if config.encoder.trust_remote_code and "trust_remote_code" not in overrides.get("encoder", {}):
         # The folder may be a stranger's: only who opens it may allow its code to run.
         log.warning("%s asks to run its own code; refused. If you trust it: --encoder.trust_remote_code true", folder)
         config = dataclasses.replace(config, encoder=dataclasses.replace(config.encoder, trust_remote_code=False))

@@ -4,6 +4,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from utils.config import Config, ConfigError, read_yaml, stage_config, to_mapping
@@ -50,7 +51,9 @@ def check_references(stages: Sequence[Mapping[str, Any]], method_configs: Mappin
 
 def member_stages(config: Config, method_configs: Mapping[str, type]) -> Config:
     """A fusion whose members are config files -> the same with a stage for each of them (for each of their own stages),
-    so that what has been trained is not trained again."""
+    so that what has been trained is not trained again; any other config as it is."""
+    if config.method.name != "fusion" or config.stages:
+        return config
     stages, members = [], {}
     for name, source in (config.method.members or {}).items():
         path = Path(source)
@@ -71,5 +74,6 @@ def member_stages(config: Config, method_configs: Mapping[str, type]) -> Config:
     if not stages:
         return config
     method = {**to_mapping(config)["method"], "members": members}
-    return dataclasses.replace(config, stages=(*stages, {"name": "fusion", "method": method,
-                                                         "run": {"start_from": None}}))
+    stages.append({"name": "fusion", "method": method, "run": {"start_from": None}})
+    fusion = dataclasses.replace(config.method, members=MappingProxyType(members))
+    return dataclasses.replace(config, method=fusion, stages=tuple(stages))
