@@ -19,7 +19,13 @@ from torch import Tensor, nn
 
 from utils.config import EncoderConfig
 from utils.data import TextBatch
-from utils.encoder_settings import longest_input, transformer_settings
+from utils.encoder_settings import (
+    empty_transformer,
+    longest_input,
+    transformer_class,
+    transformer_settings,
+    without_pooler,
+)
 from utils.encoder_source import fill, read_source, resolve_encoder
 from utils.errors import InputError
 from utils.pretrained import from_pretrained, load_tokenizer, resolve
@@ -118,15 +124,14 @@ class TransformerEncoder(TextEncoder):
 
     def __init__(self, config: EncoderConfig, source: str, tokenizer: str | None = None,
                  state: dict[str, Tensor] | None = None, **loading) -> None:
-        from transformers import AutoModel
-        remote = {"trust_remote_code": config.trust_remote_code}
         settings = transformer_settings(config, source)
         if state is None:
-            model, report = from_pretrained(AutoModel, source, config=settings, output_loading_info=True, **remote,
+            model, report = from_pretrained(transformer_class(settings), source, config=settings,
+                                            output_loading_info=True, trust_remote_code=config.trust_remote_code,
                                             **loading, **without_pooler(settings))
             missing = report["missing_keys"]
         else:
-            model = AutoModel.from_config(settings, **remote, **without_pooler(settings))
+            model = empty_transformer(settings, config.trust_remote_code)
             missing = model.load_state_dict(state, strict=False).missing_keys
         if lacking := sorted(name for name in missing if "pooler." not in name):      # else they would be random
             raise ValueError(f"encoder '{source}': its weights lack {len(lacking)} of the model's tensors, such as "
@@ -157,14 +162,32 @@ class TransformerEncoder(TextEncoder):
         weights = mask.to(states.dtype)[..., None]
         return (states * weights).sum(1) / weights.sum(1).clamp(min=1)
 
+    @torch.no_grad()
+    def check(self) -> None:
+        """Encode two texts that differ in their last token.
+
+        Raises:
+            InputError: the model cannot encode texts, or `cls` would give all texts one embedding.
+        """
+        kind = f"encoder '{self.config.name}': a model of type {self.transformer.config.model_type}"
+        first, second, third, last = [i for i in range(5) if i != self._pad_id][:4]
+        ids = torch.tensor([[first, second, third], [first, second, last]])
+        training = self.transformer.training
+        self.transformer.eval()
+        try:
+            states = self.transformer(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+        except Exception as error:      # each architecture has its own for what it wants beside token ids
+            raise InputError(f"{kind} cannot encode texts: {' '.join(str(error).split())[:200]}") from error
+        finally:
+            self.transformer.train(training)
+        if self.config.pooling == "cls" and torch.equal(states[0, 0], states[1, 0]):
+            raise InputError(f"{kind} is causal: the state of its first token never sees the rest of a text, so that "
+                             "with encoder.pooling: cls all texts would have one embedding; it needs mean, or last, "
+                             "which is not supported yet")
+
     def save(self, folder: Path) -> None:
         self.transformer.save_pretrained(folder)
         super().save(folder)
-
-
-def without_pooler(settings) -> dict:
-    """BERT's pooler is not used; left out, no process waits for gradients that never come."""
-    return {"add_pooling_layer": False} if settings.model_type in ("bert", "roberta", "xlm-roberta") else {}
 
 
 class _WeightedBag(torch.autograd.Function):
@@ -292,6 +315,7 @@ def build_encoder(config: EncoderConfig, data) -> TextEncoder:
     if not bag:
         encoder: TextEncoder = TransformerEncoder(config, source.architecture, tokenizer,
                                                   source.transformer and source.transformer())
+        encoder.check()
     elif source.bag:
         encoder = BagEncoder(config, tokenizer, table=source.head()["table"])
     else:

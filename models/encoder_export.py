@@ -5,15 +5,20 @@ import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.encoder import BagEncoder, TextEncoder, TransformerEncoder, without_pooler
+from models.encoder import BagEncoder, TextEncoder, TransformerEncoder
 from utils.data import TextBatch
+from utils.encoder_settings import without_pooler
 from utils.sentence_modules import SentenceModule, dense, pooling, residual, write_sentence_modules
 from utils.tokenization_utils import Tokenizer, tokenize_texts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 TEXTS_AT_ONCE = 16
 
@@ -39,6 +44,7 @@ def write_encoder(encoder: TextEncoder, folder: Path, max_len: int) -> None:
                                                           **({"model_args": arguments} if arguments else {})}),
                            pooling(encoder.transformer.config.hidden_size, config.pooling)], ""
         encoder.transformer.save_pretrained(folder)
+    _with_padding(tokenizer)
     tokenizer.model_max_length = max_len
     tokenizer.backend_tokenizer.enable_truncation(max_len)
     tokenizer.backend_tokenizer.no_padding()
@@ -46,6 +52,16 @@ def write_encoder(encoder: TextEncoder, folder: Path, max_len: int) -> None:
     if isinstance(encoder, BagEncoder):      # read as it is: it must cut the text itself
         tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
     write_sentence_modules(folder, [*modules, *head, *unit], prompt)
+
+
+def _with_padding(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give the tokenizer a token to pad with, and pad at the end, as `TextBatch.padded` does.
+
+    What is padded is masked, so any token will do; a new one would be outside the model's table.
+    """
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
+    tokenizer.padding_side = "right"
 
 
 def _bag_modules(encoder: BagEncoder) -> list[SentenceModule]:

@@ -108,10 +108,17 @@ def _report_differences(progress: Progress) -> None:
 def _tensors(method: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
     """Parameters as `parameter|name`, optimizer state as `key|name` (names hold dots, never bars)."""
     names = {p: name for name, p in method.named_parameters()}
-    found = {f"parameter|{name}": value for name, value in method.state_dict().items()}
+    again = _tied(method)
+    found = {f"parameter|{name}": value for name, value in method.state_dict().items() if name not in again}
     found |= {f"{key}|{names[p]}": torch.as_tensor(value)
               for optimizer in optimizers for p, state in optimizer.state.items() for key, value in state.items()}
     return {name: value.detach().contiguous() for name, value in found.items()}
+
+
+def _tied(method: nn.Module) -> dict[str, str]:
+    """Further names of a parameter that has several, as the embeddings of BART's halves: name -> its first name."""
+    first = {p: name for name, p in method.named_parameters()}
+    return {name: first[p] for name, p in method.named_parameters(remove_duplicate=False) if name != first[p]}
 
 
 def _is_sharded(name: str, method: nn.Module) -> bool:
@@ -134,8 +141,10 @@ def _restore(method: nn.Module, optimizers: list[torch.optim.Optimizer], saved: 
     for name, value in saved.items():
         kind, _, parameter = name.partition("|")
         by_kind.setdefault(kind, {})[parameter] = value
+    parameters = by_kind.pop("parameter", {})
+    parameters |= {name: parameters[first] for name, first in _tied(method).items() if first in parameters}
     try:
-        method.load_state_dict(by_kind.pop("parameter", {}))
+        method.load_state_dict(parameters)
     except RuntimeError as error:
         raise ValueError(f"{last} does not fit this config: {' '.join(str(error).split())}") from error
     names = {p: name for name, p in method.named_parameters()}

@@ -4,20 +4,25 @@
 """
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import inspect
+from typing import TYPE_CHECKING, Any
 
 from utils.config import Config, ConfigError, EncoderConfig
 from utils.encoder_source import Limit, read_source, resolve_encoder
+from utils.errors import InputError
 from utils.pretrained import from_pretrained
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 # Their position ids begin behind the id of the padding token: transformers' create_position_ids_from_input_ids.
 BEHIND_PADDING = frozenset((
     "camembert", "data2vec-text", "esm", "ibert", "layoutlmv3", "lilt", "longformer", "luke", "markuplm", "mpnet",
     "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"))
 MPNET_PADDING = 1      # its code does not read it from its config
+# Of these the encoder alone is built, as sentence-transformers does: their decoder waits for texts of its own.
+ENCODER_HALVES = {"longt5": "LongT5EncoderModel", "mt5": "MT5EncoderModel", "t5": "T5EncoderModel",
+                  "switch_transformers": "SwitchTransformersEncoderModel", "umt5": "UMT5EncoderModel"}
 LAYER_COUNTS = ("num_hidden_layers", "n_layers", "num_layers")
 LAYER_LISTS = ("layer_types", "mlp_layer_types", "attention_layers", "attention_window")      # an entry for each layer
 
@@ -29,10 +34,11 @@ def transformer_settings(section: EncoderConfig, source: str) -> PreTrainedConfi
         section: section `encoder`.
         source: name, folder or hub id of the transformer.
     Raises:
-        InputError: it cannot be had, or has not so many layers.
+        InputError: it cannot be had, has not so many layers, or is of a type that cannot encode texts in batches.
     """
     from transformers import AutoConfig
     settings = from_pretrained(AutoConfig, source, trust_remote_code=section.trust_remote_code)
+    _check_type(settings, source)
     if section.layers is not None:
         _keep_layers(settings, section.layers)
     if section.dropout is not None:
@@ -52,8 +58,10 @@ def _keep_layers(settings: PreTrainedConfig, layers: int) -> None:
     if isinstance(getattr(settings, "decoder_layers", None), int):      # BART: its states are the decoder's
         settings.decoder_layers = min(layers, settings.decoder_layers)
     for name in LAYER_LISTS:
-        if isinstance(getattr(settings, name, None), list):
+        if isinstance(vars(settings).get(name), list):      # Mamba's is worked out from the number of layers
             setattr(settings, name, getattr(settings, name)[:layers])
+    if hasattr(settings, "attention_types"):      # GPT-Neo makes attention_layers from it again when it is read
+        settings.attention_types = [[settings.attention_layers, 1]]
 
 
 def _set_dropout(settings: PreTrainedConfig, rate: float) -> None:
@@ -61,6 +69,39 @@ def _set_dropout(settings: PreTrainedConfig, rate: float) -> None:
                  "dropout_rate", "hidden_dropout", "embd_pdrop", "attn_pdrop", "resid_pdrop"):
         if isinstance(getattr(settings, name, None), float):
             setattr(settings, name, rate)
+
+
+def _check_type(settings: PreTrainedConfig, source: str) -> None:
+    """InputError for a model of several parts, and for one that would read its padding as part of a text."""
+    from transformers import MODEL_MAPPING
+    where = f"encoder '{source}': a model of type {settings.model_type}"
+    if settings.get_text_config() is not settings:
+        raise InputError(f"{where} holds a model of texts beside others; save the one of texts alone and name that")
+    if type(settings) not in MODEL_MAPPING:      # code of its own
+        return
+    kind = MODEL_MAPPING[type(settings)]
+    if not isinstance(kind, tuple) and "attention_mask" not in inspect.signature(kind.forward).parameters:
+        raise InputError(f"{where} takes no attention mask, so that a text's embedding would depend on the texts "
+                         "beside it; not supported")
+
+
+def transformer_class(settings: PreTrainedConfig) -> Any:
+    """What builds the transformer: the encoder's half of a type of ENCODER_HALVES, else AutoModel."""
+    import transformers
+    return getattr(transformers, ENCODER_HALVES.get(settings.model_type, "AutoModel"))
+
+
+def empty_transformer(settings: PreTrainedConfig, trust_remote_code: bool = False) -> PreTrainedModel:
+    """The transformer of a config, its weights as they are made."""
+    if settings.model_type in ENCODER_HALVES:
+        return transformer_class(settings)(settings)
+    return transformer_class(settings).from_config(settings, trust_remote_code=trust_remote_code,
+                                                   **without_pooler(settings))
+
+
+def without_pooler(settings: PreTrainedConfig) -> dict[str, bool]:
+    """BERT's pooler is not used; left out, no process waits for gradients that never come."""
+    return {"add_pooling_layer": False} if settings.model_type in ("bert", "roberta", "xlm-roberta") else {}
 
 
 def longest_input(settings: PreTrainedConfig) -> int | None:

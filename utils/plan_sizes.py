@@ -11,12 +11,13 @@ import numpy as np
 import torch
 
 from utils.config import Config
-from utils.encoder_settings import transformer_settings
+from utils.encoder_settings import ENCODER_HALVES, empty_transformer, transformer_settings
 from utils.encoder_source import read_source, resolve_encoder
 from utils.pretrained import from_pretrained, resolve
 from utils.text import check_text_file
 
 MB, GB = 1 << 20, 1 << 30
+FEED_FORWARD = ("intermediate_size", "hidden_dim", "d_ff", "encoder_ffn_dim", "ffn_dim")      # its width's names
 
 
 @dataclass(frozen=True)
@@ -85,17 +86,20 @@ def encoder_sizes(config: Config) -> Encoder:
         rows, width = _table_shape(section.init, remote)
         tensors = [projection * width if projection else 0, width * width if section.residual else 0]
         return Encoder(sum(tensors) + (projection or 0), max(tensors), width, projection or width, rows)
-    from transformers import AutoModel
     settings = transformer_settings(section, read_source(section.name).architecture)
     with torch.device("meta"):
-        parameters = AutoModel.from_config(settings, **remote).named_parameters()
+        parameters = empty_transformer(settings, section.trust_remote_code).named_parameters()
     counts = [p.numel() for name, p in parameters if not name.startswith("pooler.")]
     width = settings.hidden_size
     rates = [getattr(settings, n, None) for n in ("attention_probs_dropout_prob", "attention_dropout", "dropout_rate")]
     dropout = max((r for r in rates if r), default=0.0)
-    ffn = next((v for n in ("intermediate_size", "hidden_dim", "d_ff") if (v := getattr(settings, n, None))), 4 * width)
+    ffn = next((v for n in FEED_FORWARD if (v := getattr(settings, n, None))), 4 * width)
+    layers = settings.num_hidden_layers
+    if settings.is_encoder_decoder and settings.model_type not in ENCODER_HALVES:
+        layers += settings.decoder_layers
+    heads = getattr(settings, "num_attention_heads", 0)      # none where there is no attention: Mamba
     return Encoder(sum(counts) + (projection * (width + 1) if projection else 0), max(counts), width,
-                   projection or width, 0, settings.num_hidden_layers, ffn, settings.num_attention_heads, dropout)
+                   projection or width, 0, layers, ffn, heads, dropout)
 
 
 def _table_shape(source: str, remote: dict) -> tuple[int, int]:
