@@ -22,6 +22,7 @@ from utils.clustering import balanced_hierarchy
 from utils.errors import InputError
 from utils.files import written_whole
 from utils.matching import count_matrix, top_assignment
+from utils.reading import present, read_matrix
 from utils.sparse import canonical, entry_rows, lookup, topk_csr, topk_rows
 
 log = logging.getLogger(__name__)
@@ -108,16 +109,12 @@ class Graph:
     @classmethod
     def load(cls, path: str | Path, num_labels: int) -> Graph:
         """A graph that `save` wrote, or any scipy matrix [C, L]; ValueError if it is missing or of other labels."""
-        if not Path(path).is_file():
-            raise ValueError(f"{path}: no such file; expected a graph A, clusters x labels, as `python elias_utils.py "
+        if not present(path):
+            raise InputError(f"{path}: no such file; expected a graph A, clusters x labels, as `python elias_utils.py "
                              "gen_cluster_A CONFIG` writes it")
-        try:
-            with open(path, "rb") as file:
-                matrix = sp.load_npz(file).tocsr().astype(np.float32)
-        except Exception as error:      # numpy, zipfile and scipy each have their own for a damaged file
-            raise ValueError(f"{path}: not a scipy sparse matrix ({error})") from error
+        matrix = read_matrix(path)
         if matrix.shape[1] != num_labels:
-            raise ValueError(f"{path}: the graph has {matrix.shape[1]:,} labels, expected the {num_labels:,} of the "
+            raise InputError(f"{path}: the graph has {matrix.shape[1]:,} labels, expected the {num_labels:,} of the "
                              "data set")
         return cls.from_csr(matrix, str(path))
 

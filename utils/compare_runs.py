@@ -18,7 +18,9 @@ from utils import html_report as html
 from utils.config import Config, DataConfig, build_section
 from utils.data import Dataset, Split, load_dataset
 from utils.environment import check_labels
+from utils.errors import InputError
 from utils.metrics import PointMetrics, paired_bootstrap, per_point
+from utils.reading import SCORES, present, read_array, read_matrix
 from utils.sparse import contains, topk_rows
 from utils.text import text_of
 
@@ -113,22 +115,21 @@ def _data_of(run: Mapping[str, Any]) -> str:
 
 def _validation_rows(folder: Path) -> np.ndarray:
     path = folder / "val_rows.npy"
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; expected the rows of the run's validation split")
-    return np.load(path, allow_pickle=False)
+    if not present(path):
+        raise InputError(f"{path}: no such file; expected the rows of the run's validation split")
+    return read_array(path, ndim=1, kinds="iu")
 
 
 def _read_predictions(run: Mapping[str, Any], name: str, data: Dataset, points: Split, columns: Sequence[str],
                       ) -> ComparedRun:
     path = run["folder"] / f"{points.name}_score_mat.npz"
     again = f"make it again with: python eval.py {points.name} {run['folder']}"
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; {again}")
+    if not present(path):
+        raise InputError(f"{path}: no such file; {again}")
     try:
-        with open(path, "rb") as file:
-            scores = sp.load_npz(file).tocsr()
-    except Exception as error:      # numpy, zipfile and scipy each have their own for a damaged file
-        raise ValueError(f"{path}: not a scipy sparse matrix ({error}); {again}") from error
+        scores = read_matrix(path, SCORES, dtype=None)
+    except InputError as error:
+        raise InputError(f"{error}; {again}") from error
     if scores.shape != points.relevance.shape:
         raise ValueError(f"{path}: expected shape {points.relevance.shape}, got {scores.shape}; {again}")
     ks = {int(column.partition("@")[2]) for column in columns}

@@ -23,7 +23,9 @@ from torch import Tensor
 
 from utils import distributed, metrics
 from utils.config import Config, DataConfig
-from utils.sparse import check_relevance
+from utils.errors import InputError
+from utils.reading import RELEVANCE, check_file, read_matrix
+from utils.sparse import without_zeros
 from utils.text import TextLines, count_lines, lines_hash
 from utils.tokenization_utils import Ragged, Tokenizer, tokenize_file
 
@@ -36,17 +38,12 @@ VALIDATION_SEED = 0      # the split belongs to the data, not to the run: every 
 
 def load_relevance(path: Path, num_texts: int | None, text_path: Path) -> sp.csr_matrix:
     """Y.{trn,tst}.npz -> CSR float32 [N, L], checked against the number of texts, if there are texts."""
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file (expected a scipy sparse matrix, points x labels)")
-    try:
-        with open(path, "rb") as file:      # a damaged file given by name would stay open
-            matrix = sp.load_npz(file)
-    except Exception as error:      # numpy, zipfile and scipy each have their own for a damaged file
-        raise ValueError(f"{path}: not a scipy sparse matrix ({error})") from error
+    check_file(path, "a scipy sparse matrix, points x labels")
+    matrix = without_zeros(read_matrix(path, RELEVANCE))
     if num_texts is not None and matrix.shape[0] != num_texts:
-        raise ValueError(f"{path} has {matrix.shape[0]:,} rows but {text_path} has {num_texts:,} lines; "
+        raise InputError(f"{path} has {matrix.shape[0]:,} rows but {text_path} has {num_texts:,} lines; "
                          "expected one row a line")
-    return check_relevance(matrix, str(path))
+    return matrix
 
 
 def load_filter(path: Path, shape: tuple[int, int]) -> sp.csr_matrix:

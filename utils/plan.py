@@ -26,7 +26,9 @@ from losses.stream import CHUNK_BYTES, WHOLE_BYTES
 from utils.config import Config, stage_config
 from utils.data import check_dataset_folder
 from utils.encoder_settings import check_lengths
-from utils.plan_sizes import Texts, encoder_sizes, matrix_header, text_sizes
+from utils.memory import host_memory
+from utils.plan_sizes import Texts, encoder_sizes, text_sizes
+from utils.reading import matrix_header
 
 MB, GB = 1 << 20, 1 << 30
 KEPT_BLOCK = 32 * MB      # freed blocks below this size stay with the process
@@ -253,15 +255,7 @@ def resident() -> int:
 
 def machine() -> dict[str, int]:
     """Bytes that the machine has: memory, swap, available (all within the control group's limit), gpu (smallest)."""
-    memory = psutil.virtual_memory()
-    found = {"memory": memory.total, "swap": psutil.swap_memory().total, "available": memory.available}
-    for folder, limit, used in (("", "memory.max", "memory.current"),
-                                ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes")):
-        base = Path("/sys/fs/cgroup") / folder
-        text = (base / limit).read_text().strip() if (base / limit).is_file() else "max"
-        if text.isdigit() and int(text) < found["memory"]:
-            free = int(text) - int((base / used).read_text())
-            found |= {"memory": int(text), "swap": 0, "available": min(found["available"], max(free, 0))}
+    found = host_memory()
     if torch.cuda.is_available():
         found["gpu"] = min(torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count()))
     return found

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -42,19 +41,6 @@ class Encoder:
     ffn: int = 0
     heads: int = 0
     dropout: float = 0.0
-
-
-def matrix_header(path: Path) -> tuple[int, int, int]:
-    """(rows, columns, stored entries) of a scipy .npz, from its headers alone."""
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file (expected a scipy sparse matrix, points x labels)")
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open("shape.npy") as shape, archive.open("data.npy") as data:
-            rows, columns = np.lib.format.read_array(shape, allow_pickle=False).tolist()
-            return rows, columns, int(np.prod(readers[np.lib.format.read_magic(data)](data)[0]))
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: not a scipy sparse matrix ({error})") from error
 
 
 def text_sizes(path: Path, count: int, max_len: int, cache: Path) -> Texts:

@@ -356,15 +356,16 @@ def prepare_pecos(folder: str | Path, out: str | Path, overwrite: bool = False) 
     Texts: X.{trn,tst}.txt, {train,test}_raw_texts.txt (X-Transformer, DEXML's EURLex-4K) or raw/{trn,tst}_X.txt;
     of labels, optionally: output-items.txt, label_map.txt (X-Transformer) or raw/Y.txt.
     """
-    from utils.sparse import check_relevance as check_matrix
     source = Folder(folder)
     with Writer(out, "pecos", [folder], overwrite) as writer:
         for split in SPLITS:
             path = source.find(f"Y.{split}.npz")
-            matrix = _load_matrix(path)
-            writer.put(f"Y.{split}", check_matrix(matrix, path), matrix.nnz)
+            matrix = _load_matrix(path, "relevance")
+            read = matrix.nnz
+            matrix.eliminate_zeros()
+            writer.put(f"Y.{split}", matrix, read)
             if path := source.find(f"X.{split}.npz", f"tfidf-attnxml/X.{split}.npz", required=False):
-                writer.put(f"X.{split}", _finite(_load_matrix(path), path))
+                writer.put(f"X.{split}", _load_matrix(path, "features"))
         _same_width(writer, folder)
         points = {split: (f"X.{split}.txt", f"{long}_raw_texts.txt", f"raw/{split}_X.txt")
                   for split, long in SPLITS.items()}
@@ -373,27 +374,13 @@ def prepare_pecos(folder: str | Path, out: str | Path, overwrite: bool = False) 
         return writer.finish(source)
 
 
-def _load_matrix(path: Path):
-    """A scipy sparse matrix in CSR with at least one row."""
-    from zipfile import BadZipFile
-
-    from scipy import sparse
-    try:
-        with open(path, "rb") as file:      # numpy leaves a file that it opened itself open if it is damaged
-            matrix = sparse.csr_matrix(sparse.load_npz(file))
-        matrix.check_format(full_check=True)
-    except (ValueError, KeyError, EOFError, BadZipFile, AttributeError, TypeError) as error:
-        raise InputError(f"{path}: expected a matrix saved by scipy.sparse.save_npz, got: {error}") from error
+def _load_matrix(path: Path, what: str):
+    """Relevance or features: a CSR in float32 with at least one row."""
+    from utils.reading import NUMBERS, RELEVANCE, read_matrix
+    matrix = read_matrix(path, RELEVANCE if what == "relevance" else NUMBERS)
     if not matrix.shape[0]:
         raise InputError(f"{path}: expected at least one row, got shape {matrix.shape}")
     return matrix
-
-
-def _finite(matrix, path: Path):
-    import numpy as np
-    if not np.isfinite(matrix.data).all():
-        raise InputError(f"{path}: expected finite features, got NaN or infinity")
-    return matrix.astype(np.float32)
 
 
 def _same_width(writer: Writer, folder: str | Path) -> None:

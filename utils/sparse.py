@@ -7,6 +7,9 @@ by the lower label id. No function changes its input.
 import numpy as np
 from scipy import sparse
 
+from utils.errors import InputError
+from utils.matrix_checks import RELEVANCE, RawMatrix, checked_csr
+
 CELLS = 1 << 20  # entries of a padded block: bounds the working memory of `topk_rows`
 
 
@@ -118,19 +121,18 @@ def _find(matrix, rows, cols):
 def check_relevance(matrix, where):
     """`matrix` [N, L] as a canonical CSR in float32 without explicit zeros: labels read from file `where`.
 
-    Raises ValueError that names `where` and the first (row, label) with NaN, infinite or negative relevance.
-    Duplicate entries add up, as always in scipy. The arrays are shared with `matrix` where nothing changes.
+    Raises InputError that names `where` and the first (row, label) with NaN, infinite or negative relevance, or what
+    keeps its arrays from being a matrix. Entries that stand twice add up, in floating point: 100 + 100 is 200 in int8
+    too. The arrays are shared with `matrix` where nothing changes.
     """
     if not sparse.issparse(matrix):
-        raise ValueError(f"{where}: expected a scipy sparse matrix, got {type(matrix).__name__}")
-    matrix = sparse.csr_matrix(matrix)
-    try:
-        matrix.check_format(full_check=True)
-    except ValueError as error:
-        raise ValueError(f"{where}: expected a valid CSR of shape {matrix.shape}, got: {error}") from error
-    valid = np.isfinite(matrix.data) & (matrix.data >= 0)  # looked at before duplicates add up
-    refuse(~valid, matrix, where, "finite relevance >= 0")
-    matrix = canonical(matrix).astype(np.float32, copy=False)
+        raise InputError(f"{where}: expected a scipy sparse matrix, got {type(matrix).__name__}")
+    matrix = canonical(checked_csr(RawMatrix.of(matrix), where, RELEVANCE)).astype(np.float32, copy=False)
+    return without_zeros(matrix)
+
+
+def without_zeros(matrix):
+    """The CSR `matrix` without explicit zeros; a copy only if it has any."""
     if not matrix.data.all():
         matrix = matrix.copy()
         matrix.eliminate_zeros()
@@ -138,15 +140,27 @@ def check_relevance(matrix, where):
 
 
 def canonical(matrix):
-    """`matrix` as a CSR with sorted, distinct ids in each row; a copy only if it is not one already."""
+    """`matrix` as a CSR with sorted, distinct ids in each row; a copy only if it is not one already.
+
+    Entries that stand twice add up, in floating point where the numbers are whole: small ones would overflow.
+    """
     if not sparse.issparse(matrix):
         raise ValueError(f"expected a scipy sparse matrix, got {type(matrix).__name__}")
+    if matrix.format in ("coo", "bsr"):      # their conversion to CSR adds up
+        matrix = _wide(matrix)
     if not isinstance(matrix, sparse.csr_matrix):
         matrix = sparse.csr_matrix(matrix)
     if not matrix.has_canonical_format:
-        matrix = matrix.copy()
+        matrix = _wide(matrix).copy()
         matrix.sum_duplicates()
     return matrix
+
+
+def _wide(matrix):
+    """Whole numbers, truth values and half floats in a type in which they can add up."""
+    if matrix.dtype.kind == "f" and matrix.dtype.itemsize > 2:
+        return matrix
+    return matrix.astype(np.float32 if matrix.dtype.itemsize <= 2 else np.float64)
 
 
 def entry_rows(matrix):
