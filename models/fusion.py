@@ -39,6 +39,7 @@ from utils.config import Config, ConfigError, MethodConfig, load_config, option,
 from utils.data import Dataset, Split
 from utils.files import link_or_copy, write_json, write_text
 from utils.fuser import KINDS, Fuser, FuserSettings, SeenLabels, cross_fit, fit
+from utils.fusion import warn_if_alike
 from utils.run import find_run
 from utils.sparse import contains
 
@@ -208,6 +209,7 @@ class Fusion(Method):
         found = joined(parts).without_pairs(split.filters)
         found.check_finite(names, "validation points")
         settings, relevance = self.config.method, split.relevance
+        warn_if_alike(relevant_places(found, relevance))
         limits = FuserSettings(settings.trees, settings.leaves, settings.min_leaf)
         kinds = KINDS if settings.fuser == "auto" else (settings.fuser,)
         fitted = {kind: cross_fit(found, relevance, seen.log_counts, kind, limits) for kind in kinds}

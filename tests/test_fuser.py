@@ -15,7 +15,7 @@ from utils.candidates import (
     relevant_places,
     rising_features,
 )
-from utils.fuser import KINDS, Boosted, Fuser, FuserSettings, SeenLabels, cross_fit, fit
+from utils.fuser import KINDS, Boosted, Fuser, FuserSettings, SeenLabels, _platt, cross_fit, fit
 from utils.metrics import reliability
 
 LABELS, MEMBERS = 40, 3
@@ -199,3 +199,49 @@ def test_without_right_or_wrong_candidates_the_members_are_summed(problem, value
     order = np.argsort(np.where(found.known, -total, np.inf), 1)
     sorted_scores = np.take_along_axis(fuser(found), order, 1)
     assert (np.diff(np.where(np.isfinite(sorted_scores), sorted_scores, -1)) <= 1e-7).all()
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+@pytest.mark.parametrize("kind", KINDS)
+def test_candidates_that_are_all_right_or_all_wrong_are_called_so(problem, kind, value):
+    """By Platt's targets: (n + 1) / (n + 2) or 1 / (n + 2) of n candidates."""
+    found, relevance, counts = problem
+    same = sp.csr_matrix(np.full(relevance.shape, value, np.float32))
+    same.eliminate_zeros()
+    fuser, log_odds = fitted((found, same, counts), kind)
+    n = found.known.sum()
+    expected = (n + 1) / (n + 2) if value else 1 / (n + 2)
+    scores = fuser(found)[found.known]
+    for probability in (1 / (1 + np.exp(-log_odds)), scores):
+        assert probability.mean() == pytest.approx(expected, rel=0.1)
+        np.testing.assert_allclose(probability, expected, atol=2 / n)
+    assert len(np.unique(scores)) > 100      # the members' order is still there
+
+
+@pytest.mark.parametrize("right", [1, 3, 50, 99])
+def test_calibration_fits_the_smoothed_targets(right):
+    """A calibration of both classes is the best of all near it; separable margins make no certainty."""
+    rng = np.random.default_rng(right)
+    margins = rng.normal(size=100) * 7 + 3
+    relevant = np.zeros(100, bool)
+    relevant[np.argsort(margins)[100 - right:]] = True      # separable
+    slope, intercept = _platt(margins, relevant)
+    target = np.where(relevant, (right + 1) / (right + 2), 1 / (100 - right + 2))
+
+    def loss(a, b):
+        odds = a * margins + b
+        return np.mean(np.logaddexp(0, odds) - target * odds)
+    assert all(loss(slope, intercept) <= loss(slope * x, intercept + y) + 1e-6
+               for x in (0.95, 1, 1.05) for y in (-0.1, 0, 0.1))
+    assert np.mean(1 / (1 + np.exp(-slope * margins - intercept))) == pytest.approx(target.mean(), abs=1e-3)
+
+
+@pytest.mark.parametrize("margins", [[], [2.0], [5.0, 5.0, 5.0], [1.0, 2.0, 3.0]])
+def test_calibration_of_few_or_equal_margins(margins):
+    margins = np.array(margins)
+    for relevant in (np.zeros(len(margins), bool), np.ones(len(margins), bool), np.arange(len(margins)) == 0):
+        slope, intercept = _platt(margins, relevant)
+        assert slope > 0      # also where the relevant ones have the lowest margin
+        target = np.where(relevant, (relevant.sum() + 1) / (relevant.sum() + 2), 1 / ((~relevant).sum() + 2))
+        if len(margins):
+            assert np.mean(1 / (1 + np.exp(-slope * margins - intercept))) == pytest.approx(target.mean(), abs=0.01)

@@ -183,3 +183,22 @@ def test_stages_of_a_members_config_keep_what_they_start_from(make_config, tmp_p
     assert sorted(p.name for p in (folder / "stages").iterdir()) == ["two", "two-again", "two-dual"]
     assert "start_from: null" in (folder / "stages" / "two" / "config.yaml").read_text()
     assert "stages/two-dual" in (folder / "stages" / "two-again" / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_a_fusion_of_candidates_that_are_all_alike_says_so(make_config, tmp_path, right):
+    """Every label is right for every validation point, or a filter pair leaves wrong ones alone."""
+    root = tmp_path / "sets"
+    folder = write_dataset(root / "alike", points=40, labels=3, filters=False)
+    if right:
+        sp.save_npz(folder / "Y.trn.npz", sp.csr_matrix(np.ones((40, 3), np.float32)))
+    else:
+        matrix = sp.csr_matrix(sp.load_npz(folder / "Y.trn.npz"))
+        pairs = zip(*matrix.nonzero(), strict=True)
+        (folder / "filter_labels_train.txt").write_text("".join(f"{row} {label}\n" for row, label in pairs))
+    run = train.fit(make_config(data={"root": str(root), "name": "alike"}, method={"name": "fusion"},
+                                stages=[DUAL, TREE, FUSION]))
+    lines = [line for line in (run / "train.log").read_text().splitlines() if "candidates of the validation" in line]
+    assert len(lines) == 1 and f" are {'right' if right else 'wrong'}: how to weigh" in lines[0]
+    scores = [entry["score"] for row in Predictor(run)(["the linux tool", "vim"], k=3) for entry in row]
+    assert min(scores) > 0.9 if right else max(scores) < 0.1

@@ -35,6 +35,7 @@ from utils.candidates import (
 KINDS = ("linear", "boosted")
 FOLDS = 5
 SCALED = 50_000     # rows that say how features are scaled
+FLATTEST = 0.1      # slope of a calibration, of margins in units of their standard deviation
 RIDGE = 1e-5        # of a row; features such as the mean of ranks are sums of others: float32 could not tell them apart
 
 
@@ -255,12 +256,29 @@ def _fit_model(kind: str, x: np.ndarray, relevant: np.ndarray, members: int, set
 
 
 def _platt(margins: np.ndarray, relevant: np.ndarray) -> np.ndarray:
-    """(a, b) with which sigmoid(a margin + b) is the share of relevant candidates (Platt, 1999)."""
+    """(a, b) with which sigmoid(a margin + b) is the share of relevant candidates (Platt, 1999).
+
+    The targets are his, (right + 1) / (right + 2) and 1 / (wrong + 2): where all candidates are right, or all wrong,
+    the next one is not certain to be. The slope is kept above 0, so that the order never turns around.
+    """
     from sklearn.linear_model import LogisticRegression
-    if relevant.all() or not relevant.any():
+    right = int(relevant.sum())
+    wrong = len(relevant) - right
+    if right + wrong == 0:
         return np.array([1.0, 0.0])
-    platt = LogisticRegression(C=1e6, solver="newton-cholesky").fit(margins[:, None], relevant)
-    return np.array([max(platt.coef_[0, 0], 1e-3), platt.intercept_[0]])      # never turns the order around
+    target = np.where(relevant, (right + 1) / (right + 2), 1 / (wrong + 2))
+    center, spread = margins.mean(), margins.std() or 1.0
+    slope = 0.0
+    if right and wrong:
+        standard = (margins - center) / spread
+        platt = LogisticRegression(C=1e6, solver="newton-cholesky").fit(
+            np.tile(standard, 2)[:, None], np.repeat([1, 0], len(target)), np.concatenate([target, 1 - target]))
+        slope, intercept = platt.coef_[0, 0], platt.intercept_[0]
+    if slope < FLATTEST:
+        share = target.mean()
+        slope, intercept = FLATTEST, np.log(share / (1 - share))
+    slope /= spread
+    return np.array([slope, intercept - slope * center])
 
 
 def fit(found: Candidates, relevance: sp.csr_matrix, seen: SeenLabels, kind: str, members: Sequence[str],

@@ -15,6 +15,7 @@ fusion does on points that it was not fitted on. Saved as plain arrays: scikit-l
 """
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -25,6 +26,8 @@ import scipy.sparse as sp
 
 from utils.metrics import evaluate
 from utils.sparse import canonical, contains, entry_rows, lookup
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -162,6 +165,16 @@ class Fusion:
             raise ValueError(f"expected a tree whose children come after their parents, over {features} features")
 
 
+def warn_if_alike(relevant: np.ndarray) -> None:
+    """Say that the candidates of the validation points are all right, or all wrong: nothing can be learned from them.
+
+    relevant: [candidates] bool.
+    """
+    if relevant.all() or not relevant.any():
+        log.warning("all %d candidates of the validation points are %s: how to weigh the members cannot be learned",
+                    len(relevant), "right" if relevant.any() else "wrong")
+
+
 def fit(members: Sequence[sp.csr_matrix], statistics: np.ndarray, relevance: sp.csr_matrix,
         settings: FusionSettings) -> Fusion:
     """Fit the tree on the candidates of validation points.
@@ -181,6 +194,7 @@ def fit(members: Sequence[sp.csr_matrix], statistics: np.ndarray, relevance: sp.
     union = candidates(members)
     features = np.concatenate([aligned(members, union), statistics[union.indices]], 1)
     relevant = contains(relevance, entry_rows(union), union.indices)
+    warn_if_alike(relevant)
     tree = fit_tree(features, relevant, settings.depth, settings.min_leaf)
     return Fusion(tree, settings.tree_weight, np.asarray(settings.member_weights, np.float32), statistics)
 
