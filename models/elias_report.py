@@ -17,6 +17,7 @@ from models.elias_index import GraphIndex
 from models.method import encode_rows
 from utils import distributed
 from utils.data import Split
+from utils.files import written_whole
 from utils.sparse import contains
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ def draw(run: Path) -> Path:
     axes[1, 1].set(title="recall of the shortlists (%)", xlabel="training points of the label", ylim=(0, 100))
     path = run / "plots" / "graph.png"
     path.parent.mkdir(exist_ok=True)
-    figure.savefig(path, dpi=110)
+    with written_whole(path) as partial:
+        figure.savefig(partial, dpi=110)
     plt.close(figure)
     return path

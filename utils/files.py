@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from utils import distributed
+from utils.errors import InputError
 
 
 def _sync(path: Path) -> None:
@@ -24,17 +26,69 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
+def place_of(path: Path) -> Path:
+    """Where a file or folder lies, or would lie, behind any links: what is replaced must be this, not the link.
+
+    Raises:
+        OSError: links that lead in a circle.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        os.stat(path)
+    return Path(os.path.realpath(path))
+
+
+def is_stream(path: Path) -> bool:
+    """Is it a device, a pipe or a socket, which is written to and never replaced?
+
+    Raises:
+        InputError: it is a folder.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return False
+    if stat.S_ISDIR(mode):
+        raise InputError(f"{path}: is a folder, expected the name of a file")
+    return not stat.S_ISREG(mode)
+
+
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A path to write to beside `path`; synced and renamed onto it at the end, removed on an error."""
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}{path.suffix}")
+    """A path to write to beside `path`; synced and renamed onto it at the end, removed on an error.
+
+    A link stays, what it points at is replaced. A file keeps its mode and owner, a new one gets what the umask leaves,
+    whatever the writer asks for. What is no regular file is written to directly.
+    """
+    if is_stream(path):
+        yield path
+        return
+    place = place_of(path)
+    partial = place.with_name(f".{place.name}.partial-{os.getpid()}{place.suffix}")
     try:
+        partial.open("wb").close()
+        if place.exists():
+            _take_access(partial, place)
+        mode = stat.S_IMODE(partial.stat().st_mode)
         yield partial
+        _set_mode(partial, mode)
         _sync(partial)
-        os.replace(partial, path)
-        _sync(path.parent)
+        os.replace(partial, place)
+        _sync(place.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _take_access(path: Path, like: Path) -> None:
+    """Give a file or folder the owner, where we may, and the mode of another."""
+    status = os.stat(like)
+    with contextlib.suppress(OSError):
+        os.chown(path, status.st_uid, status.st_gid)
+    _set_mode(path, stat.S_IMODE(status.st_mode))
+
+
+def _set_mode(path: Path, mode: int) -> None:
+    if stat.S_IMODE(path.stat().st_mode) != mode:      # not every file system takes one
+        os.chmod(path, mode)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -50,14 +104,21 @@ def write_json(path: Path, value: Any) -> None:
 def folder_written_whole(path: Path) -> Iterator[Path]:
     """As `written_whole`, for a folder that every process may write into.
 
-    The folder in place is moved aside, the new one renamed into place, the old one removed. `settled_folder` finds
-    the whole one if the process died between the two renames.
+    Its files get what the umask leaves, also of writers that make them private (safetensors). The folder in place is
+    moved aside, the new one renamed into place, the old one removed. `settled_folder` finds the whole one if the
+    process died between the two renames.
     """
-    partial, old = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.old")
+    place = place_of(path)
+    partial = place.with_name(f".{place.name}.partial")
+    old = place.with_name(f".{place.name}.old")
+    file_mode = 0
     if distributed.is_main():
-        _settle(path)
+        _settle(place)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
+        file_mode = partial.stat().st_mode & 0o666
+        if place.exists():
+            _take_access(partial, place)
     distributed.barrier()
     try:
         yield partial
@@ -71,11 +132,13 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
     distributed.barrier()
     if distributed.is_main():
         for file in (*partial.rglob("*"), partial):
+            if file.is_file() and file.stat().st_nlink == 1:      # others are another folder's too
+                _set_mode(file, file_mode)
             _sync(file)
-        if path.exists():
-            os.replace(path, old)
-        os.replace(partial, path)
-        _sync(path.parent)
+        if place.exists():
+            os.replace(place, old)
+        os.replace(partial, place)
+        _sync(place.parent)
         shutil.rmtree(old, ignore_errors=True)
     distributed.barrier()
 
@@ -91,9 +154,21 @@ def _settle(path: Path) -> None:
 def settled_folder(path: Path) -> Path:
     """`path`, restored first if its replacement was cut off."""
     if distributed.is_main():
-        _settle(path)
+        _settle(place_of(path))
     distributed.barrier()
     return path
+
+
+def clear_folder(path: Path) -> None:
+    """Remove a folder with all that it holds; of a link to a folder, what that holds."""
+    if not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    elif path.is_dir():
+        for entry in path.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink()
 
 
 def link_or_copy(source: str | Path, to: str | Path) -> None:

@@ -12,7 +12,6 @@ import dataclasses
 import fcntl
 import json
 import logging
-import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 
 from utils import distributed
 from utils.config import Config, ConfigError, load_config, parse_overrides, read_yaml, to_mapping, to_yaml
-from utils.files import settled_folder, write_text
+from utils.files import clear_folder, settled_folder, write_text
 
 log = logging.getLogger(__name__)
 LOCK = ".lock"
@@ -126,7 +125,7 @@ def clear_run(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
     for name in ("model", "last", "levels", "experiments", "plots", "tensorboard", "stages", ".model.old", ".last.old",
                  ".model.partial", ".last.partial"):
-        shutil.rmtree(folder / name, ignore_errors=True)
+        clear_folder(folder / name)
 
 
 def find_run(path: str | Path, method_configs: Mapping[str, type], overrides: Any = ()) -> tuple[Path, Config]:
