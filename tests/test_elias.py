@@ -18,8 +18,8 @@ from models.elias_graph import Graph, approximate_graph, cluster_count, cluster_
 from models.elias_model import Elias2Config, Limits
 from models.elias_report import BINS, bin_name, draw, graph_arrays, graph_facts
 from models.elias_setup import positive_parents
+from tests.commands import launch
 from tests.conftest import with_values
-from tests.test_distributed import launch
 from tests.test_methods import load
 from utils.config import ConfigError, build_config, to_yaml
 from utils.data import training_batches
@@ -580,20 +580,20 @@ def test_steps_under_launch(stage1, tmp_path):
         config = find_run(stage1, METHOD_CONFIGS)[1]
         config = with_values(config, run={"start_from": start, "dir": str(tmp_path / name)})
         path.write_text(to_yaml(config))
-        got = launch(2, "elias_utils.py", "gen_cluster_A", path, module="")
+        got = launch(2, "elias_utils.py", "gen_cluster_A", path)
         assert got.stdout == f"graph: {tmp_path / name}.cluster_A.npz\n"
         alone = Graph.load(gen_cluster_A(config, out=tmp_path / "alone.npz"), 20)
         together = Graph.load(tmp_path / f"{name}.cluster_A.npz", 20)
         assert (together.labels == alone.labels).all()
         assert (together.values == alone.values).all()
     one = gen_approx_A(stage1, kappa=8, out=tmp_path / "one.npz")
-    launch(2, "elias_utils.py", "gen_approx_A", stage1, "--method.kappa", 8, "--out", tmp_path / "two.npz", module="")
+    launch(2, "elias_utils.py", "gen_approx_A", stage1, "--method.kappa", 8, "--out", tmp_path / "two.npz")
     first, second = (Graph.load(tmp_path / f"{name}.npz", 20) for name in ("one", "two"))
     assert one == tmp_path / "one.npz"
     assert (first.labels == second.labels).all()
     np.testing.assert_allclose(second.values, first.values, rtol=1e-4)
     words = ("sparse_ranker", stage1, "--run.dir", tmp_path / "ranker", "--method.candidates", 10)
-    got = launch(2, "elias_utils.py", *words, module="")
+    got = launch(2, "elias_utils.py", *words)
     assert got.stdout == f"run: {tmp_path / 'ranker'}\n"
     alone = sparse_ranker(stage1, ["--run.dir", str(tmp_path / "alone"), "--method.candidates", "10"])
     metrics = [json.loads((f / "val_metrics.json").read_text()) for f in (tmp_path / "ranker", alone)]

@@ -1,6 +1,4 @@
 """utils/plan.py: sizes from headers, the formulas, what is said where a run cannot fit, and measured runs."""
-import os
-import subprocess
 import sys
 import time
 
@@ -12,6 +10,7 @@ from conftest import with_values, write_dataset
 
 from benchmarks.plan import CONFIGS, REPOSITORY, measure
 from models import METHOD_CONFIGS, METHODS
+from tests.commands import run
 from utils import plan as planning
 from utils.config import Config, load_config
 from utils.data import load_dataset
@@ -196,8 +195,7 @@ def test_planning_is_quick_and_leaves_no_file_and_no_random_number(make_config, 
 
 
 def run_train(*words):
-    return subprocess.run([sys.executable, "train.py", *words], cwd=REPOSITORY, capture_output=True, text=True,
-                          check=False, env={**os.environ, "TOKENIZERS_PARALLELISM": "false"})
+    return run("train.py", *words, check=False)
 
 
 def test_command_prints_the_plan_and_makes_no_run(tmp_path):

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 import train
 from models.dexml import Dexml
+from tests.commands import Command
 from tests.conftest import with_values
 from utils import checkpoint
 from utils.config import to_yaml
@@ -97,17 +98,16 @@ def test_signals_save_and_say_how_to_go_on(make_config, tmp_path, settings):
     path = tmp_path / "c.yaml"
     path.write_text(to_yaml(config))
     for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
-        child = subprocess.Popen([sys.executable, "train.py", str(path), "--resume"], cwd=ROOT, stdout=subprocess.PIPE,
-                                 stderr=subprocess.PIPE, text=True)
+        child = Command("train.py", path, "--resume")
         log = tmp_path / "run" / "metrics.jsonl"
         before = len(log.read_text().splitlines()) if log.exists() else 0
         deadline = time.monotonic() + 60
         while (not log.exists() or len(log.read_text().splitlines()) <= before) and time.monotonic() < deadline:
             time.sleep(0.02)
         child.send_signal(number)
-        _, stderr = child.communicate(timeout=60)
-        assert child.returncode == code, stderr
-        assert f"stopped by {number.name} after saving; go on with the same command and --resume" in stderr
+        got = child.finish(timeout=60)
+        assert got.returncode == code, got.stderr
+        assert f"stopped by {number.name} after saving; go on with the same command and --resume" in got.stderr
     progress = json.loads((tmp_path / "run" / "last" / "progress.json").read_text())
     assert 0 < progress["step"] < 400 * 6
 

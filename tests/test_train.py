@@ -2,8 +2,6 @@
 import json
 import math
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +14,7 @@ import eval as evaluation
 import train
 from models.dexml import Dexml
 from predict import Predictor
+from tests.commands import run
 from tests.conftest import with_values, write_dataset
 from utils.config import ConfigError, to_yaml
 from utils.files import folder_written_whole, settled_folder, written_whole
@@ -336,34 +335,29 @@ def test_commands(make_config, tmp_path):
     """train.py, eval.py and predict.py as commands."""
     config = tmp_path / "my.yaml"
     config.write_text(to_yaml(make_config(run={"dir": None, "root": str(tmp_path / "R"), "expname": None})))
-    command = [sys.executable, "train.py", "--train.epochs", "3", str(config)]
-    got = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    command = ["train.py", "--train.epochs", "3", config]
+    got = run(*command)
     folder = tmp_path / "R" / "XMCKit" / "tiny" / "my"
     assert got.stdout.splitlines()[-1] == f"run: {folder}"
-    again = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    again = run(*command, check=False)
     assert again.returncode == 1
     assert again.stderr.splitlines()[-1].startswith(f"error: {folder} holds this run already")
-    for run in (folder, folder / "config.yaml"):
-        got = subprocess.run([sys.executable, "eval.py", str(run)], capture_output=True, text=True, check=True,
-                             cwd=ROOT)
-        assert "PSnDCG" in got.stderr
+    for named in (folder, folder / "config.yaml"):
+        assert "PSnDCG" in run("eval.py", named).stderr
     metrics = json.loads((folder / "tst_metrics.json").read_text())
     assert (metrics["points"], metrics["labels"]) == (20, 20)
     texts, out = tmp_path / "texts.txt", tmp_path / "out.jsonl"
     texts.write_text("the kernel tool\n\nfont and mail\n")
-    subprocess.run([sys.executable, "predict.py", str(folder), "--texts", str(texts), "--k", "2", "--out", str(out)],
-                   capture_output=True, check=True, cwd=ROOT)
+    run("predict.py", folder, "--texts", texts, "--k", "2", "--out", out)
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [r["text"] for r in rows] == ["the kernel tool", "", "font and mail"]
     assert all(len(r["labels"]) == 2 for r in rows)
     assert {"label", "text", "score"} == set(rows[0]["labels"][0])
     names = tmp_path / "new.txt"
     names.write_text("zebra\nkernel\n")
-    got = subprocess.run([sys.executable, "predict.py", str(folder), "--text", "x", "--labels", str(names)],
-                         capture_output=True, text=True, check=True, cwd=ROOT)
+    got = run("predict.py", folder, "--text", "x", "--labels", names)
     assert len(json.loads(got.stdout)["labels"]) == 2      # the default k gives way to fewer labels
-    got = subprocess.run([sys.executable, "predict.py", str(folder), "--text", "x", "--k", "21"], capture_output=True,
-                         text=True, cwd=ROOT)
+    got = run("predict.py", folder, "--text", "x", "--k", "21", check=False)
     assert got.returncode == 1
     assert got.stderr.splitlines()[-1] == "error: k must be from 1 to the number of labels, 20; got 21"
 
