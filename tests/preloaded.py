@@ -1,5 +1,12 @@
 """What the server of `tests/commands.py` imports before it forks. No thread may start here."""
-import elias_utils  # noqa: F401
-import eval  # noqa: F401
-import predict  # noqa: F401
-import train  # noqa: F401
+# ruff: noqa: F401
+import sklearn.ensemble
+import torch._dynamo
+import torch.utils.tensorboard
+from transformers import AutoConfig, AutoModel, AutoTokenizer, BertModel
+
+import elias_utils
+import eval
+import predict
+import tests.distributed_worker
+import train
