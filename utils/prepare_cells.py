@@ -22,10 +22,10 @@ LONE = "a lone quotation mark? --quote none reads them as they stand"
 _STRING = r"""(?:[uU]?'[^'\\]*(?:\\.[^'\\]*)*'|"[^"\\]*(?:\\.[^"\\]*)*")"""
 _ITEM = rf"(?:{_STRING}|[-+]?\d+(?:\.\d+)?)"
 # ['x', 1], also ('x', 'y') and {'x'}, and those that are empty
-_LIST = re.compile(rf"\[\s*(?:{_ITEM}(?:\s*,\s*{_ITEM})*\s*,?\s*)?\]|\(\)|{{}}|set\(\)"
-                   rf"|[({{]\s*{_STRING}(?:\s*,\s*{_ITEM})*\s*,?\s*[)}}]", re.DOTALL)
-# a quotation mark where an item of a list begins, the whole in brackets
-_LIKE_A_LIST = re.compile(r"""(?:\w+\()?[\[({](?:[^\n]*[\[({,])?\s*[bBrRuU]?['"].*[\])}]\)?""", re.DOTALL)
+_LIST = re.compile(rf"\[\s*(?:{_ITEM}(?:\s*,\s*{_ITEM})*(?:\s*,)?\s*)?\]|\(\)|{{}}|set\(\)"
+                   rf"|[({{]\s*{_STRING}(?:\s*,\s*{_ITEM})*(?:\s*,)?\s*[)}}]", re.DOTALL)
+# a quotation mark where an item of a list begins
+_ITEM_BEGINS = re.compile(r"""[\[({,]\s*[bBrRuU]?['"]""")
 
 
 @dataclass(frozen=True)
@@ -181,13 +181,19 @@ class LabelCells:
             return _items(cell)
         names = self._parted(cell)
         broken = cell[0] == "[" and cell[-1] == "]" and any(name.count("[") != name.count("]") for name in names)
-        if broken or _LIKE_A_LIST.fullmatch(cell):
+        if broken or _like_a_list(cell):
             raise InputError(f"column {self.column!r}: expected a list such as ['x', 'y'] or names between "
                              f"{self.separator!r}, got {cell[:60]!r}")
         if cell[0] == "[" and cell[-1] == "]":
             self.brackets += 1
             self.bracket_cell = self.bracket_cell or cell[:60]
         return names
+
+
+def _like_a_list(cell: str) -> bool:
+    """Whether a cell that is no list was meant for one: its first item is quoted, or any and a bracket ends it."""
+    begins = _ITEM_BEGINS.match(cell)
+    return bool(begins and cell[0] in "[{") or (cell[-1] in "])}" and _ITEM_BEGINS.search(cell) is not None)
 
 
 def _items(cell: str) -> list[str]:
