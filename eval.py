@@ -43,6 +43,7 @@ from models.report_data import report_data  # noqa: E402
 from utils import distributed, metrics  # noqa: E402
 from utils.config import Config, ConfigError  # noqa: E402
 from utils.data import SPLITS, Dataset, Split, load_dataset  # noqa: E402
+from utils.data_sizes import DataSizes  # noqa: E402
 from utils.environment import check_same_data  # noqa: E402
 from utils.files import write_json, written_whole  # noqa: E402
 from utils.html_report import report_path, write_report  # noqa: E402
@@ -56,7 +57,7 @@ USUAL_TOP_K = 100
 COMPARED_POINTS = 1000      # on which an approximate index is compared with exact search
 
 
-def metric_ks(config: Config, data: Dataset) -> tuple[int, ...]:
+def metric_ks(config: Config, data: Dataset | DataSizes) -> tuple[int, ...]:
     return config.eval.ks or tuple(k for k in USUAL_KS if k <= data.num_labels)
 
 
@@ -66,7 +67,7 @@ def kept_labels(config: Config, data: Dataset) -> int:
     return max(config.eval.top_k or min(max(USUAL_TOP_K, *ks), data.num_labels), *ks)
 
 
-def check_ks(config: Config, data: Dataset) -> None:
+def check_ks(config: Config, data: Dataset | DataSizes) -> None:
     """No k may be larger than the number of labels."""
     for key, values in (("eval.ks", config.eval.ks or ()), ("eval.top_k", (config.eval.top_k or 1,))):
         if max(values, default=1) > data.num_labels:

@@ -49,12 +49,12 @@ from accelerate.utils import set_seed  # noqa: E402
 from eval import check_ks, metric_ks, score_split  # noqa: E402
 from models import METHOD_CONFIGS, METHODS, load_method  # noqa: E402
 from models.method import Method, progress  # noqa: E402
+from models.recipe import plan_recipe  # noqa: E402
 from utils import distributed  # noqa: E402
 from utils.checkpoint import Progress, load_checkpoint, save_checkpoint  # noqa: E402
-from utils.config import Config, ConfigError, stage_config  # noqa: E402
+from utils.config import Config, ConfigError  # noqa: E402
 from utils.data import Batch, Dataset, labels_hash, load_dataset, steps_per_epoch, training_batches  # noqa: E402
-from utils.encoder_settings import check_lengths  # noqa: E402
-from utils.encoder_source import resolve_encoder  # noqa: E402
+from utils.data_sizes import DataSizes, read_once  # noqa: E402
 from utils.environment import peak_memory, write_environment  # noqa: E402
 from utils.files import folder_written_whole, write_json, written_whole  # noqa: E402
 from utils.interrupt import Interrupted, SaveClock, stopped_by_sigterm  # noqa: E402
@@ -64,8 +64,8 @@ from utils.optim import build_optimizers, clip_gradients, learning_rate_factor, 
 from utils.plan import check_it_fits  # noqa: E402
 from utils.plan import report as plan_report  # noqa: E402
 from utils.pretrained import load_tokenizer  # noqa: E402
-from utils.run import MetricLog, find_run, locked, open_run, start_logging  # noqa: E402
-from utils.stages import check_references, member_stages, resolved  # noqa: E402
+from utils.run import MetricLog, check_folders, find_run, is_finished, locked, open_run, start_logging  # noqa: E402
+from utils.stages import Runs, member_stages, of_stage, stage_configs  # noqa: E402
 
 log = logging.getLogger("train")
 CHECK_EVERY = 20      # steps between two looks at the losses: each look is one host sync
@@ -84,43 +84,52 @@ def fit(config: Config, resume: bool = False, overwrite: bool = False) -> Path:
         overwrite: replace the run that the folder holds, once the new one has been set up.
     """
     config = with_member_stages(config)
-    folder, start = config.run_folder, config.run.start_from
-    if not config.stages:
-        return fit_stage(config, folder, resume, overwrite)
-    check_references(config.stages, METHOD_CONFIGS)
-    folders: dict[str, Path] = {}
-    for number, stage in enumerate(config.stages):
-        last = number == len(config.stages) - 1
-        own = {"start_from": start, **stage.get("run", {})}      # a stage may name another start, or none
-        overlay = resolved({**stage, "run": {**own, "dir": str(
-            folder if last else folder / "stages" / stage["name"])}}, folders)
-        current = stage_config(config, overlay, METHOD_CONFIGS)
-        folders[stage["name"]] = current.run_folder
-        done = resume and (current.run_folder / "finished").exists()
-        log.info("stage %s (%d of %d)%s", stage["name"], number + 1, len(config.stages), ": finished" if done else "")
+    distributed.start()      # the number of processes is known from here on
+    stages = plan(config, resume, overwrite)
+    for number, name in enumerate(stages):
+        current = at_present(stages[name], config, name)
+        done = bool(name) and resume and is_finished(current)
+        if name:
+            log.info("stage %s (%d of %d)%s", name, number + 1, len(stages), ": finished" if done else "")
         if not done:      # the first one replaces all of an older run
-            fit_stage(current, folder, resume, overwrite and number == 0)
-        start = str(current.run_folder)
-    return folder
+            fit_stage(current, config, resume, overwrite and number == 0)
+    return config.run_folder
 
 
-def fit_stage(config: Config, whole: Path, resume: bool = False, overwrite: bool = False) -> Path:
+def plan(config: Config, resume: bool, overwrite: bool) -> dict[str, Config]:
+    """The stages of a config by name, after all that can be refused before the first one starts."""
+    sizes = read_once()
+    stages = plan_recipe(config, sizes)
+    for name, stage in stages.items():
+        with of_stage(name):
+            check_settings(stage, sizes(stage))
+            check_it_fits(stage, distributed.world_size())
+    check_folders([*stages.values()], resume, overwrite)
+    return stages
+
+
+def at_present(stage: Config, config: Config, name: str) -> Config:
+    """A stage, when its turn has come: `best:NAME` is known."""
+    if not name:
+        return stage
+    return dataclasses.replace(stage, train=stage_configs(config, METHOD_CONFIGS)[name].train)
+
+
+def fit_stage(config: Config, recipe: Config, resume: bool = False, overwrite: bool = False) -> Path:
     """One training run: read data, build the method, loop over epochs, keep the best checkpoint.
 
     Args:
-        whole: folder of the whole run, that of all stages.
+        config: of one stage, planned: the settings of its encoder are resolved, its group rates its own.
+        recipe: of the whole run.
     """
     accelerator = distributed.start(config.train.mixed_precision)
     torch.set_num_threads(distributed.cpu_threads(config.run.threads))
     set_seed(config.run.seed)
-    check_it_fits(config, distributed.world_size())
     source = METHODS[config.method.name].tokenizer_source(config)
     if source is not None:
-        config = dataclasses.replace(config, encoder=resolve_encoder(config.encoder))
-        check_lengths(config)
-        source = load_tokenizer(METHODS[config.method.name].tokenizer_source(config), config.encoder.trust_remote_code)
+        source = load_tokenizer(source, config.encoder.trust_remote_code)
     data = load_dataset(config, source)
-    check_settings(config, data)
+    METHODS[config.method.name].check(config, DataSizes.of(data), Runs(METHOD_CONFIGS))      # its sizes are exact now
     method = METHODS[config.method.name].build(config, data).to(accelerator.device)
     if config.run.start_from:
         try:
@@ -128,7 +137,7 @@ def fit_stage(config: Config, whole: Path, resume: bool = False, overwrite: bool
         except ValueError as error:
             raise ConfigError(f"run.start_from: {error}; train that run first, or name another") from error
         method.start_from(load_method(before, start).to(accelerator.device))
-    folder = open_run(config, whole, resume, overwrite)      # only now: what fails before leaves nothing behind
+    folder = open_run(config, recipe, resume, overwrite)      # only now: what fails before leaves nothing behind
     start_logging(folder)
     if distributed.is_main():
         write_environment(folder, data.hash, labels_hash(data.folder))
@@ -143,7 +152,9 @@ def fit_stage(config: Config, whole: Path, resume: bool = False, overwrite: bool
 
 def _train(config: Config, method: Method, data: Dataset, folder: Path, accelerator: Accelerator,
            resume: bool) -> Path:
-    optimizers = build_optimizers(method.parameter_groups(), config.optim)
+    groups = method.parameter_groups()
+    assert {group["name"] for group in groups} == method.group_names(config), "groups are not those known on paper"
+    optimizers = build_optimizers(groups, config.optim)
     optimizers = [accelerator.prepare_optimizer(o) for o in optimizers]
     state = (load_checkpoint(folder, method, optimizers, accelerator) if resume else None) or Progress()
     metric_log = MetricLog(folder, config, state.step, state.epoch)
@@ -318,7 +329,7 @@ def _out_of_patience(state: Progress, config: Config) -> bool:
     return stop
 
 
-def check_settings(config: Config, data: Dataset) -> None:
+def check_settings(config: Config, data: DataSizes) -> None:
     """Settings that only the data or the number of processes can refute."""
     if config.train.batch_size < distributed.world_size():
         raise ConfigError(f"train.batch_size is {config.train.batch_size}, smaller than the number of processes, "

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from utils.clustering import balanced_hierarchy
 from utils.config import Config, ConfigError
 from utils.data import Dataset
+from utils.data_sizes import DataSizes
 from utils.optim import take_rows
 
 
@@ -68,7 +69,7 @@ def assign(embeddings: np.ndarray, counts: np.ndarray, vectors: int, head: int, 
     return clusters
 
 
-def number_of_vectors(config: Config, data: Dataset) -> int:
+def number_of_vectors(config: Config, data: Dataset | DataSizes) -> int:
     """K, checked against the data.
 
     Raises:

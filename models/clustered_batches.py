@@ -49,7 +49,9 @@ class ClusteredBatches:
         self._points: list[np.ndarray] = []           # the own part of the bank: positions in the split ...
         self._embeddings: list[np.ndarray] = []       # ... and embeddings [.., D] float32
         self._threads = distributed.cpu_threads(config.run.threads)
-        check_curriculum(config)
+        if self.settings.batches == "clustered" and self.settings.curr_epochs[0] >= config.train.epochs > 0:
+            log.warning("method.curr_epochs begins at %d, but train.epochs is %d: all batches are random",
+                        self.settings.curr_epochs[0], config.train.epochs)
 
     def size(self, epoch: int) -> int | None:
         """Queries of a cluster in an epoch; None = random order."""
@@ -142,9 +144,6 @@ def check_curriculum(config: Config) -> None:
     if settings.cluster_size > config.train.batch_size:
         raise ConfigError(f"method.cluster_size is {settings.cluster_size}, expected at most the batch, "
                           f"train.batch_size {config.train.batch_size}")
-    if epochs[0] >= config.train.epochs > 0:
-        log.warning("method.curr_epochs begins at %d, but train.epochs is %d: all batches are random", epochs[0],
-                    config.train.epochs)
     largest = settings.cluster_size << (len([e for e in epochs if e < max(config.train.epochs, 1)] or [0]) - 1)
     if largest > config.train.batch_size:
         raise ConfigError(f"method.cluster_size is {settings.cluster_size} and doubles to {largest} by "

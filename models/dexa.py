@@ -25,6 +25,8 @@ from utils import distributed
 from utils.clustering import centroids
 from utils.config import Config, option
 from utils.data import Dataset
+from utils.data_sizes import DataSizes
+from utils.stages import Runs
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +53,11 @@ class Dexa(Ngame):
         self.centroids: Tensor | None = None      # [K, D] of the labels' text embeddings, for labels never seen
 
     @classmethod
+    def check(cls, config: Config, sizes: DataSizes, runs: Runs) -> None:
+        number_of_vectors(config, sizes)
+        super().check(config, sizes, runs)
+
+    @classmethod
     def build(cls, config: Config, data: Dataset) -> Dexa:
         method = super().build(config, data)
         return cls(config, data.num_labels, data, method.encoder, number_of_vectors(config, data))
@@ -67,6 +74,11 @@ class Dexa(Ngame):
             clusters = assign(embeddings, self.data.label_counts, len(self.auxiliary.table), settings.num_head_vectors,
                               run.seed, distributed.cpu_threads(run.threads))
         self.auxiliary.clusters.copy_(torch.from_numpy(distributed.broadcast(clusters)))
+
+    @classmethod
+    def group_names(cls, config: Config) -> frozenset[str]:
+        own = {"auxiliary"} if config.method.num_vectors else set()
+        return super().group_names(config) | own
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         if self.auxiliary is None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -23,16 +23,19 @@ from models.encoder import TextEncoder, build_encoder, load_encoder
 from models.label_pool import LabelPool, pool_loss, sample_positives, sample_size
 from models.method import Method, embed_rows, load_label_embeddings, loss_function, write_method
 from utils import distributed
-from utils.config import Config, MethodConfig, option
+from utils.config import Config, ConfigError, MethodConfig, option
 from utils.data import Batch, Dataset, TextBatch
+from utils.data_sizes import DataSizes, label_text_path
 from utils.grad_cache import GradCache
 from utils.search import ExactIndex, HnswIndex, build_index
 from utils.sparse import contains
+from utils.stages import Runs
 from utils.tokenization_utils import Ragged, Tokenizer, tokenize_texts
 
 
 @dataclass(frozen=True)
 class DexmlConfig(MethodConfig):
+    has_label_vectors: ClassVar[bool] = True
     pool: Literal["all", "hnm", "in-batch"] = option(
         "all", "labels in a step's loss: all; hnm = the batch's sampled positives and mined negatives; in-batch")
     tau: float = option(0.05, "temperature: scores are inner products / tau (1 for embeddings that are not normalised)",
@@ -61,10 +64,14 @@ class Dexml(Method):
         self._all: tuple[LabelPool, list[TextBatch]] | None = None
 
     @classmethod
+    def check(cls, config: Config, sizes: DataSizes, runs: Runs) -> None:
+        if not sizes.label_texts:
+            raise ConfigError(f"{label_text_path(sizes.folder)}: no such file; method {config.method.name} encodes the "
+                              "labels' texts (ova and surrogate need none)")
+        super().check(config, sizes, runs)
+
+    @classmethod
     def build(cls, config: Config, data: Dataset) -> Dexml:
-        if data.label_tokens is None:
-            raise ValueError(f"{data.folder / 'raw' / 'Y.txt'}: no such file; method {config.method.name} encodes the "
-                             "labels' texts (ova and surrogate need none)")
         return cls(config, data.num_labels, data, build_encoder(config.encoder, data))
 
     # ---- training

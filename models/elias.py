@@ -34,12 +34,21 @@ from models.elias_search import forced_clusters, pool_gradient, pool_scores
 from models.elias_setup import make_graph, positive_parents, start_classifiers, start_edges
 from models.encoder import TextEncoder, build_encoder, load_encoder
 from models.members import Asked, Scores
-from models.method import Method, encode_rows, write_method
+from models.method import (
+    Method,
+    check_encoders,
+    check_label_vectors,
+    encode_rows,
+    take_parameters,
+    write_method,
+)
 from utils import distributed
 from utils.config import Config, ConfigError
 from utils.data import Batch, Dataset, Split, TextBatch, steps_per_epoch, token_cache
+from utils.data_sizes import DataSizes, label_text_path
 from utils.optim import decay_groups
 from utils.sparse import entry_rows
+from utils.stages import Runs
 from utils.tokenization_utils import Ragged, Tokenizer, tokenize_file, tokenize_texts
 
 LOSSES = {"bce": shortlist_bce, "decoupled-softmax": shortlist_decoupled_softmax}
@@ -71,9 +80,8 @@ class Elias(Method):
         return self.model.encoder
 
     @classmethod
-    def build(cls, config: Config, data: Dataset) -> Elias:
-        """The graph is made in `prepare`, when the run that this one starts from is known."""
-        s, clusters = config.method, cluster_count(data.num_labels, config.method.max_leaf)
+    def check(cls, config: Config, sizes: DataSizes, runs: Runs) -> None:
+        s = config.method
         if config.loss.name not in LOSSES or config.loss.sample or config.loss.weighted:
             raise ConfigError(f"loss.name must be one of {', '.join(LOSSES)} for {s.name}, without loss.sample and "
                               f"loss.weighted; got {config.loss.name}")
@@ -84,16 +92,43 @@ class Elias(Method):
         if s.init == "vectors" and not config.run.start_from:
             raise ConfigError("method.init is 'vectors', the label vectors of the run that this one starts from, but "
                               "run.start_from names none; name a finished run with an encoder, such as dexa or xc")
-        if s.init == "labels" and data.label_tokens is None:
-            raise ValueError(f"{data.folder / 'raw' / 'Y.txt'}: no such file; method.init: labels starts from the "
-                             "labels' texts")
-        steps = (config.train.epochs - s.swa_start) * steps_per_epoch(data.splits["trn"], config.train.batch_size)
-        if s.swa and config.train.epochs and steps <= s.swa_step:
-            raise ConfigError(f"method.swa averages every {s.swa_step} steps (method.swa_step) from epoch "
-                              f"{s.swa_start} on (method.swa_start), but only {max(steps, 0)} steps come after it: "
-                              "nothing would be averaged")
-        if s.graph not in ("cluster", "approx"):
-            clusters = Graph.load(s.graph, data.num_labels).num_clusters
+        if s.init == "labels" and not sizes.label_texts:
+            raise ConfigError(f"{label_text_path(sizes.folder)}: no such file; method.init: labels starts from the "
+                              "labels' texts")
+        check_averaging(config, sizes)
+        clusters = clusters_of(s, sizes.num_labels)
+        limits = Limits.of(s, clusters, sizes.num_labels)
+        largest = -(-sizes.num_labels // clusters)
+        if s.graph == "cluster" and largest > limits.kappa:
+            raise ConfigError(f"method.kappa is {limits.kappa}, but {sizes.num_labels} labels in {clusters} clusters "
+                              f"(method.max_leaf) are {largest} in one")
+        super().check(config, sizes, runs)
+        before = runs.start(config) if config.run.start_from else None
+        if before and isinstance(before.method, EliasConfig) and s.graph != "cluster":
+            there = clusters_of(before.method, sizes.num_labels)
+            if there != clusters:
+                raise ConfigError(f"run.start_from: it has {there} clusters, this run {clusters} (method.max_leaf, "
+                                  "method.graph)")
+
+    @classmethod
+    def check_start(cls, config: Config, before: Config) -> None:
+        s = config.method
+        check_encoders(config, before)
+        if s.init == "vectors":
+            check_label_vectors(config, before)
+        if isinstance(before.method, EliasConfig):
+            if s.init == "keep" and before.method.wl_dim != s.wl_dim:
+                raise ConfigError("method.init is 'keep', but the run started from has method.wl_dim "
+                                  f"{before.method.wl_dim}, this one {s.wl_dim}")
+        elif s.graph == "approx" or s.init == "keep":
+            raise ConfigError("method.graph 'approx' and method.init 'keep' need an elias run to start from, got a "
+                              f"{before.method.name} run")
+
+    @classmethod
+    def build(cls, config: Config, data: Dataset) -> Elias:
+        """The graph is made in `prepare`, when the run that this one starts from is known."""
+        s = config.method
+        clusters = clusters_of(s, data.num_labels)
         limits = Limits.of(s, clusters, data.num_labels)
         model = EliasModel(build_encoder(config.encoder, data), s, clusters, data.num_labels, limits)
         graph_file = graph_made_before(config, data, limits.kappa, limits.beam)
@@ -104,13 +139,7 @@ class Elias(Method):
         """Another run's encoder; its label vectors with `init: vectors`; of an ELIAS run also W_C if the clusters stay,
         and W_L with `init: keep`."""
         s = self.config.method
-        if other.text_encoder is None:
-            raise ValueError(f"an {s.name} run cannot start from a {type(other).__name__} run: it has no encoder")
-        try:
-            self.encoder.load_state_dict(other.encoder.state_dict())
-        except RuntimeError as error:
-            raise ValueError(f"run.start_from: the encoder does not fit this config: {' '.join(str(error).split())}"
-                             ) from error
+        take_parameters(self.encoder, other.encoder, "encoder")
         if s.init == "vectors":
             self.vectors = torch.as_tensor(other.label_vectors()).float()
             if self.vectors.shape != (self.num_labels, self.encoder.dim):
@@ -118,9 +147,6 @@ class Elias(Method):
                                  f"{(self.num_labels, self.encoder.dim)}")
         if isinstance(other, Elias):
             self._take_graph(other)
-        elif s.graph == "approx" or s.init == "keep":
-            raise ValueError("method.graph 'approx' and method.init 'keep' need an elias run to start from, got a "
-                             f"{type(other).__name__} run")
 
     def _take_graph(self, other: Elias) -> None:
         s, clusters = self.config.method, torch.from_numpy(np.array(other.index.clusters.floats(slice(None))))
@@ -162,6 +188,11 @@ class Elias(Method):
                 model.set_graph(graph)
 
     # ---- training
+    @classmethod
+    def group_names(cls, config: Config) -> frozenset[str]:
+        edges = {"edges"} if config.method.name == "elias-2" else set()
+        return super().group_names(config) | {"clusters", "classifier"} | edges
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         """encoder (and table), clusters, classifier, edges: the names of `optim.group_lr`."""
         decay, model = self.config.optim.weight_decay, self.model
@@ -355,6 +386,24 @@ class Elias(Method):
             raise ValueError(f"{folder}: expected clusters of {width} and labels of {label_width} dimensions, got "
                              f"{method.index.clusters.rows.shape[1]} and {method.index.labels.rows.shape[1]}")
         return method
+
+
+def clusters_of(settings: EliasConfig, num_labels: int) -> int:
+    """The clusters that a run will have, before there are any."""
+    if settings.graph in ("cluster", "approx"):
+        return cluster_count(num_labels, settings.max_leaf)
+    return Graph.clusters_of_file(settings.graph, num_labels)
+
+
+def check_averaging(config: Config, sizes: DataSizes) -> None:
+    """ConfigError for stochastic weight averaging that would average nothing."""
+    s, train = config.method, config.train
+    last = train.stop_epoch if isinstance(train.stop_epoch, int) else train.epochs
+    steps = (min(last, train.epochs) - s.swa_start) * -(-sizes.training // train.batch_size)
+    if s.swa and train.epochs and steps <= s.swa_step:
+        raise ConfigError(f"method.swa averages every {s.swa_step} steps (method.swa_step) from epoch {s.swa_start} "
+                          f"on (method.swa_start), but only {max(steps, 0)} steps come after it: nothing would be "
+                          "averaged")
 
 
 def check_given(labels: np.ndarray, points: int, num_labels: int) -> None:

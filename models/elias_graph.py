@@ -22,7 +22,7 @@ from utils.clustering import balanced_hierarchy
 from utils.errors import InputError
 from utils.files import written_whole
 from utils.matching import count_matrix, top_assignment
-from utils.reading import present, read_matrix
+from utils.reading import matrix_header, present, read_matrix
 from utils.sparse import canonical, entry_rows, lookup, topk_csr, topk_rows
 
 log = logging.getLogger(__name__)
@@ -106,17 +106,32 @@ class Graph:
             raise InputError(f"{path}: not a graph, or a damaged one ({error})") from error
         return said if isinstance(said, dict) else {}
 
+    @staticmethod
+    def clusters_of_file(path: str | Path, num_labels: int) -> int:
+        """Clusters of a graph that is not read yet; ValueError as for `load`."""
+        _check_there(path)
+        clusters, labels, _ = matrix_header(Path(path))
+        _check_labels(path, labels, num_labels)
+        return clusters
+
     @classmethod
     def load(cls, path: str | Path, num_labels: int) -> Graph:
         """A graph that `save` wrote, or any scipy matrix [C, L]; ValueError if it is missing or of other labels."""
-        if not present(path):
-            raise InputError(f"{path}: no such file; expected a graph A, clusters x labels, as `python elias_utils.py "
-                             "gen_cluster_A CONFIG` writes it")
+        _check_there(path)
         matrix = read_matrix(path)
-        if matrix.shape[1] != num_labels:
-            raise InputError(f"{path}: the graph has {matrix.shape[1]:,} labels, expected the {num_labels:,} of the "
-                             "data set")
+        _check_labels(path, matrix.shape[1], num_labels)
         return cls.from_csr(matrix, str(path))
+
+
+def _check_there(path: str | Path) -> None:
+    if not present(path):
+        raise InputError(f"{path}: no such file; expected a graph A, clusters x labels, as `python elias_utils.py "
+                         "gen_cluster_A CONFIG` writes it")
+
+
+def _check_labels(path: str | Path, labels: int, expected: int) -> None:
+    if labels != expected:
+        raise InputError(f"{path}: the graph has {labels:,} labels, expected the {expected:,} of the data set")
 
 
 def cluster_count(num_labels: int, max_leaf: int) -> int:

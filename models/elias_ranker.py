@@ -24,20 +24,23 @@ import scipy.sparse as sp
 from accelerate import Accelerator
 
 from models.elias import Elias, ask_points, ask_texts
+from models.elias_model import EliasConfig
 from models.linear_config import LinearConfig, solver
 from models.members import Scores
 from models.method import Method, write_method
-from models.tree_features import TreeFeatures
+from models.tree_features import TreeFeatures, check_sources
 from utils import distributed
 from utils.arrays import save_arrays
 from utils.config import Config, ConfigError, load_config, option, to_yaml
 from utils.data import Dataset, Split, token_cache
+from utils.data_sizes import DataSizes
 from utils.files import write_text
 from utils.fusion import Fusion, FusionSettings, fit
 from utils.linear_layer import Features, Layer, fit_layer, load_layer, score_candidates
 from utils.partition_tree import COMBINERS
 from utils.run import find_run
 from utils.sparse import lookup, remove_pairs, topk_csr, topk_rows
+from utils.stages import Runs
 
 log = logging.getLogger(__name__)
 HINGE = COMBINERS["l3-hinge"]
@@ -73,26 +76,38 @@ class EliasRanker(Method):
         self.fusion: Fusion | None = None
 
     @classmethod
-    def build(cls, config: Config, data: Dataset) -> EliasRanker:
+    def check(cls, config: Config, sizes: DataSizes, runs: Runs) -> None:
         if not config.run.start_from:
             raise ConfigError("method elias-ranker ranks the labels that an elias run finds: run it as a stage after "
                               "one, or name one by run.start_from")
-        if config.method.calibrate and len(data.splits["val"]) == 0:
+        if config.method.calibrate and sizes.validation == 0:
             raise ConfigError("method.calibrate fits a tree on validation points and there are none "
                               f"(data.val_fraction is {config.data.val_fraction})")
+        check_sources(config, runs)
+        super().check(config, sizes, runs)
+
+    @classmethod
+    def check_start(cls, config: Config, before: Config) -> None:
+        if not isinstance(before.method, EliasConfig):
+            raise ConfigError("run.start_from: method elias-ranker starts from an elias run, not from one of "
+                              f"{before.method.name}")
+
+    @classmethod
+    def build(cls, config: Config, data: Dataset) -> EliasRanker:
         return cls(config, data.num_labels, data)
 
     @property
     def epochs(self) -> int:
         return 0
 
+    @classmethod
+    def group_names(cls, config: Config) -> frozenset[str]:
+        return frozenset()
+
     def parameter_groups(self) -> list[dict]:
         return []
 
-    def start_from(self, other: Method) -> None:
-        if not isinstance(other, Elias):
-            raise ValueError(f"run.start_from: method elias-ranker starts from an elias run, not from one of "
-                             f"{other.config.method.name}")
+    def start_from(self, other: Elias) -> None:
         self._use(other)
         self.features = TreeFeatures.build(self.config.method.features, self.config, other)
 

@@ -302,6 +302,14 @@ def tokenizer_source(config: EncoderConfig) -> str:
     return config.tokenizer or (config.init if config.name == "bag" else config.name)
 
 
+def encoder_groups(config: EncoderConfig) -> frozenset[str]:
+    """Names of the parameter groups that `decay_groups` makes of an encoder; the config is resolved."""
+    if config.name != "bag":
+        return frozenset({"encoder"})
+    dense = config.residual or config.projection
+    return frozenset({"table", "encoder"} if dense else {"table"})
+
+
 def inverse_document_frequency(counts: np.ndarray, texts: int) -> np.ndarray:
     """log((1 + n) / (1 + n_t)) for each token [V]: 0 for a token of every text, special tokens among them."""
     return np.log((1.0 + texts) / (1.0 + counts)).astype(np.float32)

@@ -22,14 +22,16 @@ from torch import Tensor
 
 from models.encoder import TextEncoder, build_encoder, load_encoder
 from models.members import Asked, Scores
-from models.method import Method, load_label_embeddings, write_method
-from models.xc import Xc
+from models.method import Method, check_encoders, load_label_embeddings, write_method
+from models.xc import Xc, XcConfig
 from utils import distributed, metrics
 from utils.config import Config, ConfigError, MethodConfig, option
 from utils.data import Dataset, TextBatch
+from utils.data_sizes import DataSizes
 from utils.fusion import Fusion, FusionSettings, choose, cross_fit, fit
 from utils.search import build_index
 from utils.sparse import remove_pairs, topk_csr
+from utils.stages import Runs
 
 log = logging.getLogger(__name__)
 QUERIES_AT_ONCE = 64      # whose candidates' rows are gathered together
@@ -63,25 +65,37 @@ class Fused(Method):
         self.checked: dict[str, dict[str, float]] = {}
 
     @classmethod
-    def build(cls, config: Config, data: Dataset) -> Fused:
+    def check(cls, config: Config, sizes: DataSizes, runs: Runs) -> None:
         if not config.run.start_from:
             raise ConfigError("method fused joins the classifiers and label embeddings of an xc run: run it as a stage "
                               "after xc, or name such a run by run.start_from")
         if config.train.epochs:
             raise ConfigError("method fused is fitted, not trained: expected train.epochs 0, got "
                               f"{config.train.epochs}")
-        if len(data.splits["val"]) < 2:
+        if sizes.validation < 2:
             raise ConfigError("method fused is fitted on validation points: expected at least 2 of them, "
-                              f"data.val_fraction {config.data.val_fraction} gives {len(data.splits['val'])}")
+                              f"data.val_fraction {config.data.val_fraction} gives {sizes.validation}")
+        super().check(config, sizes, runs)
+
+    @classmethod
+    def check_start(cls, config: Config, before: Config) -> None:
+        if not isinstance(before.method, XcConfig):
+            raise ConfigError("run.start_from: method fused starts from an xc run, not from one of "
+                              f"{before.method.name}")
+        if not before.method.freeze:
+            raise ConfigError("run.start_from: the xc run trained its encoder (method.freeze: false), so that the "
+                              "label embeddings it began with no longer fit")
+        check_encoders(config, before)
+
+    @classmethod
+    def build(cls, config: Config, data: Dataset) -> Fused:
         return cls(config, data.num_labels, data, build_encoder(config.encoder, data))
 
-    def start_from(self, other: Method) -> None:
-        if not isinstance(other, Xc):
-            raise ValueError(f"run.start_from: method fused starts from an xc run, not from one of "
-                             f"{other.config.method.name}")
-        if not other.config.method.freeze:
-            raise ValueError("run.start_from: the xc run trained its encoder (method.freeze: false), so that the label "
-                             "embeddings it began with no longer fit")
+    @classmethod
+    def group_names(cls, config: Config) -> frozenset[str]:
+        return frozenset()
+
+    def start_from(self, other: Xc) -> None:
         self.start_from_encoder(other)
         weight, bias = other.label_rows(other.weight.detach(), other.bias.detach())
         self.members = [(weight.cpu(), bias.cpu() * other.config.method.tau), (other.label_embeddings, None)]

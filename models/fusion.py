@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import scipy.sparse as sp
@@ -36,12 +36,14 @@ from models.method import MemberView, Method, write_method
 from utils import distributed, metrics
 from utils.candidates import Candidates, joined, merge, relevant_places
 from utils.config import Config, ConfigError, MethodConfig, load_config, option, to_yaml
-from utils.data import Dataset, Split
+from utils.data import Dataset, Split, held_out_points
+from utils.data_sizes import DataSizes
 from utils.files import link_or_copy, write_json, write_text
 from utils.fuser import KINDS, Fuser, FuserSettings, SeenLabels, cross_fit, fit
 from utils.fusion import warn_if_alike
 from utils.run import find_run
 from utils.sparse import contains
+from utils.stages import Runs
 
 log = logging.getLogger(__name__)
 POINTS_AT_ONCE = 2048      # whose candidates are held at a time
@@ -51,6 +53,7 @@ CHECKED = (1, 3, 5, 10, 100)
 
 @dataclass(frozen=True)
 class FusionConfig(MethodConfig):
+    has_encoder: ClassVar[bool] = False
     members: Mapping[str, str] | None = option(None, "name: run folder, config file (trained when missing), or "
                                                      "`stage:NAME`, an earlier stage of this config")
     candidates: int = option(100, "labels that each member proposes for a query", ge=1)
@@ -97,27 +100,47 @@ class Fusion(Method):
     def epochs(self) -> int:
         return 0
 
+    @classmethod
+    def group_names(cls, config: Config) -> frozenset[str]:
+        return frozenset()
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         return []
 
     @classmethod
+    def check(cls, config: Config, sizes: DataSizes, runs: Runs) -> None:
+        check_members(config)
+        if sizes.validation < 2 and not config.run.start_from:
+            raise ConfigError("method fusion is fitted on validation points: expected at least 2 of them, "
+                              f"data.val_fraction {config.data.val_fraction} gives {sizes.validation}")
+        members = {name: runs.config(source) for name, source in config.method.members.items()}
+        for name, member in members.items():
+            if isinstance(member.method, FusionConfig):
+                raise ConfigError(f"method.members: {name} ({config.method.members[name]}) is a fusion itself; name "
+                                  "its members instead")
+            check_validation(name, member, config, sizes)
+        memory = config.method.memory
+        if memory and not members[memory].method.has_encoder:
+            raise ConfigError(f"method.memory is '{memory}', a {members[memory].method.name} run, which has no "
+                              "encoder; name a member that embeds texts")
+        super().check(config, sizes, runs)
+
+    @classmethod
+    def check_start(cls, config: Config, before: Config) -> None:
+        """Only the fusers of a fusion of members of the same names can be taken."""
+        theirs = _of_members(before) if isinstance(before.method, FusionConfig) else f"a {before.method.name} run"
+        if theirs != _of_members(config):
+            raise ConfigError(f"run.start_from: expected {_of_members(config)}, whose fuser is taken, got {theirs}; "
+                              "`start_from: null` fits a new fuser")
+
+    @classmethod
     def build(cls, config: Config, data: Dataset) -> Fusion:
         from models import METHOD_CONFIGS, load_method  # here: the registry imports the fusion
-        settings = config.method
-        check_members(config)
-        if len(data.splits["val"]) < 2 and not config.run.start_from:
-            raise ConfigError("method fusion is fitted on validation points: expected at least 2 of them, "
-                              f"data.val_fraction {config.data.val_fraction} gives {len(data.splits['val'])}")
         members, sources = {}, {}
-        for name, source in settings.members.items():
+        for name, source in config.method.members.items():
             folder, own = find_run(source, METHOD_CONFIGS)
             check_member(name, folder, data)
             members[name], sources[name] = load_method(of_data(own, config), folder), folder
-            if isinstance(members[name], Fusion):
-                raise ConfigError(f"method.members: {name} ({folder}) is a fusion itself; name its members instead")
-        if settings.memory and members[settings.memory].text_encoder is None:
-            raise ConfigError(f"method.memory is '{settings.memory}', a {members[settings.memory].config.method.name} "
-                              "run, which has no encoder; name a member that embeds texts")
         method = cls(config, data.num_labels, data, members)
         method.sources = sources
         return method
@@ -361,6 +384,24 @@ def _load_fuser(path: Path, names: list[str], num_labels: int) -> Fuser:
         raise ValueError(f"{path}: expected members {', '.join(names)} and {num_labels} labels, got "
                          f"{', '.join(fuser.members)} and {len(fuser.log_counts)}")
     return fuser
+
+
+def _of_members(config: Config) -> str:
+    memory = config.method.memory
+    names = [*(config.method.members or ()), *([f"{MEMORY} over {memory}"] if memory else [])]
+    return f"a fusion of {', '.join(names)}"
+
+
+def check_validation(name: str, member: Config, config: Config, sizes: DataSizes) -> None:
+    """ConfigError where a member leaves other points for validation than the fusion does."""
+    theirs, ours = member.data, config.data
+    kept, expected = (held_out_points(sizes.training + sizes.validation, data) for data in (theirs, ours))
+    if theirs.name != ours.name:
+        raise ConfigError(f"method.members: {name}: a run on {theirs.name}, this one is on {ours.name}")
+    if kept != expected or (kept and theirs.val_group_size != ours.val_group_size):
+        raise ConfigError(f"method.members: {name}: another validation split than data.val_fraction "
+                          f"{ours.val_fraction}, data.val_max_points {ours.val_max_points} and data.val_group_size "
+                          f"{ours.val_group_size} give, so that its points may have been trained on")
 
 
 def check_members(config: Config) -> None:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from utils.config import Config, MethodConfig, option
 from utils.linear_layer import Solver
@@ -9,6 +10,7 @@ from utils.linear_layer import Solver
 
 @dataclass(frozen=True)
 class LinearConfig(MethodConfig):
+    has_encoder: ClassVar[bool] = False
     features: tuple[str, ...] = option(("tfidf",), "what is read: tfidf, run folders (their embeddings), and start = "
                                                    "the model of run.start_from or of the stage before")
     cost: float = option(Solver.cost, "C of the squared hinge", gt=0)

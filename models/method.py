@@ -21,14 +21,16 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from losses import LOSSES, ROW_LOSSES
-from models.encoder import TextEncoder, tokenizer_source
+from models.encoder import TextEncoder, encoder_groups, tokenizer_source
 from models.members import InnerProducts, Scores
 from utils import distributed
-from utils.config import Config, LossConfig, MethodConfig
+from utils.config import Config, ConfigError, LossConfig, MethodConfig
 from utils.data import Batch, Dataset, Split, TextBatch, sequential_batches, token_cache
+from utils.data_sizes import DataSizes
 from utils.optim import decay_groups
 from utils.progress import tqdm
 from utils.sparse import remove_pairs, topk_csr, topk_rows
+from utils.stages import Runs
 from utils.tokenization_utils import Ragged, Tokenizer, tokenize_file, tokenize_texts
 
 
@@ -69,6 +71,28 @@ class Method(nn.Module):
         """Passes over the training split; 0 = everything is done by `prepare`."""
         return self.config.train.epochs
 
+    # ---- on paper
+    @classmethod
+    def check(cls, config: Config, sizes: DataSizes, runs: Runs) -> None:
+        """Refuse, before anything is loaded, what cannot be trained. Reads no matrix, text or weight.
+
+        Args:
+            config: with the encoder's settings resolved.
+            sizes: of its data set, at most so many points where they are not known exactly.
+            runs: finished ones and earlier stages, among them what `run.start_from` names.
+        Raises:
+            ConfigError: naming the key, what was expected and what came.
+        """
+        if config.run.start_from:
+            cls.check_start(config, runs.start(config))
+
+    @classmethod
+    def check_start(cls, config: Config, before: Config) -> None:
+        """ConfigError where a run of `config` cannot start from one of `before`."""
+        if before.method.name != config.method.name:
+            raise cannot_start(config, before, "of another method")
+        check_encoders(config, before)
+
     # ---- what a method must define
     @classmethod
     def build(cls, config: Config, data: Dataset) -> Method:
@@ -90,6 +114,11 @@ class Method(nn.Module):
             loss = self.compute_loss(batch)
         accelerator.backward(loss)
         return loss.detach()
+
+    @classmethod
+    def group_names(cls, config: Config) -> frozenset[str]:
+        """Names of `parameter_groups`, known before the method is built; the encoder's settings are resolved."""
+        return encoder_groups(config.encoder)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Named groups for the optimizer: dicts of name, params, weight_decay."""
@@ -251,6 +280,35 @@ class Method(nn.Module):
             raise ValueError(f"a {self.config.method.name} run cannot start from a {other.config.method.name} run, "
                              "which has no encoder")
         take_parameters(self.encoder, other.encoder, "encoder")
+
+
+def cannot_start(config: Config, before: Config, why: str) -> ConfigError:
+    """The error for a run that does not go with the one that it starts from."""
+    return ConfigError(f"run.start_from: a {config.method.name} run cannot start from a {before.method.name} run: it "
+                       f"is {why}")
+
+
+def check_encoders(config: Config, before: Config) -> None:
+    """ConfigError where a run of `config` cannot take the encoder of one of `before`: as far as their settings tell."""
+    if not before.method.has_encoder:
+        raise cannot_start(config, before, "one without an encoder")
+    ours, theirs = config.encoder, before.encoder
+    if (ours.name == "bag") != (theirs.name == "bag"):
+        raise ConfigError(f"run.start_from: the encoder there is '{theirs.name}', this run's '{ours.name}' "
+                          "(encoder.name): a bag of tokens and a transformer have no parameters in common")
+    names = ["projection", "residual"] if ours.name == "bag" else ["projection"]
+    if ours.name == theirs.name:
+        names.append("layers")
+    for name in names:
+        if getattr(ours, name) != getattr(theirs, name):
+            raise ConfigError(f"run.start_from: its encoder.{name} is {getattr(theirs, name)}, this run's "
+                              f"{getattr(ours, name)}; its encoder would not fit")
+
+
+def check_label_vectors(config: Config, before: Config) -> None:
+    """ConfigError where a run of `before` has no label vectors."""
+    if not before.method.has_label_vectors:
+        raise cannot_start(config, before, "one that has no label vectors to start from")
 
 
 def take_parameters(module: nn.Module, other: nn.Module, what: str) -> None:

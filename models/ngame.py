@@ -15,14 +15,16 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from losses import violations
-from models.clustered_batches import ClusteredBatches, ClusteredConfig
+from models.clustered_batches import ClusteredBatches, ClusteredConfig, check_curriculum
 from models.dexml import Dexml, DexmlConfig
 from models.encoder import TextEncoder
 from models.label_pool import LabelPool, gather_pool
-from models.method import Method, embed_rows
+from models.method import Method, check_encoders, embed_rows
 from utils import distributed
 from utils.config import Config, option
 from utils.data import Batch, Dataset
+from utils.data_sizes import DataSizes
+from utils.stages import Runs
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,15 @@ class Ngame(Dexml):
         super().__init__(config, num_labels, data, encoder)
         self.clustered = ClusteredBatches(config, len(data.splits["trn"])) if data else None
         self._violating: list[tuple[Tensor, Tensor]] = []      # own pairs of a step: violating, all
+
+    @classmethod
+    def check(cls, config: Config, sizes: DataSizes, runs: Runs) -> None:
+        check_curriculum(config)
+        super().check(config, sizes, runs)
+
+    @classmethod
+    def check_start(cls, config: Config, before: Config) -> None:
+        check_encoders(config, before)
 
     @classmethod
     def build(cls, config: Config, data: Dataset) -> Ngame:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from models.encoder import TextEncoder, build_encoder, load_encoder
 from models.label_pool import LabelPool, pool_loss, sample_positives, sample_size
 from models.members import InnerProducts, Scores
-from models.method import Method, loss_function, write_method
+from models.method import Method, check_encoders, loss_function, write_method
 from utils import distributed
-from utils.config import Config, MethodConfig, option
+from utils.config import Config, ConfigError, MethodConfig, option
 from utils.data import Batch, Dataset, TextBatch
 from utils.grad_cache import GradCache
 from utils.optim import decay_groups
@@ -31,8 +31,14 @@ from utils.search import ExactIndex, HnswIndex, build_index
 
 @dataclass(frozen=True)
 class OvaConfig(MethodConfig):
+    has_label_vectors: ClassVar[bool] = True
     tau: float = option(1.0, "temperature: scores are inner products / tau + bias", gt=0)
     gc_batch_size: int = option(1024, "queries encoded at once: bounds the activations' memory", ge=1)
+
+    @property
+    def classes(self) -> int | None:
+        """Rows of the classifier; None = one a label."""
+        return None
 
 
 class Ova(Method):
@@ -54,9 +60,20 @@ class Ova(Method):
         self._whole: tuple[Tensor, Tensor] | None = None      # weight and bias of all processes, for `save`
 
     @classmethod
+    def check_start(cls, config: Config, before: Config) -> None:
+        check_encoders(config, before)
+        if isinstance(before.method, OvaConfig) and before.method.classes != config.method.classes:
+            theirs, ours = (m.classes or "one a label" for m in (before.method, config.method))
+            raise ConfigError(f"run.start_from: its classifier has other classes: {theirs}, this run's {ours}")
+
+    @classmethod
     def build(cls, config: Config, data: Dataset) -> Ova:
         """Rows start at 0 (every label equally likely), biases too."""
         return cls(config, data.num_labels, data, build_encoder(config.encoder, data))
+
+    @classmethod
+    def group_names(cls, config: Config) -> frozenset[str]:
+        return super().group_names(config) | {"classifier"}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         decay = self.config.optim.weight_decay

@@ -22,15 +22,17 @@ from accelerate import Accelerator
 from models.linear_config import LinearConfig, solver
 from models.members import Reached, Scores
 from models.method import Method, write_method
-from models.tree_features import TreeFeatures
+from models.tree_features import TreeFeatures, check_sources
 from utils import distributed
 from utils.arrays import map_arrays, save_arrays
 from utils.config import Config, ConfigError, option
 from utils.data import Dataset, Split, token_cache
+from utils.data_sizes import DataSizes, label_text_path
 from utils.files import link_or_copy, written_whole
 from utils.linear_layer import Features, load_layer
 from utils.partition_tree import COMBINERS, PartitionTree
 from utils.sparse import topk_csr, topk_rows
+from utils.stages import Runs
 from utils.tree_training import (
     Ranking,
     Skeleton,
@@ -83,28 +85,36 @@ class XrLinear(Method):
         self._files: list[Path] = []
 
     @classmethod
+    def check(cls, config: Config, sizes: DataSizes, runs: Runs) -> None:
+        settings = config.method
+        if settings.label_embedding == "pifa+text":
+            if not sizes.label_texts:
+                raise ConfigError(f"method.label_embedding is pifa+text, but {label_text_path(sizes.folder)} does not "
+                                  "exist: the labels have no texts")
+            if "tfidf" not in settings.features:
+                raise ConfigError("method.label_embedding: pifa+text needs tfidf among method.features")
+        if settings.trees > 1 and COMBINERS[settings.combiner].start != 1.0:
+            raise ConfigError(f"method.trees is {settings.trees}: scores of several trees are averaged, those of "
+                              f"method.combiner {settings.combiner} cannot be, as a label that a tree does not reach "
+                              "has none; use l1-hinge to l5-hinge or sigmoid")
+        check_sources(config, runs)
+        super().check(config, sizes, runs)
+
+    @classmethod
+    def check_start(cls, config: Config, before: Config) -> None:
+        if "start" not in config.method.features:
+            raise ConfigError(f"run.start_from: method {config.method.name} takes from another run only its "
+                              "embeddings: name `start` among method.features")
+
+    @classmethod
     def build(cls, config: Config, data: Dataset) -> XrLinear:
         method = cls(config, data.num_labels, data)
-        if config.method.label_embedding == "pifa+text":
-            if not (data.folder / "raw" / "Y.txt").is_file():
-                raise ConfigError(f"method.label_embedding is pifa+text, but {data.folder / 'raw' / 'Y.txt'} does not "
-                                  "exist: the labels have no texts")
-            if "tfidf" not in config.method.features:
-                raise ConfigError("method.label_embedding: pifa+text needs tfidf among method.features")
-        if config.method.trees > 1 and COMBINERS[config.method.combiner].start != 1.0:
-            raise ConfigError(f"method.trees is {config.method.trees}: scores of several trees are averaged, those of "
-                              f"method.combiner {config.method.combiner} cannot be, as a label that a tree does not "
-                              "reach has none; use l1-hinge to l5-hinge or sigmoid")
         counts = np.bincount(data.splits["trn"].relevance.indices, minlength=data.num_labels)
         order = np.argsort(-counts, kind="stable")[:np.count_nonzero(counts)]
         method.prior = order, (counts[order] / max(len(data.splits["trn"]), 1)).astype(np.float32)
-        method._check(len(order))
         if not config.run.start_from:
             method.features = TreeFeatures.build(config.method.features, config, None)
         return method
-
-    def _check(self, labels: int) -> None:
-        """Settings that only the data can refute."""
 
     @classmethod
     def tokenizer_source(cls, config: Config) -> None:
@@ -119,14 +129,15 @@ class XrLinear(Method):
         """Does a label score the mean of its copies that were reached, or their maximum?"""
         return True
 
+    @classmethod
+    def group_names(cls, config: Config) -> frozenset[str]:
+        return frozenset()
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         return []
 
     def start_from(self, other: Method) -> None:
         """Take the embeddings of another run as the feature `start`."""
-        if "start" not in self.config.method.features:
-            raise ValueError(f"run.start_from: method {self.config.method.name} takes from another run only its "
-                             "embeddings: name `start` among method.features")
         self.features = TreeFeatures.build(self.config.method.features, self.config, other)
 
     # ---- training
@@ -228,8 +239,10 @@ class Overlap(XrLinear):
 
     Config = OverlapConfig
 
-    def _check(self, labels: int) -> None:
-        settings = self.config.method
+    @classmethod
+    def check(cls, config: Config, sizes: DataSizes, runs: Runs) -> None:
+        super().check(config, sizes, runs)
+        settings, labels = config.method, sizes.used_labels
         clusters = prod(tree_levels(labels, settings.max_leaf, settings.splits))
         if settings.copies > clusters:
             raise ConfigError(f"method.copies is {settings.copies}, but {labels} labels with method.max_leaf "

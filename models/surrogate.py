@@ -24,11 +24,17 @@ from utils import distributed
 from utils.clustering import balanced_hierarchy
 from utils.config import Config, ConfigError, option
 from utils.data import Batch, Dataset
+from utils.data_sizes import DataSizes
+from utils.stages import Runs
 
 
 @dataclass(frozen=True)
 class SurrogateConfig(OvaConfig):
     num_clusters: int = option(1024, "clusters of labels: the classes", ge=1)
+
+    @property
+    def classes(self) -> int:
+        return self.num_clusters
 
 
 class Surrogate(Ova):
@@ -43,10 +49,14 @@ class Surrogate(Ova):
         self._members: sp.csr_matrix | None = None      # [L, clusters] ones
 
     @classmethod
-    def build(cls, config: Config, data: Dataset) -> Surrogate:
-        if config.method.num_clusters > data.num_labels:
+    def check(cls, config: Config, sizes: DataSizes, runs: Runs) -> None:
+        if config.method.num_clusters > sizes.num_labels:
             raise ConfigError(f"method.num_clusters is {config.method.num_clusters}, more than the labels of "
-                              f"{data.name}, {data.num_labels}")
+                              f"{sizes.name}, {sizes.num_labels}")
+        super().check(config, sizes, runs)
+
+    @classmethod
+    def build(cls, config: Config, data: Dataset) -> Surrogate:
         return cls(config, data.num_labels, data, build_encoder(config.encoder, data))
 
     def prepare(self, run_folder: Path, accelerator: Accelerator) -> None:

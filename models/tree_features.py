@@ -16,15 +16,35 @@ from accelerate import Accelerator
 
 from models.encoder import TextEncoder, load_encoder
 from models.method import Method, encode_rows
-from utils.config import Config, EncoderConfig, load_config, to_yaml
+from utils.config import Config, ConfigError, EncoderConfig, load_config, to_yaml
 from utils.data import Split, token_cache
 from utils.features import load_features
 from utils.files import write_text
 from utils.linear_layer import Features
 from utils.run import find_run
+from utils.stages import Runs
 from utils.text_features import TextFeatures
 from utils.tokenization_utils import Ragged, Tokenizer, tokenize_file, tokenize_texts
 from utils.tree_training import normalised
+
+
+def check_sources(config: Config, runs: Runs) -> None:
+    """ConfigError where `method.features` names nothing, something twice, or a run that has no encoder."""
+    names = config.method.features
+    if not names or len(set(names)) < len(names):
+        raise ConfigError(f"method.features is {list(names)}: expected one source or more, none of them twice")
+    for name in names:
+        if name == "tfidf":
+            continue
+        if name == "start" and not config.run.start_from:
+            raise ConfigError("method.features names `start`, but there is no run.start_from and no stage before this "
+                              "one")
+        if name != "start" and name not in runs:
+            raise ConfigError(f"method.features: expected tfidf, start or a run folder, got '{name}'")
+        source = runs.start(config) if name == "start" else runs.config(name)
+        if not source.method.has_encoder:
+            raise ConfigError(f"method.features: {name}: a run of method {source.method.name} has no encoder whose "
+                              "embeddings could be features")
 
 
 @dataclass(frozen=True)
@@ -34,11 +54,8 @@ class RunEncoder:
     config: Config
 
     @classmethod
-    def of(cls, method: Method, source: str) -> RunEncoder:
-        """ValueError where the run's method has no encoder."""
-        if method.text_encoder is None:
-            raise ValueError(f"{source}: a run of method {method.config.method.name} has no encoder whose embeddings "
-                             "could be features")
+    def of(cls, method: Method) -> RunEncoder:
+        """Of a loaded run whose method has an encoder."""
         return cls(method.encoder.eval(), method.config)
 
     @property
@@ -68,26 +85,19 @@ class TreeFeatures:
 
     @classmethod
     def build(cls, names: Sequence[str], config: Config, start: Method | None) -> TreeFeatures:
-        """The sources that `method.features` names.
+        """The sources that `method.features` names, which `check_sources` has looked at.
 
-        Raises:
-            ValueError: a run without encoder, `start` without a run to start from, a source twice, or none.
+        Args:
+            start: the model of `run.start_from`.
         """
         from models import METHOD_CONFIGS, load_method  # here: the registry imports the trees
-        if not names or len(set(names)) < len(names):
-            raise ValueError(f"method.features is {list(names)}: expected one source or more, none of them twice")
         folder, encoders = config.dataset_folder, []
         for name in names:
             if name == "start":
-                if start is None:
-                    raise ValueError("method.features names `start`, but there is no run.start_from and no stage "
-                                     "before this one")
-                encoders.append(RunEncoder.of(start, "method.features: start"))
+                encoders.append(RunEncoder.of(start))
             elif name != "tfidf":
-                if not Path(name).exists():
-                    raise ValueError(f"method.features: expected tfidf, start or a run folder, got '{name}'")
                 run, run_config = find_run(name, METHOD_CONFIGS)
-                encoders.append(RunEncoder.of(load_method(run_config, run), f"method.features: {name}"))
+                encoders.append(RunEncoder.of(load_method(run_config, run)))
         features = cls(0, folder / "Xf.txt" if "tfidf" in names else None, encoders, token_cache(config))
         if "tfidf" in names:
             features.columns = features._matrix(folder, "trn").shape[1]

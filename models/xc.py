@@ -17,16 +17,25 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
 
-from models.clustered_batches import ClusteredBatches, ClusteredConfig
+from models.clustered_batches import ClusteredBatches, ClusteredConfig, check_curriculum
 from models.encoder import TextEncoder
 from models.frozen import encode_frozen
 from models.label_pool import LabelPool
-from models.method import Method, embed_rows, encode_all, load_label_embeddings
+from models.method import (
+    Method,
+    check_encoders,
+    check_label_vectors,
+    embed_rows,
+    encode_all,
+    load_label_embeddings,
+)
 from models.ova import Ova, OvaConfig
 from utils import distributed
 from utils.config import Config, ConfigError, option
 from utils.data import Batch, Dataset, Split
+from utils.data_sizes import DataSizes
 from utils.optim import take_rows
+from utils.stages import Runs
 
 
 @dataclass(frozen=True)
@@ -55,11 +64,21 @@ class Xc(Ova):
         self._queries: Tensor | None = None      # [n, D] of the training queries, if the encoder is frozen
 
     @classmethod
-    def build(cls, config: Config, data: Dataset) -> Xc:
+    def check(cls, config: Config, sizes: DataSizes, runs: Runs) -> None:
         if not config.run.start_from:
             raise ConfigError("method xc starts from a trained encoder: run it as a stage after ngame, dexa, dexml or "
                               "surrogate, or name such a run by run.start_from")
-        return super().build(config, data)
+        check_curriculum(config)
+        super().check(config, sizes, runs)
+
+    @classmethod
+    def check_start(cls, config: Config, before: Config) -> None:
+        check_encoders(config, before)
+        check_label_vectors(config, before)
+
+    @classmethod
+    def group_names(cls, config: Config) -> frozenset[str]:
+        return frozenset({"classifier"}) if config.method.freeze else super().group_names(config)
 
     # ---- training
     def prepare_queries(self, accelerator: Accelerator) -> Tensor:

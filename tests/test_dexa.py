@@ -170,7 +170,8 @@ def test_a_label_without_text_is_named(make_config, tmp_path, name):
     lines = (folder / "raw" / "Y.txt").read_text().splitlines()
     lines[6] = ""
     (folder / "raw" / "Y.txt").write_text("".join(f"{line}\n" for line in lines))
-    config = make_config(method={"name": name}, data={"root": str(tmp_path / "sets"), "name": "few"})
+    vectors = {"num_vectors": 8} if name == "dexa" else {}
+    config = make_config(method={"name": name, **vectors}, data={"root": str(tmp_path / "sets"), "name": "few"})
     with pytest.raises(ValueError, match=r"Y\.txt: line 7: a label without text \(1 of 20 labels\)"):
         train.fit(config)
     (folder / "raw" / "Y.txt").unlink()

@@ -208,7 +208,7 @@ def test_a_run_starts_from_another_ones_model(make_config, tmp_path):
     folder = train.fit(config)
     assert equal(load_file(folder / "model" / "head.safetensors"), load_file(start / "model" / "head.safetensors"))
     ova = train.fit(make_config(method={"name": "ova"}, run={"dir": str(tmp_path / "ova")}, train={"epochs": 1}))
-    with pytest.raises(ValueError, match="a Dexml run cannot start from a Ova run"):
+    with pytest.raises(ValueError, match="a dexml run cannot start from a ova run: it is of another method"):
         train.fit(with_values(config, run={"start_from": str(ova), "dir": str(tmp_path / "bad")}))
 
 

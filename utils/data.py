@@ -69,6 +69,11 @@ def load_filter(path: Path, shape: tuple[int, int]) -> sp.csr_matrix:
     return matrix
 
 
+def held_out_points(labelled: int, config: DataConfig) -> int:
+    """How many of so many training points with labels are held out for validation; of whole groups, at most."""
+    return max(min(round(config.val_fraction * labelled), config.val_max_points, labelled - 1), 0)
+
+
 def validation_rows(relevance: sp.csr_matrix, config: DataConfig, folder: Path) -> np.ndarray:
     """Sorted training rows held out for validation: a fixed random draw among the points that have labels.
 
@@ -76,7 +81,7 @@ def validation_rows(relevance: sp.csr_matrix, config: DataConfig, folder: Path) 
     as many, fewer by less than one group.
     """
     labelled, rng = np.flatnonzero(np.diff(relevance.indptr)), np.random.default_rng(VALIDATION_SEED)
-    count = max(min(round(config.val_fraction * len(labelled)), config.val_max_points, len(labelled) - 1), 0)
+    count = held_out_points(len(labelled), config)
     if config.val_group_size == 1 or count == 0:
         return np.sort(rng.choice(labelled, count, replace=False))
     from utils.clustering import balanced_hierarchy  # here: scikit-learn and numba take seconds to import

@@ -1,5 +1,6 @@
 """The run folder: what it holds, written so that a process killed at any instant leaves nothing half written.
 
+    recipe.yaml        all stages of the run, if it has some: each but the last has a folder like this in stages/
     config.yaml        resolved config            environment.json   commit, versions, host, device, data hash
     train.log          log                        metrics.jsonl      one JSON object a line: training and validation
     model/             best on validation         last/              everything needed to go on
@@ -13,49 +14,129 @@ import fcntl
 import json
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from utils import distributed
 from utils.config import Config, ConfigError, load_config, parse_overrides, read_yaml, to_mapping, to_yaml
+from utils.errors import InputError
 from utils.files import clear_folder, settled_folder, write_text
 
 log = logging.getLogger(__name__)
 LOCK = ".lock"
+RECIPE = "recipe.yaml"
 MAY_DIFFER = {"run", "eval"}      # sections that do not change what is trained
+MAY_CHANGE = {"data.root", "data.token_cache", "data.feature_cache", "data.workers", "encoder.trust_remote_code",
+              "train.mixed_precision"}      # of a run that goes on, if the data is the same
 MAY_BE_OVERRIDDEN = ("data.root", "data.token_cache", "data.workers", "encoder.trust_remote_code", "run.threads",
                      "train.mixed_precision")      # of a finished run, beside all of `eval`
 
 
 # ---------------------------------------------------------------- the folder of a run
 
-def open_run(config: Config, whole: Path, resume: bool, overwrite: bool) -> Path:
+def open_run(config: Config, recipe: Config, resume: bool, overwrite: bool) -> Path:
     """Make or reopen the run folder and save the resolved config.
 
     Args:
-        whole: folder of the whole run, cleared by `overwrite`: that of all stages where there are several.
+        config: of a stage, or of a run without stages.
+        recipe: of the whole run, whose folder `overwrite` clears.
 
     Raises:
-        ValueError: the folder holds a run already and neither `resume` nor `overwrite` is given, or it holds a run of
+        InputError: the folder holds a run already and neither `resume` nor `overwrite` is given, or it holds a run of
             another config.
     """
     folder = config.run_folder
     problem = None
     if distributed.is_main():
-        problem = _refusal(folder, config, resume, overwrite)
+        problem = _refusal(config, resume, overwrite)
         if problem is None:
             if overwrite:
-                clear_run(whole)
-            folder.mkdir(parents=True, exist_ok=True)
-            for leftover in folder.glob(".*.partial-*"):      # of a process that was killed while it wrote
-                leftover.unlink()
-            if not (folder / "config.yaml").exists():
-                write_text(folder / "config.yaml", to_yaml(config))
+                clear_run(recipe.run_folder)
+            _write_configs(config, recipe)
     problem = distributed.broadcast(problem)
     if problem:
-        raise ValueError(problem)
+        raise InputError(problem)
     return folder
+
+
+def _write_configs(config: Config, recipe: Config) -> None:
+    folder = config.run_folder
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob(".*.partial-*"):      # of a process that was killed while it wrote
+        leftover.unlink()
+    if recipe.stages:
+        write_text(recipe.run_folder / RECIPE, to_yaml(recipe))
+    saved = folder / "config.yaml"
+    if saved.exists():
+        before = read_yaml(saved)
+        for key, (old, new) in differences(before, config).items():
+            log.info("%s is %r from here on; until now it was %r", key, new, old)
+        if _stop(before) != config.train.stop_epoch:
+            (folder / "finished").unlink(missing_ok=True)      # it is not any more
+    write_text(saved, to_yaml(config))
+
+
+def check_folders(stages: Sequence[Config], resume: bool, overwrite: bool) -> None:
+    """What `open_run` will refuse of the folders of a run's stages, before the first one is trained.
+
+    Finished stages before the last are kept as they are, whatever the config says of them now.
+    """
+    problem = None
+    if distributed.is_main():
+        for config in stages:
+            if resume and config is not stages[-1] and is_finished(config):
+                _say_kept(config)
+            else:
+                problem = problem or _refusal(config, resume, overwrite)
+    problem = distributed.broadcast(problem)
+    if problem:
+        raise InputError(problem)
+
+
+def is_finished(config: Config) -> bool:
+    """Whether the run in a config's folder has ended, and no later end is asked for."""
+    folder = config.run_folder
+    if not (folder / "finished").exists():
+        return False
+    return not (folder / "config.yaml").is_file() or _stop(read_yaml(folder / "config.yaml")) == config.train.stop_epoch
+
+
+def _say_kept(config: Config) -> None:
+    saved = config.run_folder / "config.yaml"
+    changed = differences(read_yaml(saved), config) if saved.is_file() else {}
+    if changed := {key: values for key, values in changed.items() if key not in MAY_CHANGE}:
+        log.warning("%s is finished and kept as it was trained: %s has no effect on it", config.run_folder,
+                    _as_text(changed))
+
+
+def differences(saved: Mapping[str, Any], config: Config) -> dict[str, tuple[Any, Any]]:
+    """Keys that matter to what is trained and whose value is another than in a saved config: {key: (saved, now)}.
+
+    A key that the saved config does not have, as it is of an older version, had its default.
+    """
+    found = {}
+    for section, content in to_mapping(config).items():
+        if not isinstance(content, Mapping):
+            continue
+        fields = {field.name: field.default for field in dataclasses.fields(getattr(config, section))}
+        before = saved.get(section)
+        before = before if isinstance(before, Mapping) else {}
+        for key, now in content.items():
+            default = fields[key]
+            old = before.get(key, list(default) if isinstance(default, tuple) else default)
+            matters = section not in MAY_DIFFER or (section, key) == ("run", "seed")
+            if matters and old != now:
+                found[f"{section}.{key}"] = old, now
+    return found
+
+
+def _as_text(changed: Mapping[str, tuple[Any, Any]]) -> str:
+    return ", ".join(f"{key} ({old!r} -> {new!r})" for key, (old, new) in changed.items())
+
+
+def _stop(saved: Mapping[str, Any]) -> int | None:
+    return (saved.get("train") or {}).get("stop_epoch")
 
 
 @contextlib.contextmanager
@@ -83,34 +164,65 @@ def _is_locked(folder: Path) -> bool:
     return False      # left by a process that was killed
 
 
-def _refusal(folder: Path, config: Config, resume: bool, overwrite: bool) -> str | None:
+def _refusal(config: Config, resume: bool, overwrite: bool) -> str | None:
+    folder = config.run_folder
     saved = folder / "config.yaml"
     if _is_locked(folder):
         return f"{folder}: another process is training in this folder"
     if not saved.exists():
-        if folder.is_dir() and any(p.name not in ("stages", LOCK) and ".partial" not in p.name
+        if folder.is_dir() and any(p.name not in ("stages", RECIPE, LOCK) and ".partial" not in p.name
                                    for p in folder.iterdir()):
             return f"{folder}: the run folder is not empty and holds no run; choose another run.dir"
         return None
     if overwrite:
         return None
+    if resume and not _is_begun(folder):
+        return None      # nothing was trained: the config may be another
     try:
-        before, now = read_yaml(saved), to_mapping(config)
+        changed = differences(read_yaml(saved), config)
     except ConfigError as error:
         return f"the run's config is damaged ({error}); --overwrite replaces the run"
-    changed = [f"{section}.{key} ({(before.get(section) or {}).get(key)!r} -> {value!r})"
-               for section, content in now.items() if section not in MAY_DIFFER and isinstance(content, Mapping)
-               for key, value in content.items() if (before.get(section) or {}).get(key) != value]
-    seed = (before.get("run") or {}).get("seed")
-    if seed != now["run"]["seed"]:
-        changed.append(f"run.seed ({seed} -> {now['run']['seed']})")
-    if before.get("stages") != now.get("stages"):
-        changed.append("stages")
-    if changed:
-        return (f"{folder} holds a run of another config: {', '.join(changed)}; "
-                "use another run.expname, or --overwrite to replace it")
+    fixed = {key: values for key, values in changed.items() if key not in MAY_CHANGE}
+    if resume and [*fixed] == ["train.stop_epoch"]:
+        problem = _stop_refusal(folder, config, *fixed.pop("train.stop_epoch"))
+        if problem:
+            return f"{folder}: {problem}"
+    if fixed:
+        return f"{folder} holds a run of another config: {_as_text(fixed)}; {_way_out(fixed, folder)}"
     if not resume:
         return f"{folder} holds this run already; use --resume to go on, --overwrite to replace it"
+    return None
+
+
+def _is_begun(folder: Path) -> bool:
+    """Whether a run has come so far that something of it would be lost."""
+    if any((folder / "levels").glob("*")) or (folder / "finished").exists():
+        return True
+    return any((folder / name).is_dir() for name in ("model", "last", ".model.old", ".last.old"))
+
+
+def _way_out(changed: Mapping[str, Any], folder: Path) -> str:
+    usual = "use another run.expname, or --overwrite to replace it"
+    if [*changed] != ["train.epochs"]:
+        return usual
+    return ("the learning rates of the steps that were taken follow from train.epochs. To train on from its best "
+            f"model: --run.start_from {folder} with another run.expname; to train anew: --overwrite")
+
+
+def _stop_refusal(folder: Path, config: Config, before: int | None, now: int | None) -> str | None:
+    """Why a run cannot go on to another `train.stop_epoch`, or None: it then is, bit by bit, the run that had it from
+    the start."""
+    last = settled_folder(folder / "last") / "progress.json"
+    if not last.is_file():
+        return "there is no last/ to go on from; train anew with --overwrite"
+    progress = json.loads(last.read_text(encoding="utf-8"))
+    begun = progress["epoch"] + bool(progress["epoch_step"])
+    if now is not None and now < begun:
+        return f"train.stop_epoch is {now}, but {begun} epochs are begun already; expected as many or more"
+    if (folder / "finished").exists() and progress["epoch"] % config.train.eval_interval:
+        return (f"train.stop_epoch ({before} -> {now}): the run ended with an evaluation after epoch "
+                f"{progress['epoch']}, which train.eval_interval {config.train.eval_interval} does not have; to train "
+                f"on from its best model: --run.start_from {folder} with another run.expname")
     return None
 
 
@@ -118,10 +230,10 @@ def clear_run(folder: Path) -> None:
     """Remove a run, and only what a run writes: `--overwrite` must not take a mistyped folder with it."""
     if not (folder / "config.yaml").exists() and not (folder / "stages").exists():
         return
-    for name in ("config.yaml", "environment.json", "train.log", "metrics.jsonl", "val_rows.npy", "val_metrics.json",
-                 "trn_metrics.json", "tst_metrics.json", "trn_score_mat.npz", "val_score_mat.npz",
-                 "tst_score_mat.npz", "graph.npz", "approx_A.npz", "finished", "report.html", "trn_report.html",
-                 "val_report.html"):
+    for name in ("config.yaml", RECIPE, "environment.json", "train.log", "metrics.jsonl", "val_rows.npy",
+                 "val_metrics.json", "trn_metrics.json", "tst_metrics.json", "trn_score_mat.npz", "val_score_mat.npz",
+                 "tst_score_mat.npz", "graph.npz", "approx_A.npz", "finished", "report.html",
+                 "trn_report.html", "val_report.html"):
         (folder / name).unlink(missing_ok=True)
     for name in ("model", "last", "levels", "experiments", "plots", "tensorboard", "stages", ".model.old", ".last.old",
                  ".model.partial", ".last.partial"):

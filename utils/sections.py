@@ -4,7 +4,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 
 def option(default: Any, meaning: str, **limits: Any) -> Any:
@@ -50,7 +50,9 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class MethodConfig:
-    """Base of every method's own section; each method adds its fields."""
+    """Base of every method's own section; each method adds its fields, and says what other runs can start from."""
+    has_encoder: ClassVar[bool] = True
+    has_label_vectors: ClassVar[bool] = False
     name: str = option("", "which method")
 
 

@@ -1,13 +1,15 @@
 """Stages of a config: what they say of each other, and those that a fusion's member configs become."""
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from utils.config import Config, ConfigError, read_yaml, stage_config, to_mapping
+from utils.errors import InputError
 from utils.legacy_config import load_any_config
 from utils.run import find_run
 
@@ -26,15 +28,8 @@ def _references(value: Any, change: Callable[[str, str], Any]) -> Any:
     return change(kind, name)
 
 
-def resolved(stage: Mapping[str, Any], folders: Mapping[str, Path]) -> dict[str, Any]:
-    """`stage:NAME` -> the run folder of that earlier stage, `best:NAME` -> its best epoch."""
-    return _references(stage, lambda kind, name: str(folders[name]) if kind == "stage" else
-                       read_yaml(folders[name] / "finished")["best_epoch"])
-
-
-def check_references(stages: Sequence[Mapping[str, Any]], method_configs: Mapping[str, type]) -> None:
-    """ConfigError, before anything is trained, for a stage that names no earlier stage; ValueError for a member that is
-    no run."""
+def check_references(stages: Sequence[Mapping[str, Any]]) -> None:
+    """ConfigError for a stage that names one which is no earlier stage."""
     earlier: list[str] = []
 
     def check(kind: str, name: str) -> None:
@@ -43,10 +38,80 @@ def check_references(stages: Sequence[Mapping[str, Any]], method_configs: Mappin
                               f"{', '.join(earlier) or 'none'}")
     for stage in stages:
         _references(stage, check)
-        for source in ((stage.get("method") or {}).get("members") or {}).values():
-            if not str(source).startswith("stage:"):
-                find_run(source, method_configs)
         earlier.append(stage["name"])
+
+
+def stage_configs(config: Config, method_configs: Mapping[str, type]) -> dict[str, Config]:
+    """The stages of a config by name, each as it is trained: references resolved, started from the one before.
+
+    `best:NAME` is the best epoch of that stage, all its epochs while it is not trained yet. A config without stages is
+    its own only one.
+    """
+    if not config.stages:
+        return {"": config}
+    check_references(config.stages)
+    start = config.run.start_from
+    last = config.stages[-1]["name"]
+    found: dict[str, Config] = {}
+
+    def named(kind: str, name: str) -> Any:
+        return str(found[name].run_folder) if kind == "stage" else best_epoch(found[name])
+    for stage in config.stages:
+        name = stage["name"]
+        folder = config.run_folder if name == last else config.run_folder / "stages" / name
+        run = {"start_from": start, **(stage.get("run") or {}), "dir": str(folder)}      # it may name another, or none
+        overlay = _references({**stage, "run": run}, named)
+        found[name] = stage_config(config, overlay, method_configs)      # its errors name the stage
+        start = str(folder)
+    return found
+
+
+def best_epoch(config: Config) -> int:
+    """The best epoch of a finished run; of another all its epochs."""
+    finished = config.run_folder / "finished"
+    return read_yaml(finished)["best_epoch"] if finished.exists() else config.train.epochs
+
+
+@contextlib.contextmanager
+def of_stage(name: str) -> Iterator[None]:
+    """Errors of the block say which stage they are of."""
+    try:
+        yield
+    except InputError as error:
+        if not name:
+            raise
+        raise type(error)(f"stage '{name}': {error}") from error
+    except ValueError as error:
+        raise InputError(f"stage '{name}': {error}" if name else str(error)) from error
+
+
+class Runs:
+    """Runs that a config names: finished ones, and earlier stages of its recipe, which need not be trained yet."""
+
+    def __init__(self, method_configs: Mapping[str, type], stages: Mapping[str, Config] | None = None) -> None:
+        """stages: by their run folders."""
+        self._method_configs, self._stages = method_configs, dict(stages or {})
+
+    def add(self, config: Config) -> None:
+        """A stage that those after it may name."""
+        self._stages[str(config.run_folder)] = config
+
+    def __contains__(self, source: str) -> bool:
+        """Whether something is there under a name; `config` says whether it is a run."""
+        return source in self._stages or Path(source).exists()
+
+    def config(self, source: str) -> Config:
+        """The config of the run in a folder; ValueError if that is no finished run."""
+        if source in self._stages:
+            return self._stages[source]
+        return find_run(source, self._method_configs)[1]
+
+    def start(self, config: Config) -> Config:
+        """The config of `run.start_from`."""
+        try:
+            return self.config(config.run.start_from)
+        except ValueError as error:
+            raise ConfigError(f"run.start_from: {error}; train that run first, or name another") from error
 
 
 def member_stages(config: Config, method_configs: Mapping[str, type]) -> Config:

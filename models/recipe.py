@@ -1,0 +1,83 @@
+"""A recipe on paper: all that can be refused before the first step of its first stage is refused here.
+
+    stages = plan_recipe(config)      # every stage as it will be trained, by name; ConfigError for what cannot be
+
+Nothing large is read or built: sizes of the data come from headers, an encoder is known by its settings, an earlier
+stage by its config.
+"""
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping
+
+from models import METHOD_CONFIGS, METHODS
+from utils.config import Config, ConfigError
+from utils.data_sizes import DataSizes, read_once
+from utils.encoder_settings import check_lengths
+from utils.encoder_source import resolve_encoder
+from utils.stages import Runs, of_stage, stage_configs
+
+log = logging.getLogger(__name__)
+
+
+def plan_recipe(config: Config, sizes: Callable[[Config], DataSizes] | None = None) -> dict[str, Config]:
+    """The stages of a config by name, checked; a config without stages is one of the name ''.
+
+    Args:
+        sizes: of the data set of a stage; None = read from its files.
+    Raises:
+        ConfigError: a stage cannot be trained, or what it names does not exist or is of the wrong kind.
+    """
+    sizes = sizes or read_once()
+    stages = {}
+    for name, stage in stage_configs(config, METHOD_CONFIGS).items():
+        with of_stage(name):
+            stages[name] = with_resolved_encoder(stage)
+    stages = with_own_rates(stages)
+    runs = Runs(METHOD_CONFIGS)
+    for name, stage in stages.items():
+        with of_stage(name):
+            METHODS[stage.method.name].check(stage, sizes(stage), runs)
+        runs.add(stage)
+    return stages
+
+
+def with_resolved_encoder(config: Config) -> Config:
+    """The config with what its pretrained encoder says of itself; of a method that reads no tokens as it is.
+
+    Raises:
+        ConfigError: the encoder does not take texts as long as they may be.
+    """
+    if METHODS[config.method.name].tokenizer_source(config) is None:
+        return config
+    config = dataclasses.replace(config, encoder=resolve_encoder(config.encoder))
+    check_lengths(config)
+    return config
+
+
+def with_own_rates(stages: Mapping[str, Config]) -> dict[str, Config]:
+    """The stages, each with those entries of `optim.group_lr` that are of its own parameter groups.
+
+    A file's `optim` is that of all its stages: what is of another stage's groups has no meaning here, and no harm.
+
+    Raises:
+        ConfigError: an entry is of no stage's groups.
+    """
+    groups = {name: METHODS[stage.method.name].group_names(stage) for name, stage in stages.items()}
+    known = frozenset().union(*groups.values())
+    found = {}
+    for name, stage in stages.items():
+        rates = stage.optim.group_lr or {}
+        if unknown := sorted(set(rates) - known):
+            raise ConfigError(f"optim.group_lr names {', '.join(unknown)}; this method's parameter groups are "
+                              f"{_listed(groups)}")
+        own = {group: rate for group, rate in rates.items() if group in groups[name]}
+        found[name] = dataclasses.replace(stage, optim=dataclasses.replace(stage.optim, group_lr=own or None))
+    return found
+
+
+def _listed(groups: Mapping[str, frozenset[str]]) -> str:
+    """Group names, those of each stage by its name."""
+    return "; ".join(f"{f'of stage {name} ' if name else ''}{', '.join(sorted(own)) or 'none'}"
+                     for name, own in groups.items())
