@@ -49,7 +49,7 @@ import torch  # noqa: E402
 from models import METHOD_CONFIGS, METHODS, load_method  # noqa: E402
 from models import elias_setup as setup  # noqa: E402
 from models.elias import Elias  # noqa: E402
-from models.elias_files import Origin, approx_file, approx_origin, cluster_file, cluster_origin  # noqa: E402
+from models.elias_files import Origin, approx_origin, cluster_origin  # noqa: E402
 from models.elias_graph import Graph, check_graph  # noqa: E402
 from models.elias_model import EliasConfig, Limits  # noqa: E402
 from models.elias_report import draw  # noqa: E402
@@ -59,6 +59,7 @@ from utils.config import Config, ConfigError, finish_config, parse_overrides, re
 from utils.data import load_dataset  # noqa: E402
 from utils.encoder_settings import check_lengths  # noqa: E402
 from utils.encoder_source import resolve_encoder  # noqa: E402
+from utils.graph_places import approx_file, cluster_file  # noqa: E402
 from utils.legacy_config import load_any_config  # noqa: E402
 from utils.pretrained import load_tokenizer  # noqa: E402
 from utils.row_store import RowStore  # noqa: E402

@@ -1,4 +1,4 @@
-"""Graphs made beforehand: where they lie, what they were made of, and whether a run may take them.
+"""Graphs made beforehand: what they were made of, and whether a run may take them.
 
     python elias_utils.py gen_cluster_A CONFIG      # <run folder>.cluster_A.npz: `train.py CONFIG` takes it
     python elias_utils.py gen_approx_A CONFIG       # <run folder>/approx_A.npz: runs that start from it take it
@@ -21,6 +21,7 @@ from utils.config import Config
 from utils.data import Dataset, Split
 from utils.errors import InputError
 from utils.features import load_features
+from utils.graph_places import approx_file, cluster_file
 
 Origin = dict[str, Any]      # what a graph was made of, by the words that a message says it with
 END = 1 << 20      # bytes of either end of a weight file that are looked at: training changes all of them
@@ -28,16 +29,6 @@ TOKENS_AT_ONCE = 1 << 16
 POINTS_LABELS = "labels of the points"
 EMBEDDINGS_OF = "embeddings of"
 WEIGHTS = "weights of the model (it was trained again, or run.start_from names another run)"
-
-
-def cluster_file(run_folder: Path) -> Path:
-    """Where a run looks for its clusters, beside its folder: there before the run is."""
-    return run_folder.with_name(f"{run_folder.name}.cluster_A.npz")
-
-
-def approx_file(run_folder: Path) -> Path:
-    """Where the runs that start from a run look for the labels that its clusters attract."""
-    return run_folder / "approx_A.npz"
 
 
 def folder_of(run: str | Path) -> Path:

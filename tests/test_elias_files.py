@@ -242,3 +242,73 @@ def test_what_a_file_says(place):
     said = Graph.origin(gen_cluster_A(place / "one", overrides=["--data.root", str(place / "sets")]))
     assert json.loads(json.dumps(said)) == said
     assert (said["method.max_leaf"], said["method.cluster_seed"]) == (5, 0)
+
+
+# ---------------------------------------------------------------- the released YAMLs
+
+RELEASED = """project: ELIAS
+loss: elias-loss
+data_manager: xmc
+tf: {encoder}
+tf_pooler: cls
+tf_max_len: 16
+resume_path: ''
+num_val_points: 8
+A_init_path: ''
+max_leaf: 5
+beam_size: 4
+alpha: 10
+beta: 3
+K: 20
+kappa: 10
+loss_lambda: 0.05
+dropout: 0.1
+bsz: 16
+eval_interval: 3
+w_accumulation_steps: 2
+lr: 0.01
+lr_wl: 0.01
+lr_tf: 1.0e-4
+use_swa: False
+swa_start: 1
+swa_step: 2
+num_gpu: 1
+"""
+RELEASED_1 = """__dependency__: configs/elias.yaml
+expname: 'ELIAS-1'
+dataset: set
+net: elias-1
+A_init_path: 'Results/[project]/[dataset]/[expname]/cmat.npz'
+loss_lambda: 0.0
+num_epochs: 2
+"""
+RELEASED_2 = """__dependency__: configs/set/elias-1.yaml
+expname: 'ELIAS-2'
+net: elias-2
+resume_path: Results/[project]/[dataset]/ELIAS-1/model.pt
+A_init_path: Results/[project]/[dataset]/ELIAS-1/A_approx.npz
+loss_lambda: 0.05
+num_epochs: 3
+use_swa: True
+"""
+
+
+def test_the_released_yamls_in_their_order(trained, tiny_encoder, tmp_path, monkeypatch, capsys):
+    """Flat configs of the layout and the file names that ELIAS published, on a small set."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs" / "set").mkdir(parents=True)
+    (tmp_path / "configs" / "elias.yaml").write_text(RELEASED.format(encoder=tiny_encoder))
+    first, second = tmp_path / "configs" / "set" / "elias-1.yaml", tmp_path / "configs" / "set" / "elias-2.yaml"
+    first.write_text(RELEASED_1)
+    second.write_text(RELEASED_2)
+    shutil.copytree(trained / "sets", tmp_path / "Datasets")
+    one, two = (Path("Results") / "ELIAS" / "set" / name for name in ("ELIAS-1", "ELIAS-2"))
+
+    assert command(monkeypatch, capsys, "gen_cluster_A", first, "--no_model", "true") == f"graph: {one}.cluster_A.npz"
+    assert train.fit(train.load_any_config(first, method_configs=METHOD_CONFIGS)) == one
+    assert command(monkeypatch, capsys, "gen_approx_A", first) == f"graph: {one / 'approx_A.npz'}"
+    assert train.fit(train.load_any_config(second, method_configs=METHOD_CONFIGS)) == two
+    logs = [(run / "train.log").read_text() for run in (one, two)]
+    assert f"graph: {one}.cluster_A.npz, made of TF-IDF features\n" in logs[0]
+    assert f"graph: {one / 'approx_A.npz'}, made of what" in logs[1]
+    assert same(two / "graph.npz", one / "approx_A.npz")

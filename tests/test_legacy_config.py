@@ -93,6 +93,64 @@ def test_elias(tmp_path, net):
     assert sections["run"]["start_from"] == "Results/ELIAS/amazon-670k/ELIAS-1"
 
 
+RUN = "Results/[project]/[dataset]"
+
+
+@pytest.mark.parametrize(("keys", "graph"), [
+    (f"A_init_path: {RUN}/[expname]/cmat.npz", "cluster"),
+    (f"A_init_path: ./{RUN}/[expname]/cmat.npz", "cluster"),
+    (f"A_init_path: {RUN}/other/cmat.npz", "Results/ELIAS/amazon-670k/other.cluster_A.npz"),
+    (f"A_init_path: {RUN}/ELIAS-1/A_approx.npz\nresume_path: {RUN}/ELIAS-1/model.pt", "approx"),
+    (f"A_init_path: ./{RUN}/a/A_approx.npz\nresume_path: {RUN}/b/model.pt",
+     "Results/ELIAS/amazon-670k/a/approx_A.npz"),
+    ("A_init_path: graphs/mine.npz", "graphs/mine.npz"),
+])
+def test_the_graph_files_of_the_older_steps(tmp_path, keys, graph):
+    """cmat.npz and A_approx.npz are what our steps leave, and a run looks for, in other places."""
+    text = f"net: elias-2\nexpname: 'ELIAS-2'\n{keys}\n"
+    config = load(older(tmp_path, text, ELIAS), *([] if "resume" in keys else ["--run.start_from", "somewhere"]))
+    assert config.method.graph == graph
+
+
+def test_a_graph_file_that_is_there_is_taken_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, "Results/ELIAS/amazon-670k/E/cmat.npz", "")
+    text = f"net: elias-1\nexpname: E\nA_init_path: {RUN}/[expname]/cmat.npz\n"
+    assert load(older(tmp_path, text, ELIAS)).method.graph == "Results/ELIAS/amazon-670k/E/cmat.npz"
+
+
+def test_an_empty_graph_path_is_the_methods_own(tmp_path):
+    assert load(older(tmp_path, "net: elias-1\nA_init_path: ''\n", ELIAS)).method.graph == "cluster"
+
+
+OVA = """{project: ELIAS, expname: BERTOvA, desc: 'a linear layer', dataset: amazon-670k, net: ova-net, loss: ova-bce,
+  data_manager: xmc, tf: bert-base-uncased, tf_pooler: cls, tf_max_len: 128, save: False, resume_path: '',
+  data_tokenization: offline, num_val_points: 0, track_metric: nDCG@5, bottleneck_dim: 0, loss_with_logits: False,
+  optim_bundle: elias, optim: adamw, num_epochs: 50, dropout: 0.5, warmup: 0.1, bsz: 256, eval_interval: 3,
+  eval_topk: 100, w_accumulation_steps: 1, lr_wl: 0.01, lr_tf: 1.e-4, lr: 0.0001, weight_decay: 0.01,
+  amp_encode: True, norm_embs: False, use_swa: False, swa_start: 8, swa_step: 1000}"""
+
+
+def test_the_classifier_of_the_elias_code(tmp_path):
+    config = load(write(tmp_path, "ova.yaml", OVA))
+    assert (config.method.name, config.method.tau, config.loss.name) == ("ova", 1.0, "bce")
+    assert config.optim.lr == 1e-4
+    assert config.optim.group_lr == {"classifier": 0.01, "encoder": 1e-4}
+    assert (config.encoder.name, config.encoder.normalize) == ("bert-base-uncased", False)
+    assert (config.train.epochs, config.train.batch_size, config.run.expname) == (50, 256, "BERTOvA")
+
+
+@pytest.mark.parametrize(("old", "new", "message"), [
+    ("w_accumulation_steps: 1", "w_accumulation_steps: 10", "w_accumulation_steps 10 has no counterpart for net ova"),
+    ("use_swa: False", "use_swa: True", "use_swa True has no counterpart for net ova-net, only False"),
+    ("loss: ova-bce", "loss: batch-bce", "loss 'batch-bce' has no counterpart for net ova-net, only 'ova-bce'"),
+    ("net: ova-net", "net: dist-de-all", "loss 'ova-bce' has no counterpart for net dist-de-all, only 'sim-loss'"),
+])
+def test_what_the_classifier_has_not(tmp_path, old, new, message):
+    with pytest.raises(ConfigError, match=message):
+        load(write(tmp_path, "ova.yaml", OVA.replace(old, new)))
+
+
 @pytest.mark.parametrize("net", ["elias-1", "elias-2"])
 def test_elias_loads(tmp_path, net):
     config = load(older(tmp_path, f"net: {net}\n", ELIAS))
@@ -248,9 +306,11 @@ def test_warnings(tmp_path, caplog):
 
 def test_every_known_key_converts_or_says_why(tmp_path):
     """No key of the tables ends in a KeyError, whatever the net."""
-    values = {key: allowed[0] for key, (allowed, _) in FIXED.items()} | {"loss_criterion": "topk"}
-    for net in ("dist-de-all", "dist-de-hnm", "dist-clf-net", "elias-1", "elias-2"):
-        flat = {**dict.fromkeys(sorted(KNOWN), 1), **values, "net": net}
+    values = {key: allowed[0] for key, (allowed, _) in FIXED.items()} | {"loss_criterion": "topk", "use_swa": False}
+    losses = dict.fromkeys(("dist-de-all", "dist-de-hnm", "dist-clf-net"), "sim-loss")
+    losses |= {"ova-net": "ova-bce", "elias-1": "elias-loss", "elias-2": "elias-loss"}
+    for net, loss in losses.items():
+        flat = {**dict.fromkeys(sorted(KNOWN), 1), **values, "net": net, "loss": loss, "A_init_path": "x.npz"}
         sections = convert(flat, dict.fromkeys(flat, "f.yaml"))[0]
         assert sections["method"]["name"] in (net, "dexml", "ova")
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from utils.config import (
     nearest,
     read_yaml,
 )
+from utils.graph_places import approx_file, cluster_file
 
 log = logging.getLogger("legacy_config")
 Values = dict[str, Any]
@@ -50,7 +52,7 @@ ELIAS_MOVED = {
     "swa_start": "method.swa_start", "swa_step": "method.swa_step",
     "w_accumulation_steps": "method.accumulation_steps", "ranker_calibrate": "method.ranker_calibrate",
 }
-METHOD_OF_NET = {"dist-de-all": "dexml", "dist-de-hnm": "dexml", "dist-clf-net": "ova",
+METHOD_OF_NET = {"dist-de-all": "dexml", "dist-de-hnm": "dexml", "dist-clf-net": "ova", "ova-net": "ova",
                  "elias-1": "elias-1", "elias-2": "elias-2"}
 LOSSES = {"softmax": "softmax", "decoupled-softmax": "decoupled-softmax", "topk": "soft-topk", "bce": "bce"}
 
@@ -73,7 +75,6 @@ DROPPED = {
 # Options whose other values have no counterpart: refused rather than ignored.
 FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
     "data_manager": (("two-tower", "xmc"), "the layout of Datasets/ is the only one"),
-    "loss": (("sim-loss", "elias-loss"), "the loss follows from net and loss_criterion"),
     "neg_type": (("none", "shorty", "in-batch", "all"), "method.pool follows from net and it"),
     "optim": (("adamw",), "AdamW is the only optimizer"),
     "transpose_trn_dataset": ((False,), "training runs over queries"),
@@ -88,6 +89,13 @@ def _net(net: str, flat: Values) -> Converted:
     mined = {"in-batch": "in-batch", "all": "all"}.get(str(flat.get("neg_type")), "hnm")
     pools = {"dist-de-all": "all", "dist-de-hnm": mined}
     return {"method.name": METHOD_OF_NET[net], **({"method.pool": pools[net]} if net in pools else {})}, ""
+
+
+def _loss(name: str, flat: Values) -> Converted:
+    expected = {"ova-net": "ova-bce", "elias-1": "elias-loss", "elias-2": "elias-loss"}.get(flat["net"], "sim-loss")
+    if name != expected:
+        raise ConfigError(f"loss {name!r} has no counterpart for net {flat['net']}, only {expected!r}")
+    return {}, "the loss follows from net and loss_criterion"
 
 
 def _loss_criterion(name: str, flat: Values) -> Converted:
@@ -143,13 +151,44 @@ def _num_val_points(count: int, flat: Values) -> Converted:
     return {"data.val_max_points": count, "data.val_fraction": 0.5}, "that many, of at most half the points"
 
 
+def _folder_of(model: str | None) -> str:
+    """The run folder of the older code's model.pt."""
+    return re.sub(r"/?model\.pt$", "", str(model or ""))
+
+
 def _resume_path(path: str, flat: Values) -> Converted:
-    folder = re.sub(r"/?model\.pt$", "", str(path or ""))
+    folder = _folder_of(path)
     return ({"run.start_from": folder}, "") if folder else ({}, "nothing to start from")
+
+
+def _only(key: str, value: Any) -> Rule:
+    """A key of which this method knows one value."""
+    def convert(given: Any, flat: Values) -> Converted:
+        if given != value:
+            raise ConfigError(f"{key} {given!r} has no counterpart for net {flat['net']}, only {value!r}")
+        return {}, "always so here"
+    return convert
 
 
 def _or_null(target: str) -> Rule:
     return lambda value, flat: ({target: value or None}, "")
+
+
+def _graph(path: str, flat: Values) -> Converted:
+    """The older steps write cmat.npz and A_approx.npz into a run's folder; ours have other places, where the run that
+    needs the graph looks by itself."""
+    file = Path(os.path.normpath(path or "."))
+    if not path:
+        return {}, "the method's own graph"
+    if file.is_file() or file.name not in ("cmat.npz", "A_approx.npz"):
+        return {"method.graph": path}, ""
+    own = Path("Results", *(str(flat.get(key)) for key in ("project", "dataset", "expname")))
+    start = Path(os.path.normpath(_folder_of(flat.get("resume_path")) or "."))
+    if file.name == "cmat.npz":
+        found = cluster_file(file.parent)
+        return {"method.graph": "cluster" if file.parent == own else str(found)}, f"{found}, by gen_cluster_A"
+    found = approx_file(file.parent)
+    return {"method.graph": "approx" if file.parent == start else str(found)}, f"{found}, by gen_approx_A"
 
 
 def _lr_wl(rate: float, flat: Values) -> Converted:
@@ -160,7 +199,7 @@ def _lr_wl(rate: float, flat: Values) -> Converted:
 
 
 RULES: dict[str, Rule] = {
-    "net": _net, "loss_criterion": _loss_criterion, "loss_sample": _loss_sample, "dropout": _dropout,
+    "net": _net, "loss": _loss, "loss_criterion": _loss_criterion, "loss_sample": _loss_sample, "dropout": _dropout,
     "topk_K": lambda k, flat: ({"loss.k": "num_pos" if str(k).startswith("num_pos") else k}, ""),
     "lr": _per_process("lr", "optim.lr"), "bsz": _per_process("bsz", "train.batch_size"),
     "weight_decay": lambda decay, flat: ({"optim.weight_decay": decay}, "" if decay == 0.01 else
@@ -172,11 +211,16 @@ RULES: dict[str, Rule] = {
 HNM_RULES: dict[str, Rule] = {"hard_neg_start": _hard_neg_start}
 ELIAS_RULES: dict[str, Rule] = {
     "lr_tf": _per_process("lr_tf", "optim.group_lr", "encoder"), "wl_dim": _or_null("method.wl_dim"), "lr_wl": _lr_wl,
-    "A_init_path": _or_null("method.graph"),
+    "A_init_path": _graph,
+}
+OVA_RULES: dict[str, Rule] = {
+    "lr_tf": _per_process("lr_tf", "optim.group_lr", "encoder"),
+    "lr_wl": _per_process("lr_wl", "optim.group_lr", "classifier"),
+    "w_accumulation_steps": _only("w_accumulation_steps", 1), "use_swa": _only("use_swa", False),
 }
 READ_BY_NET: dict[str, tuple[dict[str, str], dict[str, Rule]]] = {
     "dist-de-all": (DEXML_MOVED, {}), "dist-clf-net": (DEXML_MOVED, {}),
-    "dist-de-hnm": (DEXML_MOVED | HNM_MOVED, HNM_RULES),
+    "dist-de-hnm": (DEXML_MOVED | HNM_MOVED, HNM_RULES), "ova-net": ({}, OVA_RULES),
     "elias-1": (ELIAS_MOVED, ELIAS_RULES), "elias-2": (ELIAS_MOVED, ELIAS_RULES),
 }
 NEW_NAMES = {**MOVED, **DEXML_MOVED, **HNM_MOVED, **ELIAS_MOVED, "lr": "optim.lr", "bsz": "train.batch_size",
@@ -185,7 +229,7 @@ NEW_NAMES = {**MOVED, **DEXML_MOVED, **HNM_MOVED, **ELIAS_MOVED, "lr": "optim.lr
              "eval_interval": "train.eval_interval", "num_val_points": "data.val_max_points",
              "resume_path": "run.start_from", "bottleneck_dim": "encoder.projection", "lr_tf": "optim.group_lr",
              "lr_wl": "optim.group_lr", "wl_dim": "method.wl_dim", "A_init_path": "method.graph",
-             "hard_neg_start": "method.hard_neg_start"}      # what a flat key is called now, for hints
+             "hard_neg_start": "method.hard_neg_start", "loss": "loss.name"}      # a flat key now, for hints
 KNOWN = {*MOVED, *DEXML_MOVED, *HNM_MOVED, *ELIAS_MOVED, *DROPPED, *FIXED, *RULES, *HNM_RULES, *ELIAS_RULES}
 
 
@@ -276,8 +320,8 @@ def convert(flat: Values, files: Mapping[str, str]) -> tuple[dict[str, Values], 
         _put(values, note, f"{key}: {_shown(flat[key])}", merged)
         origin |= dict.fromkeys(values, f"{files[key]} ({key})")
     _put(_propensity(str(flat.get("dataset", ""))), "the older code's rule on names", "no key", merged)
-    if net.startswith("elias"):
-        _put({"loss.name": "bce"}, "ELIAS's own loss", "no key", merged)
+    if net in ("elias-1", "elias-2", "ova-net"):
+        _put({"loss.name": "bce"}, "the loss of this net", "no key", merged)
     _put({"optim.clip_norm": None}, "the older code does not clip gradients", "no key", merged)
     return merged, origin
 
