@@ -55,16 +55,16 @@ from utils.checkpoint import Progress, load_checkpoint, save_checkpoint  # noqa:
 from utils.config import Config, ConfigError  # noqa: E402
 from utils.data import Batch, Dataset, labels_hash, load_dataset, steps_per_epoch, training_batches  # noqa: E402
 from utils.data_sizes import DataSizes, read_once  # noqa: E402
-from utils.environment import peak_memory, write_environment  # noqa: E402
+from utils.environment import check_same_data, peak_memory, write_environment  # noqa: E402
 from utils.files import folder_written_whole, write_json, written_whole  # noqa: E402
 from utils.interrupt import Interrupted, SaveClock, stopped_by_sigterm  # noqa: E402
-from utils.legacy_config import load_any_config  # noqa: E402
 from utils.metrics import NAMES  # noqa: E402
 from utils.optim import build_optimizers, clip_gradients, learning_rate_factor, set_learning_rates  # noqa: E402
 from utils.plan import check_it_fits  # noqa: E402
 from utils.plan import report as plan_report  # noqa: E402
 from utils.pretrained import load_tokenizer  # noqa: E402
-from utils.run import MetricLog, check_folders, find_run, is_finished, locked, open_run, start_logging  # noqa: E402
+from utils.reopened import load_training_config  # noqa: E402
+from utils.run import MetricLog, check_folders, find_run, is_begun, is_finished, locked, open_run, start_logging  # noqa: E402
 from utils.stages import Runs, member_stages, of_stage, stage_configs  # noqa: E402
 
 log = logging.getLogger("train")
@@ -130,6 +130,8 @@ def fit_stage(config: Config, recipe: Config, resume: bool = False, overwrite: b
         source = load_tokenizer(source, config.encoder.trust_remote_code)
     data = load_dataset(config, source)
     METHODS[config.method.name].check(config, DataSizes.of(data), Runs(METHOD_CONFIGS))      # its sizes are exact now
+    if resume and is_begun(config.run_folder):
+        check_same_data(config.run_folder, data)
     method = METHODS[config.method.name].build(config, data).to(accelerator.device)
     if config.run.start_from:
         try:
@@ -347,7 +349,7 @@ def check_settings(config: Config, data: DataSizes) -> None:
 def main(options: argparse.Namespace, words: list[str]) -> None:
     start_logging()
     try:
-        config = load_any_config(options.config, words, method_configs=METHOD_CONFIGS, expand=with_member_stages)
+        config = load_training_config(options.config, words, METHOD_CONFIGS, with_member_stages)
         if options.plan:
             return print(plan_report(config, 1 if options.processes is None else options.processes, METHOD_CONFIGS))
         folder = fit(config, options.resume, options.overwrite)

@@ -1,14 +1,17 @@
 """Recipes on paper: what a later stage cannot do is refused before the first one starts; a repaired one goes on."""
 import json
 import logging
+import shutil
 
 import pytest
 import yaml
 
 import train
-from models import METHODS
+from models import METHOD_CONFIGS, METHODS
 from models.recipe import plan_recipe
+from tests.conftest import with_values, write_dataset
 from tests.test_methods import SETTINGS, load
+from tests.test_resume import equal, weights
 from utils.config import ConfigError
 from utils.errors import InputError
 
@@ -163,3 +166,142 @@ def test_config_errors_of_a_stage_name_it(make_config):
     config = make_config(stages=[ENCODER, {"name": "last", "method": {"name": "ova", "tau": -1}}])
     with pytest.raises(ConfigError, match="stage 'last': method.tau must be above 0, got -1"):
         train.fit(config)
+
+
+# ---------------------------------------------------------------- a run that was moved
+
+def command(config, *words):
+    """What `train.py CONFIG words` trains, without a process of its own."""
+    resume = "--resume" in words
+    words = [word for word in words if word != "--resume"]
+    return train.fit(train.load_training_config(config, words, METHOD_CONFIGS, train.with_member_stages), resume=resume)
+
+
+def stopped(config, monkeypatch, method, calls=1):
+    """Train until the method's `backward` (or `prepare`, if it has no steps) was called so often."""
+    cls = METHODS[method]
+    name = "prepare" if method == "overlap" else "backward"
+    original = getattr(cls, name)
+    left = iter(range(calls))
+
+    def stop(*arguments):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return original(*arguments)
+    monkeypatch.setattr(cls, name, stop)
+    with pytest.raises(KeyboardInterrupt):
+        train.fit(config)
+    monkeypatch.setattr(cls, name, original)
+
+
+def test_a_moved_run_goes_on_where_it_lies(make_config, tmp_path, monkeypatch):
+    config = make_config(train={"epochs": 3}, run={"dir": str(tmp_path / "old"), "save_minutes": 1e-9})
+    whole = train.fit(with_values(config, run={"dir": str(tmp_path / "whole")}))
+    stopped(config, monkeypatch, "dexml", calls=4)
+    (tmp_path / "old").rename(tmp_path / "new")
+    assert command(tmp_path / "new" / "config.yaml", "--resume") == tmp_path / "new"
+    assert not (tmp_path / "old").exists()
+    assert equal(weights(whole), weights(tmp_path / "new"))
+
+
+@pytest.mark.parametrize("stage", ["ova", "overlap"])
+def test_a_moved_recipe_goes_on_with_all_its_stages(make_config, tmp_path, monkeypatch, stage):
+    stopped(make_config(run={"dir": str(tmp_path / "old")}, stages=LAST), monkeypatch, stage, calls=0)
+    (tmp_path / "old").rename(tmp_path / "elsewhere")
+    folder = tmp_path / "elsewhere"
+    path = folder / ("config.yaml" if stage == "overlap" else "recipe.yaml")
+    assert command(path, "--resume") == folder
+    assert not (tmp_path / "old").exists()
+    assert all((f / "finished").is_file() for f in (folder, folder / "stages" / "encoder"))
+    saved = yaml.safe_load((folder / "config.yaml").read_text())["run"]
+    assert saved["start_from"] == str(folder / "stages" / "encoder")
+
+
+def test_a_moved_stage_goes_on_alone(make_config, tmp_path, monkeypatch):
+    second = {"name": "xc", "method": {"name": "xc", "cluster_size": 4}, "run": {"save_minutes": 1e-9}}
+    stopped(make_config(run={"dir": str(tmp_path / "old")}, stages=[ENCODER, second, TREE]), monkeypatch, "xc", calls=1)
+    (tmp_path / "old").rename(tmp_path / "new")
+    folder = tmp_path / "new" / "stages" / "xc"
+    assert command(folder / "config.yaml", "--resume") == folder
+    assert (folder / "finished").is_file()
+    assert not (tmp_path / "new" / "config.yaml").exists()
+
+
+def test_the_config_of_a_run_trains_another_run_where_one_is_named(make_config, tmp_path):
+    folder = train.fit(make_config(train={"epochs": 1}))
+    with pytest.raises(InputError, match="holds this run already; use --resume"):
+        command(folder / "config.yaml")
+    other = command(folder / "config.yaml", "--run.root", str(tmp_path / "R"), "--run.expname", "again")
+    assert other == tmp_path / "R" / "XMCKit" / "tiny" / "again"
+    assert command(folder / "config.yaml", "--run.dir", str(tmp_path / "third")) == tmp_path / "third"
+    copied = tmp_path / "mine" / "config.yaml"      # beside nothing that a run writes: a config file like any other
+    copied.parent.mkdir()
+    copied.write_text((folder / "config.yaml").read_text())
+    with pytest.raises(InputError, match="run: .*|run holds this run already"):
+        command(copied)
+
+
+# ---------------------------------------------------------------- going on with other settings
+
+def test_what_does_not_change_the_result_may_be_another_on_the_way(make_config, tmp_path, tiny_root, monkeypatch, said):
+    settings = {"train": {"epochs": 3}, "run": {"save_minutes": 1e-9, "dir": str(tmp_path / "run")}}
+    whole = train.fit(make_config(**{**settings, "run": {"dir": str(tmp_path / "whole")}}))
+    stopped(make_config(**settings), monkeypatch, "dexml", calls=4)
+    shutil.copytree(tiny_root / "tiny", tmp_path / "sets" / "tiny")
+    other = make_config(**settings, data={"root": str(tmp_path / "sets"), "workers": 1,
+                                          "token_cache": str(tmp_path / "tokens")})
+    folder = train.fit(other, resume=True)
+    assert equal(weights(whole), weights(folder))
+    saved = yaml.safe_load((folder / "config.yaml").read_text())["data"]
+    assert (saved["root"], saved["workers"]) == (str(tmp_path / "sets"), 1)
+    assert any(f"data.root is '{tmp_path / 'sets'}' from here on" in message for message in said)
+    assert any("data.workers is 1 from here on; until now it was 0" in message for message in said)
+    with pytest.raises(InputError, match=r"holds a run of another config: data.max_len \(16 -> 17\)"):
+        train.fit(with_values(other, data={"max_len": 17}), resume=True)
+
+
+def test_other_data_under_the_same_name_is_refused_on_the_way(make_config, tmp_path, monkeypatch):
+    settings = {"train": {"epochs": 3}, "run": {"save_minutes": 1e-9, "dir": str(tmp_path / "run")}}
+    stopped(make_config(**settings), monkeypatch, "dexml", calls=4)
+    write_dataset(tmp_path / "sets" / "tiny", seed=1)
+    with pytest.raises(InputError, match="run was trained on data .*: other points, or another order of labels"):
+        train.fit(make_config(**settings, data={"root": str(tmp_path / "sets")}), resume=True)
+
+
+def test_a_config_of_an_older_version_lacks_keys_and_goes_on(make_config):
+    folder = train.fit(make_config())
+    saved = yaml.safe_load((folder / "config.yaml").read_text())
+    del saved["data"]["token_cache"], saved["optim"]["eps"], saved["method"]["refresh_interval"]
+    (folder / "config.yaml").write_text(yaml.safe_dump(saved))
+    train.fit(make_config(), resume=True)
+    with pytest.raises(InputError, match=r"optim.eps \(1e-08 -> 0.1\)"):
+        (folder / "config.yaml").write_text(yaml.safe_dump(saved))
+        train.fit(make_config(optim={"eps": 0.1}), resume=True)
+
+
+def test_more_epochs_are_another_run_and_the_refusal_says_how(make_config, tmp_path):
+    folder = train.fit(make_config())
+    with pytest.raises(InputError, match=rf"train.epochs \(2 -> 4\).*--run.start_from {folder} with another run.exp"):
+        train.fit(make_config(train={"epochs": 4}), resume=True)
+    start = {"start_from": str(folder), "dir": str(tmp_path / "next")}
+    train.fit(make_config(train={"epochs": 1}, run=start))      # what it says works
+
+
+@pytest.mark.parametrize("method", [{}, {"pool": "hnm", "refresh_interval": 2},
+                                    {"name": "ngame", "cluster_size": 4, "curr_epochs": [1, 3]}])
+def test_a_later_stop_goes_on_as_if_it_had_been_asked_for_at_once(make_config, tmp_path, method):
+    settings = {"encoder": {"dropout": 0.1}, "method": method}
+    whole = train.fit(make_config(**settings, train={"epochs": 5, "stop_epoch": 4}, run={"dir": str(tmp_path / "w")}))
+    folder = train.fit(make_config(**settings, train={"epochs": 5, "stop_epoch": 2}))
+    assert json.loads((folder / "finished").read_text())["epochs"] == 2
+    train.fit(make_config(**settings, train={"epochs": 5, "stop_epoch": 4}), resume=True)
+    assert json.loads((folder / "finished").read_text())["epochs"] == 4
+    assert equal(weights(whole), weights(folder))
+    with pytest.raises(InputError, match="train.stop_epoch is 3, but 4 epochs are begun already"):
+        train.fit(make_config(**settings, train={"epochs": 5, "stop_epoch": 3}), resume=True)
+
+
+def test_a_stop_between_two_evaluations_cannot_be_undone(make_config):
+    train.fit(make_config(train={"epochs": 6, "stop_epoch": 3, "eval_interval": 2}))
+    with pytest.raises(InputError, match=r"stop_epoch \(3 -> None\): the run ended with an evaluation after epoch 3"):
+        train.fit(make_config(train={"epochs": 6, "eval_interval": 2}), resume=True)

@@ -176,7 +176,7 @@ def _refusal(config: Config, resume: bool, overwrite: bool) -> str | None:
         return None
     if overwrite:
         return None
-    if resume and not _is_begun(folder):
+    if resume and not is_begun(folder):
         return None      # nothing was trained: the config may be another
     try:
         changed = differences(read_yaml(saved), config)
@@ -194,7 +194,7 @@ def _refusal(config: Config, resume: bool, overwrite: bool) -> str | None:
     return None
 
 
-def _is_begun(folder: Path) -> bool:
+def is_begun(folder: Path) -> bool:
     """Whether a run has come so far that something of it would be lost."""
     if any((folder / "levels").glob("*")) or (folder / "finished").exists():
         return True
