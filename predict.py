@@ -20,7 +20,7 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("run", help="run folder or its config.yaml")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--text", action="append", help="a text; may be given several times")
-    source.add_argument("--texts", help="file with one text a line")
+    source.add_argument("--texts", help="file with one text a line, without header; no CSV, no JSON")
     parser.add_argument("--k", type=int, help="labels per text (default 5, or all if there are fewer)")
     parser.add_argument("--labels", help="file with one label text a line, ranked instead of the data set's labels")
     parser.add_argument("--out", help="write to this file instead of the screen")
@@ -32,19 +32,23 @@ if __name__ == "__main__":
 
 import itertools  # noqa: E402
 import json  # noqa: E402
+import re  # noqa: E402
 from collections.abc import Iterable, Iterator, Sequence  # noqa: E402
 
 import torch  # noqa: E402
 
 from models import METHOD_CONFIGS, load_method  # noqa: E402
 from utils import distributed  # noqa: E402
+from utils.console import is_screen, shows_unicode  # noqa: E402
 from utils.data import check_dataset_folder, label_texts  # noqa: E402
 from utils.environment import check_labels  # noqa: E402
-from utils.files import written_whole  # noqa: E402
+from utils.errors import InputError  # noqa: E402
+from utils.files import place_of, written_whole  # noqa: E402
 from utils.run import find_run, start_logging, warn_unfinished  # noqa: E402
-from utils.text import iter_lines  # noqa: E402
+from utils.text import check_plain_text, iter_lines, text_list  # noqa: E402
 
 TEXTS_AT_ONCE = 1 << 14
+SEPARATORS = re.compile("[\x85\u2028\u2029]")      # where str.splitlines cuts, and JSON may leave as they are
 
 
 class Predictor:
@@ -52,7 +56,9 @@ class Predictor:
 
     Args:
         run: run folder or its config.yaml.
-        labels: texts of labels to rank instead of the data set's; any number, seen in training or not.
+        labels: texts of labels to rank instead of the data set's; any number from 1, seen in training or not.
+    Raises:
+        ValueError: no finished run, another data set than that of the run, or labels that are no texts.
     """
 
     def __init__(self, run: str | Path, labels: Sequence[str] | None = None, overrides: Sequence[str] = ()) -> None:
@@ -66,15 +72,20 @@ class Predictor:
             check_labels(folder, config.dataset_folder)
             self.label_texts: Sequence[str] = label_texts(config.dataset_folder, self.method.num_labels)
         else:
+            labels = text_list(labels, "labels")
+            if not labels:
+                raise InputError("labels: expected at least one text, got none")
             self.label_texts = labels
             self.method.rank_new_labels(labels, self.accelerator)
 
     def __call__(self, texts: Sequence[str], k: int = 5) -> list[list[dict]]:
         """The k best labels of each text, best first: [{"label": id, "text": ..., "score": ...}, ...].
 
+        A text alone, which is no list, is answered as a list of one.
         Under `accelerate launch` every process calls it with the same texts and scores its share of them; the main
         one gets all answers, the others an empty list.
         """
+        texts = text_list(texts, "texts")
         if not 1 <= k <= len(self.label_texts):
             raise ValueError(f"k must be from 1 to the number of labels, {len(self.label_texts)}; got {k}")
         own = distributed.share(len(texts))
@@ -86,29 +97,61 @@ class Predictor:
                  for s, i in zip(*row, strict=True) if i >= 0] for row in zip(scores, ids, strict=True)]
 
 
-def predict_lines(predictor: Predictor, texts: Iterable[str], k: int) -> Iterator[str]:
-    """One JSON line per text: {"text": ..., "labels": [{"label": id, "text": ..., "score": ...}, ...]}."""
+def predictions(predictor: Predictor, texts: Iterable[str], k: int) -> Iterator[dict]:
+    """Answers of any number of texts, in their order: {"text": ..., "labels": [{"label": id, ...}, ...]}."""
     texts = iter(texts)
     while some := list(itertools.islice(texts, TEXTS_AT_ONCE)):
         found = predictor(some, k)
         for text, labels in zip(some if found else [], found, strict=True):
-            yield json.dumps({"text": text, "labels": labels}, ensure_ascii=False)
+            yield {"text": text, "labels": labels}
+
+
+def json_line(record: dict, ascii_only: bool = False) -> str:
+    """JSON on a line that stays one for every reader, also for those that cut where Unicode does."""
+    line = json.dumps(record, ensure_ascii=ascii_only)
+    return SEPARATORS.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
+
+
+def write_predictions(records: Iterable[dict], out: str | None) -> None:
+    """Print records as JSON lines, or write them to a file, which is begun when there is a first one."""
+    if out is None or is_screen(out) or not distributed.is_main():
+        ascii_only = not shows_unicode()
+        for record in records:
+            print(json_line(record, ascii_only))
+        return
+    records = iter(records)
+    first = list(itertools.islice(records, 1))
+    place_of(Path(out)).parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(Path(out)) as partial, open(partial, "w", encoding="utf-8") as file:
+        file.writelines(json_line(record) + "\n" for record in itertools.chain(first, records))
+
+
+def texts_of(options: argparse.Namespace) -> Iterable[str]:
+    """The texts that the command line names; InputError for those that are no text."""
+    if options.texts is not None:
+        check_plain_text(Path(options.texts))
+        return iter_lines(options.texts)
+    for text in options.text:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            byte = ord(text[error.start]) & 0xFF      # os.fsdecode keeps a stray byte so
+            raise InputError(f"--text {text!r}: expected UTF-8, got byte 0x{byte:02x} at place {error.start + 1}"
+                             ) from None
+    return options.text
 
 
 def main(options: argparse.Namespace, words: list[str]) -> None:
     start_logging()
     try:
-        labels = list(iter_lines(options.labels)) if options.labels else None
+        texts = texts_of(options)
+        labels = None
+        if options.labels is not None:
+            check_plain_text(Path(options.labels))
+            labels = list(iter_lines(options.labels))
         predictor = Predictor(options.run, labels, words)
         k = min(5, len(predictor.label_texts)) if options.k is None else options.k
-        lines = predict_lines(predictor, options.text or iter_lines(options.texts), k)
-        if options.out and distributed.is_main():
-            Path(options.out).parent.mkdir(parents=True, exist_ok=True)
-            with written_whole(Path(options.out)) as partial, open(partial, "w", encoding="utf-8") as file:
-                file.writelines(line + "\n" for line in lines)
-        else:
-            for line in lines:
-                print(line)
+        write_predictions(predictions(predictor, texts, k), options.out)
         distributed.stop()
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -363,4 +363,6 @@ def describe(method_configs: Mapping[str, type] | None = None) -> str:
 
 if __name__ == "__main__":
     from models import METHOD_CONFIGS
+    from utils.console import show_anything
+    show_anything()
     print(describe(METHOD_CONFIGS))

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse as sp
 
+from utils.console import show_anything
 from utils.files import write_text, written_whole
 from utils.text import count_lines, iter_lines
 from utils.text_features import vectorizer
@@ -81,6 +82,7 @@ def load_features(folder: str | Path) -> tuple[sp.csr_matrix, sp.csr_matrix]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", help="data set folder")
+    show_anything()
     folder = parser.parse_args().folder
     try:
         trn, tst = load_features(folder)

@@ -34,6 +34,7 @@ import signal
 import sys
 from pathlib import Path
 
+from utils.console import show_anything
 from utils.errors import InputError
 from utils.prepare_folder import MARKS, hint, recognise
 from utils.prepare_formats import FIELDS, SparseText, prepare_pecos, prepare_sparse_text, prepare_xml_repository
@@ -175,6 +176,7 @@ def _report(out: Path) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; 0, or 2 after one line of error."""
+    show_anything()
     args = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     try:

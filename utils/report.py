@@ -1,6 +1,6 @@
 """Tables over finished runs.
 
-    python -m utils.report seeds RUN...                     # mean ± standard deviation over the runs of one config
+    python -m utils.report seeds RUN...                     # mean and standard deviation over the runs of one config
     python -m utils.report seeds RUN... --split val         # of the validation split
     python -m utils.report seeds Results/*/*/dexa-seed*     # runs of several configs: a row each
     python -m utils.report compare RUN RUN...               # differences to the first, bootstrap intervals
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from utils.config import read_yaml
+from utils.console import show_anything
 from utils.run import MAY_DIFFER
 
 COLUMNS = ("P@1", "P@3", "P@5", "nDCG@5", "PSP@1", "PSP@5", "R@100")
@@ -125,6 +126,7 @@ def main(words: Sequence[str] | None = None) -> None:
     comparison.add_argument("--out", type=Path, metavar="FILE", help="also write a page, such as compare.html")
     comparison.add_argument("--root", help="folder of the data sets, if it has moved since training")
     comparison.add_argument("--resamples", type=int, default=10_000, help="of the bootstrap (default %(default)s)")
+    show_anything()
     options = parser.parse_args(words)
     try:
         if options.command == "seeds":

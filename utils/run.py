@@ -20,6 +20,7 @@ from typing import Any
 
 from utils import distributed
 from utils.config import Config, ConfigError, load_config, parse_overrides, read_yaml, to_mapping, to_yaml
+from utils.console import show_anything
 from utils.errors import InputError
 from utils.files import clear_folder, settled_folder, write_text
 
@@ -266,13 +267,14 @@ def find_run(path: str | Path, method_configs: Mapping[str, type], overrides: An
 
 def start_logging(folder: Path | None = None) -> None:
     """Log to the screen and, given a folder, to its train.log; other processes than the main one warn only."""
+    show_anything()
     root = logging.getLogger()
     for handler in list(root.handlers):
         root.removeHandler(handler)
         handler.close()
     handlers: list[logging.Handler] = [_Console()]
     if folder is not None and distributed.is_main():
-        handlers.append(logging.FileHandler(folder / "train.log", encoding="utf-8"))
+        handlers.append(logging.FileHandler(folder / "train.log", encoding="utf-8", errors="backslashreplace"))
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
         root.addHandler(handler)

@@ -4,7 +4,8 @@ from __future__ import annotations
 import codecs
 import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,10 @@ import numpy as np
 from utils.errors import InputError
 
 _BLOCK = 1 << 24
+_START = 1 << 16      # bytes that tell another format
+OTHER_FORMATS = frozenset(
+    ".csv .tsv .json .jsonl .ndjson .yaml .yml .xml .html .npz .npy .pt .pkl .pickle .safetensors .h5 .hdf5 .parquet "
+    ".feather .arrow .gz .bz2 .xz .zst .zip .tar .tgz .xls .xlsx .ods .doc .docx .pdf .svm .libsvm".split())
 
 
 def check_text_file(path: Path) -> None:
@@ -20,6 +25,52 @@ def check_text_file(path: Path) -> None:
         raise InputError(f"{path}: no such file (expected one text a line, UTF-8)")
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty (expected one text a line, UTF-8)")
+
+
+def check_plain_text(path: Path) -> None:
+    """Raise InputError for a file that is no list of texts: by its name, or by how it begins, another format."""
+    check_text_file(path)
+    suffix = path.suffix.lower()
+    with open(path, "rb") as file:
+        start = file.read(_START)
+    came = None
+    if suffix in OTHER_FORMATS:
+        came = f"a {suffix} file by its name"
+    elif b"\0" in start:
+        came = "bytes 0, as in binary files and UTF-16"
+    elif _is_json(start):
+        came = "JSON"
+    if came:
+        raise InputError(f"{path}: expected plain text, UTF-8, one text a line and no header; got {came}; write the "
+                         "texts alone into a .txt file")
+
+
+def _is_json(start: bytes) -> bool:
+    """Does a file begin with a JSON object, whole in its first line or opened in it?"""
+    first = start.removeprefix(codecs.BOM_UTF8).partition(b"\n")[0].strip()
+    if first in (b"{", b"["):
+        return True
+    try:
+        return isinstance(json.loads(first), (dict, list))
+    except (ValueError, RecursionError):
+        return False
+
+
+def text_list(texts: Iterable[str], what: str) -> list[str]:
+    """Texts as a list; a text alone is a list of one.
+
+    Raises:
+        InputError: no texts, but bytes, numbers, a table, a mapping. `what` names them in the message.
+    """
+    if isinstance(texts, str):
+        return [texts]
+    if isinstance(texts, (bytes, Mapping)) or getattr(texts, "ndim", 1) != 1 or not isinstance(texts, Iterable):
+        raise InputError(f"{what}: expected a list of texts, got {type(texts).__name__}")
+    found = list(texts)
+    for number, text in enumerate(found):
+        if not isinstance(text, str):
+            raise InputError(f"{what}: expected texts, got {text!r} ({type(text).__name__}) at place {number}")
+    return found
 
 
 def decode_line(raw: bytes, path: Path, number: int) -> str:

@@ -23,6 +23,7 @@ import numpy as np
 if __name__ == "__main__":      # run as a file: the folder above holds the package `utils`
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from utils.console import show_anything
 from utils.text import check_text_file, iter_lines
 
 LINES_AT_ONCE = 8192
@@ -192,6 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tf-max-len", type=int, default=32, help="longest text in tokens (default 32)")
     parser.add_argument("--tf-token-type", default="minilm", help="minilm, or a Hugging Face id or folder")
     parser.add_argument("--cache", help="folder of the token file (default: `tokens` beside the folder of the text)")
+    show_anything()
     options = parser.parse_args(arguments)
     path = Path(options.data_path)
     folder = path.resolve().parent
