@@ -142,7 +142,7 @@ def fit_stage(config: Config, recipe: Config, resume: bool = False, overwrite: b
     folder = open_run(config, recipe, resume, overwrite)      # only now: what fails before leaves nothing behind
     start_logging(folder)
     if distributed.is_main():
-        write_environment(folder, data.hash, labels_hash(data.folder))
+        write_environment(folder, data, labels_hash(data.folder))
         with written_whole(folder / "val_rows.npy") as partial, open(partial, "wb") as file:
             np.save(file, data.splits["val"].rows)
     log.info("%s: %d training, %d validation, %d test points, %d labels, data %s", data.name,

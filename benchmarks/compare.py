@@ -40,11 +40,12 @@ from benchmarks.compare_worker import Task
 from benchmarks.table import heading, line
 from models import METHOD_CONFIGS
 from utils.config import load_config, to_yaml
-from utils.data import load_filter
+from utils.data import load_relevance
 from utils.features import load_features
 from utils.files import write_json, write_text
+from utils.filters import load_filters
 from utils.metrics import evaluate, inverse_propensity
-from utils.sparse import check_relevance, remove_pairs
+from utils.sparse import remove_pairs
 
 ROOT = Path(__file__).parent.parent
 OURS = ("dexml", "overlap", "forest", "siamesexml", "fusion")
@@ -153,14 +154,10 @@ class Data:
 
     @classmethod
     def load(cls, folder: Path, a: float, b: float) -> Data:
-        for split in ("trn", "tst"):
-            if not (path := folder / f"Y.{split}.npz").is_file():
-                raise ValueError(f"{path}: no such file")
+        trn, tst = (load_relevance(folder / f"Y.{split}.npz", None, folder) for split in ("trn", "tst"))
         load_features(folder)      # built where missing: the trees of others read them
-        trn, tst = (check_relevance(sp.load_npz(folder / f"Y.{split}.npz"), f"{folder}/Y.{split}.npz")
-                    for split in ("trn", "tst"))
         counts = np.bincount(trn.indices, minlength=trn.shape[1])
-        return cls(folder.resolve(), tst, load_filter(folder / "filter_labels_test.txt", tst.shape),
+        return cls(folder.resolve(), tst, load_filters(folder, {"trn": trn.shape, "tst": tst.shape})["tst"],
                    inverse_propensity(counts, trn.shape[0], a, b))
 
     @property

@@ -35,11 +35,13 @@ class SentenceTransformer:
 
         from utils import data, pretrained
         from utils.config import DataConfig
+        from utils.filters import load_filters
         torch.set_num_threads(task.threads)
         self.task, self.package, self.losses, self.torch, self.callback = (
             task, sentence_transformers, losses, torch, TrainerCallback)
         self.minilm, self.data, self.data_config = pretrained.resolve("minilm"), data, DataConfig
         self.labels = self.model = None
+        self.load_filters = load_filters
         self.reads_texts = True
 
     def before(self) -> None:
@@ -55,7 +57,7 @@ class SentenceTransformer:
         from datasets import Dataset
         deadline = time.process_time() + 60 * self.task.minutes * self.task.threads
         titles, label_texts, relevance = self.task.texts("trn_X"), self.task.texts("Y"), self.task.matrix("Y.trn")
-        filters = self.data.load_filter(Path(self.task.data) / "filter_labels_train.txt", relevance.shape)
+        filters = self.load_filters(Path(self.task.data), {"trn": relevance.shape})["trn"]
         held_out = self.data.validation_rows(relevance, self.data_config(), Path(self.task.data))
         learned = relevance - relevance.multiply(filters)
         learned = sp.diags((~np.isin(np.arange(len(titles)), held_out)).astype(np.float32)) @ learned

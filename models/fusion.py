@@ -85,7 +85,7 @@ class Fusion(Method):
         self.fuser: Fuser | None = None
         self.without: dict[str, Fuser] = {}
         self.checked: dict[str, Any] = {}
-        self.data_hash = data.hash if data else ""      # of the labels that the fusers know
+        self.data_hash = data.relevance_hash if data else ""      # of the labels that the fusers know
 
     @classmethod
     def tokenizer_source(cls, config: Config) -> None:

@@ -92,21 +92,28 @@ def _load_data(found: Sequence[Mapping[str, Any]], split: str, root: str | None)
         if "data_hash" not in run["metrics"]:
             raise ValueError(f"{run['folder'] / f'{split}_metrics.json'}: written by training, not by eval.py; make it "
                              f"again with: python eval.py {split} {run['folder']}")
-        if run["metrics"]["data_hash"] != first["metrics"]["data_hash"]:
-            raise ValueError(f"{run['folder']}: evaluated on data {_data_of(run)}, but {first['folder']} on "
-                             f"{_data_of(first)}; only runs of one data set can be compared")
         if split != "tst" and not np.array_equal(own, rows[0]):
             raise ValueError(f"{run['folder'] / 'val_rows.npy'}: another validation split than that of "
                              f"{first['folder']}; split {split} has other points")
     section = first["config"]["data"] | ({"root": root} if root else {})
     config = Config(build_section(DataConfig, "data", section, {}), *[None] * 7)
     data = load_dataset(config, None, rows[0])
-    if data.hash != first["metrics"]["data_hash"]:
-        raise ValueError(f"{data.folder}: expected the data that the runs were evaluated on, {_data_of(first)}, got "
-                         f"data of hash {data.hash}")
+    _check_data(found, data)
     for run in found:
         check_labels(run["folder"], data.folder)
     return data
+
+
+def _check_data(found: Sequence[Mapping[str, Any]], data: Dataset) -> None:
+    """Raise InputError unless all runs were evaluated on this data, filters included where they say so."""
+    known = (data.hash, data.relevance_hash)      # older runs said nothing of filters
+    for run in found:
+        if run["metrics"]["data_hash"] not in known and found[0]["metrics"]["data_hash"] in known:
+            raise InputError(f"{run['folder']}: evaluated on data {_data_of(run)}, but {found[0]['folder']} on "
+                             f"{_data_of(found[0])}; only runs of one data set, and its filters, can be compared")
+    if found[0]["metrics"]["data_hash"] not in known:
+        raise InputError(f"{data.folder}: expected the data that the runs were evaluated on, {_data_of(found[0])}, "
+                         f"got data of hash {data.hash}")
 
 
 def _data_of(run: Mapping[str, Any]) -> str:

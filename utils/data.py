@@ -24,6 +24,7 @@ from torch import Tensor
 from utils import distributed, metrics
 from utils.config import Config, DataConfig
 from utils.errors import InputError
+from utils.filters import load_filters
 from utils.reading import RELEVANCE, check_file, read_matrix
 from utils.sparse import without_zeros
 from utils.text import TextLines, count_lines, lines_hash
@@ -43,29 +44,6 @@ def load_relevance(path: Path, num_texts: int | None, text_path: Path) -> sp.csr
     if num_texts is not None and matrix.shape[0] != num_texts:
         raise InputError(f"{path} has {matrix.shape[0]:,} rows but {text_path} has {num_texts:,} lines; "
                          "expected one row a line")
-    return matrix
-
-
-def load_filter(path: Path, shape: tuple[int, int]) -> sp.csr_matrix:
-    """`row label` lines -> CSR of ones [N, L]; an absent file is an empty filter."""
-    if not path.is_file():
-        return sp.csr_matrix(shape, dtype=np.float32)
-    rows, labels = [], []
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row, label = map(int, line.split())
-            except ValueError:
-                raise ValueError(f"{path}: line {number}: expected 'row label', got {line.strip()[:60]!r}") from None
-            if not (0 <= row < shape[0] and 0 <= label < shape[1]):
-                raise ValueError(f"{path}: line {number}: pair {row} {label} is out of range: "
-                                 f"rows go from 0 to {shape[0] - 1}, labels from 0 to {shape[1] - 1}")
-            rows.append(row)
-            labels.append(label)
-    matrix = sp.csr_matrix((np.ones(len(rows), np.float32), (rows, labels)), shape=shape)
-    matrix.data[:] = 1.0      # a pair that stands twice was summed
     return matrix
 
 
@@ -131,7 +109,8 @@ class Dataset:
     splits: dict[str, Split]
     label_counts: np.ndarray       # [L] training points (validation included) a label has: the field's N_l
     num_train: int                 # training points, validation included: the field's N
-    hash: str                      # of both relevance matrices
+    hash: str                      # of both relevance matrices and of the filters
+    relevance_hash: str            # of both relevance matrices; what `hash` was in older runs
 
     def inverse_propensity(self) -> np.ndarray | None:
         """1 / p_l of each label [L]; None where it is not defined, of fewer than 3 training points."""
@@ -243,8 +222,7 @@ def load_dataset(config: Config, tokenizer_source, held_out: np.ndarray | None =
                          "expected the same labels")
     if trn.nnz == 0:
         raise ValueError(f"{folder / 'Y.trn.npz'}: no training point has a label")
-    filters = {s: load_filter(folder / f"filter_labels_{long}.txt", m.shape)
-               for s, long, m in (("trn", "train", trn), ("tst", "test", tst))}
+    filters = load_filters(folder, {"trn": trn.shape, "tst": tst.shape}, data.filters == "required")
     tokens: dict[str, Ragged] = {}
     if tokenizer_source is not None:
         query, label = (Tokenizer(tokenizer_source, n) for n in (data.max_len, data.label_max_len or data.max_len))
@@ -262,7 +240,8 @@ def load_dataset(config: Config, tokenizer_source, held_out: np.ndarray | None =
                              filters[source][rows[name]], texts[f"{source}_X"])
     return Dataset(name=data.name, folder=folder, config=data, label_tokens=tokens.get("Y"), num_labels=trn.shape[1],
                    splits=splits, label_counts=np.bincount(trn.indices, minlength=trn.shape[1]),
-                   num_train=trn.shape[0], hash=_dataset_hash(trn, tst))
+                   num_train=trn.shape[0], hash=_dataset_hash(trn, tst, filters["trn"], filters["tst"]),
+                   relevance_hash=_dataset_hash(trn, tst))
 
 
 # ---------------------------------------------------------------- batches

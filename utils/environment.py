@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -21,12 +22,14 @@ from utils.text import byte_hashes, lines_hash
 if TYPE_CHECKING:
     from utils.data import Dataset
 
+log = logging.getLogger(__name__)
 VERSIONED = ("torch", "transformers", "tokenizers", "accelerate", "numpy", "scipy", "safetensors")
 
 
-def write_environment(folder: Path, data_hash: str, labels_hash: str) -> None:
+def write_environment(folder: Path, data: Dataset, labels_hash: str) -> None:
     """environment.json of a new run; of a resumed one, how it was gone on with."""
-    path, now = folder / "environment.json", {**environment(data_hash), "labels_hash": labels_hash}
+    path, now = folder / "environment.json", {**environment(data.hash), "relevance_hash": data.relevance_hash,
+                                                   "labels_hash": labels_hash}
     if path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))
         now = {**before, "resumed": [*before.get("resumed", []), now]}
@@ -72,10 +75,13 @@ def check_same_data(folder: Path, data: Dataset) -> None:
 
     Its scores of other points would not be those of unseen ones, and its labels perhaps others.
     """
-    trained = _recorded(folder, "data_hash")
-    if trained != data.hash:
-        raise InputError(f"{folder} was trained on data {trained}, but {data.folder} is {data.hash}: other points, or "
-                         "another order of labels")
+    whole = _recorded(folder, "data_hash")
+    trained = _recorded(folder, "relevance_hash") or whole      # older runs have the one, under the other's name
+    if trained != data.relevance_hash:
+        raise InputError(f"{folder} was trained on data {trained}, but {data.folder} is {data.relevance_hash}: other "
+                         "points, or another order of labels")
+    if whole not in (data.hash, data.relevance_hash):
+        log.warning("%s was trained with other filter pairs than those of %s", folder, data.folder)
     check_labels(folder, data.folder)
     rows = folder / "val_rows.npy"
     if not rows.is_file():

@@ -24,6 +24,9 @@ class DataConfig:
                                     "split has no near-duplicates of training texts; 1 = each text by itself", ge=1)
     propensity_a: float = option(0.55, "constant A of the propensity model (0.6 Amazon, 0.5 Wikipedia)")
     propensity_b: float = option(1.5, "constant B of the propensity model (2.6 Amazon, 0.4 Wikipedia)", ge=0)
+    filters: Literal["optional", "required"] = option(
+        "optional", "required: filter_labels_train.txt and filter_labels_test.txt, the pairs that published numbers "
+                    "leave out, must be there")
     token_cache: str | None = option(None, "folder of token files; null = <root>/<name>/tokens")
     workers: int = option(0, "processes that assemble batches; 0 = in the training process", ge=0)
 
