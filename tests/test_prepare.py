@@ -267,3 +267,24 @@ def test_a_killed_command_leaves_nothing(tmp_path):
     os.kill(run.pid, signal.SIGTERM)
     assert run.wait(60) == 128 + signal.SIGTERM
     assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+@pytest.mark.parametrize(("pairs", "total"), [([(2, 100), (2, 100)], 200), ([(1, .5), (1, .25), (1, .25)], 1)])
+def test_a_repeated_pair_is_the_same_in_text_and_in_npz(tmp_path, pairs, total):
+    """Numbered entries add up, in every format of numbers; a name that is said twice counts once."""
+    column, values = pairs[0][0], [value for _, value in pairs]
+    text, repo, binary = (tmp_path / name for name in ("text", "repo", "binary"))
+    sparse_text(text, features=False)
+    write(text / "trn_X_Y.txt", ["3 4", " ".join(f"{c}:{v}" for c, v in pairs), "0:1", "1:1"])
+    record = {"title": "t", "target_ind": [column] * len(values), "target_rel": values}
+    repository(repo, trn=[json.dumps(record), *[json.dumps(record | {"target_ind": [0], "target_rel": [1]})] * 2])
+    pecos(binary)
+    dtype = np.int8 if total > 1 else np.float16
+    matrix = sparse.csr_matrix((np.array([*values, 1, 1], dtype), [column] * len(values) + [0, 1],
+                                np.cumsum([0, len(values), 1, 1])), (3, 4))
+    sparse.save_npz(binary / "Y.trn.npz", matrix)
+    expected = np.zeros(4)
+    expected[column] = total
+    for number, made in enumerate((prepare_sparse_text(text, tmp_path / "1"), prepare_pecos(binary, tmp_path / "2"),
+                                   prepare_xml_repository(repo, tmp_path / "3"))):
+        np.testing.assert_array_equal(sparse.load_npz(made / "Y.trn.npz").toarray()[0], expected, str(number))

@@ -7,6 +7,7 @@ import pytest
 from scipy import sparse
 
 from tests.prepare_examples import Y_TRN, check, named, pecos, repository, sparse_text, write
+from utils.errors import InputError
 from utils.prepare import (
     Source,
     main,
@@ -26,6 +27,9 @@ def point(**changes: object) -> str:
     ({"trn": [point(), "{oops"]}, r"trn.json.gz:2: expected a JSON object, got '\{oops'"),
     ({"trn": [point(), ""]}, r"trn.json.gz:2: expected a JSON object"),
     ({"trn": ["[" * 100_000]}, r"trn.json.gz:1: expected a JSON object"),
+    ({"trn": ['{"title": "a", "target_ind": [0], "target_rel": [1], "target_ind": [1]}']},
+     r"trn.json.gz:1: expected a JSON object, .*the key 'target_ind' stands twice"),
+    ({"lbl": ['{"title": "a"}', '{"title": "a", "title": "b"}']}, r"lbl.json.gz:2: .*'title' stands twice"),
     ({"tst": ["[1]"]}, r"tst.json.gz:1: expected a JSON object, got list"),
     ({"trn": ['{"title": "t", "target_rel": []}']}, r"trn.json.gz:1: expected a key 'target_ind'"),
     ({"trn": [point(title=3)]}, r"trn.json.gz:1: expected 'title' to be a str, got int '3'"),
@@ -74,6 +78,10 @@ def test_filter_errors(tmp_path, line, message):
     ("trn_X_Y.txt", ["1 4", "4:1"], r"trn_X_Y.txt:2: expected an index in \[0, 4\), got 4"),
     ("trn_X_Y.txt", ["1 4", "1"], r"trn_X_Y.txt:2: expected 'index:value', got '' for a number"),
     ("trn_X_Y.txt", ["1 4", "1:2:3"], r"trn_X_Y.txt:2: expected 'index:value', got '2:3' for a number"),
+    ("trn_X_Y.txt", ["1 4", "1:1_0"], r"trn_X_Y.txt:2: expected 'index:value', got '1_0' for a number"),
+    ("trn_X_Y.txt", ["1 4", "1:3e38 1:3e38"], r"trn_X_Y.txt:2: expected values of index 1 that add up to a number"),
+    ("trn_X_Y.txt", [f"3 {2**31 - 1}", "3:1", "", ""], r"as many labels in both splits, got 2147483647 \(trn\) and 4 "
+     r"\(tst\); trn_X_Y.txt says 2147483647, its largest index is 3; tst_X_Y.txt says 4, its largest index is 3"),
     ("trn_X_Y.txt", ["1 4", "1:nan"], r"trn_X_Y.txt:2: expected a finite relevance >= 0, got nan"),
     ("trn_X_Xf.txt", ["3 7", "1:inf", "", ""], r"trn_X_Xf.txt:2: expected a finite feature, got inf"),
     ("trn_X_Xf.txt", ["2 7", "", ""], r"expected as many rows in X.trn as in Y.trn, 3, got 2"),
@@ -119,6 +127,19 @@ def test_pecos_errors(tmp_path):
         (folder / "Y.trn.npz").write_bytes(data)
         with pytest.raises(ValueError, match="Y.trn.npz: not a scipy sparse matrix"):
             prepare_pecos(folder, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+@pytest.mark.parametrize("kind", ["csc", "bsr", "coo", "csr"])
+@pytest.mark.parametrize("name", ["X.tst", "Y.trn", "X.trn", "Y.tst"])
+def test_a_broken_matrix_leaves_nothing(tmp_path, name, kind):
+    """scipy would follow these pointers out of its memory."""
+    folder = pecos(tmp_path / "in")
+    matrix = getattr(sparse, f"{kind}_matrix")(sparse.load_npz(folder / f"{name}.npz"))
+    (matrix.col if kind == "coo" else matrix.indptr)[1:] += 10**9
+    sparse.save_npz(folder / f"{name}.npz", matrix)
+    with pytest.raises(InputError, match=f"{name}.npz: expected a valid {kind.upper()} of shape"):
+        prepare_pecos(folder, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 

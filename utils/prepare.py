@@ -168,7 +168,7 @@ def _report(out: Path) -> None:
         if without := stats[f"{split}_points_without_labels"]:
             print(f"note: {without} {split} points without labels, kept")
         if dropped := stats[f"{split}_pairs_read"] - stats[f"{split}_pairs"]:
-            print(f"note: {dropped} {split} pairs were repeated or of relevance 0, dropped")
+            print(f"note: {dropped} {split} pairs are of relevance 0, or repeat a label of their row")
     if not (out / "raw" / "Y.txt").exists():
         print("note: no label texts (raw/Y.txt); methods that encode labels need them")
     print(f"next, in a config:  data: {{root: {out.parent}, name: {out.name}}}")

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from utils.errors import InputError
+from utils.input_files import check_file
 
 # Format and the files that show it, the first that fits counts: a name, or a pattern with one star.
 MARKS = (
@@ -19,16 +20,10 @@ ABOUT = ("readme", "license", ".")
 
 
 def existing(path: str | Path) -> Path:
-    """Return `path`; InputError if it is no file."""
-    path = Path(path)
-    if not path.is_file():
-        got = "nothing there"
-        if path.is_dir():
-            got = "a folder"
-        elif os.path.lexists(path):
-            got = "something else (a pipe, a device or a broken link)"
-        raise InputError(f"{path}: expected a file, got {got}")
-    return path
+    """Return `path`; InputError if it is no file that can be read."""
+    if not os.path.lexists(path):
+        raise InputError(f"{path}: expected a file, got nothing there")
+    return check_file(path)
 
 
 class Folder:

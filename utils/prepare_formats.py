@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ MOST_COLUMNS = 2**31 - 1        # column ids are kept in 4 bytes
 def json_object(line: str) -> dict:
     """The JSON object of one line; InputError for anything else."""
     try:
-        record = json.loads(line)
+        record = json.loads(line, object_pairs_hook=_distinct)
     except json.JSONDecodeError as error:
         raise InputError(f"expected a JSON object, got {line[:60]!r} "
                          f"(column {error.colno}: {error.msg})") from error
@@ -31,6 +32,15 @@ def json_object(line: str) -> dict:
         raise InputError(f"expected a JSON object, got {line[:60]!r} ({error})") from error
     if type(record) is not dict:
         raise InputError(f"expected a JSON object, got {type(record).__name__} {line[:60]!r}")
+    return record
+
+
+def _distinct(pairs: list[tuple[str, object]]) -> dict:
+    """The dict of a JSON object; ValueError for a key that stands twice, of which json would keep the last."""
+    record = dict(pairs)
+    if len(record) != len(pairs):
+        twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise ValueError(f"the key {twice[:60]!r} stands twice")
     return record
 
 
@@ -86,7 +96,7 @@ def prepare_xml_repository(folder: str | Path, out: str | Path, fields: str | No
                 writer.write(f"raw/{split}_X.txt", _record_text(record, FIELDS[fields]))
                 rows.add(*_targets(record, width))
             consume(path, lines(path, latin=True), store)
-            writer.put(f"Y.{split}", rows.csr(width), rows.read)
+            writer.put(f"Y.{split}", rows.csr(width), rows.read, path)
         writer.copy_filters(source)
         return writer.finish(source)
 
@@ -227,7 +237,7 @@ def _read_whole(source: Folder, options: SparseText, writer: Writer) -> None:
         log.warning("%s: %d of %d rows are in neither split and are left out", path, left, len(labels))
     for name, matrix in (("Y", labels.csr(header[1])), ("X", features.csr(header[0]))):
         for split, chosen in rows.items():
-            writer.put(f"{name}.{split}", matrix[list(chosen)])
+            writer.put(f"{name}.{split}", matrix[list(chosen)], path=path)
 
 
 def _split_rows(path: Path, column: int, size: int) -> dict[int, None]:
@@ -256,14 +266,14 @@ def _read_pair_files(source: Folder, split: str, writer: Writer) -> None:
             rows = Rows()
             header = _read_rows(path, "N columns", lambda line, size, rows=rows, check=check:
                                 rows.add(*_pairs(line, size[1], check)))
-            writer.put(name, rows.csr(header[1]), rows.read)
+            writer.put(name, rows.csr(header[1]), rows.read, path)
 
 
 def _read_bag_of_words(path: Path, split: str, writer: Writer, options: SparseText) -> None:
     """The labels and features of one split."""
     labels, features, header = _bag_of_words_rows(path, options)
-    writer.put(f"Y.{split}", labels.csr(header[1]), labels.read)
-    writer.put(f"X.{split}", features.csr(header[0]))
+    writer.put(f"Y.{split}", labels.csr(header[1]), labels.read, path)
+    writer.put(f"X.{split}", features.csr(header[0]), path=path)
 
 
 def _bag_of_words_rows(path: Path, options: SparseText) -> tuple[Rows, Rows, list[int]]:
@@ -339,6 +349,8 @@ def _pairs(line: str, width: int, check: Callable[[float], None]) -> tuple[list[
 
 def _number(kind: type, text: str, what: str):
     try:
+        if "_" in text or not text.isascii():      # Python's own spellings of numbers: 1_000
+            raise ValueError
         return kind(text)
     except ValueError:
         raise InputError(f"expected {what}, got {text[:60]!r} for a number") from None
@@ -363,9 +375,9 @@ def prepare_pecos(folder: str | Path, out: str | Path, overwrite: bool = False) 
             matrix = _load_matrix(path, "relevance")
             read = matrix.nnz
             matrix.eliminate_zeros()
-            writer.put(f"Y.{split}", matrix, read)
+            writer.put(f"Y.{split}", matrix, read, path)
             if path := source.find(f"X.{split}.npz", f"tfidf-attnxml/X.{split}.npz", required=False):
-                writer.put(f"X.{split}", _load_matrix(path, "features"))
+                writer.put(f"X.{split}", _load_matrix(path, "features"), path=path)
         _same_width(writer, folder)
         points = {split: (f"X.{split}.txt", f"{long}_raw_texts.txt", f"raw/{split}_X.txt")
                   for split, long in SPLITS.items()}
@@ -391,11 +403,22 @@ def _same_width(writer: Writer, folder: str | Path) -> None:
     for kind, columns in (("Y", "labels"), ("X", "features")):
         if f"{kind}.trn" in shapes and shapes[f"{kind}.trn"][1] != shapes[f"{kind}.tst"][1]:
             raise InputError(f"{folder}: expected as many {columns} in both splits, got "
-                             f"{shapes[f'{kind}.trn'][1]} (trn) and {shapes[f'{kind}.tst'][1]} (tst)")
+                             f"{shapes[f'{kind}.trn'][1]} (trn) and {shapes[f'{kind}.tst'][1]} (tst)"
+                             + _widths(writer, kind))
     for split in SPLITS:
         if f"X.{split}" in shapes and shapes[f"X.{split}"][0] != shapes[f"Y.{split}"][0]:
             raise InputError(f"{folder}: expected as many rows in X.{split} as in Y.{split}, "
                              f"{shapes[f'Y.{split}'][0]}, got {shapes[f'X.{split}'][0]}")
+
+
+def _widths(writer: Writer, kind: str) -> str:
+    """What each file says of its columns, and the largest that it uses: which of the two is wrong is seen at once."""
+    told = []
+    for split in SPLITS:
+        matrix = writer.matrices[f"{kind}.{split}"]
+        if path := writer.read_from[f"{kind}.{split}"]:
+            told.append(f"{path.name} says {matrix.shape[1]}, its largest index is {matrix.indices.max(initial=-1)}")
+    return f"; {'; '.join(told)}" if told else ""
 
 
 def _copy_texts(writer: Writer, source: Folder, points: dict[str, tuple[str, ...]],

@@ -91,7 +91,7 @@ def prepare_attention_xml(folder: str | Path, out: str | Path, overwrite: bool =
 
 def _label_rows(path: Path, labels: Labels) -> Rows:
     """Rows of label names parted by blanks."""
-    rows = Rows()
+    rows = Rows(max)
 
     def store(line: str) -> None:
         names = line.split()
@@ -102,7 +102,7 @@ def _label_rows(path: Path, labels: Labels) -> Rows:
 
 def _prepare(source: Source, out: str | Path, overwrite: bool, reader: Reader) -> Path:
     with Writer(out, reader.kind, source.files(), overwrite) as writer:
-        labels, rows = Labels(writer), {"trn": Rows(), "tst": Rows()}
+        labels, rows = Labels(writer), {"trn": Rows(max), "tst": Rows(max)}
         if source.labels is not None:
             labels.read(source.labels)
 

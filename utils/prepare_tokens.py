@@ -16,6 +16,7 @@ import numpy as np
 from utils.errors import InputError
 from utils.prepare_folder import Folder
 from utils.prepare_writer import Writer
+from utils.reading import read_array
 
 log = logging.getLogger(__name__)
 STEMS = {"trn_X": "trn_doc", "tst_X": "tst_doc", "Y": "lbl"}
@@ -106,10 +107,7 @@ class _Decoder:
 
 def _array(path: Path, rows: int) -> np.ndarray:
     """Integers [rows, length], mapped from disk."""
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise InputError(f"{path}: expected an array saved by numpy.save, got: {error}") from error
+    array = read_array(path, mapped=True)
     if array.ndim != 2 or array.shape[0] != rows or array.dtype.kind not in "iub":
         raise InputError(f"{path}: expected integers of shape ({rows}, length), got {array.dtype} {array.shape}")
     return array

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import logging
+import operator
 import os
 import re
 import shutil
@@ -109,9 +110,15 @@ def check_relevance(value: object) -> None:
 
 
 class Rows:
-    """A sparse matrix [N, columns] that grows row by row in flat arrays."""
+    """A sparse matrix [N, columns] that grows row by row in flat arrays.
 
-    def __init__(self) -> None:
+    Args:
+        merge: what becomes of two values of one column in a row. They add up, as in a scipy matrix; a label that is
+            named twice is no more relevant than its largest value, so formats of names give `max`.
+    """
+
+    def __init__(self, merge: Callable[[float, float], float] = operator.add) -> None:
+        self.merge = merge
         self.starts, self.columns, self.values = array("q", [0]), array("i"), array("f")
         self.read = 0       # pairs before repeated ones are merged
 
@@ -119,13 +126,16 @@ class Rows:
         return len(self.starts) - 1
 
     def add(self, columns: list[int], values: list[float]) -> None:
-        """One more row; of a column that comes twice the largest value counts."""
+        """One more row; values of a column that comes twice are merged."""
         self.read += len(columns)
         if len(set(columns)) != len(columns):
-            best: dict[int, float] = {}
+            merged: dict[int, float] = {}
             for column, value in zip(columns, values, strict=True):
-                best[column] = max(value, best.get(column, value))
-            columns, values = list(best), list(best.values())
+                merged[column] = self.merge(merged[column], value) if column in merged else value
+                if abs(merged[column]) > FLOAT32_MAX:
+                    raise InputError(f"expected values of index {column} that add up to a number of float32, "
+                                     f"got {merged[column]!r}")
+            columns, values = list(merged), list(merged.values())
         self.columns.extend(columns)
         self.values.extend(values)
         self.starts.append(len(self.columns))
@@ -156,6 +166,7 @@ class Writer:
         self.partial = self.out.with_name(f"{self.out.name}.partial-{os.getpid()}")
         self.inputs = [Path(path).resolve() for path in inputs]
         self.matrices, self.pairs_read, self._files, self._created = {}, {}, {}, []
+        self.read_from: dict[str, Path | None] = {}
         self.facts: dict[str, object] = {}      # more lines for stats.json
         self._text_hashes = {f"raw/{split}_X.txt": array("q") for split in SPLITS}
 
@@ -216,9 +227,11 @@ class Writer:
         if count != rows:
             raise InputError(f"{path}: expected {rows} lines, one for each {what}, got {count}")
 
-    def put(self, name: str, matrix, read: int | None = None) -> None:
-        """The CSR of `<name>.npz`; `read` counts its pairs before repeated ones and zeros went."""
-        self.matrices[name], self.pairs_read[name] = matrix, matrix.nnz if read is None else read
+    def put(self, name: str, matrix, read: int | None = None, path: Path | None = None) -> None:
+        """The CSR of `<name>.npz`, read from `path`; `read` counts its pairs before repeated ones and zeros went."""
+        self.matrices[name] = matrix
+        self.pairs_read[name] = matrix.nnz if read is None else read
+        self.read_from[name] = path
 
     def copy_filters(self, folder: Folder) -> None:
         """filter_labels_{train,test}.txt, where present: pairs 'row label' within the shape of Y.
@@ -261,10 +274,9 @@ class Writer:
 
     def _stats(self) -> dict:
         targets = {split: self.matrices[f"Y.{split}"] for split in SPLITS}
-        used = np.zeros(targets["trn"].shape[1], bool)
-        used[targets["trn"].indices] = True
-        stats = {"format": self.source, "labels": len(used),
-                 "labels_without_train_points": int((~used).sum()), **self.facts}
+        labels = targets["trn"].shape[1]      # what the file says: nothing of that size is made here
+        stats = {"format": self.source, "labels": labels,
+                 "labels_without_train_points": labels - len(np.unique(targets["trn"].indices)), **self.facts}
         if "X.trn" in self.matrices:
             stats["features"] = self.matrices["X.trn"].shape[1]
         for split, long in SPLITS.items():
