@@ -20,7 +20,7 @@ from utils.command_line import parse_words
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
                                      allow_abbrev=False)
-    parser.add_argument("config", help="YAML config (of this project, or of the older DEXML and ELIAS code)")
+    parser.add_argument("config", help="YAML config; flat YAML of DEXML and ELIAS and JSON of NGAME and DEXA too")
     folder = parser.add_mutually_exclusive_group()
     folder.add_argument("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
     folder.add_argument("--overwrite", action="store_true", help="replace the run that the folder holds")

@@ -1,4 +1,5 @@
 """Configs of the older DEXML and ELIAS code, and the published experiments as configs of this project."""
+import itertools
 import logging
 from pathlib import Path
 
@@ -242,6 +243,19 @@ def test_broken_references():
         interpolate({"a": "[a]"}, files)
     with pytest.raises(ConfigError, match=r"f.yaml: a refers to \[d\], which is no key; known: a, b"):
         interpolate({"a": "[d]", "b": 1}, files)
+
+
+def test_files_and_references_that_multiply(tmp_path):
+    """Each file names the next twice, each value the next ten times: refused before it fills the memory."""
+    for number in range(30):
+        write(tmp_path, f"f{number}.yaml", f"__dependency__: f{number + 1}.yaml, f{number + 1}.yaml\ntau: 1\n")
+    write(tmp_path, "f30.yaml", "net: dist-de-all\n")
+    with pytest.raises(ConfigError, match=r"f0.yaml: its `__dependency__:` leads to more than 100 files"):
+        load(tmp_path / "f0.yaml")
+    keys = sorted(KNOWN)
+    values = {key: f"[{after}]" * 10 for key, after in itertools.pairwise(keys)} | {keys[-1]: "x" * 10}
+    with pytest.raises(ConfigError, match="has more than 10,000 characters, its references replaced"):
+        interpolate(values, dict.fromkeys(keys, "f.yaml"))
 
 
 # ---------------------------------------------------------------- refusals

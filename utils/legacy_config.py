@@ -9,8 +9,6 @@ and bsz are given per process: here both are taken as written, which is the olde
 """
 from __future__ import annotations
 
-import json
-import logging
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -27,8 +25,11 @@ from utils.config import (
     read_yaml,
 )
 from utils.graph_places import approx_file, cluster_file
+from utils.legacy_json import is_released, load_released
+from utils.legacy_log import log, say, shown
 
-log = logging.getLogger("legacy_config")
+MAX_FILES = 100          # that a flat config depends on
+MAX_TEXT = 10_000        # characters of a value, references replaced
 Values = dict[str, Any]
 Converted = tuple[Values, str]                     # {"section.key": value}, and a note for the log
 Rule = Callable[[Any, Values], Converted]          # of a key's value and all keys
@@ -177,9 +178,11 @@ def _or_null(target: str) -> Rule:
 def _graph(path: str, flat: Values) -> Converted:
     """The older steps write cmat.npz and A_approx.npz into a run's folder; ours have other places, where the run that
     needs the graph looks by itself."""
-    file = Path(os.path.normpath(path or "."))
     if not path:
         return {}, "the method's own graph"
+    if not isinstance(path, str):
+        return {"method.graph": path}, ""      # which the typed section refuses
+    file = Path(os.path.normpath(path))
     if file.is_file() or file.name not in ("cmat.npz", "A_approx.npz"):
         return {"method.graph": path}, ""
     own = Path("Results", *(str(flat.get(key)) for key in ("project", "dataset", "expname")))
@@ -236,9 +239,15 @@ KNOWN = {*MOVED, *DEXML_MOVED, *HNM_MOVED, *ELIAS_MOVED, *DROPPED, *FIXED, *RULE
 # ---------------------------------------------------------------- files
 def load_any_config(path: str | Path, overrides: Sequence[str] | Mapping[str, Mapping] = (), *,
                     method_configs: Mapping[str, type], expand: Callable[[Config], Config] | None = None) -> Config:
-    """`utils.config.load_config` that takes flat configs too. Overrides do not reach into their `[key]`s."""
+    """`utils.config.load_config` that takes flat configs too, and those of NGAME and DEXA (`utils.legacy_json`).
+
+    Overrides do not reach into the `[key]`s of flat ones.
+    """
     path = Path(path)
-    if not _is_flat(read_yaml(path), path):
+    values = read_yaml(path)
+    if is_released(values):
+        return load_released(path, values, overrides, method_configs, expand)
+    if not _is_flat(values, path):
         return load_config(path, overrides, method_configs=method_configs, expand=expand)
     log.info("%s is a config of the older DEXML or ELIAS code:", path)
     merged, origin = convert(*read_flat(path))
@@ -258,17 +267,26 @@ def _is_flat(values: Mapping[str, Any], path: Path) -> bool:
     return bool(flat)
 
 
-def read_flat(path: Path, seen: tuple[Path, ...] = ()) -> tuple[Values, dict[str, str]]:
-    """The keys of a flat file after those of its dependencies, and the file that each comes from."""
+def read_flat(path: Path, seen: tuple[Path, ...] = (), opened: list[Path] | None = None,
+              ) -> tuple[Values, dict[str, str]]:
+    """The keys of a flat file after those of its dependencies, and the file that each comes from.
+
+    Args:
+        seen: the files that lead to this one; opened: all files so far.
+    """
+    opened = [] if opened is None else opened
+    opened.append(path)
     if path.resolve() in seen:
         raise ConfigError(f"{path}: `__dependency__:` goes in a circle")
+    if len(opened) > MAX_FILES:
+        raise ConfigError(f"{opened[0]}: its `__dependency__:` leads to more than {MAX_FILES} files, by way of {path}")
     values, flat, files = read_yaml(path), {}, {}
     if sections := _sections(values):
         raise ConfigError(f"{path}: holds sections ({', '.join(sections)}), but {seen[-1]}, a flat config of "
                           "the older code, depends on it; a config is of one kind or the other")
     for name in str(values.get("__dependency__") or "").split(","):
         if name.strip():
-            inherited, origins = read_flat(_dependency(name.strip(), path), (*seen, path.resolve()))
+            inherited, origins = read_flat(_dependency(name.strip(), path), (*seen, path.resolve()), opened)
             flat.update(inherited)
             files.update(origins)
     return {**flat, **values}, {**files, **dict.fromkeys(values, str(path))}
@@ -294,13 +312,14 @@ def interpolate(flat: Values, files: Mapping[str, str]) -> Values:
                                   f"{nearest(name, list(flat))}")
             if name in chain:
                 raise ConfigError(f"{files[key]}: references go in a circle: {' -> '.join((*chain, name))}")
-            return _shown(resolve(name, (*chain, name)))
-        return re.sub(r"\[(\w+)\]", value_of, flat[key]) if isinstance(flat[key], str) else flat[key]
+            return shown(resolve(name, (*chain, name)))
+        if not isinstance(flat[key], str):
+            return flat[key]
+        whole = re.sub(r"\[(\w+)\]", value_of, flat[key])
+        if len(whole) > MAX_TEXT:
+            raise ConfigError(f"{files[key]}: {key} has more than {MAX_TEXT:,} characters, its references replaced")
+        return whole
     return {key: resolve(key, (key,)) for key in flat}
-
-
-def _shown(value: Any) -> str:
-    return value if isinstance(value, str) and value else json.dumps(value, default=str)
 
 
 def convert(flat: Values, files: Mapping[str, str]) -> tuple[dict[str, Values], dict[str, str]]:
@@ -317,7 +336,7 @@ def convert(flat: Values, files: Mapping[str, str]) -> tuple[dict[str, Values], 
             values, note = _convert_key(key, flat)
         except ConfigError as error:
             raise ConfigError(f"{files[key]}: {error}") from None
-        _put(values, note, f"{key}: {_shown(flat[key])}", merged)
+        _put(values, note, f"{key}: {shown(flat[key])}", merged)
         origin |= dict.fromkeys(values, f"{files[key]} ({key})")
     _put(_propensity(str(flat.get("dataset", ""))), "the older code's rule on names", "no key", merged)
     if net in ("elias-1", "elias-2", "ova-net"):
@@ -349,8 +368,7 @@ def _put(values: Values, note: str, came: str, merged: dict[str, Values]) -> Non
         section, key = target.split(".")
         place = merged.setdefault(section, {})
         place[key] = {**place.get(key, {}), **value} if isinstance(value, dict) else value
-    became = ", ".join(f"{target} {_shown(value)}" for target, value in values.items()) or "dropped"
-    log.info("%s -> %s%s", came, became, f" ({note})" if note else "")
+    say(came, values, note)
 
 
 def _propensity(dataset: str) -> Values:

@@ -131,7 +131,10 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """One YAML file as a mapping; ConfigError if it is missing, too large, unreadable or not a mapping."""
     path = Path(path)
     try:
-        values = parse_yaml(_read_text(path), str(path))
+        text = _read_text(path)
+        if path.suffix == ".json":      # is YAML but for tabs between its words; inside of them there is none
+            text = text.replace("\t", " ")
+        values = parse_yaml(text, str(path))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such config file (run from the folder that holds train.py?)") from None
     except UnicodeDecodeError as error:
