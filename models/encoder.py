@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -29,6 +30,9 @@ from utils.encoder_settings import (
 from utils.encoder_source import fill, read_source, resolve_encoder
 from utils.errors import InputError
 from utils.pretrained import from_pretrained, load_tokenizer, resolve
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class _Normalize(torch.autograd.Function):
@@ -137,9 +141,7 @@ class TransformerEncoder(TextEncoder):
             raise ValueError(f"encoder '{source}': its weights lack {len(lacking)} of the model's tensors, such as "
                              f"{lacking[0]}")
         super().__init__(config, load_tokenizer(tokenizer or source, config.trust_remote_code), settings.hidden_size)
-        if len(self.tokenizer) > settings.vocab_size and tokenizer:
-            raise ValueError(f"encoder.tokenizer '{tokenizer}' has {len(self.tokenizer)} tokens, encoder '{source}' "
-                             f"{settings.vocab_size}; it is not the one that the encoder was trained with")
+        _check_vocabulary(self.tokenizer, settings.vocab_size, tokenizer or source, source)
         self.transformer = model.float()
         if config.gradient_checkpointing:
             self.transformer.gradient_checkpointing_enable()
@@ -147,6 +149,9 @@ class TransformerEncoder(TextEncoder):
         self._longest = longest_input(settings)
 
     def pool(self, texts: TextBatch) -> Tensor:
+        if len(texts) == 0:      # a batch smaller than the processes: attention cannot shape nothing
+            one = torch.full((1, 1), self._pad_id, device=texts.ids.device)
+            return self.pool_padded(one, torch.ones_like(one))[:0]
         ids, mask = texts.padded(self._pad_id)                                        # [B, T]
         if texts.longest == 0:
             ids, mask = F.pad(ids, (0, 1), value=self._pad_id), F.pad(mask, (0, 1), value=1)
@@ -188,6 +193,14 @@ class TransformerEncoder(TextEncoder):
     def save(self, folder: Path) -> None:
         self.transformer.save_pretrained(folder)
         super().save(folder)
+
+
+def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int, name: str, source: str) -> None:
+    """InputError for a tokenizer whose ids go beyond an encoder's table of `rows` token embeddings."""
+    if len(tokenizer) > rows:
+        raise InputError(f"the tokenizer of '{name}' has {len(tokenizer)} tokens, encoder '{source}' has embeddings "
+                         f"for {rows}: it is not the one that the encoder was trained with, or tokens were added to "
+                         "it afterwards; encoder.tokenizer names another")
 
 
 class _WeightedBag(torch.autograd.Function):
@@ -326,12 +339,15 @@ def build_encoder(config: EncoderConfig, data) -> TextEncoder:
         encoder.check()
     elif source.bag:
         encoder = BagEncoder(config, tokenizer, table=source.head()["table"])
+        _check_vocabulary(encoder.tokenizer, len(encoder.table), tokenizer, name)
     else:
         table = token_embeddings(name, config.trust_remote_code)
         weights = None
         if config.token_weights == "idf":
             weights = inverse_document_frequency(*data.token_document_counts(len(table)))
-        return BagEncoder(config, tokenizer, weights, table)
+        encoder = BagEncoder(config, tokenizer, weights, table)
+        _check_vocabulary(encoder.tokenizer, len(table), tokenizer, name)
+        return encoder
     encoder.take_head(source.head(), f"encoder '{name}'")
     return encoder
 

@@ -4,8 +4,10 @@ import torch
 import torch.nn.functional as F
 
 from models.encoder import BagEncoder, build_encoder, inverse_document_frequency, load_encoder
+from tests.tiny_encoders import tiny_tokenizer, write_tiny
 from utils.config import EncoderConfig
 from utils.data import TextBatch
+from utils.errors import InputError
 from utils.pretrained import load_tokenizer, resolve
 from utils.tokenization_utils import Tokenizer, tokenize_texts
 
@@ -148,6 +150,26 @@ def test_saved_encoders_come_back_equal(config, tmp_path, tokenizer):
         if config.name == "bag":
             with pytest.raises(ValueError, match="head.safetensors"):
                 load_encoder(config, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["bag", "transformer"])
+def test_a_tokenizer_with_more_tokens_than_the_encoder_is_refused(tmp_path, name):
+    folder = str(write_tiny("bert", tmp_path))
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["newword", "another"])
+    tokenizer.save_pretrained(folder)
+    config = EncoderConfig(name="bag", init=folder, token_weights="equal") if name == "bag" else \
+        EncoderConfig(name=folder)
+    count = len(tokenizer)
+    with pytest.raises(InputError, match=f"has {count} tokens, encoder '.*' has embeddings for {count - 2}: .*added"):
+        build_encoder(config, None)
+
+
+@pytest.mark.parametrize("text", ["caf\udce9", "half a \ud83d pair", "\udfff"])
+def test_texts_that_are_no_unicode_are_named_by_number(tokenizer, text):
+    half = f"U\\+{next(ord(c) for c in text if 0xD800 <= ord(c) < 0xE000):04X}"
+    with pytest.raises(InputError, match=rf"expected Unicode, got .* at place 2, .* surrogate, {half}"):
+        tokenize_texts(["fine", "café", text, "more"], Tokenizer(tokenizer, 16))
 
 
 def test_unknown_encoders_name_what_was_tried(monkeypatch, tmp_path):

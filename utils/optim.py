@@ -53,7 +53,8 @@ class RowSparseAdamW(torch.optim.Optimizer):
             if outer is None:
                 return
         for rows, values in _gradient_blocks(parameter, outer):
-            self._update_rows(parameter, state, group, rows, values)
+            if len(rows):      # a process may own none of few labels
+                self._update_rows(parameter, state, group, rows, values)
 
     @staticmethod
     def _accumulated(state: dict[str, Tensor], outer: OuterGradient, every: int) -> OuterGradient | None:

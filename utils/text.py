@@ -70,7 +70,20 @@ def text_list(texts: Iterable[str], what: str) -> list[str]:
     for number, text in enumerate(found):
         if not isinstance(text, str):
             raise InputError(f"{what}: expected texts, got {text!r} ({type(text).__name__}) at place {number}")
+    check_unicode(found, what)
     return found
+
+
+def check_unicode(texts: Sequence[str], what: str) -> None:
+    """Raise InputError for a text that UTF-8 cannot hold: one with half of a surrogate pair."""
+    for number, text in enumerate(texts):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            half = f"U+{ord(text[error.start]):04X}"
+            raise InputError(f"{what}: expected Unicode, got {text[:60]!r} at place {number}, which has a lone "
+                             f"surrogate, {half}, at its character {error.start + 1}: it was read from bytes that are "
+                             "not UTF-8, or cut inside a character") from None
 
 
 def decode_line(raw: bytes, path: Path, number: int) -> str:

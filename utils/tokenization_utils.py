@@ -24,7 +24,7 @@ if __name__ == "__main__":      # run as a file: the folder above holds the pack
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from utils.console import show_anything
-from utils.text import check_text_file, iter_lines
+from utils.text import check_text_file, check_unicode, iter_lines
 
 LINES_AT_ONCE = 8192
 
@@ -54,7 +54,11 @@ class Tokenizer:
         """Texts -> (flat ids, lengths [len(texts)])."""
         if self._fast is not None:
             self._fast.enable_truncation(self.max_len)   # two Tokenizers may share one backend with other lengths
-            rows = [encoding.ids for encoding in self._fast.encode_batch_fast(list(texts))]
+            try:
+                rows = [encoding.ids for encoding in self._fast.encode_batch_fast(list(texts))]
+            except TypeError:      # what is no valid Unicode is no text to it
+                check_unicode(texts, "texts")
+                raise
         else:
             rows = self.hf(list(texts), truncation=True, max_length=self.max_len)["input_ids"]
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
