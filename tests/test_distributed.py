@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from models import METHOD_CONFIGS, METHODS
 from tests import commands, distributed_worker
+from tests.conftest import write_dataset
 from utils import distributed
 from utils.arrays import map_arrays
 from utils.config import build_config, to_yaml
@@ -32,6 +33,13 @@ SETTINGS = {
     "hnm": {"method": {"pool": "hnm", "num_negatives": 2}},
     "in-batch": {"method": {"pool": "in-batch"}, "loss": {"sample": True}},
     "transformer": {"encoder": {"name": None, "dropout": 0.0}, "method": {"gc_batch_size": 4}},
+    # A last batch of one query, and fewer labels than processes: some own nothing.
+    "lone-query": {"encoder": {"name": None, "dropout": 0.0}, "train": {"batch_size": 47}},
+    "few-labels": {"data": {"name": "few"}, "encoder": {"name": None, "dropout": 0.0}, "train": {"batch_size": 16}},
+    "few-labels-rows": {"data": {"name": "few"}, "train": {"batch_size": 16},
+                        "method": {"name": "xc", "dropout": 0.0, "batches": "random"},
+                        "loss": {"name": "triplet"}, "stages": [
+                            {"name": "first", "method": {"name": "dexml"}}, {"name": "rows"}]},
     "elias-1": {"method": {"name": "elias-1", "max_leaf": 5, "tau": 0.1, "init": "labels"}, "loss": {"name": "bce"}},
     "elias-2": {"method": {"name": "elias-2", "graph": "cluster", "max_leaf": 5, "beam": 2, "K": 9, "tau": 0.1,
                            "accumulation_steps": 2, "swa": True, "swa_start": 1, "swa_step": 1}},
@@ -84,12 +92,15 @@ def launch(processes, *words, check=True, machine=(), module="-m"):
 def run_all(tiny_root, tiny_encoder, tmp_path_factory):
     """run_all(G) -> {setting: run folder} with G processes; all settings in one launch."""
     done = {}
+    few_root = tmp_path_factory.mktemp("few")
+    write_dataset(few_root / "few", points=41, labels=2)      # 33 training points
 
     def run(processes):
         if processes not in done:
             folder = tmp_path_factory.mktemp(f"processes{processes}")
             for name, sections in SETTINGS.items():
-                config = build(tiny_root, tiny_encoder, folder / name, sections)
+                root = few_root if "data" in sections else tiny_root
+                config = build(root, tiny_encoder, folder / name, sections)
                 (folder / f"{name}.yaml").write_text(to_yaml(config))
                 if processes == 1:
                     distributed_worker.run(config)
@@ -268,7 +279,6 @@ def test_a_port_in_use_is_said():
 
 def _bytes_of_a_step(labels, batch_size, loss, tiny_encoder, tmp_path, monkeypatch):
     """Bytes that one process hands to collectives in a step of `dexml` all, as process 0 of 2."""
-    from tests.conftest import write_dataset
     root = tmp_path / f"sets{labels}"
     if not root.exists():
         write_dataset(root / "tiny", points=80, labels=labels)

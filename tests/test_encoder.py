@@ -123,6 +123,14 @@ def test_options_of_transformers(tokenizer):
         build_encoder(EncoderConfig(name="minilm", layers=7), None)
 
 
+def test_a_process_without_texts_takes_part(tokenizer):
+    encoder = build_encoder(EncoderConfig(name="minilm", layers=1, projection=5), None)
+    out = encoder(batch_of([], tokenizer))
+    assert out.shape == (0, 5)
+    out.sum().backward()
+    assert all(p.grad is not None and not p.grad.any() for p in encoder.parameters())
+
+
 def test_too_long_texts_are_refused(tokenizer):
     encoder = build_encoder(EncoderConfig(name="minilm", layers=1), None)
     long = TextBatch(torch.ones(600, dtype=torch.int32), np.array([600]))
