@@ -42,7 +42,7 @@ from models.method import Method  # noqa: E402
 from models.report_data import report_data  # noqa: E402
 from utils import distributed, metrics  # noqa: E402
 from utils.config import Config, ConfigError  # noqa: E402
-from utils.data import SPLITS, Dataset, Split, load_dataset  # noqa: E402
+from utils.data import SPLITS, Dataset, Split, load_dataset, saved_validation_rows  # noqa: E402
 from utils.data_sizes import DataSizes  # noqa: E402
 from utils.environment import check_same_data  # noqa: E402
 from utils.files import write_json, written_whole  # noqa: E402
@@ -94,7 +94,7 @@ def evaluate(run: str | Path, split: str = "tst", overrides: list[str] | None = 
     warn_unfinished(folder)
     accelerator = distributed.start(config.train.mixed_precision)
     torch.set_num_threads(distributed.cpu_threads(config.run.threads))
-    data = load_dataset(config, run_tokenizer(config, folder))
+    data = load_dataset(config, run_tokenizer(config, folder), saved_validation_rows(folder, config.data))
     check_same_data(folder, data)
     if len(data.splits[split]) == 0:
         raise ValueError(f"split {split} of {data.name} has no points "

@@ -53,7 +53,15 @@ from models.recipe import plan_recipe  # noqa: E402
 from utils import distributed  # noqa: E402
 from utils.checkpoint import Progress, load_checkpoint, save_checkpoint  # noqa: E402
 from utils.config import Config, ConfigError  # noqa: E402
-from utils.data import Batch, Dataset, labels_hash, load_dataset, steps_per_epoch, training_batches  # noqa: E402
+from utils.data import (  # noqa: E402
+    Batch,
+    Dataset,
+    labels_hash,
+    load_dataset,
+    saved_validation_rows,
+    steps_per_epoch,
+    training_batches,
+)
 from utils.data_sizes import DataSizes, read_once  # noqa: E402
 from utils.environment import check_same_data, peak_memory, write_environment  # noqa: E402
 from utils.files import folder_written_whole, write_json, written_whole  # noqa: E402
@@ -128,7 +136,7 @@ def fit_stage(config: Config, recipe: Config, resume: bool = False, overwrite: b
     source = METHODS[config.method.name].tokenizer_source(config)
     if source is not None:
         source = load_tokenizer(source, config.encoder.trust_remote_code)
-    data = load_dataset(config, source)
+    data = load_dataset(config, source, saved_validation_rows(config.run_folder, config.data) if resume else None)
     METHODS[config.method.name].check(config, DataSizes.of(data), Runs(METHOD_CONFIGS))      # its sizes are exact now
     if resume and is_begun(config.run_folder):
         check_same_data(config.run_folder, data)

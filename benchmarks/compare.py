@@ -39,9 +39,9 @@ import scipy.sparse as sp
 from benchmarks.compare_worker import Task
 from benchmarks.table import heading, line
 from models import METHOD_CONFIGS
-from utils.config import load_config, to_yaml
+from utils.config import DataConfig, load_config, to_yaml
 from utils.data import load_relevance
-from utils.features import load_features
+from utils.features import find_features
 from utils.files import write_json, write_text
 from utils.filters import load_filters
 from utils.metrics import evaluate, inverse_propensity
@@ -145,9 +145,10 @@ def _resident(pid: int) -> int:
 
 @dataclass(frozen=True)
 class Data:
-    """A data set's folder, its test relevance and filter [N, L], and inverse propensities [L], which also tell the
-    training points' labels."""
+    """A data set's folder, that of its features, its test relevance and filter [N, L], and inverse propensities [L],
+    which also tell the training points' labels."""
     folder: Path
+    features: Path
     relevance: sp.csr_matrix
     filters: sp.csr_matrix
     inverse: np.ndarray
@@ -155,9 +156,13 @@ class Data:
     @classmethod
     def load(cls, folder: Path, a: float, b: float) -> Data:
         trn, tst = (load_relevance(folder / f"Y.{split}.npz", None, folder) for split in ("trn", "tst"))
-        load_features(folder)      # built where missing: the trees of others read them
+        features = find_features(folder, DataConfig())      # built where missing: the trees of others read them
+        features.check()
+        if not features.path("tst").is_file():
+            raise ValueError(f"{features.path('tst')}: no such file")
         counts = np.bincount(trn.indices, minlength=trn.shape[1])
-        return cls(folder.resolve(), tst, load_filters(folder, {"trn": trn.shape, "tst": tst.shape})["tst"],
+        filters = load_filters(folder, {"trn": trn.shape, "tst": tst.shape})["tst"]
+        return cls(folder.resolve(), features.folder.resolve(), tst, filters,
                    inverse_propensity(counts, trn.shape[0], a, b))
 
     @property
@@ -181,8 +186,8 @@ class Data:
 def measure(system: System, python: str, data: Data, threads: int, minutes: float) -> dict[str, Any]:
     """Train a system and ask it, in two processes: its row of the table."""
     with tempfile.TemporaryDirectory() as work:
-        task = Task("ours" if system.config else system.kind, str(data.folder), work, threads, data.top, minutes,
-                    config=system.config)
+        task = Task("ours" if system.config else system.kind, str(data.folder), str(data.features), work, threads,
+                    data.top, minutes, config=system.config)
         trained = _phase("train", task, python)
         answered = _phase("answer", dataclasses.replace(task, threads=1), python)
         metrics = data.metrics(sp.load_npz(Path(work) / "scores.npz"))

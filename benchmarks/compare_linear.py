@@ -36,7 +36,7 @@ class Linear:
     def open(self) -> None:
         self.load()
         self.num_labels = int(np.load(Path(self.task.data) / "Y.trn.npz")["shape"][1])
-        if (path := Path(self.task.data) / "Xf.txt").exists():
+        if (path := Path(self.task.features) / "Xf.txt").exists():
             self.text_features = TextFeatures(path)
 
     def rank_points(self) -> sp.csr_matrix:

@@ -33,11 +33,13 @@ BATCH, BATCHES = 256, 10        # texts answered at once, and how often
 class Task:
     """What to measure.
 
-    Attributes: system, a key of SYSTEMS; data, the data set's folder; work, an empty folder; top, labels to rank a
-    point; minutes, what sentence-transformers may train; config, the YAML of `ours`.
+    Attributes: system, a key of SYSTEMS; data, the data set's folder; features, that of X.{trn,tst}.npz and Xf.txt;
+    work, an empty folder; top, labels to rank a point; minutes, what sentence-transformers may train; config, the YAML
+    of `ours`.
     """
     system: str
     data: str
+    features: str
     work: str
     threads: int
     top: int
@@ -55,7 +57,8 @@ class Task:
         return self.run / "model"
 
     def matrix(self, name: str) -> sp.csr_matrix:
-        matrix = sp.csr_matrix(sp.load_npz(Path(self.data) / f"{name}.npz")).astype(np.float32)
+        folder = self.features if name.startswith("X.") else self.data
+        matrix = sp.csr_matrix(sp.load_npz(Path(folder) / f"{name}.npz")).astype(np.float32)
         matrix.sum_duplicates()
         return matrix
 
@@ -86,7 +89,7 @@ class Ours:
             "run": {"dir": str(task.run), "seed": task.seed, "threads": task.threads, "tensorboard": False},
         }, method_configs=METHOD_CONFIGS)
         self.predictor = None
-        self.reads_texts = (folder / "Xf.txt").exists()      # a tree can make features of new texts
+        self.reads_texts = (Path(task.features) / "Xf.txt").exists()      # a tree can make features of new texts
 
     def before(self) -> None:
         pass

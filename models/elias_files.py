@@ -20,7 +20,7 @@ from utils import distributed
 from utils.config import Config
 from utils.data import Dataset, Split
 from utils.errors import InputError
-from utils.features import load_features
+from utils.features import find_features
 from utils.graph_places import approx_file, cluster_file
 
 Origin = dict[str, Any]      # what a graph was made of, by the words that a message says it with
@@ -38,8 +38,11 @@ def folder_of(run: str | Path) -> Path:
 
 
 def point_features(data: Dataset) -> sp.csr_matrix:
-    """TF-IDF features of the training points [n, F], which labels are clustered by."""
-    return load_features(data.folder)[0][data.splits["trn"].rows]
+    """TF-IDF features of the training points [n, F], which labels are clustered by: those of test points may lack."""
+    files = find_features(data.folder, data.config)
+    matrix = files.matrix("trn")
+    files.warn_if_edited(matrix)
+    return matrix[data.splits["trn"].rows]
 
 
 # ---------------------------------------------------------------- what a graph is made of

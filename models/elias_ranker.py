@@ -32,7 +32,7 @@ from models.tree_features import TreeFeatures, check_sources
 from utils import distributed
 from utils.arrays import save_arrays
 from utils.config import Config, ConfigError, load_config, option, to_yaml
-from utils.data import Dataset, Split, token_cache
+from utils.data import Dataset, Split
 from utils.data_sizes import DataSizes
 from utils.files import write_text
 from utils.fusion import Fusion, FusionSettings, fit
@@ -49,8 +49,9 @@ HINGE_FLOOR, SHARE_FLOOR, TINY = 1e-4, 1e-6, 1e-30      # below these a logarith
 
 @dataclass(frozen=True)
 class EliasRankerConfig(LinearConfig):
-    features: tuple[str, ...] = option(("tfidf", "start"), "what is read: tfidf, run folders (their embeddings), and "
-                                                           "start = the embeddings of the run that is ranked")
+    features: tuple[str, ...] = option(("tfidf", "start"), "what is read: tfidf, run folders (their embeddings), "
+                                                           "start = the embeddings of the run that is ranked, and "
+                                                           ".npy files, as for xr-linear")
     candidates: int = option(100, "labels of ELIAS that are ranked anew", ge=1)
     negatives: int = option(100, "labels of ELIAS for each training point; where they are wrong, it is their negative",
                             ge=1)
@@ -257,7 +258,7 @@ class EliasRanker(Method):
         fixed = {"encoder": {"trust_remote_code": False}, "eval": {"precision": config.eval.precision}}
         before = load_config(folder / "elias" / "config.yaml", fixed, method_configs=METHOD_CONFIGS)
         method._use(METHODS[before.method.name].load(before, folder / "elias", num_labels))
-        method.features = TreeFeatures.load(folder, facts["columns"][0], token_cache(config))
+        method.features = TreeFeatures.load(config, folder, facts["columns"][0])
         method.layer = load_layer(folder / "rankers.npz")
         method.layer.check(num_labels, sum(facts["columns"]), str(folder / "rankers.npz"))
         if method.features.shape != tuple(facts["columns"]) or (np.diff(method.layer.child_ptr) != 1).any():

@@ -54,7 +54,8 @@ def cluster(data: Dataset, settings: EliasConfig, points: np.ndarray | None = No
     Args:
         points: [n, D] embeddings of the training points, beside their TF-IDF features.
     """
-    graph, split = None, data.splits["trn"]
+    graph = None
+    split = data.splits["trn"]
     if distributed.is_main():
         features = Features.build(point_features(data), points)
         graph = cluster_graph(pifa(split.relevance, features), settings.max_leaf, settings.cluster_seed,

@@ -11,8 +11,9 @@ from utils.linear_layer import Solver
 @dataclass(frozen=True)
 class LinearConfig(MethodConfig):
     has_encoder: ClassVar[bool] = False
-    features: tuple[str, ...] = option(("tfidf",), "what is read: tfidf, run folders (their embeddings), and start = "
-                                                   "the model of run.start_from or of the stage before")
+    features: tuple[str, ...] = option(("tfidf",), "what is read: tfidf, run folders (their embeddings), start = the "
+                                                   "model of run.start_from or of the stage before, and .npy files: "
+                                                   "X.{trn,tst}.npy, X.npy for short, or one of the two")
     cost: float = option(Solver.cost, "C of the squared hinge", gt=0)
     bias: float = option(Solver.bias, "value of the constant feature", ge=0)
     eps: float = option(Solver.eps, "solver: tolerance of the projected gradients", gt=0)

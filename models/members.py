@@ -172,9 +172,10 @@ def check_member(name: str, folder: Path, data: Dataset) -> None:
 
 def of_data(own: Config, config: Config) -> Config:
     """A member's config, where the data set lies now and as this run searches."""
-    return dataclasses.replace(own, eval=dataclasses.replace(config.eval, without=None), data=dataclasses.replace(
-        own.data, root=config.data.root, token_cache=config.data.token_cache), run=dataclasses.replace(
-        own.run, threads=config.run.threads))
+    data = dataclasses.replace(own.data, root=config.data.root, feature_cache=config.data.feature_cache,
+                               token_cache=config.data.token_cache)
+    return dataclasses.replace(own, eval=dataclasses.replace(config.eval, without=None), data=data,
+                               run=dataclasses.replace(own.run, threads=config.run.threads))
 
 
 def equal_encoders(one: Method, two: Method) -> bool:

@@ -26,9 +26,10 @@ from models.tree_features import TreeFeatures, check_sources
 from utils import distributed
 from utils.arrays import map_arrays, save_arrays
 from utils.config import Config, ConfigError, option
-from utils.data import Dataset, Split, token_cache
+from utils.data import Dataset, Split
 from utils.data_sizes import DataSizes, label_text_path
-from utils.files import link_or_copy, written_whole
+from utils.errors import InputError
+from utils.files import link_or_copy, write_text, written_whole
 from utils.linear_layer import Features, load_layer
 from utils.partition_tree import COMBINERS, PartitionTree
 from utils.sparse import topk_csr, topk_rows
@@ -226,7 +227,7 @@ class XrLinear(Method):
             tree = PartitionTree(tuple(layers), skeleton["node_labels"], num_labels, shape, config.method.bias)
             tree.check(f"{folder}, tree {number}")
             method.trees.append(tree)
-        method.features = TreeFeatures.load(folder, shape[0], token_cache(config))
+        method.features = TreeFeatures.load(config, folder, shape[0])
         if method.features.shape != shape:
             raise ValueError(f"{folder}: its encoders give {method.features.shape[1]} columns, expected {shape[1]}")
         prior = map_arrays(folder / "prior.npz")
@@ -286,6 +287,18 @@ class _Trainer:
         if distributed.is_main():
             for leftover in folder.glob(".*.partial-*"):      # of a process that was killed while it wrote
                 leftover.unlink()
+            self._check_features()
+
+    def _check_features(self) -> None:
+        """InputError if there are levels already, of other features: of texts that were edited since."""
+        path = self.folder / "features"
+        now = self.method.features.fingerprint(self.split)
+        before = path.read_text(encoding="utf-8") if path.is_file() else ""
+        if before != now and any(self.folder.glob("*.npz")):
+            raise InputError(f"{self.folder}: its trees were trained on other features than those of "
+                             f"{self.method.data.folder} now: texts or features were changed since; start the run "
+                             "again with --overwrite")
+        write_text(path, now)
 
     @property
     def features(self) -> Features:

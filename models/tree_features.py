@@ -1,173 +1,200 @@
-"""What linear trees read: TF-IDF of the texts, and embeddings of saved runs' encoders, side by side.
+"""What linear trees read: TF-IDF of the texts, embeddings of saved runs' encoders, and dense arrays, side by side.
 
-`method.features` lists them: `tfidf`, run folders, and `start`, the model of `run.start_from` or of the stage before.
+`method.features` lists them: `tfidf`, run folders, `start`, the model of `run.start_from` or of the stage before, and
+pairs of .npy files (models/dense_features.py).
 """
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import scipy.sparse as sp
-import torch
 from accelerate import Accelerator
 
-from models.encoder import TextEncoder, load_encoder
-from models.method import Method, encode_rows
+from models.dense_features import ArrayFiles, DenseSource, RunEncoder, is_array_source
+from models.encoder import load_encoder
+from models.method import Method
+from utils import distributed
 from utils.config import Config, ConfigError, EncoderConfig, load_config, to_yaml
-from utils.data import Split, token_cache
-from utils.features import load_features
-from utils.files import write_text
+from utils.data import Split
+from utils.errors import InputError
+from utils.features import VOCABULARY, FeatureFiles, check_available, features_by, find_features
+from utils.files import write_json, write_text
 from utils.linear_layer import Features
 from utils.run import find_run
+from utils.sparse import normalised
 from utils.stages import Runs
 from utils.text_features import TextFeatures
-from utils.tokenization_utils import Ragged, Tokenizer, tokenize_file, tokenize_texts
-from utils.tree_training import normalised
 
 
 def check_sources(config: Config, runs: Runs) -> None:
-    """ConfigError where `method.features` names nothing, something twice, or a run that has no encoder."""
+    """Refuse a `method.features` that cannot be read; nothing is built.
+
+    Raises:
+        ConfigError: it names nothing, something twice, or a run that has no encoder.
+        InputError: files that training or evaluation will need are missing.
+    """
     names = config.method.features
     if not names or len(set(names)) < len(names):
         raise ConfigError(f"method.features is {list(names)}: expected one source or more, none of them twice")
+    data = config.dataset_folder
     for name in names:
         if name == "tfidf":
-            continue
-        if name == "start" and not config.run.start_from:
-            raise ConfigError("method.features names `start`, but there is no run.start_from and no stage before this "
-                              "one")
-        if name != "start" and name not in runs:
-            raise ConfigError(f"method.features: expected tfidf, start or a run folder, got '{name}'")
-        source = runs.start(config) if name == "start" else runs.config(name)
-        if not source.method.has_encoder:
-            raise ConfigError(f"method.features: {name}: a run of method {source.method.name} has no encoder whose "
-                              "embeddings could be features")
+            check_available(data, config.data)
+        elif name != "start" and is_array_source(name, data):
+            ArrayFiles.check(name, data)
+        else:
+            _check_run(name, config, runs)
 
 
-@dataclass(frozen=True)
-class RunEncoder:
-    """The encoder of a saved run and what its texts need."""
-    encoder: TextEncoder
-    config: Config
-
-    @classmethod
-    def of(cls, method: Method) -> RunEncoder:
-        """Of a loaded run whose method has an encoder."""
-        return cls(method.encoder.eval(), method.config)
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        return Tokenizer(self.encoder.tokenizer, self.config.data.max_len)
-
-    def embed(self, tokens: Ragged, rows: np.ndarray, accelerator: Accelerator) -> np.ndarray:
-        """Embeddings of unit length [n, D] float32; a zero embedding stays zero."""
-        out = np.empty((len(rows), self.encoder.dim), np.float32)
-        size = self.config.eval.batch_size
-        for positions, block in encode_rows(self.encoder.to(accelerator.device), tokens, rows, size, accelerator,
-                                            "embed texts"):
-            out[positions] = torch.nn.functional.normalize(block, dim=1).cpu().numpy()
-        return out
+def _check_run(name: str, config: Config, runs: Runs) -> None:
+    """ConfigError unless a name is that of a run with an encoder."""
+    if name == "start" and not config.run.start_from:
+        raise ConfigError("method.features names `start`, but there is no run.start_from and no stage before this one")
+    if name != "start" and name not in runs:
+        raise ConfigError(f"method.features: expected tfidf, start, a run folder or a .npy file, got '{name}'")
+    source = runs.start(config) if name == "start" else runs.config(name)
+    if not source.method.has_encoder:
+        raise ConfigError(f"method.features: {name}: a run of method {source.method.name} has no encoder whose "
+                          "embeddings could be features")
 
 
 class TreeFeatures:
     """Features of a data set's splits and of new texts.
 
-    Attributes: columns, the columns of the TF-IDF part (0 without it); encoders, in the order of their dense columns.
+    Attributes: columns, the columns of the TF-IDF part (0 without it); dense, in the order of their columns.
     """
 
-    def __init__(self, columns: int, vocabulary: Path | None, encoders: Sequence[RunEncoder], cache: Path) -> None:
-        self.columns, self.encoders, self._cache = columns, list(encoders), cache
-        self._vocabulary, self._texts = vocabulary, None
-        self._matrices: tuple[Path, dict[str, sp.csr_matrix]] | None = None      # of the data set looked at last
+    def __init__(self, config: Config, columns: int, vocabulary: Path | None, dense: Sequence[DenseSource]) -> None:
+        self.columns = columns
+        self.dense = list(dense)
+        self._config = config
+        self._vocabulary = vocabulary      # None: X.{trn,tst}.npz were given without
+        self._texts: TextFeatures | None = None
+        self._matrix: tuple[Path, str, sp.csr_matrix] | None = None      # read last: of which data set and split
 
     @classmethod
     def build(cls, names: Sequence[str], config: Config, start: Method | None) -> TreeFeatures:
-        """The sources that `method.features` names, which `check_sources` has looked at.
+        """The sources that `method.features` names, which `check_sources` has looked at; every process calls it.
 
         Args:
             start: the model of `run.start_from`.
         """
-        from models import METHOD_CONFIGS, load_method  # here: the registry imports the trees
-        folder, encoders = config.dataset_folder, []
-        for name in names:
-            if name == "start":
-                encoders.append(RunEncoder.of(start))
-            elif name != "tfidf":
-                run, run_config = find_run(name, METHOD_CONFIGS)
-                encoders.append(RunEncoder.of(load_method(run_config, run)))
-        features = cls(0, folder / "Xf.txt" if "tfidf" in names else None, encoders, token_cache(config))
-        if "tfidf" in names:
-            features.columns = features._matrix(folder, "trn").shape[1]
+        data = config.dataset_folder
+        dense = [_dense_source(name, data, start) for name in names if name != "tfidf"]
+        if "tfidf" not in names:
+            return cls(config, 0, None, dense)
+        with distributed.main_first():
+            files = find_features(data, config.data)
+        matrix = files.check()
+        features = cls(config, matrix.shape[1], files.vocabulary, dense)
+        features._matrix = data, "trn", normalised(matrix)
         return features
 
     @property
     def shape(self) -> tuple[int, int]:
-        return self.columns, sum(e.encoder.dim for e in self.encoders)
+        return self.columns, sum(source.dim for source in self.dense)
 
     def of_points(self, split: Split, points: np.ndarray, accelerator: Accelerator) -> Features:
         """Features of points of a split [n]."""
         rows = split.rows[points]
         if self.columns:
-            sparse = self._matrix(split.folder, split.source)[rows]
+            sparse = self._of_split(split.folder, split.source)[rows]
         else:
             sparse = sp.csr_matrix((len(rows), 0), dtype=np.float32)
-        return self._join(sparse, [e.embed(tokenize_file(split.text_path, e.tokenizer, self._cache), rows, accelerator)
-                                   for e in self.encoders])
+        return _join(sparse, [source.of_points(split, rows, self._config, accelerator) for source in self.dense])
 
     def of_texts(self, texts: Sequence[str], accelerator: Accelerator) -> Features:
         """Features of new texts.
 
         Raises:
-            ValueError: the data set came with features but without Xf.txt, their vocabulary.
+            InputError: the data set came with features but without Xf.txt, their vocabulary, or some are precomputed.
         """
         sparse = self.tfidf(texts) if self.columns else sp.csr_matrix((len(texts), 0), dtype=np.float32)
-        rows = np.arange(len(texts))
-        return self._join(sparse, [e.embed(tokenize_texts(texts, e.tokenizer), rows, accelerator)
-                                   for e in self.encoders])
+        return _join(sparse, [source.of_texts(texts, accelerator) for source in self.dense])
 
     def tfidf(self, texts: Sequence[str]) -> sp.csr_matrix:
         """The TF-IDF part alone [n, F], rows of unit length."""
         if self._texts is None:
-            if self._vocabulary is None or not self._vocabulary.is_file():
-                raise ValueError(f"{self._vocabulary or 'Xf.txt'}: no such file; the data set's X.trn.npz came without "
-                                 "its vocabulary, so that features of new texts cannot be computed")
+            if self._vocabulary is None:
+                raise InputError(f"{VOCABULARY}: no such file; the data set's X.trn.npz came without its vocabulary, "
+                                 "so that features of new texts cannot be computed")
             self._texts = TextFeatures(self._vocabulary)
         features = self._texts(texts)
-        if features.shape[1] != self.columns:
-            raise ValueError(f"{self._vocabulary} has {features.shape[1]:,} terms, expected {self.columns:,}, one for "
-                             "each column of the features that the model was trained on")
+        self._check_columns(features, self._vocabulary)
         return features
 
-    def _matrix(self, folder: Path, source: str) -> sp.csr_matrix:
-        """X.trn or X.tst of a data set, its rows of unit length."""
-        if self._matrices is None or self._matrices[0] != folder:
-            self._matrices = folder, dict(zip(("trn", "tst"), map(normalised, load_features(folder)), strict=True))
-        return self._matrices[1][source]
+    def _of_split(self, folder: Path, source: str) -> sp.csr_matrix:
+        """X.trn or X.tst of a data set in the columns of this vocabulary, its rows of unit length."""
+        if self._matrix is None or self._matrix[:2] != (folder, source):
+            if self._vocabulary is None:
+                matrix = FeatureFiles(folder, folder).matrix(source)
+            else:
+                matrix = features_by(self._vocabulary, folder, self._config.data, source)
+            self._check_columns(matrix, folder)
+            self._matrix = folder, source, normalised(matrix)
+        return self._matrix[2]
 
-    @staticmethod
-    def _join(sparse: sp.csr_matrix, dense: list[np.ndarray]) -> Features:
-        return Features.build(sparse, np.concatenate(dense, axis=1) if dense else None)
+    def _check_columns(self, matrix: sp.csr_matrix, where: Path) -> None:
+        if matrix.shape[1] != self.columns:
+            raise InputError(f"{where} has {matrix.shape[1]:,} terms, expected {self.columns:,}, one for each column "
+                             "of the features that the model was trained on")
+
+    def fingerprint(self, split: Split) -> str:
+        """A hash of what decides the features of a split's files: whether work on them may go on."""
+        digest = hashlib.blake2b(digest_size=16)
+        if self.columns:
+            sparse = Features.build(self._of_split(split.folder, split.source))
+            for array in sparse.arrays:
+                digest.update(array)
+        for source in self.dense:
+            digest.update(source.fingerprint(split).encode())
+        return digest.hexdigest()
 
     # ---- saving
     def save(self, folder: Path) -> None:
-        """The vocabulary and the encoders, so that the model needs no other run."""
-        if self.columns and self._vocabulary is not None and self._vocabulary.is_file():
-            shutil.copyfile(self._vocabulary, folder / "Xf.txt")
-        for number, source in enumerate(self.encoders):
+        """The vocabulary and the encoders, so that the model needs no other run; of arrays only their names."""
+        if self._vocabulary is not None:
+            shutil.copyfile(self._vocabulary, folder / VOCABULARY)
+        for number, source in enumerate(self.dense):
+            if isinstance(source, ArrayFiles):
+                write_json(folder / f"arrays{number}.json", {"name": source.name, "columns": source.dim})
+                continue
             to = folder / f"encoder{number}"
             to.mkdir()
             source.encoder.save(to)
             write_text(to / "config.yaml", to_yaml(source.config))
 
     @classmethod
-    def load(cls, folder: Path, columns: int, cache: Path) -> TreeFeatures:
+    def load(cls, config: Config, folder: Path, columns: int) -> TreeFeatures:
         from models import METHOD_CONFIGS
-        encoders = []
-        for to in sorted(folder.glob("encoder*"), key=lambda path: int(path.name.removeprefix("encoder"))):
-            config = load_config(to / "config.yaml", method_configs=METHOD_CONFIGS)
-            settings = EncoderConfig(**{**vars(config.encoder), "trust_remote_code": False})
-            encoders.append(RunEncoder(load_encoder(settings, to).eval(), config))
-        return cls(columns, folder / "Xf.txt" if columns else None, encoders, cache)
+        dense: dict[int, DenseSource] = {}
+        for to in folder.glob("encoder*"):
+            own = load_config(to / "config.yaml", method_configs=METHOD_CONFIGS)
+            settings = EncoderConfig(**{**vars(own.encoder), "trust_remote_code": False})
+            dense[int(to.name.removeprefix("encoder"))] = RunEncoder(load_encoder(settings, to).eval(), own)
+        for path in folder.glob("arrays*.json"):
+            told = json.loads(path.read_text(encoding="utf-8"))
+            dense[int(path.stem.removeprefix("arrays"))] = ArrayFiles(told["name"], told["columns"])
+        vocabulary = folder / VOCABULARY
+        known = bool(columns) and vocabulary.is_file()
+        return cls(config, columns, vocabulary if known else None, [dense[number] for number in sorted(dense)])
+
+
+def _dense_source(name: str, data: Path, start: Method | None) -> DenseSource:
+    """What a name of `method.features` other than `tfidf` means."""
+    from models import METHOD_CONFIGS, load_method  # here: the registry imports the trees
+    if name == "start":
+        return RunEncoder.of(start)
+    if is_array_source(name, data):
+        return ArrayFiles.open(name, data)
+    run, config = find_run(name, METHOD_CONFIGS)
+    return RunEncoder.of(load_method(config, run))
+
+
+def _join(sparse: sp.csr_matrix, dense: list[np.ndarray]) -> Features:
+    return Features.build(sparse, np.concatenate(dense, axis=1) if dense else None)

@@ -86,7 +86,7 @@ def test_a_system_that_fails_is_one_line_and_the_others_go_on(tmp_path, capsys, 
     with pytest.raises(SystemExit, match="1"):
         run(tmp_path / "made", tmp_path, "--ours", encoder, linear, "--out", tmp_path / "table.md", "--resume")
     failed, tree, peer, sentence = table(capsys)[2:]
-    assert failed[0] == "XMCKit encoder" and failed[2:14] == ["-"] * 12 and "trn_X.txt" in failed[-1]
+    assert failed[0] == "XMCKit encoder" and failed[2:14] == ["-"] * 12 and "Y.txt: no such file" in failed[-1]
     assert tree[0] == "XMCKit linear" and float(tree[2]) > 20 and tree[-3:-1] == ["-", "-"]      # by chance: 0.4
     assert "KeyError: 'peer'" in peer[-1] and "have no texts" in sentence[-1]
     assert [path.name for path in (tmp_path / "rows").iterdir()] == ["linear-1.json"]      # the others are tried again

@@ -69,7 +69,7 @@ ELIAS = {"name": "elias", "method": {"name": "elias-2", "graph": "cluster", "max
 @pytest.mark.parametrize(("stage", "message"), [
     ({"method": {"name": "overlap", "features": ["tfidf"]}}, "name `start` among method.features"),
     ({"method": {"name": "overlap", "features": ["start", "start"]}}, "one source or more, none of them twice"),
-    ({"method": {"name": "overlap", "features": ["tfidf", "start", "no/run"]}}, "expected tfidf, start or a run"),
+    ({"method": {"name": "overlap", "features": ["tfidf", "start", "no/run"]}}, "expected tfidf, start, a run"),
     ({"method": {"name": "overlap", "features": ["start"], "copies": 9, "max_leaf": 5}}, "make only 4; lower"),
     ({"method": {"name": "xc", "cluster_size": 600}}, "method.cluster_size is 600, expected at most the batch"),
     ({"method": {"name": "xc", "cluster_size": 4}, "run": {"start_from": None}}, "method xc starts from a trained enc"),

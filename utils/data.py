@@ -25,7 +25,7 @@ from utils import distributed, metrics
 from utils.config import Config, DataConfig
 from utils.errors import InputError
 from utils.filters import load_filters
-from utils.reading import RELEVANCE, check_file, read_matrix
+from utils.reading import RELEVANCE, check_file, read_array, read_matrix
 from utils.sparse import without_zeros
 from utils.text import TextLines, count_lines, lines_hash
 from utils.tokenization_utils import Ragged, Tokenizer, tokenize_file
@@ -63,13 +63,27 @@ def validation_rows(relevance: sp.csr_matrix, config: DataConfig, folder: Path) 
     if config.val_group_size == 1 or count == 0:
         return np.sort(rng.choice(labelled, count, replace=False))
     from utils.clustering import balanced_hierarchy  # here: scikit-learn and numba take seconds to import
-    from utils.features import load_features
-    features = load_features(folder)[0][labelled]
+    from utils.features import find_features
+    with distributed.main_first():
+        features = find_features(folder, config).matrix("trn")[labelled]
     groups = balanced_hierarchy(features, [-(-len(labelled) // config.val_group_size)], seed=VALIDATION_SEED,
                                 name="group texts").clusters()
     order = np.argsort(rng.permutation(groups.max() + 1)[groups], kind="stable")      # group by group
     ends = np.flatnonzero(np.diff(groups[order], append=-1)) + 1
     return np.sort(labelled[order[:ends[ends <= count].max(initial=0)]])
+
+
+def saved_validation_rows(run_folder: Path, config: DataConfig) -> np.ndarray | None:
+    """The rows that a run held out, where drawing them again might give others: groups go by texts, which may have been
+    edited, and by how these are cut into terms.
+
+    Raises:
+        InputError: val_rows.npy is not a list of rows.
+    """
+    path = run_folder / "val_rows.npy"
+    if config.val_group_size == 1 or not path.is_file():
+        return None
+    return read_array(path, ndim=1, kinds="iu")
 
 
 # ---------------------------------------------------------------- splits
@@ -229,7 +243,11 @@ def load_dataset(config: Config, tokenizer_source, held_out: np.ndarray | None =
         with distributed.main_first():
             tokens = {s: tokenize_file(p, label if s == "Y" else query, token_cache(config)) for s, p in texts.items()}
     held_out = validation_rows(trn, data, folder) if held_out is None else held_out
-    training = np.setdiff1d(np.flatnonzero(np.diff(trn.indptr)), held_out)
+    labelled = np.flatnonzero(np.diff(trn.indptr))
+    if not np.isin(held_out, labelled).all() or (np.diff(held_out) <= 0).any():
+        raise InputError(f"{folder}: expected other rows held out for validation, ascending and with labels: "
+                         "val_rows.npy is not of this data set")
+    training = np.setdiff1d(labelled, held_out)
     if skipped := trn.shape[0] - len(training) - len(held_out):
         log.info("%s: %d training points without labels are skipped", folder, skipped)
     rows = {"trn": training, "val": held_out, "tst": np.arange(tst.shape[0])}

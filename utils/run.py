@@ -30,8 +30,8 @@ RECIPE = "recipe.yaml"
 MAY_DIFFER = {"run", "eval"}      # sections that do not change what is trained
 MAY_CHANGE = {"data.root", "data.token_cache", "data.feature_cache", "data.workers", "encoder.trust_remote_code",
               "train.mixed_precision"}      # of a run that goes on, if the data is the same
-MAY_BE_OVERRIDDEN = ("data.root", "data.token_cache", "data.workers", "encoder.trust_remote_code", "run.threads",
-                     "train.mixed_precision")      # of a finished run, beside all of `eval`
+MAY_BE_OVERRIDDEN = ("data.root", "data.feature_cache", "data.token_cache", "data.workers", "encoder.trust_remote_code",
+                     "run.threads", "train.mixed_precision")      # of a finished run, beside all of `eval`
 
 
 # ---------------------------------------------------------------- the folder of a run

@@ -27,6 +27,13 @@ class DataConfig:
     filters: Literal["optional", "required"] = option(
         "optional", "required: filter_labels_train.txt and filter_labels_test.txt, the pairs that published numbers "
                     "leave out, must be there")
+    features: Literal["given", "texts"] = option(
+        "given", "where TF-IDF comes from: X.{trn,tst}.npz of the data set, built from the texts where it has none; "
+                 "texts = built, whatever it has")
+    terms: Literal["auto", "words", "characters"] = option(
+        "auto", "what built TF-IDF counts: words and pairs of them, or character n-grams; auto = characters where most "
+                "texts have no blanks between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese)")
+    feature_cache: str | None = option(None, "folder of TF-IDF that is built; null = <root>/<name>/features")
     token_cache: str | None = option(None, "folder of token files; null = <root>/<name>/tokens")
     workers: int = option(0, "processes that assemble batches; 0 = in the training process", ge=0)
 

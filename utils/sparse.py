@@ -175,3 +175,11 @@ def refuse(bad, matrix, where, wanted):
         row = int(np.searchsorted(matrix.indptr, first, side="right")) - 1
         label = matrix.indices[first]
         raise ValueError(f"{where}: expected {wanted}, got {matrix.data[first]} at row {row}, label {label}")
+
+
+def normalised(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Rows scaled to length 1; rows of zeros stay."""
+    norms = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel())
+    scaled = matrix.copy()
+    scaled.data *= np.repeat(1 / np.maximum(norms, 1e-12), np.diff(matrix.indptr)).astype(np.float32)
+    return scaled

@@ -13,7 +13,8 @@ from utils.errors import InputError
 from utils.legacy_config import load_any_config
 from utils.run import find_run
 
-OF_THE_FUSION = ("root", "val_fraction", "val_max_points", "val_group_size", "token_cache")      # of section data
+OF_THE_FUSION = ("root", "val_fraction", "val_max_points", "val_group_size", "features", "terms", "feature_cache",
+                 "token_cache")      # of section data
 
 
 def _references(value: Any, change: Callable[[str, str], Any]) -> Any:

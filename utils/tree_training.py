@@ -13,6 +13,7 @@ from utils.clustering import balanced_hierarchy, splits_for
 from utils.linear_layer import Features, Layer, Solver, fit_layer
 from utils.matching import count_matrix, top_assignment
 from utils.partition_tree import Combiner, PartitionTree
+from utils.sparse import normalised
 
 
 @dataclass(frozen=True)
@@ -63,14 +64,6 @@ def pifa(relevance: sp.csr_matrix, features: Features) -> sp.csr_matrix:
         return sparse
     ones = sp.csr_matrix((np.ones(relevance.nnz, np.float32), relevance.indices, relevance.indptr), relevance.shape)
     return sp.hstack([sparse, normalised(sp.csr_matrix(ones.T @ features.dense))], format="csr")
-
-
-def normalised(matrix: sp.csr_matrix) -> sp.csr_matrix:
-    """Rows scaled to length 1; rows of zeros stay."""
-    norms = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel())
-    scaled = matrix.copy()
-    scaled.data *= np.repeat(1 / np.maximum(norms, 1e-12), np.diff(matrix.indptr)).astype(np.float32)
-    return scaled
 
 
 def tree_levels(labels: int, max_leaf: int, splits: int) -> list[int]:
