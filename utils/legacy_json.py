@@ -117,6 +117,16 @@ def _file(*names: str | None) -> Rule:
     return _only(*names, reason=there)
 
 
+def _filters(*names: str) -> Rule:
+    """A file that is named must be there."""
+    known = _file(*names, "", None)
+
+    def convert(value: Any, settings: Values) -> Converted:
+        note = known(value, settings)[1]
+        return ({"data.filters": "required"}, "") if value else ({}, note)
+    return convert
+
+
 TOKENS = "{0}_input_ids.npy,{0}_attention_mask.npy"
 GLOBAL: dict[str, Rule] = {
     "dataset": _move("data.name"), "max_length": _move("data.max_len"), "encoder_name": _encoder_name,
@@ -135,9 +145,9 @@ GLOBAL: dict[str, Rule] = {
     "tst_label_fname": _file("tst_X_Y.txt"), "lbl_feat_fname": _file(TOKENS.format("lbl")),
     "trn_feat_fname": _file(TOKENS.format("trn_doc")), "val_feat_fname": _file(TOKENS.format("tst_doc")),
     "tst_feat_fname": _file(TOKENS.format("tst_doc")),
-    "trn_filter_fname": _file("filter_labels_train.txt", "", None),
+    "trn_filter_fname": _filters("filter_labels_train.txt"),
     "val_filter_fname": _file("filter_labels_test.txt", "filter_labels_text.txt", "", None),
-    "tst_filter_fname": _file("filter_labels_test.txt", "filter_labels_text.txt", "", None),
+    "tst_filter_fname": _filters("filter_labels_test.txt", "filter_labels_text.txt"),
 }
 SHARED: dict[str, Rule] = {      # of siamese and extreme
     "batch_type": _only("doc", reason="batches are of texts"), "metric": _only("cosine", reason="encoder.normalize"),
