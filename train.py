@@ -92,7 +92,8 @@ def fit(config: Config, resume: bool = False, overwrite: bool = False) -> Path:
         overwrite: replace the run that the folder holds, once the new one has been set up.
     """
     config = with_member_stages(config)
-    distributed.start()      # the number of processes is known from here on
+    distributed.check_training_launch()
+    distributed.start("no")      # the number of processes is known from here on
     stages = plan(config, resume, overwrite)
     for number, name in enumerate(stages):
         current = at_present(stages[name], config, name)
@@ -111,6 +112,7 @@ def plan(config: Config, resume: bool, overwrite: bool) -> dict[str, Config]:
     for name, stage in stages.items():
         with of_stage(name):
             check_settings(stage, sizes(stage))
+            distributed.check_launcher(stage.train.mixed_precision)
             check_it_fits(stage, distributed.world_size())
     check_folders([*stages.values()], resume, overwrite)
     return stages
@@ -131,6 +133,8 @@ def fit_stage(config: Config, recipe: Config, resume: bool = False, overwrite: b
         recipe: of the whole run.
     """
     accelerator = distributed.start(config.train.mixed_precision)
+    in_effect = distributed.precision(accelerator)
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, mixed_precision=in_effect))
     torch.set_num_threads(distributed.cpu_threads(config.run.threads))
     set_seed(config.run.seed)
     source = METHODS[config.method.name].tokenizer_source(config)
@@ -150,9 +154,12 @@ def fit_stage(config: Config, recipe: Config, resume: bool = False, overwrite: b
     folder = open_run(config, recipe, resume, overwrite)      # only now: what fails before leaves nothing behind
     start_logging(folder)
     if distributed.is_main():
-        write_environment(folder, data, labels_hash(data.folder))
+        computing = {"device": accelerator.device.type, "mixed_precision": in_effect}
+        write_environment(folder, data, labels_hash(data.folder), computing)
         with written_whole(folder / "val_rows.npy") as partial, open(partial, "wb") as file:
             np.save(file, data.splits["val"].rows)
+    log.info("on %s, mixed precision %s, processes: %d, threads of each: %d", accelerator.device.type, in_effect,
+             distributed.world_size(), torch.get_num_threads())
     log.info("%s: %d training, %d validation, %d test points, %d labels, data %s", data.name,
              *(len(data.splits[s]) for s in ("trn", "val", "tst")), data.num_labels, data.hash)
     distributed.separate_random_states(config.run.seed)

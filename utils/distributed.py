@@ -6,6 +6,7 @@ gradients are summed over processes, never averaged: equal for any batch size an
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
@@ -15,24 +16,87 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs
 from torch import Tensor
 
 from losses import Exchange
+from utils.errors import InputError
 from utils.outer_gradient import OuterGradient
+
+log = logging.getLogger(__name__)
+
+# What accelerate's launcher, or its config file, asks for by environment variables, and this project does not do.
+PLUGINS = {"ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_FSDP": "FSDP",
+           "ACCELERATE_USE_TP": "tensor parallelism", "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+           "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism config", "ACCELERATE_USE_SAGEMAKER": "SageMaker"}
+PRECISIONS = ("no", "fp16", "bf16")
+# A process that a launcher of several has started knows its number by one of these.
+OWN_RANKS = ("RANK", "LOCAL_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK")
+CPU_LAUNCH = "accelerate launch --config_file configs/accelerate_cpu.yaml --num_processes N train.py CONFIG"
 
 
 def start(mixed_precision: str | None = None) -> Accelerator:
     """The Accelerator of this process; without a GPU the processes of a launcher talk over gloo.
 
     accelerate would otherwise run each of them alone: it takes processes for CPU processes only if told so.
+
+    Args:
+        mixed_precision: no, fp16 or bf16; None = what accelerate is set to.
+    Raises:
+        InputError: accelerate is set to something that this project does not do.
     """
+    check_launcher(mixed_precision)
     AcceleratorState._reset_state()      # a process may run several configs: the precision is not its fate
     # The others wait while the main process trains trees or clusters labels, which may take hours; a process that dies
     # ends the run through the launcher, not through this limit.
     patience = InitProcessGroupKwargs(timeout=timedelta(days=2))
-    return Accelerator(mixed_precision=mixed_precision, cpu=not torch.accelerator.is_available(),
-                       kwargs_handlers=[patience])
+    accelerator = Accelerator(mixed_precision=mixed_precision, cpu=not torch.accelerator.is_available(),
+                              kwargs_handlers=[patience], gradient_accumulation_plugin=GradientAccumulationPlugin(1))
+    if precision(accelerator) != accelerator.mixed_precision and is_main():
+        log.warning("mixed precision %s needs a GPU: here everything is computed in float32 (train.mixed_precision no; "
+                    "bf16 works on a CPU too)", accelerator.mixed_precision)
+    return accelerator
+
+
+def precision(accelerator: Accelerator) -> str:
+    """What is computed in: no (float32), fp16 or bf16. accelerate keeps the name of one that a CPU does not have."""
+    return accelerator.mixed_precision if accelerator.native_amp else "no"
+
+
+def check_launcher(mixed_precision: str | None) -> None:
+    """InputError, naming the variable, for what accelerate is set to and this project does not do."""
+    for name, meaning in PLUGINS.items():
+        if _is_on(name):
+            raise InputError(f"{name} is {os.environ[name]}: accelerate is set to {meaning}, which is not supported; "
+                             "use a config without it, such as configs/accelerate.yaml")
+    backend = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "")
+    if backend.upper() not in ("", "NO"):
+        raise InputError(f"ACCELERATE_DYNAMO_BACKEND is {backend}: models are not compiled here; expected NO")
+    wanted = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    if mixed_precision is None and wanted not in PRECISIONS:
+        raise InputError(f"ACCELERATE_MIXED_PRECISION is {wanted}, expected one of {', '.join(PRECISIONS)}; or set "
+                         "train.mixed_precision")
+
+
+def check_training_launch() -> None:
+    """InputError where a launcher asks for more than a training run would do.
+
+    Without GPUs `accelerate launch` starts a single process, whatever --num_processes says, unless its config names a
+    distributed type; all that is left of the number are the address and port for more than one.
+    """
+    steps = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "")
+    if steps not in ("", "1"):
+        raise InputError(f"ACCELERATE_GRADIENT_ACCUMULATION_STEPS is {steps}: gradients are not accumulated over "
+                         "steps, expected 1. train.batch_size is that of a whole step, and method.gc_batch_size bounds "
+                         "its memory")
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ
+    if launched and not any(name in os.environ for name in OWN_RANKS):
+        raise InputError("accelerate launch was asked for several processes and started one (without a GPU, or with "
+                         f"--cpu, it does). Several CPU processes: {CPU_LAUNCH}; one: python train.py CONFIG")
+
+
+def _is_on(name: str) -> bool:
+    return os.environ.get(name, "").lower() in ("1", "true", "yes", "on", "y", "t")
 
 
 def stop() -> None:

@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,10 +27,14 @@ log = logging.getLogger(__name__)
 VERSIONED = ("torch", "transformers", "tokenizers", "accelerate", "numpy", "scipy", "safetensors")
 
 
-def write_environment(folder: Path, data: Dataset, labels_hash: str) -> None:
-    """environment.json of a new run; of a resumed one, how it was gone on with."""
-    path, now = folder / "environment.json", {**environment(data.hash), "relevance_hash": data.relevance_hash,
-                                                   "labels_hash": labels_hash}
+def write_environment(folder: Path, data: Dataset, labels_hash: str, computing: Mapping[str, str]) -> None:
+    """environment.json of a new run; of a resumed one, how it was gone on with.
+
+    Args:
+        computing: what else is to be known: the device and the precision in effect.
+    """
+    path = folder / "environment.json"
+    now = {**environment(data.hash), "relevance_hash": data.relevance_hash, **computing, "labels_hash": labels_hash}
     if path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))
         now = {**before, "resumed": [*before.get("resumed", []), now]}
