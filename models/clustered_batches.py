@@ -19,6 +19,7 @@ from utils import distributed
 from utils.clustering import balanced_hierarchy
 from utils.config import Config, ConfigError, MethodConfig, option
 from utils.data import Batch
+from utils.sections import MANY_EPOCHS, MANY_TEXTS
 
 log = logging.getLogger(__name__)
 ITERATIONS = 8      # of a cut: clusters are thrown away after a few epochs
@@ -28,11 +29,11 @@ ITERATIONS = 8      # of a cut: clusters are thrown away after a few epochs
 class ClusteredConfig(MethodConfig):
     batches: Literal["random", "clustered"] = option(
         "clustered", "order of the queries: random, or clusters of similar queries together")
-    cluster_size: int = option(4, "clustered: queries of a cluster at first", ge=2)
+    cluster_size: int = option(4, "clustered: queries of a cluster at first", ge=2, le=MANY_TEXTS)
     curr_epochs: tuple[int, ...] = option(
         (1,), "clustered: the first epoch with clusters (random order before it; epochs count from 0), then the epochs "
-              "at which their size doubles")
-    cluster_interval: int = option(5, "clustered: epochs between two clusterings", ge=1)
+              "at which their size doubles", ge=0, le=MANY_EPOCHS)
+    cluster_interval: int = option(5, "clustered: epochs between two clusterings", ge=1, le=MANY_EPOCHS)
 
 
 class ClusteredBatches:

@@ -26,6 +26,7 @@ from utils.clustering import centroids
 from utils.config import Config, option
 from utils.data import Dataset
 from utils.data_sizes import DataSizes
+from utils.sections import MANY_LABELS
 from utils.stages import Runs
 
 log = logging.getLogger(__name__)
@@ -35,8 +36,9 @@ log = logging.getLogger(__name__)
 class DexaConfig(NgameConfig):
     num_vectors: int | Literal["labels"] = option(
         1024, "auxiliary vectors: a power of two, or as many beyond num_head_vectors; 0 = none (NGAME); labels = one a "
-              "label (SiameseXML)", ge=0)
-    num_head_vectors: int = option(0, "of them, vectors of the most frequent labels, one each; others share", ge=0)
+              "label (SiameseXML)", ge=0, le=MANY_LABELS)
+    num_head_vectors: int = option(0, "of them, vectors of the most frequent labels, one each; others share",
+                                   ge=0, le=MANY_LABELS)
     vector_init: Literal["xavier", "zeros"] = option("xavier", "auxiliary vectors at the start")
 
 

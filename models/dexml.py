@@ -28,6 +28,7 @@ from utils.data import Batch, Dataset, TextBatch
 from utils.data_sizes import DataSizes, label_text_path
 from utils.grad_cache import GradCache
 from utils.search import ExactIndex, HnswIndex, build_index
+from utils.sections import LARGEST, MANY_EPOCHS, MANY_LABELS, MANY_TEXTS, SMALLEST
 from utils.sparse import contains
 from utils.stages import Runs
 from utils.tokenization_utils import Ragged, Tokenizer, tokenize_texts
@@ -39,13 +40,15 @@ class DexmlConfig(MethodConfig):
     pool: Literal["all", "hnm", "in-batch"] = option(
         "all", "labels in a step's loss: all; hnm = the batch's sampled positives and mined negatives; in-batch")
     tau: float = option(0.05, "temperature: scores are inner products / tau (1 for embeddings that are not normalised)",
-                        gt=0)
-    gc_batch_size: int = option(1024, "texts encoded at once by gradient caching: bounds the activations' memory", ge=1)
-    num_positives: int = option(1, "hnm, in-batch: positives sampled per query", ge=1)
-    num_negatives: int = option(1, "hnm: negatives drawn per query from its shortlist", ge=0)
-    shortlist_size: int = option(100, "hnm: labels of the shortlist, the positives among them removed", ge=1)
-    hard_neg_start: int = option(0, "hnm: first epoch with mined negatives; in-batch before it", ge=0)
-    refresh_interval: int = option(1, "hnm: epochs between two minings of the shortlists", ge=1)
+                        ge=SMALLEST, le=LARGEST)
+    gc_batch_size: int = option(1024, "texts encoded at once by gradient caching: bounds the activations' memory",
+                                ge=1, le=MANY_TEXTS)
+    num_positives: int = option(1, "hnm, in-batch: positives sampled per query", ge=1, le=MANY_LABELS)
+    num_negatives: int = option(1, "hnm: negatives drawn per query from its shortlist", ge=0, le=MANY_LABELS)
+    shortlist_size: int = option(100, "hnm: labels of the shortlist, the positives among them removed",
+                                 ge=1, le=MANY_LABELS)
+    hard_neg_start: int = option(0, "hnm: first epoch with mined negatives; in-batch before it", ge=0, le=MANY_EPOCHS)
+    refresh_interval: int = option(1, "hnm: epochs between two minings of the shortlists", ge=1, le=MANY_EPOCHS)
 
 
 class Dexml(Method):

@@ -21,6 +21,7 @@ from models.elias_search import Shortlist, select_labels
 from models.encoder import TextEncoder
 from utils.config import ConfigError, MethodConfig, option
 from utils.row_store import RowStore
+from utils.sections import LARGEST, MANY_DIMENSIONS, MANY_EPOCHS, MANY_LABELS, SMALLEST
 
 USUAL_BEAM, USUAL_KAPPA, USUAL_BETA_SHARE = 20, 1000, 0.15
 
@@ -30,36 +31,39 @@ class EliasConfig(MethodConfig):
     graph: str = option("cluster", "A: cluster = balanced clusters of the labels; approx = the labels of the points "
                                    "that each cluster attracts in the run it starts from (either may have been made "
                                    "before, by elias_utils.py); else a file (.npz)")
-    max_leaf: int = option(100, "labels of a cluster of the first graph, at most: C = 2^ceil(log2(L / max_leaf))", ge=1)
-    cluster_seed: int = option(0, "seed of the clustering", ge=0)
-    kappa: int | None = option(None, "edges of a cluster, at most; null = 1000, or all labels if there are fewer", ge=1)
-    beam: int | None = option(None, "clusters searched; null = 20, or all if there are fewer", ge=1)
-    K: int = option(2000, "labels scored: those with the best paths", ge=1)
-    alpha: float = option(10.0, "cluster scores are clip(alpha softmax, 0, 1)", gt=0)
+    max_leaf: int = option(100, "labels of a cluster of the first graph, at most: C = 2^ceil(log2(L / max_leaf))",
+                           ge=1, le=MANY_LABELS)
+    cluster_seed: int = option(0, "seed of the clustering", ge=0, le=2**32 - 1)
+    kappa: int | None = option(None, "edges of a cluster, at most; null = 1000, or all labels if there are fewer",
+                               ge=1, le=MANY_LABELS)
+    beam: int | None = option(None, "clusters searched; null = 20, or all if there are fewer", ge=1, le=MANY_LABELS)
+    K: int = option(2000, "labels scored: those with the best paths", ge=1, le=MANY_LABELS)
+    alpha: float = option(10.0, "cluster scores are clip(alpha softmax, 0, 1)", ge=SMALLEST, le=LARGEST)
     beta: float | None = option(None, "edge weights are clip(beta softmax, 0, 1); null = 0.15 kappa (150 as published)",
-                                gt=0)
-    tau: float = option(1.0, "temperature of the label scores: w . x / tau + bias", gt=0)
-    cluster_tau: float | None = option(None, "temperature of the cluster scores; null = tau", gt=0)
-    wl_dim: int | None = option(None, "project embeddings to this many dimensions for the label classifiers", ge=1)
+                                ge=SMALLEST, le=MANY_LABELS)
+    tau: float = option(1.0, "temperature of the label scores: w . x / tau + bias", ge=SMALLEST, le=LARGEST)
+    cluster_tau: float | None = option(None, "temperature of the cluster scores; null = tau", ge=SMALLEST, le=LARGEST)
+    wl_dim: int | None = option(None, "project embeddings to this many dimensions for the label classifiers",
+                                ge=1, le=MANY_DIMENSIONS)
     init: Literal["random", "labels", "vectors", "keep"] = option(
         "random", "label classifiers start random, from the labels' texts, from the label vectors of the run that this "
                   "one starts from, or keep = from that elias run's label classifiers")
-    init_bias: float = option(0.0, "start of every label's bias")
+    init_bias: float = option(0.0, "start of every label's bias", ge=-LARGEST, le=LARGEST)
     edge_init: Literal["random", "equal", "shares"] = option(
         "random", "elias-2: the edges' logits start uniform random as published; equal; shares = logarithms of A's "
                   "values, divided by the largest that the label has: it starts in its main cluster")
-    loss_lambda: float = option(0.05, "weight of the path scores' own loss", ge=0)
+    loss_lambda: float = option(0.05, "weight of the path scores' own loss", ge=0, le=LARGEST)
     dropout: float = option(0.0, "dropout rate on the text embedding in training", ge=0, lt=1)
-    accumulation_steps: int = option(1, "steps between two updates of the label classifiers", ge=1)
+    accumulation_steps: int = option(1, "steps between two updates of the label classifiers", ge=1, le=10**6)
     swa: bool = option(False, "score with the average of the weights along the way (stochastic weight averaging)")
-    swa_start: int = option(6, "swa: first epoch, from 0, whose weights count", ge=0)
-    swa_step: int = option(2000, "swa: steps between two weights that are averaged", ge=1)
+    swa_start: int = option(6, "swa: first epoch, from 0, whose weights count", ge=0, le=MANY_EPOCHS)
+    swa_step: int = option(2000, "swa: steps between two weights that are averaged", ge=1, le=10**9)
     ranker_calibrate: bool = option(True, "elias_utils.py sparse_ranker: a tree fitted on validation points takes part")
 
 
 @dataclass(frozen=True)
 class Elias1Config(EliasConfig):
-    loss_lambda: float = option(0.0, "weight of the path scores' own loss", ge=0)
+    loss_lambda: float = option(0.0, "weight of the path scores' own loss", ge=0, le=LARGEST)
 
 
 @dataclass(frozen=True)

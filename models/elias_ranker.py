@@ -39,6 +39,7 @@ from utils.fusion import Fusion, FusionSettings, fit
 from utils.linear_layer import Features, Layer, fit_layer, load_layer, score_candidates
 from utils.partition_tree import COMBINERS
 from utils.run import find_run
+from utils.sections import LARGEST, MANY_LABELS
 from utils.sparse import lookup, remove_pairs, topk_csr, topk_rows
 from utils.stages import Runs
 
@@ -52,16 +53,16 @@ class EliasRankerConfig(LinearConfig):
     features: tuple[str, ...] = option(("tfidf", "start"), "what is read: tfidf, run folders (their embeddings), "
                                                            "start = the embeddings of the run that is ranked, and "
                                                            ".npy files, as for xr-linear")
-    candidates: int = option(100, "labels of ELIAS that are ranked anew", ge=1)
+    candidates: int = option(100, "labels of ELIAS that are ranked anew", ge=1, le=MANY_LABELS)
     negatives: int = option(100, "labels of ELIAS for each training point; where they are wrong, it is their negative",
-                            ge=1)
+                            ge=1, le=MANY_LABELS)
     logs: bool = option(False, "the final score adds logarithms of the ranker's and ELIAS's scores")
     calibrate: bool = option(True, "a tree fitted on the validation split takes part in the final score")
-    tree_weight: float = option(0.3, "weight of the tree's probability", ge=0)
-    ranker_weight: float = option(0.7, "weight of the ranker's score", ge=0)
-    elias_weight: float = option(0.0, "weight of ELIAS's score", ge=0)
-    depth: int = option(5, "levels of the tree", ge=1)
-    min_leaf: int = option(20, "fewest candidates of validation points in a leaf of the tree", ge=1)
+    tree_weight: float = option(0.3, "weight of the tree's probability", ge=0, le=LARGEST)
+    ranker_weight: float = option(0.7, "weight of the ranker's score", ge=0, le=LARGEST)
+    elias_weight: float = option(0.0, "weight of ELIAS's score", ge=0, le=LARGEST)
+    depth: int = option(5, "levels of the tree", ge=1, le=1000)
+    min_leaf: int = option(20, "fewest candidates of validation points in a leaf of the tree", ge=1, le=10**9)
 
 
 class EliasRanker(Method):

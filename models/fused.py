@@ -30,6 +30,7 @@ from utils.data import Dataset, TextBatch
 from utils.data_sizes import DataSizes
 from utils.fusion import Fusion, FusionSettings, choose, cross_fit, fit
 from utils.search import build_index
+from utils.sections import LARGEST, MANY_LABELS
 from utils.sparse import remove_pairs, topk_csr
 from utils.stages import Runs
 
@@ -43,12 +44,12 @@ CHECKED = (1, 3, 5, 10, 100)
 @dataclass(frozen=True)
 class FusedConfig(MethodConfig):
     embedding_weight: float | None = option(None, "weight of the embedding score, that of the classifier's being 1; "
-                                            "null = the best of 0, 0.25, 0.5, 1, 2 by cross-fitting", ge=0)
+                                            "null = the best of 0, 0.25, 0.5, 1, 2 by cross-fitting", ge=0, le=LARGEST)
     tree_weight: float | None = option(None, "weight of the tree's probability; null = the best of 0, 0.1, 0.3, 1 by "
-                                             "cross-fitting", ge=0)
-    depth: int = option(7, "levels of the decision tree", ge=1)
-    min_leaf: int = option(100, "fewest candidates of validation points in a leaf of the tree", ge=1)
-    candidates: int = option(100, "labels that each member proposes for a query", ge=1)
+                                             "cross-fitting", ge=0, le=LARGEST)
+    depth: int = option(7, "levels of the decision tree", ge=1, le=1000)
+    min_leaf: int = option(100, "fewest candidates of validation points in a leaf of the tree", ge=1, le=10**9)
+    candidates: int = option(100, "labels that each member proposes for a query", ge=1, le=MANY_LABELS)
 
 
 class Fused(Method):

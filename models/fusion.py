@@ -42,6 +42,7 @@ from utils.files import link_or_copy, write_json, write_text
 from utils.fuser import KINDS, Fuser, FuserSettings, SeenLabels, cross_fit, fit
 from utils.fusion import warn_if_alike
 from utils.run import find_run
+from utils.sections import LARGEST, MANY_LABELS, SMALLEST
 from utils.sparse import contains
 from utils.stages import Runs
 
@@ -56,19 +57,20 @@ class FusionConfig(MethodConfig):
     has_encoder: ClassVar[bool] = False
     members: Mapping[str, str] | None = option(None, "name: run folder, config file (trained when missing), or "
                                                      "`stage:NAME`, an earlier stage of this config")
-    candidates: int = option(100, "labels that each member proposes for a query", ge=1)
+    candidates: int = option(100, "labels that each member proposes for a query", ge=1, le=MANY_LABELS)
     fuser: Literal["auto", "boosted", "linear"] = option("auto", "boosted trees or a logistic regression; auto = the "
                                                                  "better one by cross-fitting on validation points")
     target: Literal["nDCG@5", "PSP@5"] = option(
         "nDCG@5", "what the fuser is chosen for, and the power of the inverse propensity that probabilities are "
                   "multiplied with; PSP@5: for the tail")
-    trees: int = option(100, "boosted: number of trees", ge=1)
-    leaves: int = option(8, "boosted: leaves of a tree", ge=2)
-    min_leaf: int = option(50, "boosted: fewest candidates of a leaf", ge=1)
+    trees: int = option(100, "boosted: number of trees", ge=1, le=10**5)
+    leaves: int = option(8, "boosted: leaves of a tree", ge=2, le=10**5)
+    min_leaf: int = option(50, "boosted: fewest candidates of a leaf", ge=1, le=10**9)
     memory: str | None = option(None, "member in whose embedding space the training queries are remembered; null = no "
                                       "memory")
-    memory_neighbours: int = option(50, "training queries that the memory looks at", ge=1)
-    memory_tau: float = option(0.05, "memory: temperature of a neighbour's weight exp((cos - 1) / tau)", gt=0)
+    memory_neighbours: int = option(50, "training queries that the memory looks at", ge=1, le=MANY_LABELS)
+    memory_tau: float = option(0.05, "memory: temperature of a neighbour's weight exp((cos - 1) / tau)",
+                               ge=SMALLEST, le=LARGEST)
 
 
 class Fusion(Method):

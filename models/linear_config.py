@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from utils.config import Config, MethodConfig, option
 from utils.linear_layer import Solver
+from utils.sections import LARGEST
 
 
 @dataclass(frozen=True)
@@ -14,11 +15,11 @@ class LinearConfig(MethodConfig):
     features: tuple[str, ...] = option(("tfidf",), "what is read: tfidf, run folders (their embeddings), start = the "
                                                    "model of run.start_from or of the stage before, and .npy files: "
                                                    "X.{trn,tst}.npy, X.npy for short, or one of the two")
-    cost: float = option(Solver.cost, "C of the squared hinge", gt=0)
-    bias: float = option(Solver.bias, "value of the constant feature", ge=0)
-    eps: float = option(Solver.eps, "solver: tolerance of the projected gradients", gt=0)
-    passes: int = option(Solver.passes, "solver: passes over the points of a ranker, at most", ge=1)
-    threshold: float = option(Solver.threshold, "weights of a smaller magnitude are dropped", ge=0)
+    cost: float = option(Solver.cost, "C of the squared hinge", ge=1e-9, le=1e9)
+    bias: float = option(Solver.bias, "value of the constant feature", ge=0, le=LARGEST)
+    eps: float = option(Solver.eps, "solver: tolerance of the projected gradients", ge=1e-12, le=1e3)
+    passes: int = option(Solver.passes, "solver: passes over the points of a ranker, at most", ge=1, le=10**6)
+    threshold: float = option(Solver.threshold, "weights of a smaller magnitude are dropped", ge=0, le=LARGEST)
 
 
 def solver(config: Config) -> Solver:

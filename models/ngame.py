@@ -24,6 +24,7 @@ from utils import distributed
 from utils.config import Config, option
 from utils.data import Batch, Dataset
 from utils.data_sizes import DataSizes
+from utils.sections import LARGEST, SMALLEST
 from utils.stages import Runs
 
 
@@ -31,7 +32,8 @@ from utils.stages import Runs
 class NgameConfig(ClusteredConfig, DexmlConfig):
     pool: Literal["all", "hnm", "in-batch"] = option(
         "in-batch", "labels in a step's loss: all; hnm = the batch's sampled positives and mined negatives; in-batch")
-    tau: float = option(1.0, "temperature: scores are inner products / tau; 1 for the triplet loss", gt=0)
+    tau: float = option(1.0, "temperature: scores are inner products / tau; 1 for the triplet loss",
+                        ge=SMALLEST, le=LARGEST)
 
 
 class Ngame(Dexml):

@@ -27,13 +27,14 @@ from utils.data import Batch, Dataset, TextBatch
 from utils.grad_cache import GradCache
 from utils.optim import decay_groups
 from utils.search import ExactIndex, HnswIndex, build_index
+from utils.sections import LARGEST, MANY_TEXTS, SMALLEST
 
 
 @dataclass(frozen=True)
 class OvaConfig(MethodConfig):
     has_label_vectors: ClassVar[bool] = True
-    tau: float = option(1.0, "temperature: scores are inner products / tau + bias", gt=0)
-    gc_batch_size: int = option(1024, "queries encoded at once: bounds the activations' memory", ge=1)
+    tau: float = option(1.0, "temperature: scores are inner products / tau + bias", ge=SMALLEST, le=LARGEST)
+    gc_batch_size: int = option(1024, "queries encoded at once: bounds the activations' memory", ge=1, le=MANY_TEXTS)
 
     @property
     def classes(self) -> int | None:

@@ -32,6 +32,7 @@ from utils.errors import InputError
 from utils.files import link_or_copy, write_text, written_whole
 from utils.linear_layer import Features, load_layer
 from utils.partition_tree import COMBINERS, PartitionTree
+from utils.sections import MANY_LABELS
 from utils.sparse import topk_csr, topk_rows
 from utils.stages import Runs
 from utils.tree_training import (
@@ -53,21 +54,22 @@ POOL = 200      # labels that each of several trees proposes, so that the order 
 class XrLinearConfig(LinearConfig):
     label_embedding: Literal["pifa", "pifa+text"] = option(
         "pifa", "what labels are clustered by: centroids of their points' features; and their own text's TF-IDF")
-    max_leaf: int = option(100, "labels of a last-level cluster, at most (before labels are copied)", ge=1)
-    splits: int = option(32, "children of a cluster above the last level", ge=2)
-    trees: int = option(1, "trees of other random clusters, their scores averaged", ge=1)
+    max_leaf: int = option(100, "labels of a last-level cluster, at most (before labels are copied)",
+                           ge=1, le=MANY_LABELS)
+    splits: int = option(32, "children of a cluster above the last level", ge=2, le=10**6)
+    trees: int = option(1, "trees of other random clusters, their scores averaged", ge=1, le=1000)
     negatives: Literal["positives", "beam", "both"] = option(
         "positives", "points a cluster's rankers are trained on: those with a label in it (teacher forcing), those "
                      "whose beam reaches it (matcher aware), both")
-    beam: int = option(10, "clusters kept at each level of a search", ge=1)
+    beam: int = option(10, "clusters kept at each level of a search", ge=1, le=10**6)
     combiner: Literal["l1-hinge", "l2-hinge", "l3-hinge", "l4-hinge", "l5-hinge", "sigmoid", "log-sigmoid", "sum"] = \
         option("l3-hinge", "how the margins along a path make its score")
 
 
 @dataclass(frozen=True)
 class OverlapConfig(XrLinearConfig):
-    copies: int = option(2, "clusters that a label may live in (the paper's lambda)", ge=1)
-    rounds: int = option(1, "times that labels are assigned again and the tree is trained again", ge=1)
+    copies: int = option(2, "clusters that a label may live in (the paper's lambda)", ge=1, le=1000)
+    rounds: int = option(1, "times that labels are assigned again and the tree is trained again", ge=1, le=1000)
     merge: Literal["mean", "max"] = option("mean", "score of a label of which several copies were reached")
 
 

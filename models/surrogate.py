@@ -25,12 +25,13 @@ from utils.clustering import balanced_hierarchy
 from utils.config import Config, ConfigError, option
 from utils.data import Batch, Dataset
 from utils.data_sizes import DataSizes
+from utils.sections import MANY_LABELS
 from utils.stages import Runs
 
 
 @dataclass(frozen=True)
 class SurrogateConfig(OvaConfig):
-    num_clusters: int = option(1024, "clusters of labels: the classes", ge=1)
+    num_clusters: int = option(1024, "clusters of labels: the classes", ge=1, le=MANY_LABELS)
 
     @property
     def classes(self) -> int:

@@ -35,6 +35,7 @@ from utils.config import Config, ConfigError, option
 from utils.data import Batch, Dataset, Split
 from utils.data_sizes import DataSizes
 from utils.optim import take_rows
+from utils.sections import MANY_EPOCHS, MANY_TEXTS
 from utils.stages import Runs
 
 
@@ -45,8 +46,9 @@ class XcConfig(ClusteredConfig, OvaConfig):
     freeze: bool = option(True, "keep the encoder as it is; each query is then encoded once")
     dropout: float = option(0.5, "dropout of the query embedding", ge=0, lt=1)
     cosine: bool = option(True, "classifier rows count by direction alone")
-    cluster_size: int = option(32, "clustered: queries of a cluster at first", ge=2)
-    curr_epochs: tuple[int, ...] = option((0,), "clustered: the first epoch with clusters, then those of doubled size")
+    cluster_size: int = option(32, "clustered: queries of a cluster at first", ge=2, le=MANY_TEXTS)
+    curr_epochs: tuple[int, ...] = option((0,), "clustered: the first epoch with clusters, then those of doubled size",
+                                          ge=0, le=MANY_EPOCHS)
 
 
 class Xc(Ova):

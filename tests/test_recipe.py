@@ -164,7 +164,7 @@ def test_an_unfinished_run_of_another_config_is_refused(make_config):
 
 def test_config_errors_of_a_stage_name_it(make_config):
     config = make_config(stages=[ENCODER, {"name": "last", "method": {"name": "ova", "tau": -1}}])
-    with pytest.raises(ConfigError, match="stage 'last': method.tau must be above 0, got -1"):
+    with pytest.raises(ConfigError, match="stage 'last': method.tau must be at least 1e-06, got -1"):
         train.fit(config)
 
 

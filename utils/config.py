@@ -106,7 +106,7 @@ def merge_sections(into: dict, values: Mapping, where: str, origin: dict[str, st
     """Merge section by section; later wins key by key. `origin` keeps where each key came from, for errors."""
     for section, content in values.items():
         if section not in SECTIONS:
-            known = [*SECTIONS, "base", "stages"]
+            known = [name for name in (*SECTIONS, "base", "stages") if name != section]
             raise ConfigError(f"{where}: unknown section '{shown_word(section)}'{nearest(section, known)}")
         if not isinstance(content, Mapping):
             raise ConfigError(f"{where}: section '{section}' must be a mapping of keys, got {shown(content)}")
@@ -130,7 +130,10 @@ def _load_file(path: Path, chain: _Chain, above: tuple[Path, ...] = ()) -> None:
     chain.files += 1
     if chain.files > MAX_FILES:
         raise ConfigError(f"{above[0]}: its `base:` leads to more than {MAX_FILES} files, by way of {above[-1]}")
-    values = read_yaml(path)
+    try:
+        values = read_yaml(path)
+    except ConfigError as error:
+        raise ConfigError(f"{error}{f', which is a `base:` of {above[-1]}' if above else ''}") from error
     if path.resolve() in above:
         raise ConfigError(f"{path}: `base:` goes in a circle")
     for base in _bases(values.get("base"), path):
@@ -154,14 +157,14 @@ def _bases(value: Any, path: Path) -> list[str]:
 # ---------------------------------------------------------------- building
 
 def build_config(merged: Mapping[str, Mapping], method_configs: Mapping[str, type], origin: Mapping[str, str],
-                 stages: Sequence[Mapping] = ()) -> Config:
+                 stages: Sequence[Mapping] = (), where: str = "config") -> Config:
     """Merged mapping -> Config. The section `method:` gets the type that `method_configs` has for its name."""
     name = merged.get("method", {}).get("name", "")
     if not name:
-        raise ConfigError(f"config: method.name is missing; known: {', '.join(sorted(method_configs))}")
-    method = _method_type(name, method_configs, origin.get("method.name", "config"))
+        raise ConfigError(f"{where}: method.name is missing; known: {', '.join(sorted(method_configs))}")
+    method = _method_type(name, method_configs, origin.get("method.name", where))
     if not merged.get("data", {}).get("name"):
-        raise ConfigError("config: data.name is missing: the name of a folder in data.root")
+        raise ConfigError(f"{where}: data.name is missing: the name of a folder in data.root")
     kinds = {**SECTIONS, "method": method}
     sections = {s: build_section(kind, s, merged.get(s, {}), origin) for s, kind in kinds.items()}
     for key in ("project", "expname"):
@@ -193,31 +196,31 @@ def load_config(path: str | Path, overrides: Sequence[str] | Mapping[str, Mappin
     Raises:
         ConfigError: naming the file and key, what was expected and what came.
     """
-    path, chain = Path(path), _Chain()
-    _load_file(path, chain)
+    chain = _Chain()
+    _load_file(Path(path), chain)
     stages = _check_stages(chain.stages, chain.stages_of)
-    return finish_config(chain.merged, chain.origin, overrides, method_configs, expname=path.stem, stages=stages,
-                         expand=expand)
+    return finish_config(chain.merged, chain.origin, overrides, method_configs, expname=Path(path).stem, stages=stages,
+                         expand=expand, where=str(path))
 
 
 def finish_config(merged: dict[str, dict[str, Any]], origin: dict[str, str], overrides: Any,
                   method_configs: Mapping[str, type], *, expname: str, stages: Sequence[Mapping] = (),
-                  expand: Callable[[Config], Config] | None = None) -> Config:
+                  expand: Callable[[Config], Config] | None = None, where: str = "config") -> Config:
     """What a file says, and overrides -> Config; ConfigError if a stage cannot be built, or an override reaches only
-    some of the stages. Arguments as of `load_config`."""
+    some of the stages. Arguments as of `load_config`; expname is that of a run without one, `where` the file."""
     if not isinstance(overrides, Mapping):
         overrides = parse_overrides(overrides)
     of_all = {section: content for section, content in overrides.items() if section != "stages"}
     merge_sections(merged, of_all, COMMAND_LINE, origin)
     _check_it_is_no_stages_own(merged, of_all, stages, method_configs)
-    config = build_config(merged, method_configs, origin, stages)
+    config = build_config(merged, method_configs, origin, stages, where)
     if not config.run.expname:
         config = dataclasses.replace(config, run=dataclasses.replace(config.run, expname=expname))
     if expand is not None:
         config = expand(config)
     of_stages = overrides.get("stages") or {}
     config = dataclasses.replace(config, stages=tuple(_override_stages(config, of_stages, method_configs)))
-    built = {stage["name"]: stage_config(config, stage, method_configs) for stage in config.stages}
+    built = {stage["name"]: stage_config(config, stage, method_configs, where) for stage in config.stages}
     _check_all_are_reached(config, built, of_all, of_stages)
     return config
 
@@ -254,10 +257,11 @@ def _sections_of(stage: Mapping[str, Any], where: str = "", origin: dict[str, st
     return sections
 
 
-def stage_config(config: Config, stage: Mapping[str, Any], method_configs: Mapping[str, type]) -> Config:
+def stage_config(config: Config, stage: Mapping[str, Any], method_configs: Mapping[str, type],
+                 where: str = "") -> Config:
     """The config of one stage: the file's sections overlaid with the stage's; a new method starts from defaults."""
     origin: dict[str, str] = {}
-    overlay = _sections_of(stage, origin=origin)
+    overlay = _sections_of(stage, where, origin)
     merged = to_mapping(config)
     merged.pop("stages", None)
     if overlay.get("method", {}).get("name", config.method.name) != config.method.name:
@@ -355,7 +359,7 @@ def describe(method_configs: Mapping[str, type] | None = None) -> str:
         hints = typing.get_type_hints(kind)
         for key in dataclasses.fields(kind):
             default = dump_yaml(_plain(key.default)).split("\n")[0]
-            limits = "".join(f", {LIMITS[name][0]} {bound}" for name, bound in key.metadata["limits"].items())
+            limits = "".join(f", {LIMITS[name][0]} {bound:,}" for name, bound in key.metadata["limits"].items())
             lines.append(f"  {f'{key.name}: {default}':<32} # {type_name(hints[key.name])}{limits}: "
                          f"{key.metadata['meaning']}")
     return "\n".join(lines)

@@ -251,7 +251,7 @@ def load_any_config(path: str | Path, overrides: Sequence[str] | Mapping[str, Ma
         return load_config(path, overrides, method_configs=method_configs, expand=expand)
     log.info("%s is a config of the older DEXML or ELIAS code:", path)
     merged, origin = convert(*read_flat(path))
-    return finish_config(merged, origin, overrides, method_configs, expname=path.stem)
+    return finish_config(merged, origin, overrides, method_configs, expname=path.stem, where=str(path))
 
 
 def _sections(values: Mapping[str, Any]) -> list[str]:
@@ -295,7 +295,7 @@ def read_flat(path: Path, seen: tuple[Path, ...] = (), opened: list[Path] | None
 def _dependency(name: str, path: Path) -> Path:
     """Beside the file, else under a folder above it: the older code's paths count from its root folder."""
     for folder in (path.parent, *path.resolve().parents, Path()):
-        if (folder / name).is_file():
+        if os.path.isfile(folder / name):      # False for a name that can be no file's
             return folder / name
     raise ConfigError(f"{path}: `__dependency__:` names '{name}': no such file beside it, under a folder "
                       "above it or under the current one")

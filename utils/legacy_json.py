@@ -217,7 +217,8 @@ def load_released(path: Path, values: Mapping[str, Any], overrides: Sequence[str
     seed = overrides.get("run", {}).get("seed", run.get("seed", 0))
     expname = f"v_{settings['global'].get('version', 0)}_{seed}"
     say("type, version and seed", {"run.project": run["project"], "run.expname": expname})
-    return finish_config(merged, origin, overrides, method_configs, expname=expname, stages=stages, expand=expand)
+    return finish_config(merged, origin, overrides, method_configs, expname=expname, stages=stages, expand=expand,
+                         where=str(path))
 
 
 def _checked(values: Mapping[str, Any], path: Path) -> dict[str, Values]:

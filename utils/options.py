@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import difflib
 import functools
+import math
 import re
 import types
 import typing
@@ -44,7 +45,7 @@ def type_name(kind: Any) -> str:
 
 
 class _Mismatch(Exception):
-    pass
+    """A value of another type; its text is what else there is to say, if anything."""
 
 
 def _convert(value: Any, kind: Any) -> Any:
@@ -93,15 +94,17 @@ def _read_word(word: Word, kind: Any) -> Any:
     if any(typing.get_origin(choice) is Literal and text in typing.get_args(choice) for choice in choices):
         return text
     others = tuple(choice for choice in choices if choice not in (str, type(None)))
-    value = None
-    with contextlib.suppress(ConfigError):
-        value = parse_yaml(text, "YAML") if others else None
+    problem = ""
+    try:
+        value = parse_yaml(text, "as YAML") if others else None
+    except ConfigError as error:
+        value, problem = None, f" ({error})"
     for choice in others:
         with contextlib.suppress(_Mismatch):
             return _convert(value, choice)
     if str in choices:
         return text
-    raise _Mismatch
+    raise _Mismatch(problem)
 
 
 LIMITS = {"ge": ("at least", lambda v, m: v >= m), "gt": ("above", lambda v, m: v > m),
@@ -123,14 +126,10 @@ def read_option(kind: type, section: str, key: str, value: Any, where: str) -> A
     hint = _hints(kind)[key]
     try:
         converted = _convert(value, hint)
-    except _Mismatch:
+    except _Mismatch as problem:
         raise ConfigError(f"{where}: {section}.{key} must be {type_name(hint)}, got {shown(value)}"
-                          f"{_quote_it(value, hint)}") from None
-    for single in _singles(converted):
-        if isinstance(single, str):
-            check_text(f"{where}: {section}.{key}", single)
-        else:
-            _check_limits(f"{where}: {section}.{key}", single, fields[key].metadata.get("limits", {}))
+                          f"{_quote_it(value, hint)}{problem}") from None
+    _check_values(f"{where}: {section}.{key}", converted, fields[key].metadata)
     return converted
 
 
@@ -145,6 +144,17 @@ def _quote_it(value: Any, hint: Any) -> str:
     return "; with quotation marks around it, it is text" if takes_text and isinstance(value, (int, float)) else ""
 
 
+def _check_values(where: str, value: Any, metadata: Mapping[str, Any]) -> None:
+    for single in _singles(value):
+        if isinstance(single, str):
+            check_text(where, single)
+            if not single.startswith(metadata["starts"]):
+                raise ConfigError(f"{where} must be a whole number or text that starts with {metadata['starts']}, got "
+                                  f"{shown(single)}")
+        elif isinstance(single, (int, float)) and not isinstance(single, bool):
+            _check_limits(where, single, metadata["limits"])
+
+
 def _singles(value: Any) -> Iterable[Any]:
     """The values of a mapping (and its keys), those of a list, or the value itself."""
     if isinstance(value, Mapping):
@@ -154,17 +164,16 @@ def _singles(value: Any) -> Iterable[Any]:
 
 def check_text(where: str, text: str) -> None:
     """ConfigError for text that can be no name, path or pattern."""
-    if re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", text):
+    if re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", text):
         raise ConfigError(f"{where} must be text of UTF-8 without control characters, got {shown(text)}")
     if len(text) > MAX_TEXT:
         raise ConfigError(f"{where} must be text of at most {MAX_TEXT:,} characters, got {len(text):,}")
 
 
-def _check_limits(where: str, value: Any, limits: Mapping[str, Any]) -> None:
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        if value != value or value in (float("inf"), float("-inf")):
-            raise ConfigError(f"{where} must be a finite number, got {value}")
-        for limit, bound in limits.items():
-            words, holds = LIMITS[limit]
-            if not holds(value, bound):
-                raise ConfigError(f"{where} must be {words} {bound}, got {shown(value)}")
+def _check_limits(where: str, value: float, limits: Mapping[str, float]) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{where} must be a finite number, got {value}")
+    for limit, bound in limits.items():
+        words, holds = LIMITS[limit]
+        if not holds(value, bound):
+            raise ConfigError(f"{where} must be {words} {bound:,}, got {shown(value)}")

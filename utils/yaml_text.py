@@ -124,7 +124,8 @@ def parse_yaml(text: str, where: str) -> Any:
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
     except (yaml.YAMLError, ValueError, LookupError) as error:      # `!!int x`, 5000 digits, a lone surrogate
-        raise ConfigError(f"{where}: not valid YAML: {' '.join(str(error).split())[:300]}") from error
+        message = " ".join(str(error).replace('in "<unicode string>", ', "at ").split())
+        raise ConfigError(f"{where}: not valid YAML: {message[:300]}") from error
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
