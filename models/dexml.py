@@ -23,9 +23,9 @@ from models.encoder import TextEncoder, build_encoder, load_encoder
 from models.label_pool import LabelPool, pool_loss, sample_positives, sample_size
 from models.method import Method, embed_rows, load_label_embeddings, loss_function, write_method
 from utils import distributed
-from utils.config import Config, ConfigError, MethodConfig, option
+from utils.config import Config, MethodConfig, option
 from utils.data import Batch, Dataset, TextBatch
-from utils.data_sizes import DataSizes, label_text_path
+from utils.data_sizes import DataSizes
 from utils.grad_cache import GradCache
 from utils.search import ExactIndex, HnswIndex, build_index
 from utils.sections import LARGEST, MANY_EPOCHS, MANY_LABELS, MANY_TEXTS, SMALLEST
@@ -68,13 +68,12 @@ class Dexml(Method):
 
     @classmethod
     def check(cls, config: Config, sizes: DataSizes, runs: Runs) -> None:
-        if not sizes.label_texts:
-            raise ConfigError(f"{label_text_path(sizes.folder)}: no such file; method {config.method.name} encodes the "
-                              "labels' texts (ova and surrogate need none)")
+        sizes.check_label_texts(_needs_texts(config))
         super().check(config, sizes, runs)
 
     @classmethod
     def build(cls, config: Config, data: Dataset) -> Dexml:
+        data.check_label_texts(_needs_texts(config))
         return cls(config, data.num_labels, data, build_encoder(config.encoder, data))
 
     # ---- training
@@ -218,3 +217,7 @@ class Dexml(Method):
         method._index_labels(config.eval.index)
         return method
 
+
+def _needs_texts(config: Config) -> str:
+    return (f"method {config.method.name} encodes the labels' texts: give them texts, or use `ova`, or the path from "
+            "`surrogate` to `xc`, which need none")

@@ -45,13 +45,14 @@ from models.method import (
 from utils import distributed
 from utils.config import Config, ConfigError
 from utils.data import Batch, Dataset, Split, TextBatch, steps_per_epoch, token_cache
-from utils.data_sizes import DataSizes, label_text_path
+from utils.data_sizes import DataSizes
 from utils.optim import decay_groups
 from utils.sparse import entry_rows
 from utils.stages import Runs
 from utils.tokenization_utils import Ragged, Tokenizer, tokenize_file, tokenize_texts
 
 LOSSES = {"bce": shortlist_bce, "decoupled-softmax": shortlist_decoupled_softmax}
+STARTS_FROM_TEXTS = "method.init: labels starts from the labels' texts"
 EXTRA = 5      # clusters of a training query beyond the beam, for the parents of its positives
 
 
@@ -92,9 +93,8 @@ class Elias(Method):
         if s.init == "vectors" and not config.run.start_from:
             raise ConfigError("method.init is 'vectors', the label vectors of the run that this one starts from, but "
                               "run.start_from names none; name a finished run with an encoder, such as dexa or xc")
-        if s.init == "labels" and not sizes.label_texts:
-            raise ConfigError(f"{label_text_path(sizes.folder)}: no such file; method.init: labels starts from the "
-                              "labels' texts")
+        if s.init == "labels":
+            sizes.check_label_texts(STARTS_FROM_TEXTS)
         check_averaging(config, sizes)
         clusters = clusters_of(s, sizes.num_labels)
         limits = Limits.of(s, clusters, sizes.num_labels)
@@ -128,6 +128,8 @@ class Elias(Method):
     def build(cls, config: Config, data: Dataset) -> Elias:
         """The graph is made in `prepare`, when the run that this one starts from is known."""
         s = config.method
+        if s.init == "labels":
+            data.check_label_texts(STARTS_FROM_TEXTS)
         clusters = clusters_of(s, data.num_labels)
         limits = Limits.of(s, clusters, data.num_labels)
         model = EliasModel(build_encoder(config.encoder, data), s, clusters, data.num_labels, limits)

@@ -55,12 +55,6 @@ class Ngame(Dexml):
     def check_start(cls, config: Config, before: Config) -> None:
         check_encoders(config, before)
 
-    @classmethod
-    def build(cls, config: Config, data: Dataset) -> Ngame:
-        method = super().build(config, data)
-        check_label_texts(data, method.encoder)
-        return method
-
     def start_from(self, other: Method) -> None:
         """The encoder of any run."""
         self.start_from_encoder(other)
@@ -105,12 +99,3 @@ class Ngame(Dexml):
         self.clustered.load_state(state)
         if distributed.is_main():
             self._violating = [tuple(torch.from_numpy(state["violating"]))]
-
-
-def check_label_texts(data: Dataset, encoder: TextEncoder) -> None:
-    """ValueError for a label whose text has no token: an encoder cannot tell it from another such label."""
-    without = np.flatnonzero(data.label_tokens.lengths <= encoder.tokenizer.num_special_tokens_to_add())
-    if len(without):
-        raise ValueError(f"{data.folder / 'raw' / 'Y.txt'}: line {without[0] + 1}: a label without text "
-                         f"({len(without)} of {data.num_labels} labels); a dual encoder cannot tell them apart. Give "
-                         "them texts, or use `ova` or the path from `surrogate` to `xc`, which need none")

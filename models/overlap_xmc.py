@@ -27,9 +27,10 @@ from utils import distributed
 from utils.arrays import map_arrays, save_arrays
 from utils.config import Config, ConfigError, option
 from utils.data import Dataset, Split
-from utils.data_sizes import DataSizes, label_text_path
+from utils.data_sizes import DataSizes
 from utils.errors import InputError
 from utils.files import link_or_copy, write_text, written_whole
+from utils.label_texts import labels_without_text, warn_of_stand_ins
 from utils.linear_layer import Features, load_layer
 from utils.partition_tree import COMBINERS, PartitionTree
 from utils.sections import MANY_LABELS
@@ -91,9 +92,7 @@ class XrLinear(Method):
     def check(cls, config: Config, sizes: DataSizes, runs: Runs) -> None:
         settings = config.method
         if settings.label_embedding == "pifa+text":
-            if not sizes.label_texts:
-                raise ConfigError(f"method.label_embedding is pifa+text, but {label_text_path(sizes.folder)} does not "
-                                  "exist: the labels have no texts")
+            sizes.check_label_texts("method.label_embedding: pifa+text reads them")
             if "tfidf" not in settings.features:
                 raise ConfigError("method.label_embedding: pifa+text needs tfidf among method.features")
         if settings.trees > 1 and COMBINERS[settings.combiner].start != 1.0:
@@ -350,6 +349,7 @@ class _Trainer:
         """Clusters of the labels that have training points, for the tree of this number."""
         embeddings = pifa(self.split.relevance, self.features)
         if self.settings.label_embedding == "pifa+text":
+            warn_of_stand_ins(self.method.data.folder, labels_without_text(self.method.data.folder))
             texts = self.method.features.tfidf(self.method.data.label_texts)
             embeddings = sp.hstack([embeddings, normalised(texts)], format="csr")
         return grow(embeddings, np.sort(self.method.prior[0]), max_leaf=self.settings.max_leaf,

@@ -9,7 +9,6 @@ import train
 from models import METHODS
 from models.auxiliary import assign, number_of_vectors
 from predict import Predictor
-from tests.conftest import write_dataset
 from utils.config import ConfigError
 from utils.data import TextBatch, load_dataset, training_batches
 from utils.pretrained import load_tokenizer
@@ -162,18 +161,3 @@ def test_it_starts_from_any_encoder_and_keeps_the_vectors_of_its_like(make_confi
 def test_vectors_that_do_not_fit_are_one_clear_error(make_config, method, message):
     with pytest.raises(ConfigError, match=message):
         train.fit(make_config(method={"name": "dexa", **method}))
-
-
-@pytest.mark.parametrize("name", ["ngame", "dexa"])
-def test_a_label_without_text_is_named(make_config, tmp_path, name):
-    folder = write_dataset(tmp_path / "sets" / "few")
-    lines = (folder / "raw" / "Y.txt").read_text().splitlines()
-    lines[6] = ""
-    (folder / "raw" / "Y.txt").write_text("".join(f"{line}\n" for line in lines))
-    vectors = {"num_vectors": 8} if name == "dexa" else {}
-    config = make_config(method={"name": name, **vectors}, data={"root": str(tmp_path / "sets"), "name": "few"})
-    with pytest.raises(ValueError, match=r"Y\.txt: line 7: a label without text \(1 of 20 labels\)"):
-        train.fit(config)
-    (folder / "raw" / "Y.txt").unlink()
-    with pytest.raises(ValueError, match=rf"Y\.txt: no such file; method {name} encodes"):
-        train.fit(config)

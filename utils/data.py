@@ -25,9 +25,10 @@ from utils import distributed, metrics
 from utils.config import Config, DataConfig
 from utils.errors import InputError
 from utils.filters import load_filters
+from utils.label_texts import NO_TEXTS, label_text_path, label_text_problem, label_texts, with_stand_ins
 from utils.reading import RELEVANCE, check_file, read_array, read_matrix
 from utils.sparse import without_zeros
-from utils.text import TextLines, count_lines, lines_hash
+from utils.text import count_lines, lines_hash
 from utils.tokenization_utils import Ragged, Tokenizer, tokenize_file
 
 log = logging.getLogger(__name__)
@@ -119,6 +120,7 @@ class Dataset:
     folder: Path
     config: DataConfig
     label_tokens: Ragged | None    # None where the labels have no texts, or the method reads no tokens
+    label_problem: str             # why the labels' texts cannot be encoded; empty where they can
     num_labels: int
     splits: dict[str, Split]
     label_counts: np.ndarray       # [L] training points (validation included) a label has: the field's N_l
@@ -150,6 +152,11 @@ class Dataset:
         return np.ones(self.num_labels) if points < 3 else metrics.inverse_propensity(
             self.seen_counts, points, self.config.propensity_a, self.config.propensity_b)
 
+    def check_label_texts(self, needed: str) -> None:
+        """InputError unless the labels have texts, but for the share that may have none; `needed` says what for."""
+        if self.label_problem:
+            raise InputError(f"{self.label_problem}; {needed}")
+
     @cached_property
     def label_texts(self) -> Sequence[str]:
         return label_texts(self.folder, self.num_labels)
@@ -164,18 +171,6 @@ class Dataset:
                 pairs = np.unique(np.repeat(np.arange(len(lengths)), lengths) * vocab_size + ids)
                 counts += np.bincount(pairs % vocab_size, minlength=vocab_size)
         return counts, sum(map(len, sources))
-
-
-def label_texts(folder: Path, num_labels: int) -> Sequence[str]:
-    """The labels' texts by id; `label 17` where the data set has none."""
-    path = folder / "raw" / "Y.txt"
-    if not path.exists():
-        return [f"label {i}" for i in range(num_labels)]
-    lines = TextLines(path)
-    if len(lines) != num_labels:
-        raise ValueError(f"{path} has {len(lines):,} lines, expected one for each of {num_labels:,} labels; it is not "
-                         "the data set of this run")
-    return lines
 
 
 def labels_hash(folder: Path) -> str:
@@ -242,6 +237,12 @@ def load_dataset(config: Config, tokenizer_source, held_out: np.ndarray | None =
         query, label = (Tokenizer(tokenizer_source, n) for n in (data.max_len, data.label_max_len or data.max_len))
         with distributed.main_first():
             tokens = {s: tokenize_file(p, label if s == "Y" else query, token_cache(config)) for s, p in texts.items()}
+    problem = "" if "Y" in texts else NO_TEXTS.format(label_text_path(folder))
+    if "Y" in tokens:
+        without = np.flatnonzero(tokens["Y"].lengths <= label.num_special)
+        problem = label_text_problem(folder, without, trn.shape[1])
+        if len(without) and not problem:
+            tokens["Y"] = with_stand_ins(folder, tokens["Y"], without, label)
     held_out = validation_rows(trn, data, folder) if held_out is None else held_out
     labelled = np.flatnonzero(np.diff(trn.indptr))
     if not np.isin(held_out, labelled).all() or (np.diff(held_out) <= 0).any():
@@ -256,7 +257,8 @@ def load_dataset(config: Config, tokenizer_source, held_out: np.ndarray | None =
         source, matrix = ("tst", tst) if name == "tst" else ("trn", trn)
         splits[name] = Split(name, rows[name], tokens.get(f"{source}_X"), matrix[rows[name]],
                              filters[source][rows[name]], texts[f"{source}_X"])
-    return Dataset(name=data.name, folder=folder, config=data, label_tokens=tokens.get("Y"), num_labels=trn.shape[1],
+    return Dataset(name=data.name, folder=folder, config=data, label_tokens=tokens.get("Y"),
+                   label_problem=problem, num_labels=trn.shape[1],
                    splits=splits, label_counts=np.bincount(trn.indices, minlength=trn.shape[1]),
                    num_train=trn.shape[0], hash=_dataset_hash(trn, tst, filters["trn"], filters["tst"]),
                    relevance_hash=_dataset_hash(trn, tst))

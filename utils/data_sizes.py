@@ -14,6 +14,8 @@ import numpy as np
 
 from utils.config import Config
 from utils.data import check_dataset_folder, held_out_points, load_relevance
+from utils.errors import InputError
+from utils.label_texts import blank_text_problem
 from utils.reading import matrix_header, read_arrays
 
 if TYPE_CHECKING:
@@ -30,15 +32,15 @@ class DataSizes:
     training: int
     validation: int
     used_labels: int
-    label_texts: bool
+    label_problem: str      # why the labels' texts cannot be read; empty where they can
 
     @classmethod
     def of(cls, data: Dataset) -> DataSizes:
         """Of a data set that is loaded."""
         splits = data.splits
         used = int(np.count_nonzero(data.seen_counts))
-        texts = label_text_path(data.folder).is_file()
-        return cls(data.name, data.folder, data.num_labels, len(splits["trn"]), len(splits["val"]), used, texts)
+        problem = data.label_problem or blank_text_problem(data.folder, data.num_labels)
+        return cls(data.name, data.folder, data.num_labels, len(splits["trn"]), len(splits["val"]), used, problem)
 
     @classmethod
     def read(cls, config: Config) -> DataSizes:
@@ -53,13 +55,13 @@ class DataSizes:
         _, labels, entries = matrix_header(path)
         labelled = _labelled_points(path, entries)
         held_out = held_out_points(labelled, config.data)
-        texts = label_text_path(folder).is_file()
-        return cls(config.data.name, folder, labels, labelled - held_out, held_out, labels, texts)
+        problem = blank_text_problem(folder, labels)
+        return cls(config.data.name, folder, labels, labelled - held_out, held_out, labels, problem)
 
-
-def label_text_path(folder: Path) -> Path:
-    """Where the texts of a data set's labels are, if it has any."""
-    return folder / "raw" / "Y.txt"
+    def check_label_texts(self, needed: str) -> None:
+        """InputError unless the labels have texts, but for the share that may have none; `needed` says what for."""
+        if self.label_problem:
+            raise InputError(f"{self.label_problem}; {needed}")
 
 
 def _labelled_points(path: Path, entries: int) -> int:

@@ -49,6 +49,7 @@ class Tokenizer:
             self._fast.enable_truncation(max_len)
             self._fast.no_padding()
         self.vocab_size = len(source)
+        self.num_special = source.num_special_tokens_to_add()      # of a text, with or without words
 
     def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Texts -> (flat ids, lengths [len(texts)])."""
@@ -98,6 +99,27 @@ class Ragged:
         ends = np.cumsum(lengths)
         shifts = np.repeat(starts - (ends - lengths), lengths)
         return self.ids[shifts + np.arange(len(shifts))].astype(np.int32), lengths
+
+
+    def rows(self, rows: np.ndarray) -> Ragged:
+        """These rows alone, in memory."""
+        ids, lengths = self.take(rows)
+        return Ragged(ids.astype(self.ids.dtype), np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+
+    def replaced(self, rows: np.ndarray, others: Ragged) -> Ragged:
+        """All rows, in memory, with `others` in the place of these, given in rising order."""
+        if not len(rows):
+            return self
+        pieces = []
+        start = 0
+        for place, row in enumerate(rows.tolist()):
+            pieces.append(self.ids[self.offsets[start]:self.offsets[row]])
+            pieces.append(others.ids[others.offsets[place]:others.offsets[place + 1]])
+            start = row + 1
+        pieces.append(self.ids[self.offsets[start]:])
+        lengths = self.lengths
+        lengths[rows] = others.lengths
+        return Ragged(np.concatenate(pieces), np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
 
 
 def tokenize_texts(texts: Sequence[str], tokenizer: Tokenizer) -> Ragged:
