@@ -173,6 +173,9 @@ def test_arrays_are_features(make_config, arrays, tmp_path):
     both = train.fit(with_values(config, method={"features": ["tfidf", str(arrays)]},
                                  run={"dir": str(tmp_path / "both")}))
     assert evaluation.evaluate(both)["P@1"] > 80
+    for split in ("trn", "tst"):      # nothing else is needed
+        (arrays / "raw" / f"{split}_X.txt").unlink()
+    assert evaluation.evaluate(folder)["P@1"] > 80
     (arrays / "X.tst.npy").unlink()
     with pytest.raises(InputError, match=r"X.tst.npy does not exist; expected two .npy files"):
         evaluation.evaluate(folder)

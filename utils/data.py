@@ -216,9 +216,8 @@ def load_dataset(config: Config, tokenizer_source, held_out: np.ndarray | None =
     texts = {s: folder / "raw" / f"{s}.txt" for s in ("trn_X", "tst_X", "Y")}
     if not texts["Y"].exists():
         log.info("%s: no such file: the labels have no texts", texts.pop("Y"))
-    # A method that reads no tokens can do with features alone (utils.features checks their rows).
-    without = [s for s in ("trn_X", "tst_X") if tokenizer_source is None and not texts[s].exists()
-               and (folder / f"X.{s[:3]}.npz").is_file()]
+    # A method that reads no tokens can do with features alone, and looks itself whether it has them.
+    without = [s for s in ("trn_X", "tst_X") if tokenizer_source is None and not texts[s].exists()]
     counts = {s: count_lines(path) for s, path in texts.items() if s not in without}
     trn = load_relevance(folder / "Y.trn.npz", counts.get("trn_X"), texts["trn_X"])
     tst = load_relevance(folder / "Y.tst.npz", counts.get("tst_X"), texts["tst_X"])

@@ -10,29 +10,51 @@ character n-grams where most texts have no blanks (`--terms`), counted on the tr
 from __future__ import annotations
 
 import argparse
-import contextlib
-import filecmp
-import functools
-import hashlib
-import json
-import logging
-import os
-import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import scipy.sparse as sp
 
-from utils.config import DataConfig
-from utils.console import show_anything
-from utils.errors import InputError
-from utils.files import written_whole
-from utils.reading import check_file, matrix_header, present, read_matrix
-from utils.sparse import normalised
-from utils.text import TextLines, count_lines, iter_lines, lines_hash
-from utils.text_features import RULE_OF, TextFeatures, has_no_blanks, rule_of, vectorizer, vocabulary_lines
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="data set folder")
+    parser.add_argument("--texts", action="store_true", help="build, even where X.{trn,tst}.npz are given")
+    parser.add_argument("--terms", choices=("auto", "words", "characters"), default="auto", help="as data.terms")
+    parser.add_argument("--cache", metavar="FOLDER", help="as data.feature_cache: where features are built")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    ARGUMENTS = parse_arguments()      # before the imports below, so that --help is instant
+
+import contextlib  # noqa: E402
+import filecmp  # noqa: E402
+import functools  # noqa: E402
+import hashlib  # noqa: E402
+import json  # noqa: E402
+import logging  # noqa: E402
+import os  # noqa: E402
+import shutil  # noqa: E402
+import sys  # noqa: E402
+from collections.abc import Iterator  # noqa: E402
+from dataclasses import dataclass  # noqa: E402
+
+import numpy as np  # noqa: E402
+import scipy.sparse as sp  # noqa: E402
+
+from utils.config import DataConfig  # noqa: E402
+from utils.console import show_anything  # noqa: E402
+from utils.errors import InputError  # noqa: E402
+from utils.files import written_whole  # noqa: E402
+from utils.reading import check_file, matrix_header, present, read_matrix  # noqa: E402
+from utils.sparse import normalised  # noqa: E402
+from utils.text import TextLines, count_lines, iter_lines, lines_hash  # noqa: E402
+from utils.text_features import (  # noqa: E402
+    RULE_OF,
+    TextFeatures,
+    has_no_blanks,
+    rule_of,
+    vectorizer,
+    vocabulary_lines,
+)
 
 log = logging.getLogger(__name__)
 MIN_DOCUMENTS, MAX_TERMS = 2, 500_000
@@ -304,25 +326,20 @@ def check_rows(rows: int, path: Path, data: Path, split: str) -> None:
         raise InputError(f"{path} has {rows:,} rows but {other}")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="data set folder")
-    parser.add_argument("--texts", action="store_true", help="build, even where X.{trn,tst}.npz are given")
-    parser.add_argument("--terms", choices=("auto", *RULE_OF), default="auto", help="as data.terms")
-    parser.add_argument("--cache", metavar="FOLDER", help="as data.feature_cache: where features are built")
+def main(options: argparse.Namespace) -> None:
     show_anything()
-    options = parser.parse_args()
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     settings = DataConfig(features="texts" if options.texts else "given", terms=options.terms,
                           feature_cache=options.cache)
     try:
+        check_available(options.folder, settings)
         files = find_features(options.folder, settings)
         trn = files.check()
         tst = files.matrix("tst")
-    except ValueError as error:
-        parser.exit(2, f"error: {error}\n")
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
     print(f"{files.folder}: X.trn {trn.shape[0]:,} x {trn.shape[1]:,}, X.tst {tst.shape[0]:,} x {tst.shape[1]:,}")
 
 
 if __name__ == "__main__":
-    main()
+    main(ARGUMENTS)
