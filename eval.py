@@ -38,6 +38,7 @@ import torch  # noqa: E402
 from accelerate import Accelerator  # noqa: E402
 
 from models import METHOD_CONFIGS, METHODS, load_method  # noqa: E402
+from models.eval_options import check_options, compare_index  # noqa: E402
 from models.method import Method  # noqa: E402
 from models.report_data import report_data  # noqa: E402
 from utils import distributed, metrics  # noqa: E402
@@ -45,11 +46,11 @@ from utils.config import Config, ConfigError  # noqa: E402
 from utils.data import SPLITS, Dataset, Split, load_dataset, saved_validation_rows  # noqa: E402
 from utils.data_sizes import DataSizes  # noqa: E402
 from utils.environment import check_same_data  # noqa: E402
+from utils.errors import InputError  # noqa: E402
 from utils.files import write_json, written_whole  # noqa: E402
-from utils.html_report import report_path, write_report  # noqa: E402
+from utils.html_report import ReportData, report_path, write_report  # noqa: E402
 from utils.pretrained import load_tokenizer  # noqa: E402
 from utils.run import find_run, start_logging, warn_unfinished  # noqa: E402
-from utils.search import Comparison, ExactIndex, HnswIndex  # noqa: E402
 
 log = logging.getLogger("eval")
 USUAL_KS = (1, 3, 5, 10, 100)
@@ -87,7 +88,12 @@ def score_split(config: Config, method: Method, data: Dataset, split: str, accel
 
 
 def evaluate(run: str | Path, split: str = "tst", overrides: list[str] | None = None) -> dict[str, float]:
-    """Metrics of a run's model on a split, written to its folder; every process calls it."""
+    """Metrics of a run's model on a split, written to its folder; every process calls it.
+
+    Raises:
+        NotSavedError: the folder cannot be written to; the metrics are in the log, and in the error.
+        ValueError: no finished run, another data set than the run's, an empty split.
+    """
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got '{split}'")
     folder, config = find_run(run, METHOD_CONFIGS, overrides or ())
@@ -109,21 +115,50 @@ def evaluate(run: str | Path, split: str = "tst", overrides: list[str] | None = 
     check_options(config, method)
     started = time.perf_counter()
     result, scores = score_split(config, method, data, split, accelerator)
-    if scores is not None:
-        seconds = time.perf_counter() - started
-        index = compare_index(config, method, data.splits[split], kept_labels(config, data), accelerator)
-        with written_whole(folder / f"{split}_score_mat.npz") as partial:
-            sp.save_npz(partial, scores)
-        write_json(folder / f"{split}_metrics.json",
-                   {**result, **method.facts(), "points": len(data.splits[split]), "labels": data.num_labels,
-                    "data_hash": data.hash, "seconds": round(seconds, 2), **({"index": index} if index else {}),
-                    **({"without": config.eval.without} if config.eval.without else {})})
-        log.info("%s, split %s: N = %d, L = %d, data %s, %.1f s\n%s", data.name, split, len(data.splits[split]),
-                 data.num_labels, data.hash, seconds, metrics.describe(result))
-        path = report_path(folder, split)
-        write_report(path, report_data(folder, config, method, data, split, scores, result, seconds, accelerator))
-        log.info("report: %s", path)
+    if scores is None:
+        return result
+    seconds = time.perf_counter() - started
+    log.info("%s, split %s: N = %d, L = %d, data %s, %.1f s\n%s", data.name, split, len(data.splits[split]),
+             data.num_labels, data.hash, seconds, metrics.describe(result))
+    index = recall_of_index(config, method, data.splits[split], kept_labels(config, data), accelerator)
+    told = {**result, **method.facts(), "points": len(data.splits[split]), "labels": data.num_labels,
+            "data_hash": data.hash, "seconds": round(seconds, 2)}
+    if index:
+        told["index"] = index
+    if config.eval.without:
+        told["without"] = config.eval.without
+    report = report_data(folder, config, method, data, split, scores, result, seconds, accelerator)
+    save_evaluation(folder, split, scores, told, report)
+    log.info("report: %s", report_path(folder, split))
     return result
+
+
+class NotSavedError(OSError):
+    """What was measured could not be written. Attributes: metrics, as `evaluate` would have returned them."""
+
+    def __init__(self, message: str, metrics: dict[str, float]) -> None:
+        super().__init__(message)
+        self.metrics = metrics
+
+
+def save_evaluation(folder: Path, split: str, scores: sp.csr_matrix, told: dict[str, Any], report: ReportData) -> None:
+    """Write predictions, metrics and report of a split; NotSavedError names what could not be, the rest is written."""
+    def save_scores(path: Path) -> None:
+        with written_whole(path) as partial:
+            sp.save_npz(partial, scores)
+
+    failed = []
+    for path, write in ((folder / f"{split}_score_mat.npz", save_scores),
+                        (folder / f"{split}_metrics.json", lambda path: write_json(path, told)),
+                        (report_path(folder, split), lambda path: write_report(path, report))):
+        try:
+            write(path)
+        except (OSError, InputError) as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+            failed.append(f"{path.name} ({reason})")
+    if failed:
+        raise NotSavedError(f"{folder}: the metrics above are right, but could not be written: {', '.join(failed)}",
+                            told)
 
 
 def run_tokenizer(config: Config, folder: Path) -> Any:
@@ -133,35 +168,12 @@ def run_tokenizer(config: Config, folder: Path) -> Any:
     return load_tokenizer(str(folder / "model"), config.encoder.trust_remote_code)
 
 
-def check_options(config: Config, method: Method) -> None:
-    """An approximate index, another precision, or members to leave out were asked for: the method must have them."""
-    if config.eval.without and config.method.name != "fusion":
-        raise ValueError(f"eval.without is {list(config.eval.without)}, but method {config.method.name} has no members "
-                         "to leave out; only a fusion has")
-    if config.eval.precision != "float32" and not config.method.name.startswith("elias"):
-        raise ValueError(f"eval.precision is '{config.eval.precision}', but method {config.method.name} has no graph "
-                         "index; it needs eval.precision: float32")
-    if config.eval.index != "exact" and not isinstance(vars(method).get("index"), HnswIndex):
-        raise ValueError(f"eval.index is '{config.eval.index}', but method {config.method.name} does not search all "
-                         "labels by inner product; it needs eval.index: exact")
-
-
-def compare_index(config: Config, method: Method, split: Split, k: int, accelerator: Accelerator) -> dict:
+def recall_of_index(config: Config, method: Method, split: Split, k: int, accelerator: Accelerator) -> dict:
     """How much of the exact result an approximate index finds on points of the split; {} if the index is exact."""
     if config.eval.index == "exact" or len(split) == 0:
         return {}
-    index = method.index
     rows = split.rows[np.linspace(0, len(split) - 1, min(len(split), COMPARED_POINTS)).astype(np.int64)]
-    method.index = Comparison(index, ExactIndex(index.labels, index.bias, block=config.eval.label_block))
-    try:
-        method.score_rows(split.tokens, rows, k, accelerator)
-        found = {"name": config.eval.index, **method.index.report()}
-    finally:
-        method.index = index
-    log.info("approximate index: recall@1 %.4f, recall@%d %.4f of the exact result, %d points, build %.1f s, search "
-             "%.3f ms/point vs exact %.3f ms/point", found["recall@1"], k, found["recall@k"], found["points"],
-             found["build_seconds"], found["search_ms"], found["exact_ms"])
-    return found
+    return compare_index(method, lambda: method.score_rows(split.tokens, rows, k, accelerator))
 
 
 def main(options: argparse.Namespace, words: list[str]) -> None:

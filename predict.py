@@ -38,16 +38,20 @@ from collections.abc import Iterable, Iterator, Sequence  # noqa: E402
 import torch  # noqa: E402
 
 from models import METHOD_CONFIGS, load_method  # noqa: E402
+from models.eval_options import check_options, compare_index  # noqa: E402
 from utils import distributed  # noqa: E402
+from utils.config import Config  # noqa: E402
 from utils.console import is_screen, shows_unicode  # noqa: E402
 from utils.data import check_dataset_folder, label_texts  # noqa: E402
 from utils.environment import check_labels  # noqa: E402
 from utils.errors import InputError  # noqa: E402
 from utils.files import place_of, written_whole  # noqa: E402
 from utils.run import find_run, start_logging, warn_unfinished  # noqa: E402
-from utils.text import check_plain_text, iter_lines, text_list  # noqa: E402
+from utils.text import TextLines, check_plain_text, iter_lines, text_list  # noqa: E402
 
 TEXTS_AT_ONCE = 1 << 14
+COMPARED_TEXTS = 200      # by which an approximate index is compared with exact search
+COMPARED_K = 10
 SEPARATORS = re.compile("[\x85\u2028\u2029]")      # where str.splitlines cuts, and JSON may leave as they are
 
 
@@ -77,6 +81,17 @@ class Predictor:
                 raise InputError("labels: expected at least one text, got none")
             self.label_texts = labels
             self.method.rank_new_labels(labels, self.accelerator)
+        check_options(config, self.method)
+        if config.eval.index != "exact" and distributed.is_main():
+            self._check_index(config)
+
+    def _check_index(self, config: Config) -> None:
+        """Build the approximate index now, and warn where it finds little: of texts of the test split, or of labels."""
+        path = config.dataset_folder / "raw" / "tst_X.txt"
+        texts = TextLines(path) if path.is_file() else self.label_texts
+        sample = [texts[i] for i in range(0, len(texts), -(-len(texts) // COMPARED_TEXTS))]
+        k = min(COMPARED_K, len(self.label_texts))
+        compare_index(self.method, lambda: self.method.score_texts(sample, k, self.accelerator))
 
     def __call__(self, texts: Sequence[str], k: int = 5) -> list[list[dict]]:
         """The k best labels of each text, best first: [{"label": id, "text": ..., "score": ...}, ...].

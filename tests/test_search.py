@@ -11,12 +11,12 @@ import eval as evaluation
 import train
 from models import METHODS
 from predict import Predictor
-from tests.conftest import with_values
+from tests.conftest import with_values, write_dataset
 from tests.test_methods import load
 from utils import search
 from utils.config import EvalConfig
 from utils.metrics import evaluate
-from utils.search import INDEXES, Comparison, ExactIndex, HnswIndex, build_index, exact_topk
+from utils.search import INDEXES, Comparison, Copies, ExactIndex, HnswIndex, build_index, exact_topk
 
 
 def by_full_sort(queries, labels, bias, k):
@@ -141,6 +141,120 @@ def test_hnsw_in_pieces(faiss, monkeypatch):
     assert (scores.diff(dim=1) <= 0).all()
 
 
+def with_copies(labels, width, groups, seed=0):
+    """Vectors [L, D], and a bias [L], of which each group (first, count) shares one."""
+    rng = np.random.default_rng(seed)
+    vectors = rng.normal(size=(labels, width)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    bias = rng.normal(size=labels).astype(np.float32)
+    ids = rng.permutation(labels)
+    for first, count in groups:
+        same = ids[first:first + count]
+        vectors[same], bias[same] = vectors[same[0]], bias[same[0]]
+    queries = vectors[rng.choice(labels, 60)] + 0.05 * rng.normal(size=(60, width)).astype(np.float32)
+    return torch.from_numpy(queries), vectors, torch.from_numpy(bias)
+
+
+@pytest.mark.parametrize(("labels", "width", "groups"), [
+    (1900, 16, [(0, 1500)]), (700, 8, [(0, 300), (300, 300), (650, 2)]), (300, 4, [(0, 300)]), (50, 3, [])])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_copies_of_a_label_are_found_as_by_exact_search(faiss, labels, width, groups, with_bias):
+    queries, vectors, bias = with_copies(labels, width, groups)
+    bias = bias if with_bias else None
+    distinct = labels - sum(count - 1 for _, count in groups)
+    index = HnswIndex(vectors, bias, m=32, ef_construction=distinct, ef=distinct)
+    exact = vectors @ queries.numpy().T + (0 if bias is None else bias.numpy()[:, None])      # [L, B]
+    for k in (1, 5, 40, labels):
+        scores, ids = (a.numpy() for a in index.search(queries, k))
+        expected = -np.sort(-exact, axis=0)[:k].T
+        np.testing.assert_allclose(scores, expected, atol=1e-5)
+        np.testing.assert_allclose(np.take_along_axis(exact.T, ids, 1), expected, atol=1e-5)
+        assert all(len(set(row)) == k for row in ids.tolist())
+        equal = (scores[:, 1:] == scores[:, :-1])
+        assert (ids[:, 1:] > ids[:, :-1])[equal].all()      # equal scores by lower id
+    assert index._graph.ntotal == distinct
+
+
+def test_which_labels_are_copies(monkeypatch):
+    monkeypatch.setattr("utils.search.ROWS_AT_ONCE", 3)
+    rows = np.array([[1, 2], [0, 0], [1, 2], [3, 4], [-0.0, 0], [1, 2], [2, 1]], np.float32)
+    kept = rows.copy()
+    found = Copies.find(rows, None)
+    assert found.first.tolist() == [0, 1, 3, 6] and found.starts.tolist() == [0, 3, 5, 6, 7]
+    assert found.members.tolist() == [0, 2, 5, 1, 4, 3, 6]
+    assert np.array_equal(rows, kept) and np.array_equal(np.signbit(rows), np.signbit(kept))
+    bias = torch.tensor([0, 0, 1, 0, 0, 0, 0.])
+    assert Copies.find(torch.from_numpy(rows), bias).first.tolist() == [0, 1, 2, 3, 6]
+
+
+@pytest.mark.parametrize("k", range(1, 9))
+def test_expanded_copies_are_those_of_a_full_sort(k):
+    """Places of equal scores are joined by label id, and no more than k copies of a place are looked at."""
+    rng = np.random.default_rng(k)
+    place = rng.integers(0, 5, 30)
+    place = np.unique(place, return_index=True)[1].argsort().argsort()[place]      # numbered by first appearance
+    copies = Copies(place)
+    of_place = rng.integers(0, 3, (4, 5)).astype(np.float32)      # ties between places
+    order = np.argsort(-of_place, axis=1, kind="stable")
+    scores, ids = copies.expand(torch.from_numpy(np.take_along_axis(of_place, order, 1)), torch.from_numpy(order), k)
+    for row in range(4):
+        full = of_place[row][place]
+        expected = np.argsort(-full, kind="stable")[:k]
+        assert ids[row].tolist() == expected.tolist()
+        assert scores[row].tolist() == full[expected].tolist()
+
+
+def test_expanding_what_was_not_found_gives_none():
+    copies = Copies(np.array([0, 1, 1, 0]))
+    scores, ids = copies.expand(torch.tensor([[2.0, -torch.inf], [-torch.inf, -torch.inf]]),
+                                torch.tensor([[1, -1], [-1, -1]]), 3)
+    assert ids.tolist() == [[1, 2, -1], [-1, -1, -1]]
+    assert scores.tolist() == [[2, 2, -torch.inf], [-torch.inf] * 3]
+    scores, ids = copies.expand(torch.zeros(0, 2), torch.zeros(0, 2, dtype=torch.long), 3)
+    assert scores.shape == ids.shape == (0, 3)
+
+
+@pytest.mark.parametrize("name", ["dexml", "ova"])
+def test_predict_warns_of_an_index_that_finds_little(faiss, make_config, capsys, monkeypatch, name):
+    folder = train.fit(make_config(method={"name": name}, train={"epochs": 2}))
+
+    def warned(*overrides):
+        capsys.readouterr()
+        Predictor(folder, overrides=overrides)
+        return [line for line in capsys.readouterr().err.splitlines() if "of the exact best" in line]
+    assert warned() == warned("--eval.index", "hnsw") == []
+    monkeypatch.setitem(INDEXES, "hnsw", lambda labels, bias, settings: Half(labels, bias))
+    [line] = warned("--eval.index", "hnsw")
+    assert " eval.index hnsw finds 50 % of the exact best 10 labels of 20 points; " in line
+
+
+class Half(HnswIndex):
+    """Finds every other one of the best labels."""
+
+    def search(self, queries, k):
+        scores, ids = ExactIndex(self.labels, self.bias).search(queries, min(2 * k, 20))
+        return scores[:, ::2], ids[:, ::2]
+
+
+def test_predict_refuses_an_index_that_its_method_does_not_have(make_config):
+    folder = train.fit(make_config(method={"name": "xr-linear", "max_leaf": 4, "splits": 2}))
+    with pytest.raises(ValueError, match="eval.index is 'hnsw', but method xr-linear does not search all labels"):
+        Predictor(folder, overrides=["--eval.index", "hnsw"])
+
+
+def test_labels_of_equal_texts_keep_their_score_with_hnsw(faiss, make_config, tmp_path):
+    """As reported: of many labels with one text the graph lost nearly everything."""
+    folder = write_dataset(tmp_path / "sets" / "same", points=120, labels=400, filters=False)
+    path = folder / "raw" / "Y.txt"
+    names = path.read_text().splitlines()
+    path.write_text("".join(f"{name if i % 4 == 0 else 'one text'}\n" for i, name in enumerate(names)))
+    run = train.fit(make_config(data={"root": str(tmp_path / "sets"), "name": "same"}, train={"epochs": 3}))
+    exact = evaluation.evaluate(run)
+    assert evaluation.evaluate(run, overrides=["--eval.index", "hnsw"]) == pytest.approx(exact, abs=1)
+    index = json.loads((run / "tst_metrics.json").read_text())["index"]
+    assert index["recall@1"] > 0.99 and index["recall@k"] > 0.99
+
+
 def test_hnsw_edges(faiss):
     index = HnswIndex(torch.ones(6, 2), m=2, ef_construction=1, ef=1)
     with pytest.raises(ValueError, match="k must be from 1 to the number of labels, 6; got 7"):
@@ -155,7 +269,7 @@ def test_hnsw_that_finds_too_few_fills_up(faiss):
     index.build()
 
     class Graph:      # faiss's answer: ids -1 with any score, and equal scores in any order
-        hnsw = index._graph.hnsw
+        hnsw, ntotal = index._graph.hnsw, 4
 
         def search(self, rows, k):
             return (np.array([[0.5, 0.5, 3.4e38]], np.float32), np.array([[3, 1, -1]]))

@@ -5,8 +5,10 @@
 """
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from utils.config import EvalConfig
 
 log = logging.getLogger(__name__)
 ONE_THREAD = 1 << 22      # numbers that one thread reads in a millisecond or two
+NEAR = 1e-5               # share of a query's best score by which equal ones may differ, computed in two ways
 ROWS_AT_ONCE = 65536      # labels added to a graph at once, so that memory-mapped ones are read piece by piece
 
 
@@ -48,7 +51,8 @@ class HnswIndex:
 
     On the CPU, whatever the queries' device. The graph is made at the first search, by every process for itself, and
     holds a float32 copy of the labels; with more than one thread two builds differ slightly. A bias becomes one more
-    dimension of the labels, in which every query is 1.
+    dimension of the labels, in which every query is 1. Equal labels stand in it once: a hundred copies would be each
+    other's neighbours and nobody else's.
 
     Args:
         labels, bias: as for ExactIndex.
@@ -64,6 +68,7 @@ class HnswIndex:
         self.labels, self.bias = labels, bias
         self.m, self.ef_construction, self.ef = m, ef_construction, ef
         self.build_seconds = 0.0
+        self._copies: Copies | None = None
         self._faiss, self._graph = import_faiss("eval.index: hnsw"), None
 
     def build(self) -> None:
@@ -75,11 +80,12 @@ class HnswIndex:
         width = self.labels.shape[1] + (self.bias is not None)
         graph = faiss.IndexHNSWFlat(width, self.m, faiss.METRIC_INNER_PRODUCT)
         graph.hnsw.efConstruction = self.ef_construction
-        for start in range(0, len(self.labels), ROWS_AT_ONCE):
-            part = slice(start, start + ROWS_AT_ONCE)
-            graph.add(index_rows(self.labels[part], None if self.bias is None else self.bias[part]))
+        self._copies = Copies.find(self.labels, self.bias)
+        for rows in row_blocks(self.labels, self.bias, self._copies.first):
+            graph.add(rows)
         self._graph, self.build_seconds = graph, time.perf_counter() - started
-        log.info("hnsw: graph over %d labels in %.1f s", len(self.labels), self.build_seconds)
+        log.info("hnsw: graph over %d labels, %d distinct, in %.1f s", len(self.labels), graph.ntotal,
+                 self.build_seconds)
 
     def search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """As `exact_topk`, approximately; where fewer than k labels are found, id -1 and score -inf fill the row."""
@@ -88,9 +94,76 @@ class HnswIndex:
         self._faiss.omp_set_num_threads(torch.get_num_threads())
         self._graph.hnsw.efSearch = max(self.ef, k)
         ones = None if self.bias is None else torch.ones(len(queries))
-        scores, ids = (torch.from_numpy(a) for a in self._graph.search(index_rows(queries, ones), k))
+        wanted = min(k, self._graph.ntotal)
+        scores, ids = (torch.from_numpy(a) for a in self._graph.search(index_rows(queries, ones), wanted))
         scores, ids = _best_first(scores.masked_fill(ids < 0, -torch.inf), ids)
+        scores, ids = self._copies.expand(scores, ids, k)
         return scores.to(queries.device), ids.to(queries.device)
+
+
+class Copies:
+    """Which labels have equal rows: an index holds each distinct row once, at a place of its own.
+
+    Attributes: first [U], the lowest label of each place, ascending; members [L], labels place by place, each place's
+    ascending; starts [U + 1], where each place's begin.
+    """
+
+    def __init__(self, place: np.ndarray) -> None:
+        """place: [L], of each label's row, numbered by first appearance."""
+        self.members = np.argsort(place, kind="stable")
+        self.starts = np.concatenate([[0], np.cumsum(np.bincount(place))])
+        self.first = self.members[self.starts[:-1]]
+
+    @classmethod
+    def find(cls, labels: Tensor | np.ndarray, bias: Tensor | None) -> Copies:
+        """Compare labels [L, D], and bias [L] or None, by digests of 128 bits: 16 bytes a label, never L x D."""
+        digests = []
+        for rows in row_blocks(labels, bias, np.arange(len(labels))):
+            rows = rows + 0.0      # -0.0 is 0.0
+            digests.append(np.array([hashlib.blake2b(row, digest_size=16).digest() for row in rows], "S16"))
+        _, first, group = np.unique(np.concatenate(digests), return_index=True, return_inverse=True)
+        by_appearance = np.empty(len(first), np.int64)
+        by_appearance[np.argsort(first)] = np.arange(len(first))
+        return cls(by_appearance[group.ravel()])
+
+    def expand(self, scores: Tensor, places: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """The best places of each query [B, u], best first, -1 = none -> the labels that stand there [B, k].
+
+        Returns:
+            (scores, label ids), best first, equal scores by lower label id, -inf and -1 where there are no more.
+        """
+        places = places.numpy()
+        known = places >= 0
+        if len(self.first) == len(self.members):
+            return scores, torch.from_numpy(np.where(known, self.members[places], -1))
+        count = np.where(known, np.diff(self.starts)[places], 0).clip(max=k)
+        values = scores.numpy()
+        # What stands behind k better labels cannot be among the best k; of equal scores the label ids decide.
+        before = np.cumsum(count, 1) - count
+        begins = np.ones(before.shape, bool)
+        begins[:, 1:] = values[:, 1:] != values[:, :-1]
+        count[np.maximum.accumulate(np.where(begins, before, 0), 1) >= k] = 0
+        entry = np.repeat(np.arange(count.size), count.ravel())
+        nth = np.arange(len(entry)) - np.repeat(np.cumsum(count) - count.ravel(), count.ravel())
+        found = self.members[self.starts[places.ravel()[entry]] + nth]
+        rows = entry // max(places.shape[1], 1)
+        order = np.lexsort((found, -values.ravel()[entry], rows))
+        rank = np.arange(len(rows)) - np.searchsorted(rows, rows)
+        order, kept_rows, rank = order[rank < k], rows[rank < k], rank[rank < k]
+        best = np.full((len(places), k), -np.inf, np.float32)
+        labels = np.full((len(places), k), -1, np.int64)
+        best[kept_rows, rank] = values.ravel()[entry[order]]
+        labels[kept_rows, rank] = found[order]
+        return torch.from_numpy(best), torch.from_numpy(labels)
+
+
+def row_blocks(labels: Tensor | np.ndarray, bias: Tensor | None, ids: np.ndarray) -> Iterator[np.ndarray]:
+    """The float32 rows of some labels, ids ascending [n], a block at a time."""
+    for start in range(0, len(ids), ROWS_AT_ONCE):
+        part = ids[start:start + ROWS_AT_ONCE]
+        if part[-1] - part[0] == len(part) - 1:
+            part = slice(int(part[0]), int(part[-1]) + 1)      # a view, which for tensors costs nothing
+        yield index_rows(labels[part], None if bias is None else bias[part])
 
 
 def import_faiss(what: str) -> Any:
@@ -120,9 +193,8 @@ def flat_index(labels: Tensor | np.ndarray, bias: Tensor | None, path: Path) -> 
     """
     faiss = import_faiss("a faiss index")
     index = faiss.IndexFlatIP(labels.shape[1] + (bias is not None))
-    for start in range(0, len(labels), ROWS_AT_ONCE):
-        part = slice(start, start + ROWS_AT_ONCE)
-        index.add(index_rows(labels[part], None if bias is None else bias[part]))
+    for rows in row_blocks(labels, bias, np.arange(len(labels))):
+        index.add(rows)
     faiss.write_index(index, str(path))
 
 
@@ -154,16 +226,18 @@ class Comparison:
         if self._points == 0:
             for index in (self._approximate, self._exact):
                 index.search(queries[:1], k)
-        (scores, ids), (_, exact_ids) = (self._timed(i, queries, k) for i in range(2))
+        scores, ids = self._timed(self._approximate, queries, k, 0)
+        exact_scores, _ = self._timed(self._exact, queries, k, 1)
         self._points, self._k = self._points + len(queries), k
-        self._first += int((ids[:, 0] == exact_ids[:, 0]).sum())
-        for row, expected in zip(ids.tolist(), exact_ids.tolist(), strict=True):
-            self._found += len(set(row) & set(expected))
+        # Which of equal labels comes first is the rounding's choice: a label counts by its score.
+        least = exact_scores - NEAR * exact_scores.abs().amax(1, keepdim=True)                  # [B, k]
+        self._first += int((scores[:, 0] >= least[:, 0]).sum())
+        self._found += int((scores >= least[:, -1:]).sum())
         return scores, ids
 
-    def _timed(self, which: int, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    def _timed(self, index: ExactIndex | HnswIndex, queries: Tensor, k: int, which: int) -> tuple[Tensor, Tensor]:
         started = time.perf_counter()
-        scores, ids = (self._approximate, self._exact)[which].search(queries, k)
+        scores, ids = index.search(queries, k)
         ids = ids.cpu()      # waits for a GPU
         self._seconds[which] += time.perf_counter() - started
         return scores, ids
