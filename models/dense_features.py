@@ -57,7 +57,7 @@ class RunEncoder:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        return Tokenizer(self.encoder.tokenizer, self.config.data.max_len)
+        return self.encoder.point_tokenizer(self.config.data.max_len)
 
     def of_points(self, split: Split, rows: np.ndarray, config: Config, accelerator: Accelerator) -> np.ndarray:
         return self._embed(tokenize_file(split.text_path, self.tokenizer, token_cache(config)), rows, accelerator)

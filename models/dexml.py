@@ -31,7 +31,7 @@ from utils.search import ExactIndex, HnswIndex, build_index
 from utils.sections import LARGEST, MANY_EPOCHS, MANY_LABELS, MANY_TEXTS, SMALLEST
 from utils.sparse import contains
 from utils.stages import Runs
-from utils.tokenization_utils import Ragged, Tokenizer, tokenize_texts
+from utils.tokenization_utils import Ragged, tokenize_texts
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ class Dexml(Method):
 
     def rank_new_labels(self, labels: Sequence[str], accelerator: Accelerator) -> None:
         length = self.config.data.label_max_len or self.config.data.max_len
-        tokens = tokenize_texts(labels, Tokenizer(self.encoder.tokenizer, length))
+        tokens = tokenize_texts(labels, self.encoder.label_tokenizer(length))
         self.label_embeddings = self.represent_new(self.embed_labels(tokens, accelerator))
         self._index_labels(self.config.eval.index)
 

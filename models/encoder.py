@@ -30,6 +30,7 @@ from utils.encoder_settings import (
 from utils.encoder_source import fill, read_source, resolve_encoder
 from utils.errors import InputError
 from utils.pretrained import from_pretrained, load_tokenizer, resolve
+from utils.tokenization_utils import Tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -67,6 +68,14 @@ class TextEncoder(nn.Module):
         self.config, self.tokenizer = fill(config), tokenizer
         self.dim = config.projection or width
         self.projection = nn.Linear(width, self.dim) if config.projection else None
+
+    def point_tokenizer(self, max_len: int) -> Tokenizer:
+        """Of points' texts, cut at so many tokens."""
+        return Tokenizer(self.tokenizer, max_len, prompt=self.config.point_prompt)
+
+    def label_tokenizer(self, max_len: int) -> Tokenizer:
+        """Of labels' texts, cut at so many tokens."""
+        return Tokenizer(self.tokenizer, max_len, prompt=self.config.prompt_of_labels)
 
     def pool(self, texts: TextBatch) -> Tensor:
         raise TypeError(f"{type(self).__name__} must define pool()")

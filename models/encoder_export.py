@@ -37,21 +37,22 @@ def write_encoder(encoder: TextEncoder, folder: Path, max_len: int) -> None:
     head = [] if encoder.projection is None else [dense(encoder.projection.weight, encoder.projection.bias)]
     unit = [SentenceModule("Normalize")] if config.normalize else []
     if isinstance(encoder, BagEncoder):
-        modules, prompt = _bag_modules(encoder), special_tokens(encoder)
+        modules, special = _bag_modules(encoder), special_tokens(encoder)
     else:
         arguments = without_pooler(encoder.transformer.config)
-        modules, prompt = [SentenceModule("Transformer", {"max_seq_length": max_len, "do_lower_case": False,
+        modules, special = [SentenceModule("Transformer", {"max_seq_length": max_len, "do_lower_case": False,
                                                           **({"model_args": arguments} if arguments else {})}),
                            pooling(encoder.transformer.config.hidden_size, config.pooling)], ""
         encoder.transformer.save_pretrained(folder)
     _with_padding(tokenizer)
     tokenizer.model_max_length = max_len
-    tokenizer.backend_tokenizer.enable_truncation(max_len)
+    tokenizer.backend_tokenizer.enable_truncation(max_len, direction=tokenizer.truncation_side)
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.save_pretrained(folder)
     if isinstance(encoder, BagEncoder):      # read as it is: it must cut the text itself
         tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
-    write_sentence_modules(folder, [*modules, *head, *unit], prompt)
+    write_sentence_modules(folder, [*modules, *head, *unit], special + config.point_prompt,
+                           special + config.prompt_of_labels)
 
 
 def _with_padding(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -92,7 +93,7 @@ def special_tokens(encoder: TextEncoder) -> str:
 @torch.no_grad()
 def embed(encoder: TextEncoder, texts: Sequence[str], max_len: int) -> Tensor:
     """Embeddings [n, D] as `score` makes them, on the CPU."""
-    tokens = tokenize_texts(texts, Tokenizer(encoder.tokenizer, max_len))
+    tokens = tokenize_texts(texts, encoder.point_tokenizer(max_len))
     blocks = [np.arange(i, min(i + TEXTS_AT_ONCE, len(texts))) for i in range(0, len(texts), TEXTS_AT_ONCE)]
     return torch.cat([encoder(TextBatch.take(tokens, rows)).float() for rows in blocks])
 
@@ -133,16 +134,16 @@ def write_onnx(encoder: TextEncoder, path: Path) -> None:
                              f"{' '.join(str(error).split())[:300]}") from error
 
 
-def run_onnx(path: Path, tokenizer, texts: Sequence[str], max_len: int) -> np.ndarray:
+def run_onnx(path: Path, tokenizer: Tokenizer, texts: Sequence[str]) -> np.ndarray:
     """Embeddings of texts by onnxruntime [n, D]."""
     import onnxruntime
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    tokens, out = tokenize_texts(texts, Tokenizer(tokenizer, max_len)), []
+    tokens, out = tokenize_texts(texts, tokenizer), []
     for start in range(0, len(texts), TEXTS_AT_ONCE):
         batch = TextBatch.take(tokens, np.arange(start, min(start + TEXTS_AT_ONCE, len(texts))))
-        ids, mask = batch.padded(tokenizer.pad_token_id or 0)
+        ids, mask = batch.padded(tokenizer.hf.pad_token_id or 0)
         feed = {"input_ids": ids.long().numpy(), "attention_mask": mask.long().numpy()}
         out.append(session.run(["sentence_embedding"], feed)[0])
     return np.concatenate(out)

@@ -189,7 +189,7 @@ class Method(nn.Module):
     @property
     def tokenizer(self) -> Tokenizer:
         """Of its encoder, for queries."""
-        return Tokenizer(self.encoder.tokenizer, self.config.data.max_len)
+        return self.encoder.point_tokenizer(self.config.data.max_len)
 
     def embed_points(self, split: Split, points: np.ndarray, accelerator: Accelerator) -> Tensor:
         """Embeddings of points of a split by its own encoder, which no longer changes, and tokenizer, by this process

@@ -128,6 +128,7 @@ def test_command_says_what_was_tried_for_an_unknown_tokenizer(text_file, monkeyp
 def test_int32_where_the_vocabulary_is_large(tokenizer):
     class Large:
         backend_tokenizer = tokenizer.hf.backend_tokenizer
+        truncation_side = "right"
 
         def __len__(self):
             return 70_000

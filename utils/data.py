@@ -233,7 +233,9 @@ def load_dataset(config: Config, tokenizer_source, held_out: np.ndarray | None =
     filters = load_filters(folder, {"trn": trn.shape, "tst": tst.shape}, data.filters == "required")
     tokens: dict[str, Ragged] = {}
     if tokenizer_source is not None:
-        query, label = (Tokenizer(tokenizer_source, n) for n in (data.max_len, data.label_max_len or data.max_len))
+        query = Tokenizer(tokenizer_source, data.max_len, prompt=config.encoder.point_prompt)
+        label_max_len = data.label_max_len or data.max_len
+        label = Tokenizer(tokenizer_source, label_max_len, prompt=config.encoder.prompt_of_labels)
         with distributed.main_first():
             tokens = {s: tokenize_file(p, label if s == "Y" else query, token_cache(config)) for s, p in texts.items()}
     problem = "" if "Y" in texts else NO_TEXTS.format(label_text_path(folder))

@@ -79,7 +79,7 @@ def export(run: str | Path, folder: str | Path, onnx: bool = False, overrides: S
             log.info("method %s ranks labels by no inner product: only its encoder is exported", config.method.name)
         if onnx:
             write_onnx(encoder, partial / "encoder.onnx")
-            found = run_onnx(partial / "encoder.onnx", encoder.tokenizer, texts, max_len)
+            found = run_onnx(partial / "encoder.onnx", encoder.point_tokenizer(max_len), texts)
             differences["onnx"] = _check(expected, found, texts)
         from utils.model_card import model_card
         card = model_card(config, run_folder, encoder.dim, vectors, sorted(p.name for p in partial.iterdir()))

@@ -40,8 +40,9 @@ def model_card(config: Config, run: Path, dim: int, vectors: Mapping[str, Any], 
     parts = [f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n", f"# {name}\n",
              f"A text encoder of {dim} dimensions, trained by XMCKit (method {config.method.name}) on "
              f"{config.data.name}; texts are cut at {config.data.max_len} tokens"
-             f"{_label_length(config)}. Scores are {'cosines' if _unit(config) else 'inner products'} of embeddings"
-             f"{_ranked(vectors)}.\n", _files(files), _metrics(metrics), _usage(config, vectors, files),
+             f"{_label_length(config)}.{_prompts(config)} Scores are "
+             f"{'cosines' if _unit(config) else 'inner products'} of embeddings{_ranked(vectors)}.\n",
+             _files(files), _metrics(metrics), _usage(config, vectors, files),
              "## Licence\n", f"Code: {CODE_LICENCE}. Data: {licence or 'unknown'}\n",
              "## Config\n", f"```yaml\n{yaml.safe_dump(_config(config), sort_keys=False, allow_unicode=True)}```\n"]
     return "\n".join(part for part in parts if part)
@@ -92,6 +93,14 @@ def _config(config: Config) -> dict[str, Any]:
 def _label_length(config: Config) -> str:
     length = config.data.label_max_len
     return f" (texts of labels at {length})" if length not in (None, config.data.max_len) else ""
+
+
+def _prompts(config: Config) -> str:
+    before, of_labels = config.encoder.point_prompt, config.encoder.prompt_of_labels
+    if not before and not of_labels:
+        return ""
+    return (f" Before a text stands the prompt {json.dumps(before, ensure_ascii=False)}, before a label's text "
+            f"{json.dumps(of_labels, ensure_ascii=False)}: `encode_query` and `encode_document` put them there.")
 
 
 def _ranked(vectors: Mapping[str, Any]) -> str:
@@ -149,7 +158,8 @@ def _usage(config: Config, vectors: Mapping[str, Any], files: Sequence[str]) -> 
         lines += ["```\n", "The encoder by onnxruntime:\n", "```python", "import numpy as np", "import onnxruntime",
                   "from tokenizers import Tokenizer", "",
                   'tokenizer = Tokenizer.from_file(f"{folder}/tokenizer.json")', "tokenizer.enable_padding()",
-                  'encoded = tokenizer.encode_batch(["a text", "another text"])',
+                  f"prompt = {config.encoder.point_prompt!r}",
+                  'encoded = tokenizer.encode_batch([prompt + text for text in ("a text", "another text")])',
                   'session = onnxruntime.InferenceSession(f"{folder}/encoder.onnx")',
                   'inputs = {"input_ids": np.array([e.ids for e in encoded]),',
                   '          "attention_mask": np.array([e.attention_mask for e in encoded])}',

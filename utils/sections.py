@@ -58,6 +58,10 @@ class EncoderConfig:
     token_weights: Literal["idf", "equal"] = option("idf", "`bag` only: token weights at the start")
     residual: bool = option(True, "`bag` only: add a residual layer behind the sum")
     tokenizer: str | None = option(None, "encoder or folder whose tokenizer to use; null = the encoder's own")
+    prompt: str | None = option(None, "put before the text of every point; null = as the model was made, nothing if it "
+                                      "does not say")
+    label_prompt: str | None = option(None, "put before the text of every label; null = as the model was made, "
+                                            "encoder.prompt if it does not say")
     pooling: Literal["cls", "mean"] | None = option(None, "how a transformer's token states become one vector; null = "
                                                           "as the model was made, mean if it does not say")
     layers: int | None = option(None, "keep the first n transformer layers; null = all", ge=1, le=1000)
@@ -68,6 +72,16 @@ class EncoderConfig:
     dropout: float | None = option(None, "dropout rate; null = the pretrained model's own (`bag`: 0)", ge=0, lt=1)
     gradient_checkpointing: bool = option(False, "recompute activations in backward to save memory")
     trust_remote_code: bool = option(False, "allow a Hugging Face repository to run its own Python code")
+
+    @property
+    def point_prompt(self) -> str:
+        """What stands before the text of every point."""
+        return self.prompt or ""
+
+    @property
+    def prompt_of_labels(self) -> str:
+        """What stands before the text of every label."""
+        return self.point_prompt if self.label_prompt is None else self.label_prompt
 
 
 @dataclass(frozen=True)

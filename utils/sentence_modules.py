@@ -9,6 +9,7 @@ A bag x = u + R gelu(u), u = s / |s|, s = sum_t w_t e_t over all tokens, special
 """
 from __future__ import annotations
 
+import functools
 import json
 import logging
 from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 Weights = dict[str, Tensor]
 IDENTITY, GELU = "torch.nn.modules.linear.Identity", "torch.nn.modules.activation.GELU"
 PROMPT = "default"      # name of the prompt that stands before every text
+LABEL_PROMPTS = ("document", "passage", "corpus")      # as SentenceTransformer.encode_document looks for them
 WHOLE = "config_sentence_transformers.json"
 # What sentence_bert_config.json may say: what is read, or held by the transformer itself, or changes no embedding.
 HONOURED = {"max_seq_length", "do_lower_case", "unpad_inputs", "modality_config", "module_output_name", "backend",
@@ -68,8 +70,12 @@ def residual(weight: Tensor) -> list[SentenceModule]:
     return [dense(torch.cat([one, -one]), activation=GELU), dense(torch.cat([weight + one, -one], 1))]
 
 
-def write_sentence_modules(folder: Path, modules: Sequence[SentenceModule], prompt: str = "") -> None:
-    """modules.json and what it names, into a folder that holds the first module's files already."""
+def write_sentence_modules(folder: Path, modules: Sequence[SentenceModule], prompt: str, label_prompt: str) -> None:
+    """modules.json and what it names, into a folder that holds the first module's files already.
+
+    Args:
+        prompt, label_prompt: put before every text of a point, of a label.
+    """
     listed = []
     for number, module in enumerate(modules):
         path = f"{number}_{module.kind}" if number else ""
@@ -84,9 +90,9 @@ def write_sentence_modules(folder: Path, modules: Sequence[SentenceModule], prom
     _write(folder / "modules.json", listed)
     if modules[0].config:
         _write(folder / "sentence_bert_config.json", modules[0].config)
-    prompts = {"query": prompt, "document": prompt, PROMPT: prompt} if prompt else {}
+    prompts = {"query": prompt, "document": label_prompt, PROMPT: prompt} if prompt or label_prompt else {}
     _write(folder / "config_sentence_transformers.json",
-           {"prompts": prompts, "default_prompt_name": PROMPT if prompt else None, "similarity_fn_name":
+           {"prompts": prompts, "default_prompt_name": PROMPT if prompts else None, "similarity_fn_name":
             "cosine" if modules[-1].kind == "Normalize" else "dot"})
 
 
@@ -140,9 +146,9 @@ def read_sentence_modules(name: str) -> SentenceEncoder:
         for layer, activation in zip(layers, (GELU, IDENTITY, IDENTITY), strict=False):
             layer.expect(activation)
         settings = {"normalize": kinds[-1] == "Normalize", **({"projection": layers[2].rows} if layers[2:] else {})}
-        prompt = default_prompt(name, whole)
-        special = bag_prompt(prompt, load_tokenizer(name))
-        _refuse(f"encoder '{name}': {WHOLE}", {"its default prompt": prompt.removeprefix(special)})
+        prompts = _prompts(name, whole)
+        special = bag_prompt(prompts.get("prompt", ""), load_tokenizer(name))
+        settings |= {key: prompt.removeprefix(special) for key, prompt in prompts.items()}
         return SentenceEncoder(settings, True, lambda: _bag(name, listed[0][1], layers, bool(special)))
     raise InputError(f"{where}: modules {', '.join(kinds)} have no counterpart; expected Transformer, Pooling and then "
                      "Dense or Normalize or both, or StaticEmbedding and Normalize, or what utils.export writes")
@@ -167,12 +173,12 @@ def _transformer(name: str, listed: Sequence[tuple[str, str]], layers: Sequence[
                          "not supported")
     pooling_name = f"{listed[1][1]}/config.json"
     pool = _mapping(name, pooling_name)
-    prompt = default_prompt(name, whole)
-    if prompt and pool.get("include_prompt") is False:
+    prompts = _prompts(name, whole)
+    if any(prompts.values()) and pool.get("include_prompt") is False:
         raise InputError(f"encoder '{name}': {pooling_name}: include_prompt is false, which leaves the default prompt "
-                         f"{prompt!r} out of the pooling; not supported")
-    _refuse(f"encoder '{name}': {WHOLE}", {"its default prompt": prompt})
-    settings = {"pooling": _pooling(f"encoder '{name}': {pooling_name}", pool),
+                         f"{prompts['prompt']!r} out of the pooling; not supported")
+    settings = {**prompts,
+                "pooling": _pooling(f"encoder '{name}': {pooling_name}", pool),
                 "normalize": listed[-1][0] == "Normalize"}
     if layers:
         settings["projection"] = layers[0].rows
@@ -199,22 +205,36 @@ def _whole(name: str) -> dict[str, Any]:
     return whole
 
 
-def default_prompt(name: str, whole: dict[str, Any]) -> str:
-    """What sentence-transformers puts before every text unless told otherwise; the other prompts are named in the log.
+def _prompts(name: str, whole: dict[str, Any]) -> dict[str, str]:
+    """The default prompt, and that of documents if it has one, as `prompt` and `label_prompt`; {} without a default.
+
+    sentence-transformers puts the default before every text unless told otherwise. Prompts of a folder that has no
+    default are named in the log.
     """
     prompts = whole.get("prompts") or {}
     chosen = whole.get("default_prompt_name")
     if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
         raise InputError(f"encoder '{name}': {WHOLE}: prompts must be a mapping of names to texts, got {prompts!r}")
-    if chosen is not None and chosen not in prompts:
-        raise InputError(f"encoder '{name}': {WHOLE}: default_prompt_name is {chosen!r}, which is none of its prompts, "
-                         f"{', '.join(prompts) or 'of which there are none'}")
-    if chosen is not None:
-        return prompts[chosen]
-    if others := {key: text for key, text in prompts.items() if text}:
-        log.info("encoder '%s' has prompts and no default among them, so none is used: %s; encoder.prompt and "
-                 "encoder.label_prompt set them", name, ", ".join(f"{k} {v!r}" for k, v in others.items()))
-    return ""
+    if chosen is None:
+        if others := {key: text for key, text in prompts.items() if text}:
+            _say_once(f"encoder '{name}' has prompts and no default among them, so none is used: "
+                      f"{', '.join(f'{k} {v!r}' for k, v in others.items())}; encoder.prompt and encoder.label_prompt "
+                      "set them")
+        return {}
+    if chosen not in prompts:
+        raise InputError(f"encoder '{name}': {WHOLE}: default_prompt_name is {chosen!r}, which is none of its prompts: "
+                         f"{', '.join(prompts) or 'it has none'}")
+    of_labels = next((prompts[key] for key in LABEL_PROMPTS if prompts.get(key)), prompts[chosen])
+    if prompts[chosen] or of_labels:
+        _say_once(f"encoder '{name}': before every point's text stands {prompts[chosen]!r}, before a label's "
+                  f"{of_labels!r}")
+    return {"prompt": prompts[chosen], "label_prompt": of_labels}
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+    """Log what is found again each time that an encoder's folder is looked at."""
+    log.info(message)
 
 
 def bag_prompt(prompt: str, tokenizer: Any) -> str:

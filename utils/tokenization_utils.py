@@ -24,6 +24,7 @@ if __name__ == "__main__":      # run as a file: the folder above holds the pack
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from utils.console import show_anything
+from utils.errors import InputError
 from utils.text import check_text_file, check_unicode, iter_lines
 
 LINES_AT_ONCE = 8192
@@ -34,10 +35,13 @@ class Tokenizer:
 
     Args:
         source: folder or hub id of a tokenizer, or a loaded one.
-        max_len: longest text in tokens, special tokens included.
+        max_len: longest text in tokens, special tokens and prompt included.
+        prompt: put before every text.
+    Raises:
+        InputError: no room is left for a text.
     """
 
-    def __init__(self, source, max_len: int, trust_remote_code: bool = False) -> None:
+    def __init__(self, source, max_len: int, trust_remote_code: bool = False, prompt: str = "") -> None:
         if isinstance(source, (str, Path)):
             from utils.pretrained import load_tokenizer
             source = load_tokenizer(str(source), trust_remote_code)
@@ -46,15 +50,26 @@ class Tokenizer:
         self.hf, self.max_len = source, max_len
         self._fast = getattr(source, "backend_tokenizer", None)
         if self._fast is not None:
-            self._fast.enable_truncation(max_len)
+            self._cut()
             self._fast.no_padding()
-        self.vocab_size = len(source)
-        self.num_special = source.num_special_tokens_to_add()      # of a text, with or without words
+        self.vocab_size, self.prompt = len(source), prompt
+        # Of a text, with or without words: special ones, and the prompt's.
+        self.num_special = len(source(prompt)["input_ids"]) if prompt else source.num_special_tokens_to_add()
+        if prompt and self.num_special >= max_len:
+            raise InputError(f"the prompt {prompt!r} has {self.num_special} tokens, special ones included, and texts "
+                             f"are cut at {max_len}: no room is left for a text; raise data.max_len and "
+                             "data.label_max_len")
+
+    def _cut(self) -> None:
+        """Set the length at which texts are cut, and the end; two Tokenizers may share one backend."""
+        self._fast.enable_truncation(self.max_len, direction=self.hf.truncation_side)
 
     def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Texts -> (flat ids, lengths [len(texts)])."""
+        if self.prompt:
+            texts = [self.prompt + text for text in texts]
         if self._fast is not None:
-            self._fast.enable_truncation(self.max_len)   # two Tokenizers may share one backend with other lengths
+            self._cut()
             try:
                 rows = [encoding.ids for encoding in self._fast.encode_batch_fast(list(texts))]
             except TypeError:      # what is no valid Unicode is no text to it
@@ -72,11 +87,12 @@ class Tokenizer:
     def fingerprint(self) -> str:
         """Hash of everything that decides the ids: vocabulary, rules and length."""
         if self._fast is not None:
-            self._fast.enable_truncation(self.max_len)
+            self._cut()
             rules = self._fast.to_str()
         else:
             rules = json.dumps([type(self.hf).__name__, sorted(self.hf.get_vocab().items())])
-        return hashlib.sha256(f"{rules}|{self.max_len}".encode()).hexdigest()
+        prompt = f"|{self.prompt}" if self.prompt else ""
+        return hashlib.sha256(f"{rules}|{self.max_len}{prompt}".encode()).hexdigest()
 
 
 @dataclass(frozen=True)
