@@ -21,11 +21,13 @@ from utils.stages import Runs, of_stage, stage_configs
 log = logging.getLogger(__name__)
 
 
-def plan_recipe(config: Config, sizes: Callable[[Config], DataSizes] | None = None) -> dict[str, Config]:
+def plan_recipe(config: Config, sizes: Callable[[Config], DataSizes] | None = None, runs: Runs | None = None,
+                ) -> dict[str, Config]:
     """The stages of a config by name, checked; a config without stages is one of the name ''.
 
     Args:
         sizes: of the data set of a stage; None = read from its files.
+        runs: what it may name beside its own stages; None = finished runs.
     Raises:
         ConfigError: a stage cannot be trained, or what it names does not exist or is of the wrong kind.
     """
@@ -35,7 +37,7 @@ def plan_recipe(config: Config, sizes: Callable[[Config], DataSizes] | None = No
         with of_stage(name):
             stages[name] = with_resolved_encoder(stage)
     stages = with_own_rates(stages)
-    runs = Runs(METHOD_CONFIGS)
+    runs = runs or Runs(METHOD_CONFIGS)
     for name, stage in stages.items():
         with of_stage(name):
             METHODS[stage.method.name].check(stage, sizes(stage), runs)
