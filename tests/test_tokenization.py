@@ -129,6 +129,7 @@ def test_int32_where_the_vocabulary_is_large(tokenizer):
     class Large:
         backend_tokenizer = tokenizer.hf.backend_tokenizer
         truncation_side = "right"
+        num_special_tokens_to_add = tokenizer.hf.num_special_tokens_to_add
 
         def __len__(self):
             return 70_000
