@@ -1,7 +1,6 @@
 """The registry of methods: method.name -> class."""
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -19,6 +18,8 @@ from models.overlap_xmc import Overlap, XrLinear
 from models.surrogate import Surrogate
 from models.xc import Xc
 from utils.config import Config
+from utils.errors import InputError
+from utils.saved import read_facts
 
 METHODS = {"dexml": Dexml, "ngame": Ngame, "dexa": Dexa, "elias-1": Elias1, "elias-2": Elias2,
            "elias-ranker": EliasRanker, "ova": Ova, "surrogate": Surrogate, "xc": Xc, "xr-linear": XrLinear,
@@ -34,8 +35,8 @@ def load_method(config: Config, run_folder: Path) -> Method:
     """
     folder = run_folder / "model"
     try:
-        labels = json.loads((folder / "method.json").read_text())["num_labels"]
+        labels = read_facts(folder / "method.json", num_labels=int)["num_labels"]
         return METHODS[config.method.name].load(config, folder, labels)
-    except (OSError, RuntimeError, KeyError, ValueError, SafetensorError) as error:
-        raise ValueError(f"{folder}: the model cannot be loaded; a file is missing or damaged, or it is of another "
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        raise InputError(f"{folder}: the model cannot be loaded; a file is missing or damaged, or it is of another "
                          f"config: {' '.join(str(error).split())}") from error

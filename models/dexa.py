@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from models.auxiliary import AuxiliaryVectors, assign, number_of_vectors
@@ -26,6 +26,7 @@ from utils.clustering import centroids
 from utils.config import Config, option
 from utils.data import Dataset
 from utils.data_sizes import DataSizes
+from utils.saved import check_ids, read_tensors
 from utils.sections import MANY_LABELS
 from utils.stages import Runs
 
@@ -127,9 +128,12 @@ class Dexa(Ngame):
 
     @classmethod
     def load(cls, config: Config, folder: Path, num_labels: int) -> Dexa:
-        method, path = super().load(config, folder, num_labels), folder / "auxiliary.safetensors"
+        method = super().load(config, folder, num_labels)
         if config.method.num_vectors:
-            saved = load_file(path)
+            path, dim = folder / "auxiliary.safetensors", method.encoder.dim
+            saved = read_tensors(path, {"table": (None, dim), "centroids": (None, dim), "clusters": (num_labels,)},
+                                 whole=frozenset({"clusters"}))
+            check_ids(saved["clusters"], len(saved["table"]), f"{path}: clusters")
             method.centroids = saved.pop("centroids")
             method.auxiliary = AuxiliaryVectors(*saved["table"].shape, num_labels, "zeros")
             method.auxiliary.load_state_dict(saved)

@@ -10,7 +10,6 @@ elias_index.py answers for a saved model.
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,7 @@ import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from losses.shortlist import path_loss, shortlist_bce, shortlist_decoupled_softmax
@@ -46,7 +45,9 @@ from utils import distributed
 from utils.config import Config, ConfigError
 from utils.data import Batch, Dataset, Split, TextBatch, steps_per_epoch, token_cache
 from utils.data_sizes import DataSizes
+from utils.errors import InputError
 from utils.optim import decay_groups
+from utils.saved import read_facts, read_tensors
 from utils.sparse import entry_rows
 from utils.stages import Runs
 from utils.tokenization_utils import Ragged, Tokenizer, tokenize_file, tokenize_texts
@@ -371,22 +372,16 @@ class Elias(Method):
     @classmethod
     def load(cls, config: Config, folder: Path, num_labels: int) -> Elias:
         """Cluster and label classifiers stay on disk, whence a search reads the rows that it needs."""
-        clusters = json.loads((folder / "method.json").read_text())["clusters"]
+        clusters = read_facts(folder / "method.json", clusters=int)["clusters"]
         limits = Limits.of(config.method, clusters, num_labels)
         model = EliasModel(load_encoder(config.encoder, folder), config.method, clusters, 0, limits)
         if model.projection is not None:
-            model.projection.load_state_dict(load_file(folder / "projection.safetensors"))
+            shape = tuple(model.projection.weight.shape)
+            model.projection.load_state_dict(read_tensors(folder / "projection.safetensors", {"weight": shape}))
         method = cls(config, num_labels, None, model)
-        method.index = GraphIndex.load(folder, model.search_settings(), config.eval.precision)
-        edges = method.index.edges
-        if (len(method.index.labels), len(edges)) != (num_labels, clusters):
-            raise ValueError(f"{folder}: expected an index of {num_labels} labels and {clusters} clusters, got "
-                             f"{len(method.index.labels)} and {len(edges)}")
-        width = model.encoder.dim
-        label_width = config.method.wl_dim or width
-        if method.index.clusters.rows.shape[1] != width or method.index.labels.rows.shape[1] != label_width:
-            raise ValueError(f"{folder}: expected clusters of {width} and labels of {label_width} dimensions, got "
-                             f"{method.index.clusters.rows.shape[1]} and {method.index.labels.rows.shape[1]}")
+        method.index = GraphIndex.load(folder, model.search_settings(), config.eval.precision,
+                                       (clusters, num_labels))
+        _check_widths(folder, method.index, (model.encoder.dim, config.method.wl_dim))
         return method
 
 
@@ -406,6 +401,15 @@ def check_averaging(config: Config, sizes: DataSizes) -> None:
         raise ConfigError(f"method.swa averages every {s.swa_step} steps (method.swa_step) from epoch {s.swa_start} "
                           f"on (method.swa_start), but only {max(steps, 0)} steps come after it: nothing would be "
                           "averaged")
+
+
+def _check_widths(folder: Path, index: GraphIndex, dims: tuple[int, int | None]) -> None:
+    """InputError unless a saved index has these (embedding, projected) dimensions."""
+    widths = index.clusters.rows.shape[1], index.labels.rows.shape[1]
+    wanted = dims[0], dims[1] or dims[0]
+    if widths != wanted:
+        raise InputError(f"{folder / 'clusters.npy'}, labels.npy: expected {wanted[0]} and {wanted[1]} dimensions, "
+                         f"got {widths[0]} and {widths[1]}")
 
 
 def check_given(labels: np.ndarray, points: int, num_labels: int) -> None:

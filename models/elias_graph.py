@@ -22,7 +22,7 @@ from utils.clustering import balanced_hierarchy
 from utils.errors import InputError
 from utils.files import written_whole
 from utils.matching import count_matrix, top_assignment
-from utils.reading import matrix_header, present, read_matrix
+from utils.reading import array_names, matrix_header, present, read_arrays, read_matrix
 from utils.sparse import canonical, entry_rows, lookup, topk_csr, topk_rows
 
 log = logging.getLogger(__name__)
@@ -99,11 +99,12 @@ class Graph:
     @staticmethod
     def origin(path: str | Path) -> dict[str, Any]:
         """What a graph file says that it was made of; nothing where another program wrote it."""
+        if ORIGIN not in array_names(path):
+            return {}
         try:
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as members:
-                said = json.loads(members[ORIGIN].tobytes()) if ORIGIN in members else {}
-        except Exception as error:      # numpy and zipfile each have their own for a damaged file
-            raise InputError(f"{path}: not a graph, or a damaged one ({error})") from error
+            said = json.loads(read_arrays(path, (ORIGIN,))[ORIGIN].tobytes())
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{path}: {ORIGIN}: not JSON ({error})") from error
         return said if isinstance(said, dict) else {}
 
     @staticmethod

@@ -21,8 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.elias_search import given_paths, pool_scores, select_labels
+from utils.errors import InputError
 from utils.files import written_whole
 from utils.row_store import RowStore
+from utils.saved import map_rows
 from utils.threads import over_threads
 
 SCORES_AT_ONCE = 1 << 23      # cluster scores held at a time
@@ -151,23 +153,25 @@ class GraphIndex:
                 np.save(file, getattr(self, name))
 
     @classmethod
-    def load(cls, folder: Path, settings: SearchSettings, precision: str = "float32") -> GraphIndex:
-        """Map what `save` wrote; ValueError where the arrays do not fit each other."""
-        clusters, labels = (RowStore.load(folder, name, precision) for name in ("clusters", "labels"))
-        bias, edges, log_edges = (np.load(Path(folder) / f"{name}.npy", mmap_mode="c", allow_pickle=False)
-                                  for name in ("bias", "edges", "log_edges"))
-        if bias.shape != (len(labels),) or edges.shape != log_edges.shape or len(edges) != len(clusters):
-            raise ValueError(f"{folder}: clusters {clusters.rows.shape}, labels {labels.rows.shape}, bias {bias.shape}"
-                             f", edges {edges.shape} and log_edges {log_edges.shape} do not fit each other")
-        if clusters.rows.ndim != 2 or labels.rows.ndim != 2 or edges.ndim != 2 or edges.dtype != np.int32 \
-                or bias.dtype != np.float32 or log_edges.dtype != np.float32:
-            raise ValueError(f"{folder}: expected rows, edges (int32), bias and log_edges (float32) as saved, got "
-                             f"{edges.dtype}, {bias.dtype} and {log_edges.dtype}")
+    def load(cls, folder: Path, settings: SearchSettings, precision: str = "float32",
+             sizes: tuple[int | None, int | None] = (None, None)) -> GraphIndex:
+        """Map what `save` wrote.
+
+        Args:
+            sizes: clusters and labels that there must be; None = any number.
+        Raises:
+            InputError: naming the file which does not fit.
+        """
+        clusters = RowStore.load(folder, "clusters", precision, sizes[0])
+        labels = RowStore.load(folder, "labels", precision, sizes[1])
+        bias = map_rows(folder / "bias.npy", (len(labels),))
+        edges = map_rows(folder / "edges.npy", (len(clusters), None), np.int32)
+        log_edges = map_rows(folder / "log_edges.npy", edges.shape, low=-np.inf)
         for start in range(0, len(edges), CHECKED_ROWS):      # the kernels do not look where an edge leads
             block = edges[start:start + CHECKED_ROWS]
             if block.size and not -1 <= block.min() <= block.max() < len(labels):
-                raise ValueError(f"{folder}: an edge leads to label {block.max()} or {block.min()}, there are "
-                                 f"{len(labels)} labels")
+                raise InputError(f"{folder / 'edges.npy'}: an edge leads to label {block.max()} or {block.min()}, "
+                                 f"there are {len(labels)} labels")
         return cls(clusters, labels, bias, edges, log_edges, settings)
 
 

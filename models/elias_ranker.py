@@ -12,7 +12,6 @@ ELIAS scores trained by decoupled softmax have no absolute scale; they become sh
 """
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Sequence
@@ -39,6 +38,7 @@ from utils.fusion import Fusion, FusionSettings, fit
 from utils.linear_layer import Features, Layer, fit_layer, load_layer, score_candidates
 from utils.partition_tree import COMBINERS
 from utils.run import find_run
+from utils.saved import read_facts
 from utils.sections import LARGEST, MANY_LABELS
 from utils.sparse import lookup, remove_pairs, topk_csr, topk_rows
 from utils.stages import Runs
@@ -255,7 +255,8 @@ class EliasRanker(Method):
     @classmethod
     def load(cls, config: Config, folder: Path, num_labels: int) -> EliasRanker:
         from models import METHOD_CONFIGS, METHODS
-        method, facts = cls(config, num_labels, None), json.loads((folder / "method.json").read_text())
+        method = cls(config, num_labels, None)
+        facts = read_facts(folder / "method.json", columns=list[int])
         fixed = {"encoder": {"trust_remote_code": False}, "eval": {"precision": config.eval.precision}}
         before = load_config(folder / "elias" / "config.yaml", fixed, method_configs=METHOD_CONFIGS)
         method._use(METHODS[before.method.name].load(before, folder / "elias", num_labels))

@@ -18,6 +18,8 @@ from models.method import encode_rows
 from utils import distributed
 from utils.data import Split
 from utils.files import written_whole
+from utils.reading import read_arrays
+from utils.saved import read_facts
 from utils.sparse import contains
 
 if TYPE_CHECKING:
@@ -90,11 +92,11 @@ def draw(run: Path) -> Path:
     import matplotlib
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
-    facts = json.loads((run / "model" / "learned.json").read_text())
-    with np.load(run / "model" / "learned.npz", allow_pickle=False) as arrays:
-        panels = [(arrays["entropy"], "clusters", "entropy of the edge weights (nats)"),
-                  (arrays["labels"], "clusters", "labels of a cluster"),
-                  (arrays["clusters"], "labels", "clusters that a label lives in")]
+    facts = read_facts(run / "model" / "learned.json")
+    arrays = read_arrays(run / "model" / "learned.npz", ("entropy", "labels", "clusters"))
+    panels = [(arrays["entropy"], "clusters", "entropy of the edge weights (nats)"),
+              (arrays["labels"], "clusters", "labels of a cluster"),
+              (arrays["clusters"], "labels", "clusters that a label lives in")]
     figure, axes = plt.subplots(2, 2, figsize=(10, 7), layout="constrained")
     for axis, (values, what, title) in zip(axes.flat, panels, strict=False):
         whole = values.dtype.kind in "iu" and values.max(initial=0) < 50

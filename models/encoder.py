@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from utils.config import EncoderConfig
@@ -30,6 +30,8 @@ from utils.encoder_settings import (
 from utils.encoder_source import fill, read_source, resolve_encoder
 from utils.errors import InputError
 from utils.pretrained import from_pretrained, load_tokenizer, resolve
+from utils.reading import available_for
+from utils.saved import read_facts, read_tensors
 from utils.tokenization_utils import Tokenizer
 
 if TYPE_CHECKING:
@@ -105,9 +107,11 @@ class TextEncoder(nn.Module):
 
     def load_head(self, folder: Path) -> None:
         """Take back what `save` wrote beside the transformer; strict."""
-        path = folder / "head.safetensors"
-        if missing := self.take_head(load_file(path) if path.is_file() else {}, path):
-            raise ValueError(f"{path}: missing {missing}")
+        own = {name: tuple(value.shape) for name, value in self.state_dict().items()
+               if not name.startswith("transformer.")}
+        if own:
+            path = folder / "head.safetensors"
+            self.take_head(read_tensors(path, own), path)
 
     def take_head(self, head: dict[str, Tensor], where: str | Path) -> list[str]:
         """Copy tensors of what is beside the transformer; returns the names that `head` leaves as they were.
@@ -118,9 +122,9 @@ class TextEncoder(nn.Module):
         try:
             missing, extra = self.load_state_dict(head, strict=False)
         except RuntimeError as error:
-            raise ValueError(f"{where}: {' '.join(str(error).split())}") from error
+            raise InputError(f"{where}: {' '.join(str(error).split())}") from error
         if extra:
-            raise ValueError(f"{where}: unexpected {extra}")
+            raise InputError(f"{where}: unexpected {extra}")
         return [name for name in missing if not name.startswith("transformer.")]
 
 
@@ -147,7 +151,7 @@ class TransformerEncoder(TextEncoder):
             model = empty_transformer(settings, config.trust_remote_code)
             missing = model.load_state_dict(state, strict=False).missing_keys
         if lacking := sorted(name for name in missing if "pooler." not in name):      # else they would be random
-            raise ValueError(f"encoder '{source}': its weights lack {len(lacking)} of the model's tensors, such as "
+            raise InputError(f"encoder '{source}': its weights lack {len(lacking)} of the model's tensors, such as "
                              f"{lacking[0]}")
         super().__init__(config, load_tokenizer(tokenizer or source, config.trust_remote_code), settings.hidden_size)
         _check_vocabulary(self.tokenizer, settings.vocab_size, tokenizer or source, source)
@@ -365,8 +369,10 @@ def load_encoder(config: EncoderConfig, folder: Path) -> TextEncoder:
     """The encoder that `TextEncoder.save` wrote; needs nothing but the folder."""
     folder = Path(folder)
     if config.name == "bag":
-        shape = json.loads((folder / "bag.json").read_text())
+        shape = read_facts(folder / "bag.json", tokens=int, width=int)
+        available_for(4 * shape["tokens"] * shape["width"], str(folder / "bag.json"))
         encoder = BagEncoder(config, str(folder), table=torch.zeros(shape["tokens"], shape["width"]))
+        _check_vocabulary(encoder.tokenizer, len(encoder.table), str(folder), str(folder / "bag.json"))
     else:
         encoder = TransformerEncoder(config, str(folder), use_safetensors=True)      # never a pickle
     encoder.load_head(folder)

@@ -17,7 +17,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from models.encoder import TextEncoder, build_encoder, load_encoder
@@ -28,7 +28,9 @@ from utils import distributed, metrics
 from utils.config import Config, ConfigError, MethodConfig, option
 from utils.data import Dataset, TextBatch
 from utils.data_sizes import DataSizes
+from utils.errors import InputError
 from utils.fusion import Fusion, FusionSettings, choose, cross_fit, fit
+from utils.saved import read_tensors
 from utils.search import build_index
 from utils.sections import LARGEST, MANY_LABELS
 from utils.sparse import remove_pairs, topk_csr
@@ -219,12 +221,13 @@ class Fused(Method):
     @classmethod
     def load(cls, config: Config, folder: Path, num_labels: int) -> Fused:
         method = cls(config, num_labels, None, load_encoder(config.encoder, folder))
-        rows = load_file(folder / "classifier.safetensors")
-        embeddings = load_label_embeddings(folder, num_labels, method.encoder.dim)
+        shape = (num_labels, method.encoder.dim)
+        rows = read_tensors(folder / "classifier.safetensors", {"weight": shape, "bias": (num_labels,)})
+        embeddings = load_label_embeddings(folder, *shape)
         method.members = [(rows["weight"], rows["bias"]), (embeddings, None)]
         method.fusion = Fusion.load(folder / "fusion.npz")
-        if rows["weight"].shape != embeddings.shape or method.fusion.statistics.shape != (num_labels, 1):
-            raise ValueError(f"{folder}: classifier {tuple(rows['weight'].shape)}, label embeddings "
-                             f"{embeddings.shape} and fusion {method.fusion.statistics.shape} are not of one model")
+        if method.fusion.statistics.shape != (num_labels, 1):
+            raise InputError(f"{folder / 'fusion.npz'}: expected statistics of shape ({num_labels}, 1), got "
+                             f"{method.fusion.statistics.shape}")
         method._index(config.eval.index)
         return method

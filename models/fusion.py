@@ -7,7 +7,6 @@ neighbours in a member's embedding space) may be one more. The model holds copie
 """
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -42,6 +41,7 @@ from utils.files import link_or_copy, write_json, write_text
 from utils.fuser import KINDS, Fuser, FuserSettings, SeenLabels, cross_fit, fit
 from utils.fusion import warn_if_alike
 from utils.run import find_run
+from utils.saved import read_facts
 from utils.sections import LARGEST, MANY_LABELS, SMALLEST
 from utils.sparse import contains
 from utils.stages import Runs
@@ -358,7 +358,8 @@ class Fusion(Method):
     @classmethod
     def load(cls, config: Config, folder: Path, num_labels: int) -> Fusion:
         from models import METHOD_CONFIGS, load_method
-        members, told = {}, json.loads((folder / "method.json").read_text())
+        members: dict[str, Method] = {}
+        told = read_facts(folder / "method.json", members=list[str], data_hash=str)
         trusted = {"encoder": {"trust_remote_code": config.encoder.trust_remote_code}}      # a stranger's config is not
         for name in told["members"]:
             check_name(name)
@@ -369,7 +370,7 @@ class Fusion(Method):
                                  f"{num_labels}")
         method = cls(config, num_labels, None, members)
         method.data_hash = told["data_hash"]
-        method.checked = json.loads((folder / "fusion.json").read_text())
+        method.checked = read_facts(folder / "fusion.json")
         method.fuser = _load_fuser(folder / "fuser.npz", method.names, num_labels)
         if len(method.names) > 1:
             method.without = {name: _load_fuser(folder / f"without-{name}.npz",

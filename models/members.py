@@ -21,6 +21,8 @@ from utils.config import Config, ConfigError
 from utils.data import Dataset
 from utils.environment import check_same_data
 from utils.linear_kernels import best_of_rows
+from utils.reading import RELEVANCE, read_matrix
+from utils.saved import map_rows
 from utils.search import ExactIndex
 from utils.sparse import canonical, topk_csr
 from utils.threads import over_threads
@@ -142,9 +144,8 @@ class QueryMemory:
 
     @classmethod
     def load(cls, folder: Path, neighbours: int, tau: float) -> QueryMemory:
-        keys = np.load(folder / "keys.npy", mmap_mode="c", allow_pickle=False)
-        relevance = sp.load_npz(folder / "labels.npz").tocsr()
-        relevance.check_format(full_check=True)
+        relevance = read_matrix(folder / "labels.npz", RELEVANCE)
+        keys = map_rows(folder / "keys.npy", (relevance.shape[0], None))
         return cls(keys, relevance, neighbours, tau)
 
 

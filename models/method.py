@@ -29,6 +29,7 @@ from utils.data import Batch, Dataset, Split, TextBatch, sequential_batches, tok
 from utils.data_sizes import DataSizes
 from utils.optim import decay_groups
 from utils.progress import tqdm
+from utils.saved import map_rows
 from utils.sparse import remove_pairs, topk_csr, topk_rows
 from utils.stages import Runs
 from utils.tokenization_utils import Ragged, Tokenizer, tokenize_file, tokenize_texts
@@ -347,12 +348,7 @@ def write_method(folder: Path, name: str, num_labels: int, **more: Any) -> None:
 
 def load_label_embeddings(folder: Path, num_labels: int, dim: int) -> np.ndarray:
     """label_embeddings.npy of a saved model, memory-mapped [L, D]; ValueError if it has another shape."""
-    path, expected = folder / "label_embeddings.npy", (num_labels, dim)
-    embeddings = np.load(path, mmap_mode="c", allow_pickle=False)
-    if embeddings.shape != expected:
-        raise ValueError(f"{path}: expected shape {expected} (labels of the data set, embedding dimension), got "
-                         f"{embeddings.shape}")
-    return embeddings
+    return map_rows(folder / "label_embeddings.npy", (num_labels, dim))
 
 
 def loss_function(config: LossConfig) -> Callable[..., Tensor]:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models.encoder import TextEncoder, build_encoder, load_encoder
@@ -26,6 +26,7 @@ from utils.config import Config, ConfigError, MethodConfig, option
 from utils.data import Batch, Dataset, TextBatch
 from utils.grad_cache import GradCache
 from utils.optim import decay_groups
+from utils.saved import read_tensors
 from utils.search import ExactIndex, HnswIndex, build_index
 from utils.sections import LARGEST, MANY_TEXTS, SMALLEST
 
@@ -150,10 +151,8 @@ class Ova(Method):
     @classmethod
     def load(cls, config: Config, folder: Path, num_labels: int) -> Ova:
         method = cls(config, num_labels, None, load_encoder(config.encoder, folder))
-        rows = load_file(folder / "classifier.safetensors")
-        if rows["weight"].shape != method.weight.shape:
-            raise ValueError(f"{folder / 'classifier.safetensors'}: expected weight of shape "
-                             f"{tuple(method.weight.shape)}, got {tuple(rows['weight'].shape)}")
+        rows = read_tensors(folder / "classifier.safetensors",
+                            {"weight": tuple(method.weight.shape), "bias": tuple(method.bias.shape)})
         method.load_state_dict({**method.state_dict(), **rows})
         method._index_rows()
         return method

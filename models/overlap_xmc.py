@@ -7,7 +7,6 @@ pseudo-labels. Neither is trained by gradient: `prepare` does all of it, level b
 """
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from utils.files import link_or_copy, write_text, written_whole
 from utils.label_texts import labels_without_text, warn_of_stand_ins
 from utils.linear_layer import Features, load_layer
 from utils.partition_tree import COMBINERS, PartitionTree
+from utils.saved import check_arrays, check_ids, read_facts
 from utils.sections import MANY_LABELS
 from utils.sparse import topk_csr, topk_rows
 from utils.stages import Runs
@@ -220,20 +220,44 @@ class XrLinear(Method):
 
     @classmethod
     def load(cls, config: Config, folder: Path, num_labels: int) -> XrLinear:
-        method, facts = cls(config, num_labels, None), json.loads((folder / "method.json").read_text())
+        method = cls(config, num_labels, None)
+        facts = read_facts(folder / "method.json", columns=list[int], trees=list[int])
         shape = tuple(facts["columns"])
         for number, levels in enumerate(facts["trees"]):
-            skeleton = map_arrays(folder / f"tree{number}.skeleton.npz")
-            layers = [load_layer(folder / f"tree{number}.level{level}.npz") for level in range(levels)]
-            tree = PartitionTree(tuple(layers), skeleton["node_labels"], num_labels, shape, config.method.bias)
-            tree.check(f"{folder}, tree {number}")
+            tree = _load_tree(folder, number, levels, num_labels, shape, config.method.bias)
             method.trees.append(tree)
         method.features = TreeFeatures.load(config, folder, shape[0])
         if method.features.shape != shape:
             raise ValueError(f"{folder}: its encoders give {method.features.shape[1]} columns, expected {shape[1]}")
-        prior = map_arrays(folder / "prior.npz")
-        method.prior = prior["ids"], prior["shares"]
+        method.prior = _load_prior(folder / "prior.npz", num_labels)
         return method
+
+
+def _load_tree(folder: Path, number: int, levels: int, num_labels: int, shape: tuple[int, ...],
+               bias: float) -> PartitionTree:
+    """One tree of a saved model, its arrays mapped and checked."""
+    file = folder / f"tree{number}.skeleton.npz"
+    skeleton = map_arrays(file)
+    files = [folder / f"tree{number}.level{level}.npz" for level in range(levels)]
+    layers = [load_layer(path) for path in files]
+    if not layers or len(shape) != 2:
+        raise InputError(f"{folder / 'method.json'}: expected two sorts of columns and one level or more a tree, got "
+                         f"columns {list(shape)} and {levels} levels")
+    if "node_labels" not in skeleton:
+        raise InputError(f"{file}: expected an array 'node_labels', got {', '.join(skeleton) or 'none'}")
+    tree = PartitionTree(tuple(layers), skeleton["node_labels"], num_labels, shape, bias)
+    tree.check(files, file)
+    return tree
+
+
+def _load_prior(path: Path, num_labels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Labels by frequency and their shares, of a saved model."""
+    prior = map_arrays(path)
+    check_arrays(path, prior, {"ids": ((None,), np.int64), "shares": ((None,), np.float32)})
+    if len(prior["ids"]) != len(prior["shares"]):
+        raise InputError(f"{path}: expected a share for each of {len(prior['ids'])} labels, got {len(prior['shares'])}")
+    check_ids(prior["ids"], num_labels, f"{path}: ids")
+    return prior["ids"], prior["shares"]
 
 
 class Overlap(XrLinear):

@@ -14,7 +14,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from models.encoder import TextEncoder, build_encoder
@@ -25,6 +25,7 @@ from utils.clustering import balanced_hierarchy
 from utils.config import Config, ConfigError, option
 from utils.data import Batch, Dataset
 from utils.data_sizes import DataSizes
+from utils.saved import check_ids, read_tensors
 from utils.sections import MANY_LABELS
 from utils.stages import Runs
 
@@ -106,7 +107,11 @@ class Surrogate(Ova):
     @classmethod
     def load(cls, config: Config, folder: Path, num_labels: int) -> Surrogate:
         method = super().load(config, folder, num_labels)
-        for name, value in load_file(folder / "clusters.safetensors").items():
+        path = folder / "clusters.safetensors"
+        saved = read_tensors(path, {"clusters": (num_labels,), "log_share": (num_labels,)},
+                             whole=frozenset({"clusters"}))
+        check_ids(saved["clusters"], method.num_rows, f"{path}: clusters")
+        for name, value in saved.items():
             getattr(method, name).copy_(value)
         method._index_rows()
         return method

@@ -17,6 +17,7 @@ from models.elias_graph import Graph
 from tests.conftest import with_values, write_dataset
 from utils.config import ConfigError, build_config, to_yaml
 from utils.errors import InputError
+from utils.legacy_config import load_any_config
 
 STAGE1 = {"name": "elias-1", "max_leaf": 5, "tau": 0.1, "init_bias": -3.0}
 STAGE2 = {**STAGE1, "name": "elias-2", "graph": "approx"}
@@ -118,7 +119,7 @@ def test_the_published_order(place, monkeypatch, capsys):
     first.write_text(to_yaml(settings(place, run={"dir": str(place / "ELIAS-1")})))
     second.write_text(to_yaml(settings(place, method=STAGE2, run={"dir": str(place / "ELIAS-2"),
                                                                   "start_from": str(place / "ELIAS-1")})))
-    configs = [train.load_any_config(path, method_configs=METHOD_CONFIGS) for path in (first, second)]
+    configs = [load_any_config(path, method_configs=METHOD_CONFIGS) for path in (first, second)]
     graph = command(monkeypatch, capsys, "gen_cluster_A", first, "--no_model", "true")
     assert graph == f"graph: {place}/ELIAS-1.cluster_A.npz"
     one = train.fit(configs[0])
@@ -225,7 +226,7 @@ def test_a_graph_that_says_nothing_is_taken(place):
     folder = train.fit(settings(place, train={"epochs": 1}))
     assert f"graph: {path}, which says nothing of what it was made of" in (folder / "train.log").read_text()
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(InputError, match=r"cluster_A\.npz: not a graph, or a damaged one"):
+    with pytest.raises(InputError, match=r"cluster_A\.npz: not an .npz of arrays"):
         train.fit(settings(place), overwrite=True)
     assert (folder / "finished").exists()
 
@@ -305,9 +306,9 @@ def test_the_released_yamls_in_their_order(trained, tiny_encoder, tmp_path, monk
     one, two = (Path("Results") / "ELIAS" / "set" / name for name in ("ELIAS-1", "ELIAS-2"))
 
     assert command(monkeypatch, capsys, "gen_cluster_A", first, "--no_model", "true") == f"graph: {one}.cluster_A.npz"
-    assert train.fit(train.load_any_config(first, method_configs=METHOD_CONFIGS)) == one
+    assert train.fit(load_any_config(first, method_configs=METHOD_CONFIGS)) == one
     assert command(monkeypatch, capsys, "gen_approx_A", first) == f"graph: {one / 'approx_A.npz'}"
-    assert train.fit(train.load_any_config(second, method_configs=METHOD_CONFIGS)) == two
+    assert train.fit(load_any_config(second, method_configs=METHOD_CONFIGS)) == two
     logs = [(run / "train.log").read_text() for run in (one, two)]
     assert f"graph: {one}.cluster_A.npz, made of TF-IDF features\n" in logs[0]
     assert f"graph: {one / 'approx_A.npz'}, made of what" in logs[1]

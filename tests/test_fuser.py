@@ -160,7 +160,7 @@ def test_damaged_files_are_refused(problem, tmp_path):
     with pytest.raises(ValueError, match="circle.npz: not a saved fuser .*children come after their parents"):
         Fuser.load(tmp_path / "circle.npz")
     (tmp_path / "text.npz").write_text("no")
-    with pytest.raises(ValueError, match="text.npz: not a saved fuser"):
+    with pytest.raises(ValueError, match="text.npz: not an .npz of arrays"):
         Fuser.load(tmp_path / "text.npz")
 
 

@@ -131,14 +131,14 @@ def test_saved_without_pickles_and_read_back(tmp_path):
     again = Fusion.load(tmp_path / "fusion.npz")
     assert (again.fuse(members) != fusion.fuse(members)).nnz == 0
     (tmp_path / "fusion.npz").write_bytes(b"not this")
-    with pytest.raises(ValueError, match=r"fusion\.npz: not a saved fusion"):
+    with pytest.raises(ValueError, match=r"fusion\.npz: not an .npz of arrays"):
         Fusion.load(tmp_path / "fusion.npz")
     fusion.save(tmp_path / "whole.npz")
     whole = (tmp_path / "whole.npz").read_bytes()
     (tmp_path / "fusion.npz").write_bytes(whole[:len(whole) // 2])
-    with pytest.raises(ValueError, match=r"fusion\.npz: not a saved fusion"):
+    with pytest.raises(ValueError, match=r"fusion\.npz: not an .npz of arrays"):
         Fusion.load(tmp_path / "fusion.npz")
-    with pytest.raises(ValueError, match=r"none\.npz: not a saved fusion"):
+    with pytest.raises(ValueError, match=r"none\.npz: no such file"):
         Fusion.load(tmp_path / "none.npz")
 
 

@@ -269,7 +269,7 @@ def test_weights_that_point_outside_are_refused(make_config):
             arrays[name][len(arrays[name]) // 2] = change
         path.unlink()      # a link to the level of the run
         save_arrays(path, arrays)
-        with pytest.raises(ValueError, match=r"damaged or of another tree|expected the arrays child_ptr"):
+        with pytest.raises(ValueError, match=r"damaged or of another tree|expected 'ptr', got only"):
             Predictor(folder)
         path.write_bytes(whole)
     assert Predictor(folder)(["linux"], k=1)

@@ -160,8 +160,8 @@ def test_arrays_are_mapped(tmp_path):
     assert isinstance(got["a"].base, np.memmap)
     whole = (tmp_path / "x.npz").read_bytes()
     (tmp_path / "cut.npz").write_bytes(whole[:len(whole) // 2])
-    with pytest.raises(ValueError, match=r"cut.npz: not a file of arrays"):
+    with pytest.raises(ValueError, match=r"cut.npz: not an .npz of arrays"):
         map_arrays(tmp_path / "cut.npz")
     np.savez(tmp_path / "objects.npz", a=np.array([{}], dtype=object))
-    with pytest.raises(ValueError, match=r"objects.npz: damaged: array a.npy cannot be mapped"):
+    with pytest.raises(ValueError, match=r"objects.npz: array 'a': expected .*, got values of type object"):
         map_arrays(tmp_path / "objects.npz")

@@ -71,7 +71,7 @@ def test_pickles_in_arrays_are_refused(make_config, tmp_path, name):
     folder = train.fit(make_config(train={"epochs": 1}))
     marker = tmp_path / "executed"
     np.save(folder / name, np.array([Bomb(marker)], dtype=object), allow_pickle=True)
-    with pytest.raises(ValueError, match="allow_pickle|Python objects"):
+    with pytest.raises(ValueError, match="expected .*, got values of type object"):
         evaluation.evaluate(folder)
     assert not marker.exists()
 
@@ -92,7 +92,7 @@ def test_pickles_in_a_data_set_are_refused(make_config, tmp_path):
     matrix = sp.load_npz(folder / "Y.trn.npz")
     np.savez(folder / "Y.trn.npz", format=b"csr", shape=matrix.shape, indices=matrix.indices, indptr=matrix.indptr,
              data=np.array([Bomb(marker)] * matrix.nnz, dtype=object))
-    with pytest.raises(ValueError, match="not a scipy sparse matrix"):
+    with pytest.raises(ValueError, match="expected real numbers, got values of type object"):
         train.fit(make_config(data={"root": str(tmp_path / "sets")}))
     assert not marker.exists()
 

@@ -1,14 +1,12 @@
 """Named arrays in one .npz file whose members can be mapped into memory instead of read."""
 from __future__ import annotations
 
-import struct
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-LOCAL_HEADER = struct.Struct("<26xHH")      # of a zip member: the lengths of its name and of its extra field
+from utils.reading import read_arrays
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -18,31 +16,10 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def map_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of `save_arrays`, mapped copy-on-write: pages are read when they are first looked at.
+    """Return the arrays of `save_arrays`, mapped copy-on-write: pages are read when they are first looked at.
 
     Raises:
-        ValueError: not such a file, or a damaged one.
+        InputError: not such a file, or a damaged one.
     """
-    arrays = {}
-    try:
-        with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
-            for member in archive.infolist():
-                file.seek(member.header_offset)
-                file.seek(sum(LOCAL_HEADER.unpack(file.read(LOCAL_HEADER.size))), 1)
-                version = np.lib.format.read_magic(file)
-                header = np.lib.format.read_array_header_1_0 if version == (1, 0) else \
-                    np.lib.format.read_array_header_2_0
-                shape, fortran, kind = header(file)
-                if member.compress_type != zipfile.ZIP_STORED or kind.hasobject or fortran:
-                    raise ValueError(f"array {member.filename} cannot be mapped")
-                whole = file.tell() - member.header_offset + int(np.prod(shape)) * kind.itemsize
-                if whole > path.stat().st_size:
-                    raise ValueError(f"array {member.filename} is cut off")
-                # A file of no bytes cannot be mapped; asarray: kernels take plain arrays.
-                mapped = np.memmap(path, kind, "c", file.tell(), shape) if np.prod(shape) else np.empty(shape, kind)
-                arrays[member.filename.removesuffix(".npy")] = np.asarray(mapped)
-    except (OSError, zipfile.BadZipFile, struct.error) as error:
-        raise ValueError(f"{path}: not a file of arrays ({error})") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: damaged: {error}") from error
-    return arrays
+    found = read_arrays(path, mapped=True)
+    return {name: np.asarray(array) for name, array in found.items()}      # kernels take plain arrays

@@ -192,7 +192,7 @@ def check_dataset_folder(folder: Path) -> None:
     """ValueError if the folder of a data set is missing, with the folders that are there."""
     if not folder.is_dir():
         there = sorted(p.name for p in folder.parent.iterdir() if p.is_dir()) if folder.parent.is_dir() else []
-        raise ValueError(f"{folder}: no such data set (data.root, data.name); "
+        raise InputError(f"{folder}: no such data set (data.root, data.name); "
                          f"found in {folder.parent}: {', '.join(there) or 'nothing'}")
 
 
@@ -223,13 +223,13 @@ def load_dataset(config: Config, tokenizer_source, held_out: np.ndarray | None =
     tst = load_relevance(folder / "Y.tst.npz", counts.get("tst_X"), texts["tst_X"])
     for path, matrix in ((folder / "Y.trn.npz", trn), (folder / "Y.tst.npz", tst)):
         if "Y" in counts and matrix.shape[1] != counts["Y"]:
-            raise ValueError(f"{path} has {matrix.shape[1]:,} columns but {texts['Y']} has {counts['Y']:,} lines; "
+            raise InputError(f"{path} has {matrix.shape[1]:,} columns but {texts['Y']} has {counts['Y']:,} lines; "
                              "expected one column a label")
     if trn.shape[1] != tst.shape[1]:
-        raise ValueError(f"{folder / 'Y.trn.npz'} has {trn.shape[1]:,} columns, Y.tst.npz {tst.shape[1]:,}; "
+        raise InputError(f"{folder / 'Y.trn.npz'} has {trn.shape[1]:,} columns, Y.tst.npz {tst.shape[1]:,}; "
                          "expected the same labels")
     if trn.nnz == 0:
-        raise ValueError(f"{folder / 'Y.trn.npz'}: no training point has a label")
+        raise InputError(f"{folder / 'Y.trn.npz'}: no training point has a label")
     filters = load_filters(folder, {"trn": trn.shape, "tst": tst.shape}, data.filters == "required")
     tokens: dict[str, Ragged] = {}
     if tokenizer_source is not None:

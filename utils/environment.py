@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import platform
@@ -18,6 +17,8 @@ import numpy as np
 from utils import distributed
 from utils.errors import InputError
 from utils.files import write_json
+from utils.reading import present, read_array
+from utils.saved import read_facts
 from utils.text import byte_hashes, lines_hash
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def write_environment(folder: Path, data: Dataset, labels_hash: str, computing: 
     path = folder / "environment.json"
     now = {**environment(data.hash), "relevance_hash": data.relevance_hash, **computing, "labels_hash": labels_hash}
     if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = read_facts(path)
         now = {**before, "resumed": [*before.get("resumed", []), now]}
     write_json(path, now)
 
@@ -58,7 +59,10 @@ def environment(data_hash: str) -> dict[str, Any]:
 def _recorded(folder: Path, name: str) -> str | None:
     """What a run's environment.json says, None where it says nothing."""
     path = folder / "environment.json"
-    return json.loads(path.read_text(encoding="utf-8")).get(name) if path.is_file() else None
+    said = read_facts(path).get(name) if present(path) else None
+    if said is not None and not isinstance(said, str):
+        raise InputError(f"{path}: {name}: expected text, got {str(said)[:60]!r}")
+    return said
 
 
 def check_labels(folder: Path, data: Path) -> None:
@@ -91,7 +95,7 @@ def check_same_data(folder: Path, data: Dataset) -> None:
     rows = folder / "val_rows.npy"
     if not rows.is_file():
         raise InputError(f"{rows}: no such file; without it validation points cannot be told from training points")
-    if not np.array_equal(np.load(rows, allow_pickle=False), data.splits["val"].rows):
+    if not np.array_equal(read_array(rows, ndim=1, kinds="iu"), data.splits["val"].rows):
         raise InputError(f"{rows}: another validation split than data.val_fraction {data.config.val_fraction} and "
                          f"data.val_group_size {data.config.val_group_size} give, so that its points may have been "
                          "trained on")

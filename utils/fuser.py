@@ -15,7 +15,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from zipfile import BadZipFile
+from typing import ClassVar
 
 import numpy as np
 import scipy.sparse as sp
@@ -31,6 +31,9 @@ from utils.candidates import (
     relevant_places,
     rising_features,
 )
+from utils.errors import InputError
+from utils.reading import read_arrays
+from utils.saved import Shape, check_arrays
 
 KINDS = ("linear", "boosted")
 FOLDS = 5
@@ -73,6 +76,10 @@ class Boosted:
     right: np.ndarray          # [nodes] int64
     value: np.ndarray          # [nodes] float64, of inner nodes what a leaf in their place would say
     start: np.ndarray          # [] float64
+    PARTS: ClassVar[dict[str, tuple[Shape, type]]] = {
+        "roots": ((None,), np.int64), "feature": ((None,), np.int64), "threshold": ((None,), np.float64),
+        "left": ((None,), np.int64), "right": ((None,), np.int64), "value": ((None,), np.float64),
+        "start": ((), np.float64)}
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         out = np.empty(len(x))
@@ -87,6 +94,8 @@ class Boosted:
     def check(self, columns: int) -> None:
         """ValueError unless every walk ends: children come after their parents."""
         nodes, inner = len(self.feature), self.feature >= 0
+        if not len(self.roots) or nodes - 2 * int(inner.sum()) != len(self.roots):      # one leaf more than inner nodes
+            raise InputError(f"expected whole trees, got {len(self.roots)} roots and {nodes} nodes")
         children = np.stack([self.left, self.right])[:, inner]
         if any(a.shape != (nodes,) for a in (self.threshold, self.left, self.right, self.value)) \
                 or (self.roots < 0).any() or (self.roots >= nodes).any() or (children >= nodes).any() \
@@ -118,6 +127,8 @@ class Linear:
     """A logistic regression: weight [F], intercept []."""
     weight: np.ndarray
     intercept: np.ndarray
+    PARTS: ClassVar[dict[str, tuple[Shape, type]]] = {
+        "weight": ((None,), np.float64), "intercept": ((), np.float64)}
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         return x @ self.weight + float(self.intercept)
@@ -205,18 +216,42 @@ class Fuser:
     @classmethod
     def load(cls, path: Path) -> Fuser:
         """What `save` wrote; ValueError if it is something else."""
+        kind, members = _kind_and_members(path)
+        parts = {f"model.{name}": expected for name, expected in MODELS[kind].PARTS.items()}
+        arrays = read_arrays(path, {*OF_EVERY_FUSER, *parts})
+        check_arrays(path, arrays, {**OF_EVERY_FUSER, **parts})
+        model = MODELS[kind](**{f.name: arrays[f"model.{f.name}"] for f in fields(MODELS[kind])})
+        fuser = cls(kind, members, model, arrays["calibration"], float(arrays["tail"]),
+                    arrays["log_counts"], arrays["boost"])
         try:
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-                kind, members = str(arrays["kind"]), tuple(json.loads(str(arrays["members"])))
-                model = MODELS[kind](**{f.name: arrays[f"model.{f.name}"] for f in fields(MODELS[kind])})
-                fuser = cls(kind, members, model, arrays["calibration"], float(arrays["tail"]), arrays["log_counts"],
-                            arrays["boost"])
             model.check(num_features(len(members)))
-            if fuser.calibration.shape != (2,) or fuser.log_counts.shape != fuser.boost.shape:
-                raise ValueError("expected two numbers of calibration and a frequency and a factor for each label")
-            return fuser
-        except (OSError, KeyError, ValueError, EOFError, BadZipFile) as error:
-            raise ValueError(f"{path}: not a saved fuser ({error})") from error
+            if fuser.log_counts.shape != fuser.boost.shape:
+                raise InputError("expected a frequency and a factor for each label")
+        except ValueError as error:
+            raise InputError(f"{path}: not a saved fuser ({error})") from error
+        return fuser
+
+
+OF_EVERY_FUSER: dict[str, tuple[Shape, type]] = {
+    "calibration": ((2,), np.float64),
+    "tail": ((), np.float64),
+    "log_counts": ((None,), np.float32),
+    "boost": ((None,), np.float32),
+}
+
+
+def _kind_and_members(path: Path) -> tuple[str, tuple[str, ...]]:
+    """The words of a saved fuser: its kind, and its members' names as a JSON list."""
+    words = read_arrays(path, ("kind", "members"), kinds="U")
+    if words["kind"].shape or str(words["kind"]) not in MODELS:
+        raise InputError(f"{path}: kind: expected {' or '.join(MODELS)}, got {str(words['kind'])[:60]!r}")
+    try:
+        members = json.loads(str(words["members"]))
+    except (ValueError, RecursionError):
+        members = None
+    if not isinstance(members, list) or not members or not all(isinstance(name, str) for name in members):
+        raise InputError(f"{path}: members: expected a list of names, got {str(words['members'])[:60]!r}")
+    return str(words["kind"]), tuple(members)
 
 
 # ---------------------------------------------------------------- fitting

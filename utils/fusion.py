@@ -19,12 +19,14 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import scipy.sparse as sp
 
+from utils.errors import InputError
 from utils.metrics import evaluate
+from utils.reading import read_arrays
+from utils.saved import Shape, check_arrays
 from utils.sparse import canonical, contains, entry_rows, lookup
 
 log = logging.getLogger(__name__)
@@ -51,6 +53,13 @@ class Tree:
             at = node[inner]
             goes_left = features[inner, feature[inner]] <= self.threshold[at]
             node[inner] = np.where(goes_left, self.left[at], self.right[at])
+
+
+PARTS: dict[str, tuple[Shape, type]] = {      # of a saved fusion
+    "tree.feature": ((None,), np.int64), "tree.threshold": ((None,), np.float64),
+    "tree.left": ((None,), np.int64), "tree.right": ((None,), np.int64),
+    "tree.value": ((None,), np.float64), "tree_weight": ((), np.float64),
+    "member_weights": ((None,), np.float32), "statistics": ((None, None), np.float32)}
 
 
 def fit_tree(features: np.ndarray, relevant: np.ndarray, depth: int, min_leaf: int = 1) -> Tree:
@@ -141,14 +150,15 @@ class Fusion:
     @classmethod
     def load(cls, path: Path) -> Fusion:
         """What `save` wrote; ValueError if it is something else."""
+        arrays = read_arrays(path)
+        check_arrays(path, arrays, PARTS)
+        tree = Tree(**{f.name: arrays[f"tree.{f.name}"] for f in fields(Tree)})
+        fusion = cls(tree, float(arrays["tree_weight"]), arrays["member_weights"], arrays["statistics"])
         try:
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-                tree = Tree(**{f.name: arrays[f"tree.{f.name}"] for f in fields(Tree)})
-                fusion = cls(tree, float(arrays["tree_weight"]), arrays["member_weights"], arrays["statistics"])
-                fusion.check()
-                return fusion
-        except (OSError, KeyError, ValueError, EOFError, BadZipFile) as error:
-            raise ValueError(f"{path}: not a saved fusion ({error})") from error
+            fusion.check()
+        except ValueError as error:
+            raise InputError(f"{path}: not a saved fusion ({error})") from error
+        return fusion
 
     def check(self) -> None:
         """ValueError for arrays that are not those of a fusion: a tree from a stranger must not run in a circle."""

@@ -17,8 +17,10 @@ import numpy as np
 import scipy.sparse as sp
 
 from utils.arrays import map_arrays
+from utils.errors import InputError
 from utils.linear_kernels import fit_chunk, score_pairs
 from utils.progress import tqdm
+from utils.saved import Shape, check_arrays
 from utils.sparse import canonical, entry_rows
 
 BLOCK = 4096      # points scored at once by a thread
@@ -100,10 +102,8 @@ class Layer:
         sizes = np.diff(self.child_ptr)
         pointers = ((self.child_ptr, parents, None), (self.chunk_ptr, parents, len(self.features)),
                     (self.ptr, len(self.features), len(self.values)))
-        good = all(p.dtype == np.int64 and p.shape == (n + 1,) and p[0] == 0 and (np.diff(p) >= 0).all()
+        good = all(p.shape == (n + 1,) and p[0] == 0 and (np.diff(p) >= 0).all()
                    and end in (None, p[-1]) for p, n, end in pointers)
-        good = good and all(a.dtype == kind and a.ndim == 1 for a, kind in (
-            (self.features, np.int32), (self.children, np.int32), (self.values, np.float32)))
         good = good and len(self.children) == len(self.values)
         if good and len(self.values):
             of_row = np.repeat(np.arange(parents), np.diff(self.chunk_ptr))
@@ -112,7 +112,7 @@ class Layer:
             good = (self.children >= 0).all() and (self.children < limit).all() and (ascending > 0).all() \
                 and self.features.min() >= 0 and self.features.max() <= columns
         if not good:
-            raise ValueError(f"{where}: the weights are damaged or of another tree: an index points outside of its "
+            raise InputError(f"{where}: the weights are damaged or of another tree: an index points outside of its "
                              "array")
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -120,11 +120,15 @@ class Layer:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
+LAYER: dict[str, tuple[Shape, type]] = {      # of a saved layer
+    "child_ptr": ((None,), np.int64), "chunk_ptr": ((None,), np.int64), "features": ((None,), np.int32),
+    "ptr": ((None,), np.int64), "children": ((None,), np.int32), "values": ((None,), np.float32)}
+
+
 def load_layer(path: Path) -> Layer:
     """A layer whose arrays are mapped from `path`; ValueError if it is not the file of one."""
-    arrays, names = map_arrays(path), [field.name for field in fields(Layer)]
-    if sorted(arrays) != sorted(names):
-        raise ValueError(f"{path}: expected the arrays {', '.join(names)}, got {', '.join(arrays) or 'none'}")
+    arrays = map_arrays(path)
+    check_arrays(path, arrays, LAYER)
     return Layer(**arrays)
 
 

@@ -12,6 +12,7 @@ from functools import cached_property
 import numpy as np
 import scipy.sparse as sp
 
+from utils.errors import InputError
 from utils.linear_kernels import best_of_rows, merge_copies, score_pairs, spread_beam
 from utils.linear_layer import Features, Layer, in_blocks
 from utils.sparse import canonical
@@ -133,16 +134,20 @@ class PartitionTree:
             pass
         return nodes, scores
 
-    def check(self, where: str) -> None:
-        """ValueError unless the levels fit each other, the labels and the features."""
+    def check(self, levels: Sequence[object], nodes: object) -> None:
+        """InputError unless the levels fit each other, the labels and the features.
+
+        Args:
+            levels: what the message begins with for each level, its file; nodes: the same for `node_labels`.
+        """
         parents = 1
-        for number, layer in enumerate(self.layers):
-            layer.check(parents, sum(self.shape), f"{where}, level {number}")
+        for layer, where in zip(self.layers, levels, strict=True):
+            layer.check(parents, sum(self.shape), str(where))
             parents = int(layer.child_ptr[-1])
         labels = self.node_labels
         if labels.shape != (parents,) or labels.dtype != np.int64 or (
                 parents and not 0 <= labels.min() <= labels.max() < self.num_labels):
-            raise ValueError(f"{where}: expected a label in [0, {self.num_labels}) for each of {parents} nodes")
+            raise InputError(f"{nodes}: expected a label in [0, {self.num_labels}) for each of {parents} nodes")
 
     def labels_of_clusters(self) -> sp.csr_matrix:
         """CSR [clusters of the last level, L]: ones where a label, or a copy of it, is in a cluster."""

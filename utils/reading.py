@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import struct
 import warnings
 import zipfile
 from collections.abc import Collection, Iterator
@@ -28,13 +29,14 @@ from utils.input_files import check_file, present
 from utils.matrix_checks import MEMBERS, NUMBERS, REAL, RELEVANCE, SCORES, RawMatrix, Values, checked_csr
 from utils.memory import host_memory
 
-__all__ = ["NUMBERS", "RELEVANCE", "SCORES", "Values", "available_for", "check_file", "matrix_header", "present",
-           "read_array", "read_arrays", "read_matrix"]
+__all__ = ["NUMBERS", "RELEVANCE", "SCORES", "Values", "array_names", "available_for", "check_file", "matrix_header",
+           "present", "read_array", "read_arrays", "read_matrix"]
 
 DEFLATE_RATIO = 1032        # bytes that one deflated byte can stand for, at the most
 SMALL = 1 << 16             # bytes that need no look at the memory
 MOST_MEMBERS = 10_000       # arrays of one .npz
 MB = 1 << 20
+LOCAL_HEADER = struct.Struct("<26xHH")      # of a zip member: the lengths of its name and of its extra field
 
 
 class Header(NamedTuple):
@@ -106,22 +108,21 @@ def read_array(path: str | Path, ndim: int | None = None, kinds: str = REAL, map
     with _reported(path, "a .npy array"), open(path, "rb") as file:
         header = _header(file, str(path), kinds, ndim)
         _check_size(str(path), path.stat().st_size - header.start, header.values)
-        if header.values == 0:      # a file of no bytes cannot be mapped
-            return np.empty(header.shape, header.dtype)
         if mapped:
-            order = "F" if header.fortran else "C"
-            return np.memmap(path, header.dtype, "c", header.start, header.shape, order)
+            return _mapped(path, header, header.start)
         available_for(header.values, str(path))
         file.seek(0)
         return np.lib.format.read_array(file, allow_pickle=False)
 
 
-def read_arrays(path: str | Path, names: Collection[str] | None = None, kinds: str = REAL) -> dict[str, np.ndarray]:
+def read_arrays(path: str | Path, names: Collection[str] | None = None, kinds: str = REAL,
+                mapped: bool = False) -> dict[str, np.ndarray]:
     """Return the arrays of numpy's `savez`, by name.
 
     Args:
         names: those that must be there and are read; None = all.
         kinds: kinds of dtype that they may have (`np.dtype.kind`).
+        mapped: map those that are not compressed copy-on-write, as `read_array` does.
     Raises:
         InputError: naming the file, the array and what is wrong with it.
     """
@@ -132,8 +133,17 @@ def read_arrays(path: str | Path, names: Collection[str] | None = None, kinds: s
             raise InputError(f"{path}: expected an array {missing[0]!r}, got only {', '.join(sorted(members))}")
         chosen = members if names is None else {name: members[name] for name in names}
         headers = {name: _member_header(archive, info, path, kinds) for name, info in chosen.items()}
-        available_for(sum(header.values for header in headers.values()), str(path))
-        return {name: _read_member(archive, info) for name, info in chosen.items()}
+        in_place = {name for name, info in chosen.items() if mapped and info.compress_type == zipfile.ZIP_STORED}
+        available_for(sum(headers[name].values for name in chosen if name not in in_place), str(path))
+        return {name: _mapped(path, headers[name], _start(path, info) + headers[name].start) if name in in_place
+                else _read_member(archive, info) for name, info in chosen.items()}
+
+
+def array_names(path: str | Path) -> set[str]:
+    """Return the names of the arrays in an .npz."""
+    path = check_file(path, "an .npz of arrays")
+    with _reported(path, "an .npz of arrays"), _archive(path) as archive:
+        return set(_members(archive, path))
 
 
 def available_for(wanted: int, where: str) -> None:
@@ -280,7 +290,21 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
     return array
 
 
+def _start(path: Path, info: zipfile.ZipInfo) -> int:
+    """The byte of the file where a member that is not compressed begins, behind a header of its own."""
+    with open(path, "rb") as file:
+        file.seek(info.header_offset)
+        return info.header_offset + zipfile.sizeFileHeader + sum(LOCAL_HEADER.unpack(file.read(LOCAL_HEADER.size)))
+
+
 # ---------------------------------------------------------------- .npy
+
+def _mapped(path: Path, header: Header, start: int) -> np.ndarray:
+    """The values that begin at byte `start`, mapped copy-on-write."""
+    if header.values == 0:      # no bytes cannot be mapped
+        return np.empty(header.shape, header.dtype)
+    return np.memmap(path, header.dtype, "c", start, header.shape, "F" if header.fortran else "C")
+
 
 def _header(stream: IO[bytes], where: str, kinds: str, ndim: int | None = None) -> Header:
     """The header of a .npy, checked: types without Python objects, sizes that are none below 0."""

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Sequence
@@ -20,7 +19,9 @@ import numpy as np
 
 from utils.config import read_yaml
 from utils.console import show_anything
+from utils.errors import InputError
 from utils.run import MAY_DIFFER
+from utils.saved import read_facts
 
 COLUMNS = ("P@1", "P@3", "P@5", "nDCG@5", "PSP@1", "PSP@5", "R@100")
 
@@ -32,20 +33,22 @@ def read_run(folder: str | Path, split: str) -> dict[str, Any]:
     """
     folder = Path(folder)
     if not (folder / "config.yaml").is_file():
-        raise ValueError(f"{folder}: not a run folder: it has no config.yaml")
+        raise InputError(f"{folder}: not a run folder: it has no config.yaml")
     config, path = read_yaml(folder / "config.yaml"), folder / f"{split}_metrics.json"
     if not path.is_file():
-        raise ValueError(f"{path}: no such file; make it with: python eval.py {split} {folder}")
+        raise InputError(f"{path}: no such file; make it with: python eval.py {split} {folder}")
+    metrics = read_facts(path)
+    if odd := [name for name, value in metrics.items() if "@" in name and not isinstance(value, (int, float))]:
+        raise InputError(f"{path}: {odd[0]}: expected a number, got {str(metrics[odd[0]])[:60]!r}")
     try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
         seed = config["run"]["seed"]
         whole = str(config["run"]["expname"])
         stem = re.sub(rf"[-_.]?(s|seed)?{seed}$", "", whole) or whole
         name = f"{config['data']['name']}/{stem}"
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder}: the run is damaged: {error!r}") from error
-    if metrics.get("without"):
-        raise ValueError(f"{path}: measured without {', '.join(metrics['without'])}; measure the whole with: python "
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{folder / 'config.yaml'}: not the config of a run ({error!r})") from error
+    if without := metrics.get("without"):
+        raise InputError(f"{path}: measured without {', '.join(map(str, without))}; measure the whole with: python "
                          f"eval.py {split} {folder}")
     trained = {section: content for section, content in config.items() if section not in MAY_DIFFER}
     return {"name": name, "folder": folder, "config": trained, "seed": seed, "metrics": metrics}

@@ -17,6 +17,8 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from utils.files import written_whole
+from utils.reading import present
+from utils.saved import map_rows
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 KINDS = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(np.uint16), "int8": np.dtype(np.int8)}
@@ -111,17 +113,21 @@ class RowStore:
         return [*files, (Path(folder) / f"{base}.scale.npy", scales)] if precision == "int8" else files
 
     @classmethod
-    def load(cls, folder: Path, name: str, precision: str) -> RowStore:
-        """Map what `save` wrote; where there is only float32, the other precision is made of it in memory."""
+    def load(cls, folder: Path, name: str, precision: str, count: int | None = None) -> RowStore:
+        """Map what `save` wrote; where there is only float32, the other precision is made of it in memory.
+
+        Args:
+            count: rows that there must be; None = any number.
+        Raises:
+            InputError: naming the file which does not fit.
+        """
         paths = [path for path, _ in cls._files(folder, name, precision)]
-        if not all(path.is_file() for path in paths):
-            if precision == "float32":
-                raise ValueError(f"{paths[0]}: no such file")
-            return cls.of(cls.load(folder, name, "float32").rows, precision)
-        rows, *scales = (np.load(path, mmap_mode="c", allow_pickle=False) for path in paths)
-        if rows.dtype != KINDS[precision] or rows.ndim != 2 or (scales and scales[0].shape != (len(rows),)):
-            raise ValueError(f"{paths[0]}: expected rows of {KINDS[precision]}, got {rows.dtype} of shape {rows.shape}")
-        return cls(rows, np.asarray(scales[0]) if scales else np.ones(0, np.float32))
+        if precision != "float32" and not all(present(path) for path in paths):
+            return cls.of(cls.load(folder, name, "float32", count).rows, precision)
+        rows = map_rows(paths[0], (count, None), KINDS[precision])
+        if precision != "int8":
+            return cls(rows, np.ones(0, np.float32))
+        return cls(rows, np.asarray(map_rows(paths[1], (len(rows),))))
 
 
 def _blocks(values: np.ndarray) -> list[slice]:

@@ -23,6 +23,7 @@ from utils.config import Config, ConfigError, load_config, parse_overrides, read
 from utils.console import show_anything
 from utils.errors import InputError
 from utils.files import clear_folder, settled_folder, write_text
+from utils.saved import read_facts
 
 log = logging.getLogger(__name__)
 LOCK = ".lock"
@@ -216,7 +217,7 @@ def _stop_refusal(folder: Path, config: Config, before: int | None, now: int | N
     last = settled_folder(folder / "last") / "progress.json"
     if not last.is_file():
         return "there is no last/ to go on from; train anew with --overwrite"
-    progress = json.loads(last.read_text(encoding="utf-8"))
+    progress = read_facts(last, epoch=int, epoch_step=int)
     begun = progress["epoch"] + bool(progress["epoch_step"])
     if now is not None and now < begun:
         return f"train.stop_epoch is {now}, but {begun} epochs are begun already; expected as many or more"
