@@ -11,7 +11,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from tests.conftest import write_dataset
 from utils.config import DataConfig
 from utils.errors import InputError
-from utils.features import choose_rule, features_by, find_features
+from utils.features import choose_rule, features_by, find_features, grouping_features
 from utils.text_features import HEADER, RULES, TextFeatures, has_no_blanks, rule_of
 
 WORDS = RULES["words-2"]
@@ -73,6 +73,20 @@ def test_other_texts_have_other_features_and_other_line_ends_the_same(folder):
     assert "wolf\t" not in first.vocabulary.read_text()
     edit(folder, trn=("wolf", "tool"))
     assert find_features(folder, DataConfig()).folder == first.folder
+
+
+def test_similar_texts_are_grouped_by_the_first_rule(folder):
+    """So that a run of another version holds out the same points."""
+    edit(folder, trn=("tool", "c c++"))
+    texts = (folder / "raw" / "trn_X.txt").read_text().splitlines()
+    reference = TfidfVectorizer(ngram_range=(1, 2), min_df=2, token_pattern=r"(?u)\b\w+\b").fit_transform(texts)
+    found = grouping_features(folder, DataConfig())
+    np.testing.assert_allclose(found.toarray(), reference.toarray(), atol=1e-6)
+    assert find_features(folder, DataConfig()).matrix("trn").shape != found.shape
+    characters = DataConfig(terms="characters")
+    assert grouping_features(folder, characters).shape == find_features(folder, characters).matrix("trn").shape
+    give(folder)
+    assert grouping_features(folder, DataConfig()).shape != reference.shape
 
 
 def test_a_data_folder_that_cannot_be_written(folder, tmp_path):

@@ -64,9 +64,9 @@ def validation_rows(relevance: sp.csr_matrix, config: DataConfig, folder: Path) 
     if config.val_group_size == 1 or count == 0:
         return np.sort(rng.choice(labelled, count, replace=False))
     from utils.clustering import balanced_hierarchy  # here: scikit-learn and numba take seconds to import
-    from utils.features import find_features
+    from utils.features import grouping_features
     with distributed.main_first():
-        features = find_features(folder, config).matrix("trn")[labelled]
+        features = grouping_features(folder, config)[labelled]
     groups = balanced_hierarchy(features, [-(-len(labelled) // config.val_group_size)], seed=VALIDATION_SEED,
                                 name="group texts").clusters()
     order = np.argsort(rng.permutation(groups.max() + 1)[groups], kind="stable")      # group by group

@@ -48,6 +48,7 @@ from utils.reading import check_file, matrix_header, present, read_matrix  # noq
 from utils.sparse import normalised  # noqa: E402
 from utils.text import TextLines, count_lines, iter_lines, lines_hash  # noqa: E402
 from utils.text_features import (  # noqa: E402
+    OLD_RULE,
     RULE_OF,
     TextFeatures,
     has_no_blanks,
@@ -189,7 +190,23 @@ def find_features(data: Path, settings: DataConfig) -> FeatureFiles:
         return given
     if (data / VOCABULARY).is_file():
         log.info("%s is not used: features are built from the texts", data / VOCABULARY)
-    rule = choose_rule(text_path(data, "trn"), settings.terms)
+    return _built_now(data, settings, choose_rule(text_path(data, "trn"), settings.terms))
+
+
+def grouping_features(data: Path, settings: DataConfig) -> sp.csr_matrix:
+    """What similar training texts are grouped by [N, F].
+
+    Words are those of the first rule: a better one must not hold out other points than in earlier runs.
+    """
+    files = _given(data, settings)
+    if files is None:
+        rule = choose_rule(text_path(data, "trn"), settings.terms)
+        files = _built_now(data, settings, OLD_RULE if rule == RULE_OF["words"] else rule)
+    return files.matrix("trn")
+
+
+def _built_now(data: Path, settings: DataConfig, rule: str) -> FeatureFiles:
+    """The features built by a rule from the texts as they are now, built if they are not there."""
     files = _built(data, settings, rule)
     if not files.folder.is_dir():
         _build(files, rule)
