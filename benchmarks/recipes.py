@@ -216,8 +216,9 @@ def published_sizes(config: Config) -> DataSizes:
     data = config.data
     published = DATA_SETS[data.name]
     held_out = held_out_points(published.points, data)
+    problem = "" if published.label_texts else f"{data.name}: the labels have no texts"
     return DataSizes(data.name, config.dataset_folder, published.labels, published.points - held_out, held_out,
-                     published.labels, published.label_texts)
+                     published.labels, problem)
 
 
 class Paper:

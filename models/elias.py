@@ -72,6 +72,7 @@ class Elias(Method):
         self.graph_file = graph_file
         self.graph: Graph | None = None
         self.before: Graph | None = None      # of the run that this one starts from
+        self.clusterer: list[Method] = []      # with `fresh_encoder` that run: no module of this one, until `prepare`
         self.vectors: Tensor | None = None      # of the labels [L, D], of that run, with `init: vectors`
         self.index: GraphIndex | None = None
         self._parents: np.ndarray | None = None
@@ -94,6 +95,9 @@ class Elias(Method):
         if s.init == "vectors" and not config.run.start_from:
             raise ConfigError("method.init is 'vectors', the label vectors of the run that this one starts from, but "
                               "run.start_from names none; name a finished run with an encoder, such as dexa or xc")
+        if s.fresh_encoder and not config.run.start_from:
+            raise ConfigError("method.fresh_encoder clusters the labels by the run that this one starts from, but "
+                              "run.start_from names none")
         if s.init == "labels":
             sizes.check_label_texts(STARTS_FROM_TEXTS)
         check_averaging(config, sizes)
@@ -115,6 +119,10 @@ class Elias(Method):
     def check_start(cls, config: Config, before: Config) -> None:
         s = config.method
         check_encoders(config, before)
+        if s.fresh_encoder and (s.graph != "cluster" or s.init not in ("random", "labels")):
+            raise ConfigError("method.fresh_encoder takes nothing but clusters from the run that this one starts from: "
+                              f"expected method.graph cluster and method.init random or labels, got {s.graph} and "
+                              f"{s.init}")
         if s.init == "vectors":
             check_label_vectors(config, before)
         if isinstance(before.method, EliasConfig):
@@ -139,10 +147,13 @@ class Elias(Method):
 
     # ---- the start
     def start_from(self, other: Method) -> None:
-        """Another run's encoder; its label vectors with `init: vectors`; of an ELIAS run also W_C if the clusters stay,
-        and W_L with `init: keep`."""
+        """Another run's encoder, or its clusters alone with `fresh_encoder`; its label vectors with `init: vectors`; of
+        an ELIAS run also W_C if the clusters stay, and W_L with `init: keep`."""
         s = self.config.method
-        take_parameters(self.encoder, other.encoder, "encoder")
+        if s.fresh_encoder:
+            self.clusterer = [other]
+        else:
+            take_parameters(self.encoder, other.encoder, "encoder")
         if s.init == "vectors":
             self.vectors = torch.as_tensor(other.label_vectors()).float()
             if self.vectors.shape != (self.num_labels, self.encoder.dim):
@@ -175,6 +186,7 @@ class Elias(Method):
         """Make or read the graph, save it with the run, and start the classifiers."""
         where = str(self.graph_file or f"method.graph '{self.config.method.graph}'")
         graph = check_graph(make_graph(self, accelerator), len(self.model.clusters), self.model.limits.kappa, where)
+        self.clusterer = []
         self.set_graph(graph)
         if distributed.is_main():
             graph.save(run_folder / "graph.npz")
@@ -221,6 +233,7 @@ class Elias(Method):
     def load_training_state(self, state: dict[str, np.ndarray]) -> None:
         self.set_graph(Graph.load(self.config.run_folder / "graph.npz", self.num_labels))
         self._parents, self.averaged = state["parents"], int(state["averaged"])
+        self.clusterer = []
 
     def backward(self, batch: Batch, accelerator: Accelerator) -> Tensor:
         self._take_average(batch)

@@ -34,6 +34,8 @@ class EliasConfig(MethodConfig):
     max_leaf: int = option(100, "labels of a cluster of the first graph, at most: C = 2^ceil(log2(L / max_leaf))",
                            ge=1, le=MANY_LABELS)
     cluster_seed: int = option(0, "seed of the clustering", ge=0, le=2**32 - 1)
+    fresh_encoder: bool = option(False, "start from the pretrained encoder all the same: the run that this one starts "
+                                        "from gives the embeddings that the labels are clustered by, nothing else")
     kappa: int | None = option(None, "edges of a cluster, at most; null = 1000, or all labels if there are fewer",
                                ge=1, le=MANY_LABELS)
     beam: int | None = option(None, "clusters searched; null = 20, or all if there are fewer", ge=1, le=MANY_LABELS)

@@ -39,7 +39,8 @@ def make_graph(method: Elias, accelerator: Accelerator) -> Graph:
         log.info("graph: the labels that each cluster attracts")
         return approximate(method, method.data, method.before, method.model.limits.kappa, accelerator)
     if name == "cluster":
-        dense = point_embeddings(method, method.data, accelerator) if method.config.run.start_from else None
+        by = method.clusterer[0] if method.clusterer else method
+        dense = point_embeddings(by, method.data, accelerator) if method.config.run.start_from else None
         log.info("graph: balanced clusters of %s features",
                  "dense and sparse" if method.config.run.start_from else "sparse")
         return cluster(method.data, method.config.method, dense)

@@ -420,6 +420,25 @@ def test_the_whole_recipe(make_config, tmp_path):
     assert evaluation.evaluate(folder)["P@1"] == before["P@1"]
 
 
+def test_a_fresh_encoder_takes_the_clusters_of_the_run_before_and_nothing_else(make_config, stage1, tmp_path):
+    """As released: cluster by a first run's embeddings, then stage 1 from the pretrained encoder again."""
+    run = {"dir": str(tmp_path / "fresh"), "start_from": str(stage1)}
+    config = make_config(method={**STAGE1, "init": "random", "fresh_encoder": True}, train={"epochs": 0}, run=run)
+    folder = train.fit(config)
+    pretrained = load_file(Path(config.encoder.init) / "model.safetensors")["embeddings.word_embeddings.weight"]
+    assert torch.equal(load_file(folder / "model" / "head.safetensors")["table"], pretrained)
+    assert not torch.equal(load_file(stage1 / "model" / "head.safetensors")["table"], pretrained)
+    again = gen_cluster_A(config, out=tmp_path / "A.npz")
+    made, expected = (Graph.load(path, 20) for path in (folder / "graph.npz", again))
+    assert (made.labels == expected.labels).all()
+    for method, message in (({"graph": "approx"}, "expected method.graph cluster .* got approx and random"),
+                            ({"init": "keep"}, "got cluster and keep")):
+        with pytest.raises(ConfigError, match=message):
+            train.fit(with_values(config, method=method, run={"dir": str(tmp_path / "x")}))
+    with pytest.raises(ConfigError, match="fresh_encoder clusters the labels by the run .* names none"):
+        train.fit(with_values(config, run={"dir": str(tmp_path / "x"), "start_from": None}))
+
+
 def test_steps_alone(make_config, stage1, tmp_path):
     """gen_cluster_A, gen_approx_A and sparse_ranker as functions; the files work as method.graph."""
     stage1 = Path(shutil.copytree(stage1, tmp_path / "stage1"))
