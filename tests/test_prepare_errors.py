@@ -245,3 +245,19 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch, capsys):
                  "--out", str(tmp_path / "out")]) == 2
     assert "No space left" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+@pytest.mark.parametrize("line", [
+    '{"text":"a","text":"b","labels":[]}', '{"text" : "a", "text" : "b", "labels" : []}',
+    '{"text": "a", "text"\t: "b", "labels": []}', '{"text": "a", "labels": {"x": 1, "x": 2}}',
+    '{"text": "a \\": b", "text" : "b", "labels": []}'])
+def test_a_key_that_stands_twice_is_refused_however_it_is_written(tmp_path, line):
+    with pytest.raises(ValueError, match=r"train.jsonl:1: .*stands twice"):
+        prepare_jsonl(named(tmp_path / "in", trn=[line]), tmp_path / "out")
+
+
+def test_texts_that_look_like_keys_are_read(tmp_path):
+    text = 'say "text": "a" : b'
+    trn = [json.dumps({"text": text, "labels": {"n0": 1, "n1": 2}}), '{"labels" : ["n0"] , "text" : "b" }']
+    out = prepare_jsonl(named(tmp_path / "in", trn=trn), tmp_path / "out")
+    assert (out / "raw" / "trn_X.txt").read_text() == f"{text}\nb\n"

@@ -24,6 +24,9 @@ _ITEM = rf"(?:{_STRING}|[-+]?\d+(?:\.\d+)?)"
 # ['x', 1], also ('x', 'y') and {'x'}, and those that are empty
 _LIST = re.compile(rf"\[\s*(?:{_ITEM}(?:\s*,\s*{_ITEM})*(?:\s*,)?\s*)?\]|\(\)|{{}}|set\(\)"
                    rf"|[({{]\s*{_STRING}(?:\s*,\s*{_ITEM})*(?:\s*,)?\s*[)}}]", re.DOTALL)
+BEGINNINGS = ("[", "(", "{", "set(", "array(", "frozenset(")
+FIRST_OF_LISTS = {beginning[0] for beginning in BEGINNINGS}
+_PARTS = re.compile(r"[,;|\t]")      # what may part names
 # a quotation mark where an item of a list begins
 _ITEM_BEGINS = re.compile(r"""[\[({,]\s*[bBrRuU]?['"]""")
 
@@ -142,7 +145,7 @@ class LabelCells:
         count."""
         text, cell = row
         cell = cell.strip()
-        if cell.startswith(("[", "(", "{", "set(", "array(", "frozenset(")):
+        if cell and cell[0] in FIRST_OF_LISTS and cell.startswith(BEGINNINGS):
             names = self._bracketed(cell)
         else:
             names = self._parted(cell)
@@ -163,13 +166,14 @@ class LabelCells:
                         self.brackets, self.bracket_cell)
 
     def _parted(self, cell: str) -> list[str]:
+        names = cell.split(self.separator)
         if cell:
             self.cells += 1
-            if self.separator in cell:
+            if len(names) > 1:
                 self.parted += 1
-            elif not self.single or (not re.search(r"[,;|\t]", self.single) and re.search(r"[,;|\t]", cell)):
+            elif not self.parted and (not self.single or (not _PARTS.search(self.single) and _PARTS.search(cell))):
                 self.single = cell
-        return cell.split(self.separator)
+        return names
 
     def _bracketed(self, cell: str) -> list[str]:
         if len(cell) > LONGEST_LIST:

@@ -82,11 +82,11 @@ def warn_of_names(ids: dict[str, int], texts: bool) -> None:
                     len(set(ids.values())), next(iter(ids), ""))
     numbers = np.fromiter(ids.values(), np.int64, len(ids))
     hashes = np.fromiter((hash(folded(name)) for name in ids), np.int64, len(ids))
-    pairs = np.unique(np.stack([hashes, numbers]), axis=1)      # a name may stand in `ids` in several spellings
-    _, counts = np.unique(pairs[0], return_counts=True)
-    if not (counts > 1).any():
+    order = np.argsort(hashes, kind="stable")
+    again = (hashes[order][1:] == hashes[order][:-1]) & (numbers[order][1:] != numbers[order][:-1])
+    if not again.any():
         return
-    twice = pairs[0][1:][pairs[0][1:] == pairs[0][:-1]][0]
-    names = list(islice((name for name in ids if hash(folded(name)) == twice), 2))
+    several = np.unique(hashes[order][1:][again])       # a name may stand in `ids` twice, as read and as cleaned
+    names = list(islice((name for name in ids if hash(folded(name)) == several[0]), 2))
     log.warning("%d names of labels come in several spellings that differ by case or Unicode composition alone, "
-                "e.g. %r and %r; each is a label of its own", int((counts > 1).sum()), *names)
+                "e.g. %r and %r; each is a label of its own", len(several), *names)

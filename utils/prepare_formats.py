@@ -24,7 +24,9 @@ MOST_COLUMNS = 2**31 - 1        # column ids are kept in 4 bytes
 def json_object(line: str) -> dict:
     """The JSON object of one line; InputError for anything else."""
     try:
-        record = json.loads(line, object_pairs_hook=_distinct)
+        record = json.loads(line)
+        if type(record) is dict and not _surely_distinct(line, len(record)):
+            record = DISTINCT.decode(line)
     except json.JSONDecodeError as error:
         raise InputError(f"expected a JSON object, got {line[:60]!r} "
                          f"(column {error.colno}: {error.msg})") from error
@@ -42,6 +44,15 @@ def _distinct(pairs: list[tuple[str, object]]) -> dict:
         twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
         raise ValueError(f"the key {twice[:60]!r} stands twice")
     return record
+
+
+DISTINCT = json.JSONDecoder(object_pairs_hook=_distinct)       # three times slower
+
+
+def _surely_distinct(line: str, keys: int) -> bool:
+    """Whether no key stands twice in a JSON object of so many: every end of one is counted, in texts those that look
+    like it too."""
+    return line.count('":') == keys and not ('" ' in line or '"\t' in line or '"\r' in line)
 
 
 def field(record: dict, key: str, kind: type):

@@ -54,25 +54,20 @@ def lines(path: str | Path, latin: bool = False) -> Iterator[tuple[int, str]]:
                 if len(line) > LONGEST_LINE:
                     raise InputError(f"{path}:{number}: expected lines of at most {LONGEST_LINE:,} bytes, "
                                      "got a longer one")
-                yield number, _decode(line, path, number, bad if latin else None)
+                try:
+                    text = decode_line(line, path, number)
+                except InputError:
+                    if not latin or b"\0" in line:      # a zero byte: UTF-16, not latin-1
+                        raise
+                    text = line.rstrip(b"\r\n").decode("latin-1")
+                    bad.append("" if bad else f"line {number}, {text[:60]!r}")
+                yield number, text.removeprefix("\ufeff") if number == 1 else text
                 if number % 4096 == 0:
                     bar.update(raw.tell() - bar.n)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise InputError(f"{path}: expected a whole gzip file, got: {error}") from error
     if bad:
         log.warning("%s: %d lines are not UTF-8 and were read as latin-1, e.g. %s", path, len(bad), bad[0])
-
-
-def _decode(line: bytes, path: Path, number: int, bad: list[str] | None) -> str:
-    """The text of one line; `bad` collects those that are no UTF-8, where that is allowed."""
-    try:
-        return decode_line(line, path, number).removeprefix("\ufeff" if number == 1 else "")
-    except InputError:
-        if bad is None or b"\0" in line:        # a zero byte: UTF-16, not latin-1
-            raise
-    text = line.rstrip(b"\r\n").decode("latin-1")
-    bad.append("" if bad else f"line {number}, {text[:60]!r}")
-    return text
 
 
 def consume(path: str | Path, items: Iterable[tuple[int, object]], handle: Callable,
