@@ -91,7 +91,8 @@ class Graph:
     def save(self, path: Path, origin: Mapping[str, Any] | None = None) -> None:
         """A scipy matrix [C, L] that says what it was made of, as JSON in bytes that scipy does not look at."""
         with written_whole(Path(path)) as partial:
-            sp.save_npz(partial, self.to_csr())
+            with open(partial, "wb") as file:      # by its name, scipy would give it a suffix
+                sp.save_npz(file, self.to_csr())
             with zipfile.ZipFile(partial, "a") as archive, archive.open(f"{ORIGIN}.npy", "w") as member:
                 said = json.dumps(dict(origin or {})).encode()
                 np.lib.format.write_array(member, np.frombuffer(said, np.uint8))

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 import train
+from models.elias_graph import Graph
 from utils.errors import InputError
 from utils.files import (
     clear_folder,
@@ -19,7 +20,9 @@ from utils.files import (
     write_text,
     written_whole,
 )
+from utils.prepare import main as prepare
 from utils.run import clear_run
+from utils.tokenization_utils import Tokenizer, tokenize_file
 
 
 @pytest.fixture(params=[0o022, 0o027, 0o077])
@@ -157,3 +160,47 @@ def test_a_run_whose_parts_are_links(make_config, tmp_path):
     assert {mode_of(p) for p in files if p.is_file()} == {0o640}
     clear_run(folder)
     assert os.listdir(tmp_path / "disk") == ["model"] and os.listdir(tmp_path / "elsewhere") == []
+
+
+def test_writers_that_seek_or_name_their_files_write_to_pipes_and_plain_names(tmp_path):
+    graph = Graph(np.array([[0, 1], [2, -1]]), np.ones((2, 2), np.float32), 3)
+    graph.save(tmp_path / "plain")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    read = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
+    reader.start()
+    graph.save(pipe)
+    reader.join()
+    assert len(read[0]) == (tmp_path / "plain").stat().st_size
+    assert np.array_equal(Graph.load(tmp_path / "plain", 3).labels, graph.labels)
+    graph.save(os.devnull)
+    assert sorted(os.listdir(tmp_path)) == ["pipe", "plain"]
+    assert not os.path.exists("/dev/null.npz")
+
+
+def test_token_files_may_be_links(tmp_path, tiny_root):
+    for name in ("tokens", "store"):
+        (tmp_path / name).mkdir()
+    text = tmp_path / "x.txt"
+    text.write_text("a b\nc\n")
+    tokenizer = Tokenizer("minilm", 8)
+    tokenize_file(text, tokenizer, tmp_path / "tokens")
+    for file in list((tmp_path / "tokens").iterdir()):
+        file.rename(tmp_path / "store" / file.name)
+        file.symlink_to(tmp_path / "store" / file.name)
+    text.write_text("a b\nc d e\nf\n")
+    rows = tokenize_file(text, tokenizer, tmp_path / "tokens")
+    assert len(rows) == 3
+    assert len(list((tmp_path / "tokens").iterdir())) == 3 == len(list((tmp_path / "store").iterdir()))
+    assert all(file.is_symlink() for file in (tmp_path / "tokens").iterdir())
+
+
+def test_a_data_set_made_again_keeps_its_folders_mode(tmp_path):
+    (tmp_path / "a.csv").write_text("text,labels\ncat meow,cats\ndog bark,dogs\n")
+    source = str(tmp_path / "a.csv")
+    words = ["csv", "--train", source, "--test", source, "--out", str(tmp_path / "mine"), "--overwrite"]
+    assert prepare(words) == 0
+    (tmp_path / "mine").chmod(0o700)
+    assert prepare(words) == 0
+    assert mode_of(tmp_path / "mine") == 0o700

@@ -7,13 +7,13 @@ import json
 import os
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
-from utils import distributed
 from utils.errors import InputError
 
 
@@ -38,7 +38,7 @@ def place_of(path: Path) -> Path:
 
 
 def is_stream(path: Path) -> bool:
-    """Is it a device, a pipe or a socket, which is written to and never replaced?
+    """Is it a device, a pipe or a socket, which is sent what is written and never replaced?
 
     Raises:
         InputError: it is a folder.
@@ -57,17 +57,21 @@ def written_whole(path: Path) -> Iterator[Path]:
     """A path to write to beside `path`; synced and renamed onto it at the end, removed on an error.
 
     A link stays, what it points at is replaced. A file keeps its mode and owner, a new one gets what the umask leaves,
-    whatever the writer asks for. What is no regular file is written to directly.
+    whatever the writer asks for. A device or a pipe is sent the whole at the end.
     """
     if is_stream(path):
-        yield path
+        with tempfile.TemporaryDirectory() as folder:
+            whole = Path(folder) / path.name
+            yield whole
+            with open(whole, "rb") as source, open(path, "wb") as stream:
+                shutil.copyfileobj(source, stream)
         return
     place = place_of(path)
     partial = place.with_name(f".{place.name}.partial-{os.getpid()}{place.suffix}")
     try:
         partial.open("wb").close()
         if place.exists():
-            _take_access(partial, place)
+            take_access(partial, place)
         mode = stat.S_IMODE(partial.stat().st_mode)
         yield partial
         _set_mode(partial, mode)
@@ -78,7 +82,7 @@ def written_whole(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def _take_access(path: Path, like: Path) -> None:
+def take_access(path: Path, like: Path) -> None:
     """Give a file or folder the owner, where we may, and the mode of another."""
     status = os.stat(like)
     with contextlib.suppress(OSError):
@@ -108,6 +112,7 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
     moved aside, the new one renamed into place, the old one removed. `settled_folder` finds the whole one if the
     process died between the two renames.
     """
+    from utils import distributed  # here: tools that write files alone need no torch
     place = place_of(path)
     partial = place.with_name(f".{place.name}.partial")
     old = place.with_name(f".{place.name}.old")
@@ -118,7 +123,7 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
         partial.mkdir(parents=True)
         file_mode = partial.stat().st_mode & 0o666
         if place.exists():
-            _take_access(partial, place)
+            take_access(partial, place)
     distributed.barrier()
     try:
         yield partial
@@ -153,6 +158,7 @@ def _settle(path: Path) -> None:
 
 def settled_folder(path: Path) -> Path:
     """`path`, restored first if its replacement was cut off."""
+    from utils import distributed
     if distributed.is_main():
         _settle(place_of(path))
     distributed.barrier()

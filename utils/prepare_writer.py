@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.errors import InputError
+from utils.files import take_access
 from utils.prepare_checks import warn_of_texts
 from utils.prepare_folder import Folder, existing
 from utils.progress import tqdm
@@ -288,6 +289,7 @@ class Writer:
         if not self.out.exists():
             self.partial.rename(self.out)
             return
+        take_access(self.partial, self.out)
         old = self.out.with_name(f"{self.out.name}.old-{os.getpid()}")
         self.out.rename(old)
         try:

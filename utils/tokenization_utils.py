@@ -9,10 +9,10 @@ padded on disk. Its name holds a hash of tokenizer and length; its JSON a hash o
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import itertools
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ if __name__ == "__main__":      # run as a file: the folder above holds the pack
 
 from utils.console import show_anything
 from utils.errors import InputError
+from utils.files import written_whole
 from utils.text import check_text_file, check_unicode, iter_lines
 
 LINES_AT_ONCE = 8192
@@ -206,8 +207,10 @@ def _write(stem: Path, path: Path, tokenizer: Tokenizer, progress: bool) -> None
         raise ValueError(f"{stem.parent}: cannot hold token files ({error.strerror}); "
                          "set data.token_cache to a folder that can be written") from None
     stat, lengths, tokens = path.stat(), [], 0
-    partial = {s: _with(stem, f"{s}.partial-{os.getpid()}") for s in (".ids", ".offsets.npy", ".json")}
-    try:
+    with contextlib.ExitStack() as files:
+        # They are renamed in the reverse order: the JSON last, for it is what makes the other two count.
+        partial = {suffix: files.enter_context(written_whole(_with(stem, suffix)))
+                   for suffix in (".json", ".offsets.npy", ".ids")}
         with open(partial[".ids"], "wb") as out, tqdm(desc=f"tokenise {path.name}", unit=" lines", unit_scale=True,
                                                       disable=None if progress else True) as bar:
             for chunk in _chunks(iter_lines(path)):
@@ -222,11 +225,6 @@ def _write(stem: Path, path: Path, tokenizer: Tokenizer, progress: bool) -> None
                 "dtype": np.dtype(tokenizer.dtype).name, "tokens": tokens, "max_len": tokenizer.max_len,
                 "offsets_bytes": partial[".offsets.npy"].stat().st_size}
         partial[".json"].write_text(json.dumps(info))
-        for suffix in (".ids", ".offsets.npy", ".json"):      # the JSON last: it is what makes the other two count
-            os.replace(partial[suffix], _with(stem, suffix))
-    finally:
-        for leftover in partial.values():
-            leftover.unlink(missing_ok=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
