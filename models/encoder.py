@@ -23,6 +23,7 @@ from utils.data import TextBatch
 from utils.encoder_settings import (
     empty_transformer,
     longest_input,
+    text_settings,
     transformer_class,
     transformer_settings,
     without_pooler,
@@ -157,6 +158,9 @@ class TransformerEncoder(TextEncoder):
         _check_vocabulary(self.tokenizer, settings.vocab_size, tokenizer or source, source)
         self.transformer = model.float()
         if config.gradient_checkpointing:
+            if not self.transformer.supports_gradient_checkpointing:
+                raise InputError(f"encoder.gradient_checkpointing is true, but encoder '{config.name}', a model of "
+                                 f"type {settings.model_type}, cannot do it; set it to false")
             self.transformer.gradient_checkpointing_enable()
         self._pad_id = self.tokenizer.pad_token_id or 0
         self._longest = longest_input(settings)
@@ -319,7 +323,8 @@ def token_embeddings(source: str, trust_remote_code: bool = False) -> Tensor:
             if len(names) == 1:
                 return file.get_tensor(names[0])
     from transformers import AutoModel
-    model = from_pretrained(AutoModel, source, trust_remote_code=trust_remote_code)
+    settings = text_settings(source, trust_remote_code)
+    model = from_pretrained(AutoModel, source, config=settings, trust_remote_code=trust_remote_code)
     return model.get_input_embeddings().weight.detach()
 
 

@@ -9,6 +9,7 @@ from utils.config import EncoderConfig
 from utils.data import TextBatch
 from utils.errors import InputError
 from utils.pretrained import load_tokenizer, resolve
+from utils.text import text_list
 from utils.tokenization_utils import Tokenizer, tokenize_texts
 
 TEXTS = ["a four pane file manager", "", "the kernel the kernel", "media player and video converter for the desktop"]
@@ -178,6 +179,12 @@ def test_texts_that_are_no_unicode_are_named_by_number(tokenizer, text):
     half = f"U\\+{next(ord(c) for c in text if 0xD800 <= ord(c) < 0xE000):04X}"
     with pytest.raises(InputError, match=rf"expected Unicode, got .* at place 2, .* surrogate, {half}"):
         tokenize_texts(["fine", "café", text, "more"], Tokenizer(tokenizer, 16))
+
+
+def test_lists_of_texts_are_checked_for_unicode_before_any_method_sees_them():
+    with pytest.raises(InputError, match=r"labels: expected Unicode, got 'b\\ud83d' at place 1, .* U\+D83D"):
+        text_list(["a", "b\ud83d"], "labels")
+    assert text_list(["a", "b\U0001f600"], "labels") == ["a", "b\U0001f600"]
 
 
 def test_unknown_encoders_name_what_was_tried(monkeypatch, tmp_path):

@@ -14,6 +14,7 @@ from utils.config import EncoderConfig
 from utils.errors import InputError
 from utils.export import export
 from utils.plan import plan
+from utils.plan_sizes import _table_shape as encoder_table
 from utils.run import find_run
 
 TEXTS = ["the kernel", "a python compiler of linux and the shell : editor tool", "", "font"]
@@ -97,6 +98,21 @@ def test_a_half_reads_the_weights_of_the_whole(tiny):
     whole = AutoModel.from_pretrained(tiny("t5")).encoder.state_dict()
     for name, value in encoder.transformer.encoder.state_dict().items():
         assert torch.equal(value, whole[name])
+
+
+def test_a_bag_starts_from_any_model_of_texts(tiny):
+    for kind in ("gpt2", "t5", "fnet", "xlnet"):
+        config = EncoderConfig(name="bag", init=tiny(kind), token_weights="equal")
+        assert build_encoder(config, None).table.shape == encoder_table(tiny(kind), {})
+    with pytest.raises(InputError, match="a model of type clip holds a model of texts beside others"):
+        build_encoder(EncoderConfig(name="bag", init=tiny("clip"), token_weights="equal"), None)
+    with pytest.raises(InputError, match="a model of type clip holds a model of texts beside others"):
+        encoder_table(tiny("clip"), {})
+
+
+def test_recomputing_is_refused_where_the_model_cannot(tiny):
+    with pytest.raises(InputError, match=r"gradient_checkpointing is true, .* of type mpnet, cannot do it"):
+        build_encoder(EncoderConfig(name=tiny("mpnet"), gradient_checkpointing=True), None)
 
 
 def test_exported_tokenizers_can_pad(tiny, tmp_path):

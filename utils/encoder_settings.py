@@ -36,9 +36,8 @@ def transformer_settings(section: EncoderConfig, source: str) -> PreTrainedConfi
     Raises:
         InputError: it cannot be had, has not so many layers, or is of a type that cannot encode texts in batches.
     """
-    from transformers import AutoConfig
-    settings = from_pretrained(AutoConfig, source, trust_remote_code=section.trust_remote_code)
-    _check_type(settings, source)
+    settings = text_settings(source, section.trust_remote_code)
+    _check_mask(settings, source)
     if section.layers is not None:
         _keep_layers(settings, section.layers)
     if section.dropout is not None:
@@ -71,18 +70,29 @@ def _set_dropout(settings: PreTrainedConfig, rate: float) -> None:
             setattr(settings, name, rate)
 
 
-def _check_type(settings: PreTrainedConfig, source: str) -> None:
-    """InputError for a model of several parts, and for one that would read its padding as part of a text."""
-    from transformers import MODEL_MAPPING
-    where = f"encoder '{source}': a model of type {settings.model_type}"
+def text_settings(source: str, trust_remote_code: bool = False) -> PreTrainedConfig:
+    """The config of a transformer of texts.
+
+    Raises:
+        InputError: it cannot be had, or is that of a model of several parts.
+    """
+    from transformers import AutoConfig
+    settings = from_pretrained(AutoConfig, source, trust_remote_code=trust_remote_code)
     if settings.get_text_config() is not settings:
-        raise InputError(f"{where} holds a model of texts beside others; save the one of texts alone and name that")
+        raise InputError(f"encoder '{source}': a model of type {settings.model_type} holds a model of texts beside "
+                         "others; save the one of texts alone and name that")
+    return settings
+
+
+def _check_mask(settings: PreTrainedConfig, source: str) -> None:
+    """InputError for a model that would read its padding as part of a text."""
+    from transformers import MODEL_MAPPING
     if type(settings) not in MODEL_MAPPING:      # code of its own
         return
     kind = MODEL_MAPPING[type(settings)]
     if not isinstance(kind, tuple) and "attention_mask" not in inspect.signature(kind.forward).parameters:
-        raise InputError(f"{where} takes no attention mask, so that a text's embedding would depend on the texts "
-                         "beside it; not supported")
+        raise InputError(f"encoder '{source}': a model of type {settings.model_type} takes no attention mask, so that "
+                         "a text's embedding would depend on the texts beside it; not supported")
 
 
 def transformer_class(settings: PreTrainedConfig) -> Any:

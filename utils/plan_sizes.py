@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from utils.config import Config
-from utils.encoder_settings import ENCODER_HALVES, empty_transformer, transformer_settings
+from utils.encoder_settings import ENCODER_HALVES, empty_transformer, text_settings, transformer_settings
 from utils.encoder_source import read_source, resolve_encoder
-from utils.pretrained import from_pretrained, resolve
+from utils.pretrained import resolve
 from utils.text import check_text_file
 
 MB, GB = 1 << 20, 1 << 30
@@ -98,6 +98,5 @@ def _table_shape(source: str, remote: dict) -> tuple[int, int]:
                      if n.endswith("word_embeddings.weight") or n in ("embedding.weight", "table")]
             if len(names) == 1:
                 return tuple(file.get_slice(names[0]).get_shape())
-    from transformers import AutoConfig
-    settings = from_pretrained(AutoConfig, source, **remote)
+    settings = text_settings(source, **remote)
     return settings.vocab_size, settings.hidden_size

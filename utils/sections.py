@@ -63,7 +63,8 @@ class EncoderConfig:
     label_prompt: str | None = option(None, "put before the text of every label; null = as the model was made, "
                                             "encoder.prompt if it does not say")
     pooling: Literal["cls", "mean"] | None = option(None, "how a transformer's token states become one vector; null = "
-                                                          "as the model was made, mean if it does not say")
+                                                          "as the model was made, mean if it does not say; cls is "
+                                                          "refused of causal models")
     layers: int | None = option(None, "keep the first n transformer layers; null = all", ge=1, le=1000)
     projection: int | None = option(None, "project embeddings to this many dimensions; null = as the model "
                                            "was made, not at all if it does not say", ge=1, le=MANY_DIMENSIONS)
