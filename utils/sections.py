@@ -34,8 +34,8 @@ class DataConfig:
     val_group_size: int = option(1, "hold out whole groups of about so many similar texts (by TF-IDF), as where a test "
                                     "split has no near-duplicates of training texts; 1 = each text by itself",
                                  ge=1, le=10**6)
-    propensity_a: float = option(0.55, "constant A of the propensity model (0.6 Amazon, 0.5 Wikipedia)", ge=0, le=100)
-    propensity_b: float = option(1.5, "constant B of the propensity model (2.6 Amazon, 0.4 Wikipedia)", ge=0, le=1000)
+    propensity_a: float = option(0.55, "constant A of the propensity model (0.6 Amazon, 0.5 Wikipedia)", gt=0, le=100)
+    propensity_b: float = option(1.5, "constant B of the propensity model (2.6 Amazon, 0.4 Wikipedia)", gt=0, le=1000)
     filters: Literal["optional", "required"] = option(
         "optional", "required: filter_labels_train.txt and filter_labels_test.txt, the pairs that published numbers "
                     "leave out, must be there")
