@@ -104,6 +104,9 @@ class Elias(Method):
         clusters = clusters_of(s, sizes.num_labels)
         limits = Limits.of(s, clusters, sizes.num_labels)
         largest = -(-sizes.num_labels // clusters)
+        if s.graph == "cluster" and clusters > sizes.num_labels:
+            raise ConfigError(f"method.max_leaf is {s.max_leaf}, which makes {clusters} clusters (a power of two) of "
+                              f"{sizes.num_labels} labels; it needs to be larger")
         if s.graph == "cluster" and largest > limits.kappa:
             raise ConfigError(f"method.kappa is {limits.kappa}, but {sizes.num_labels} labels in {clusters} clusters "
                               f"(method.max_leaf) are {largest} in one")

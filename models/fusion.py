@@ -63,7 +63,7 @@ class FusionConfig(MethodConfig):
     target: Literal["nDCG@5", "PSP@5"] = option(
         "nDCG@5", "what the fuser is chosen for, and the power of the inverse propensity that probabilities are "
                   "multiplied with; PSP@5: for the tail")
-    trees: int = option(100, "boosted: number of trees", ge=1, le=10**5)
+    trees: int = option(100, "boosted: number of trees", ge=1, le=10**4)
     leaves: int = option(8, "boosted: leaves of a tree", ge=2, le=10**5)
     min_leaf: int = option(50, "boosted: fewest candidates of a leaf", ge=1, le=10**9)
     memory: str | None = option(None, "member in whose embedding space the training queries are remembered; null = no "

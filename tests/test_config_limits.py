@@ -217,6 +217,7 @@ def test_stages_without_number(tmp_path):
     ("train: {epochs: [3]}\n", "train.epochs must be whole number, got [3]"),
     ("optim: {group_lr: [1]}\n", "optim.group_lr must be mapping of names to number or null, got [1]"),
     ("optim: {group_lr: {a: fast}}\n", "optim.group_lr must be mapping of names to number or null, got {'a': 'fast'}"),
+    ("eval: {without: trees}\n", "eval.without must be list of text or null, got 'trees'; a list is written [trees]"),
     ("eval: {ks: 5}\n", "eval.ks must be list of whole number or null, got 5"),
     ("eval: {ks: [1, null]}\n", "eval.ks must be list of whole number or null, got [1, None]"),
     ("loss: {[a]: b}\n", "line 2: a key must be a word, got a list"),

@@ -196,6 +196,7 @@ def test_a_stage_without_its_graph(make_config, tmp_path):
     ({"beam": 5}, "method.beam is 5, larger than the number of clusters, 4"),
     ({"kappa": 10, "beta": 10}, "method.beta is 10, expected less than method.kappa, 10"),
     ({"kappa": 3}, r"method.kappa is 3, but 20 labels in 4 clusters \(method.max_leaf\) are 5 in one"),
+    ({"max_leaf": 1}, r"method.max_leaf is 1, which makes 32 clusters \(a power of two\) of 20 labels"),
 ])
 def test_options_that_do_not_fit(make_config, option, message):
     with pytest.raises(ValueError, match=message):

@@ -139,9 +139,13 @@ def _hints(kind: type) -> dict[str, Any]:
 
 
 def _quote_it(value: Any, hint: Any) -> str:
-    """A YAML file has a number or a truth value where text is expected."""
-    takes_text = str in (hint, *typing.get_args(hint))
-    return "; with quotation marks around it, it is text" if takes_text and isinstance(value, (int, float)) else ""
+    """What to write where a YAML file has a number or a truth value for text, or a text stands alone for a list."""
+    kinds = (hint, *typing.get_args(hint))
+    if str in kinds and isinstance(value, (int, float)):
+        return "; with quotation marks around it, it is text"
+    if isinstance(value, str) and value[:1] != "[" and any(typing.get_origin(kind) is tuple for kind in kinds):
+        return f"; a list is written [{shown_word(value)}]"
+    return ""
 
 
 def _check_values(where: str, value: Any, metadata: Mapping[str, Any]) -> None:

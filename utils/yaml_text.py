@@ -150,8 +150,13 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def _read_text(path: Path) -> str:
-    if not stat.S_ISREG(os.stat(path).st_mode):      # a pipe or a device may never end
-        raise ConfigError(f"{path}: expected a config file, got {'a folder' if path.is_dir() else 'no regular file'}")
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        inside = path / "config.yaml"
+        holds = f"; it holds {inside}" if inside.is_file() else ""
+        raise ConfigError(f"{path}: expected a config file, got a folder{holds}")
+    if not stat.S_ISREG(mode):      # a pipe or a device may never end
+        raise ConfigError(f"{path}: expected a config file, got no regular file")
     with open(path, "rb") as file:
         content = file.read(MAX_CHARACTERS + 1)
     if len(content) > MAX_CHARACTERS:
