@@ -162,6 +162,8 @@ def fit_stage(config: Config, recipe: Config, resume: bool = False, overwrite: b
              distributed.world_size(), torch.get_num_threads())
     log.info("%s: %d training, %d validation, %d test points, %d labels, data %s", data.name,
              *(len(data.splits[s]) for s in ("trn", "val", "tst")), data.num_labels, data.hash)
+    if data.label_stand_ins:
+        log.warning("%s", data.label_stand_ins)
     distributed.separate_random_states(config.run.seed)
     with locked(folder):
         return _train(config, method, data, folder, accelerator, resume)

@@ -29,7 +29,7 @@ from utils.data import Dataset, Split
 from utils.data_sizes import DataSizes
 from utils.errors import InputError
 from utils.files import link_or_copy, write_text, written_whole
-from utils.label_texts import labels_without_text, warn_of_stand_ins
+from utils.label_texts import labels_without_text, stand_ins
 from utils.linear_layer import Features, load_layer
 from utils.partition_tree import COMBINERS, PartitionTree
 from utils.saved import check_arrays, check_ids, read_facts
@@ -373,7 +373,10 @@ class _Trainer:
         """Clusters of the labels that have training points, for the tree of this number."""
         embeddings = pifa(self.split.relevance, self.features)
         if self.settings.label_embedding == "pifa+text":
-            warn_of_stand_ins(self.method.data.folder, labels_without_text(self.method.data.folder))
+            folder = self.method.data.folder
+            without = stand_ins(folder, labels_without_text(folder))
+            if without and number == 0:
+                log.warning("%s", without)
             texts = self.method.features.tfidf(self.method.data.label_texts)
             embeddings = sp.hstack([embeddings, normalised(texts)], format="csr")
         return grow(embeddings, np.sort(self.method.prior[0]), max_leaf=self.settings.max_leaf,

@@ -261,6 +261,14 @@ def test_the_wrong_format_is_hinted_at(tmp_path, make, given, kind, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
+def test_an_error_inside_the_right_format_gets_no_hint(tmp_path, capsys):
+    folder = repository(tmp_path / "in", trn=["oops"])
+    write(folder / "train.txt", ["oops"])
+    for given in ("xml-repository", "sparse-text", "auto"):
+        assert main([given, str(folder), "--out", str(tmp_path / "out")]) == 2
+        assert "look like" not in capsys.readouterr().err
+
+
 def test_a_folder_of_nothing_known(tmp_path):
     write(tmp_path / "in" / "data.bin", ["x"])
     with pytest.raises(InputError, match="expected one of the files trn.json, .*, got none"):

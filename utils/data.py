@@ -25,7 +25,7 @@ from utils import distributed, metrics
 from utils.config import Config, DataConfig
 from utils.errors import InputError
 from utils.filters import load_filters
-from utils.label_texts import NO_TEXTS, label_text_path, label_text_problem, label_texts, with_stand_ins
+from utils.label_texts import NO_TEXTS, label_text_path, label_text_problem, label_texts, stand_ins, with_stand_ins
 from utils.reading import RELEVANCE, check_file, read_array, read_matrix
 from utils.sparse import without_zeros
 from utils.text import count_lines, lines_hash
@@ -121,6 +121,7 @@ class Dataset:
     config: DataConfig
     label_tokens: Ragged | None    # None where the labels have no texts, or the method reads no tokens
     label_problem: str             # why the labels' texts cannot be encoded; empty where they can
+    label_stand_ins: str           # which labels without text have another in `label_tokens`; empty for none
     num_labels: int
     splits: dict[str, Split]
     label_counts: np.ndarray       # [L] training points (validation included) a label has: the field's N_l
@@ -239,10 +240,12 @@ def load_dataset(config: Config, tokenizer_source, held_out: np.ndarray | None =
         with distributed.main_first():
             tokens = {s: tokenize_file(p, label if s == "Y" else query, token_cache(config)) for s, p in texts.items()}
     problem = "" if "Y" in texts else NO_TEXTS.format(label_text_path(folder))
+    stand_in = ""
     if "Y" in tokens:
         without = np.flatnonzero(tokens["Y"].lengths <= label.num_special)
         problem = label_text_problem(folder, without, trn.shape[1])
         if len(without) and not problem:
+            stand_in = stand_ins(folder, without)
             tokens["Y"] = with_stand_ins(folder, tokens["Y"], without, label)
     held_out = validation_rows(trn, data, folder) if held_out is None else held_out
     labelled = np.flatnonzero(np.diff(trn.indptr))
@@ -259,7 +262,7 @@ def load_dataset(config: Config, tokenizer_source, held_out: np.ndarray | None =
         splits[name] = Split(name, rows[name], tokens.get(f"{source}_X"), matrix[rows[name]],
                              filters[source][rows[name]], texts[f"{source}_X"])
     return Dataset(name=data.name, folder=folder, config=data, label_tokens=tokens.get("Y"),
-                   label_problem=problem, num_labels=trn.shape[1],
+                   label_problem=problem, label_stand_ins=stand_in, num_labels=trn.shape[1],
                    splits=splits, label_counts=np.bincount(trn.indices, minlength=trn.shape[1]),
                    num_train=trn.shape[0], hash=_dataset_hash(trn, tst, filters["trn"], filters["tst"]),
                    relevance_hash=_dataset_hash(trn, tst))

@@ -80,18 +80,18 @@ def blank_text_problem(folder: Path, num_labels: int) -> str:
     return label_text_problem(folder, labels_without_text(folder), num_labels)
 
 
-def warn_of_stand_ins(folder: Path, without: np.ndarray) -> None:
-    """Log what stands in for the texts of these labels."""
-    if len(without):
-        texts = LabelTexts(folder)
-        examples = ", ".join(f"label {label} as {texts.stand_in(label)!r}" for label in without[:5].tolist())
-        log.warning("%s: %d of %s labels have no text, their name or id stands in: %s", texts.path, len(without),
-                    f"{len(texts):,}", examples)
+def stand_ins(folder: Path, without: np.ndarray) -> str:
+    """What stands in for the texts of these labels, for the log; empty where there are none."""
+    if not len(without):
+        return ""
+    texts = LabelTexts(folder)
+    examples = ", ".join(f"label {label} as {texts.stand_in(label)!r}" for label in without[:5].tolist())
+    return (f"{texts.path}: {len(without)} of {len(texts):,} labels have no text, their name or id stands in: "
+            f"{examples}")
 
 
 def with_stand_ins(folder: Path, tokens: Ragged, without: np.ndarray, tokenizer: Tokenizer) -> Ragged:
-    """Tokens of the labels' texts; where these labels have none, those of their name or id, which is logged."""
-    warn_of_stand_ins(folder, without)
+    """Tokens of the labels' texts; where these labels have none, those of their name or id."""
     texts = LabelTexts(folder)
     names = tokenize_texts([texts.stand_in(label) for label in without.tolist()], tokenizer)
     ids = tokenize_texts([str(label) for label in without.tolist()], tokenizer)

@@ -95,11 +95,15 @@ def recognise(path: str | Path) -> str | None:
 
 
 def hint(path: str | Path, given: str) -> str:
-    """Return what to say where the format `given` did not fit the folder; empty if nothing helps."""
+    """Return what to say where a folder has no file of the format `given`; empty if nothing helps."""
     if not Path(path).is_dir():
+        return ""
+    folder = Folder(path)
+    own = [pattern for kind, patterns in MARKS for pattern in patterns if given in (kind, "auto")]
+    if any(folder.has(pattern) for pattern in own):
         return ""
     kind = recognise(path)
     if kind is not None:
-        return f"; its files look like `{kind}`" if kind != given else ""
+        return f"; its files look like `{kind}`"
     inside = [child for child in sorted(Path(path).iterdir()) if child.is_dir() and recognise(child)]
     return f"; did you mean {inside[0]}?" if inside else ""
