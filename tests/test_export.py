@@ -386,7 +386,7 @@ def test_a_models_random_weights_are_refused(tiny_encoder, tmp_path):
 
 def test_nulls_are_filled_by_the_model_then_by_defaults(runs, tiny_encoder, tmp_path):
     assert resolve_encoder(EncoderConfig(name=tiny_encoder)) == \
-        EncoderConfig(name=tiny_encoder, pooling="mean", normalize=True, prompt="")
+        EncoderConfig(name=tiny_encoder, pooling="mean", normalize=True)
     assert resolve_encoder(EncoderConfig(name="minilm", normalize=False)).normalize is False
     inside = resolve_encoder(EncoderConfig(name=str(runs("bag-projected") / "model")))
     assert (inside.name, inside.init, inside.projection) == ("bag", str(runs("bag-projected") / "model"), 8)

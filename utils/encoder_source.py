@@ -31,8 +31,8 @@ from utils.pretrained import file_of, resolve
 from utils.sentence_modules import Limit, read_sentence_modules
 
 log = logging.getLogger(__name__)
-# Where neither config nor model says.
-UNSAID = {"pooling": "mean", "projection": None, "normalize": True, "prompt": ""}
+UNSAID = {"pooling": "mean", "projection": None, "normalize": True}      # where neither config nor model says
+SAID_BY_RUNS = (*UNSAID, "prompt", "label_prompt")
 Weights = dict[str, Tensor]
 
 
@@ -86,7 +86,7 @@ def resolve_encoder(section: EncoderConfig) -> EncoderConfig:
         raise ConfigError(f"encoder.projection is {section.projection}, but {source.architecture} has a projection to "
                           f"{says['projection']} dimensions; leave it null")
     for key, value in says.items():
-        if key in UNSAID and getattr(section, key) not in (None, value):
+        if key in SAID_BY_RUNS and getattr(section, key) not in (None, value):
             log.info("encoder.%s is %r, although %s was made with %r", key, getattr(section, key),
                      source.architecture, value)
     section = fill(section, {**UNSAID, **says})
@@ -107,7 +107,7 @@ def _run(folder: Path) -> Source:
         raise ValueError(f"{folder}: the model of a run, but {config} is missing, which says how its encoder pools and "
                          "normalises; name the folder in its run, or export the run: python -m utils.export RUN DIR")
     section, head = read_yaml(config).get("encoder") or {}, folder / "head.safetensors"
-    return Source(str(folder), {k: section[k] for k in (*UNSAID, "label_prompt") if section.get(k) is not None},
+    return Source(str(folder), {k: section[k] for k in SAID_BY_RUNS if section.get(k) is not None},
                   (folder / "bag.json").is_file(), head=lambda: load_file(head) if head.is_file() else {})
 
 
