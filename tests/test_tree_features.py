@@ -119,6 +119,9 @@ def test_the_published_layout_of_elias_is_only_read(make_config, own_root):
     config = tree(make_config, own_root, run={"dir": str(own_root / "run")})
     with pytest.raises(InputError, match=r"X.tst.npz: no such file, but X.trn.npz is there.*--data.features texts"):
         train.fit(config)
+    stages = [{"name": "encoder"}, {"name": "tree", "method": {**TREE, "features": ["tfidf", "start"]}}]
+    with pytest.raises(InputError, match=r"stage 'tree': .*X.tst.npz: no such file"):      # before the first one
+        train.fit(make_config(data={"root": str(own_root)}, stages=stages))
     assert not config.run_folder.exists()
     run = train.fit(with_values(config, data={"features": "texts"}))
     assert evaluation.evaluate(run)["P@1"] > 40
@@ -231,6 +234,18 @@ def test_arrays_that_cannot_be(make_config, arrays, array, message):
     with pytest.raises(InputError, match=message):
         train.fit(config)
     assert not config.run_folder.exists()
+
+
+def test_a_run_of_given_features_needs_them(make_config, own_root):
+    folder = own_root / "tiny"
+    for split, rows in (("trn", 60), ("tst", 20)):
+        sp.save_npz(folder / f"X.{split}.npz", sp.random(rows, 30, 0.3, "csr", np.float32, random_state=0))
+    run = train.fit(tree(make_config, own_root))
+    evaluation.evaluate(run)
+    for split in ("trn", "tst"):
+        (folder / f"X.{split}.npz").unlink()
+    with pytest.raises(InputError, match=r"X.tst.npz: no such file; expected the features that came with the data set"):
+        evaluation.evaluate(run)
 
 
 def test_levels_of_other_arrays_are_not_gone_on_with(make_config, arrays, monkeypatch):

@@ -61,6 +61,7 @@ log = logging.getLogger(__name__)
 MIN_DOCUMENTS, MAX_TERMS = 2, 500_000
 SPLITS = ("trn", "tst")
 TEXTS_LOOKED_AT = 2000      # for whether words are written without blanks
+LETTERS_LOOKED_AT = 1000    # of each of them
 ROWS_LOOKED_AT = 100        # for whether given features are those of the texts
 VOCABULARY = "Xf.txt"
 
@@ -82,7 +83,7 @@ class FeatureFiles:
     @property
     def vocabulary(self) -> Path | None:
         path = self.folder / VOCABULARY
-        return path if path.is_file() else None
+        return path if present(path) else None
 
     def path(self, split: str) -> Path:
         return self.folder / f"X.{split}.npz"
@@ -112,11 +113,14 @@ class FeatureFiles:
         if present(self.path(split)):
             return self.path(split)
         other = next(name for name in SPLITS if name != split)
+        texts = text_path(self.data, split)
+        if not present(self.path(other)):
+            raise InputError(f"{self.path(split)}: no such file; expected the features that came with the data set")
         missing = (f"{self.path(split)}: no such file, but X.{other}.npz is there: expected both, or Xf.txt of "
-                   f"`term <TAB> idf` lines beside it and {text_path(self.data, split)}")
-        if text_path(self.data, split).is_file():
+                   f"`term <TAB> idf` lines beside it and {texts}")
+        if texts.is_file():
             missing += "; `--data.features texts` builds both from the texts instead"
-        if self.vocabulary is None or not text_path(self.data, split).is_file():
+        if self.vocabulary is None or not texts.is_file():
             raise InputError(missing)
         try:
             TextFeatures(self.vocabulary)
@@ -188,7 +192,7 @@ def find_features(data: Path, settings: DataConfig) -> FeatureFiles:
     given = _given(data, settings)
     if given is not None:
         return given
-    if (data / VOCABULARY).is_file():
+    if present(data / VOCABULARY):
         log.info("%s is not used: features are built from the texts", data / VOCABULARY)
     return _built_now(data, settings, choose_rule(text_path(data, "trn"), settings.terms))
 
@@ -253,7 +257,7 @@ def choose_rule(texts: Path, terms: str) -> str:
         return RULE_OF[terms]
     lines = TextLines(texts)
     rows = _spread(len(lines), TEXTS_LOOKED_AT)
-    unspaced = sum(has_no_blanks(lines[row]) for row in rows.tolist())
+    unspaced = sum(has_no_blanks(lines[row][:LETTERS_LOOKED_AT]) for row in rows.tolist())
     if 2 * unspaced <= len(rows):
         return RULE_OF["words"]
     log.info("%s: %d of %d texts looked at have no blanks between words: their terms are character n-grams "
