@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from losses.shortlist import path_loss, shortlist_bce, shortlist_decoupled_softmax
-from models.elias_files import graph_made_before
+from models.elias_files import MadeGraph, graph_made_before
 from models.elias_graph import Graph, check_graph, cluster_count
 from models.elias_index import GraphIndex
 from models.elias_model import Elias1Config, Elias2Config, EliasConfig, EliasModel, Limits
@@ -63,13 +63,13 @@ class Elias(Method):
     Config = EliasConfig
 
     def __init__(self, config: Config, num_labels: int, data: Dataset | None, model: EliasModel,
-                 graph_file: Path | None = None) -> None:
-        """graph_file: a graph that a step of elias_utils.py made for this run before."""
+                 made_graph: MadeGraph | None = None) -> None:
+        """made_graph: one that a step of elias_utils.py has left for this run."""
         super().__init__(config, num_labels, data)
         self.model, self.loss = model, LOSSES[config.loss.name]
         self.average = copy.deepcopy(model).requires_grad_(False) if config.method.swa and data else None
         self.averaged = 0      # weights that `average` is the mean of
-        self.graph_file = graph_file
+        self.made_graph = made_graph
         self.graph: Graph | None = None
         self.before: Graph | None = None      # of the run that this one starts from
         self.clusterer: list[Method] = []      # with `fresh_encoder` that run: no module of this one, until `prepare`
@@ -145,8 +145,8 @@ class Elias(Method):
         clusters = clusters_of(s, data.num_labels)
         limits = Limits.of(s, clusters, data.num_labels)
         model = EliasModel(build_encoder(config.encoder, data), s, clusters, data.num_labels, limits)
-        graph_file = graph_made_before(config, data, limits.kappa, limits.beam)
-        return cls(config, data.num_labels, data, model, graph_file)
+        made_graph = graph_made_before(config, data, limits.kappa, limits.beam)
+        return cls(config, data.num_labels, data, model, made_graph)
 
     # ---- the start
     def start_from(self, other: Method) -> None:
@@ -187,7 +187,8 @@ class Elias(Method):
 
     def prepare(self, run_folder: Path, accelerator: Accelerator) -> None:
         """Make or read the graph, save it with the run, and start the classifiers."""
-        where = str(self.graph_file or f"method.graph '{self.config.method.graph}'")
+        made = self.made_graph
+        where = f"method.graph '{self.config.method.graph}'" if made is None or made.difference else str(made.path)
         graph = check_graph(make_graph(self, accelerator), len(self.model.clusters), self.model.limits.kappa, where)
         self.clusterer = []
         self.set_graph(graph)

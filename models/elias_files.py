@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from utils.data import Dataset, Split
 from utils.errors import InputError
 from utils.features import find_features
 from utils.graph_places import approx_file, cluster_file
+from utils.input_files import present
+from utils.legacy_log import shown
 
 Origin = dict[str, Any]      # what a graph was made of, by the words that a message says it with
 END = 1 << 20      # bytes of either end of a weight file that are looked at: training changes all of them
@@ -103,24 +106,36 @@ def model_digest(run_folder: Path) -> str:
 
 # ---------------------------------------------------------------- a run's own graph, if a step made it
 
-def graph_made_before(config: Config, data: Dataset, kappa: int, beam: int) -> Path | None:
-    """The file in the place where a step leaves this run's graph; None if there is none. Every process calls it.
+@dataclass(frozen=True)
+class MadeGraph:
+    """A graph that lies where a step leaves it for a run; `difference`: why the run does not take it, in words."""
+    path: Path
+    difference: str | None
+
+
+def graph_made_before(config: Config, data: Dataset, kappa: int, beam: int) -> MadeGraph | None:
+    """The graph in the place where a step leaves that of this run; None if there is none. Every process calls it.
+
+    What a step made of another model's clusters, or for another kappa, the run itself makes anew, as it would have
+    been; not so clusters of labels, which only the step may know how to make.
 
     Raises:
-        InputError: the file is of other data or settings.
+        InputError: clusters of other data or settings.
     """
     path, step = _place(config)
-    problem = None
-    if path is not None and path.exists() and distributed.is_main():
+    if path is None or not present(path):
+        return None
+    difference = None
+    if distributed.is_main():
         start = folder_of(config.run.start_from) if config.run.start_from else None
         expected = cluster_origin(config, data, start) if step == "gen_cluster_A" else \
             approx_origin(data, start, kappa, beam)
-        problem = _difference(Graph.origin(path), expected)
-    problem = distributed.broadcast(problem)
-    if problem:
-        raise InputError(f"{path}: this graph was made {problem}; make it again (python elias_utils.py {step}), or "
+        difference = _difference(Graph.origin(path), expected)
+    difference = distributed.broadcast(difference)
+    if difference and step == "gen_cluster_A":
+        raise InputError(f"{path}: this graph was made {difference}; make it again (python elias_utils.py {step}), or "
                          "remove the file: the run then makes its own")
-    return path if path is not None and path.exists() else None
+    return MadeGraph(path, difference)
 
 
 def _place(config: Config) -> tuple[Path | None, str]:
@@ -139,8 +154,11 @@ def _difference(made: Origin, expected: Origin) -> str | None:
     Clusters of TF-IDF features alone serve any model, and a file that says nothing can only be trusted.
     """
     for key, value in expected.items():
-        if key in made and key != EMBEDDINGS_OF and made[key] != value:
-            return f"with {key} {made[key]}, this run has {value}" if key.startswith("method.") else f"of other {key}"
+        if key not in made or key == EMBEDDINGS_OF or made[key] == value:
+            continue
+        if key.startswith("method."):
+            return f"with {key} {shown(made[key])[:50]}, this run has {value}"
+        return f"of other {key}"
     return None
 
 

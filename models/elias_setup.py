@@ -32,9 +32,12 @@ LEAST_SHARE = 1e-2      # of an edge at the start: a smaller one would hardly ge
 def make_graph(method: Elias, accelerator: Accelerator) -> Graph:
     """The graph that `method.graph` asks for, or that a step made for this run before, on every process."""
     name = method.config.method.graph
-    if method.graph_file is not None:
-        log.info("graph: %s, %s", method.graph_file, told(method.graph_file))
-        return Graph.load(method.graph_file, method.num_labels)
+    made = method.made_graph
+    if made and made.difference:
+        log.warning("graph: %s was made %s, so the run makes its own", made.path, made.difference)
+    elif made:
+        log.info("graph: %s, %s", made.path, told(made.path))
+        return Graph.load(made.path, method.num_labels)
     if name == "approx":
         log.info("graph: the labels that each cluster attracts")
         return approximate(method, method.data, method.before, method.model.limits.kappa, accelerator)

@@ -195,22 +195,24 @@ def test_clusters_by_another_run_than_the_one_it_starts_from(place):
     ({"kappa": 11}, "with method.kappa 24, this run has 11"),
     ({"beam": 2}, "with method.beam 8, this run has 2"),
 ])
-def test_a_graph_approximated_otherwise_is_refused(place, method, message):
-    gen_approx_A(settled(place))
+def test_a_graph_approximated_otherwise_is_made_anew(place, method, message):
+    """As the run would have made it, and said; kappa is an option of the run that comes after."""
+    path = gen_approx_A(settled(place))
     config = settings(place, method={**STAGE2, **method}, run={"start_from": str(place / "one")})
-    with pytest.raises(InputError, match=f"approx_A.npz: this graph was made {message}"):
-        train.fit(config)
-    assert not (place / "next").exists()
+    folder = train.fit(config)
+    assert f"graph: {path} was made {message}, so the run makes its own" in (folder / "train.log").read_text()
+    path.unlink()
+    assert same(folder / "graph.npz", train.fit(with_values(config, run={"dir": str(place / "two")})) / "graph.npz")
 
 
-def test_a_graph_of_a_model_that_was_trained_again_is_refused(place):
+def test_a_graph_of_a_model_that_was_trained_again_is_made_anew(place):
     path = gen_approx_A(settled(place))
     kept = path.read_bytes()
     train.fit(settings(place, run={"dir": str(place / "one"), "seed": 5}), overwrite=True)
     assert not path.exists()
     path.write_bytes(kept)      # as after a run that was gone on with
-    with pytest.raises(InputError, match="approx_A.npz: this graph was made of other weights of the model"):
-        train.fit(settings(place, method=STAGE2, run={"start_from": str(place / "one")}))
+    folder = train.fit(settings(place, method=STAGE2, run={"start_from": str(place / "one")}))
+    assert f"graph: {path} was made of other weights of the model" in (folder / "train.log").read_text()
 
 
 def settled(place) -> Path:
@@ -228,7 +230,25 @@ def test_a_graph_that_says_nothing_is_taken(place):
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(InputError, match=r"cluster_A\.npz: not an .npz of arrays"):
         train.fit(settings(place), overwrite=True)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(InputError, match=r"cluster_A\.npz: "):
+        train.fit(settings(place), overwrite=True)
     assert (folder / "finished").exists()
+
+
+@pytest.mark.parametrize("said", [b"{", b"[1]", b"x" * 100_000, b"[" * 60_000, b'{"method.max_leaf": {"a": [1]}}'])
+def test_a_file_that_says_strange_things(place, said, monkeypatch):
+    path = gen_cluster_A(settings(place), model=False)
+    monkeypatch.setattr(json, "dumps", lambda value: said.decode())
+    Graph.load(path, 24).save(path)
+    monkeypatch.undo()
+    if said == b"[1]":
+        assert Graph.origin(path) == {}
+        return
+    with pytest.raises(InputError, match=r"cluster_A\.npz: (made_of: not JSON|this graph was made with)"):
+        train.fit(settings(place))
+    assert not (place / "next").exists()
 
 
 def test_a_file_by_name_of_other_points_is_said(place, caplog):
