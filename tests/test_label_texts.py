@@ -88,3 +88,17 @@ def test_a_name_without_words_leaves_the_id(config, tiny_encoder):
     tokens = load_dataset(made, tiny_encoder).label_tokens
     ids = [label for label in range(LABELS) if tokens.lengths[label] <= 2]
     assert ids == [] and tokens.lengths[3] == 3
+
+
+@pytest.mark.parametrize("method", ["dexml", "ngame", "dexa", "ova", "elias-1", "xr-linear", "surrogate"])
+def test_a_point_without_text_is_a_point_for_every_method(config, method):
+    made = config([], **{**READERS, **OTHERS}[method])
+    for split in ("trn", "tst"):
+        path = made.dataset_folder / "raw" / f"{split}_X.txt"
+        lines = path.read_text().splitlines()
+        path.write_text("".join(f"{line}\n" for line in ["", " ", *lines[2:]]))
+    folder = train.fit(made)
+    evaluation.evaluate(folder)
+    if method != "surrogate":       # which ranks clusters
+        (answers,) = Predictor(folder)([""], k=3)
+        assert len(answers) == 3 and all(np.isfinite(answer["score"]) for answer in answers)
