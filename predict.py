@@ -32,6 +32,7 @@ if __name__ == "__main__":
 
 import itertools  # noqa: E402
 import json  # noqa: E402
+import os  # noqa: E402
 import re  # noqa: E402
 from collections.abc import Iterable, Iterator, Sequence  # noqa: E402
 
@@ -133,6 +134,7 @@ def write_predictions(records: Iterable[dict], out: str | None) -> None:
         ascii_only = not shows_unicode()
         for record in records:
             print(json_line(record, ascii_only))
+        sys.stdout.flush()
         return
     records = iter(records)
     first = list(itertools.islice(records, 1))
@@ -168,6 +170,9 @@ def main(options: argparse.Namespace, words: list[str]) -> None:
         k = min(5, len(predictor.label_texts)) if options.k is None else options.k
         write_predictions(predictions(predictor, texts, k), options.out)
         distributed.stop()
+    except BrokenPipeError:      # who reads has enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -173,3 +173,17 @@ def test_predictions_go_to_a_screen_that_is_not_utf8(monkeypatch, tmp_path):
         write_predictions([ANSWER, ANSWER], None)
         monkeypatch.undo()
     assert [json.loads(line) for line in (tmp_path / "screen").read_text("latin-1").splitlines()] == [ANSWER] * 2
+
+
+def test_a_reader_that_has_enough_is_no_error(run, tmp_path, monkeypatch):
+    """As with `predict.py ... | head -1`."""
+    texts = tmp_path / "texts.txt"
+    texts.write_text("the linux tool\n" * 300)
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w") as screen:
+        monkeypatch.setattr(sys, "stdout", screen)
+        with pytest.raises(SystemExit) as stop:
+            command(run, texts=texts)
+        monkeypatch.undo()
+    assert stop.value.code == 1

@@ -243,7 +243,10 @@ class Comparison:
         return scores, ids
 
     def report(self) -> dict[str, float]:
-        """Shares of the exact best label and of the exact k best that were found, and milliseconds per point."""
+        """Shares of the exact best label and of the exact k best that were found, and milliseconds per point.
+
+        A label whose score equals that of the last of the exact ones is as good as it.
+        """
         points = max(self._points, 1)
         return {"recall@1": round(self._first / points, 4), "k": self._k,
                 "recall@k": round(self._found / (points * max(self._k, 1)), 4), "points": self._points,
