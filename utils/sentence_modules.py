@@ -23,6 +23,7 @@ from torch import Tensor
 
 from utils.errors import InputError
 from utils.pretrained import file_of, load_tokenizer
+from utils.saved import read_json
 
 log = logging.getLogger(__name__)
 Weights = dict[str, Tensor]
@@ -264,12 +265,7 @@ def _mapping(name: str, path: str) -> dict[str, Any]:
 
 def _json(name: str, path: str) -> Any:
     found = file_of(name, path)
-    if found is None:
-        return None
-    try:
-        return json.loads(found.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"encoder '{name}': {path}: damaged ({str(error)[:200]})") from error
+    return None if found is None else read_json(found)
 
 
 def _lowers(name: str) -> bool:
