@@ -50,9 +50,11 @@ DISTINCT = json.JSONDecoder(object_pairs_hook=_distinct)       # three times slo
 
 
 def _surely_distinct(line: str, keys: int) -> bool:
-    """Whether no key stands twice in a JSON object of so many: every end of one is counted, in texts those that look
-    like it too."""
-    return line.count('":') == keys and not ('" ' in line or '"\t' in line or '"\r' in line)
+    """Whether no key stands twice in a JSON object of so many: colons after keys are counted, with those of texts."""
+    if line.count(":") == keys:
+        return True
+    blank_before = " :" in line or "\t" in line or "\r" in line
+    return line.count('":') == keys and not blank_before
 
 
 def field(record: dict, key: str, kind: type):

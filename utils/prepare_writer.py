@@ -209,8 +209,9 @@ class Writer:
         if name not in self._files:
             self._files[name] = open(self.partial / name, "wb", buffering=1 << 16)  # noqa: SIM115
         line = clean(text)
-        if name in self._text_hashes:
-            self._text_hashes[name].append(hash(line))
+        hashes = self._text_hashes.get(name)
+        if hashes is not None:
+            hashes.append(hash(line))
         try:
             self._files[name].write(line.encode() + b"\n")
         except UnicodeEncodeError as error:
