@@ -209,6 +209,7 @@ def _train(config: Config, method: Method, data: Dataset, folder: Path, accelera
     if distributed.is_main():
         write_json(folder / "finished", {"epochs": state.epoch, "best_epoch": state.best_epoch,
                                          "train_seconds": round(state.seconds, 1)})
+    distributed.barrier()      # a later stage may ask for the best epoch
     log.info("best epoch %s; %.1f s of training", state.best_epoch, state.seconds)
     return folder
 

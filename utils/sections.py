@@ -115,7 +115,8 @@ class LossConfig:
 class OptimConfig:
     lr: float = option(1e-4, "learning rate, as written: never multiplied by the number of processes", ge=0, le=1000)
     group_lr: Mapping[str, float] | None = option(
-        None, "learning rates of single parameter groups by name (table, encoder, classifier); others take lr",
+        None, "learning rates of single parameter groups by name (table, encoder, classifier); others take lr. One "
+              "counts in those stages that have such a group",
         ge=0, le=1000)
     weight_decay: float = option(0.01, "decoupled weight decay; biases, norms and tables go without", ge=0, le=1000)
     beta1: float = option(0.9, "AdamW's first moment decay", ge=0, lt=1)
