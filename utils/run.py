@@ -247,7 +247,7 @@ def find_run(path: str | Path, method_configs: Mapping[str, type], overrides: An
     path = Path(path)
     folder = path.parent if path.name == "config.yaml" else path
     if not (folder / "config.yaml").is_file():
-        raise ValueError(f"{path}: not a run folder: it has no config.yaml (train.py prints the folder it made)")
+        raise InputError(f"{path}: not a run folder: it has no config.yaml (train.py prints the folder it made)")
     if not isinstance(overrides, Mapping):
         overrides = parse_overrides(overrides)
     for section, values in overrides.items():
@@ -260,7 +260,7 @@ def find_run(path: str | Path, method_configs: Mapping[str, type], overrides: An
         log.warning("%s asks to run its own code; refused. If you trust it: --encoder.trust_remote_code true", folder)
         config = dataclasses.replace(config, encoder=dataclasses.replace(config.encoder, trust_remote_code=False))
     if not settled_folder(folder / "model").is_dir():
-        raise ValueError(f"{folder}: the run has no model yet; train it, or go on with train.py --resume")
+        raise InputError(f"{folder}: the run has no model yet; train it, or go on with train.py --resume")
     return folder, config
 
 
