@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+WORKERS ?= 2
 DEMO_CONFIG := configs/LF-DebianTitles-small/fusion.yaml
 DEMO_RUN := Results/XMCKit/LF-DebianTitles-small/fusion
 
@@ -14,7 +15,7 @@ demo: $(VENV)/installed
 	$(BIN)/python eval.py $(DEMO_RUN)
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
