@@ -120,7 +120,7 @@ def test_runs_know_their_data_though_filters_change(folder, make_config, tmp_pat
     config = make_config(data={"root": str(folder.parent)})
     data, run = load_dataset(config, None), tmp_path / "run"
     run.mkdir()
-    write_environment(run, data, "")
+    write_environment(run, data, "", {})
     np.save(run / "val_rows.npy", data.splits["val"].rows)
     check_same_data(run, data)
     assert not caplog.records
