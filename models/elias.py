@@ -30,7 +30,7 @@ from models.elias_index import GraphIndex
 from models.elias_model import Elias1Config, Elias2Config, EliasConfig, EliasModel, Limits
 from models.elias_report import draw, graph_arrays, graph_facts, save_report, shortlist_recall
 from models.elias_search import forced_clusters, pool_gradient, pool_scores
-from models.elias_setup import make_graph, positive_parents, start_classifiers, start_edges
+from models.elias_setup import given_graph, make_graph, positive_parents, start_classifiers, start_edges
 from models.encoder import TextEncoder, build_encoder, load_encoder
 from models.members import Asked, Scores
 from models.method import (
@@ -64,13 +64,17 @@ class Elias(Method):
 
     def __init__(self, config: Config, num_labels: int, data: Dataset | None, model: EliasModel,
                  made_graph: MadeGraph | None = None) -> None:
-        """made_graph: one that a step of elias_utils.py has left for this run."""
+        """made_graph: one that a step of elias_utils.py has left for this run.
+
+        Of a run that trains, a graph of a file is read here: what is wrong with it shows before there is a run folder.
+        """
         super().__init__(config, num_labels, data)
         self.model, self.loss = model, LOSSES[config.loss.name]
         self.average = copy.deepcopy(model).requires_grad_(False) if config.method.swa and data else None
         self.averaged = 0      # weights that `average` is the mean of
         self.made_graph = made_graph
         self.graph: Graph | None = None
+        self.given = given_graph(config, num_labels, made_graph) if data else None
         self.before: Graph | None = None      # of the run that this one starts from
         self.clusterer: list[Method] = []      # with `fresh_encoder` that run: no module of this one, until `prepare`
         self.vectors: Tensor | None = None      # of the labels [L, D], of that run, with `init: vectors`
@@ -191,6 +195,7 @@ class Elias(Method):
         where = f"method.graph '{self.config.method.graph}'" if made is None or made.difference else str(made.path)
         graph = check_graph(make_graph(self, accelerator), len(self.model.clusters), self.model.limits.kappa, where)
         self.clusterer = []
+        self.given = None
         self.set_graph(graph)
         if distributed.is_main():
             graph.save(run_folder / "graph.npz")

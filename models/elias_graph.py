@@ -46,10 +46,10 @@ class Graph:
         counts = np.diff(matrix.indptr)
         if len(counts) == 0 or (counts == 0).any():
             number = f"cluster {np.argmin(counts)} ({(counts == 0).sum():,} in all)" if len(counts) else "all of none"
-            raise ValueError(f"{where}: expected at least one label in each of {len(counts):,} clusters; {number} has "
+            raise InputError(f"{where}: expected at least one label in each of {len(counts):,} clusters; {number} has "
                              "none")
         if not ((matrix.data > 0) & (matrix.data <= 1)).all():
-            raise ValueError(f"{where}: expected edge values in (0, 1], got {matrix.data.min()} to {matrix.data.max()}")
+            raise InputError(f"{where}: expected edge values in (0, 1], got {matrix.data.min()} to {matrix.data.max()}")
         labels = np.full((len(counts), counts.max()), -1, np.int32)
         values = np.zeros(labels.shape, np.float32)
         inside = np.arange(labels.shape[1]) < counts[:, None]
@@ -186,10 +186,10 @@ def approximate_graph(relevance: sp.csr_matrix, matching: sp.csr_matrix, before:
 def check_graph(graph: Graph, clusters: int | None, kappa: int, where: str) -> Graph:
     """ValueError for another number of clusters, or more than kappa labels in one; warns of unreachable labels."""
     if clusters is not None and graph.num_clusters != clusters:
-        raise ValueError(f"{where}: the graph has {graph.num_clusters:,} clusters, expected {clusters:,} "
+        raise InputError(f"{where}: the graph has {graph.num_clusters:,} clusters, expected {clusters:,} "
                          "(method.max_leaf)")
     if graph.labels.shape[1] > kappa:
-        raise ValueError(f"{where}: cluster {graph.lengths.argmax()} has {graph.labels.shape[1]:,} labels, at most "
+        raise InputError(f"{where}: cluster {graph.lengths.argmax()} has {graph.labels.shape[1]:,} labels, at most "
                          f"{kappa:,} (method.kappa)")
     if lost := graph.unreachable():
         log.warning("%s: %d of %d labels are in no cluster and can never be found; recall is at most that of the "

@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from models.elias_files import POINTS_LABELS, point_features, told
+from models.elias_files import POINTS_LABELS, MadeGraph, point_features, told
 from models.elias_graph import Graph, approximate_graph, cluster_graph
 from models.elias_search import forced_clusters
 from models.method import Method, embed_rows, encode_rows
@@ -24,9 +24,18 @@ from utils.tree_training import pifa
 if TYPE_CHECKING:
     from models.elias import Elias
     from models.elias_model import EliasConfig
+    from utils.config import Config
 
 log = logging.getLogger(__name__)
 LEAST_SHARE = 1e-2      # of an edge at the start: a smaller one would hardly get a gradient
+
+
+def given_graph(config: Config, num_labels: int, made: MadeGraph | None) -> Graph | None:
+    """The graph of a file, whichever names it; None where the run makes its own."""
+    if made and not made.difference:
+        return Graph.load(made.path, num_labels)
+    name = config.method.graph
+    return None if name in ("approx", "cluster") else Graph.load(name, num_labels)
 
 
 def make_graph(method: Elias, accelerator: Accelerator) -> Graph:
@@ -37,7 +46,7 @@ def make_graph(method: Elias, accelerator: Accelerator) -> Graph:
         log.warning("graph: %s was made %s, so the run makes its own", made.path, made.difference)
     elif made:
         log.info("graph: %s, %s", made.path, told(made.path))
-        return Graph.load(made.path, method.num_labels)
+        return method.given
     if name == "approx":
         log.info("graph: the labels that each cluster attracts")
         return approximate(method, method.data, method.before, method.model.limits.kappa, accelerator)
@@ -49,7 +58,7 @@ def make_graph(method: Elias, accelerator: Accelerator) -> Graph:
         return cluster(method.data, method.config.method, dense)
     if Graph.origin(name).get(POINTS_LABELS, method.data.hash) != method.data.hash:
         log.warning("method.graph: %s was made of the labels of other points", name)
-    return Graph.load(name, method.num_labels)
+    return method.given
 
 
 def cluster(data: Dataset, settings: EliasConfig, points: np.ndarray | None = None) -> Graph:

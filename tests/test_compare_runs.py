@@ -117,6 +117,12 @@ def test_bad_runs_are_one_clear_line(two_runs, tmp_path, tiny_root):
     tell()
     sp.save_npz(other / "tst_score_mat.npz", sp.csr_matrix((3, 20)))
     assert "tst_score_mat.npz: expected shape (20, 20), got (3, 20)" in error(one, other)
+    broken = sp.csc_matrix((20, 20))
+    broken.indptr = broken.indptr - 10**6
+    for scores, message in ((broken, "expected a valid CSC of shape (20, 20), got indptr from -1000000"),
+                            (sp.csr_matrix(np.full((20, 20), np.nan)), "expected a score other than NaN, got nan")):
+        sp.save_npz(other / "tst_score_mat.npz", scores)
+        assert f"tst_score_mat.npz: {message}" in error(one, other)
     (other / "tst_score_mat.npz").write_bytes(b"cut off")
     assert "not a scipy sparse matrix" in error(one, other)
     (other / "tst_score_mat.npz").unlink()

@@ -1,11 +1,16 @@
+import json
 import logging
+import os
+import traceback
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
 
+import train
 from tests.conftest import with_values, write_dataset
+from utils import distributed
 from utils.data import (
     TextBatch,
     load_dataset,
@@ -14,6 +19,7 @@ from utils.data import (
     training_batches,
     validation_rows,
 )
+from utils.errors import InputError
 from utils.pretrained import load_tokenizer
 from utils.tokenization_utils import Ragged
 
@@ -218,3 +224,149 @@ def test_token_document_counts_count_texts_not_occurrences(make_config, tokenize
     trn, labels = ((data.folder / "raw" / f"{n}.txt").read_text().splitlines() for n in ("trn_X", "Y"))
     word = tokenizer.convert_tokens_to_ids("kernel")
     assert counts[word] == sum("kernel" in t.split() for t in trn + labels)
+
+
+# ---------------------------------------------------------------- files that are not what they seem
+
+def _matrix_of(folder, name, kind, change):
+    """The matrix of a file in another format, its raw arrays changed; scipy's own checks never see them."""
+    matrix = getattr(sp, f"{kind}_matrix")(sp.load_npz(folder / f"{name}.npz"))
+    names = {"coo": ("row", "col"), "dia": ("offsets",)}.get(kind, ("indices", "indptr"))
+    arrays = {part: getattr(matrix, part).copy() for part in ("data", *names)}
+    shape = change(arrays) or matrix.shape
+    np.savez(folder / f"{name}.npz", format=kind.encode(), shape=shape, **arrays)
+
+
+def _far(name):
+    def change(arrays):
+        arrays[name][-1] = 10**9
+    return change
+
+
+def _negative(name):
+    def change(arrays):
+        arrays[name] = -arrays[name] - 1
+    return change
+
+
+def _of_type(dtype):
+    def change(arrays):
+        arrays["data"] = arrays["data"].astype(np.int64).astype(dtype)
+    return change
+
+
+BROKEN = {
+    **{f"{kind}, {name} far": (kind, _far(name)) for kind in ("csr", "csc", "bsr") for name in ("indices", "indptr")},
+    **{f"{kind}, {name} negative": (kind, _negative(name)) for kind in ("csr", "csc", "bsr")
+       for name in ("indices", "indptr")},
+    **{f"coo, {name}": ("coo", _far(name)) for name in ("row", "col")},
+    "dia, a far diagonal": ("dia", _far("offsets")),
+    **{f"values of {dtype}": ("csr", _of_type(dtype)) for dtype in ("S4", "U4", "M8[s]", "m8[s]", "c8")},
+    "a huge shape": ("csc", lambda arrays: (2**60, 20)), "a shape below zero": ("csr", lambda arrays: (-60, 20)),
+}
+
+
+def test_broken_matrices_are_one_error_and_no_crash(tmp_path, make_config):
+    """In a child: the pointers of these ended the process where scipy followed them."""
+    config = make_config(data={"root": str(tmp_path / "sets"), "name": "tiny"})
+    folder = write_dataset(tmp_path / "sets" / "tiny")
+
+    def messages():
+        found = []
+        for name in ("Y.trn", "Y.tst"):
+            good = (folder / f"{name}.npz").read_bytes()
+            for case, (kind, change) in BROKEN.items():
+                (folder / f"{name}.npz").write_bytes(good)
+                _matrix_of(folder, name, kind, change)
+                try:
+                    load_dataset(config, None)
+                    found.append(f"{case}: accepted")
+                except InputError as error:
+                    if not str(error).startswith(f"{folder / name}.npz: ") or "\n" in str(error):
+                        found.append(f"{case}: {error}")
+            (folder / f"{name}.npz").write_bytes(good)
+        return found
+    assert in_child(messages) == []
+
+
+def in_child(work):
+    """What `work` returns in a forked child; a child that a signal ends is seen."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(writer, json.dumps(work()).encode())
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with open(reader, "rb") as file:
+        said = file.read()
+    assert os.waitpid(child, 0)[1] == 0, "the child was ended by a signal"
+    return json.loads(said)
+
+
+@pytest.mark.parametrize("name", ["X.trn.npz", "X.tst.npz", "Y.trn.npz", "raw/trn_X.txt", "raw/Y.txt",
+                                  "filter_labels_test.txt"])
+@pytest.mark.parametrize("kind", ["fifo", "loop", "device", "folder", "lost"])
+def test_what_is_there_and_cannot_be_read_is_not_absent(tmp_path, make_config, name, kind):
+    folder = write_dataset(tmp_path / "sets" / "tiny")
+    path = folder / name
+    path.unlink(missing_ok=True)
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to({"loop": path, "device": "/dev/zero", "lost": folder / "gone"}[kind])
+    config = make_config(data={"root": str(folder.parent), "name": "tiny"}, method={"name": "xr-linear"})
+    with pytest.raises(InputError) as error:
+        train.fit(config)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+    assert not config.run_folder.exists()
+
+
+def test_small_integers_with_repeated_entries_keep_their_labels(tmp_path, make_config):
+    folder = write_dataset(tmp_path / "sets" / "tiny")
+    whole = sp.load_npz(folder / "Y.trn.npz")
+    for dtype, value in ((np.int8, 100), (np.uint8, 128)):      # twice: -56 and 0 in their own type
+        twice = np.repeat(whole.indices, 2)
+        sp.save_npz(folder / "Y.trn.npz", sp.csr_matrix((np.full(len(twice), value, dtype), twice, whole.indptr * 2),
+                                                        whole.shape))
+        data = load_dataset(make_config(data={"root": str(folder.parent), "name": "tiny"}), None)
+        assert data.label_counts.tolist() == np.bincount(whole.indices, minlength=20).tolist()
+        assert set(data.splits["trn"].relevance.data.tolist()) == {2.0 * value}
+
+
+def test_a_number_of_labels_that_only_a_header_says(tmp_path, make_config):
+    folder = write_dataset(tmp_path / "sets" / "tiny")
+    (folder / "raw" / "Y.txt").unlink()
+    for split in ("trn", "tst"):
+        matrix = sp.load_npz(folder / f"Y.{split}.npz")
+        matrix.resize(matrix.shape[0], 2**31 - 1)
+        sp.save_npz(folder / f"Y.{split}.npz", matrix)
+    with pytest.raises(InputError, match=r"Y\.trn\.npz: expected a number of columns that its .* got 2,147,483,647"):
+        load_dataset(make_config(data={"root": str(folder.parent), "name": "tiny"}), None)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e20, 1e300])
+@pytest.mark.parametrize("split", ["trn", "tst"])
+def test_features_that_no_tree_can_read_leave_no_run(tmp_path, make_config, split, value):
+    folder = write_dataset(tmp_path / "sets" / "tiny")
+    for name, points in (("trn", 60), ("tst", 20)):
+        matrix = sp.random(points, 30, 0.3, "csr", np.float64, random_state=1)
+        if name == split:
+            matrix.data[3] = value
+        sp.save_npz(folder / f"X.{name}.npz", matrix)
+    config = make_config(data={"root": str(folder.parent), "name": "tiny"}, method={"name": "xr-linear"})
+    with pytest.raises(InputError, match=rf"X\.{split}\.npz: expected a feature from -1e15 to 1e15, got .* at row 0"):
+        train.fit(config)
+    assert not config.run_folder.exists()
+
+
+def test_so_many_threads_that_none_would_start(caplog):
+    most = distributed.THREADS_A_CORE * os.cpu_count()
+    assert distributed.cpu_threads(1_000_000) == most
+    assert f"run.threads is 1000000; {most} are used" in caplog.text
+    assert distributed.cpu_threads(2) == 2

@@ -333,3 +333,29 @@ def test_the_released_yamls_in_their_order(trained, tiny_encoder, tmp_path, monk
     assert f"graph: {one}.cluster_A.npz, made of TF-IDF features\n" in logs[0]
     assert f"graph: {one / 'approx_A.npz'}, made of what" in logs[1]
     assert same(two / "graph.npz", one / "approx_A.npz")
+
+
+def _graph(**changes):
+    """The members of a graph of 4 clusters and 20 labels, some of them changed."""
+    members = {"format": b"csr", "shape": (4, 20), "data": np.ones(20, np.float32),
+               "indices": np.arange(20), "indptr": np.arange(0, 21, 5)}
+    return members | changes
+
+
+@pytest.mark.parametrize(("members", "message"), [
+    (_graph(indices=np.arange(20) - 3), "got -3 in indices at entry 0, outside [0, 20)"),      # wrapped around
+    (_graph(indices=np.arange(20) + 3), "got 20 in indices at entry 17, outside [0, 20)"),
+    (_graph(data=np.full(20, np.nan)), "expected a finite number, got nan at row 0, column 0"),
+    (_graph(data=np.full(20, 2.0)), "expected edge values in (0, 1], got 2.0 to 2.0"),
+    (_graph(data=np.full(20, "1.0")), "array 'data': expected real numbers, got values of type <U3"),
+    (_graph(format=b"csc"), "expected a valid CSC of shape (4, 20), got indptr of 5 numbers, not 21"),
+    (_graph(indptr=np.array([0, 9, 3, 15, 20])), "got indptr that falls after 1"),
+    (_graph(indptr=np.array([0, 0, 5, 10, 20])), "cluster 0 (1 in all) has none"),
+])
+def test_a_broken_graph_is_one_error_before_there_is_a_run(make_config, tmp_path, members, message):
+    np.savez(tmp_path / "graph.npz", **members)
+    config = make_config(method={**STAGE1, "graph": str(tmp_path / "graph.npz")}, loss={"name": "bce"})
+    with pytest.raises(InputError) as error:
+        train.fit(config)
+    assert str(error.value).startswith(f"{tmp_path / 'graph.npz'}: ") and message in str(error.value)
+    assert not config.run_folder.exists()

@@ -26,7 +26,7 @@ from utils.config import Config, DataConfig
 from utils.errors import InputError
 from utils.filters import load_filters
 from utils.label_texts import NO_TEXTS, label_text_path, label_text_problem, label_texts, stand_ins, with_stand_ins
-from utils.reading import RELEVANCE, check_file, read_array, read_matrix
+from utils.reading import RELEVANCE, check_file, check_size_is_meant, present, read_array, read_matrix
 from utils.sparse import without_zeros
 from utils.text import count_lines, lines_hash
 from utils.tokenization_utils import Ragged, Tokenizer, tokenize_file
@@ -177,7 +177,7 @@ class Dataset:
 def labels_hash(folder: Path) -> str:
     """Of the labels' texts and their order; empty for a data set without."""
     path = folder / "raw" / "Y.txt"
-    return lines_hash(path) if path.is_file() else ""
+    return lines_hash(path) if present(path) else ""
 
 
 def _dataset_hash(*matrices: sp.csr_matrix) -> str:
@@ -215,15 +215,17 @@ def load_dataset(config: Config, tokenizer_source, held_out: np.ndarray | None =
     data, folder = config.data, config.dataset_folder
     check_dataset_folder(folder)
     texts = {s: folder / "raw" / f"{s}.txt" for s in ("trn_X", "tst_X", "Y")}
-    if not texts["Y"].exists():
+    if not present(texts["Y"]):
         log.info("%s: no such file: the labels have no texts", texts.pop("Y"))
     # A method that reads no tokens can do with features alone, and looks itself whether it has them.
-    without = [s for s in ("trn_X", "tst_X") if tokenizer_source is None and not texts[s].exists()]
+    without = [s for s in ("trn_X", "tst_X") if tokenizer_source is None and not present(texts[s])]
     counts = {s: count_lines(path) for s, path in texts.items() if s not in without}
     trn = load_relevance(folder / "Y.trn.npz", counts.get("trn_X"), texts["trn_X"])
     tst = load_relevance(folder / "Y.tst.npz", counts.get("tst_X"), texts["tst_X"])
     for path, matrix in ((folder / "Y.trn.npz", trn), (folder / "Y.tst.npz", tst)):
-        if "Y" in counts and matrix.shape[1] != counts["Y"]:
+        if "Y" not in counts:
+            check_size_is_meant(matrix.shape[1], trn.nnz + tst.nnz, str(path))
+        elif matrix.shape[1] != counts["Y"]:
             raise InputError(f"{path} has {matrix.shape[1]:,} columns but {texts['Y']} has {counts['Y']:,} lines; "
                              "expected one column a label")
     if trn.shape[1] != tst.shape[1]:

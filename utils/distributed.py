@@ -24,6 +24,7 @@ from utils.errors import InputError
 from utils.outer_gradient import OuterGradient
 
 log = logging.getLogger(__name__)
+THREADS_A_CORE = 8      # of a process, at the most
 
 # What accelerate's launcher, or its config file, asks for by environment variables, and this project does not do.
 PLUGINS = {"ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_FSDP": "FSDP",
@@ -350,10 +351,15 @@ os.register_at_fork(after_in_child=_one_thread_after_fork)
 def cpu_threads(wanted: int | None) -> int:
     """Threads for this process: `wanted`, or the usable cores divided among the processes of this host.
 
-    One in a forked child, whatever is wanted.
+    One in a forked child, whatever is wanted. More than a machine can start would end the process: of so many that
+    no core has any use for them, as many as are of use.
     """
     if _forked:
         return 1
     local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    most = THREADS_A_CORE * (os.cpu_count() or 1)
+    if wanted is not None and wanted > most:
+        log.warning("run.threads is %d; %d are used, %d for each core", wanted, most, THREADS_A_CORE)
+        return most
     return wanted or max(1, usable // local)

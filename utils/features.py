@@ -44,9 +44,16 @@ from utils.config import DataConfig  # noqa: E402
 from utils.console import show_anything  # noqa: E402
 from utils.errors import InputError  # noqa: E402
 from utils.files import written_whole  # noqa: E402
-from utils.reading import check_file, matrix_header, present, read_matrix  # noqa: E402
+from utils.reading import (  # noqa: E402
+    FEATURES,
+    check_file,
+    check_size_is_meant,
+    matrix_header,
+    present,
+    read_matrix,
+)
 from utils.sparse import normalised  # noqa: E402
-from utils.text import TextLines, count_lines, iter_lines, lines_hash  # noqa: E402
+from utils.text import TextLines, check_text_file, count_lines, iter_lines, lines_hash  # noqa: E402
 from utils.text_features import (  # noqa: E402
     OLD_RULE,
     RULE_OF,
@@ -95,7 +102,8 @@ class FeatureFiles:
             InputError: as `require`, or the file is no finite matrix with a row for each point.
         """
         if present(self.path(split)):
-            matrix = read_matrix(self.path(split))
+            matrix = read_matrix(self.path(split), FEATURES)
+            check_size_is_meant(matrix.shape[1], matrix.nnz, str(self.path(split)))
             check_rows(matrix.shape[0], self.path(split), self.data, split)
             return matrix
         return self._made_by(self.require(split), split)
@@ -118,9 +126,9 @@ class FeatureFiles:
             raise InputError(f"{self.path(split)}: no such file; expected the features that came with the data set")
         missing = (f"{self.path(split)}: no such file, but X.{other}.npz is there: expected both, or Xf.txt of "
                    f"`term <TAB> idf` lines beside it and {texts}")
-        if texts.is_file():
+        if present(texts):
             missing += "; `--data.features texts` builds both from the texts instead"
-        if self.vocabulary is None or not texts.is_file():
+        if self.vocabulary is None or not present(texts):
             raise InputError(missing)
         try:
             TextFeatures(self.vocabulary)
@@ -226,14 +234,14 @@ def features_by(vocabulary: Path, data: Path, settings: DataConfig, split: str) 
         InputError: there is neither such a matrix nor the texts.
     """
     candidates = [FeatureFiles(data, data)]
-    texts = [text_path(data, name).is_file() for name in SPLITS]
+    texts = [present(text_path(data, name)) for name in SPLITS]
     if all(texts):
         candidates.append(_built(data, settings, rule_of(vocabulary)))
     for files in candidates:
         same = files.vocabulary is not None and filecmp.cmp(files.vocabulary, vocabulary, shallow=False)
         if same and present(files.path(split)):
             return files.matrix(split)
-    if not text_path(data, split).is_file():
+    if not present(text_path(data, split)):
         raise InputError(f"{text_path(data, split)}: no such file; expected it, or {data / f'X.{split}.npz'} with the "
                          f"vocabulary that the model was trained on, {vocabulary}")
     log.info("%s: features by the model's own vocabulary", text_path(data, split))
@@ -276,8 +284,7 @@ def _built(data: Path, settings: DataConfig, rule: str) -> FeatureFiles:
 
 def text_hash(path: Path) -> str:
     """The hash of a text file's lines; InputError if there is no file."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file (expected one text a line, UTF-8)")
+    check_text_file(path)
     state = path.stat()
     return _hash_once(path, state.st_size, state.st_mtime_ns)
 
@@ -337,7 +344,7 @@ def _folder_made(path: Path) -> Iterator[Path]:
 def check_rows(rows: int, path: Path, data: Path, split: str) -> None:
     """InputError unless there is a row for each text, or of the relevance where a data set has features alone."""
     texts = text_path(data, split)
-    if texts.exists():
+    if present(texts):
         expected = count_lines(texts)
         other = f"raw/{split}_X.txt has {expected:,} lines"
     else:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.input_files import present
 from utils.text import TextLines
 from utils.tokenization_utils import Ragged, Tokenizer, tokenize_texts
 
@@ -28,7 +29,7 @@ def label_text_path(folder: Path) -> Path:
 def label_texts(folder: Path, num_labels: int) -> Sequence[str]:
     """The labels' texts by id; for one without, its name or id; `label 17` where the data set has none."""
     path = label_text_path(folder)
-    if not path.exists():
+    if not present(path):
         return [f"label {i}" for i in range(num_labels)]
     lines = LabelTexts(folder)
     if len(lines) != num_labels:
@@ -50,7 +51,7 @@ class LabelTexts(TextLines):
     @cached_property
     def _names(self) -> Sequence[str]:
         path = self.path.with_name("Y_ids.txt")
-        return TextLines(path) if path.is_file() else ()
+        return TextLines(path) if present(path) else ()
 
     def stand_in(self, label: int) -> str:
         """The name of a label, or its id."""
@@ -75,7 +76,7 @@ def label_text_problem(folder: Path, without: np.ndarray, num_labels: int) -> st
 def blank_text_problem(folder: Path, num_labels: int) -> str:
     """The same of blank lines, before anything is tokenised, or of a data set without label texts."""
     path = label_text_path(folder)
-    if not path.is_file():
+    if not present(path):
         return NO_TEXTS.format(path)
     return label_text_problem(folder, labels_without_text(folder), num_labels)
 

@@ -12,11 +12,12 @@ import numpy as np
 import scipy.sparse as sp
 
 from utils.errors import InputError
+from utils.matrix_limits import FEATURE_MAX, FLOAT32_MAX, LARGEST
 
-LARGEST = 2**31 - 1                          # rows or columns: their ids are kept in 4 bytes
-FLOAT32_MAX = float(np.finfo(np.float32).max)
 REAL = "bfiu"                                # kinds of dtype: truth values and real numbers
 WHOLE = "iu"
+MANY_COLUMNS = 10_000_000                    # more than published sets have; fewer are believed
+COLUMNS_AN_ENTRY = 100
 MEMBERS = {                                  # of each format: names of its arrays, beside `data`
     "csr": ("indices", "indptr"),
     "csc": ("indices", "indptr"),
@@ -37,6 +38,7 @@ class Values:
 
 NUMBERS = Values("a finite number", -FLOAT32_MAX, FLOAT32_MAX)
 RELEVANCE = Values("finite relevance >= 0", 0.0, FLOAT32_MAX, "label")
+FEATURES = Values("a feature from -1e15 to 1e15", -FEATURE_MAX, FEATURE_MAX)
 SCORES = Values("a score other than NaN", -np.inf, np.inf, "label")
 
 
@@ -86,10 +88,21 @@ def checked_csr(raw: RawMatrix, where: str, values: Values = NUMBERS) -> sp.csr_
     return sp.csr_matrix(matrix)
 
 
+def check_size_is_meant(columns: int, entries: int, where: str) -> None:
+    """Raise InputError for a number of columns, told by a header alone, that the entries make a slip or a lie.
+
+    Whatever is later made for each column would fill the memory, or the day.
+    """
+    if columns > MANY_COLUMNS and columns > COLUMNS_AN_ENTRY * entries:
+        raise InputError(f"{where}: expected a number of columns that its {entries:,} entries make likely, at most "
+                         f"{max(MANY_COLUMNS, COLUMNS_AN_ENTRY * entries):,}, got {columns:,}")
+
+
 def _as_float(data: np.ndarray) -> np.ndarray:
     """Numbers of any type in float32; those of float64 and longer in float64."""
     is_long = data.dtype.kind == "f" and data.dtype.itemsize >= 8
-    return data.astype(np.float64 if is_long else np.float32, copy=False)
+    with np.errstate(over="ignore"):      # of a longer type: it becomes infinite, which is looked at next
+        return data.astype(np.float64 if is_long else np.float32, copy=False)
 
 
 def _check_values(matrix: sp.spmatrix, where: str, values: Values) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.errors import InputError
+from utils.matrix_limits import FEATURE_MAX, LARGEST
 from utils.prepare_folder import Folder
 from utils.prepare_tokens import write_token_texts
 from utils.prepare_writer import SPLITS, Rows, Writer, check_index, check_relevance, consume, lines
@@ -18,7 +19,6 @@ log = logging.getLogger(__name__)
 POINT_TEXTS = {split: (f"{split}_X.txt", f"raw/{split}_X.txt", f"{split}.raw.txt") for split in SPLITS}
 LABEL_TEXTS = ("Y.txt", "lbl.txt", "raw/Y.txt", "raw/lbl.txt", "lbl.raw.txt")
 FIELDS = {"title": ("title",), "title+content": ("title", "content")}
-MOST_COLUMNS = 2**31 - 1        # column ids are kept in 4 bytes
 
 
 def json_object(line: str) -> dict:
@@ -175,8 +175,8 @@ class SparseText:
 
 
 def _checked_size(what: str, size: int) -> int:
-    if not 1 <= size <= MOST_COLUMNS:
-        raise InputError(f"expected a number of {what} from 1 to {MOST_COLUMNS}, got {size}")
+    if not 1 <= size <= LARGEST:
+        raise InputError(f"expected a number of {what} from 1 to {LARGEST}, got {size}")
     return size
 
 
@@ -344,8 +344,8 @@ def _header(line: str, names: str, required: bool) -> list[int] | None:
             raise InputError(f"expected the header '{names}', got {line[:60]!r}{hint}")
         return None
     header = list(map(int, parts))
-    if max(header) > MOST_COLUMNS:
-        raise InputError(f"expected a header of numbers up to {MOST_COLUMNS}, got {line!r}")
+    if max(header) > LARGEST:
+        raise InputError(f"expected a header of numbers up to {LARGEST}, got {line!r}")
     return header
 
 
@@ -372,6 +372,8 @@ def _number(kind: type, text: str, what: str):
 def _check_feature(value: float) -> None:
     if not math.isfinite(value):
         raise InputError(f"expected a finite feature, got {value!r}")
+    if abs(value) > FEATURE_MAX:
+        raise InputError(f"expected a feature from {-FEATURE_MAX:g} to {FEATURE_MAX:g}, got {value!r}")
 
 
 def prepare_pecos(folder: str | Path, out: str | Path, overwrite: bool = False) -> Path:
@@ -401,8 +403,8 @@ def prepare_pecos(folder: str | Path, out: str | Path, overwrite: bool = False) 
 
 def _load_matrix(path: Path, what: str):
     """Relevance or features: a CSR in float32 with at least one row."""
-    from utils.reading import NUMBERS, RELEVANCE, read_matrix
-    matrix = read_matrix(path, RELEVANCE if what == "relevance" else NUMBERS)
+    from utils.reading import FEATURES, RELEVANCE, read_matrix
+    matrix = read_matrix(path, RELEVANCE if what == "relevance" else FEATURES)
     if not matrix.shape[0]:
         raise InputError(f"{path}: expected at least one row, got shape {matrix.shape}")
     return matrix

@@ -16,7 +16,6 @@ import numpy as np
 from utils.errors import InputError
 from utils.prepare_folder import Folder
 from utils.prepare_writer import Writer
-from utils.reading import read_array
 
 log = logging.getLogger(__name__)
 STEMS = {"trn_X": "trn_doc", "tst_X": "tst_doc", "Y": "lbl"}
@@ -107,6 +106,7 @@ class _Decoder:
 
 def _array(path: Path, rows: int) -> np.ndarray:
     """Integers [rows, length], mapped from disk."""
+    from utils.reading import read_array
     array = read_array(path, mapped=True)
     if array.ndim != 2 or array.shape[0] != rows or array.dtype.kind not in "iub":
         raise InputError(f"{path}: expected integers of shape ({rows}, length), got {array.dtype} {array.shape}")

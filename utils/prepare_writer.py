@@ -25,6 +25,7 @@ import numpy as np
 
 from utils.errors import InputError
 from utils.files import take_access
+from utils.matrix_limits import FLOAT32_MAX
 from utils.prepare_checks import warn_of_texts
 from utils.prepare_folder import Folder, existing
 from utils.progress import tqdm
@@ -34,7 +35,6 @@ log = logging.getLogger(__name__)
 LONGEST_LINE = 1 << 26      # bytes: an endless line stops here, not where the memory ends
 SPLITS = {"trn": "train", "tst": "test"}    # short name in Y.trn.npz, long name in filter_labels_train.txt
 FILTERS = {"trn": ("filter_labels_train.txt",), "tst": ("filter_labels_test.txt", "filter_labels_text.txt")}
-FLOAT32_MAX = float(np.finfo(np.float32).max)
 # Control characters, and the two separators of Unicode at which str.splitlines would cut a text.
 _BREAKS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 

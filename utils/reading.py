@@ -26,11 +26,22 @@ import scipy.sparse as sp
 
 from utils.errors import InputError
 from utils.input_files import check_file, present
-from utils.matrix_checks import MEMBERS, NUMBERS, REAL, RELEVANCE, SCORES, RawMatrix, Values, checked_csr
+from utils.matrix_checks import (
+    FEATURES,
+    MEMBERS,
+    NUMBERS,
+    REAL,
+    RELEVANCE,
+    SCORES,
+    RawMatrix,
+    Values,
+    check_size_is_meant,
+    checked_csr,
+)
 from utils.memory import host_memory
 
-__all__ = ["NUMBERS", "RELEVANCE", "SCORES", "Values", "array_names", "available_for", "check_file", "matrix_header",
-           "present", "read_array", "read_arrays", "read_matrix"]
+__all__ = ["FEATURES", "NUMBERS", "RELEVANCE", "SCORES", "Values", "array_names", "available_for", "check_file",
+           "check_size_is_meant", "matrix_header", "present", "read_array", "read_arrays", "read_matrix"]
 
 DEFLATE_RATIO = 1032        # bytes that one deflated byte can stand for, at the most
 SMALL = 1 << 16             # bytes that need no look at the memory

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.errors import InputError
+from utils.input_files import check_file, present
 
 _BLOCK = 1 << 24
 _START = 1 << 16      # bytes that tell another format
@@ -21,8 +22,7 @@ OTHER_FORMATS = frozenset(
 
 def check_text_file(path: Path) -> None:
     """InputError unless `path` is a non-empty file."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file (expected one text a line, UTF-8)")
+    check_file(path, "one text a line, UTF-8")
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty (expected one text a line, UTF-8)")
 
@@ -178,7 +178,7 @@ class TextLines(Sequence):
 
 def text_of(path: Path, rows: Sequence[int]) -> list[str]:
     """The lines `rows` of a file, or `point 17` where a data set has no texts."""
-    if not path.is_file():
+    if not present(path):
         return [f"point {row}" for row in rows]
     lines = TextLines(path)
     return [lines[row] for row in rows]
