@@ -135,6 +135,7 @@ def inputs(tmp_path_factory) -> Path:
     for split, points in (("trn", 30), ("tst", 10)):
         features = sp.random(points, 12, 0.4, "csr", np.float32, rng=rng)
         sp.save_npz(root / "features" / f"X.{split}.npz", features)
+    shutil.copytree(root / "features", root / "pecos", ignore=shutil.ignore_patterns("raw", "filter*"))
     (root / "graph").mkdir()
     graph_of_clusters(np.arange(20) % 4, 4).save(root / "graph" / "A.npz")
     (root / "config").mkdir()
@@ -176,11 +177,13 @@ def subjects(runs: dict[str, Path], inputs: Path) -> Iterator[Subject]:
     yield subject("csv", inputs / "csv", "rows.csv", 20)
     yield subject("jsonl", inputs / "jsonl", "rows.jsonl", 20)
     yield subject("sparse", inputs / "sparse", "train.txt", 20)
+    for file in ("X.trn.npz", "Y.trn.npz"):
+        yield subject("pecos", inputs / "pecos", file, 20)
     for file in ("tst_metrics.json", "environment.json"):
         yield subject("told", runs["ova"], file, 12)
     for folder in runs.values():
         for file in saved_files(folder):
-            yield subject("run", folder, file, 7)
+            yield subject("run", folder, file, 5)
 
 
 # ---------------------------------------------------------------- the test
