@@ -105,9 +105,7 @@ def run_all(tiny_root, tiny_encoder, tmp_path_factory):
                 if processes == 1:
                     distributed_worker.run(config)
             words = "tests.distributed_worker", *(folder / f"{n}.yaml" for n in SETTINGS)
-            if processes == 2:      # the launcher itself, once
-                launch(processes, *words)
-            if processes > 2:
+            if processes > 1:
                 commands.launch(processes, "-m", *words)
             done[processes] = {name: folder / name for name in SETTINGS}
         return done[processes]
