@@ -92,10 +92,10 @@ def evaluate(run: str | Path, split: str = "tst", overrides: list[str] | None = 
 
     Raises:
         NotSavedError: the folder cannot be written to; the metrics are in the log, and in the error.
-        ValueError: no finished run, another data set than the run's, an empty split.
+        InputError: no finished run, another data set than the run's, an empty split.
     """
     if split not in SPLITS:
-        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got '{split}'")
+        raise InputError(f"split must be one of {', '.join(SPLITS)}, got '{split}'")
     folder, config = find_run(run, METHOD_CONFIGS, overrides or ())
     warn_unfinished(folder)
     accelerator = distributed.start(config.train.mixed_precision)
@@ -103,13 +103,13 @@ def evaluate(run: str | Path, split: str = "tst", overrides: list[str] | None = 
     data = load_dataset(config, run_tokenizer(config, folder), saved_validation_rows(folder, config.data))
     check_same_data(folder, data)
     if len(data.splits[split]) == 0:
-        raise ValueError(f"split {split} of {data.name} has no points "
+        raise InputError(f"split {split} of {data.name} has no points "
                          f"(data.val_fraction is {config.data.val_fraction})")
     if data.splits[split].relevance.nnz == 0:
         log.warning("no point of split %s has a label: every metric is 0", split)
     method = load_method(config, folder).to(accelerator.device)
     if method.num_labels != data.num_labels:
-        raise ValueError(f"{data.folder} has {data.num_labels} labels, the model of {folder} {method.num_labels}; "
+        raise InputError(f"{data.folder} has {data.num_labels} labels, the model of {folder} {method.num_labels}; "
                          "it is not the data set of this run")
     check_ks(config, data)
     check_options(config, method)

@@ -48,6 +48,7 @@ from utils.environment import check_labels  # noqa: E402
 from utils.errors import InputError  # noqa: E402
 from utils.files import place_of, written_whole  # noqa: E402
 from utils.run import find_run, start_logging, warn_unfinished  # noqa: E402
+from utils.saved import check_answers  # noqa: E402
 from utils.text import TextLines, check_plain_text, iter_lines, text_list  # noqa: E402
 
 TEXTS_AT_ONCE = 1 << 14
@@ -71,6 +72,7 @@ class Predictor:
         warn_unfinished(folder)
         torch.set_num_threads(distributed.cpu_threads(config.run.threads))
         self.accelerator = distributed.start(config.train.mixed_precision)
+        self.folder = folder
         self.method = load_method(config, folder).to(self.accelerator.device)
         if labels is None:
             check_dataset_folder(config.dataset_folder)
@@ -103,9 +105,10 @@ class Predictor:
         """
         texts = text_list(texts, "texts")
         if not 1 <= k <= len(self.label_texts):
-            raise ValueError(f"k must be from 1 to the number of labels, {len(self.label_texts)}; got {k}")
+            raise InputError(f"k must be from 1 to the number of labels, {len(self.label_texts)}; got {k}")
         own = distributed.share(len(texts))
         scores, ids = self.method.score_texts(texts[own.start:own.stop], k, self.accelerator)
+        check_answers(scores, self.folder)
         scores, ids = (distributed.gather_arrays(a, len(texts)) for a in (scores, ids))
         if scores is None:
             return []

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -32,7 +31,7 @@ from utils.encoder_source import fill, read_source, resolve_encoder
 from utils.errors import InputError
 from utils.pretrained import from_pretrained, load_tokenizer, resolve
 from utils.reading import available_for
-from utils.saved import read_facts, read_tensors
+from utils.saved import open_tensors, read_facts, read_tensors
 from utils.tokenization_utils import Tokenizer
 
 if TYPE_CHECKING:
@@ -318,7 +317,7 @@ def token_embeddings(source: str, trust_remote_code: bool = False) -> Tensor:
     """Token embeddings [V, width] of a pretrained encoder; read straight from its weights where that is possible."""
     weights = Path(resolve(source)) / "model.safetensors"
     if weights.is_file():
-        with safe_open(weights, "pt") as file:
+        with open_tensors(weights) as file:
             names = [n for n in file.keys() if n.endswith("word_embeddings.weight")]      # noqa: SIM118
             if len(names) == 1:
                 return file.get_tensor(names[0])

@@ -6,7 +6,6 @@ pairs of .npy files (models/dense_features.py).
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from utils.features import VOCABULARY, FeatureFiles, check_available, features_b
 from utils.files import write_json, write_text
 from utils.linear_layer import Features
 from utils.run import find_run
+from utils.saved import read_facts
 from utils.sparse import normalised
 from utils.stages import Runs
 from utils.text_features import TextFeatures
@@ -178,7 +178,7 @@ class TreeFeatures:
             settings = EncoderConfig(**{**vars(own.encoder), "trust_remote_code": False})
             dense[int(to.name.removeprefix("encoder"))] = RunEncoder(load_encoder(settings, to).eval(), own)
         for path in folder.glob("arrays*.json"):
-            told = json.loads(path.read_text(encoding="utf-8"))
+            told = read_facts(path, name=str, columns=int)
             dense[int(path.stem.removeprefix("arrays"))] = ArrayFiles(told["name"], told["columns"])
         vocabulary = folder / VOCABULARY
         known = bool(columns) and vocabulary.is_file()

@@ -2,6 +2,7 @@
 import argparse
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -10,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import eval as evaluation
 import predict
 import train
 from predict import Predictor, json_line, write_predictions
 from tests.commands import run as run_command
+from utils import saved
 from utils.console import show_anything
 from utils.errors import InputError
 
@@ -40,6 +43,21 @@ def command(run, *, text=None, texts=None, labels=None, out=None, k=2):
     """predict.py in this process."""
     predict.main(argparse.Namespace(run=str(run), text=text, texts=texts and str(texts), k=k,
                                     labels=labels and str(labels), out=out and str(out)), [])
+
+
+def test_a_damaged_model_too_large_to_be_looked_at_gives_no_answer(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(saved, "LOOKED_AT", 0)
+    own = tmp_path / "run"
+    shutil.copytree(run, own)
+    path = own / "model" / "label_embeddings.npy"
+    embeddings = np.load(path)
+    embeddings[3, 2] = np.nan
+    np.save(path, embeddings)
+    with pytest.raises(InputError, match=f"{own}: the model gives scores that are NaN"):
+        Predictor(own)(["the linux tool"])
+    with pytest.raises(ValueError, match="expected values other than NaN"):
+        evaluation.evaluate(own)
+    assert not (own / "tst_metrics.json").exists()
 
 
 def test_a_text_alone_is_one_text(run, predictor):

@@ -144,6 +144,16 @@ def test_damaged_files_are_named(folder, name, content):
         resolve_encoder(EncoderConfig(name=str(path)))
 
 
+@pytest.mark.parametrize("bag", [False, True])
+def test_weights_that_were_cut_off_are_named(folder, bag):
+    path = folder()
+    weights = path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    section = EncoderConfig(name="bag", init=str(path)) if bag else EncoderConfig(name=str(path))
+    with pytest.raises(InputError, match=f"{weights}: not a safetensors file"):
+        build_encoder(section, None)
+
+
 def test_older_folders_have_these_files_inside(folder, tmp_path):
     path = folder({"sentence_bert_config.json": {"max_seq_length": 7}})
     inside = path / "0_Transformer"

@@ -173,6 +173,13 @@ def test_arrays_are_features(make_config, arrays, tmp_path):
     np.testing.assert_allclose(dense, own[[3, 7]] / np.linalg.norm(own[[3, 7]], axis=1, keepdims=True), rtol=1e-5)
     with pytest.raises(InputError, match=r"reads precomputed features, X.trn.npy, which new texts do not have"):
         Predictor(folder)(["linux"])
+    told = folder / "model" / "arrays0.json"
+    as_saved = told.read_text()
+    for damaged in ("{}", '{"name": 3, "columns": 24}', '{"name": "X.trn.npy", "columns": null}'):
+        told.write_text(damaged)
+        with pytest.raises(InputError, match=r"arrays0\.json: (expected a key 'name'|name|columns)"):
+            load(folder)
+    told.write_text(as_saved)
     both = train.fit(with_values(config, method={"features": ["tfidf", str(arrays)]},
                                  run={"dir": str(tmp_path / "both")}))
     assert evaluation.evaluate(both)["P@1"] > 80

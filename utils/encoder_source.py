@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from utils.config import ConfigError, EncoderConfig, read_yaml
+from utils.errors import InputError
 from utils.pretrained import file_of, resolve
+from utils.saved import load_tensors, open_tensors
 from utils.sentence_modules import Limit, read_sentence_modules
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def read_source(name: str) -> Source:
     """The layout of an encoder and what it says; reads no weights yet.
 
     Raises:
-        ValueError: a part of it has no counterpart here, or a file is missing or damaged.
+        InputError: a part of it has no counterpart here, or a file is missing or damaged.
     """
     folder = Path(resolve(name))
     if (folder / "method.json").is_file():
@@ -104,17 +104,17 @@ def fill(section: EncoderConfig, values: Mapping[str, Any] = UNSAID) -> EncoderC
 def _run(folder: Path) -> Source:
     config = folder.parent / "config.yaml"
     if not config.is_file():
-        raise ValueError(f"{folder}: the model of a run, but {config} is missing, which says how its encoder pools and "
+        raise InputError(f"{folder}: the model of a run, but {config} is missing, which says how its encoder pools and "
                          "normalises; name the folder in its run, or export the run: python -m utils.export RUN DIR")
     section, head = read_yaml(config).get("encoder") or {}, folder / "head.safetensors"
     return Source(str(folder), {k: section[k] for k in SAID_BY_RUNS if section.get(k) is not None},
-                  (folder / "bag.json").is_file(), head=lambda: load_file(head) if head.is_file() else {})
+                  (folder / "bag.json").is_file(), head=lambda: load_tensors(head) if head.is_file() else {})
 
 
 def _prefixed(path: Path) -> bool:
     if not path.is_file():
         return False
-    with safe_open(path, "pt") as file:
+    with open_tensors(path) as file:
         return any(name.startswith("tf.") for name in file.keys())      # noqa: SIM118
 
 
@@ -123,7 +123,7 @@ def _released(folder: Path) -> Source:
     flat = read_yaml(path) if path.is_file() else {}
     own = (folder / "config.json").is_file()
     if not own and not flat.get("tf"):
-        raise ValueError(f"{folder}: a checkpoint of the released code without its architecture: expected config.json, "
+        raise InputError(f"{folder}: a checkpoint of the released code without its architecture: expected config.json, "
                          "or config.yaml with the key tf")
     settings: dict[str, Any] = {"projection": flat.get("bottleneck_dim") or None}
     if not flat:
@@ -131,7 +131,7 @@ def _released(folder: Path) -> Source:
         settings["projection"] = len(state["bottleneck.bias"]) if "bottleneck.bias" in state else None
     if "tf_pooler" in flat:
         if flat["tf_pooler"] not in ("cls", "mean"):
-            raise ValueError(f"{path}: tf_pooler is {flat['tf_pooler']}, expected cls or mean")
+            raise InputError(f"{path}: tf_pooler is {flat['tf_pooler']}, expected cls or mean")
         settings["pooling"] = flat["tf_pooler"]
     if "norm_embs" in flat:
         settings["normalize"] = bool(flat["norm_embs"])
@@ -151,16 +151,16 @@ def _state(folder: Path) -> Weights:
         try:
             state = torch.load(folder / "model.pt", map_location="cpu", weights_only=True, mmap=True)
         except (RuntimeError, pickle.UnpicklingError) as error:
-            raise ValueError(f"{folder / 'model.pt'}: not a state dict of tensors "
+            raise InputError(f"{folder / 'model.pt'}: not a state dict of tensors "
                              f"({' '.join(str(error).split())[:200]})") from error
     else:
-        state = load_file(folder / "model.safetensors")
+        state = load_tensors(folder / "model.safetensors")
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{folder / 'model.pt'}: expected a state dict of tensors")
+        raise InputError(f"{folder / 'model.pt'}: expected a state dict of tensors")
     state = {name.removeprefix("module."): value for name, value in state.items()}
     known = ("tf.", "bottleneck.", "all_w.", "local_w.")      # the last two: classifier rows of dist-clf-net, not read
     strange = [name for name in state if not name.startswith(known)]
     if strange or not any(name.startswith("tf.") for name in state):
-        raise ValueError(f"{folder}: expected names that begin with {', '.join(known)}, got "
+        raise InputError(f"{folder}: expected names that begin with {', '.join(known)}, got "
                          f"{(strange or [*state])[:3]}")
     return state

@@ -13,6 +13,7 @@ from utils.config import Config
 from utils.encoder_settings import ENCODER_HALVES, empty_transformer, text_settings, transformer_settings
 from utils.encoder_source import read_source, resolve_encoder
 from utils.pretrained import resolve
+from utils.saved import open_tensors
 from utils.text import check_text_file
 
 MB, GB = 1 << 20, 1 << 30
@@ -89,11 +90,10 @@ def encoder_sizes(config: Config) -> Encoder:
 
 
 def _table_shape(source: str, remote: dict) -> tuple[int, int]:
-    from safetensors import safe_open
     for path in (Path(resolve(source)) / "model.safetensors", Path(resolve(source)) / "head.safetensors"):
         if not path.is_file():
             continue
-        with safe_open(path, "pt") as file:      # of a transformer, of StaticEmbedding, of a run's bag
+        with open_tensors(path) as file:      # of a transformer, of StaticEmbedding, of a run's bag
             names = [n for n in file.keys()      # noqa: SIM118
                      if n.endswith("word_embeddings.weight") or n in ("embedding.weight", "table")]
             if len(names) == 1:

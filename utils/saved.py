@@ -9,9 +9,10 @@ Every error is an `InputError` that begins with the file.
 """
 from __future__ import annotations
 
+import contextlib
 import json
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,7 @@ Shape = tuple[int | None, ...]      # None = any size
 LARGEST_JSON = 1 << 26              # bytes
 LOOKED_AT = 1 << 26                 # numbers of a mapped array whose values are looked at when it is opened
 BLOCK = 1 << 22                     # numbers looked at at once
-NUMBERS = {"F32": torch.float32, "F64": torch.float64, "F16": torch.float16, "BF16": torch.bfloat16,
-           "I64": torch.int64, "I32": torch.int32}
+DTYPES = {"F32": torch.float32, "I64": torch.int64}      # of tensors that a saved model may hold
 
 
 # ---------------------------------------------------------------- JSON
@@ -86,6 +86,29 @@ def _is_a(value: object, kind: Any) -> bool:
 
 # ---------------------------------------------------------------- tensors and arrays
 
+@contextlib.contextmanager
+def open_tensors(path: Path) -> Iterator[safe_open]:
+    """Open a safetensors file for the block, which reads what it needs.
+
+    Raises:
+        InputError: naming the file and what is wrong with it.
+    """
+    check_file(path, "a safetensors file")
+    try:
+        with safe_open(path, "pt") as file:
+            yield file
+    except InputError:
+        raise
+    except Exception as error:      # safetensors has its own, and those of the Rust below it
+        raise InputError(f"{path}: not a safetensors file ({' '.join(str(error).split())[:200]})") from error
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Return all tensors of a safetensors file, whatever they are; InputError where it is none."""
+    with open_tensors(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}      # noqa: SIM118
+
+
 def read_tensors(path: Path, expected: Mapping[str, Shape], whole: frozenset[str] = frozenset(),
                  ) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file: float32, finite, of the shapes that are expected.
@@ -96,22 +119,15 @@ def read_tensors(path: Path, expected: Mapping[str, Shape], whole: frozenset[str
     Raises:
         InputError: naming the file, the tensor, what was expected and what came.
     """
-    check_file(path, "a safetensors file")
-    try:
-        with safe_open(path, "pt") as file:
-            check_names(path, file.keys(), expected)
-            for name in expected:
-                part = file.get_slice(name)
-                _check_shape(path, name, tuple(part.get_shape()), expected[name])
-                kind = NUMBERS.get(part.get_dtype())
-                wanted = torch.int64 if name in whole else torch.float32
-                if kind != wanted:
-                    raise InputError(f"{path}: {name}: expected {wanted}, got {part.get_dtype()}")
-            found = {name: file.get_tensor(name) for name in expected}
-    except InputError:
-        raise
-    except Exception as error:      # safetensors has its own, and those of the Rust below it
-        raise InputError(f"{path}: not a safetensors file ({' '.join(str(error).split())[:200]})") from error
+    with open_tensors(path) as file:
+        check_names(path, file.keys(), expected)
+        for name in expected:
+            part = file.get_slice(name)
+            _check_shape(path, name, tuple(part.get_shape()), expected[name])
+            wanted = torch.int64 if name in whole else torch.float32
+            if DTYPES.get(part.get_dtype()) != wanted:
+                raise InputError(f"{path}: {name}: expected {wanted}, got {part.get_dtype()}")
+        found = {name: file.get_tensor(name) for name in expected}
     for name, tensor in found.items():
         if name not in whole:
             check_finite(tensor.numpy(), f"{path}: {name}")
@@ -129,12 +145,11 @@ def check_names(path: Path, found: Any, expected: Any) -> None:
 def map_rows(path: Path, shape: Shape, dtype: Any = np.float32, low: float | None = None) -> np.ndarray:
     """Return the array of a .npy file, mapped copy-on-write from disk.
 
+    Values are looked at in arrays of up to LOOKED_AT numbers. Of larger ones, which a search reads in parts, they are
+    not: there `check_answers` refuses what comes of them.
+
     Args:
         low: -inf where that may stand in it too.
-
-    Values of up to 64 million numbers are looked at; of larger arrays, which a search reads in parts,
-    they are not: there an answer that is not finite is refused when it is given.
-
     Raises:
         InputError: naming the file, what was expected and what came.
     """
@@ -168,6 +183,12 @@ def check_finite(values: np.ndarray, where: str) -> None:
         if not good.all():
             place = start + int(np.argmin(good))
             raise InputError(f"{where}: expected finite numbers, got {flat[place]} at place {place}")
+
+
+def check_answers(scores: np.ndarray, where: object) -> None:
+    """Raise InputError where a saved model answers NaN: -inf says that there is no answer, NaN that it is damaged."""
+    if np.isnan(scores).any():
+        raise InputError(f"{where}: the model gives scores that are NaN: its weights are damaged")
 
 
 def check_ids(ids: Tensor | np.ndarray, count: int, where: str) -> None:

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from utils.errors import InputError
 from utils.pretrained import file_of, load_tokenizer
-from utils.saved import read_json
+from utils.saved import load_tensors, read_json
 
 log = logging.getLogger(__name__)
 Weights = dict[str, Tensor]
@@ -92,7 +92,7 @@ def write_sentence_modules(folder: Path, modules: Sequence[SentenceModule], prom
     if modules[0].config:
         _write(folder / "sentence_bert_config.json", modules[0].config)
     prompts = {"query": prompt, "document": label_prompt, PROMPT: prompt} if prompt or label_prompt else {}
-    _write(folder / "config_sentence_transformers.json",
+    _write(folder / WHOLE,
            {"prompts": prompts, "default_prompt_name": PROMPT if prompts else None, "similarity_fn_name":
             "cosine" if modules[-1].kind == "Normalize" else "dot"})
 
@@ -302,7 +302,10 @@ class _Dense:
         path = file_of(self._name, f"{self._path}/model.safetensors")
         if path is None:
             raise InputError(f"encoder '{self._name}': {self._path}/model.safetensors is missing")
-        return {n.removeprefix("linear."): t.float() for n, t in load_file(path).items()}
+        found = {n.removeprefix("linear."): t.float() for n, t in load_tensors(path).items()}
+        if "weight" not in found:
+            raise InputError(f"{path}: expected a tensor linear.weight, got {', '.join(found) or 'none'}")
+        return found
 
 
 def _projection(layers: Sequence[_Dense]) -> Weights:
@@ -316,7 +319,7 @@ def _projection(layers: Sequence[_Dense]) -> Weights:
 def _bag(name: str, path: str, layers: Sequence[_Dense], special: bool) -> Weights:
     inside = _inside(path, "model.safetensors")
     found = file_of(name, inside)
-    table = load_file(found).get("embedding.weight") if found else None
+    table = load_tensors(found).get("embedding.weight") if found else None
     if table is None:
         raise InputError(f"encoder '{name}': {inside} with embedding.weight is missing")
     weights = torch.ones(len(table), 1)
