@@ -288,6 +288,23 @@ def test_filters_by_either_name_and_those_that_are_not_read(tmp_path, name, capl
     assert any(record.message.endswith("1 files were not read: filter_labels_dev.txt") for record in caplog.records)
 
 
+@pytest.mark.parametrize("make", [sparse_text, prepared_by_dexa])
+def test_filters_beside_sparse_text(tmp_path, make):
+    folder = make(tmp_path / "in")
+    write(folder / "filter_labels_train.txt", ["2 3"])
+    write(folder / "filter_labels_test.txt", ["1 3"])
+    out = prepare_auto(folder, tmp_path / "out")
+    assert [read(out / f"filter_labels_{split}.txt") for split in ("train", "test")] == [["2 3"], ["1 3"]]
+
+
+def test_filters_beside_bags_of_words(tmp_path):
+    for split, matrix in (("train", Y_TRN), ("test", Y_TST)):
+        write(tmp_path / "in" / f"mine_{split}.txt", [f"{len(matrix)} 7 4", *bag_of_words_rows(matrix)])
+        write(tmp_path / "in" / f"filter_labels_{split}.txt", ["1 3"])
+    out = prepare_auto(tmp_path / "in", tmp_path / "out")
+    assert read(out / "filter_labels_train.txt") == ["1 3"]
+
+
 def test_an_endless_line_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("utils.prepare_writer.LONGEST_LINE", 1000)
     folder = repository(tmp_path / "in", trn=["x" * 5000])

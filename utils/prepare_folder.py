@@ -17,6 +17,7 @@ MARKS = (
 )
 # What every archive has beside its data; all else that is not read is named.
 ABOUT = ("readme", "license", ".")
+FILTERS = "filter_labels"       # what the names of filter files begin with
 
 
 def existing(path: str | Path) -> Path:
@@ -78,7 +79,9 @@ class Folder:
                 if os.path.lexists(path)]
 
     def _like(self, pattern: str) -> list[Path]:
-        return [*self.path.glob(pattern), *self.path.glob(f"{pattern}.gz")]
+        # filter_labels_train.txt is like *_train.txt, and no data
+        return [path for path in (*self.path.glob(pattern), *self.path.glob(f"{pattern}.gz"))
+                if not path.name.startswith(FILTERS)]
 
     def _take(self, path: Path) -> Path:
         self._read.add(path)
