@@ -161,6 +161,31 @@ def test_every_key_is_described():
             assert not line.rstrip().endswith(":"), f"no meaning given: {line}"
 
 
+def test_sections_and_methods_are_described_alone():
+    text = describe(METHOD_CONFIGS, ["data", "ova"])
+    assert [line for line in text.splitlines() if not line.startswith(" ")] == ["data:", "method (ova):"]
+    titles = [line for line in describe(METHOD_CONFIGS, ["method"]).splitlines() if not line.startswith(" ")]
+    assert titles == [f"method ({name}):" for name in sorted(METHOD_CONFIGS)]
+    with pytest.raises(ConfigError, match="no section or method 'xr-liner'; did you mean 'xr-linear'"):
+        describe(METHOD_CONFIGS, ["xr-liner"])
+
+
+def test_a_misspelt_method_name_is_shown(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("data: {name: D}\nmethod: {nmae: ova}\n")
+    with pytest.raises(ConfigError, match="method.name is missing \\(there is 'nmae'\\); known: "):
+        load(path)
+
+
+def test_the_readmes_config_of_own_data_asks_for_no_filter_files(tmp_path):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    content = text.partition("cat > mine.yaml <<END\n")[2].partition("\nEND\n")[0]
+    path = tmp_path / "mine.yaml"
+    path.write_text(content.replace("[configs/", f"[{ROOT}/configs/"))
+    config = load(path)
+    assert (config.data.name, config.data.filters) == ("Mine", "optional")
+
+
 def test_words_may_come_in_any_order():
     words = ["--train.epochs", "3", "c.yaml", "--run.seed=1", "--resume"]
     assert split_words(words) == (["c.yaml", "--resume"], ["--train.epochs", "3", "--run.seed=1"])

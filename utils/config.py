@@ -16,8 +16,10 @@ This module imports neither torch nor the methods: whoever loads a config passes
 """
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import re
+import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -161,7 +163,8 @@ def build_config(merged: Mapping[str, Mapping], method_configs: Mapping[str, typ
     """Merged mapping -> Config. The section `method:` gets the type that `method_configs` has for its name."""
     name = merged.get("method", {}).get("name", "")
     if not name:
-        raise ConfigError(f"{where}: method.name is missing; known: {', '.join(sorted(method_configs))}")
+        others = "".join(f" (there is {shown(key)})" for key in list(merged.get("method", {}))[:1])
+        raise ConfigError(f"{where}: method.name is missing{others}; known: {', '.join(sorted(method_configs))}")
     method = _method_type(name, method_configs, origin.get("method.name", where))
     if not merged.get("data", {}).get("name"):
         raise ConfigError(f"{where}: data.name is missing: the name of a folder in data.root")
@@ -349,10 +352,18 @@ def to_yaml(config: Config) -> str:
     return dump_yaml(to_mapping(config))
 
 
-def describe(method_configs: Mapping[str, type] | None = None) -> str:
-    """Every key with its type, default, limits and meaning, as text."""
-    kinds = [(section, kind) for section, kind in SECTIONS.items() if section != "method"]
-    kinds += [(f"method ({name})", kind) for name, kind in sorted((method_configs or {}).items())]
+def describe(method_configs: Mapping[str, type] | None = None, asked: Sequence[str] = ()) -> str:
+    """Every key with its type, default, limits and meaning, as text.
+
+    `asked` names the sections and methods that are meant, none all of them; `method` stands for all methods.
+    """
+    methods = [(f"method ({name})", kind, ("method", name)) for name, kind in sorted((method_configs or {}).items())]
+    kinds = [(section, kind, (section,)) for section, kind in SECTIONS.items() if section != "method"] + methods
+    known = {name for _, _, names in kinds for name in names}
+    for name in asked:
+        if name not in known:
+            raise ConfigError(f"there is no section or method {shown(name)}{nearest(name, sorted(known))}")
+    kinds = [(title, kind) for title, kind, names in kinds if not asked or set(names) & set(asked)]
     lines = []
     for section, kind in kinds:
         lines.append(f"{section}:")
@@ -366,7 +377,14 @@ def describe(method_configs: Mapping[str, type] | None = None) -> str:
 
 
 if __name__ == "__main__":
-    from models import METHOD_CONFIGS
     from utils.console import show_anything
     show_anything()
-    print(describe(METHOD_CONFIGS))
+    parser = argparse.ArgumentParser(prog="python -m utils.config",
+                                     description="Prints every key with its default, its limits and its meaning.")
+    parser.add_argument("asked", nargs="*", metavar="SECTION|METHOD", help="these alone, such as: data xr-linear")
+    words = parser.parse_args().asked
+    from models import METHOD_CONFIGS  # here: it imports torch
+    try:
+        print(describe(METHOD_CONFIGS, words))
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
