@@ -133,6 +133,15 @@ def test_jsonl_shapes_of_labels_and_their_order(tmp_path):
     assert (stats["train_pairs"], stats["train_pairs_read"], stats["test_pairs_read"]) == (6, 8, 2)
 
 
+def test_labels_without_a_text_and_without_a_point_are_said(tmp_path, caplog, capsys):
+    labels = write(tmp_path / "labels.tsv", ["x\tthe x", "q\t", "mistyped\tthe y", "r\t "])
+    train = write(tmp_path / "all.jsonl", ['{"text": "a", "labels": ["x", "q", "r"]}'] * 4)
+    words = ["jsonl", "--train", str(train), "--test", str(train), "--labels", str(labels)]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    assert "2 of 4 labels have an empty text in the file of label texts, e.g. 'q'" in caplog.text
+    assert "note: 1 of 4 labels have no training point" in capsys.readouterr().out
+
+
 def test_split_is_deterministic_and_of_the_right_size(tmp_path):
     lines = [json.dumps({"text": f"t{i}", "labels": [f"l{i % 7}"]}) for i in range(101)]
     train = write(tmp_path / "all.jsonl.gz", lines, zipped=True)

@@ -170,6 +170,7 @@ def test_jsonl_errors(tmp_path, changes, message):
 
 @pytest.mark.parametrize(("data", "message"), [
     ("text,tags\na,b\n", r"a.csv:1: expected one column 'labels', got the columns \['text', 'tags'\]"),
+    ("body,labels\na,b\n", "a.csv:1: expected one column 'text', .*--text-column"),
     ("text,text,labels\n", "a.csv:1: expected one column 'text'"),
     ("text,labels\n", "a.csv: expected at least one line"), ("", "a.csv: expected at least one line"),
     ('text,labels\n"a\nb",c\nd\n', r"a.csv:4: expected 2 columns as in the header, got 1"),

@@ -278,6 +278,17 @@ def test_a_folder_of_nothing_known(tmp_path):
         prepare_auto(tmp_path / "in.zip", tmp_path / "out")
 
 
+@pytest.mark.parametrize(("name", "kind"), [("a.csv", "csv"), ("b.TSV.gz", "csv --delimiter"), ("c.jsonl", "jsonl")])
+def test_a_file_where_a_folder_is_expected_gets_the_command_for_one_file(tmp_path, capsys, name, kind):
+    write(tmp_path / "in" / name, ["x"])
+    for given in (tmp_path / "in", tmp_path / "in" / name):
+        assert main(["auto", str(given), "--out", str(tmp_path / "out")]) == 2
+        said = capsys.readouterr().err
+        assert f"python -m utils.prepare {kind}" in said
+        assert f"--train {tmp_path / 'in' / name}" in said
+        assert said.count("\n") == 1
+
+
 @pytest.mark.parametrize("name", ["filter_labels_test.txt", "filter_labels_text.txt"])
 def test_filters_by_either_name_and_those_that_are_not_read(tmp_path, name, caplog):
     folder = repository(tmp_path / "in")

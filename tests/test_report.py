@@ -3,7 +3,7 @@ import statistics
 
 import pytest
 
-from utils.report import main, seeds_table
+from utils.report import main, rows_alike, seeds_table
 
 
 @pytest.fixture
@@ -40,6 +40,12 @@ def test_names_may_end_with_the_seed(make_run):
     assert lines[2:] == ["| D/dexa | 0, 1 | 15.00 ± 7.07 |", "| D/elias-1 | 0 | 3.00 |", "| D/s2 | 2 | 5.00 |"]
 
 
+def test_rows_of_one_config_are_named(make_run):
+    runs = [make_run(0, 10.0, "first"), make_run(1, 20.0, "second"), make_run(0, 3.0, "other", epochs=4)]
+    assert rows_alike(runs, "tst").startswith("D/first, D/second: runs of one config")
+    assert rows_alike(runs[1:], "tst") == ""
+
+
 def test_runs_that_do_not_belong_together_are_named(make_run, tmp_path):
     one = make_run(0, 10.0)
     for folders, message in (
@@ -50,7 +56,7 @@ def test_runs_that_do_not_belong_together_are_named(make_run, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             seeds_table(folders)
-    with pytest.raises(ValueError, match="none of the metrics P@9"):
+    with pytest.raises(ValueError, match="none of the metrics P@9 is in every run; these are: P@1, R@100"):
         seeds_table([one], columns=["P@9"])
 
 

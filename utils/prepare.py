@@ -154,7 +154,8 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--train", required=True, metavar="FILE", help="training points")
     parser.add_argument("--test", metavar="FILE", help="test points; default: a part of the training points")
     parser.add_argument("--labels", metavar="FILE",
-                        help='label texts: {"label": name, "text": ...} or name<TAB>text')
+                        help='label texts: {"label": name, "text": ...} or name<TAB>text; a '
+                             "label that is not in it has its name as text")
     parser.add_argument("--test-fraction", type=float, default=0.2, help="default %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of that part; default %(default)s")
 
@@ -169,6 +170,8 @@ def _report(out: Path) -> None:
             print(f"note: {without} {split} points without labels, kept")
         if dropped := stats[f"{split}_pairs_read"] - stats[f"{split}_pairs"]:
             print(f"note: {dropped} {split} pairs are of relevance 0, or repeat a label of their row")
+    if unseen := stats["labels_without_train_points"]:
+        print(f"note: {unseen} of {stats['labels']} labels have no training point")
     if not (out / "raw" / "Y.txt").exists():
         print("note: no label texts (raw/Y.txt); methods that encode labels need them")
     print(f"next, in a config:  data: {{root: {out.parent}, name: {out.name}}}")

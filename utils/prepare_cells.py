@@ -123,6 +123,7 @@ def _column(path: str | Path, header: list[str], name: str, columns: Columns) ->
     if len(header) == 1:
         other = next((mark for mark in "\t;,|" if mark != columns.delimiter and mark in header[0]), None)
         hint = f"; --delimiter {other!r} would part them" if other else ""
+    hint = hint or "; --text-column and --labels-column name those that are meant"
     raise InputError(f"{path}:1: expected one column {name!r}, got the columns {header}{hint}")
 
 

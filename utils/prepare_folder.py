@@ -15,6 +15,8 @@ MARKS = (
     ("attention-xml", ("train_labels.txt",)),
     ("sparse-text", ("train.txt", "*_train.txt", "*_data.txt")),
 )
+# Formats of one file, which no folder is asked for.
+SINGLE = {".csv": "csv", ".tsv": "csv --delimiter '\\t'", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 # What every archive has beside its data; all else that is not read is named.
 ABOUT = ("readme", "license", ".")
 FILTERS = "filter_labels"       # what the names of filter files begin with
@@ -33,7 +35,9 @@ class Folder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         if not self.path.is_dir():
-            got = "a file; unpack it first" if self.path.exists() else "nothing there"
+            got = "nothing there"
+            if self.path.exists():
+                got = "a file; " + (single_file(self.path) or "unpack it first")
             raise InputError(f"{path}: expected a folder, got {got}")
         self._read: set[Path] = set()
 
@@ -88,6 +92,14 @@ class Folder:
         return existing(path)
 
 
+def single_file(path: Path) -> str:
+    """Return the command for a file whose name says CSV or JSON lines, empty for any other."""
+    for ending, kind in SINGLE.items():
+        if path.name.lower().removesuffix(".gz").endswith(ending):
+            return f"for one file: python -m utils.prepare {kind} --train {path} --out OUT"
+    return ""
+
+
 def recognise(path: str | Path) -> str | None:
     """Return the format whose files lie in a folder, None if none is known."""
     folder = Folder(path)
@@ -109,4 +121,7 @@ def hint(path: str | Path, given: str) -> str:
     if kind is not None:
         return f"; its files look like `{kind}`"
     inside = [child for child in sorted(Path(path).iterdir()) if child.is_dir() and recognise(child)]
-    return f"; did you mean {inside[0]}?" if inside else ""
+    if inside:
+        return f"; did you mean {inside[0]}?"
+    commands = [single_file(child) for child in sorted(Path(path).iterdir())]
+    return next((f"; {command}" for command in commands if command), "")

@@ -1,6 +1,7 @@
 """Formats whose labels are names: JSON lines, CSV, and the text files of AttentionXML."""
 from __future__ import annotations
 
+import logging
 import random
 from array import array
 from collections.abc import Callable, Iterator
@@ -15,6 +16,8 @@ from utils.prepare_checks import warn_of_names
 from utils.prepare_folder import Folder, existing
 from utils.prepare_formats import field, json_object
 from utils.prepare_writer import SPLITS, Rows, Writer, check_relevance, clean, consume, lines
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -166,7 +169,12 @@ class Labels:
         return self.ids.setdefault(raw, self.ids[name])
 
     def warn(self) -> None:
-        """Log names that differ by their spelling alone, and those that are no texts."""
+        """Log names that differ by their spelling alone, those that are no texts, and empty texts."""
+        if empty := self.text_hashes.count(0):          # hash("") is 0
+            first = self.text_hashes.index(0)
+            name = next(name for name, index in self.ids.items() if index == first)
+            log.warning("%d of %d labels have an empty text in the file of label texts, e.g. %r; methods that read "
+                        "label texts refuse more than 1%%", empty, self.size, name)
         warn_of_names(self.ids, texts=not self.text_hashes)
 
     def read(self, path: str | Path) -> None:

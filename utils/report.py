@@ -76,7 +76,10 @@ def common_metrics(runs: Sequence[dict[str, Any]], columns: Sequence[str]) -> li
     """Those metrics that every run has; ValueError if there are none."""
     found = [c for c in columns if all(c in run["metrics"] for run in runs)]
     if not found:
-        raise ValueError(f"none of the metrics {', '.join(columns)} is in every run")
+        common = set.intersection(*(set(run["metrics"]) for run in runs))
+        known = [name for name in runs[0]["metrics"] if "@" in name and name in common]
+        raise ValueError(f"none of the metrics {', '.join(columns)} is in every run; "
+                         f"these are: {', '.join(known) or 'none'}")
     return found
 
 
@@ -117,6 +120,17 @@ def seeds_table(folders: Sequence[str | Path], split: str = "tst", columns: Sequ
     return "\n".join(lines)
 
 
+def rows_alike(folders: Sequence[str | Path], split: str) -> str:
+    """What to say of rows that would be one, had their runs been named so; empty if there are none."""
+    groups = group_runs([read_run(folder, split) for folder in folders])
+    for i, group in enumerate(groups):
+        names = [other[0]["name"] for other in groups[i:] if other[0]["config"] == group[0]["config"]]
+        if len(names) > 1:
+            return (f"{', '.join(names)}: runs of one config; they make one row where their names differ by the "
+                    "seed at their end alone, as dexml-seed0 and dexml-seed1")
+    return ""
+
+
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -134,6 +148,8 @@ def main(words: Sequence[str] | None = None) -> None:
     try:
         if options.command == "seeds":
             print(seeds_table(options.runs, options.split, options.metrics))
+            if alike := rows_alike(options.runs, options.split):
+                print(alike, file=sys.stderr)
         else:
             print(compare_runs(options.runs, options.split, options.metrics, options.out, options.root,
                                options.resamples))
