@@ -53,12 +53,11 @@ from models.elias_files import Origin, approx_origin, cluster_origin  # noqa: E4
 from models.elias_graph import Graph, check_graph  # noqa: E402
 from models.elias_model import EliasConfig, Limits  # noqa: E402
 from models.elias_report import draw  # noqa: E402
+from models.recipe import with_resolved_encoder  # noqa: E402
 from train import fit  # noqa: E402
 from utils import distributed  # noqa: E402
 from utils.config import Config, ConfigError, finish_config, parse_overrides, read_option, to_mapping  # noqa: E402
 from utils.data import load_dataset  # noqa: E402
-from utils.encoder_settings import check_lengths  # noqa: E402
-from utils.encoder_source import resolve_encoder  # noqa: E402
 from utils.graph_places import approx_file, cluster_file  # noqa: E402
 from utils.legacy_config import load_any_config  # noqa: E402
 from utils.pretrained import load_tokenizer  # noqa: E402
@@ -192,8 +191,7 @@ def _start(config: Config) -> tuple:
     """(accelerator, data set)."""
     accelerator = distributed.start(config.train.mixed_precision)
     torch.set_num_threads(distributed.cpu_threads(config.run.threads))
-    config = dataclasses.replace(config, encoder=resolve_encoder(config.encoder))
-    check_lengths(config)
+    config = with_resolved_encoder(config)
     source = METHODS[config.method.name].tokenizer_source(config)
     return accelerator, load_dataset(config, load_tokenizer(source, config.encoder.trust_remote_code))
 
@@ -209,6 +207,7 @@ def _write(graph: Graph, path: str | Path, origin: Callable[[], Origin]) -> Path
 
 USED = {"gen_cluster_A": ("no_model", "out"), "gen_approx_A": ("out",), "sparse_ranker": ("overwrite",),
         "quantize": ("precision",), "report": ()}      # flags of each step
+FREE = {"gen_approx_A": ("method.kappa",), "quantize": (), "report": ()}      # what these let override of a run
 
 
 def check_words(options: argparse.Namespace, words: Sequence[str]) -> None:
@@ -221,11 +220,12 @@ def check_words(options: argparse.Namespace, words: Sequence[str]) -> None:
     if any(word.startswith("--stages.") for word in words):
         raise ConfigError(f"{options.step}: --stages is for train.py; a step works on the config of one stage")
     given = [f"{section}.{key}" for section, values in parse_overrides(words).items() for key in values]
-    fixed = {"gen_approx_A": ("method.kappa",), "quantize": (), "report": ()}.get(options.step) \
-        if _is_run(options.run) else None
-    if fixed is not None and (unused := [key for key in given if key not in fixed]):
-        raise ConfigError(f"{options.step}: {unused[0]} is fixed by the run; what can be overridden: "
-                          f"{', '.join(fixed) or 'nothing'}")
+    if options.step not in FREE or not _is_run(options.run):
+        return
+    free = FREE[options.step]
+    if fixed := [key for key in given if key not in free]:
+        raise ConfigError(f"{options.step}: {fixed[0]} is fixed by the run; what can be overridden: "
+                          f"{', '.join(free) or 'nothing'}")
 
 
 def main(options: argparse.Namespace, words: list[str]) -> None:

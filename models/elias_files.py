@@ -25,6 +25,7 @@ from utils.features import find_features
 from utils.graph_places import approx_file, cluster_file
 from utils.input_files import present
 from utils.legacy_log import shown
+from utils.run import folder_of
 
 Origin = dict[str, Any]      # what a graph was made of, by the words that a message says it with
 END = 1 << 20      # bytes of either end of a weight file that are looked at: training changes all of them
@@ -32,12 +33,6 @@ TOKENS_AT_ONCE = 1 << 16
 POINTS_LABELS = "labels of the points"
 EMBEDDINGS_OF = "embeddings of"
 WEIGHTS = "weights of the model (it was trained again, or run.start_from names another run)"
-
-
-def folder_of(run: str | Path) -> Path:
-    """A run folder, or the one of a run's config.yaml."""
-    path = Path(run)
-    return path.parent if path.name == "config.yaml" else path
 
 
 def point_features(data: Dataset) -> sp.csr_matrix:
@@ -128,8 +123,10 @@ def graph_made_before(config: Config, data: Dataset, kappa: int, beam: int) -> M
     difference = None
     if distributed.is_main():
         start = folder_of(config.run.start_from) if config.run.start_from else None
-        expected = cluster_origin(config, data, start) if step == "gen_cluster_A" else \
-            approx_origin(data, start, kappa, beam)
+        if step == "gen_cluster_A":
+            expected = cluster_origin(config, data, start)
+        else:
+            expected = approx_origin(data, start, kappa, beam)
         difference = _difference(Graph.origin(path), expected)
     difference = distributed.broadcast(difference)
     if difference and step == "gen_cluster_A":

@@ -27,7 +27,7 @@ from models.elias_model import EliasConfig
 from models.linear_config import LinearConfig, solver
 from models.members import Scores
 from models.method import Method, write_method
-from models.tree_features import TreeFeatures, check_sources
+from models.tree_features import TreeFeatures, check_sources, read_columns
 from utils import distributed
 from utils.arrays import save_arrays
 from utils.config import Config, ConfigError, load_config, option, to_yaml
@@ -38,7 +38,6 @@ from utils.fusion import Fusion, FusionSettings, fit
 from utils.linear_layer import Features, Layer, fit_layer, load_layer, score_candidates
 from utils.partition_tree import COMBINERS
 from utils.run import find_run
-from utils.saved import read_facts
 from utils.sections import LARGEST, MANY_LABELS
 from utils.sparse import lookup, remove_pairs, topk_csr, topk_rows
 from utils.stages import Runs
@@ -256,15 +255,15 @@ class EliasRanker(Method):
     def load(cls, config: Config, folder: Path, num_labels: int) -> EliasRanker:
         from models import METHOD_CONFIGS, METHODS
         method = cls(config, num_labels, None)
-        facts = read_facts(folder / "method.json", columns=list[int])
+        columns = read_columns(folder)
         fixed = {"encoder": {"trust_remote_code": False}, "eval": {"precision": config.eval.precision}}
         before = load_config(folder / "elias" / "config.yaml", fixed, method_configs=METHOD_CONFIGS)
         method._use(METHODS[before.method.name].load(before, folder / "elias", num_labels))
-        method.features = TreeFeatures.load(config, folder, facts["columns"][0])
+        method.features = TreeFeatures.load(config, folder, columns[0])
         method.layer = load_layer(folder / "rankers.npz")
-        method.layer.check(num_labels, sum(facts["columns"]), str(folder / "rankers.npz"))
-        if method.features.shape != tuple(facts["columns"]) or (np.diff(method.layer.child_ptr) != 1).any():
-            raise ValueError(f"{folder}: expected a ranker for each label on {facts['columns']} columns, its encoders "
+        method.layer.check(num_labels, sum(columns), str(folder / "rankers.npz"))
+        if method.features.shape != columns or (np.diff(method.layer.child_ptr) != 1).any():
+            raise ValueError(f"{folder}: expected a ranker for each label on {list(columns)} columns, its encoders "
                              f"give {method.features.shape}")
         if config.method.calibrate:
             method.fusion = Fusion.load(folder / "fusion.npz")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from models.encoder import BagEncoder, TextEncoder, TransformerEncoder
 from utils.data import TextBatch
 from utils.encoder_settings import without_pooler
+from utils.errors import InputError
 from utils.sentence_modules import SentenceModule, dense, pooling, residual, write_sentence_modules
 from utils.tokenization_utils import Tokenizer, tokenize_texts
 
@@ -27,13 +28,13 @@ def write_encoder(encoder: TextEncoder, folder: Path, max_len: int) -> None:
     """The encoder in the layout of sentence-transformers, cutting texts at `max_len` tokens.
 
     Raises:
-        ValueError: a setting that modules of sentence-transformers cannot express.
+        InputError: a setting that modules of sentence-transformers cannot express.
     """
     config, tokenizer = encoder.config, encoder.tokenizer
     if config.trust_remote_code:
-        raise ValueError("encoder.trust_remote_code is true: an encoder that runs its own code cannot be exported")
+        raise InputError("encoder.trust_remote_code is true: an encoder that runs its own code cannot be exported")
     if getattr(tokenizer, "backend_tokenizer", None) is None:
-        raise ValueError(f"encoder '{config.name}': its tokenizer is not a fast one, which an export needs")
+        raise InputError(f"encoder '{config.name}': its tokenizer is not a fast one, which an export needs")
     head = [] if encoder.projection is None else [dense(encoder.projection.weight, encoder.projection.bias)]
     unit = [SentenceModule("Normalize")] if config.normalize else []
     if isinstance(encoder, BagEncoder):
@@ -67,10 +68,10 @@ def _with_padding(tokenizer: PreTrainedTokenizerBase) -> None:
 
 def _bag_modules(encoder: BagEncoder) -> list[SentenceModule]:
     if not encoder.config.normalize:
-        raise ValueError("encoder.normalize is false: this bag is a sum of token vectors, but sentence-transformers' "
+        raise InputError("encoder.normalize is false: this bag is a sum of token vectors, but sentence-transformers' "
                          "StaticEmbedding is their mean; only a normalised bag can be exported")
     if encoder.residual is None and encoder.projection is not None:
-        raise ValueError("encoder.residual is false and encoder.projection is set: this bag projects a sum of token "
+        raise InputError("encoder.residual is false and encoder.projection is set: this bag projects a sum of token "
                          "vectors, but sentence-transformers' StaticEmbedding is their mean; train it with a residual "
                          "layer, which normalises before it, or without a projection")
     table = (encoder.table * encoder.token_weights).detach().cpu()
@@ -85,7 +86,7 @@ def special_tokens(encoder: TextEncoder) -> str:
     added = tokenizer("")["input_ids"]
     text = "".join(tokenizer.convert_ids_to_tokens(added))
     if tokenizer(text, add_special_tokens=False)["input_ids"] != added:
-        raise ValueError(f"encoder.init '{encoder.config.init}': its tokenizer does not read its special tokens {text} "
+        raise InputError(f"encoder.init '{encoder.config.init}': its tokenizer does not read its special tokens {text} "
                          "back as such, which the export of a bag needs")
     return text
 
@@ -115,7 +116,7 @@ def write_onnx(encoder: TextEncoder, path: Path) -> None:
     """encoder.onnx: input_ids and attention_mask [texts, tokens] int64 -> sentence_embedding [texts, D] float32.
 
     Raises:
-        ValueError: a package is not installed, or the exporter does not know an operator of the encoder.
+        InputError: a package is not installed, or the exporter does not know an operator of the encoder.
     """
     _import_onnx()
     if isinstance(encoder, TransformerEncoder):
@@ -130,7 +131,7 @@ def write_onnx(encoder: TextEncoder, path: Path) -> None:
                               input_names=["input_ids", "attention_mask"], output_names=["sentence_embedding"],
                               dynamic_shapes={"input_ids": sizes, "attention_mask": sizes}, verbose=False)
         except torch.onnx.errors.OnnxExporterError as error:
-            raise ValueError(f"encoder '{encoder.config.name}' cannot be written as ONNX: "
+            raise InputError(f"encoder '{encoder.config.name}' cannot be written as ONNX: "
                              f"{' '.join(str(error).split())[:300]}") from error
 
 
@@ -155,5 +156,5 @@ def _import_onnx() -> None:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise ValueError(f"--onnx needs the package {error.name}, which is not installed: "
+        raise InputError(f"--onnx needs the package {error.name}, which is not installed: "
                          "`pip install onnx onnxruntime onnxscript`") from error

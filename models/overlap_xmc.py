@@ -21,7 +21,7 @@ from accelerate import Accelerator
 from models.linear_config import LinearConfig, solver
 from models.members import Reached, Scores
 from models.method import Method, write_method
-from models.tree_features import TreeFeatures, check_sources
+from models.tree_features import TreeFeatures, check_sources, read_columns
 from utils import distributed
 from utils.arrays import map_arrays, save_arrays
 from utils.config import Config, ConfigError, option
@@ -221,9 +221,11 @@ class XrLinear(Method):
     @classmethod
     def load(cls, config: Config, folder: Path, num_labels: int) -> XrLinear:
         method = cls(config, num_labels, None)
-        facts = read_facts(folder / "method.json", columns=list[int], trees=list[int])
-        shape = tuple(facts["columns"])
-        for number, levels in enumerate(facts["trees"]):
+        shape = read_columns(folder)
+        trees = read_facts(folder / "method.json", trees=list[int])["trees"]
+        if not trees:
+            raise InputError(f"{folder / 'method.json'}: trees: expected the levels of one tree or more, got none")
+        for number, levels in enumerate(trees):
             tree = _load_tree(folder, number, levels, num_labels, shape, config.method.bias)
             method.trees.append(tree)
         method.features = TreeFeatures.load(config, folder, shape[0])
@@ -233,16 +235,15 @@ class XrLinear(Method):
         return method
 
 
-def _load_tree(folder: Path, number: int, levels: int, num_labels: int, shape: tuple[int, ...],
+def _load_tree(folder: Path, number: int, levels: int, num_labels: int, shape: tuple[int, int],
                bias: float) -> PartitionTree:
     """One tree of a saved model, its arrays mapped and checked."""
     file = folder / f"tree{number}.skeleton.npz"
     skeleton = map_arrays(file)
     files = [folder / f"tree{number}.level{level}.npz" for level in range(levels)]
     layers = [load_layer(path) for path in files]
-    if not layers or len(shape) != 2:
-        raise InputError(f"{folder / 'method.json'}: expected two sorts of columns and one level or more a tree, got "
-                         f"columns {list(shape)} and {levels} levels")
+    if not layers:
+        raise InputError(f"{folder / 'method.json'}: trees: expected one level or more a tree, got {levels}")
     if "node_labels" not in skeleton:
         raise InputError(f"{file}: expected an array 'node_labels', got {', '.join(skeleton) or 'none'}")
     tree = PartitionTree(tuple(layers), skeleton["node_labels"], num_labels, shape, bias)

@@ -185,6 +185,19 @@ class TreeFeatures:
         return cls(config, columns, vocabulary if known else None, [dense[number] for number in sorted(dense)])
 
 
+def read_columns(folder: Path) -> tuple[int, int]:
+    """Columns of a saved model's features: of TF-IDF, and of the dense sources together.
+
+    Raises:
+        InputError: its method.json does not say them.
+    """
+    path = folder / "method.json"
+    columns = read_facts(path, columns=list[int])["columns"]
+    if len(columns) != 2:
+        raise InputError(f"{path}: columns: expected two numbers, of terms and of dense columns, got {columns}")
+    return columns[0], columns[1]
+
+
 def _dense_source(name: str, data: Path, start: Method | None) -> DenseSource:
     """What a name of `method.features` other than `tfidf` means."""
     from models import METHOD_CONFIGS, load_method  # here: the registry imports the trees

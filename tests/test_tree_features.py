@@ -1,4 +1,5 @@
 """What runs read: features of the texts as they are, of a model's own vocabulary, of a published layout, of arrays."""
+import json
 import logging
 
 import numpy as np
@@ -180,6 +181,13 @@ def test_arrays_are_features(make_config, arrays, tmp_path):
         with pytest.raises(InputError, match=r"arrays0\.json: (expected a key 'name'|name|columns)"):
             load(folder)
     told.write_text(as_saved)
+    facts = folder / "model" / "method.json"
+    as_saved = facts.read_text()
+    for key, damaged in (("columns", []), ("columns", [1, 2, 3]), ("trees", [])):
+        facts.write_text(json.dumps(json.loads(as_saved) | {key: damaged}))
+        with pytest.raises(InputError, match=rf"method\.json: {key}: expected"):
+            load(folder)
+    facts.write_text(as_saved)
     both = train.fit(with_values(config, method={"features": ["tfidf", str(arrays)]},
                                  run={"dir": str(tmp_path / "both")}))
     assert evaluation.evaluate(both)["P@1"] > 80

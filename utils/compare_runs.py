@@ -76,11 +76,11 @@ def compare(found: Sequence[Mapping[str, Any]], split: str, columns: Sequence[st
 def _names(folders: Sequence[Path]) -> list[str]:
     """Folder names, or whole paths where names are the same; ValueError for one run or the same run twice."""
     if len(folders) < 2:
-        raise ValueError(f"compare: expected two runs or more, got {len(folders)}")
+        raise InputError(f"compare: expected two runs or more, got {len(folders)}")
     places = [folder.resolve() for folder in folders]
     for folder, place in zip(folders, places, strict=True):
         if places.count(place) > 1:
-            raise ValueError(f"{folder}: the same run stands twice")
+            raise InputError(f"{folder}: the same run stands twice")
     names = [place.name for place in places]
     return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 
@@ -90,10 +90,10 @@ def _load_data(found: Sequence[Mapping[str, Any]], split: str, root: str | None)
     first, rows = found[0], [_validation_rows(run["folder"]) for run in found]
     for run, own in zip(found, rows, strict=True):
         if "data_hash" not in run["metrics"]:
-            raise ValueError(f"{run['folder'] / f'{split}_metrics.json'}: written by training, not by eval.py; make it "
+            raise InputError(f"{run['folder'] / f'{split}_metrics.json'}: written by training, not by eval.py; make it "
                              f"again with: python eval.py {split} {run['folder']}")
         if split != "tst" and not np.array_equal(own, rows[0]):
-            raise ValueError(f"{run['folder'] / 'val_rows.npy'}: another validation split than that of "
+            raise InputError(f"{run['folder'] / 'val_rows.npy'}: another validation split than that of "
                              f"{first['folder']}; split {split} has other points")
     section = first["config"]["data"] | ({"root": root} if root else {})
     config = Config(build_section(DataConfig, "data", section, {}), *[None] * 7)
@@ -138,12 +138,12 @@ def _read_predictions(run: Mapping[str, Any], name: str, data: Dataset, points: 
     except InputError as error:
         raise InputError(f"{error}; {again}") from error
     if scores.shape != points.relevance.shape:
-        raise ValueError(f"{path}: expected shape {points.relevance.shape}, got {scores.shape}; {again}")
+        raise InputError(f"{path}: expected shape {points.relevance.shape}, got {scores.shape}; {again}")
     ks = {int(column.partition("@")[2]) for column in columns}
     measured = per_point(scores, points.relevance, data.inverse_propensity(), ks).only(columns)
     for key, value in measured.mean().items():
         if abs(value - run["metrics"][key]) > TOLERANCE:
-            raise ValueError(f"{path}: its {key} is {value:.2f}, but {points.name}_metrics.json says "
+            raise InputError(f"{path}: its {key} is {value:.2f}, but {points.name}_metrics.json says "
                              f"{run['metrics'][key]:.2f}; {again}")
     return ComparedRun(name, run["folder"], scores, measured)
 

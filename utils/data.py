@@ -176,7 +176,7 @@ class Dataset:
 
 def labels_hash(folder: Path) -> str:
     """Of the labels' texts and their order; empty for a data set without."""
-    path = folder / "raw" / "Y.txt"
+    path = label_text_path(folder)
     return lines_hash(path) if present(path) else ""
 
 
@@ -190,7 +190,7 @@ def _dataset_hash(*matrices: sp.csr_matrix) -> str:
 
 
 def check_dataset_folder(folder: Path) -> None:
-    """ValueError if the folder of a data set is missing, with the folders that are there."""
+    """InputError if the folder of a data set is missing, with the folders that are there."""
     if not folder.is_dir():
         there = sorted(p.name for p in folder.parent.iterdir() if p.is_dir()) if folder.parent.is_dir() else []
         raise InputError(f"{folder}: no such data set (data.root, data.name); "
@@ -210,7 +210,7 @@ def load_dataset(config: Config, tokenizer_source, held_out: np.ndarray | None =
         tokenizer_source: folder, hub id or loaded tokenizer of the encoder; None = nothing is tokenised.
         held_out: training rows [n] of a run's validation split, saved as val_rows.npy; None = drawn.
     Raises:
-        ValueError: naming the file, the line or row, what was expected and what came.
+        InputError: naming the file, the line or row, what was expected and what came.
     """
     data, folder = config.data, config.dataset_folder
     check_dataset_folder(folder)
@@ -218,8 +218,8 @@ def load_dataset(config: Config, tokenizer_source, held_out: np.ndarray | None =
     if not present(texts["Y"]):
         log.info("%s: no such file: the labels have no texts", texts.pop("Y"))
     # A method that reads no tokens can do with features alone, and looks itself whether it has them.
-    without = [s for s in ("trn_X", "tst_X") if tokenizer_source is None and not present(texts[s])]
-    counts = {s: count_lines(path) for s, path in texts.items() if s not in without}
+    absent = [s for s in ("trn_X", "tst_X") if tokenizer_source is None and not present(texts[s])]
+    counts = {s: count_lines(path) for s, path in texts.items() if s not in absent}
     trn = load_relevance(folder / "Y.trn.npz", counts.get("trn_X"), texts["trn_X"])
     tst = load_relevance(folder / "Y.tst.npz", counts.get("tst_X"), texts["tst_X"])
     for path, matrix in ((folder / "Y.trn.npz", trn), (folder / "Y.tst.npz", tst)):

@@ -47,7 +47,7 @@ class DataSizes:
         """Of a data set that is not loaded yet.
 
         Raises:
-            ValueError: there is no such data set, or its Y.trn.npz is missing or damaged.
+            InputError: there is no such data set, or its Y.trn.npz is missing or damaged.
         """
         folder = config.dataset_folder
         check_dataset_folder(folder)

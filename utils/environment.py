@@ -17,6 +17,7 @@ import numpy as np
 from utils import distributed
 from utils.errors import InputError
 from utils.files import write_json
+from utils.label_texts import label_text_path
 from utils.reading import present, read_array
 from utils.saved import read_facts
 from utils.text import byte_hashes, lines_hash
@@ -67,7 +68,7 @@ def _recorded(folder: Path, name: str) -> str | None:
 
 def check_labels(folder: Path, data: Path) -> None:
     """InputError if the label texts of a data set are not those that a run was trained with, in their order."""
-    path = data / "raw" / "Y.txt"
+    path = label_text_path(data)
     trained = _recorded(folder, "labels_hash")
     if not trained:      # by an older version, or without label texts
         return

@@ -29,6 +29,7 @@ from typing import Any
 from utils.command_line import parse_words
 from utils.config import Config
 from utils.environment import check_labels
+from utils.errors import InputError
 from utils.files import folder_written_whole
 from utils.run import find_run, start_logging
 
@@ -43,7 +44,7 @@ def export(run: str | Path, folder: str | Path, onnx: bool = False, overrides: S
     """Write `folder` from a finished run; returns the largest differences from the run's embeddings.
 
     Raises:
-        ValueError: no finished run, a folder in use, a method without encoder, a setting that cannot be expressed, or
+        InputError: no finished run, a folder in use, a method without encoder, a setting that cannot be expressed, or
             what was written gives other embeddings.
     """
     import torch
@@ -54,17 +55,17 @@ def export(run: str | Path, folder: str | Path, onnx: bool = False, overrides: S
     from utils.data import check_dataset_folder, label_texts
     folder = Path(folder).resolve()      # `.` has no name that a neighbour could be made of
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} exists and is not empty; name a new folder")
+        raise InputError(f"{folder} exists and is not empty; name a new folder")
     run_folder, config = find_run(run, METHOD_CONFIGS, overrides)
     if not (run_folder / "finished").is_file():
-        raise ValueError(f"{run_folder}: the run is not finished; go on with train.py --resume")
+        raise InputError(f"{run_folder}: the run is not finished; go on with train.py --resume")
     check_dataset_folder(config.dataset_folder)
     check_labels(run_folder, config.dataset_folder)
     torch.set_num_threads(distributed.cpu_threads(config.run.threads))
     method = load_method(config, run_folder).eval()
     encoder, max_len = method.text_encoder, config.data.max_len
     if encoder is None:
-        raise ValueError(f"{run_folder}: method {config.method.name} has no encoder to export; where a stage before "
+        raise InputError(f"{run_folder}: method {config.method.name} has no encoder to export; where a stage before "
                          "trained one, name that run: RUN/stages/<name>")
     texts, differences = sample_texts(config), {}
     expected = embed(encoder, texts, max_len).numpy()      # before anything touches the tokenizer's settings
@@ -102,7 +103,7 @@ def read_back(folder: Path, texts: Sequence[str]) -> Any:
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
-        raise ValueError("the export is checked by the package sentence-transformers, which is not installed: "
+        raise InputError("the export is checked by the package sentence-transformers, which is not installed: "
                          "`pip install sentence-transformers`") from error
     return SentenceTransformer(str(folder), device="cpu", local_files_only=True).encode(
         list(texts), batch_size=16, show_progress_bar=False)
@@ -114,7 +115,7 @@ def _check(expected: Any, found: Any, texts: Sequence[str]) -> float:
     difference = np.abs(expected - found).max(1)
     worst, limit = int(difference.argmax()), TOLERANCE * max(1.0, float(np.abs(expected).max()))
     if not difference[worst] <= limit:
-        raise ValueError(f"what was written gives other embeddings: they differ by {difference[worst]:.1e} for the "
+        raise InputError(f"what was written gives other embeddings: they differ by {difference[worst]:.1e} for the "
                          f"text {texts[worst][:60]!r}, expected at most {limit:.1e}; nothing is exported")
     return float(difference[worst])
 

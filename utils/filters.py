@@ -13,12 +13,10 @@ import numpy as np
 import scipy.sparse as sp
 
 from utils.errors import InputError
-from utils.reading import present
+from utils.input_files import FILTER_FILES, present
 from utils.text import decode_line
 
 log = logging.getLogger(__name__)
-NAMES = {"trn": ("filter_labels_train.txt",),
-         "tst": ("filter_labels_test.txt", "filter_labels_text.txt")}      # the last: misspelt in a published manual
 PREFIX = "filter_labels"
 PAIR = re.compile(r"([0-9]{1,18})\s+([0-9]{1,18})", re.ASCII)
 LONGEST_LINE = 1 << 16
@@ -34,17 +32,17 @@ def load_filters(folder: Path, shapes: dict[str, tuple[int, int]],
     Raises:
         InputError: a file is missing, or not as it should be; two files say different things.
     """
-    found = {split: [folder / name for name in NAMES[split] if present(folder / name)] for split in shapes}
-    missing = [NAMES[split][0] for split, paths in found.items() if not paths]
+    found = {split: [folder / name for name in FILTER_FILES[split] if present(folder / name)] for split in shapes}
+    missing = [FILTER_FILES[split][0] for split, paths in found.items() if not paths]
     if required and missing:
         raise InputError(
             f"{folder}: data.filters is required, but there is no {' and no '.join(missing)}; expected "
-            f"{NAMES['trn'][0]} and {NAMES['tst'][0]} with lines `row label`, empty where no pair is left out "
-            f"(data.filters: optional goes without){_unused(folder)}")
+            f"{FILTER_FILES['trn'][0]} and {FILTER_FILES['tst'][0]} with lines `row label`, empty where no pair is "
+            f"left out (data.filters: optional goes without){_unused(folder)}")
     filters = {split: _load_one(paths, shapes[split]) for split, paths in found.items()}
     if unused := _unused(folder):
         log.warning("%s: filters are read from %s alone%s", folder,
-                    " and ".join(names[0] for names in NAMES.values()), unused)
+                    " and ".join(names[0] for names in FILTER_FILES.values()), unused)
     return filters
 
 
@@ -79,14 +77,14 @@ def _load_one(paths: list[Path], shape: tuple[int, int]) -> sp.csr_matrix:
         if (first != other).nnz:
             raise InputError(f"{path}: expected the pairs of {paths[0].name}, which is there as well, got others; "
                              "remove one of the two")
-    if paths[0].name not in (names[0] for names in NAMES.values()):
-        log.warning("%s: taken as %s", paths[0], NAMES["tst"][0])
+    if paths[0].name not in (names[0] for names in FILTER_FILES.values()):
+        log.warning("%s: taken as %s", paths[0], FILTER_FILES["tst"][0])
     return first
 
 
 def _unused(folder: Path) -> str:
     """What to say of files that look like filters and have none of the names; empty if there are none."""
-    known = {name for names in NAMES.values() for name in names}
+    known = {name for names in FILTER_FILES.values() for name in names}
     there = sorted(path.name for path in folder.iterdir() if path.name.lower().startswith(PREFIX))
     unused = [name for name in there if name not in known]
     return f"; not used: {', '.join(unused[:5])} ({len(unused)})" if unused else ""

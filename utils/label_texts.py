@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.errors import InputError
 from utils.input_files import present
 from utils.text import TextLines
 from utils.tokenization_utils import Ragged, Tokenizer, tokenize_texts
@@ -33,7 +34,7 @@ def label_texts(folder: Path, num_labels: int) -> Sequence[str]:
         return [f"label {i}" for i in range(num_labels)]
     lines = LabelTexts(folder)
     if len(lines) != num_labels:
-        raise ValueError(f"{path} has {len(lines):,} lines, expected one for each of {num_labels:,} labels; it is not "
+        raise InputError(f"{path} has {len(lines):,} lines, expected one for each of {num_labels:,} labels; it is not "
                          "the data set of this run")
     return lines
 

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from utils.config import Config, to_mapping
+from utils.saved import read_facts
 
 SHOWN = ("P@1", "P@3", "P@5", "nDCG@1", "nDCG@3", "nDCG@5", "PSP@1", "PSP@3", "PSP@5", "R@10", "R@100")
 SPLITS = {"tst": "test", "val": "validation"}      # the first that was measured is told
@@ -53,7 +54,7 @@ def found_metrics(run: Path) -> tuple[str, dict[str, float]] | None:
     for split in SPLITS:
         path = run / f"{split}_metrics.json"
         if path.is_file():
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = read_facts(path)
             if shown := {metric: values[metric] for metric in SHOWN if metric in values}:
                 return split, shown
     return None

@@ -20,21 +20,25 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from utils.errors import InputError
 from utils.files import take_access
+from utils.input_files import FILTER_FILES
 from utils.matrix_limits import FLOAT32_MAX
 from utils.prepare_checks import warn_of_texts
 from utils.prepare_folder import Folder, existing
 from utils.progress import tqdm
 from utils.text import decode_line
 
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
 log = logging.getLogger(__name__)
 LONGEST_LINE = 1 << 26      # bytes: an endless line stops here, not where the memory ends
 SPLITS = {"trn": "train", "tst": "test"}    # short name in Y.trn.npz, long name in filter_labels_train.txt
-FILTERS = {"trn": ("filter_labels_train.txt",), "tst": ("filter_labels_test.txt", "filter_labels_text.txt")}
 # Control characters, and the two separators of Unicode at which str.splitlines would cut a text.
 _BREAKS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
@@ -224,7 +228,7 @@ class Writer:
         if count != rows:
             raise InputError(f"{path}: expected {rows} lines, one for each {what}, got {count}")
 
-    def put(self, name: str, matrix, read: int | None = None, path: Path | None = None) -> None:
+    def put(self, name: str, matrix: csr_matrix, read: int | None = None, path: Path | None = None) -> None:
         """The CSR of `<name>.npz`, read from `path`; `read` counts its pairs before repeated ones and zeros went."""
         self.matrices[name] = matrix
         self.pairs_read[name] = matrix.nnz if read is None else read
@@ -235,7 +239,7 @@ class Writer:
 
         `filter_labels_text.txt`, so misspelt in a published manual, is the one of the test points.
         """
-        for split, names in FILTERS.items():
+        for split, names in FILTER_FILES.items():
             if path := folder.find(*names, required=False):
                 name = names[0]
                 shape = self.matrices[f"Y.{split}"].shape
@@ -253,7 +257,7 @@ class Writer:
 
     def finish(self, folder: Folder | None = None) -> Path:
         """Matrices and stats.json, then the rename; names what was not read of a folder. Returns the output folder."""
-        from scipy import sparse
+        from scipy import sparse  # here: --help is instant
         if "raw/trn_X.txt" not in self._files and "X.trn" not in self.matrices:
             raise InputError(f"{self.source}: expected texts or features of the points, got neither")
         if not self.matrices["Y.trn"].nnz:

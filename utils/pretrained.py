@@ -71,7 +71,7 @@ def from_pretrained(kind: Any, name: str, **options: Any) -> Any:
     """`kind.from_pretrained` from a folder, the local cache or the hub, in this order.
 
     Raises:
-        ValueError: the encoder cannot be had; says which names and folders were tried.
+        InputError: the encoder cannot be had; says which names and folders were tried.
     """
     from transformers.utils import logging as their_logging
     their_logging.set_verbosity_error()      # its report of weights that are not used, and its bars, for every load
@@ -118,7 +118,7 @@ def load_tokenizer(name: str, trust_remote_code: bool = False) -> Any:
     """The fast tokenizer of encoder `name`.
 
     Raises:
-        ValueError: it cannot be had, or the encoder has none (transformers makes up one without words).
+        InputError: it cannot be had, or the encoder has none (transformers makes up one without words).
     """
     from transformers import AutoTokenizer
     try:

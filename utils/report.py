@@ -63,22 +63,22 @@ def group_runs(runs: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
         group.sort(key=lambda run: run["seed"])
         seeds = [run["seed"] for run in group]
         if len(set(seeds)) < len(seeds):
-            raise ValueError(f"{name}: seeds {seeds}: a seed stands twice")
+            raise InputError(f"{name}: seeds {seeds}: a seed stands twice")
         for run in group[1:]:
             if run["config"] != group[0]["config"]:
                 different = [s for s in run["config"] if run["config"][s] != group[0]["config"].get(s)]
-                raise ValueError(f"{name}: the run of seed {run['seed']} has another config than that of seed "
+                raise InputError(f"{name}: the run of seed {run['seed']} has another config than that of seed "
                                  f"{seeds[0]} (sections {', '.join(different)})")
     return list(groups.values())
 
 
 def common_metrics(runs: Sequence[dict[str, Any]], columns: Sequence[str]) -> list[str]:
-    """Those metrics that every run has; ValueError if there are none."""
+    """Those metrics that every run has; InputError if there are none."""
     found = [c for c in columns if all(c in run["metrics"] for run in runs)]
     if not found:
         common = set.intersection(*(set(run["metrics"]) for run in runs))
         known = [name for name in runs[0]["metrics"] if "@" in name and name in common]
-        raise ValueError(f"none of the metrics {', '.join(columns)} is in every run; "
+        raise InputError(f"none of the metrics {', '.join(columns)} is in every run; "
                          f"these are: {', '.join(known) or 'none'}")
     return found
 
@@ -89,7 +89,7 @@ def compare_runs(folders: Sequence[str | Path], split: str, columns: Sequence[st
     from utils import compare_runs as comparing  # here: it reads data sets, which imports torch
     from utils.html_report import write_report
     if resamples < 1:
-        raise ValueError(f"--resamples: expected at least 1, got {resamples}")
+        raise InputError(f"--resamples: expected at least 1, got {resamples}")
     runs = [read_run(folder, split) for folder in folders]
     columns = [c for c in common_metrics(runs, columns) if c.partition("@")[2].isdigit()]
     found = comparing.compare(runs, split, columns, root, resamples)

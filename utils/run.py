@@ -242,10 +242,15 @@ def clear_run(folder: Path) -> None:
         clear_folder(folder / name)
 
 
+def folder_of(run: str | Path) -> Path:
+    """A run folder, or the one of a run's config.yaml."""
+    path = Path(run)
+    return path.parent if path.name == "config.yaml" else path
+
+
 def find_run(path: str | Path, method_configs: Mapping[str, type], overrides: Any = ()) -> tuple[Path, Config]:
-    """A run folder or its config.yaml -> (folder, config); ValueError if it is no finished run."""
-    path = Path(path)
-    folder = path.parent if path.name == "config.yaml" else path
+    """A run folder or its config.yaml -> (folder, config); InputError if it is no run, or one without a model."""
+    folder = folder_of(path)
     if not (folder / "config.yaml").is_file():
         raise InputError(f"{path}: not a run folder: it has no config.yaml (train.py prints the folder it made)")
     if not isinstance(overrides, Mapping):

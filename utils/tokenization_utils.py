@@ -47,7 +47,7 @@ class Tokenizer:
             from utils.pretrained import load_tokenizer
             source = load_tokenizer(str(source), trust_remote_code)
         if max_len < 3:
-            raise ValueError(f"the longest text must have at least 3 tokens, two of them special; got {max_len}")
+            raise InputError(f"the longest text must have at least 3 tokens, two of them special; got {max_len}")
         self.hf, self.max_len = source, max_len
         self._fast = getattr(source, "backend_tokenizer", None)
         if self._fast is not None:
@@ -117,7 +117,6 @@ class Ragged:
         shifts = np.repeat(starts - (ends - lengths), lengths)
         return self.ids[shifts + np.arange(len(shifts))].astype(np.int32), lengths
 
-
     def rows(self, rows: np.ndarray) -> Ragged:
         """These rows alone, in memory."""
         ids, lengths = self.take(rows)
@@ -152,7 +151,7 @@ def tokenize_file(path: str | Path, tokenizer: Tokenizer, cache: str | Path, pro
         path: text file, one text a line.
         cache: folder for token files; created when missing.
     Raises:
-        ValueError: the text file is missing, empty or not UTF-8, naming file and line; nothing is left behind.
+        InputError: the text file is missing, empty or not UTF-8, naming file and line; nothing is left behind.
     """
     path, cache = Path(path), Path(cache)
     check_text_file(path)
@@ -204,7 +203,7 @@ def _write(stem: Path, path: Path, tokenizer: Tokenizer, progress: bool) -> None
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"{stem.parent}: cannot hold token files ({error.strerror}); "
+        raise InputError(f"{stem.parent}: cannot hold token files ({error.strerror}); "
                          "set data.token_cache to a folder that can be written") from None
     stat, lengths, tokens = path.stat(), [], 0
     with contextlib.ExitStack() as files:
