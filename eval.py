@@ -51,6 +51,7 @@ from utils.files import write_json, written_whole  # noqa: E402
 from utils.html_report import ReportData, report_path, write_report  # noqa: E402
 from utils.pretrained import load_tokenizer  # noqa: E402
 from utils.run import find_run, start_logging, warn_unfinished  # noqa: E402
+from utils.saved import answers_of  # noqa: E402
 
 log = logging.getLogger("eval")
 USUAL_KS = (1, 3, 5, 10, 100)
@@ -114,7 +115,8 @@ def evaluate(run: str | Path, split: str = "tst", overrides: list[str] | None = 
     check_ks(config, data)
     check_options(config, method)
     started = time.perf_counter()
-    result, scores = score_split(config, method, data, split, accelerator)
+    with answers_of(folder):
+        result, scores = score_split(config, method, data, split, accelerator)
     if scores is None:
         return result
     seconds = time.perf_counter() - started

@@ -48,7 +48,7 @@ from utils.environment import check_labels  # noqa: E402
 from utils.errors import InputError  # noqa: E402
 from utils.files import place_of, written_whole  # noqa: E402
 from utils.run import find_run, start_logging, warn_unfinished  # noqa: E402
-from utils.saved import check_answers  # noqa: E402
+from utils.saved import answers_of, check_answers  # noqa: E402
 from utils.text import TextLines, check_plain_text, iter_lines, text_list  # noqa: E402
 
 TEXTS_AT_ONCE = 1 << 14
@@ -94,7 +94,8 @@ class Predictor:
         texts = TextLines(path) if path.is_file() else self.label_texts
         sample = [texts[i] for i in range(0, len(texts), -(-len(texts) // COMPARED_TEXTS))]
         k = min(COMPARED_K, len(self.label_texts))
-        compare_index(self.method, lambda: self.method.score_texts(sample, k, self.accelerator))
+        with answers_of(self.folder):
+            compare_index(self.method, lambda: self.method.score_texts(sample, k, self.accelerator))
 
     def __call__(self, texts: Sequence[str], k: int = 5) -> list[list[dict]]:
         """The k best labels of each text, best first: [{"label": id, "text": ..., "score": ...}, ...].
@@ -107,8 +108,9 @@ class Predictor:
         if not 1 <= k <= len(self.label_texts):
             raise InputError(f"k must be from 1 to the number of labels, {len(self.label_texts)}; got {k}")
         own = distributed.share(len(texts))
-        scores, ids = self.method.score_texts(texts[own.start:own.stop], k, self.accelerator)
-        check_answers(scores, self.folder)
+        with answers_of(self.folder):
+            scores, ids = self.method.score_texts(texts[own.start:own.stop], k, self.accelerator)
+            check_answers(scores, "scores")
         scores, ids = (distributed.gather_arrays(a, len(texts)) for a in (scores, ids))
         if scores is None:
             return []

@@ -24,7 +24,7 @@ from models.elias_search import given_paths, pool_scores, select_labels
 from utils.errors import InputError
 from utils.files import written_whole
 from utils.row_store import RowStore
-from utils.saved import map_rows
+from utils.saved import check_answers, map_rows
 from utils.threads import over_threads
 
 SCORES_AT_ONCE = 1 << 23      # cluster scores held at a time
@@ -86,10 +86,12 @@ class GraphIndex:
         s = self.settings
         scores = torch.from_numpy(self.clusters.products(queries.numpy())).div_(s.cluster_tau)
         clusters, log_scores = top_clusters(scores, s.alpha, s.beam)
+        check_answers(log_scores, "scores of clusters")
         edges, log_edges = (torch.from_numpy(a) for a in (self.edges, self.log_edges))
         found = select_labels(clusters, log_scores, edges, log_edges, clusters, s.size)
         ids = found.labels.numpy()
         logits = self.labels.dots(projected.numpy(), ids, over_threads) / s.tau + self.bias[ids]
+        check_answers(logits, "scores of labels")
         return found.labels, F.logsigmoid(torch.from_numpy(logits)) + found.log_paths
 
     def score_labels(self, queries: Tensor, ids: np.ndarray, projected: Tensor | None = None) -> np.ndarray:
@@ -104,10 +106,12 @@ class GraphIndex:
         for i in range(0, len(ids), step):
             part = slice(i, i + step)
             log_scores = self.log_cluster_scores(queries[part]).cpu()
+            check_answers(log_scores, "scores of clusters")
             top = log_scores.topk(self.settings.beam, dim=1).indices.numpy()
             paths = given_paths(ids[part], log_scores.numpy(), top, np.asarray(self.log_edges), *self.incoming)
             dots = self.labels.dots(projected[part].float().contiguous().cpu().numpy(), ids[part], over_threads)
             logits = torch.from_numpy(dots / self.settings.tau + self.bias[ids[part]])
+            check_answers(logits, "scores of labels")
             scores[part] = (F.logsigmoid(logits) + torch.from_numpy(paths)).exp().numpy()
             scores[part][np.isneginf(paths)] = -np.inf
         return scores
@@ -140,9 +144,11 @@ class GraphIndex:
         s = self.settings
         weights, labels, bias, edges, log_edges = self._on_device(queries)
         clusters, log_scores = top_clusters(queries.float() @ weights.T / s.cluster_tau, s.alpha, s.beam)
+        check_answers(log_scores, "scores of clusters")
         found = select_labels(clusters, log_scores, edges, log_edges, clusters, s.size)
         ids = found.labels.clamp(min=0)
         logits = pool_scores(projected, labels, ids) / s.tau + bias[ids]
+        check_answers(logits, "scores of labels")
         return found.labels, F.logsigmoid(logits) + found.log_paths
 
     def save(self, folder: Path) -> None:
@@ -172,6 +178,8 @@ class GraphIndex:
             if block.size and not -1 <= block.min() <= block.max() < len(labels):
                 raise InputError(f"{folder / 'edges.npy'}: an edge leads to label {block.max()} or {block.min()}, "
                                  f"there are {len(labels)} labels")
+            if block.size and not log_edges[start:start + CHECKED_ROWS].max() < np.inf:
+                raise InputError(f"{folder / 'log_edges.npy'}: expected logarithms of weights, got NaN or infinity")
         return cls(clusters, labels, bias, edges, log_edges, settings)
 
 

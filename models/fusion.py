@@ -287,6 +287,7 @@ class Fusion(Method):
 
     def _rank(self, opened: Sequence[Scores], fuser: Fuser, k: int) -> tuple[np.ndarray, np.ndarray]:
         found = self._candidates(opened)
+        found.check_finite(fuser.members, "these points")
         scores = fuser(found)
         values, ids = np.full((len(scores), k), -np.inf, np.float32), np.full((len(scores), k), -1, np.int64)
         width = min(k, scores.shape[1])

@@ -111,7 +111,7 @@ class Asked:
     def of(self, labels: np.ndarray) -> np.ndarray:
         """A label that it cannot reach at all has the lowest score of the others of the point."""
         scores = self._score(labels)
-        reached = np.isfinite(scores)
+        reached = ~np.isneginf(scores)
         lowest = np.where(reached, scores, np.inf).min(1, keepdims=True, initial=np.inf)
         return np.where(reached, scores, np.where(np.isfinite(lowest), lowest, 0.0)).astype(np.float32)
 

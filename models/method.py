@@ -29,7 +29,7 @@ from utils.data import Batch, Dataset, Split, TextBatch, sequential_batches, tok
 from utils.data_sizes import DataSizes
 from utils.optim import decay_groups
 from utils.progress import tqdm
-from utils.saved import map_rows
+from utils.saved import check_answers, map_rows
 from utils.sparse import remove_pairs, topk_csr, topk_rows
 from utils.stages import Runs
 from utils.tokenization_utils import Ragged, Tokenizer, tokenize_file, tokenize_texts
@@ -158,6 +158,7 @@ class Method(nn.Module):
         wanted = min(k + int(removed.max(initial=0)), self.num_labels)
         own = distributed.share(len(split))
         values, ids = self.score_points(split, np.arange(own.start, own.stop), wanted, accelerator)
+        check_answers(values, "scores")
         values, ids = (distributed.gather_arrays(a, len(split)) for a in (values, ids))
         if values is None:
             return None

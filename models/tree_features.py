@@ -25,7 +25,7 @@ from utils.features import VOCABULARY, FeatureFiles, check_available, features_b
 from utils.files import write_json, write_text
 from utils.linear_layer import Features
 from utils.run import find_run
-from utils.saved import read_facts
+from utils.saved import check_finite, read_facts
 from utils.sparse import normalised
 from utils.stages import Runs
 from utils.text_features import TextFeatures
@@ -210,4 +210,6 @@ def _dense_source(name: str, data: Path, start: Method | None) -> DenseSource:
 
 
 def _join(sparse: sp.csr_matrix, dense: list[np.ndarray]) -> Features:
+    for block in dense:
+        check_finite(block, "embeddings among the features")
     return Features.build(sparse, np.concatenate(dense, axis=1) if dense else None)

@@ -53,9 +53,10 @@ def test_a_damaged_model_too_large_to_be_looked_at_gives_no_answer(run, tmp_path
     embeddings = np.load(path)
     embeddings[3, 2] = np.nan
     np.save(path, embeddings)
-    with pytest.raises(InputError, match=f"{own}: the model gives scores that are NaN"):
+    message = f"{own}/model: the model is damaged, .* expected finite numbers, got nan"
+    with pytest.raises(InputError, match=message):
         Predictor(own)(["the linux tool"])
-    with pytest.raises(ValueError, match="expected values other than NaN"):
+    with pytest.raises(InputError, match=message):
         evaluation.evaluate(own)
     assert not (own / "tst_metrics.json").exists()
 

@@ -14,6 +14,7 @@ import numpy as np
 import scipy.sparse as sp
 from numba import njit
 
+from utils.saved import NotFiniteError
 from utils.sparse import contains, topk_csr
 
 PER_MEMBER, TOGETHER = 7, 7      # features of each member and of all together, as `features` lists them
@@ -56,14 +57,14 @@ class Candidates:
         return topk_csr(dense, self.labels, num_labels)
 
     def check_finite(self, names: Sequence[str], where: str) -> None:
-        """ValueError that names a member whose scores of the candidates of `where` are not finite."""
+        """NotFiniteError that names a member whose scores of the candidates of `where` are not finite."""
         for m, name in enumerate(names):
             bad = np.argwhere(self.known & ~np.isfinite(self.scores[:, :, m]))
             if len(bad):
                 point, place = bad[0]
-                raise ValueError(f"{name}: {len(bad):,} of {self.known.sum():,} scores of candidates of {where} are "
-                                 f"not finite; the first is {self.scores[point, place, m]}, point {point}, label "
-                                 f"{self.labels[point, place]}")
+                raise NotFiniteError(f"{name}: {len(bad):,} of {self.known.sum():,} scores of candidates of {where} "
+                                     f"are not finite; the first is {self.scores[point, place, m]}, point {point}, "
+                                     f"label {self.labels[point, place]}")
 
 
 def joined(parts: Sequence[Candidates]) -> Candidates:

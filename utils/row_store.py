@@ -18,7 +18,7 @@ from numba.extending import intrinsic
 
 from utils.files import written_whole
 from utils.reading import present
-from utils.saved import map_rows
+from utils.saved import check_finite, map_rows
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 KINDS = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(np.uint16), "int8": np.dtype(np.int8)}
@@ -46,6 +46,7 @@ class RowStore:
         scales = np.ones(len(values) if precision == "int8" else 0, np.float32)
         for part in _blocks(values):
             block = np.asarray(values[part], np.float32)
+            check_finite(block, f"rows to hold in {precision}")
             if precision == "int8":
                 scales[part] = np.maximum(np.abs(block).max(1, initial=0), 1e-30) / 127
                 rows[part] = np.rint(block / scales[part, None]).astype(np.int8)

@@ -174,7 +174,7 @@ def check_arrays(path: Path, arrays: Mapping[str, np.ndarray], expected: Mapping
 
 
 def check_finite(values: np.ndarray, where: str) -> None:
-    """Raise InputError for the first value that is NaN or infinite; whole numbers never are."""
+    """Raise NotFiniteError for the first value that is NaN or infinite; whole numbers never are."""
     if values.dtype.kind != "f":
         return
     flat = values.reshape(-1)
@@ -182,13 +182,29 @@ def check_finite(values: np.ndarray, where: str) -> None:
         good = np.isfinite(flat[start:start + BLOCK])
         if not good.all():
             place = start + int(np.argmin(good))
-            raise InputError(f"{where}: expected finite numbers, got {flat[place]} at place {place}")
+            raise NotFiniteError(f"{where}: expected finite numbers, got {flat[place]} at place {place}")
 
 
-def check_answers(scores: np.ndarray, where: object) -> None:
-    """Raise InputError where a saved model answers NaN: -inf says that there is no answer, NaN that it is damaged."""
-    if np.isnan(scores).any():
-        raise InputError(f"{where}: the model gives scores that are NaN: its weights are damaged")
+def check_answers(values: np.ndarray | Tensor, what: str) -> None:
+    """Raise NotFiniteError for what a model computed, where a value is NaN or plus infinity; -inf is `none`."""
+    if 0 in values.shape:
+        return
+    largest = float(values.max())      # NaN, if there is one
+    if not largest < np.inf:
+        raise NotFiniteError(f"{what}: expected finite numbers, got {largest}")
+
+
+class NotFiniteError(InputError):
+    """What a saved model computes is NaN or infinite, though its files can be read."""
+
+
+@contextlib.contextmanager
+def answers_of(run: Path) -> Iterator[None]:
+    """NotFiniteError of the block names the run whose model it is."""
+    try:
+        yield
+    except NotFiniteError as error:
+        raise NotFiniteError(f"{run / 'model'}: the model is damaged, or was when it was trained: {error}") from None
 
 
 def check_ids(ids: Tensor | np.ndarray, count: int, where: str) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from utils.candidate_kernels import dot_given
 from utils.config import EvalConfig
+from utils.saved import check_answers, check_finite
 
 log = logging.getLogger(__name__)
 ONE_THREAD = 1 << 22      # numbers that one thread reads in a millisecond or two
@@ -39,11 +40,13 @@ class ExactIndex:
         self.labels, self.bias, self.block = labels, bias, block
 
     def search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """As `exact_topk`."""
+        """As `exact_topk`; NotFiniteError where a best score is none."""
         if queries.device.type != "cpu":
             self.labels = torch.as_tensor(self.labels).to(queries.device)
             self.bias = None if self.bias is None else self.bias.to(queries.device)
-        return exact_topk(queries, self.labels, k, bias=self.bias, block=self.block)
+        scores, ids = exact_topk(queries, self.labels, k, bias=self.bias, block=self.block)
+        check_answers(scores[:, :1], "scores")      # NaN is above all others
+        return scores, ids
 
 
 class HnswIndex:
@@ -82,6 +85,7 @@ class HnswIndex:
         graph.hnsw.efConstruction = self.ef_construction
         self._copies = Copies.find(self.labels, self.bias)
         for rows in row_blocks(self.labels, self.bias, self._copies.first):
+            check_finite(rows, "label vectors")
             graph.add(rows)
         self._graph, self.build_seconds = graph, time.perf_counter() - started
         log.info("hnsw: graph over %d labels, %d distinct, in %.1f s", len(self.labels), graph.ntotal,
@@ -95,7 +99,9 @@ class HnswIndex:
         self._graph.hnsw.efSearch = max(self.ef, k)
         ones = None if self.bias is None else torch.ones(len(queries))
         wanted = min(k, self._graph.ntotal)
-        scores, ids = (torch.from_numpy(a) for a in self._graph.search(index_rows(queries, ones), wanted))
+        rows = index_rows(queries, ones)
+        check_finite(rows, "query embeddings")
+        scores, ids = (torch.from_numpy(a) for a in self._graph.search(rows, wanted))
         scores, ids = _best_first(scores.masked_fill(ids < 0, -torch.inf), ids)
         scores, ids = self._copies.expand(scores, ids, k)
         return scores.to(queries.device), ids.to(queries.device)
