@@ -191,12 +191,17 @@ def cut(config: Config, toys: Toys) -> Config:
 
 def _changed(config: Config, change: Callable[[str, str, Any], Any]) -> Config:
     """The config with change(section, key, value) for each value, those of its stages too."""
+    def of_section(section: str, content: Any) -> Any:
+        if not isinstance(content, Mapping):      # the name of a stage
+            return content
+        return {key: change(section, key, value) for key, value in content.items()}
+
     def all_of(sections: Mapping[str, Any]) -> dict[str, Any]:
-        return {section: {key: change(section, key, value) for key, value in content.items()}
-                if isinstance(content, Mapping) else content for section, content in sections.items()}
+        return {section: of_section(section, content) for section, content in sections.items()}
     values = to_mapping(config)
     stages = values.pop("stages", ())
-    return build_config(all_of(values), METHOD_CONFIGS, {}, [all_of(_with_defaults(stage, config)) for stage in stages])
+    changed = [all_of(_with_defaults(stage, config)) for stage in stages]
+    return build_config(all_of(values), METHOD_CONFIGS, {}, changed)
 
 
 def _with_defaults(stage: Mapping[str, Any], config: Config) -> dict[str, Any]:

@@ -65,7 +65,8 @@ from utils.text_features import (  # noqa: E402
 )
 
 log = logging.getLogger(__name__)
-MIN_DOCUMENTS, MAX_TERMS = 2, 500_000
+MIN_DOCUMENTS = 2           # that a term of a vocabulary occurs in, at the least
+MAX_TERMS = 500_000         # of a vocabulary, at the most
 SPLITS = ("trn", "tst")
 TEXTS_LOOKED_AT = 2000      # for whether words are written without blanks
 LETTERS_LOOKED_AT = 1000    # of each of them

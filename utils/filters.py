@@ -13,11 +13,10 @@ import numpy as np
 import scipy.sparse as sp
 
 from utils.errors import InputError
-from utils.input_files import FILTER_FILES, present
+from utils.input_files import FILTER_FILES, FILTER_PREFIX, present
 from utils.text import decode_line
 
 log = logging.getLogger(__name__)
-PREFIX = "filter_labels"
 PAIR = re.compile(r"([0-9]{1,18})\s+([0-9]{1,18})", re.ASCII)
 LONGEST_LINE = 1 << 16
 
@@ -85,6 +84,6 @@ def _load_one(paths: list[Path], shape: tuple[int, int]) -> sp.csr_matrix:
 def _unused(folder: Path) -> str:
     """What to say of files that look like filters and have none of the names; empty if there are none."""
     known = {name for names in FILTER_FILES.values() for name in names}
-    there = sorted(path.name for path in folder.iterdir() if path.name.lower().startswith(PREFIX))
+    there = sorted(path.name for path in folder.iterdir() if path.name.lower().startswith(FILTER_PREFIX))
     unused = [name for name in there if name not in known]
     return f"; not used: {', '.join(unused[:5])} ({len(unused)})" if unused else ""

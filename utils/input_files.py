@@ -14,6 +14,7 @@ KINDS = {
     stat.S_IFBLK: "a device",
     stat.S_IFSOCK: "a socket",
 }
+FILTER_PREFIX = "filter_labels"      # what the names of filter files begin with
 FILTER_FILES = {      # of a data set's splits: the name, and others that are taken
     "trn": ("filter_labels_train.txt",),
     "tst": ("filter_labels_test.txt", "filter_labels_text.txt"),      # the last: misspelt in a published manual

@@ -28,7 +28,8 @@ TYPES = ("DEXA", "NGAME", "SiameseXML", "DeepXML")
 NEEDED = {"global": ("dataset", "encoder_name", "max_length"),
           "siamese": ("num_epochs", "batch_size", "learning_rate", "warmup_steps", "margin", "sampling_curr_epochs"),
           "extreme": ("num_epochs", "batch_size", "learning_rate", "margin", "sampling_curr_epochs")}
-XC, FUSED = "classifiers:", "fused:"      # keys of those stages; without, of the whole config
+XC = "classifiers:"      # before a key: of that stage; without, of the whole config
+FUSED = "fused:"
 GIVEN: Values = {
     "encoder.pooling": "mean", "encoder.normalize": True, "encoder.dropout": None,
     "method.name": "dexa", "method.pool": "in-batch", "method.tau": 1.0, "method.batches": "clustered",
@@ -246,8 +247,10 @@ def convert(settings: Mapping[str, Values], where: str) -> tuple[dict[str, Value
     """Sections of the released code -> ({section: {key: value}}, stages, where each "section.key" comes from)."""
     placed: dict[str, dict[str, Values]] = {"": {}, XC: {}, FUSED: {}}
     origin: dict[str, str] = {}
-    given = GIVEN | ({f"{XC}optim.eps": 1e-8} if settings["global"].get("aux_num_vectors") else
-                     {"method.num_vectors": 0})
+    if settings["global"].get("aux_num_vectors"):
+        given = GIVEN | {f"{XC}optim.eps": 1e-8}
+    else:
+        given = GIVEN | {"method.num_vectors": 0}
     _place(given, placed)
     say("no key", given, "fixed in the released code")
     for section, rules in RULES.items():

@@ -32,7 +32,8 @@ def shown(value: Any) -> str:
 
 def type_name(kind: Any) -> str:
     """A type as a user would say it: 'int or null', 'one of softmax, bce'."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    origin = typing.get_origin(kind)
+    arguments = typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(type_name(a) for a in arguments)
     if origin is Literal:
@@ -52,7 +53,8 @@ def _convert(value: Any, kind: Any) -> Any:
     """`value` as type `kind`; _Mismatch if it is not one. A Word is read as the type has it."""
     if isinstance(value, Word):
         return _read_word(value, kind)
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    origin = typing.get_origin(kind)
+    arguments = typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         for choice in arguments:
             try:
@@ -98,7 +100,8 @@ def _read_word(word: Word, kind: Any) -> Any:
     try:
         value = parse_yaml(text, "as YAML") if others else None
     except ConfigError as error:
-        value, problem = None, f" ({error})"
+        value = None
+        problem = f" ({error})"
     for choice in others:
         with contextlib.suppress(_Mismatch):
             return _convert(value, choice)

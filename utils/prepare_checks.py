@@ -6,13 +6,17 @@ import unicodedata
 from array import array
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 log = logging.getLogger(__name__)
 
 
-def warn_of_texts(raw: Path, train: array, test: array, labels) -> None:
+def warn_of_texts(raw: Path, train: array, test: array, labels: csr_matrix) -> None:
     """Log empty texts, texts in several rows with other labels, and test texts that training has too.
 
     Args:
@@ -32,7 +36,7 @@ def warn_of_texts(raw: Path, train: array, test: array, labels) -> None:
                     len(shared), len(hashes["tst"]), shared[0] + 1, _line(raw / "tst_X.txt", shared[0]))
 
 
-def _warn_of_repeated(raw: Path, hashes: np.ndarray, labels) -> None:
+def _warn_of_repeated(raw: Path, hashes: np.ndarray, labels: csr_matrix) -> None:
     """Log training texts that come in several rows whose labels differ, as one row per (text, label) has it."""
     order = np.argsort(hashes, kind="stable").astype(np.int32)
     texts = hashes[order]
@@ -49,7 +53,7 @@ def _warn_of_repeated(raw: Path, hashes: np.ndarray, labels) -> None:
                     len(np.unique(texts[several])), lines[0], lines[1], _line(raw / "trn_X.txt", lines[0] - 1))
 
 
-def _label_hashes(labels) -> np.ndarray:
+def _label_hashes(labels: csr_matrix) -> np.ndarray:
     """One number for the set of labels of each row [N]: the sum of one random number for each label."""
     numbers = np.random.default_rng(0).integers(1 << 62, size=labels.shape[1])
     sums = np.zeros(labels.shape[0], np.int64)

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from utils.errors import InputError
-from utils.input_files import check_file
+from utils.input_files import FILTER_PREFIX, check_file
 
 # Format and the files that show it, the first that fits counts: a name, or a pattern with one star.
 MARKS = (
@@ -19,7 +19,6 @@ MARKS = (
 SINGLE = {".csv": "csv", ".tsv": "csv --delimiter '\\t'", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 # What every archive has beside its data; all else that is not read is named.
 ABOUT = ("readme", "license", ".")
-FILTERS = "filter_labels"       # what the names of filter files begin with
 
 
 def existing(path: str | Path) -> Path:
@@ -85,7 +84,7 @@ class Folder:
     def _like(self, pattern: str) -> list[Path]:
         # filter_labels_train.txt is like *_train.txt, and no data
         return [path for path in (*self.path.glob(pattern), *self.path.glob(f"{pattern}.gz"))
-                if not path.name.startswith(FILTERS)]
+                if not path.name.startswith(FILTER_PREFIX)]
 
     def _take(self, path: Path) -> Path:
         self._read.add(path)

@@ -91,7 +91,8 @@ class Runs:
 
     def __init__(self, method_configs: Mapping[str, type], stages: Mapping[str, Config] | None = None) -> None:
         """stages: by their run folders."""
-        self._method_configs, self._stages = method_configs, dict(stages or {})
+        self._method_configs = method_configs
+        self._stages = dict(stages or {})
 
     def add(self, config: Config) -> None:
         """A stage that those after it may name."""
@@ -120,14 +121,17 @@ def member_stages(config: Config, method_configs: Mapping[str, type]) -> Config:
     so that what has been trained is not trained again; any other config as it is."""
     if config.method.name != "fusion" or config.stages:
         return config
-    stages, members = [], {}
+    stages: list[dict[str, Any]] = []
+    members: dict[str, str] = {}
     for name, source in (config.method.members or {}).items():
         path = Path(source)
         if path.suffix not in (".yaml", ".yml") or (path.parent / "model").is_dir():
             members[name] = source
             continue
         own = load_any_config(path, method_configs=method_configs)
-        before, members[name], names = own.run.start_from, f"stage:{name}", {}
+        members[name] = f"stage:{name}"
+        before = own.run.start_from
+        names: dict[str | None, str] = {}      # of its stages here
         for number, overlay in enumerate(own.stages or ({},), 1):
             overlay = _references({**overlay, "run": {"start_from": before, **(overlay.get("run") or {})}},
                                   lambda kind, old, names=names: f"{kind}:{names.get(old, old)}")

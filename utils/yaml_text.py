@@ -92,11 +92,16 @@ def _check_node(event: yaml.NodeEvent, parent: _Open) -> None:
     if not is_key:
         return
     if not isinstance(event, yaml.ScalarEvent):
-        raise _at(event, "a key must be a word, got " + ("an alias" if isinstance(event, yaml.AliasEvent) else
-                  "a mapping" if isinstance(event, yaml.MappingStartEvent) else "a list"))
+        raise _at(event, f"a key must be a word, got {_kind(event)}")
     if event.value in parent.keys and event.value != "<<":
         raise _at(event, f"the key '{shown_word(event.value)}' stands twice")
     parent.keys.add(event.value)
+
+
+def _kind(event: yaml.NodeEvent) -> str:
+    if isinstance(event, yaml.AliasEvent):
+        return "an alias"
+    return "a mapping" if isinstance(event, yaml.MappingStartEvent) else "a list"
 
 
 def _add(parent: _Open, size: int, event: yaml.Event) -> None:
