@@ -18,6 +18,7 @@ from utils.config import Config
 from utils.data import Split, token_cache
 from utils.errors import InputError
 from utils.features import check_rows, text_hash
+from utils.matrix_limits import FEATURE_MAX
 from utils.reading import present, read_array
 from utils.tokenization_utils import Ragged, Tokenizer, tokenize_file, tokenize_texts
 
@@ -93,15 +94,15 @@ class ArrayFiles:
         """The pair, both looked at.
 
         Raises:
-            InputError: a file is missing or no matrix of finite real numbers with a row for each point, or the two
-                have different columns.
+            InputError: a file is missing or no matrix of real numbers up to FEATURE_MAX with a row for each point, or
+                the two have different columns.
         """
         widths = {}
         for split in ("trn", "tst"):
             array = cls._mapped(name, data, split)
             widths[split] = array.shape[1]
             for start in range(0, len(array), ROWS_AT_ONCE):
-                _check_finite(array[start:start + ROWS_AT_ONCE], start, array_pair(name, data)[split])
+                _check_features(array[start:start + ROWS_AT_ONCE], start, array_pair(name, data)[split])
         if widths["trn"] != widths["tst"]:
             raise InputError(f"method.features: {name}: the training points have {widths['trn']:,} columns, the test "
                              f"points {widths['tst']:,}")
@@ -186,7 +187,9 @@ def _arrays_in(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.npy"))
 
 
-def _check_finite(block: np.ndarray, start: int, path: Path) -> None:
-    bad = ~np.isfinite(block).all(axis=1)
+def _check_features(block: np.ndarray, start: int, path: Path) -> None:
+    largest = np.abs(block).max(axis=1, initial=0).astype(np.float64)      # NaN where a row has one
+    bad = ~(largest <= FEATURE_MAX)
     if bad.any():
-        raise InputError(f"{path}: row {start + int(np.argmax(bad))}: a feature is NaN or infinite")
+        raise InputError(f"{path}: row {start + int(np.argmax(bad))}: a feature is NaN, infinite or beyond "
+                         f"{FEATURE_MAX:g}")

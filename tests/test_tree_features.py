@@ -236,7 +236,9 @@ def test_names_of_pairs(tmp_path, name, trn, tst):
     (np.ones(20, np.float32), r"X.tst.npy: expected 2 dimensions, got shape \(20,\)"),
     (np.ones((20, 24), np.int64), r"X.tst.npy: expected real numbers, got values of type int64"),
     (np.ones((20, 24), complex), r"X.tst.npy: expected real numbers, got values of type complex128"),
-    (np.full((20, 24), np.nan, np.float16), r"X.tst.npy: row 0: a feature is NaN or infinite"),
+    (np.full((20, 24), np.nan, np.float16), r"X.tst.npy: row 0: a feature is NaN, infinite or beyond 1e\+15"),
+    (np.full((20, 24), -1e300), r"X.tst.npy: row 0: a feature is NaN, infinite or beyond 1e\+15"),
+    (np.full((20, 24), 1e20, np.float32), r"X.tst.npy: row 0: a feature is NaN, infinite or beyond 1e\+15"),
     (b"\x93NUMPY", r"X.tst.npy: not a .npy array"), (None, r"X.tst.npy does not exist")])
 def test_arrays_that_cannot_be(make_config, arrays, array, message):
     path = arrays / "X.tst.npy"
