@@ -211,6 +211,20 @@ def test_files_of_another_form(tmp_path, change, message):
         load(written(tmp_path, values))
 
 
+@pytest.mark.parametrize("word", ["a\nb", "\x1b[31m", "a\u2028b"])
+def test_a_message_is_one_line_whatever_stands_in_the_file(tmp_path, word):
+    written_files = [written(tmp_path, changed(DEXA, **{"global": {"arch": word}}))]
+    for key in ("net", "loss_criterion"):
+        flat = {"net": "dist-de-all", "dataset": "LF-AmazonTitles-131K", "loss_criterion": "softmax", key: word}
+        written_files.append(tmp_path / f"{key}.yaml")
+        written_files[-1].write_text(json.dumps(flat))
+    for path in written_files:
+        with pytest.raises(ConfigError) as error:
+            load(path)
+        assert str(path) in str(error.value)
+        assert str(error.value).isprintable()
+
+
 def test_every_known_key_takes_any_value_or_says_why():
     """A value of another kind ends in no traceback."""
     for section, rules in RULES.items():

@@ -102,7 +102,7 @@ def _loss(name: str, flat: Values) -> Converted:
 def _loss_criterion(name: str, flat: Values) -> Converted:
     if str(name) in LOSSES:
         return {"loss.name": LOSSES[name]}, ""
-    raise ConfigError(f"unknown loss_criterion '{name}'{nearest(name, list(LOSSES))}")
+    raise ConfigError(f"unknown loss_criterion '{shown(name)}'{nearest(name, list(LOSSES))}")
 
 
 def _loss_sample(sample: bool, flat: Values) -> Converted:
@@ -329,7 +329,7 @@ def convert(flat: Values, files: Mapping[str, str]) -> tuple[dict[str, Values], 
             raise ConfigError(f"{files[key]}: unknown key '{key}'{nearest(key, sorted(KNOWN))}")
     if (net := str(flat.get("net"))) not in METHOD_OF_NET:
         where = files.get("net", next(iter(files.values())))
-        raise ConfigError(f"{where}: net must be one of {', '.join(METHOD_OF_NET)}, got {net}")
+        raise ConfigError(f"{where}: net must be one of {', '.join(METHOD_OF_NET)}, got {shown(net)}")
     flat, merged, origin = interpolate(flat, files), {}, {}
     for key in flat:
         try:

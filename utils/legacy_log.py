@@ -10,8 +10,9 @@ log = logging.getLogger("legacy_config")
 
 
 def shown(value: Any) -> str:
-    """A value as a config would have it."""
-    return value if isinstance(value, str) and value else json.dumps(value, default=str)
+    """A value as a config would have it, on one line."""
+    plain = isinstance(value, str) and value != "" and value.isprintable()
+    return value if plain else json.dumps(value, default=str)
 
 
 def say(came: str, values: Mapping[str, Any], note: str = "") -> None:
