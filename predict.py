@@ -32,6 +32,7 @@ if __name__ == "__main__":
 
 import itertools  # noqa: E402
 import json  # noqa: E402
+import logging  # noqa: E402
 import os  # noqa: E402
 import re  # noqa: E402
 from collections.abc import Iterable, Iterator, Sequence  # noqa: E402
@@ -82,6 +83,9 @@ class Predictor:
             labels = text_list(labels, "labels")
             if not labels:
                 raise InputError("labels: expected at least one text, got none")
+            if empty := [index for index, text in enumerate(labels) if not text.strip()]:
+                logging.getLogger(__name__).warning("%d of %d label texts are empty, e.g. that of id %d; they are "
+                                                    "ranked as any other", len(empty), len(labels), empty[0])
             self.label_texts = labels
             self.method.rank_new_labels(labels, self.accelerator)
         check_options(config, self.method)

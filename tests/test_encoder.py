@@ -8,7 +8,7 @@ from tests.tiny_encoders import tiny_tokenizer, write_tiny
 from utils.config import EncoderConfig
 from utils.data import TextBatch
 from utils.errors import InputError
-from utils.pretrained import load_tokenizer, resolve
+from utils.pretrained import file_of, load_tokenizer, resolve
 from utils.text import text_list
 from utils.tokenization_utils import Tokenizer, tokenize_texts
 
@@ -185,6 +185,13 @@ def test_lists_of_texts_are_checked_for_unicode_before_any_method_sees_them():
     with pytest.raises(InputError, match=r"labels: expected Unicode, got 'b\\ud83d' at place 1, .* U\+D83D"):
         text_list(["a", "b\ud83d"], "labels")
     assert text_list(["a", "b\U0001f600"], "labels") == ["a", "b\U0001f600"]
+
+
+def test_a_hub_that_cannot_be_reached_is_said_once(monkeypatch, caplog):
+    monkeypatch.setattr("utils.pretrained._reach_hub", lambda: (_ for _ in ()).throw(OSError("no network")))
+    for _ in range(3):
+        assert file_of("no/such-at-all", "modules.json") is None
+    assert caplog.text.count("whether it has modules.json cannot be found out") == 1
 
 
 def test_unknown_encoders_name_what_was_tried(monkeypatch, tmp_path):

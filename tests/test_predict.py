@@ -91,6 +91,14 @@ def test_labels_must_be_texts(run):
         Predictor(run, labels=[3])
 
 
+def test_label_texts_that_are_empty_are_said(run, caplog):
+    Predictor(run, labels=["a", "", "b", " "])
+    assert "2 of 4 label texts are empty, e.g. that of id 1" in caplog.text
+    caplog.clear()
+    Predictor(run, labels=["a", "b"])
+    assert "empty" not in caplog.text
+
+
 @pytest.mark.parametrize(("name", "content", "came"), [
     ("mine.csv", b"text,labels\nthe linux tool,kernel\n", "a .csv file by its name"),
     ("QUERIES.TSV", b"id\ttext\n1\tvim\n", "a .tsv file by its name"),

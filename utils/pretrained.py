@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +62,16 @@ def file_of(name: str, path: str) -> Path | None:
     except EntryNotFoundError:
         return None
     except (OSError, ValueError) as error:      # no network, or no such id: then loading the model says so too
-        log.warning("encoder '%s': whether it has %s cannot be found out (%s); taken as if it had not", name, path,
-                    str(error).strip().splitlines()[0])
+        _say_unknown(name, path, str(error).strip().splitlines()[0])
         return None
     return None if found is _CACHED_NO_EXIST else Path(found)
+
+
+@cache
+def _say_unknown(name: str, path: str, reason: str) -> None:
+    """Log, once, that nobody can say whether an encoder has a file."""
+    log.warning("encoder '%s': whether it has %s cannot be found out (%s); taken as if it had not", name, path,
+                reason)
 
 
 def from_pretrained(kind: Any, name: str, **options: Any) -> Any:
