@@ -12,7 +12,7 @@ from models.recipe import plan_recipe
 from tests.conftest import with_values, write_dataset
 from tests.test_methods import SETTINGS, load
 from tests.test_resume import equal, weights
-from utils.config import ConfigError
+from utils.config import ConfigError, load_config
 from utils.errors import InputError
 
 ENCODER = {"name": "encoder", "method": {"name": "ova", "tau": 0.1}, "train": {"epochs": 1}}
@@ -305,3 +305,23 @@ def test_a_stop_between_two_evaluations_cannot_be_undone(make_config):
     train.fit(make_config(train={"epochs": 6, "stop_epoch": 3, "eval_interval": 2}))
     with pytest.raises(InputError, match=r"stop_epoch \(3 -> None\): the run ended with an evaluation after epoch 3"):
         train.fit(make_config(train={"epochs": 6, "eval_interval": 2}), resume=True)
+
+
+# ---------------------------------------------------------------- the folder, and the file of a stage
+
+def test_a_run_folder_that_cannot_be_one(make_config, tmp_path):
+    file = tmp_path / "notes.txt"
+    file.write_text("mine")
+    for folder, message in ((file, f"^{file}: expected a run folder, got a file"),
+                            ("/dev/null", "^/dev/null: expected a run folder, got a file"),
+                            (file / "run", f"^{file}/run: the run folder cannot be made")):
+        with pytest.raises(InputError, match=message):
+            train.fit(make_config(run={"dir": str(folder)}), overwrite=True)
+    assert file.read_text() == "mine"
+
+
+def test_a_stage_without_a_method_is_named(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("data: {name: tiny}\nmethod: {name: dexml}\nstages: [{name: warm, method: {name: null}}]\n")
+    with pytest.raises(ConfigError, match=f"^{path}: stage 'warm': method.name is missing"):
+        load_config(path, method_configs=METHOD_CONFIGS)

@@ -271,7 +271,8 @@ def stage_config(config: Config, stage: Mapping[str, Any], method_configs: Mappi
         merged["method"] = {}
     for section, content in overlay.items():
         merged[section] |= content
-    return build_config(merged, method_configs, origin)
+    place = f"stage '{stage.get('name')}'"
+    return build_config(merged, method_configs, origin, where=f"{where}: {place}" if where else place)
 
 
 def _override_stages(config: Config, overrides: Any, method_configs: Mapping[str, type]) -> list[dict[str, Any]]:

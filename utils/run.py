@@ -64,7 +64,11 @@ def open_run(config: Config, recipe: Config, resume: bool, overwrite: bool) -> P
 
 def _write_configs(config: Config, recipe: Config) -> None:
     folder = config.run_folder
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: the run folder cannot be made ({error.strerror}); choose another run.dir or "
+                         "run.root") from error
     for leftover in folder.glob(".*.partial-*"):      # of a process that was killed while it wrote
         leftover.unlink()
     if recipe.stages:
@@ -171,6 +175,8 @@ def _refusal(config: Config, resume: bool, overwrite: bool) -> str | None:
     saved = folder / "config.yaml"
     if _is_locked(folder):
         return f"{folder}: another process is training in this folder"
+    if folder.exists() and not folder.is_dir():
+        return f"{folder}: expected a run folder, got a file; choose another run.dir"
     if not saved.exists():
         if folder.is_dir() and any(p.name not in ("stages", RECIPE, LOCK) and ".partial" not in p.name
                                    for p in folder.iterdir()):
