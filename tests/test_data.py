@@ -289,6 +289,17 @@ def test_broken_matrices_are_one_error_and_no_crash(tmp_path, make_config):
     assert in_child(messages) == []
 
 
+@pytest.mark.parametrize("kind", ["csc", "coo", "dia"])
+def test_rows_are_counted_before_a_matrix_of_so_many_is_made(tmp_path, make_config, kind, monkeypatch):
+    """A header of a few bytes asks for 2^31 rows: pointers of 8 GB in a CSR."""
+    config = make_config(data={"root": str(tmp_path / "sets"), "name": "tiny"})
+    folder = write_dataset(tmp_path / "sets" / "tiny")
+    _matrix_of(folder, "Y.tst", kind, lambda arrays: (2**31 - 1, 20))
+    monkeypatch.setattr("utils.data.read_matrix", lambda path, values: sp.load_npz(folder / "Y.trn.npz"))
+    with pytest.raises(InputError, match=r"Y.tst.npz has 2,147,483,647 rows but .*tst_X.txt has 20 lines"):
+        load_dataset(config, None)
+
+
 def in_child(work):
     """What `work` returns in a forked child; a child that a signal ends is seen."""
     reader, writer = os.pipe()

@@ -384,7 +384,7 @@ def test_what_the_machine_cannot_hold_is_refused_before_it_is_unpacked(tmp_path,
 def test_a_conversion_that_the_machine_cannot_hold_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(reading, "host_memory", lambda: {"available": 1 << 30})
     path = npz(tmp_path / "Y.npz", **parts("coo", shape=np.array([2**31 - 1, 4])))
-    assert "Y.npz: needs 8,192 MB of memory, but 1,024 MB are available" in refusal(read_matrix, path)
+    assert "Y.npz: needs 16,384 MB of memory, but 1,024 MB are available" in refusal(read_matrix, path)
 
 
 def test_members_that_claim_more_than_the_file_holds(tmp_path):

@@ -26,7 +26,7 @@ from utils.config import Config, DataConfig
 from utils.errors import InputError
 from utils.filters import load_filters
 from utils.label_texts import NO_TEXTS, label_text_path, label_text_problem, label_texts, stand_ins, with_stand_ins
-from utils.reading import RELEVANCE, check_file, check_size_is_meant, present, read_array, read_matrix
+from utils.reading import RELEVANCE, check_file, check_size_is_meant, matrix_header, present, read_array, read_matrix
 from utils.sparse import without_zeros
 from utils.text import count_lines, lines_hash
 from utils.tokenization_utils import Ragged, Tokenizer, tokenize_file
@@ -41,11 +41,11 @@ VALIDATION_SEED = 0      # the split belongs to the data, not to the run: every 
 def load_relevance(path: Path, num_texts: int | None, text_path: Path) -> sp.csr_matrix:
     """Y.{trn,tst}.npz -> CSR float32 [N, L], checked against the number of texts, if there are texts."""
     check_file(path, "a scipy sparse matrix, points x labels")
-    matrix = without_zeros(read_matrix(path, RELEVANCE))
-    if num_texts is not None and matrix.shape[0] != num_texts:
-        raise InputError(f"{path} has {matrix.shape[0]:,} rows but {text_path} has {num_texts:,} lines; "
+    rows = matrix_header(path)[0]      # before a matrix of so many is made
+    if num_texts is not None and rows != num_texts:
+        raise InputError(f"{path} has {rows:,} rows but {text_path} has {num_texts:,} lines; "
                          "expected one row a line")
-    return matrix
+    return without_zeros(read_matrix(path, RELEVANCE))
 
 
 def held_out_points(labelled: int, config: DataConfig) -> int:

@@ -103,9 +103,10 @@ class FeatureFiles:
             InputError: as `require`, or the file is no finite matrix with a row for each point.
         """
         if present(self.path(split)):
+            rows = matrix_header(self.path(split))[0]      # before a matrix of so many is made
+            check_rows(rows, self.path(split), self.data, split)
             matrix = read_matrix(self.path(split), FEATURES)
             check_size_is_meant(matrix.shape[1], matrix.nnz, str(self.path(split)))
-            check_rows(matrix.shape[0], self.path(split), self.data, split)
             return matrix
         return self._made_by(self.require(split), split)
 

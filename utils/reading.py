@@ -38,6 +38,7 @@ from utils.matrix_checks import (
     check_size_is_meant,
     checked_csr,
 )
+from utils.matrix_limits import LARGEST
 from utils.memory import host_memory
 
 __all__ = ["FEATURES", "NUMBERS", "RELEVANCE", "SCORES", "Values", "array_names", "available_for", "check_file",
@@ -198,7 +199,7 @@ def _raw_matrix(archive: zipfile.ZipFile, plan: Plan, path: Path) -> RawMatrix:
     if data.dtype.kind != "f" or data.dtype.itemsize < 4:
         needed += math.prod(data.shape) * 4
     if plan.kind != "csr":
-        needed += math.prod(data.shape) * 8 + (plan.shape[0] + 1) * 4
+        needed += math.prod(data.shape) * 8 + (plan.shape[0] + 1) * 8
     available_for(needed, str(path))
     arrays = {name: _read_member(archive, member) for name, member in plan.members.items()}
     if "coords" in arrays:
@@ -226,6 +227,9 @@ def _shape(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> tup
         raise InputError(f"{path}: not a scipy sparse matrix (its shape has the shape {header.shape}, expected two "
                          "numbers)")
     rows, columns = _read_member(archive, member).tolist()
+    if not all(0 <= size <= LARGEST for size in (rows, columns)):
+        raise InputError(f"{path}: not a scipy sparse matrix (its shape is {(rows, columns)}, expected sizes from 0 to "
+                         f"{LARGEST})")
     return rows, columns
 
 
