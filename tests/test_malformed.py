@@ -183,7 +183,7 @@ def subjects(runs: dict[str, Path], inputs: Path) -> Iterator[Subject]:
         yield subject("told", runs["ova"], file, 12)
     for folder in runs.values():
         for file in saved_files(folder):
-            yield subject("run", folder, file, 5)
+            yield subject("run", folder, file, 4)
 
 
 # ---------------------------------------------------------------- the test

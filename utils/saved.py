@@ -189,6 +189,8 @@ def check_answers(values: np.ndarray | Tensor, what: str) -> None:
     """Raise NotFiniteError for what a model computed, where a value is NaN or plus infinity; -inf is `none`."""
     if 0 in values.shape:
         return
+    if isinstance(values, Tensor):
+        values = values.detach()
     largest = float(values.max())      # NaN, if there is one
     if not largest < np.inf:
         raise NotFiniteError(f"{what}: expected finite numbers, got {largest}")
