@@ -373,6 +373,9 @@ def test_what_the_machine_cannot_hold_is_refused_before_it_is_unpacked(tmp_path,
     monkeypatch.setattr(reading, "_read_member", lambda *_: pytest.fail("unpacked"), raising=True)
     monkeypatch.setattr(reading, "_format", lambda *_: "csr")
     monkeypatch.setattr(reading, "_shape", lambda *_: (6, 4))
+    stored = f"{32 << 20} values"      # the headers alone tell that these are not a matrix
+    assert f"indices of 12 numbers for {stored}" in refusal(read_matrix, path)
+    monkeypatch.setattr(reading, "_check_lengths", lambda *_: None)
     assert "Y.npz: needs 160 MB of memory, but 64 MB are available" in refusal(read_matrix, path)
     assert "Y.npz: needs" not in refusal(read_arrays, path)      # 32 MB would do; its format is no number
     monkeypatch.setattr(reading, "host_memory", lambda: {"available": 1 << 20})

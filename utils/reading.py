@@ -189,7 +189,20 @@ def _plan(archive: zipfile.ZipFile, path: Path) -> Plan:
     headers = {name: _member_header(archive, members[name], path, REAL) for name in names}
     if coords and headers["coords"].shape[:1] != (2,):
         raise InputError(f"{path}: not a scipy sparse matrix (coords of shape {headers['coords'].shape})")
+    _check_lengths(kind, shape, headers, path)
     return Plan(kind, shape, {name: members[name] for name in names}, headers)
+
+
+def _check_lengths(kind: str, shape: tuple[int, int], headers: dict[str, Header], path: Path) -> None:
+    """Headers that tell already that the arrays do not fit each other: nothing is unpacked for them."""
+    where = f"{path}: expected a valid {kind.upper()} of shape {shape}, got"
+    lengths = {name: header.shape[0] for name, header in headers.items() if header.shape}
+    for name in ("indices", "row", "col"):
+        if name in lengths and lengths[name] != lengths.get("data"):
+            raise InputError(f"{where} {name} of {lengths[name]} numbers for {lengths.get('data', 1)} values")
+    outer = {"csr": shape[0], "csc": shape[1]}.get(kind)
+    if outer is not None and lengths.get("indptr", outer + 1) != outer + 1:
+        raise InputError(f"{where} indptr of {lengths['indptr']} numbers, not {outer + 1}")
 
 
 def _raw_matrix(archive: zipfile.ZipFile, plan: Plan, path: Path) -> RawMatrix:
