@@ -20,7 +20,8 @@ import torch
 ROOT = Path(__file__).parent.parent
 METRICS = ROOT / "Results/XMCKit/LF-DebianTitles-small/fusion/tst_metrics.json"
 LEAST_P1 = 52.5          # seed 0: 53.11; seeds 0, 1, 2: 52.73 +- 0.34
-MOST_TIME = 40.0         # seconds of the demo over those of the reference work: 27 to 32 on two calm cores
+MOST_TIME = 60.0         # seconds of the demo over those of the reference work: 27 to 42 on two cores, the
+                         # larger where a clean checkout compiles its kernels first
 ROUNDS = 3               # of the reference work, on each side of the demo
 
 

@@ -106,3 +106,5 @@ def test_minus_infinity_is_no_answer_and_not_refused():
     saved.check_answers(np.array([[0.5, -np.inf]]), "scores")
     saved.check_answers(np.empty((0, 3)), "scores")
     saved.check_answers(np.empty((3, 0)), "scores")
+    with pytest.raises(saved.NotFiniteError, match="scores: expected finite numbers, got inf"):
+        saved.check_answers(np.array([[np.inf, 0.5]]), "scores")

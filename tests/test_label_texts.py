@@ -67,7 +67,8 @@ def test_a_name_or_an_id_stands_in(config, reader, names):
 
 @pytest.mark.parametrize("other", OTHERS)
 def test_methods_that_read_no_label_texts_take_any(config, other):
-    train.fit(config(range(LABELS), **OTHERS[other]))
+    folder = train.fit(config(range(LABELS), **OTHERS[other]))
+    assert (folder / "model" / "method.json").is_file()
 
 
 def test_the_tokens_are_those_of_the_name(config, tiny_encoder):

@@ -40,6 +40,19 @@ def test_names_may_end_with_the_seed(make_run):
     assert lines[2:] == ["| D/dexa | 0, 1 | 15.00 ± 7.07 |", "| D/elias-1 | 0 | 3.00 |", "| D/s2 | 2 | 5.00 |"]
 
 
+def test_members_inside_of_a_run_are_those_of_every_seed(make_run):
+    runs = [make_run(seed, value) for seed, value in enumerate((10.0, 20.0))]
+    for run in runs:
+        with open(run / "config.yaml", "a") as file:
+            file.write(f"method: {{name: fusion, members: {{tree: {run}/stages/tree}}}}\n")
+    assert "| D/dexa | 0, 1 | 15.00 ± 7.07 |" in seeds_table(runs, columns=["P@1"])
+    text = (runs[1] / "config.yaml").read_text()
+    other = text.replace("stages/tree", "stages/forest")
+    (runs[1] / "config.yaml").write_text(other)
+    with pytest.raises(ValueError, match="has another config"):
+        seeds_table(runs, columns=["P@1"])
+
+
 def test_rows_of_one_config_are_named(make_run):
     runs = [make_run(0, 10.0, "first"), make_run(1, 20.0, "second"), make_run(0, 3.0, "other", epochs=4)]
     assert rows_alike(runs, "tst").startswith("D/first, D/second: runs of one config")

@@ -180,13 +180,21 @@ def labels_hash(folder: Path) -> str:
     return lines_hash(path) if present(path) else ""
 
 
-def _dataset_hash(*matrices: sp.csr_matrix) -> str:
+def _dataset_hashes(relevance: Sequence[sp.csr_matrix], filters: Sequence[sp.csr_matrix]) -> tuple[str, str]:
+    """Of the relevance and the filters together, and of the relevance alone: each matrix is read once."""
     digest = hashlib.sha256()
-    for matrix in matrices:
-        digest.update(repr(matrix.shape).encode())
-        for array in (matrix.indptr.astype(np.int64), matrix.indices.astype(np.int64), matrix.data):
-            digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()[:16]
+    for matrix in relevance:
+        _add_matrix(digest, matrix)
+    alone = digest.hexdigest()[:16]
+    for matrix in filters:
+        _add_matrix(digest, matrix)
+    return digest.hexdigest()[:16], alone
+
+
+def _add_matrix(digest: hashlib._Hash, matrix: sp.csr_matrix) -> None:
+    digest.update(repr(matrix.shape).encode())
+    for array in (matrix.indptr.astype(np.int64), matrix.indices.astype(np.int64), matrix.data):
+        digest.update(np.ascontiguousarray(array).tobytes())
 
 
 def check_dataset_folder(folder: Path) -> None:
@@ -263,11 +271,11 @@ def load_dataset(config: Config, tokenizer_source, held_out: np.ndarray | None =
         source, matrix = ("tst", tst) if name == "tst" else ("trn", trn)
         splits[name] = Split(name, rows[name], tokens.get(f"{source}_X"), matrix[rows[name]],
                              filters[source][rows[name]], texts[f"{source}_X"])
+    whole_hash, relevance_hash = _dataset_hashes((trn, tst), (filters["trn"], filters["tst"]))
     return Dataset(name=data.name, folder=folder, config=data, label_tokens=tokens.get("Y"),
                    label_problem=problem, label_stand_ins=stand_in, num_labels=trn.shape[1],
                    splits=splits, label_counts=np.bincount(trn.indices, minlength=trn.shape[1]),
-                   num_train=trn.shape[0], hash=_dataset_hash(trn, tst, filters["trn"], filters["tst"]),
-                   relevance_hash=_dataset_hash(trn, tst))
+                   num_train=trn.shape[0], hash=whole_hash, relevance_hash=relevance_hash)
 
 
 # ---------------------------------------------------------------- batches

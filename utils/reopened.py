@@ -9,12 +9,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from utils.command_line import parse_overrides
 from utils.config import Config, build_config, to_mapping
 from utils.legacy_config import load_any_config
-from utils.run import RECIPE
+from utils.run import RECIPE, with_folder_renamed
 
 PLACES = {"dir", "root", "project", "expname"}      # of section run: where a run goes
 
@@ -51,16 +50,7 @@ def moved(config: Config, folder: Path, method_configs: Mapping[str, type]) -> C
     old, new = config.run_folder, folder
     if old.parent.name == new.parent.name == "stages":      # it may name other stages of its run
         old, new = old.parent.parent, new.parent.parent
-
-    def change(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {key: change(part) for key, part in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [change(part) for part in value]
-        if isinstance(value, str) and (value == str(old) or value.startswith(f"{old}/")):
-            return str(new) + value.removeprefix(str(old))
-        return value
-    values = change(to_mapping(config))
+    values = with_folder_renamed(to_mapping(config), str(old), str(new))
     stages = values.pop("stages", ())
     return _with_folder(build_config(values, method_configs, {}, stages), folder)
 

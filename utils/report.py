@@ -20,7 +20,7 @@ import numpy as np
 from utils.config import read_yaml
 from utils.console import show_anything
 from utils.errors import InputError
-from utils.run import MAY_DIFFER
+from utils.run import MAY_DIFFER, with_folder_renamed
 from utils.saved import read_facts
 
 COLUMNS = ("P@1", "P@3", "P@5", "nDCG@5", "PSP@1", "PSP@5", "R@100")
@@ -51,6 +51,8 @@ def read_run(folder: str | Path, split: str) -> dict[str, Any]:
         raise InputError(f"{path}: measured without {', '.join(map(str, without))}; measure the whole with: python "
                          f"eval.py {split} {folder}")
     trained = {section: content for section, content in config.items() if section not in MAY_DIFFER}
+    if place := config["run"].get("dir"):      # its own stages, such as a fusion's members, are those of every seed
+        trained = with_folder_renamed(trained, str(place), "RUN")
     return {"name": name, "folder": folder, "config": trained, "seed": seed, "metrics": metrics}
 
 

@@ -248,6 +248,17 @@ def clear_run(folder: Path) -> None:
         clear_folder(folder / name)
 
 
+def with_folder_renamed(value: Any, old: str, new: str) -> Any:
+    """The values of a config, in which `old` and what it names inside of that folder are inside of `new`."""
+    if isinstance(value, Mapping):
+        return {key: with_folder_renamed(part, old, new) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [with_folder_renamed(part, old, new) for part in value]
+    if isinstance(value, str) and (value == old or value.startswith(f"{old}/")):
+        return new + value.removeprefix(old)
+    return value
+
+
 def folder_of(run: str | Path) -> Path:
     """A run folder, or the one of a run's config.yaml."""
     path = Path(run)
