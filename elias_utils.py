@@ -19,7 +19,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from utils.command_line import parse_words
+from utils.config.command_line import parse_words
 
 STEPS = ("gen_cluster_A", "gen_approx_A", "sparse_ranker", "quantize", "report")
 
@@ -47,22 +47,22 @@ from collections.abc import Callable, Sequence  # noqa: E402
 import torch  # noqa: E402
 
 from models import METHOD_CONFIGS, METHODS, load_method  # noqa: E402
-from models import elias_setup as setup  # noqa: E402
-from models.elias import Elias  # noqa: E402
-from models.elias_files import Origin, approx_origin, cluster_origin  # noqa: E402
-from models.elias_graph import Graph, check_graph  # noqa: E402
-from models.elias_model import EliasConfig, Limits  # noqa: E402
-from models.elias_report import draw  # noqa: E402
+from models.elias import setup  # noqa: E402
+from models.elias.elias import Elias  # noqa: E402
+from models.elias.graph import Graph, check_graph  # noqa: E402
+from models.elias.made_graphs import Origin, approx_origin, cluster_origin  # noqa: E402
+from models.elias.model import EliasConfig, Limits  # noqa: E402
+from models.elias.report import draw  # noqa: E402
 from models.recipe import with_resolved_encoder  # noqa: E402
 from train import fit  # noqa: E402
 from utils import distributed  # noqa: E402
-from utils.config import Config, ConfigError, finish_config, parse_overrides, read_option, to_mapping  # noqa: E402
-from utils.data import load_dataset  # noqa: E402
-from utils.graph_places import approx_file, cluster_file  # noqa: E402
-from utils.legacy_config import load_any_config  # noqa: E402
-from utils.pretrained import load_tokenizer  # noqa: E402
+from utils.config.config import Config, ConfigError, finish_config, parse_overrides, read_option, to_mapping  # noqa: E402
+from utils.config.graph_places import approx_file, cluster_file  # noqa: E402
+from utils.config.legacy_yaml import load_any_config  # noqa: E402
+from utils.data.dataset import load_dataset  # noqa: E402
+from utils.pretrained.location import load_tokenizer  # noqa: E402
 from utils.row_store import RowStore  # noqa: E402
-from utils.run import find_run, start_logging  # noqa: E402
+from utils.run.folder import find_run, start_logging  # noqa: E402
 
 log = logging.getLogger("elias_utils")
 

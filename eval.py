@@ -14,7 +14,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from utils.command_line import parse_words
+from utils.config.command_line import parse_words
 
 
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
@@ -42,16 +42,16 @@ from models.eval_options import check_options, compare_index  # noqa: E402
 from models.method import Method  # noqa: E402
 from models.report_data import report_data  # noqa: E402
 from utils import distributed, metrics  # noqa: E402
-from utils.config import Config, ConfigError  # noqa: E402
-from utils.data import SPLITS, Dataset, Split, load_dataset, saved_validation_rows  # noqa: E402
-from utils.data_sizes import DataSizes  # noqa: E402
-from utils.environment import check_same_data  # noqa: E402
+from utils.config.config import Config, ConfigError  # noqa: E402
+from utils.data.dataset import SPLITS, Dataset, Split, load_dataset, saved_validation_rows  # noqa: E402
+from utils.data.sizes import DataSizes  # noqa: E402
 from utils.errors import InputError  # noqa: E402
 from utils.files import write_json, written_whole  # noqa: E402
-from utils.html_report import ReportData, report_path, write_report  # noqa: E402
-from utils.pretrained import load_tokenizer  # noqa: E402
-from utils.run import find_run, start_logging, warn_unfinished  # noqa: E402
-from utils.saved import answers_of  # noqa: E402
+from utils.pretrained.location import load_tokenizer  # noqa: E402
+from utils.reading.saved import answers_of  # noqa: E402
+from utils.report.html import ReportData, report_path, write_report  # noqa: E402
+from utils.run.environment import check_same_data  # noqa: E402
+from utils.run.folder import find_run, start_logging, warn_unfinished  # noqa: E402
 
 log = logging.getLogger("eval")
 USUAL_KS = (1, 3, 5, 10, 100)

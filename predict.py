@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from utils.command_line import parse_words
+from utils.config.command_line import parse_words
 
 
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
@@ -42,14 +42,14 @@ import torch  # noqa: E402
 from models import METHOD_CONFIGS, load_method  # noqa: E402
 from models.eval_options import check_options, compare_index  # noqa: E402
 from utils import distributed  # noqa: E402
-from utils.config import Config  # noqa: E402
+from utils.config.config import Config  # noqa: E402
 from utils.console import is_screen, shows_unicode  # noqa: E402
-from utils.data import check_dataset_folder, label_texts  # noqa: E402
-from utils.environment import check_labels  # noqa: E402
+from utils.data.dataset import check_dataset_folder, label_texts  # noqa: E402
 from utils.errors import InputError  # noqa: E402
 from utils.files import place_of, written_whole  # noqa: E402
-from utils.run import find_run, start_logging, warn_unfinished  # noqa: E402
-from utils.saved import answers_of, check_answers  # noqa: E402
+from utils.reading.saved import answers_of, check_answers  # noqa: E402
+from utils.run.environment import check_labels  # noqa: E402
+from utils.run.folder import find_run, start_logging, warn_unfinished  # noqa: E402
 from utils.text import TextLines, check_plain_text, iter_lines, text_list  # noqa: E402
 
 TEXTS_AT_ONCE = 1 << 14

@@ -14,7 +14,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from utils.command_line import parse_words
+from utils.config.command_line import parse_words
 
 
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
@@ -51,9 +51,8 @@ from models import METHOD_CONFIGS, METHODS, load_method  # noqa: E402
 from models.method import Method, progress  # noqa: E402
 from models.recipe import plan_recipe  # noqa: E402
 from utils import distributed  # noqa: E402
-from utils.checkpoint import Progress, load_checkpoint, save_checkpoint  # noqa: E402
-from utils.config import Config, ConfigError  # noqa: E402
-from utils.data import (  # noqa: E402
+from utils.config.config import Config, ConfigError  # noqa: E402
+from utils.data.dataset import (  # noqa: E402
     Batch,
     Dataset,
     labels_hash,
@@ -62,18 +61,19 @@ from utils.data import (  # noqa: E402
     steps_per_epoch,
     training_batches,
 )
-from utils.data_sizes import DataSizes, read_once  # noqa: E402
-from utils.environment import check_same_data, peak_memory, write_environment  # noqa: E402
+from utils.data.sizes import DataSizes, read_once  # noqa: E402
 from utils.files import folder_written_whole, write_json, written_whole  # noqa: E402
-from utils.interrupt import Interrupted, SaveClock, stopped_by_sigterm  # noqa: E402
 from utils.metrics import NAMES  # noqa: E402
-from utils.optim import build_optimizers, clip_gradients, learning_rate_factor, set_learning_rates  # noqa: E402
 from utils.plan import check_it_fits  # noqa: E402
 from utils.plan import report as plan_report  # noqa: E402
-from utils.pretrained import load_tokenizer  # noqa: E402
-from utils.reopened import load_training_config  # noqa: E402
-from utils.run import MetricLog, check_folders, find_run, is_begun, is_finished, locked, open_run, start_logging  # noqa: E402
-from utils.stages import Runs, member_stages, of_stage, stage_configs  # noqa: E402
+from utils.pretrained.location import load_tokenizer  # noqa: E402
+from utils.run.environment import check_same_data, peak_memory, write_environment  # noqa: E402
+from utils.run.folder import MetricLog, check_folders, find_run, is_begun, is_finished, locked, open_run, start_logging  # noqa: E402
+from utils.run.reopened import load_training_config  # noqa: E402
+from utils.run.stages import Runs, member_stages, of_stage, stage_configs  # noqa: E402
+from utils.training.checkpoint import Progress, load_checkpoint, save_checkpoint  # noqa: E402
+from utils.training.interrupt import Interrupted, SaveClock, stopped_by_sigterm  # noqa: E402
+from utils.training.optim import build_optimizers, clip_gradients, learning_rate_factor, set_learning_rates  # noqa: E402
 
 log = logging.getLogger("train")
 CHECK_EVERY = 20      # steps between two looks at the losses: each look is one host sync

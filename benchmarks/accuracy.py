@@ -19,8 +19,8 @@ import torch
 from eval import evaluate
 from models import METHOD_CONFIGS
 from train import fit
-from utils.config import load_config
-from utils.environment import environment
+from utils.config.config import load_config
+from utils.run.environment import environment
 
 DEFAULT = Path("configs/LF-DebianTitles-small")
 COLUMNS = ("P@1", "P@3", "P@5", "nDCG@5", "PSP@1", "PSP@5", "R@100")

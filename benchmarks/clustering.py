@@ -21,8 +21,8 @@ import scipy.sparse as sp
 
 from benchmarks.synthetic_tree import LABELS, POINTS, made_problem
 from benchmarks.table import show
-from utils.clustering import balanced_hierarchy, splits_for
-from utils.matching import top_assignment
+from utils.clustering.clustering import balanced_hierarchy, splits_for
+from utils.clustering.matching import top_assignment
 
 
 def dense_rows(n: int, dim: int, rng: np.random.Generator) -> np.ndarray:

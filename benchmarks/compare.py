@@ -39,11 +39,11 @@ import scipy.sparse as sp
 from benchmarks.compare_worker import Task
 from benchmarks.table import heading, line
 from models import METHOD_CONFIGS
-from utils.config import DataConfig, load_config, to_yaml
-from utils.data import load_relevance
-from utils.features import find_features
+from utils.config.config import DataConfig, load_config, to_yaml
+from utils.data.dataset import load_relevance
+from utils.data.filters import load_filters
+from utils.features.files import find_features
 from utils.files import write_json, write_text
-from utils.filters import load_filters
 from utils.metrics import evaluate, inverse_propensity
 from utils.sparse import remove_pairs
 

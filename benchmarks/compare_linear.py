@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import scipy.sparse as sp
 
-from utils.text_features import TextFeatures
+from utils.features.tfidf import TextFeatures
 
 if TYPE_CHECKING:
     from benchmarks.compare_worker import Task

@@ -33,9 +33,10 @@ class SentenceTransformer:
         from sentence_transformers import losses
         from transformers import TrainerCallback
 
-        from utils import data, pretrained
-        from utils.config import DataConfig
-        from utils.filters import load_filters
+        from utils.config.config import DataConfig
+        from utils.data import dataset as data
+        from utils.data.filters import load_filters
+        from utils.pretrained import location as pretrained
         torch.set_num_threads(task.threads)
         self.task, self.package, self.losses, self.torch, self.callback = (
             task, sentence_transformers, losses, torch, TrainerCallback)

@@ -78,7 +78,7 @@ class Ours:
         import train
         from models import METHOD_CONFIGS
         from predict import Predictor
-        from utils.config import load_config
+        from utils.config.config import load_config
         self.task, self.events, self.fit, self.evaluate, self.kind = task, events, train.fit, eval.evaluate, Predictor
         folder = Path(task.data)
         # A tree selects nothing on validation points: it may learn from them, as the other trees do.

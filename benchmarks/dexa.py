@@ -25,11 +25,11 @@ from accelerate import Accelerator
 import train
 from benchmarks.processes import made_data
 from models import METHOD_CONFIGS, METHODS
-from models.encoder import build_encoder
-from utils.config import Config, build_config, load_config, stage_config, to_mapping
-from utils.data import load_dataset, training_batches
-from utils.optim import build_optimizers
-from utils.pretrained import load_tokenizer
+from models.encoders.encoder import build_encoder
+from utils.config.config import Config, build_config, load_config, stage_config, to_mapping
+from utils.data.dataset import load_dataset, training_batches
+from utils.pretrained.location import load_tokenizer
+from utils.training.optim import build_optimizers
 
 TRIPLET = {"name": "triplet", "sample": True}
 CASES = {"dexa, a vector a label": ({"name": "dexa", "num_vectors": "labels"}, TRIPLET),

@@ -21,15 +21,15 @@ import torch
 import torch.nn.functional as F
 
 from losses.shortlist import shortlist_bce
-from models.elias_graph import Graph
-from models.elias_index import GraphIndex, SearchSettings
-from models.elias_model import Elias1Config, Elias2Config, EliasModel, Limits
-from models.elias_search import forced_clusters, pool_gradient, pool_scores
-from models.encoder import build_encoder
-from utils.config import EncoderConfig, OptimConfig
-from utils.data import TextBatch
-from utils.optim import build_optimizers
+from models.elias.graph import Graph
+from models.elias.index import GraphIndex, SearchSettings
+from models.elias.model import Elias1Config, Elias2Config, EliasModel, Limits
+from models.elias.search import forced_clusters, pool_gradient, pool_scores
+from models.encoders.encoder import build_encoder
+from utils.config.config import EncoderConfig, OptimConfig
+from utils.data.dataset import TextBatch
 from utils.row_store import PRECISIONS, RowStore
+from utils.training.optim import build_optimizers
 
 NOISE = 0.8      # of labels and queries around their cluster's centre
 

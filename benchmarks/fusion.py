@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from models import frozen
-from models.fusion import Fusion
+from models.encoders import frozen
+from models.fusion.fusion import Fusion
 from predict import Predictor
-from utils.data import load_dataset
+from utils.data.dataset import load_dataset
 from utils.text import iter_lines
 
 TEXTS, WARM_UP, TURNS = 200, 50, 5

@@ -26,16 +26,16 @@ import scipy.sparse as sp
 from accelerate import Accelerator
 
 from models import METHOD_CONFIGS, load_method
-from models.overlap_xmc import XrLinearConfig, ranking
+from models.trees.overlap import XrLinearConfig, ranking
 from utils import distributed, metrics
-from utils.config import Config
-from utils.data import load_dataset
+from utils.config.config import Config
+from utils.data.dataset import load_dataset
 from utils.files import write_json, written_whole
-from utils.linear_layer import Features
-from utils.partition_tree import COMBINERS, PartitionTree
-from utils.run import find_run
+from utils.linear.layer import Features
+from utils.linear.partition_tree import COMBINERS, PartitionTree
+from utils.linear.tree_training import Skeleton, fit_tree, grow, pifa, reassign
+from utils.run.folder import find_run
 from utils.sparse import remove_pairs, topk_csr
-from utils.tree_training import Skeleton, fit_tree, grow, pifa, reassign
 
 KS = (1, 3, 5, 10, 100)
 FEWEST_POINTS = 10      # labels of so many points or fewer are skipped

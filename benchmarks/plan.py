@@ -20,7 +20,7 @@ import scipy.sparse as sp
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONFIGS = REPOSITORY / "configs" / "LF-DebianTitles-small"
-PLAN = ("import sys, train; from utils.plan import plan; from utils.config import load_config; "
+PLAN = ("import sys, train; from utils.plan import plan; from utils.config.config import load_config; "
         "print(plan(load_config(sys.argv[1], sys.argv[2:], method_configs=train.METHOD_CONFIGS)).total)")
 CASES = {
     "dexml, bag, all labels": ("dexml.yaml", ["--train.epochs", "2"]),

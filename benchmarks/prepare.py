@@ -1,4 +1,4 @@
-"""Speed and memory of utils/prepare.py.    python benchmarks/prepare.py [--lines 1000000] [--folder /tmp]
+"""Speed and memory of utils.prepare.    python benchmarks/prepare.py [--lines 1000000] [--folder /tmp]
 
 Makes synthetic data of two sizes (a tenth of the lines and all of them; texts of 30 words, 3 labels each),
 prepares it in every format in a process of its own and prints a Markdown table: lines per second of wall time

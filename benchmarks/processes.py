@@ -48,7 +48,7 @@ def made_data(root: Path, labels: int, encoder: Path) -> None:
     """A data set of 2,000 points and `labels` labels of three words, and a bag's table of 64 dimensions."""
     from transformers import BertConfig, BertModel
 
-    from utils.pretrained import load_tokenizer
+    from utils.pretrained.location import load_tokenizer
     folder, rng = root / "made", np.random.default_rng(0)
     (folder / "raw").mkdir(parents=True)
     words = np.array([f"w{i}" for i in range(1000)])

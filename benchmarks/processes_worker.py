@@ -10,13 +10,13 @@ import time
 import torch
 
 from models import METHOD_CONFIGS, METHODS
-from models.encoder import tokenizer_source
+from models.encoders.encoder import tokenizer_source
 from utils import distributed
-from utils.config import load_config
-from utils.data import load_dataset, training_batches
-from utils.environment import peak_memory
-from utils.optim import build_optimizers, clip_gradients
-from utils.pretrained import load_tokenizer
+from utils.config.config import load_config
+from utils.data.dataset import load_dataset, training_batches
+from utils.pretrained.location import load_tokenizer
+from utils.run.environment import peak_memory
+from utils.training.optim import build_optimizers, clip_gradients
 
 
 def main() -> None:

@@ -27,13 +27,13 @@ from eval import evaluate
 from models import METHOD_CONFIGS
 from models.recipe import plan_recipe
 from train import check_settings, fit, with_member_stages
-from utils.config import Config, build_config, to_mapping
-from utils.data import held_out_points
-from utils.data_sizes import DataSizes
-from utils.legacy_config import load_any_config
-from utils.pretrained import load_tokenizer
-from utils.run import start_logging
-from utils.stages import Runs
+from utils.config.config import Config, build_config, to_mapping
+from utils.config.legacy_yaml import load_any_config
+from utils.data.dataset import held_out_points
+from utils.data.sizes import DataSizes
+from utils.pretrained.location import load_tokenizer
+from utils.run.folder import start_logging
+from utils.run.stages import Runs
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 POINTS, TEST_POINTS, LABELS = 96, 24, 24

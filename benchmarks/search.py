@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from benchmarks.table import show
-from utils.config import EvalConfig
+from utils.config.config import EvalConfig
 from utils.search import INDEXES, build_index
 
 BATCH = 256

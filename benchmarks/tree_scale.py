@@ -18,11 +18,11 @@ import numpy as np
 import scipy.sparse as sp
 
 from benchmarks.synthetic_tree import write_problem
-from utils.linear_layer import Features, Solver
+from utils.linear.layer import Features, Solver
+from utils.linear.partition_tree import COMBINERS
+from utils.linear.tree_training import Ranking, fit_tree, grow, label_centroids
 from utils.metrics import evaluate
-from utils.partition_tree import COMBINERS
 from utils.sparse import topk_csr
-from utils.tree_training import Ranking, fit_tree, grow, label_centroids
 
 
 class Clock:

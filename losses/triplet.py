@@ -1,7 +1,7 @@
 """Triplet margin loss with online hard negatives (NGAME: Dahiya et al., WSDM 2023; DEXA: the same, KDD 2023).
 
 Unlike the softmax family it looks for the hardest labels of a query, so it wants whole rows of the pool's scores: with
-many processes each has its own queries and the labels of all (models.label_pool.pool_loss).
+many processes each has its own queries and the labels of all (models.batching.label_pool.pool_loss).
 """
 
 import torch

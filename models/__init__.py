@@ -5,21 +5,21 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from models.dexa import Dexa
-from models.dexml import Dexml
-from models.elias import Elias1, Elias2
-from models.elias_ranker import EliasRanker
-from models.fused import Fused
-from models.fusion import Fusion
+from models.classifiers.fused import Fused
+from models.classifiers.ova import Ova
+from models.classifiers.surrogate import Surrogate
+from models.classifiers.xc import Xc
+from models.dual.dexa import Dexa
+from models.dual.dexml import Dexml
+from models.dual.ngame import Ngame
+from models.elias.elias import Elias1, Elias2
+from models.elias.sparse_ranker import EliasRanker
+from models.fusion.fusion import Fusion
 from models.method import Method
-from models.ngame import Ngame
-from models.ova import Ova
-from models.overlap_xmc import Overlap, XrLinear
-from models.surrogate import Surrogate
-from models.xc import Xc
-from utils.config import Config
+from models.trees.overlap import Overlap, XrLinear
+from utils.config.config import Config
 from utils.errors import InputError
-from utils.saved import read_facts
+from utils.reading.saved import read_facts
 
 METHODS = {"dexml": Dexml, "ngame": Ngame, "dexa": Dexa, "elias-1": Elias1, "elias-2": Elias2,
            "elias-ranker": EliasRanker, "ova": Ova, "surrogate": Surrogate, "xc": Xc, "xr-linear": XrLinear,

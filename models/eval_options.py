@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from models.method import Method
-from utils.config import Config
+from utils.config.config import Config
 from utils.errors import InputError
 from utils.search import Comparison, ExactIndex, HnswIndex
 

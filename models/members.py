@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from utils.candidate_kernels import dot_given, stored_given
-from utils.config import Config, ConfigError
-from utils.data import Dataset
-from utils.environment import check_same_data
-from utils.linear_kernels import best_of_rows
-from utils.reading import RELEVANCE, read_matrix
-from utils.saved import map_rows
+from utils.config.config import Config, ConfigError
+from utils.data.dataset import Dataset
+from utils.linear.kernels import best_of_rows
+from utils.reading.matrices import RELEVANCE, read_matrix
+from utils.reading.saved import map_rows
+from utils.run.environment import check_same_data
 from utils.search import ExactIndex
 from utils.sparse import canonical, topk_csr
 from utils.threads import over_threads

@@ -21,18 +21,18 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from losses import LOSSES, ROW_LOSSES
-from models.encoder import TextEncoder, encoder_groups, tokenizer_source
+from models.encoders.encoder import TextEncoder, encoder_groups, tokenizer_source
 from models.members import InnerProducts, Scores
 from utils import distributed
-from utils.config import Config, ConfigError, LossConfig, MethodConfig
-from utils.data import Batch, Dataset, Split, TextBatch, sequential_batches, token_cache
-from utils.data_sizes import DataSizes
-from utils.optim import decay_groups
+from utils.config.config import Config, ConfigError, LossConfig, MethodConfig
+from utils.data.dataset import Batch, Dataset, Split, TextBatch, sequential_batches, token_cache
+from utils.data.sizes import DataSizes
 from utils.progress import tqdm
-from utils.saved import check_answers, map_rows
+from utils.reading.saved import check_answers, map_rows
+from utils.run.stages import Runs
 from utils.sparse import remove_pairs, topk_csr, topk_rows
-from utils.stages import Runs
 from utils.tokenization_utils import Ragged, Tokenizer, tokenize_file, tokenize_texts
+from utils.training.optim import decay_groups
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ class Method(nn.Module):
     def embed_points(self, split: Split, points: np.ndarray, accelerator: Accelerator) -> Tensor:
         """Embeddings of points of a split by its own encoder, which no longer changes, and tokenizer, by this process
         alone [n, D]."""
-        from models.frozen import encode_frozen  # here: it encodes by this file's means
+        from models.encoders.frozen import encode_frozen  # here: it encodes by this file's means
         tokens = tokenize_file(split.text_path, self.tokenizer, token_cache(self.config))
         return encode_frozen(self.encoder, tokens, split.rows[points], self.config.eval.batch_size, accelerator,
                              "embed texts")

@@ -12,11 +12,11 @@ import logging
 from collections.abc import Callable, Mapping
 
 from models import METHOD_CONFIGS, METHODS
-from utils.config import Config, ConfigError
-from utils.data_sizes import DataSizes, read_once
-from utils.encoder_settings import check_lengths
-from utils.encoder_source import resolve_encoder
-from utils.stages import Runs, of_stage, stage_configs
+from utils.config.config import Config, ConfigError
+from utils.data.sizes import DataSizes, read_once
+from utils.pretrained.settings import check_lengths
+from utils.pretrained.source import resolve_encoder
+from utils.run.stages import Runs, of_stage, stage_configs
 
 log = logging.getLogger(__name__)
 

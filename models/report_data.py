@@ -9,10 +9,10 @@ import scipy.sparse as sp
 from accelerate import Accelerator
 
 from models.method import Method
-from utils import html_report as report
 from utils import metrics
-from utils.config import Config
-from utils.data import Dataset, Split
+from utils.config.config import Config
+from utils.data.dataset import Dataset, Split
+from utils.report import html as report
 from utils.sparse import contains, topk_rows
 from utils.text import text_of
 

@@ -9,7 +9,7 @@ import scipy.sparse as sp
 import torch
 
 from models import METHOD_CONFIGS
-from utils.config import Config, build_config, to_mapping
+from utils.config.config import Config, build_config, to_mapping
 
 WORDS = tuple("editor shell image network audio video game kernel python java compiler font mail browser database "
               "archive printer cluster sensor robot".split())
@@ -57,7 +57,7 @@ def tiny_encoder(tmp_path_factory):
     """Folder of a made transformer of one layer and 16 dimensions, with the tokenizer of minilm."""
     from transformers import BertConfig, BertModel
 
-    from utils.pretrained import load_tokenizer
+    from utils.pretrained.location import load_tokenizer
     folder = tmp_path_factory.mktemp("encoder")
     torch.manual_seed(0)
     settings = BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,

@@ -13,7 +13,7 @@ import train
 from eval import evaluate
 from models import METHOD_CONFIGS
 from utils import distributed
-from utils.config import load_config
+from utils.config.config import load_config
 
 
 def record_losses(die=None):

@@ -9,5 +9,5 @@ import elias_utils
 import eval
 import predict
 import tests.distributed_worker
-import tests.malformed_targets
+import tests.reading.malformed_targets
 import train

@@ -20,9 +20,9 @@ from tests import commands, distributed_worker
 from tests.conftest import write_dataset
 from utils import distributed
 from utils.arrays import map_arrays
-from utils.config import build_config, to_yaml
-from utils.data import load_dataset, training_batches
-from utils.pretrained import load_tokenizer
+from utils.config.config import build_config, to_yaml
+from utils.data.dataset import load_dataset, training_batches
+from utils.pretrained.location import load_tokenizer
 
 ROOT = Path(__file__).parent.parent
 LOSSES = ("softmax", "decoupled-softmax", "soft-topk", "bce")

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 import train
-from models.elias_graph import Graph
+from models.elias.graph import Graph
 from utils.errors import InputError
 from utils.files import (
     clear_folder,
@@ -20,8 +20,8 @@ from utils.files import (
     write_text,
     written_whole,
 )
-from utils.prepare import main as prepare
-from utils.run import clear_run
+from utils.prepare.command import main as prepare
+from utils.run.folder import clear_run
 from utils.tokenization_utils import Tokenizer, tokenize_file
 
 

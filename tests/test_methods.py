@@ -12,7 +12,7 @@ import train
 from models import METHODS
 from predict import Predictor
 from tests.conftest import with_values, write_dataset
-from utils.data import load_dataset
+from utils.data.dataset import load_dataset
 from utils.metrics import evaluate
 
 FIRST = {"name": "encoder", "method": {"name": "dexml"}, "loss": {"name": "decoupled-softmax"}, "train": {"epochs": 10}}
@@ -114,7 +114,7 @@ def test_conformance(config, monkeypatch):
 
 
 def load(config):
-    from utils.pretrained import load_tokenizer
+    from utils.pretrained.location import load_tokenizer
     source = METHODS[config.method.name].tokenizer_source(config)
     return load_dataset(config, source and load_tokenizer(source))
 

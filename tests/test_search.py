@@ -14,7 +14,7 @@ from predict import Predictor
 from tests.conftest import with_values, write_dataset
 from tests.test_methods import load
 from utils import search
-from utils.config import EvalConfig
+from utils.config.config import EvalConfig
 from utils.metrics import evaluate
 from utils.search import INDEXES, Comparison, Copies, ExactIndex, HnswIndex, build_index, exact_topk
 

@@ -23,12 +23,12 @@ import psutil
 import torch
 
 from losses.stream import CHUNK_BYTES, WHOLE_BYTES
-from utils.config import Config, stage_config
-from utils.data import check_dataset_folder
-from utils.encoder_settings import check_lengths
+from utils.config.config import Config, stage_config
+from utils.data.dataset import check_dataset_folder
 from utils.memory import host_memory
 from utils.plan_sizes import Texts, encoder_sizes, text_sizes
-from utils.reading import matrix_header
+from utils.pretrained.settings import check_lengths
+from utils.reading.matrices import matrix_header
 
 MB, GB = 1 << 20, 1 << 30
 KEPT_BLOCK = 32 * MB      # freed blocks below this size stay with the process

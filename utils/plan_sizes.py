@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from utils.config import Config
-from utils.encoder_settings import ENCODER_HALVES, empty_transformer, text_settings, transformer_settings
-from utils.encoder_source import read_source, resolve_encoder
-from utils.pretrained import resolve
-from utils.saved import open_tensors
+from utils.config.config import Config
+from utils.pretrained.location import resolve
+from utils.pretrained.settings import ENCODER_HALVES, empty_transformer, text_settings, transformer_settings
+from utils.pretrained.source import read_source, resolve_encoder
+from utils.reading.saved import open_tensors
 from utils.text import check_text_file
 
 MB, GB = 1 << 20, 1 << 30

@@ -17,8 +17,8 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from utils.files import written_whole
-from utils.reading import present
-from utils.saved import check_finite, map_rows
+from utils.reading.matrices import present
+from utils.reading.saved import check_finite, map_rows
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 KINDS = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(np.uint16), "int8": np.dtype(np.int8)}

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from utils.candidate_kernels import dot_given
-from utils.config import EvalConfig
-from utils.saved import check_answers, check_finite
+from utils.config.config import EvalConfig
+from utils.reading.saved import check_answers, check_finite
 
 log = logging.getLogger(__name__)
 ONE_THREAD = 1 << 22      # numbers that one thread reads in a millisecond or two

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import sparse
 
 from utils.errors import InputError
-from utils.matrix_checks import RELEVANCE, RawMatrix, checked_csr
+from utils.reading.matrix_checks import RELEVANCE, RawMatrix, checked_csr
 
 CELLS = 1 << 20  # entries of a padded block: bounds the working memory of `topk_rows`
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.errors import InputError
-from utils.input_files import check_file, present
+from utils.reading.input_files import check_file, present
 
 _BLOCK = 1 << 24
 _START = 1 << 16      # bytes that tell another format

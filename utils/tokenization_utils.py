@@ -44,7 +44,7 @@ class Tokenizer:
 
     def __init__(self, source, max_len: int, trust_remote_code: bool = False, prompt: str = "") -> None:
         if isinstance(source, (str, Path)):
-            from utils.pretrained import load_tokenizer
+            from utils.pretrained.location import load_tokenizer
             source = load_tokenizer(str(source), trust_remote_code)
         if max_len < 3:
             raise InputError(f"the longest text must have at least 3 tokens, two of them special; got {max_len}")

@@ -1,0 +1,253 @@
+"""Hierarchical balanced spherical k-means over dense or sparse rows, in numpy and numba.
+
+    hierarchy = balanced_hierarchy(rows, splits_for(len(rows), max_leaf=100, per_level=32), seed=0, threads=2)
+    hierarchy.clusters()      # leaf of each row
+
+Every node is cut in two by 2-means in which the most similar half of the rows goes to the first centre, as in Parabel
+(Prabhu et al., WWW 2018); a level of k splits is a cascade of such cuts with sizes in proportion. Rows are never
+copied nor made dense, and the result depends on the seed alone, not on the number of threads.
+"""
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+import scipy.sparse as sp
+
+from utils.clustering.kernels import (
+    LONGEST,
+    TOLERANCE,
+    add,
+    add_all,
+    cut_nodes,
+    halve,
+    inverse_norms,
+    partition,
+    score,
+    separate,
+)
+from utils.progress import tqdm
+from utils.sparse import canonical
+
+WIDE = 1 << 16          # nodes of more rows are shared by all threads, smaller ones are done by one thread each
+BLOCK = 1 << 13         # rows of a wide node scored at once
+PARTS = 8               # partial sums of a wide node: a fixed number, so that rounding does not depend on the threads
+
+
+@dataclass(frozen=True)
+class Hierarchy:
+    """Balanced clusters of n rows, level by level, coarse to fine.
+
+    Attributes:
+        order: row ids [n], leaf by leaf, ascending inside a leaf: every cluster of every level is a contiguous run.
+        bounds: for each level [clusters + 1]; cluster c of the level owns order[bounds[c]:bounds[c + 1]].
+    """
+    order: np.ndarray
+    bounds: tuple[np.ndarray, ...]
+
+    def clusters(self, level: int = -1) -> np.ndarray:
+        """Cluster id of each row [n] int64 at a level; without levels all rows are in cluster 0."""
+        ids = np.zeros(len(self.order), np.int64)
+        if self.bounds:
+            sizes = np.diff(self.bounds[level])
+            ids[self.order] = np.repeat(np.arange(len(sizes)), sizes)
+        return ids
+
+    def parents(self, level: int) -> np.ndarray:
+        """For each cluster of a level its cluster in the level above, int64; zeros for the first level."""
+        level = range(len(self.bounds))[level]
+        starts = self.bounds[level][:-1]
+        if level == 0:
+            return np.zeros(len(starts), np.int64)
+        return np.searchsorted(self.bounds[level - 1], starts, side="right") - 1
+
+
+def splits_for(n: int, max_leaf: int, per_level: int) -> list[int]:
+    """Splits of each level for leaves of at most `max_leaf` rows: `per_level`, the first level what remains.
+
+    For a power of two there are 2^ceil(log2(n / max_leaf)) leaves, as in PECOS and ELIAS. [] if one leaf is enough.
+    With max_leaf 1 there may be more leaves than rows, which `balanced_hierarchy` refuses.
+    """
+    if max_leaf < 1 or per_level < 2:
+        raise ValueError(f"splits_for: expected max_leaf >= 1 and per_level >= 2, got {max_leaf} and {per_level}")
+    leaves = -(-n // max_leaf)
+    if leaves <= 1:
+        return []
+    below = 1      # leaves under a cluster of the first level
+    levels = []
+    while below * per_level < leaves:
+        below *= per_level
+        levels.append(per_level)
+    first = -(-leaves // below)
+    if per_level & (per_level - 1) == 0:
+        first = 1 << (first - 1).bit_length()
+    return [first, *levels]
+
+
+def balanced_hierarchy(rows: np.ndarray | sp.csr_matrix, splits: Sequence[int], *, seed: int, threads: int = 1,
+                       iterations: int = 20, name: str = "cluster") -> Hierarchy:
+    """Clusters of rows [n, F] by direction: level by level every cluster is split into splits[level] children.
+
+    Sizes inside a level differ by at most 1. A cut starts from two random rows as centres, and repeats: the rows with
+    the largest x . (c1 - c2) go to c1, equal scores by lower row id, and both centres become the normalised means;
+    until the mean similarity gains less than TOLERANCE. Rows count by direction; rows of zeros are placed like others.
+
+    Args:
+        rows: dense or CSR, best float32, which is used in place; other types are copied.
+        iterations: of a cut, at most.
+        name: of the progress bar.
+    Raises:
+        ValueError: more clusters than rows, no rows, a split below 1, or NaN, infinite or huge rows.
+    """
+    if min(splits, default=1) < 1 or threads < 1 or iterations < 1:
+        raise ValueError(f"{name}: expected splits, threads and iterations of at least 1, got {list(splits)}, "
+                         f"{threads} and {iterations}")
+    n, totals = rows.shape[0], [prod(splits[:level + 1]) for level in range(len(splits))]
+    if prod(splits) > n:
+        raise ValueError(f"{name}: {prod(splits):,} clusters cannot be made of {n:,} rows")
+    rows = _Rows.of(rows, name)
+    # Cluster c of C starts at c * n // C: sizes differ by at most 1, and c * k of C * k starts where c of C does.
+    bounds = tuple(np.arange(total + 1, dtype=np.int64) * n // total for total in totals)
+    order, draws = np.arange(n, dtype=np.int64), 0
+    with ThreadPoolExecutor(threads) as pool, tqdm(total=_work(splits, n), desc=name, unit=" rows", unit_scale=True,
+                                                   leave=False, disable=None) as bar:
+        cutter = _Cutter(rows, order, iterations, threads, pool, bar)
+        for split, total, edges in zip(splits, totals, bounds, strict=True):
+            low = np.arange(0, total, split)      # the clusters of the level that a node will become: [low, high)
+            high = low + split
+            while (high - low > 1).any():
+                open_ = high - low > 1
+                low, high = low[open_], high[open_]
+                middle = (low + high) // 2
+                pairs = np.random.default_rng([seed, draws]).random((len(low), 2))
+                cutter.cut(edges[low], edges[middle], edges[high], pairs)
+                low, high = np.stack([low, middle], 1).ravel(), np.stack([middle, high], 1).ravel()
+                draws += 1
+    return Hierarchy(order, bounds)
+
+
+def centroids(rows: np.ndarray | sp.csr_matrix, clusters: np.ndarray, number: int) -> np.ndarray | sp.csr_matrix:
+    """Directions of clusters: the L2-normalised sums of the L2-normalised rows [number, F], dense or CSR as `rows`.
+
+    A cluster without rows, or of zeros, gets zeros. clusters: [n] ids in [0, number); others raise ValueError.
+    """
+    clusters = np.asarray(clusters)
+    n = rows.shape[0]
+    if clusters.shape != (n,) or (n and not 0 <= clusters.min() <= clusters.max() < number):
+        raise ValueError(f"centroids: expected a cluster id in [0, {number}) for each of {n:,} rows, got shape "
+                         f"{clusters.shape}" + (f", {clusters.min()} to {clusters.max()}" if clusters.size else ""))
+    inverse = _Rows.of(rows, "centroids").inverse
+    sums = sp.csr_matrix((inverse, (clusters, np.arange(n))), shape=(number, n)) @ rows
+    if sp.issparse(sums):
+        sums = canonical(sums).astype(np.float32)
+        sums.data *= np.repeat(_Rows.of(sums, "centroids").inverse, np.diff(sums.indptr))
+        return sums
+    sums = np.ascontiguousarray(sums, np.float32)
+    sums *= _Rows.of(sums, "centroids").inverse[:, None]
+    return sums
+
+
+def _work(splits: Sequence[int], n: int) -> int:
+    """Rows that all cuts together look at: n for each full round of cuts."""
+    return sum(n * max(0, (split - 1).bit_length()) for split in splits)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows as the kernels take them: dense (values [n, F], two empty arrays) or CSR; 1 / norm of each row [n]."""
+    values: np.ndarray
+    indices: np.ndarray
+    indptr: np.ndarray
+    inverse: np.ndarray
+    width: int
+
+    @classmethod
+    def of(cls, rows: np.ndarray | sp.csr_matrix, name: str) -> _Rows:
+        """Rows and their norms; ValueError for rows that are NaN, infinite or too long."""
+        if sp.issparse(rows):
+            rows = canonical(rows)
+            arrays = np.ascontiguousarray(rows.data, np.float32), rows.indices, rows.indptr
+        else:
+            empty = np.zeros(0, np.int32)
+            arrays = np.ascontiguousarray(rows, np.float32), empty, empty
+        inverse = np.empty(rows.shape[0], np.float32)
+        bad = inverse_norms(*arrays, inverse)
+        if bad >= 0:
+            raise ValueError(f"{name}: expected rows shorter than {LONGEST:g}, got NaN, infinity or more in row {bad}")
+        return cls(*arrays, inverse, rows.shape[1])
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        return self.values, self.indices, self.indptr, self.inverse
+
+
+class _Cutter:
+    """Cuts nodes in two, all nodes of a round at once: small ones a thread each, wide ones by all threads together."""
+
+    def __init__(self, rows: _Rows, order: np.ndarray, iterations: int, threads: int, pool: ThreadPoolExecutor,
+                 bar: tqdm) -> None:
+        self.rows, self.order, self.iterations, self.threads = rows, order, iterations, threads
+        self.pool, self.bar, self._own = pool, bar, threading.local()
+
+    def cut(self, starts: np.ndarray, middles: np.ndarray, stops: np.ndarray, pairs: np.ndarray) -> None:
+        """Reorder order[start:stop] of every node so that the first side is order[start:middle].
+
+        pairs: [nodes, 2] in [0, 1), the two rows that a node starts from.
+        """
+        sizes = stops - starts
+        first = (pairs[:, 0] * sizes).astype(np.int64)
+        second = (pairs[:, 1] * (sizes - 1)).astype(np.int64)
+        second += second >= first
+        nodes = np.stack([starts, middles, stops, starts + first, starts + second], 1)
+        for node in nodes[sizes > WIDE]:
+            self._cut_wide(*map(int, node))
+            self.bar.update(int(node[2] - node[0]))
+        small = nodes[sizes <= WIDE]
+        if len(small):
+            done = np.cumsum(small[:, 2] - small[:, 0])
+            chunks = np.searchsorted(done, np.linspace(0, done[-1], 8 * self.threads + 1)[1:-1])
+            for rows_done in self.pool.map(self._cut_small, np.split(small, np.unique(chunks))):
+                self.bar.update(rows_done)
+
+    def _cut_small(self, nodes: np.ndarray) -> int:
+        scratch = getattr(self._own, "scratch", None)
+        if scratch is None:      # all zeros between nodes
+            width = self.rows.width
+            scratch = self._own.scratch = (np.zeros(width, np.float32), np.zeros(width), np.zeros(width),
+                                           np.zeros(width, np.bool_), np.zeros(width, np.int32))
+        cut_nodes(*self.rows.arrays, self.order, nodes, self.iterations, *scratch)
+        return int((nodes[:, 2] - nodes[:, 0]).sum())
+
+    def _cut_wide(self, start: int, middle: int, stop: int, first: int, second: int) -> None:
+        """`cut_nodes` for one node, its loops over rows shared by the threads."""
+        rows, members, n, width = self.rows, self.order[start:stop], stop - start, self.rows.width
+        scores, sides, moves = np.empty(n, np.float32), np.zeros(n, np.bool_), np.ones(n, np.int8)
+        left, columns, direction = np.zeros(width), np.arange(width, dtype=np.int32), np.zeros(width, np.float32)
+        for row, sign in ((self.order[first], 1), (self.order[second], -1)):
+            add(*rows.arrays, row, sign, direction)
+        total, best = self._sum(members, moves), -np.inf
+        for _ in range(self.iterations):
+            blocks = [slice(at, at + BLOCK) for at in range(0, n, BLOCK)]
+            list(self.pool.map(lambda b: score(*rows.arrays, members[b], direction, scores[b]), blocks))
+            if not halve(scores, middle - start, sides, moves):
+                break
+            left += self._sum(members, moves)
+            similarity = separate(columns, left, total, direction)
+            if similarity - best < TOLERANCE * n:
+                break
+            best = similarity
+        partition(members, sides)
+
+    def _sum(self, members: np.ndarray, signs: np.ndarray) -> np.ndarray:
+        """Sum of sign * row over members, part by part [F]."""
+        edges = [len(members) * part // PARTS for part in range(PARTS + 1)]
+
+        def part(at: int) -> np.ndarray:
+            out, own = np.zeros(self.rows.width), slice(edges[at], edges[at + 1])
+            add_all(*self.rows.arrays, members[own], signs[own], out)
+            return out
+        return sum(self.pool.map(part, range(PARTS)))

@@ -1,0 +1,28 @@
+"""Prints every key with its default, its limits and its meaning.
+
+    python -m utils.config                    # all sections, all methods
+    python -m utils.config data xr-linear     # these alone
+"""
+from __future__ import annotations
+
+import argparse
+import sys
+
+from utils.config.config import ConfigError, describe
+from utils.console import show_anything
+
+
+def main() -> None:
+    show_anything()
+    parser = argparse.ArgumentParser(prog="python -m utils.config", description=__doc__.split("\n")[0])
+    parser.add_argument("asked", nargs="*", metavar="SECTION|METHOD", help="these alone, such as: data xr-linear")
+    words = parser.parse_args().asked
+    from models import METHOD_CONFIGS  # here: it imports torch
+    try:
+        print(describe(METHOD_CONFIGS, words))
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""The labels' texts, raw/Y.txt, and what stands in for a label that has none: its name in raw/Y_ids.txt, or its id.
+
+Two labels without text would look the same to an encoder, and training on many such would learn nothing: up to a share
+of MOST_WITHOUT_TEXT is logged, more are a problem for whatever reads label texts.
+"""
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from utils.errors import InputError
+from utils.reading.input_files import present
+from utils.text import TextLines
+from utils.tokenization_utils import Ragged, Tokenizer, tokenize_texts
+
+log = logging.getLogger(__name__)
+MOST_WITHOUT_TEXT = 0.01
+NO_TEXTS = "{}: no such file"
+
+
+def label_text_path(folder: Path) -> Path:
+    """Where the texts of a data set's labels are, if it has any."""
+    return folder / "raw" / "Y.txt"
+
+
+def label_texts(folder: Path, num_labels: int) -> Sequence[str]:
+    """The labels' texts by id; for one without, its name or id; `label 17` where the data set has none."""
+    path = label_text_path(folder)
+    if not present(path):
+        return [f"label {i}" for i in range(num_labels)]
+    lines = LabelTexts(folder)
+    if len(lines) != num_labels:
+        raise InputError(f"{path} has {len(lines):,} lines, expected one for each of {num_labels:,} labels; it is not "
+                         "the data set of this run")
+    return lines
+
+
+class LabelTexts(TextLines):
+    """Lines of raw/Y.txt; an empty one is the label's line of raw/Y_ids.txt, which may be absent, or its id."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(label_text_path(folder))
+
+    def __getitem__(self, index: int) -> str:
+        text = super().__getitem__(index)
+        return text if text.strip() else self.stand_in(range(len(self))[index])
+
+    @cached_property
+    def _names(self) -> Sequence[str]:
+        path = self.path.with_name("Y_ids.txt")
+        return TextLines(path) if present(path) else ()
+
+    def stand_in(self, label: int) -> str:
+        """The name of a label, or its id."""
+        name = self._names[label].strip() if len(self._names) == len(self) else ""
+        return name or str(label)
+
+
+def labels_without_text(folder: Path) -> np.ndarray:
+    """Ids of the labels whose line of raw/Y.txt is blank."""
+    with open(label_text_path(folder), "rb") as file:
+        return np.array([label for label, line in enumerate(file) if not line.strip()], np.int64)
+
+
+def label_text_problem(folder: Path, without: np.ndarray, num_labels: int) -> str:
+    """Why the labels' texts cannot be read where these labels have none; empty where they can."""
+    if len(without) <= MOST_WITHOUT_TEXT * num_labels:
+        return ""
+    return (f"{label_text_path(folder)}: {len(without):,} of {num_labels:,} labels have no text, e.g. line "
+            f"{without[0] + 1}, expected at most {MOST_WITHOUT_TEXT:.0%}")
+
+
+def blank_text_problem(folder: Path, num_labels: int) -> str:
+    """The same of blank lines, before anything is tokenised, or of a data set without label texts."""
+    path = label_text_path(folder)
+    if not present(path):
+        return NO_TEXTS.format(path)
+    return label_text_problem(folder, labels_without_text(folder), num_labels)
+
+
+def stand_ins(folder: Path, without: np.ndarray) -> str:
+    """What stands in for the texts of these labels, for the log; empty where there are none."""
+    if not len(without):
+        return ""
+    texts = LabelTexts(folder)
+    examples = ", ".join(f"label {label} as {texts.stand_in(label)!r}" for label in without[:5].tolist())
+    return (f"{texts.path}: {len(without)} of {len(texts):,} labels have no text, their name or id stands in: "
+            f"{examples}")
+
+
+def with_stand_ins(folder: Path, tokens: Ragged, without: np.ndarray, tokenizer: Tokenizer) -> Ragged:
+    """Tokens of the labels' texts; where these labels have none, those of their name or id."""
+    texts = LabelTexts(folder)
+    names = tokenize_texts([texts.stand_in(label) for label in without.tolist()], tokenizer)
+    ids = tokenize_texts([str(label) for label in without.tolist()], tokenizer)
+    wordless = np.flatnonzero(names.lengths <= tokenizer.num_special)
+    return tokens.replaced(without, names.replaced(wordless, ids.rows(wordless)))

@@ -1,0 +1,87 @@
+"""Sizes of a data set without its texts and entries: what a recipe is checked against before anything is loaded.
+
+    sizes = DataSizes.read(config)      # from headers and row pointers alone
+    sizes = DataSizes.of(data)          # of a loaded Dataset, exactly
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from utils.config.config import Config
+from utils.data.dataset import check_dataset_folder, held_out_points, load_relevance
+from utils.data.label_texts import blank_text_problem
+from utils.errors import InputError
+from utils.reading.matrices import matrix_header, read_arrays
+
+if TYPE_CHECKING:
+    from utils.data.dataset import Dataset
+
+
+@dataclass(frozen=True)
+class DataSizes:
+    """Attributes: training, validation, points of these splits; used_labels, labels with training points. If they were
+    `read`, there are at most so many validation points and used labels."""
+    name: str
+    folder: Path
+    num_labels: int
+    training: int
+    validation: int
+    used_labels: int
+    label_problem: str      # why the labels' texts cannot be read; empty where they can
+
+    @classmethod
+    def of(cls, data: Dataset) -> DataSizes:
+        """Of a data set that is loaded."""
+        splits = data.splits
+        used = int(np.count_nonzero(data.seen_counts))
+        problem = data.label_problem or blank_text_problem(data.folder, data.num_labels)
+        return cls(data.name, data.folder, data.num_labels, len(splits["trn"]), len(splits["val"]), used, problem)
+
+    @classmethod
+    def read(cls, config: Config) -> DataSizes:
+        """Of a data set that is not loaded yet.
+
+        Raises:
+            InputError: there is no such data set, or its Y.trn.npz is missing or damaged.
+        """
+        folder = config.dataset_folder
+        check_dataset_folder(folder)
+        path = folder / "Y.trn.npz"
+        _, labels, entries = matrix_header(path)
+        labelled = _labelled_points(path, entries)
+        held_out = held_out_points(labelled, config.data)
+        problem = blank_text_problem(folder, labels)
+        return cls(config.data.name, folder, labels, labelled - held_out, held_out, labels, problem)
+
+    def check_label_texts(self, needed: str) -> None:
+        """InputError unless the labels have texts, but for the share that may have none; `needed` says what for."""
+        if self.label_problem:
+            raise InputError(f"{self.label_problem}; {needed}")
+
+
+def _labelled_points(path: Path, entries: int) -> int:
+    """Rows of Y.trn.npz that have an entry; of a sound matrix in CSR the entries themselves are not read."""
+    if read_arrays(path, ["format"], kinds="SU")["format"].item() in (b"csr", "csr"):
+        ends = read_arrays(path, ["indptr"], kinds="iu")["indptr"]
+        counts = np.diff(ends)
+        if counts.sum() == entries and (counts >= 0).all():
+            return int(np.count_nonzero(counts))
+    return int(np.count_nonzero(np.diff(load_relevance(path, None, path).indptr)))      # it says what is wrong
+
+
+def read_once() -> Callable[[Config], DataSizes]:
+    """`DataSizes.read` that reads a data set once for stages of equal settings."""
+    known: dict[tuple, DataSizes] = {}
+
+    def read(config: Config) -> DataSizes:
+        data = config.data
+        key = (config.dataset_folder, data.val_fraction, data.val_max_points)
+        if key not in known:
+            known[key] = DataSizes.read(config)
+        return known[key]
+    return read

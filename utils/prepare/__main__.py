@@ -1,0 +1,15 @@
+"""The command `python -m utils.prepare`: see utils/prepare/command.py."""
+import signal
+import sys
+
+from utils.prepare.command import main
+
+
+def _stop(number: int, _frame: object) -> None:
+    sys.exit(128 + number)
+
+
+if __name__ == "__main__":
+    for _signal in (signal.SIGTERM, signal.SIGINT):     # an exception removes the unfinished folder
+        signal.signal(_signal, _stop)
+    sys.exit(main())

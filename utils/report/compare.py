@@ -1,0 +1,219 @@
+"""Runs of one data set side by side, with intervals of a paired bootstrap over the points of a split.
+
+    python -m utils.report compare RUN RUN... [--split val] [--metrics P@1 PSP@5] [--out compare.html]
+
+Everything is read from saved predictions (<split>_score_mat.npz, filter pairs removed); no model is loaded.
+"""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from utils.config.config import Config, DataConfig, build_section
+from utils.data.dataset import Dataset, Split, load_dataset
+from utils.errors import InputError
+from utils.metrics import PointMetrics, paired_bootstrap, per_point
+from utils.reading.matrices import SCORES, present, read_array, read_matrix
+from utils.report import html
+from utils.run.environment import check_labels
+from utils.sparse import contains, topk_rows
+from utils.text import text_of
+
+DECILE_KS = (5, 100)
+TOLERANCE = 0.01         # percent, between saved metrics and those of the saved predictions
+
+
+@dataclass
+class ComparedRun:
+    """A run and its saved predictions of the split: scores, CSR [n, L]; points, its metrics point by point."""
+    name: str
+    folder: Path
+    scores: sp.csr_matrix
+    points: PointMetrics
+
+
+@dataclass
+class Comparison:
+    """Runs, and their metrics: values, one dict a run, in percent; differences, of every run after the first
+    {metric: (difference to the first, low, high)}."""
+    runs: list[ComparedRun]
+    data: Dataset
+    split: Split
+    columns: list[str]
+    values: list[dict[str, float]]
+    differences: list[dict[str, tuple[float, float, float]]]
+
+
+def compare(found: Sequence[Mapping[str, Any]], split: str, columns: Sequence[str], root: str | None = None,
+            resamples: int = 10_000) -> Comparison:
+    """Compare runs.
+
+    Args:
+        found: what utils.report.tables.read_run says of each run.
+        columns: metrics, each in <split>_metrics.json of every run.
+        root: folder of the data sets, where it is another than that of training.
+    Raises:
+        ValueError: fewer than two runs, one that stands twice, other data or another validation split, predictions
+            that do not fit the data or the saved metrics.
+    """
+    names = _names([run["folder"] for run in found])
+    data = _load_data(found, split, root)
+    points = data.splits[split]
+    runs = [_read_predictions(run, name, data, points, columns) for run, name in zip(found, names, strict=True)]
+    samples = paired_bootstrap([run.points for run in runs], resamples)
+    values = [run.points.mean() for run in runs]
+    differences = [{c: (values[i][c] - values[0][c],
+                        *np.percentile(samples[i][c] - samples[0][c], (2.5, 97.5)).tolist())
+                    for c in columns} for i in range(1, len(runs))]
+    return Comparison(runs, data, points, list(columns), values, differences)
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """Folder names, or whole paths where names are the same; ValueError for one run or the same run twice."""
+    if len(folders) < 2:
+        raise InputError(f"compare: expected two runs or more, got {len(folders)}")
+    places = [folder.resolve() for folder in folders]
+    for folder, place in zip(folders, places, strict=True):
+        if places.count(place) > 1:
+            raise InputError(f"{folder}: the same run stands twice")
+    names = [place.name for place in places]
+    return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
+
+
+def _load_data(found: Sequence[Mapping[str, Any]], split: str, root: str | None) -> Dataset:
+    """The data set that all runs were evaluated on, with their validation split."""
+    first, rows = found[0], [_validation_rows(run["folder"]) for run in found]
+    for run, own in zip(found, rows, strict=True):
+        if "data_hash" not in run["metrics"]:
+            raise InputError(f"{run['folder'] / f'{split}_metrics.json'}: written by training, not by eval.py; make it "
+                             f"again with: python eval.py {split} {run['folder']}")
+        if split != "tst" and not np.array_equal(own, rows[0]):
+            raise InputError(f"{run['folder'] / 'val_rows.npy'}: another validation split than that of "
+                             f"{first['folder']}; split {split} has other points")
+    section = first["config"]["data"] | ({"root": root} if root else {})
+    config = Config(build_section(DataConfig, "data", section, {}), *[None] * 7)
+    data = load_dataset(config, None, rows[0])
+    _check_data(found, data)
+    for run in found:
+        check_labels(run["folder"], data.folder)
+    return data
+
+
+def _check_data(found: Sequence[Mapping[str, Any]], data: Dataset) -> None:
+    """Raise InputError unless all runs were evaluated on this data, filters included where they say so."""
+    known = (data.hash, data.relevance_hash)      # older runs said nothing of filters
+    for run in found:
+        if run["metrics"]["data_hash"] not in known and found[0]["metrics"]["data_hash"] in known:
+            raise InputError(f"{run['folder']}: evaluated on data {_data_of(run)}, but {found[0]['folder']} on "
+                             f"{_data_of(found[0])}; only runs of one data set, and its filters, can be compared")
+    if found[0]["metrics"]["data_hash"] not in known:
+        raise InputError(f"{data.folder}: expected the data that the runs were evaluated on, {_data_of(found[0])}, "
+                         f"got data of hash {data.hash}")
+
+
+def _data_of(run: Mapping[str, Any]) -> str:
+    return f"{run['config']['data']['name']} ({run['metrics']['data_hash']})"
+
+
+def _validation_rows(folder: Path) -> np.ndarray:
+    path = folder / "val_rows.npy"
+    if not present(path):
+        raise InputError(f"{path}: no such file; expected the rows of the run's validation split")
+    return read_array(path, ndim=1, kinds="iu")
+
+
+def _read_predictions(run: Mapping[str, Any], name: str, data: Dataset, points: Split, columns: Sequence[str],
+                      ) -> ComparedRun:
+    path = run["folder"] / f"{points.name}_score_mat.npz"
+    again = f"make it again with: python eval.py {points.name} {run['folder']}"
+    if not present(path):
+        raise InputError(f"{path}: no such file; {again}")
+    try:
+        scores = read_matrix(path, SCORES, dtype=None)
+    except InputError as error:
+        raise InputError(f"{error}; {again}") from error
+    if scores.shape != points.relevance.shape:
+        raise InputError(f"{path}: expected shape {points.relevance.shape}, got {scores.shape}; {again}")
+    ks = {int(column.partition("@")[2]) for column in columns}
+    measured = per_point(scores, points.relevance, data.inverse_propensity(), ks).only(columns)
+    for key, value in measured.mean().items():
+        if abs(value - run["metrics"][key]) > TOLERANCE:
+            raise InputError(f"{path}: its {key} is {value:.2f}, but {points.name}_metrics.json says "
+                             f"{run['metrics'][key]:.2f}; {again}")
+    return ComparedRun(name, run["folder"], scores, measured)
+
+
+# ---------------------------------------------------------------- what is shown
+
+def markdown(comparison: Comparison) -> str:
+    """A row a run, and after each but the first its difference to the first with the interval; bold where 0 is
+    outside."""
+    columns, runs = comparison.columns, comparison.runs
+    lines = ["| run | " + " | ".join(columns) + " |", "| --- " * (len(columns) + 1) + "|"]
+    for i, (run, values) in enumerate(zip(runs, comparison.values, strict=True)):
+        lines.append(f"| {run.name} | " + " | ".join(f"{values[c]:.2f}" for c in columns) + " |")
+        if i:
+            cells = [_difference(*comparison.differences[i - 1][c]) for c in columns]
+            lines.append(f"| {run.name} − {runs[0].name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def is_clear(low: float, high: float) -> bool:
+    """Whether an interval does not hold 0."""
+    return low > 0 or high < 0
+
+
+def _difference(value: float, low: float, high: float) -> str:
+    mark = "**" if is_clear(low, high) else ""
+    return f"{mark}{value:+.2f}{mark} [{low:+.2f}, {high:+.2f}]"
+
+
+def page_data(comparison: Comparison) -> html.ReportData:
+    """The data of the page: table, metrics by label frequency, and the points where the runs differ."""
+    runs, data, split = comparison.runs, comparison.data, comparison.split
+    tops = [topk_rows(run.scores, min(html.SHOWN, data.num_labels))[0] for run in runs]
+    differ = np.flatnonzero(differing(tops, split.relevance))
+    chosen = differ[html.chosen_points(len(differ))]
+    texts = text_of(split.text_path, split.rows[chosen])
+    tables = [html.points_table(chosen, texts, run.scores[chosen], split.relevance[chosen]) for run in runs]
+    labels = sorted({label for table in tables for label in html.used_labels(table)})
+    return html.ReportData(
+        title=f"{data.name}: " + " against ".join(run.name for run in runs),
+        facts={"data set": data.name, "split": split.name, "points": len(split), "labels": data.num_labels,
+               "data hash": data.hash, **{f"run {i}": str(run.folder) for i, run in enumerate(runs, 1)}},
+        metrics={}, comparison=_table(comparison), deciles=_deciles(comparison),
+        labels={label: data.label_texts[label] for label in labels},
+        points=[{**entries[0], "top": [entry["top"] for entry in entries]} for entries in zip(*tables, strict=True)],
+        num_points=len(differ), runs=[run.name for run in runs])
+
+
+def differing(tops: Sequence[np.ndarray], relevance: sp.csr_matrix) -> np.ndarray:
+    """Points where not every run has the same true labels at the same ranks: mask [n].
+
+    tops: first predictions [n, k] of each run, -1 = no more.
+    """
+    rows = np.arange(relevance.shape[0])[:, None]
+    right = [np.where(contains(relevance, rows, ids), ids, -1) for ids in tops]
+    return np.any([(other != right[0]).any(axis=1) for other in right[1:]], axis=0)
+
+
+def _table(comparison: Comparison) -> dict[str, Any]:
+    """{columns, rows: [{name, values, differences: [value, low, high, clear] or none}]}"""
+    columns, differences = comparison.columns, [None, *comparison.differences]
+    return {"columns": columns, "rows": [
+        {"name": run.name, "values": [values[c] for c in columns],
+         "differences": own and [[*own[c], is_clear(*own[c][1:])] for c in columns]}
+        for run, values, own in zip(comparison.runs, comparison.values, differences, strict=True)]}
+
+
+def _deciles(comparison: Comparison) -> list[dict[str, Any]]:
+    width = min(max(DECILE_KS), comparison.data.num_labels)
+    kept = min(int(np.diff(run.scores.indptr).max(initial=1)) for run in comparison.runs)
+    ks = [k for k in DECILE_KS if k <= min(kept, width)] or [1]      # beyond the saved predictions a k would mislead
+    return [{"run": run.name, **html.by_decile(topk_rows(run.scores, width)[0], comparison.split.relevance,
+                                               comparison.data.label_counts, ks)} for run in comparison.runs]

@@ -1,0 +1,159 @@
+"""Tables over finished runs.
+
+    python -m utils.report seeds RUN...                     # mean and standard deviation over the runs of one config
+    python -m utils.report seeds RUN... --split val         # of the validation split
+    python -m utils.report seeds Results/*/*/dexa-seed*     # runs of several configs: a row each
+    python -m utils.report compare RUN RUN...               # differences to the first, bootstrap intervals
+    python -m utils.report compare RUN RUN... --out c.html  # and a page with the points where they differ
+"""
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.config.config import read_yaml
+from utils.console import show_anything
+from utils.errors import InputError
+from utils.reading.saved import read_facts
+from utils.run.folder import MAY_DIFFER, with_folder_renamed
+
+COLUMNS = ("P@1", "P@3", "P@5", "nDCG@5", "PSP@1", "PSP@5", "R@100")
+
+
+def read_run(folder: str | Path, split: str) -> dict[str, Any]:
+    """{name, folder, config, seed, metrics} of a run; ValueError if it is none, or was not evaluated on the split.
+
+    name: data set and experiment, without the seed that an experiment's name may end with, as in dexa-seed1 or dexa-s1.
+    """
+    folder = Path(folder)
+    if not (folder / "config.yaml").is_file():
+        raise InputError(f"{folder}: not a run folder: it has no config.yaml")
+    config, path = read_yaml(folder / "config.yaml"), folder / f"{split}_metrics.json"
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; make it with: python eval.py {split} {folder}")
+    metrics = read_facts(path)
+    if odd := [name for name, value in metrics.items() if "@" in name and not isinstance(value, (int, float))]:
+        raise InputError(f"{path}: {odd[0]}: expected a number, got {str(metrics[odd[0]])[:60]!r}")
+    try:
+        seed = config["run"]["seed"]
+        whole = str(config["run"]["expname"])
+        stem = re.sub(rf"[-_.]?(s|seed)?{seed}$", "", whole) or whole
+        name = f"{config['data']['name']}/{stem}"
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{folder / 'config.yaml'}: not the config of a run ({error!r})") from error
+    if without := metrics.get("without"):
+        raise InputError(f"{path}: measured without {', '.join(map(str, without))}; measure the whole with: python "
+                         f"eval.py {split} {folder}")
+    trained = {section: content for section, content in config.items() if section not in MAY_DIFFER}
+    if place := config["run"].get("dir"):      # its own stages, such as a fusion's members, are those of every seed
+        trained = with_folder_renamed(trained, str(place), "RUN")
+    return {"name": name, "folder": folder, "config": trained, "seed": seed, "metrics": metrics}
+
+
+def group_runs(runs: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Runs of one config, seeds ascending; ValueError for a seed that stands twice or a name with two configs."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for run in runs:
+        groups.setdefault(run["name"], []).append(run)
+    for name, group in groups.items():
+        group.sort(key=lambda run: run["seed"])
+        seeds = [run["seed"] for run in group]
+        if len(set(seeds)) < len(seeds):
+            raise InputError(f"{name}: seeds {seeds}: a seed stands twice")
+        for run in group[1:]:
+            if run["config"] != group[0]["config"]:
+                different = [s for s in run["config"] if run["config"][s] != group[0]["config"].get(s)]
+                raise InputError(f"{name}: the run of seed {run['seed']} has another config than that of seed "
+                                 f"{seeds[0]} (sections {', '.join(different)})")
+    return list(groups.values())
+
+
+def common_metrics(runs: Sequence[dict[str, Any]], columns: Sequence[str]) -> list[str]:
+    """Those metrics that every run has; InputError if there are none."""
+    found = [c for c in columns if all(c in run["metrics"] for run in runs)]
+    if not found:
+        common = set.intersection(*(set(run["metrics"]) for run in runs))
+        known = [name for name in runs[0]["metrics"] if "@" in name and name in common]
+        raise InputError(f"none of the metrics {', '.join(columns)} is in every run; "
+                         f"these are: {', '.join(known) or 'none'}")
+    return found
+
+
+def compare_runs(folders: Sequence[str | Path], split: str, columns: Sequence[str], out: Path | None = None,
+                 root: str | None = None, resamples: int = 10_000) -> str:
+    """Markdown: the runs' metrics and differences to the first; the page is written to `out`."""
+    from utils.report import compare as comparing  # here: it reads data sets, which imports torch
+    from utils.report.html import write_report
+    if resamples < 1:
+        raise InputError(f"--resamples: expected at least 1, got {resamples}")
+    runs = [read_run(folder, split) for folder in folders]
+    columns = [c for c in common_metrics(runs, columns) if c.partition("@")[2].isdigit()]
+    found = comparing.compare(runs, split, columns, root, resamples)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_report(out, comparing.page_data(found))
+    return (f"{comparing.markdown(found)}\n\nDifferences to {found.runs[0].name}, with 95 % intervals of a paired "
+            f"bootstrap over the {len(found.split):,} points of split {split} ({resamples:,} resamples); bold: "
+            "without 0.")
+
+
+def seeds_table(folders: Sequence[str | Path], split: str = "tst", columns: Sequence[str] = COLUMNS) -> str:
+    """Markdown: a row per config with mean ± standard deviation (n - 1) of each metric over its seeds.
+
+    Metrics that a run does not have are left out of all rows.
+    """
+    groups = group_runs([read_run(folder, split) for folder in folders])
+    found = common_metrics([run for group in groups for run in group], columns)
+    lines = ["| config | seeds | " + " | ".join(found) + " |", "| --- " * (len(found) + 2) + "|"]
+    for group in groups:
+        cells = []
+        for column in found:
+            values = [run["metrics"][column] for run in group]
+            spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
+            cells.append(f"{np.mean(values):.2f}{spread}")
+        seeds = ", ".join(str(run["seed"]) for run in group)
+        lines.append(f"| {group[0]['name']} | {seeds} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def rows_alike(folders: Sequence[str | Path], split: str) -> str:
+    """What to say of rows that would be one, had their runs been named so; empty if there are none."""
+    groups = group_runs([read_run(folder, split) for folder in folders])
+    for i, group in enumerate(groups):
+        names = [other[0]["name"] for other in groups[i:] if other[0]["config"] == group[0]["config"]]
+        if len(names) > 1:
+            return (f"{', '.join(names)}: runs of one config; they make one row where their names differ by the "
+                    "seed at their end alone, as dexml-seed0 and dexml-seed1")
+    return ""
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    seeds = commands.add_parser("seeds", help="mean and standard deviation over the seeds of each config")
+    comparison = commands.add_parser("compare", help="runs of one data set beside the first, with bootstrap intervals")
+    for command in (seeds, comparison):
+        command.add_argument("runs", nargs="+", metavar="RUN", help="run folder")
+        command.add_argument("--split", default="tst", choices=("trn", "val", "tst"))
+        command.add_argument("--metrics", nargs="+", default=COLUMNS, metavar="METRIC", help="columns, such as P@1")
+    comparison.add_argument("--out", type=Path, metavar="FILE", help="also write a page, such as compare.html")
+    comparison.add_argument("--root", help="folder of the data sets, if it has moved since training")
+    comparison.add_argument("--resamples", type=int, default=10_000, help="of the bootstrap (default %(default)s)")
+    show_anything()
+    options = parser.parse_args(words)
+    try:
+        if options.command == "seeds":
+            print(seeds_table(options.runs, options.split, options.metrics))
+            if alike := rows_alike(options.runs, options.split):
+                print(alike, file=sys.stderr)
+        else:
+            print(compare_runs(options.runs, options.split, options.metrics, options.out, options.root,
+                               options.resamples))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

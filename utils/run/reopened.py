@@ -1,0 +1,60 @@
+"""The config.yaml of a run as what `train.py` is given: the run goes on where the file lies, wherever it was made.
+
+    python train.py MOVED/config.yaml --resume                   # all its stages, if it has some
+    python train.py MOVED/stages/NAME/config.yaml --resume       # this stage alone
+    python train.py MOVED/config.yaml --run.expname again        # the same settings in another folder
+"""
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from utils.config.command_line import parse_overrides
+from utils.config.config import Config, build_config, to_mapping
+from utils.config.legacy_yaml import load_any_config
+from utils.run.folder import RECIPE, with_folder_renamed
+
+PLACES = {"dir", "root", "project", "expname"}      # of section run: where a run goes
+
+
+def load_training_config(path: str | Path, words: Sequence[str], method_configs: Mapping[str, type],
+                         expand: Callable[[Config], Config]) -> Config:
+    """A config file, or that of a run folder.
+
+    Args:
+        words: overrides of the command line.
+        expand: as for `load_any_config`.
+    """
+    path = Path(path)
+    folder = path.parent
+    if not _is_of_a_run(path):
+        return load_any_config(path, words, method_configs=method_configs, expand=expand)
+    if (folder / RECIPE).is_file():
+        path = folder / RECIPE
+    config = load_any_config(path, words, method_configs=method_configs, expand=expand)
+    place = PLACES & parse_overrides(words).get("run", {}).keys()
+    if place:
+        return config if "dir" in place else _with_folder(config, None)
+    return moved(config, folder, method_configs)
+
+
+def _is_of_a_run(path: Path) -> bool:
+    """Whether a file is the config that a training run wrote into its folder."""
+    beside = ("environment.json", RECIPE)
+    return path.name in ("config.yaml", RECIPE) and any((path.parent / name).is_file() for name in beside)
+
+
+def moved(config: Config, folder: Path, method_configs: Mapping[str, type]) -> Config:
+    """The config of a run as that of the folder which holds it now: what it names inside of its old folder, too."""
+    old, new = config.run_folder, folder
+    if old.parent.name == new.parent.name == "stages":      # it may name other stages of its run
+        old, new = old.parent.parent, new.parent.parent
+    values = with_folder_renamed(to_mapping(config), str(old), str(new))
+    stages = values.pop("stages", ())
+    return _with_folder(build_config(values, method_configs, {}, stages), folder)
+
+
+def _with_folder(config: Config, folder: Path | None) -> Config:
+    place = None if folder is None else str(folder)
+    return dataclasses.replace(config, run=dataclasses.replace(config.run, dir=place))

@@ -1,0 +1,149 @@
+"""Stages of a config: what they say of each other, and those that a fusion's member configs become."""
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from utils.config.config import Config, ConfigError, read_yaml, stage_config, to_mapping
+from utils.config.legacy_yaml import load_any_config
+from utils.errors import InputError
+from utils.run.folder import find_run
+
+OF_THE_FUSION = ("root", "val_fraction", "val_max_points", "val_group_size", "features", "terms", "feature_cache",
+                 "token_cache")      # of section data
+
+
+def _references(value: Any, change: Callable[[str, str], Any]) -> Any:
+    """A stage's values with change(kind, name) for `stage:NAME` and `best:NAME` anywhere in them."""
+    if isinstance(value, Mapping):
+        return {key: _references(part, change) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_references(part, change) for part in value]
+    if not isinstance(value, str) or not value.startswith(("stage:", "best:")):
+        return value
+    kind, _, name = value.partition(":")
+    return change(kind, name)
+
+
+def check_references(stages: Sequence[Mapping[str, Any]]) -> None:
+    """ConfigError for a stage that names one which is no earlier stage."""
+    earlier: list[str] = []
+
+    def check(kind: str, name: str) -> None:
+        if name not in earlier:
+            raise ConfigError(f"'{kind}:{name}': there is no earlier stage {name}; earlier stages: "
+                              f"{', '.join(earlier) or 'none'}")
+    for stage in stages:
+        _references(stage, check)
+        earlier.append(stage["name"])
+
+
+def stage_configs(config: Config, method_configs: Mapping[str, type]) -> dict[str, Config]:
+    """The stages of a config by name, each as it is trained: references resolved, started from the one before.
+
+    `best:NAME` is the best epoch of that stage, all its epochs while it is not trained yet. A config without stages is
+    its own only one.
+    """
+    if not config.stages:
+        return {"": config}
+    check_references(config.stages)
+    start = config.run.start_from
+    last = config.stages[-1]["name"]
+    found: dict[str, Config] = {}
+
+    def named(kind: str, name: str) -> Any:
+        return str(found[name].run_folder) if kind == "stage" else best_epoch(found[name])
+    for stage in config.stages:
+        name = stage["name"]
+        folder = config.run_folder if name == last else config.run_folder / "stages" / name
+        run = {"start_from": start, **(stage.get("run") or {}), "dir": str(folder)}      # it may name another, or none
+        overlay = _references({**stage, "run": run}, named)
+        found[name] = stage_config(config, overlay, method_configs)      # its errors name the stage
+        start = str(folder)
+    return found
+
+
+def best_epoch(config: Config) -> int:
+    """The best epoch of a finished run; of another all its epochs."""
+    finished = config.run_folder / "finished"
+    return read_yaml(finished)["best_epoch"] if finished.exists() else config.train.epochs
+
+
+@contextlib.contextmanager
+def of_stage(name: str) -> Iterator[None]:
+    """Errors of the block say which stage they are of."""
+    try:
+        yield
+    except InputError as error:
+        if not name:
+            raise
+        raise type(error)(f"stage '{name}': {error}") from error
+    except ValueError as error:
+        raise InputError(f"stage '{name}': {error}" if name else str(error)) from error
+
+
+class Runs:
+    """Runs that a config names: finished ones, and earlier stages of its recipe, which need not be trained yet."""
+
+    def __init__(self, method_configs: Mapping[str, type], stages: Mapping[str, Config] | None = None) -> None:
+        """stages: by their run folders."""
+        self._method_configs = method_configs
+        self._stages = dict(stages or {})
+
+    def add(self, config: Config) -> None:
+        """A stage that those after it may name."""
+        self._stages[str(config.run_folder)] = config
+
+    def __contains__(self, source: str) -> bool:
+        """Whether something is there under a name; `config` says whether it is a run."""
+        return source in self._stages or Path(source).exists()
+
+    def config(self, source: str) -> Config:
+        """The config of the run in a folder; ValueError if that is no finished run."""
+        if source in self._stages:
+            return self._stages[source]
+        return find_run(source, self._method_configs)[1]
+
+    def start(self, config: Config) -> Config:
+        """The config of `run.start_from`."""
+        try:
+            return self.config(config.run.start_from)
+        except ValueError as error:
+            raise ConfigError(f"run.start_from: {error}; train that run first, or name another") from error
+
+
+def member_stages(config: Config, method_configs: Mapping[str, type]) -> Config:
+    """A fusion whose members are config files -> the same with a stage for each of them (for each of their own stages),
+    so that what has been trained is not trained again; any other config as it is."""
+    if config.method.name != "fusion" or config.stages:
+        return config
+    stages: list[dict[str, Any]] = []
+    members: dict[str, str] = {}
+    for name, source in (config.method.members or {}).items():
+        path = Path(source)
+        if path.suffix not in (".yaml", ".yml") or (path.parent / "model").is_dir():
+            members[name] = source
+            continue
+        own = load_any_config(path, method_configs=method_configs)
+        members[name] = f"stage:{name}"
+        before = own.run.start_from
+        names: dict[str | None, str] = {}      # of its stages here
+        for number, overlay in enumerate(own.stages or ({},), 1):
+            overlay = _references({**overlay, "run": {"start_from": before, **(overlay.get("run") or {})}},
+                                  lambda kind, old, names=names: f"{kind}:{names.get(old, old)}")
+            values = to_mapping(stage_config(own, overlay, method_configs))
+            values["data"] |= {key: getattr(config.data, key) for key in OF_THE_FUSION}
+            label = name if number >= len(own.stages) else f"{name}-{overlay['name']}"
+            stages.append({**values, "name": label, "run": {"start_from": values["run"]["start_from"]}})
+            before = f"stage:{label}"
+            names[overlay.get("name")] = label
+    if not stages:
+        return config
+    method = {**to_mapping(config)["method"], "members": members}
+    stages.append({"name": "fusion", "method": method, "run": {"start_from": None}})
+    fusion = dataclasses.replace(config.method, members=MappingProxyType(members))
+    return dataclasses.replace(config, method=fusion, stages=tuple(stages))
