@@ -19,6 +19,7 @@ test: lint
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet . || { echo "error: run $(BIN)/ruff format ."; exit 1; }
 
 gate: $(VENV)/installed
 	$(BIN)/python -m benchmarks.gate

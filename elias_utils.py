@@ -1,18 +1,27 @@
 """ELIAS's offline steps, each a function and a command.
 
-    python elias_utils.py gen_cluster_A CONFIG --no_model true     # stage 1's graph from TF-IDF features alone
-    python elias_utils.py gen_cluster_A RUN                        # with the embeddings of that run's model too
-    python elias_utils.py gen_cluster_A CONFIG                     # of run.start_from, or of the config's run
-    python elias_utils.py gen_approx_A CONFIG|RUN                  # stage 2's graph from a finished stage 1
-    python elias_utils.py sparse_ranker RUN                        # ELIAS++: train the ranker on top of stage 2
-    python elias_utils.py quantize RUN --precision int8            # smaller weights on disk, for eval.precision
+    # stage 1's graph from TF-IDF features alone
+    python elias_utils.py gen_cluster_A CONFIG --no_model true
+    # with the embeddings of that run's model too
+    python elias_utils.py gen_cluster_A RUN
+    # of run.start_from, or of the config's run
+    python elias_utils.py gen_cluster_A CONFIG
+    # stage 2's graph from a finished stage 1
+    python elias_utils.py gen_approx_A CONFIG|RUN
+    # ELIAS++: train the ranker on top of stage 2
+    python elias_utils.py sparse_ranker RUN
+    # smaller weights on disk, for eval.precision
+    python elias_utils.py quantize RUN --precision int8
     python elias_utils.py report RUN                               # draw what the graph has learned
-    accelerate launch --config_file configs/accelerate.yaml --num_processes 4 elias_utils.py gen_approx_A RUN
+    accelerate launch --config_file configs/accelerate.yaml --num_processes 4 elias_utils.py
+        gen_approx_A RUN
 
-`train.py CONFIG` takes the graph that gen_cluster_A wrote beside the folder of its run, a stage 2 the one that
-gen_approx_A wrote into the run that it starts from; where there is none it makes its own. `--out FILE` writes
-elsewhere, for `--method.graph FILE` of train.py. The last line says where a graph went.
+`train.py CONFIG` takes the graph that gen_cluster_A wrote beside the folder of its run, a stage 2
+the one that gen_approx_A wrote into the run that it starts from; where there is none it makes its
+own. `--out FILE` writes elsewhere, for `--method.graph FILE` of train.py. The last line says where
+a graph went.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -25,20 +34,35 @@ STEPS = ("gen_cluster_A", "gen_approx_A", "sparse_ranker", "quantize", "report")
 
 
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     parser.add_argument("step", choices=STEPS)
-    parser.add_argument("run", metavar="CONFIG|RUN", help="config, or run folder or its config.yaml")
-    parser.add_argument("--no_model", nargs="?", const="true", default="false", choices=("true", "false"),
-                        help="gen_cluster_A: no embeddings, whatever run.start_from says")
-    parser.add_argument("--precision", default="int8", choices=("bfloat16", "int8"), help="quantize: default int8")
+    parser.add_argument(
+        "run", metavar="CONFIG|RUN", help="config, or run folder or its config.yaml"
+    )
+    parser.add_argument(
+        "--no_model",
+        nargs="?",
+        const="true",
+        default="false",
+        choices=("true", "false"),
+        help="gen_cluster_A: no embeddings, whatever run.start_from says",
+    )
+    parser.add_argument(
+        "--precision", default="int8", choices=("bfloat16", "int8"), help="quantize: default int8"
+    )
     parser.add_argument("--out", help="file of the graph")
-    parser.add_argument("--overwrite", action="store_true", help="sparse_ranker: replace the run that is there")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="sparse_ranker: replace the run that is there"
+    )
     return parse_words(parser)
 
 
 if __name__ == "__main__":
-    ARGUMENTS = parse_arguments()      # before the imports below, so that --help is instant
+    ARGUMENTS = parse_arguments()  # before the imports below, so that --help is instant
 
 import dataclasses  # noqa: E402
 import logging  # noqa: E402
@@ -56,7 +80,14 @@ from models.elias.report import draw  # noqa: E402
 from models.recipe import with_resolved_encoder  # noqa: E402
 from train import fit  # noqa: E402
 from utils import distributed  # noqa: E402
-from utils.config.config import Config, ConfigError, finish_config, parse_overrides, read_option, to_mapping  # noqa: E402
+from utils.config.config import (
+    Config,
+    ConfigError,
+    finish_config,
+    parse_overrides,
+    read_option,
+    to_mapping,
+)  # noqa: E402
 from utils.config.graph_places import approx_file, cluster_file  # noqa: E402
 from utils.config.legacy_yaml import load_any_config  # noqa: E402
 from utils.data.dataset import load_dataset  # noqa: E402
@@ -67,14 +98,20 @@ from utils.run.folder import find_run, start_logging  # noqa: E402
 log = logging.getLogger("elias_utils")
 
 
-def gen_cluster_A(source: Config | str | Path, model: bool = True, out: str | Path | None = None,      # noqa: N802
-                  overrides: Sequence[str] = ()) -> Path:
-    """Balanced clusters of the labels' centroids (A of stage 1), written to a file. Every process calls it.
+def gen_cluster_A(
+    source: Config | str | Path,
+    model: bool = True,
+    out: str | Path | None = None,  # noqa: N802
+    overrides: Sequence[str] = (),
+) -> Path:
+    """Balanced clusters of the labels' centroids (A of stage 1), written to a file. Every process
+    calls it.
 
     Args:
         source: a config, or a run folder or its config.yaml.
-        model: cluster by embeddings too, beside TF-IDF features: by the model of the run, for a config by that of
-            `run.start_from`, or of the run that it has trained; one that has neither has TF-IDF features alone.
+        model: cluster by embeddings too, beside TF-IDF features: by the model of the run, for a
+            config by that of `run.start_from`, or of the run that it has trained; one that has
+                neither has TF-IDF features alone.
         out: default <folder of the run>.cluster_A.npz, where a run of the config looks for it.
         overrides: of a run's config, as eval.py takes them.
     """
@@ -85,14 +122,19 @@ def gen_cluster_A(source: Config | str | Path, model: bool = True, out: str | Pa
         folder, config = find_run(source, METHOD_CONFIGS, overrides)
         if not issubclass(METHODS[config.method.name], Elias):
             raise ConfigError(_other_run("gen_cluster_A", folder, config))
-        here = dataclasses.replace(config.run, dir=str(folder))      # the run may have been moved
+        here = dataclasses.replace(config.run, dir=str(folder))  # the run may have been moved
         config = dataclasses.replace(config, run=here)
         start = folder if model else None
     if not issubclass(METHODS[config.method.name], Elias):
-        raise ConfigError(f"gen_cluster_A: expected a config of elias-1 or elias-2, got {config.method.name}")
+        raise ConfigError(
+            f"gen_cluster_A: expected a config of elias-1 or elias-2, got {config.method.name}"
+        )
     if config.stages and out is None:
-        raise ConfigError("gen_cluster_A: this config has stages, each of which makes its own graph; name a config of "
-                          "one stage, or say where the graph goes: --out FILE")
+        raise ConfigError(
+            "gen_cluster_A: this config has stages, each of which makes its own graph; name a "
+            "config of "
+            "one stage, or say where the graph goes: --out FILE"
+        )
     accelerator, data = _start(config)
     points = None
     if start is not None:
@@ -101,8 +143,11 @@ def gen_cluster_A(source: Config | str | Path, model: bool = True, out: str | Pa
         points = setup.point_embeddings(before.to(accelerator.device), data, accelerator)
     graph = setup.cluster(data, config.method, points)
     limits = Limits.of(config.method, graph.num_clusters, data.num_labels)
-    return _write(check_graph(graph, None, limits.kappa, "A"), out or cluster_file(config.run_folder),
-                  lambda: cluster_origin(config, data, start))
+    return _write(
+        check_graph(graph, None, limits.kappa, "A"),
+        out or cluster_file(config.run_folder),
+        lambda: cluster_origin(config, data, start),
+    )
 
 
 def _model_of(config: Config) -> Path | None:
@@ -111,14 +156,18 @@ def _model_of(config: Config) -> Path | None:
         try:
             return find_run(config.run.start_from, METHOD_CONFIGS)[0]
         except ValueError as error:
-            raise ConfigError(f"gen_cluster_A: run.start_from: {error}; train that run first, or cluster by TF-IDF "
-                              "alone: --no_model true") from error
+            raise ConfigError(
+                f"gen_cluster_A: run.start_from: {error}; train that run first, or cluster by "
+                f"TF-IDF "
+                "alone: --no_model true"
+            ) from error
     trained = (config.run_folder / "model").is_dir()
     return config.run_folder if trained else None
 
 
-def gen_approx_A(run: str | Path, kappa: int | None = None, out: str | Path | None = None) -> Path:      # noqa: N802
-    """The labels that each cluster of a finished run attracts (A of stage 2), in a file. Every process calls it.
+def gen_approx_A(run: str | Path, kappa: int | None = None, out: str | Path | None = None) -> Path:  # noqa: N802
+    """The labels that each cluster of a finished run attracts (A of stage 2), in a file. Every
+    process calls it.
 
     Args:
         run: run folder or its config.yaml.
@@ -133,32 +182,47 @@ def gen_approx_A(run: str | Path, kappa: int | None = None, out: str | Path | No
     limits = method.model.limits
     kappa = limits.kappa if kappa is None else kappa
     if not isinstance(kappa, int) or not 1 <= kappa <= data.num_labels:
-        raise ConfigError(f"method.kappa must be a whole number from 1 to the number of labels, {data.num_labels}; got "
-                          f"{kappa!r}")
+        raise ConfigError(
+            f"method.kappa must be a whole number from 1 to the number of labels, "
+            f"{data.num_labels}; got "
+            f"{kappa!r}"
+        )
     before = method.learned_graph()
     graph = setup.approximate(method, data, before, kappa, accelerator)
-    return _write(check_graph(graph, before.num_clusters, kappa, "A'"), out or approx_file(folder),
-                  lambda: approx_origin(data, folder, kappa, limits.beam))
+    return _write(
+        check_graph(graph, before.num_clusters, kappa, "A'"),
+        out or approx_file(folder),
+        lambda: approx_origin(data, folder, kappa, limits.beam),
+    )
 
 
 def sparse_ranker(run: str | Path, overrides: Sequence[str] = (), overwrite: bool = False) -> Path:
-    """ELIAS++: a run of method elias-ranker that starts from this one, in <run>-ranker. Every process calls it."""
+    """ELIAS++: a run of method elias-ranker that starts from this one, in <run>-ranker. Every
+    process calls it."""
     folder, config = find_run(run, METHOD_CONFIGS)
     if not issubclass(METHODS[config.method.name], Elias):
         raise ConfigError(_other_run("sparse_ranker", folder, config))
     mapping = to_mapping(config)
     mapping.pop("stages", None)
-    mapping["method"] = {"name": "elias-ranker", "calibrate": getattr(config.method, "ranker_calibrate", True)}
-    mapping["optim"]["group_lr"] = None      # nothing is trained by gradient
-    mapping["run"] |= {"start_from": str(folder), "dir": str(folder.with_name(f"{folder.name}-ranker"))}
+    mapping["method"] = {
+        "name": "elias-ranker",
+        "calibrate": getattr(config.method, "ranker_calibrate", True),
+    }
+    mapping["optim"]["group_lr"] = None  # nothing is trained by gradient
+    mapping["run"] |= {
+        "start_from": str(folder),
+        "dir": str(folder.with_name(f"{folder.name}-ranker")),
+    }
     ranker = finish_config(mapping, {}, overrides, METHOD_CONFIGS, expname=folder.name)
     return fit(ranker, overwrite=overwrite)
 
 
 def quantize(run: str | Path, precision: str = "int8") -> Path:
-    """Write a run's cluster and label classifiers in another precision beside the float32 ones; the model's folder.
+    """Write a run's cluster and label classifiers in another precision beside the float32 ones; the
+    model's folder.
 
-    `eval.py RUN --eval.precision int8` maps them then; without them it converts them in memory, each time.
+    `eval.py RUN --eval.precision int8` maps them then; without them it converts them in memory,
+    each time.
     """
     folder, config = find_run(run, METHOD_CONFIGS)
     model = folder / "model" / ("elias" if config.method.name == "elias-ranker" else "")
@@ -180,9 +244,13 @@ def report(run: str | Path) -> Path:
 
 
 def _other_run(step: str, folder: Path, config: Config) -> str:
-    """The message for a run of another method; the whole recipe's run has the elias runs in its stages."""
-    stages = [path.parent for path in sorted(folder.glob("stages/*/config.yaml"))
-              if issubclass(METHODS[find_run(path.parent, METHOD_CONFIGS)[1].method.name], Elias)]
+    """The message for a run of another method; the whole recipe's run has the elias runs in its
+    stages."""
+    stages = [
+        path.parent
+        for path in sorted(folder.glob("stages/*/config.yaml"))
+        if issubclass(METHODS[find_run(path.parent, METHOD_CONFIGS)[1].method.name], Elias)
+    ]
     there = f"; those of its stages are {' and '.join(map(str, stages))}" if stages else ""
     return f"{step}: expected an elias run, {folder} is one of {config.method.name}{there}"
 
@@ -193,7 +261,9 @@ def _start(config: Config) -> tuple:
     torch.set_num_threads(distributed.cpu_threads(config.run.threads))
     config = with_resolved_encoder(config)
     source = METHODS[config.method.name].tokenizer_source(config)
-    return accelerator, load_dataset(config, load_tokenizer(source, config.encoder.trust_remote_code))
+    return accelerator, load_dataset(
+        config, load_tokenizer(source, config.encoder.trust_remote_code)
+    )
 
 
 def _write(graph: Graph, path: str | Path, origin: Callable[[], Origin]) -> Path:
@@ -205,9 +275,15 @@ def _write(graph: Graph, path: str | Path, origin: Callable[[], Origin]) -> Path
     return path
 
 
-USED = {"gen_cluster_A": ("no_model", "out"), "gen_approx_A": ("out",), "sparse_ranker": ("overwrite",),
-        "quantize": ("precision",), "report": ()}      # flags of each step
-FREE = {"gen_approx_A": ("method.kappa",), "quantize": (), "report": ()}      # what these let override of a run
+USED = {
+    "gen_cluster_A": ("no_model", "out"),
+    "gen_approx_A": ("out",),
+    "sparse_ranker": ("overwrite",),
+    "quantize": ("precision",),
+    "report": (),
+}  # flags of each step
+# what these let override of a run
+FREE = {"gen_approx_A": ("method.kappa",), "quantize": (), "report": ()}
 
 
 def check_words(options: argparse.Namespace, words: Sequence[str]) -> None:
@@ -215,17 +291,25 @@ def check_words(options: argparse.Namespace, words: Sequence[str]) -> None:
     defaults = {"no_model": "false", "out": None, "overwrite": False, "precision": "int8"}
     for flag, default in defaults.items():
         if flag not in USED[options.step] and getattr(options, flag) != default:
-            raise ConfigError(f"{options.step} has no --{flag}; it takes "
-                              f"{', '.join('--' + name for name in USED[options.step]) or 'none'}")
+            raise ConfigError(
+                f"{options.step} has no --{flag}; it takes "
+                f"{', '.join('--' + name for name in USED[options.step]) or 'none'}"
+            )
     if any(word.startswith("--stages.") for word in words):
-        raise ConfigError(f"{options.step}: --stages is for train.py; a step works on the config of one stage")
-    given = [f"{section}.{key}" for section, values in parse_overrides(words).items() for key in values]
+        raise ConfigError(
+            f"{options.step}: --stages is for train.py; a step works on the config of one stage"
+        )
+    given = [
+        f"{section}.{key}" for section, values in parse_overrides(words).items() for key in values
+    ]
     if options.step not in FREE or not _is_run(options.run):
         return
     free = FREE[options.step]
     if fixed := [key for key in given if key not in free]:
-        raise ConfigError(f"{options.step}: {fixed[0]} is fixed by the run; what can be overridden: "
-                          f"{', '.join(free) or 'nothing'}")
+        raise ConfigError(
+            f"{options.step}: {fixed[0]} is fixed by the run; what can be overridden: "
+            f"{', '.join(free) or 'nothing'}"
+        )
 
 
 def main(options: argparse.Namespace, words: list[str]) -> None:
@@ -234,10 +318,22 @@ def main(options: argparse.Namespace, words: list[str]) -> None:
         check_words(options, words)
         if options.step == "gen_cluster_A":
             is_run = _is_run(options.run)
-            source = options.run if is_run else load_any_config(options.run, words, method_configs=METHOD_CONFIGS)
-            done = "graph", gen_cluster_A(source, options.no_model == "false", options.out, words if is_run else ())
+            source = (
+                options.run
+                if is_run
+                else load_any_config(options.run, words, method_configs=METHOD_CONFIGS)
+            )
+            done = (
+                "graph",
+                gen_cluster_A(
+                    source, options.no_model == "false", options.out, words if is_run else ()
+                ),
+            )
         elif options.step == "gen_approx_A":
-            done = "graph", gen_approx_A(_run_folder(options.run, words), _kappa(words), options.out)
+            done = (
+                "graph",
+                gen_approx_A(_run_folder(options.run, words), _kappa(words), options.out),
+            )
         elif options.step == "sparse_ranker":
             done = "run", sparse_ranker(_run_folder(options.run, ()), words, options.overwrite)
         elif options.step == "quantize":
@@ -256,25 +352,39 @@ def main(options: argparse.Namespace, words: list[str]) -> None:
 def _is_run(path: str) -> bool:
     """Whether a word names a run folder, or the config.yaml inside one; other files are configs."""
     folder = Path(path).parent
-    inside = any((folder / name).exists() for name in ("environment.json", "model", "last", "stages"))
+    inside = any(
+        (folder / name).exists() for name in ("environment.json", "model", "last", "stages")
+    )
     return Path(path).is_dir() or (Path(path).name == "config.yaml" and inside)
 
 
 def _kappa(words: Sequence[str]) -> int | None:
     kappa = parse_overrides(words).get("method", {}).get("kappa")
-    return None if kappa is None else read_option(EliasConfig, "method", "kappa", kappa, "command line")
+    return (
+        None
+        if kappa is None
+        else read_option(EliasConfig, "method", "kappa", kappa, "command line")
+    )
 
 
 def _run_folder(path: str, words: Sequence[str]) -> Path:
-    """A run folder as it is; the folder that a config's run went to. ConfigError if that has not been trained."""
+    """A run folder as it is; the folder that a config's run went to. ConfigError if that has not
+    been trained."""
     if _is_run(path):
         return Path(path)
     config = load_any_config(path, words, method_configs=METHOD_CONFIGS)
     if not (config.run_folder / "config.yaml").is_file():
         start = config.run.start_from
-        before = f"; or name the run that it starts from, {start}" if start and Path(start).is_dir() else ""
-        raise ConfigError(f"{path}: its run {config.run_folder} does not exist; train it first: python train.py {path}"
-                          f"{before}")
+        before = (
+            f"; or name the run that it starts from, {start}"
+            if start and Path(start).is_dir()
+            else ""
+        )
+        raise ConfigError(
+            f"{path}: its run {config.run_folder} does not exist; train it first: python train.py "
+            f"{path}"
+            f"{before}"
+        )
     return config.run_folder
 
 

@@ -1,10 +1,12 @@
 """Labels for new texts from a saved run, as JSON lines: rank, label id, label text, score.
 
-    python predict.py RUN --text "gnome image viewer" --k 5
-    python predict.py RUN --texts queries.txt --out predictions.jsonl
-    python predict.py RUN --text "..." --labels new.txt      # rank labels never seen in training, by their text
-    accelerate launch --num_processes 4 predict.py RUN --texts queries.txt --out predictions.jsonl
+python predict.py RUN --text "gnome image viewer" --k 5
+python predict.py RUN --texts queries.txt --out predictions.jsonl
+python predict.py RUN --text "..." --labels new.txt      # rank labels never seen in training, by
+their text accelerate launch --num_processes 4 predict.py RUN --texts queries.txt --out
+predictions.jsonl
 """
+
 from __future__ import annotations
 
 import argparse
@@ -15,20 +17,29 @@ from utils.config.command_line import parse_words
 
 
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     parser.add_argument("run", help="run folder or its config.yaml")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--text", action="append", help="a text; may be given several times")
-    source.add_argument("--texts", help="file with one text a line, without header; no CSV, no JSON")
-    parser.add_argument("--k", type=int, help="labels per text (default 5, or all if there are fewer)")
-    parser.add_argument("--labels", help="file with one label text a line, ranked instead of the data set's labels")
+    source.add_argument(
+        "--texts", help="file with one text a line, without header; no CSV, no JSON"
+    )
+    parser.add_argument(
+        "--k", type=int, help="labels per text (default 5, or all if there are fewer)"
+    )
+    parser.add_argument(
+        "--labels", help="file with one label text a line, ranked instead of the data set's labels"
+    )
     parser.add_argument("--out", help="write to this file instead of the screen")
     return parse_words(parser)
 
 
 if __name__ == "__main__":
-    ARGUMENTS = parse_arguments()      # before the imports below, so that --help is instant
+    ARGUMENTS = parse_arguments()  # before the imports below, so that --help is instant
 
 import itertools  # noqa: E402
 import json  # noqa: E402
@@ -53,9 +64,10 @@ from utils.run.folder import find_run, start_logging, warn_unfinished  # noqa: E
 from utils.text import TextLines, check_plain_text, iter_lines, text_list  # noqa: E402
 
 TEXTS_AT_ONCE = 1 << 14
-COMPARED_TEXTS = 200      # by which an approximate index is compared with exact search
+COMPARED_TEXTS = 200  # by which an approximate index is compared with exact search
 COMPARED_K = 10
-SEPARATORS = re.compile("[\x85\u2028\u2029]")      # where str.splitlines cuts, and JSON may leave as they are
+# where str.splitlines cuts, and JSON may leave as they are
+SEPARATORS = re.compile("[\x85\u2028\u2029]")
 
 
 class Predictor:
@@ -63,12 +75,16 @@ class Predictor:
 
     Args:
         run: run folder or its config.yaml.
-        labels: texts of labels to rank instead of the data set's; any number from 1, seen in training or not.
+        labels: texts of labels to rank instead of the data set's; any number from 1, seen in
+        training or not.
     Raises:
-        ValueError: no finished run, another data set than that of the run, or labels that are no texts.
+        ValueError: no finished run, another data set than that of the run, or labels that are no
+        texts.
     """
 
-    def __init__(self, run: str | Path, labels: Sequence[str] | None = None, overrides: Sequence[str] = ()) -> None:
+    def __init__(
+        self, run: str | Path, labels: Sequence[str] | None = None, overrides: Sequence[str] = ()
+    ) -> None:
         folder, config = find_run(run, METHOD_CONFIGS, overrides)
         warn_unfinished(folder)
         torch.set_num_threads(distributed.cpu_threads(config.run.threads))
@@ -78,14 +94,21 @@ class Predictor:
         if labels is None:
             check_dataset_folder(config.dataset_folder)
             check_labels(folder, config.dataset_folder)
-            self.label_texts: Sequence[str] = label_texts(config.dataset_folder, self.method.num_labels)
+            self.label_texts: Sequence[str] = label_texts(
+                config.dataset_folder, self.method.num_labels
+            )
         else:
             labels = text_list(labels, "labels")
             if not labels:
                 raise InputError("labels: expected at least one text, got none")
             if empty := [index for index, text in enumerate(labels) if not text.strip()]:
-                logging.getLogger(__name__).warning("%d of %d label texts are empty, e.g. that of id %d; they are "
-                                                    "ranked as any other", len(empty), len(labels), empty[0])
+                logging.getLogger(__name__).warning(
+                    "%d of %d label texts are empty, e.g. that of id %d; they are "
+                    "ranked as any other",
+                    len(empty),
+                    len(labels),
+                    empty[0],
+                )
             self.label_texts = labels
             self.method.rank_new_labels(labels, self.accelerator)
         check_options(config, self.method)
@@ -93,7 +116,8 @@ class Predictor:
             self._check_index(config)
 
     def _check_index(self, config: Config) -> None:
-        """Build the approximate index now, and warn where it finds little: of texts of the test split, or of labels."""
+        """Build the approximate index now, and warn where it finds little: of texts of the test
+        split, or of labels."""
         path = config.dataset_folder / "raw" / "tst_X.txt"
         texts = TextLines(path) if path.is_file() else self.label_texts
         sample = [texts[i] for i in range(0, len(texts), -(-len(texts) // COMPARED_TEXTS))]
@@ -102,28 +126,38 @@ class Predictor:
             compare_index(self.method, lambda: self.method.score_texts(sample, k, self.accelerator))
 
     def __call__(self, texts: Sequence[str], k: int = 5) -> list[list[dict]]:
-        """The k best labels of each text, best first: [{"label": id, "text": ..., "score": ...}, ...].
+        """The k best labels of each text, best first: [{"label": id, "text": ..., "score": ...},
+        ...].
 
         A text alone, which is no list, is answered as a list of one.
-        Under `accelerate launch` every process calls it with the same texts and scores its share of them; the main
-        one gets all answers, the others an empty list.
+        Under `accelerate launch` every process calls it with the same texts and scores its share of
+        them; the main one gets all answers, the others an empty list.
         """
         texts = text_list(texts, "texts")
         if not 1 <= k <= len(self.label_texts):
-            raise InputError(f"k must be from 1 to the number of labels, {len(self.label_texts)}; got {k}")
+            raise InputError(
+                f"k must be from 1 to the number of labels, {len(self.label_texts)}; got {k}"
+            )
         own = distributed.share(len(texts))
         with answers_of(self.folder):
-            scores, ids = self.method.score_texts(texts[own.start:own.stop], k, self.accelerator)
+            scores, ids = self.method.score_texts(texts[own.start : own.stop], k, self.accelerator)
             check_answers(scores, "scores")
         scores, ids = (distributed.gather_arrays(a, len(texts)) for a in (scores, ids))
         if scores is None:
             return []
-        return [[{"label": int(i), "text": self.label_texts[int(i)], "score": round(float(s), 6)}
-                 for s, i in zip(*row, strict=True) if i >= 0] for row in zip(scores, ids, strict=True)]
+        return [
+            [
+                {"label": int(i), "text": self.label_texts[int(i)], "score": round(float(s), 6)}
+                for s, i in zip(*row, strict=True)
+                if i >= 0
+            ]
+            for row in zip(scores, ids, strict=True)
+        ]
 
 
 def predictions(predictor: Predictor, texts: Iterable[str], k: int) -> Iterator[dict]:
-    """Answers of any number of texts, in their order: {"text": ..., "labels": [{"label": id, ...}, ...]}."""
+    """Answers of any number of texts, in their order: {"text": ..., "labels": [{"label": id, ...},
+    ...]}."""
     texts = iter(texts)
     while some := list(itertools.islice(texts, TEXTS_AT_ONCE)):
         found = predictor(some, k)
@@ -132,13 +166,15 @@ def predictions(predictor: Predictor, texts: Iterable[str], k: int) -> Iterator[
 
 
 def json_line(record: dict, ascii_only: bool = False) -> str:
-    """JSON on a line that stays one for every reader, also for those that cut where Unicode does."""
+    """JSON on a line that stays one for every reader, also for those that cut where Unicode
+    does."""
     line = json.dumps(record, ensure_ascii=ascii_only)
     return SEPARATORS.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
 
 
 def write_predictions(records: Iterable[dict], out: str | None) -> None:
-    """Print records as JSON lines, or write them to a file, which is begun when there is a first one."""
+    """Print records as JSON lines, or write them to a file, which is begun when there is a first
+    one."""
     if out is None or is_screen(out) or not distributed.is_main():
         ascii_only = not shows_unicode()
         for record in records:
@@ -161,9 +197,10 @@ def texts_of(options: argparse.Namespace) -> Iterable[str]:
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            byte = ord(text[error.start]) & 0xFF      # os.fsdecode keeps a stray byte so
-            raise InputError(f"--text {text!r}: expected UTF-8, got byte 0x{byte:02x} at place {error.start + 1}"
-                             ) from None
+            byte = ord(text[error.start]) & 0xFF  # os.fsdecode keeps a stray byte so
+            raise InputError(
+                f"--text {text!r}: expected UTF-8, got byte 0x{byte:02x} at place {error.start + 1}"
+            ) from None
     return options.text
 
 
@@ -179,7 +216,7 @@ def main(options: argparse.Namespace, words: list[str]) -> None:
         k = min(5, len(predictor.label_texts)) if options.k is None else options.k
         write_predictions(predictions(predictor, texts, k), options.out)
         distributed.stop()
-    except BrokenPipeError:      # who reads has enough, as `head` has
+    except BrokenPipeError:  # who reads has enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except (ValueError, OSError) as error:

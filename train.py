@@ -2,12 +2,16 @@
 
     python train.py configs/LF-DebianTitles-small/dexml.yaml
     python train.py CONFIG --train.epochs 3 --run.seed 1       # any key of any section
-    python train.py CONFIG --resume | --overwrite              # go on with, or replace, the run in the folder
-    python train.py CONFIG --plan [--processes 4]              # will it fit? Prints memory and messages, loads nothing
+    # go on with, or replace, the run in the folder
+    python train.py CONFIG --resume | --overwrite
+    # will it fit? Prints memory and messages, loads nothing
+    python train.py CONFIG --plan [--processes 4]
     accelerate launch --config_file configs/accelerate.yaml --num_processes 4 train.py CONFIG
 
-Prints `run: <folder>` as its last line; then `python eval.py <folder>`. All keys: `python -m utils.config`.
+Prints `run: <folder>` as its last line; then `python eval.py <folder>`. All keys: `python -m
+utils.config`.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -18,22 +22,39 @@ from utils.config.command_line import parse_words
 
 
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     allow_abbrev=False)
-    parser.add_argument("config", help="YAML config; flat YAML of DEXML and ELIAS and JSON of NGAME and DEXA too")
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "config", help="YAML config; flat YAML of DEXML and ELIAS and JSON of NGAME and DEXA too"
+    )
     folder = parser.add_mutually_exclusive_group()
-    folder.add_argument("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
-    folder.add_argument("--overwrite", action="store_true", help="replace the run that the folder holds")
-    parser.add_argument("--plan", action="store_true", help="print the memory and messages that a run needs, and stop")
-    parser.add_argument("--processes", type=int, help="with --plan: processes to plan for (default 1)")
+    folder.add_argument(
+        "--resume", action="store_true", help="go on from the last checkpoint, if there is one"
+    )
+    folder.add_argument(
+        "--overwrite", action="store_true", help="replace the run that the folder holds"
+    )
+    parser.add_argument(
+        "--plan",
+        action="store_true",
+        help="print the memory and messages that a run needs, and stop",
+    )
+    parser.add_argument(
+        "--processes", type=int, help="with --plan: processes to plan for (default 1)"
+    )
     options, overrides = parse_words(parser)
     if options.processes is not None and not options.plan:
-        parser.error("--processes goes with --plan; to train on several processes use accelerate launch")
+        parser.error(
+            "--processes goes with --plan; to train on several processes use accelerate launch"
+        )
     return options, overrides
 
 
 if __name__ == "__main__":
-    ARGUMENTS = parse_arguments()      # before the imports below, so that --help is instant
+    ARGUMENTS = parse_arguments()  # before the imports below, so that --help is instant
 
 import dataclasses  # noqa: E402
 import logging  # noqa: E402
@@ -68,15 +89,29 @@ from utils.plan import check_it_fits  # noqa: E402
 from utils.plan import report as plan_report  # noqa: E402
 from utils.pretrained.location import load_tokenizer  # noqa: E402
 from utils.run.environment import check_same_data, peak_memory, write_environment  # noqa: E402
-from utils.run.folder import MetricLog, check_folders, find_run, is_begun, is_finished, locked, open_run, start_logging  # noqa: E402
+from utils.run.folder import (
+    MetricLog,
+    check_folders,
+    find_run,
+    is_begun,
+    is_finished,
+    locked,
+    open_run,
+    start_logging,
+)  # noqa: E402
 from utils.run.reopened import load_training_config  # noqa: E402
 from utils.run.stages import Runs, member_stages, of_stage, stage_configs  # noqa: E402
 from utils.training.checkpoint import Progress, load_checkpoint, save_checkpoint  # noqa: E402
 from utils.training.interrupt import Interrupted, SaveClock, stopped_by_sigterm  # noqa: E402
-from utils.training.optim import build_optimizers, clip_gradients, learning_rate_factor, set_learning_rates  # noqa: E402
+from utils.training.optim import (
+    build_optimizers,
+    clip_gradients,
+    learning_rate_factor,
+    set_learning_rates,
+)  # noqa: E402
 
 log = logging.getLogger("train")
-CHECK_EVERY = 20      # steps between two looks at the losses: each look is one host sync
+CHECK_EVERY = 20  # steps between two looks at the losses: each look is one host sync
 
 
 def with_member_stages(config: Config) -> Config:
@@ -85,7 +120,8 @@ def with_member_stages(config: Config) -> Config:
 
 
 def fit(config: Config, resume: bool = False, overwrite: bool = False) -> Path:
-    """Train `config` (all its stages) and return the run folder, which then holds the best model on validation.
+    """Train `config` (all its stages) and return the run folder, which then holds the best model on
+    validation.
 
     Args:
         resume: go on from the folder's last checkpoint, if there is one.
@@ -93,14 +129,16 @@ def fit(config: Config, resume: bool = False, overwrite: bool = False) -> Path:
     """
     config = with_member_stages(config)
     distributed.check_training_launch()
-    distributed.start("no")      # the number of processes is known from here on
+    distributed.start("no")  # the number of processes is known from here on
     stages = plan(config, resume, overwrite)
     for number, name in enumerate(stages):
         current = at_present(stages[name], config, name)
         done = bool(name) and resume and is_finished(current)
         if name:
-            log.info("stage %s (%d of %d)%s", name, number + 1, len(stages), ": finished" if done else "")
-        if not done:      # the first one replaces all of an older run
+            log.info(
+                "stage %s (%d of %d)%s", name, number + 1, len(stages), ": finished" if done else ""
+            )
+        if not done:  # the first one replaces all of an older run
             fit_stage(current, config, resume, overwrite and number == 0)
     return config.run_folder
 
@@ -125,23 +163,31 @@ def at_present(stage: Config, config: Config, name: str) -> Config:
     return dataclasses.replace(stage, train=stage_configs(config, METHOD_CONFIGS)[name].train)
 
 
-def fit_stage(config: Config, recipe: Config, resume: bool = False, overwrite: bool = False) -> Path:
+def fit_stage(
+    config: Config, recipe: Config, resume: bool = False, overwrite: bool = False
+) -> Path:
     """One training run: read data, build the method, loop over epochs, keep the best checkpoint.
 
     Args:
-        config: of one stage, planned: the settings of its encoder are resolved, its group rates its own.
+        config: of one stage, planned: the settings of its encoder are resolved, its group rates its
+        own.
         recipe: of the whole run.
     """
     accelerator = distributed.start(config.train.mixed_precision)
     in_effect = distributed.precision(accelerator)
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, mixed_precision=in_effect))
+    config = dataclasses.replace(
+        config, train=dataclasses.replace(config.train, mixed_precision=in_effect)
+    )
     torch.set_num_threads(distributed.cpu_threads(config.run.threads))
     set_seed(config.run.seed)
     source = METHODS[config.method.name].tokenizer_source(config)
     if source is not None:
         source = load_tokenizer(source, config.encoder.trust_remote_code)
-    data = load_dataset(config, source, saved_validation_rows(config.run_folder, config.data) if resume else None)
-    METHODS[config.method.name].check(config, DataSizes.of(data), Runs(METHOD_CONFIGS))      # its sizes are exact now
+    data = load_dataset(
+        config, source, saved_validation_rows(config.run_folder, config.data) if resume else None
+    )
+    # its sizes are exact now
+    METHODS[config.method.name].check(config, DataSizes.of(data), Runs(METHOD_CONFIGS))
     if resume and is_begun(config.run_folder):
         check_same_data(config.run_folder, data)
     method = METHODS[config.method.name].build(config, data).to(accelerator.device)
@@ -149,19 +195,32 @@ def fit_stage(config: Config, recipe: Config, resume: bool = False, overwrite: b
         try:
             start, before = find_run(config.run.start_from, METHOD_CONFIGS)
         except ValueError as error:
-            raise ConfigError(f"run.start_from: {error}; train that run first, or name another") from error
+            raise ConfigError(
+                f"run.start_from: {error}; train that run first, or name another"
+            ) from error
         method.start_from(load_method(before, start).to(accelerator.device))
-    folder = open_run(config, recipe, resume, overwrite)      # only now: what fails before leaves nothing behind
+    # only now: what fails before leaves nothing behind
+    folder = open_run(config, recipe, resume, overwrite)
     start_logging(folder)
     if distributed.is_main():
         computing = {"device": accelerator.device.type, "mixed_precision": in_effect}
         write_environment(folder, data, labels_hash(data.folder), computing)
         with written_whole(folder / "val_rows.npy") as partial, open(partial, "wb") as file:
             np.save(file, data.splits["val"].rows)
-    log.info("on %s, mixed precision %s, processes: %d, threads of each: %d", accelerator.device.type, in_effect,
-             distributed.world_size(), torch.get_num_threads())
-    log.info("%s: %d training, %d validation, %d test points, %d labels, data %s", data.name,
-             *(len(data.splits[s]) for s in ("trn", "val", "tst")), data.num_labels, data.hash)
+    log.info(
+        "on %s, mixed precision %s, processes: %d, threads of each: %d",
+        accelerator.device.type,
+        in_effect,
+        distributed.world_size(),
+        torch.get_num_threads(),
+    )
+    log.info(
+        "%s: %d training, %d validation, %d test points, %d labels, data %s",
+        data.name,
+        *(len(data.splits[s]) for s in ("trn", "val", "tst")),
+        data.num_labels,
+        data.hash,
+    )
     if data.label_stand_ins:
         log.warning("%s", data.label_stand_ins)
     distributed.separate_random_states(config.run.seed)
@@ -169,13 +228,23 @@ def fit_stage(config: Config, recipe: Config, resume: bool = False, overwrite: b
         return _train(config, method, data, folder, accelerator, resume)
 
 
-def _train(config: Config, method: Method, data: Dataset, folder: Path, accelerator: Accelerator,
-           resume: bool) -> Path:
+def _train(
+    config: Config,
+    method: Method,
+    data: Dataset,
+    folder: Path,
+    accelerator: Accelerator,
+    resume: bool,
+) -> Path:
     groups = method.parameter_groups()
-    assert {group["name"] for group in groups} == method.group_names(config), "groups are not those known on paper"
+    assert {group["name"] for group in groups} == method.group_names(config), (
+        "groups are not those known on paper"
+    )
     optimizers = build_optimizers(groups, config.optim)
     optimizers = [accelerator.prepare_optimizer(o) for o in optimizers]
-    state = (load_checkpoint(folder, method, optimizers, accelerator) if resume else None) or Progress()
+    state = (
+        load_checkpoint(folder, method, optimizers, accelerator) if resume else None
+    ) or Progress()
     metric_log = MetricLog(folder, config, state.step, state.epoch)
     run = Run(config, method, data, optimizers, state, folder, accelerator, metric_log)
     if method.epochs == 0 and resume and (folder / "finished").exists():
@@ -207,9 +276,15 @@ def _train(config: Config, method: Method, data: Dataset, folder: Path, accelera
     metric_log.close()
     method.on_finish(folder)
     if distributed.is_main():
-        write_json(folder / "finished", {"epochs": state.epoch, "best_epoch": state.best_epoch,
-                                         "train_seconds": round(state.seconds, 1)})
-    distributed.barrier()      # a later stage may ask for the best epoch
+        write_json(
+            folder / "finished",
+            {
+                "epochs": state.epoch,
+                "best_epoch": state.best_epoch,
+                "train_seconds": round(state.seconds, 1),
+            },
+        )
+    distributed.barrier()  # a later stage may ask for the best epoch
     log.info("best epoch %s; %.1f s of training", state.best_epoch, state.seconds)
     return folder
 
@@ -217,6 +292,7 @@ def _train(config: Config, method: Method, data: Dataset, folder: Path, accelera
 @dataclass
 class Run:
     """What the loop works on."""
+
     config: Config
     method: Method
     data: Dataset
@@ -232,15 +308,24 @@ def train_epoch(run: Run, clock: SaveClock) -> float:
     config, method, state, accelerator = run.config, run.method, run.state, run.accelerator
     split = run.data.splits["trn"]
     steps = steps_per_epoch(split, config.train.batch_size)
-    parameters = [p for optimizer in run.optimizers for group in optimizer.param_groups for p in group["params"]]
+    parameters = [
+        p
+        for optimizer in run.optimizers
+        for group in optimizer.param_groups
+        for p in group["params"]
+    ]
     meter = EpochMeter(run)
     method.train()
-    batches = training_batches(split, method.batch_order(state.epoch), config, state.epoch, state.epoch_step)
+    batches = training_batches(
+        split, method.batch_order(state.epoch), config, state.epoch, state.epoch_step
+    )
     with progress(steps, f"epoch {state.epoch + 1}") as bar:
         bar.update(state.epoch_step)
         for batch in batches:
-            set_learning_rates(run.optimizers,
-                               learning_rate_factor(state.step, steps * method.epochs, config.optim))
+            set_learning_rates(
+                run.optimizers,
+                learning_rate_factor(state.step, steps * method.epochs, config.optim),
+            )
             loss = method.backward(batch.to(accelerator.device), accelerator)
             distributed.sum_gradients(parameters)
             if config.optim.clip_norm is not None:
@@ -253,7 +338,7 @@ def train_epoch(run: Run, clock: SaveClock) -> float:
             meter.add(loss, batch)
             bar.update()
             if clock.due():
-                meter.settle()      # a loss that is not finite must never reach a checkpoint
+                meter.settle()  # a loss that is not finite must never reach a checkpoint
                 save_checkpoint(run.folder, method, run.optimizers, state, accelerator)
                 clock.saved()
     return meter.close()
@@ -262,7 +347,8 @@ def train_epoch(run: Run, clock: SaveClock) -> float:
 class EpochMeter:
     """Losses, time and throughput of an epoch.
 
-    Losses stay on the device and are looked at every few steps, so that the loop does not wait for the device.
+    Losses stay on the device and are looked at every few steps, so that the loop does not wait for
+    the device.
     """
 
     def __init__(self, run: Run) -> None:
@@ -279,15 +365,23 @@ class EpochMeter:
 
     def settle(self) -> None:
         """Bring `state` up to date; FloatingPointError if a loss is not finite."""
-        state, values = self._run.state, torch.stack(self._pending).tolist() if self._pending else []
+        state, values = (
+            self._run.state,
+            torch.stack(self._pending).tolist() if self._pending else [],
+        )
         for offset, value in enumerate(values):
             if not math.isfinite(value):
                 step = state.step - len(values) + offset + 1
                 raise FloatingPointError(
-                    f"the loss became {value} at step {step} (epoch {state.epoch + 1}); training stops. "
-                    + (f"The last good checkpoint is kept in {self._run.folder}. " if state.best_epoch is not None
-                       else "There is no checkpoint yet. ")
-                    + "A new run with a lower optim.lr or optim.clip_norm may help.")
+                    f"the loss became {value} at step {step} (epoch {state.epoch + 1}); training "
+                    f"stops. "
+                    + (
+                        f"The last good checkpoint is kept in {self._run.folder}. "
+                        if state.best_epoch is not None
+                        else "There is no checkpoint yet. "
+                    )
+                    + "A new run with a lower optim.lr or optim.clip_norm may help."
+                )
             state.loss_sum += value
         self._pending = []
         now = time.perf_counter()
@@ -299,14 +393,26 @@ class EpochMeter:
         state = self._run.state
         seconds = max(time.perf_counter() - self._begin, 1e-9)
         loss = state.loss_sum / max(state.epoch_step, 1)
-        values = {"epoch": state.epoch + 1, "loss": loss, "points_per_second": self._points / seconds,
-                  "tokens_per_second": distributed.total(self._tokens) / seconds, "seconds": state.seconds,
-                  **peak_memory(self._run.accelerator.device)}
+        values = {
+            "epoch": state.epoch + 1,
+            "loss": loss,
+            "points_per_second": self._points / seconds,
+            "tokens_per_second": distributed.total(self._tokens) / seconds,
+            "seconds": state.seconds,
+            **peak_memory(self._run.accelerator.device),
+        }
         report = self._run.method.epoch_report()
         values |= report
-        log.info("epoch %d: loss %.5f, %.0f points/s, %.0f tokens/s, %.0f MB, %.1f s%s", state.epoch + 1, loss,
-                 values["points_per_second"], values["tokens_per_second"], values["memory_mb"], state.seconds,
-                 "".join(f", {name} {value:.4f}" for name, value in report.items()))
+        log.info(
+            "epoch %d: loss %.5f, %.0f points/s, %.0f tokens/s, %.0f MB, %.1f s%s",
+            state.epoch + 1,
+            loss,
+            values["points_per_second"],
+            values["tokens_per_second"],
+            values["memory_mb"],
+            state.seconds,
+            "".join(f", {name} {value:.4f}" for name, value in report.items()),
+        )
         self._run.metric_log.write("train", state.step, values)
         return loss
 
@@ -315,14 +421,23 @@ def keep_best(run: Run, loss: float) -> None:
     """Evaluate on the validation split and save the model if it is the best so far."""
     config, method, state, accelerator = run.config, run.method, run.state, run.accelerator
     method.prepare_scoring(accelerator)
-    metrics = score_split(config, method, run.data, "val", accelerator)[0] if len(run.data.splits["val"]) else {}
+    metrics = (
+        score_split(config, method, run.data, "val", accelerator)[0]
+        if len(run.data.splits["val"])
+        else {}
+    )
     metrics = distributed.broadcast(metrics)
     facts = method.facts()
-    value = -loss      # without a validation split the training loss decides
+    value = -loss  # without a validation split the training loss decides
     if metrics:
         value = metrics[tracked_metric(config, metrics)]
-        log.info("validation after epoch %d: %s", state.epoch,
-                 ", ".join(f"{m} {metrics[m]:.2f}" for m in ("P@1", "P@5", "nDCG@5", "PSP@1") if m in metrics))
+        log.info(
+            "validation after epoch %d: %s",
+            state.epoch,
+            ", ".join(
+                f"{m} {metrics[m]:.2f}" for m in ("P@1", "P@5", "nDCG@5", "PSP@1") if m in metrics
+            ),
+        )
         run.metric_log.write("val", state.step, {"epoch": state.epoch, **metrics, **facts})
     if state.best is not None and value <= state.best:
         state.evaluations_without_better += 1
@@ -343,25 +458,37 @@ def tracked_metric(config: Config, metrics: dict[str, float]) -> str:
 
 
 def _out_of_patience(state: Progress, config: Config) -> bool:
-    stop = config.train.patience is not None and state.evaluations_without_better >= config.train.patience
+    stop = (
+        config.train.patience is not None
+        and state.evaluations_without_better >= config.train.patience
+    )
     if stop:
-        log.info("stopping early: %d evaluations without a better one", state.evaluations_without_better)
+        log.info(
+            "stopping early: %d evaluations without a better one", state.evaluations_without_better
+        )
     return stop
 
 
 def check_settings(config: Config, data: DataSizes) -> None:
     """Settings that only the data or the number of processes can refute."""
     if config.train.batch_size < distributed.world_size():
-        raise ConfigError(f"train.batch_size is {config.train.batch_size}, smaller than the number of processes, "
-                          f"{distributed.world_size()}; each needs a query of every batch")
+        raise ConfigError(
+            f"train.batch_size is {config.train.batch_size}, smaller than the number of processes, "
+            f"{distributed.world_size()}; each needs a query of every batch"
+        )
     if isinstance(config.train.stop_epoch, str):
-        raise ConfigError(f"train.stop_epoch is '{config.train.stop_epoch}', expected a whole number; `best:NAME` is "
-                          "for stages")
+        raise ConfigError(
+            f"train.stop_epoch is '{config.train.stop_epoch}', expected a whole number; "
+            f"`best:NAME` is "
+            "for stages"
+        )
     check_ks(config, data)
     computed = [f"{name}@{k}" for name in NAMES for k in metric_ks(config, data)]
     if config.train.track_metric not in (None, *computed):
-        raise ConfigError(f"train.track_metric '{config.train.track_metric}' is not computed; computed: "
-                          f"{', '.join(computed)}")
+        raise ConfigError(
+            f"train.track_metric '{config.train.track_metric}' is not computed; computed: "
+            f"{', '.join(computed)}"
+        )
 
 
 def main(options: argparse.Namespace, words: list[str]) -> None:
@@ -369,7 +496,11 @@ def main(options: argparse.Namespace, words: list[str]) -> None:
     try:
         config = load_training_config(options.config, words, METHOD_CONFIGS, with_member_stages)
         if options.plan:
-            return print(plan_report(config, 1 if options.processes is None else options.processes, METHOD_CONFIGS))
+            return print(
+                plan_report(
+                    config, 1 if options.processes is None else options.processes, METHOD_CONFIGS
+                )
+            )
         folder = fit(config, options.resume, options.overwrite)
     except (ValueError, FloatingPointError, OSError) as error:
         sys.exit(f"error: {error}")
@@ -378,7 +509,10 @@ def main(options: argparse.Namespace, words: list[str]) -> None:
             print(stop, file=sys.stderr)
         sys.exit(128 + stop.signal_number)
     except KeyboardInterrupt:
-        print("interrupted at once; --resume goes on from the last checkpoint, if there is one", file=sys.stderr)
+        print(
+            "interrupted at once; --resume goes on from the last checkpoint, if there is one",
+            file=sys.stderr,
+        )
         sys.exit(130)
     if distributed.is_main():
         print(f"run: {folder}")

@@ -2,6 +2,7 @@
 
 Imports nothing but numpy, scipy, scikit-learn and, where it is used, the package.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -51,33 +52,44 @@ class Linear:
 
 
 class Pecos(Linear):
-    """XR-Linear of libpecos: PIFA, hierarchical k-means with 32 splits, leaves of at most 100, defaults otherwise."""
+    """XR-Linear of libpecos: PIFA, hierarchical k-means with 32 splits, leaves of at most 100,
+    defaults otherwise."""
 
     def __init__(self, task: Task) -> None:
         from pecos.xmc import Indexer, LabelEmbeddingFactory
         from pecos.xmc.xlinear.model import XLinearModel
+
         super().__init__(task)
         self.indexer, self.embedding, self.kind = Indexer, LabelEmbeddingFactory, XLinearModel
 
     def fit(self, features: sp.csr_matrix, relevance: sp.csr_matrix) -> None:
         labels = self.embedding.create(relevance, features, method="pifa")
-        clusters = self.indexer.gen(labels, indexer_type="hierarchicalkmeans", nr_splits=32, max_leaf_size=100,
-                                    threads=self.threads)
+        clusters = self.indexer.gen(
+            labels,
+            indexer_type="hierarchicalkmeans",
+            nr_splits=32,
+            max_leaf_size=100,
+            threads=self.threads,
+        )
         self.kind.train(features, relevance, clusters, threads=self.threads).save(self.folder)
 
     def load(self) -> None:
         self.model = self.kind.load(self.folder, is_predict_only=True)
 
     def predict(self, features: sp.csr_matrix) -> sp.csr_matrix:
-        return self.model.predict(features, beam_size=BEAM, only_topk=self.task.top, threads=self.threads)
+        return self.model.predict(
+            features, beam_size=BEAM, only_topk=self.task.top, threads=self.threads
+        )
 
 
 class Parabel(Linear):
     """Partitioned label trees of omikuji with its defaults: three balanced binary trees."""
+
     settings: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, task: Task) -> None:
         import omikuji
+
         super().__init__(task)
         self.kind, self.text_file = omikuji.Model, str(task.model.with_suffix(".txt"))
 
@@ -88,7 +100,11 @@ class Parabel(Linear):
             print(*features.shape, relevance.shape[1], file=out)
             for row in range(features.shape[0]):
                 labels, part = _row(relevance, row)[0], zip(*_row(features, row), strict=True)
-                print(",".join(map(str, labels)), *(f"{index}:{value:.7g}" for index, value in part), file=out)
+                print(
+                    ",".join(map(str, labels)),
+                    *(f"{index}:{value:.7g}" for index, value in part),
+                    file=out,
+                )
 
     def train(self) -> dict[str, Any]:
         settings = self.kind.default_hyper_param()
@@ -101,28 +117,37 @@ class Parabel(Linear):
     def load(self) -> None:
         self.model = self.kind.load(self.folder)
         self.model.init_prediction_thread_pool(self.threads)
-        self.model.densify_weights(0.1, self.threads)      # the default of its own command
+        self.model.densify_weights(0.1, self.threads)  # the default of its own command
 
     def predict(self, features: sp.csr_matrix) -> list[list[tuple[int, float]]]:
-        return [self.model.predict(list(zip(*_row(features, row), strict=True)), BEAM, self.task.top)
-                for row in range(features.shape[0])]
+        return [
+            self.model.predict(list(zip(*_row(features, row), strict=True)), BEAM, self.task.top)
+            for row in range(features.shape[0])
+        ]
 
 
 class Bonsai(Parabel):
     """omikuji's second recipe: clusters that need not be balanced, 100 children, depth 3."""
-    settings: ClassVar[dict[str, Any]] = {"cluster_balanced": False, "cluster_k": 100, "max_depth": 3}
+
+    settings: ClassVar[dict[str, Any]] = {
+        "cluster_balanced": False,
+        "cluster_k": 100,
+        "max_depth": 3,
+    }
 
 
 class NapkinXC(Linear):
-    """The probabilistic label tree of napkinXC with its defaults: balanced, binary, logistic, exact search."""
+    """The probabilistic label tree of napkinXC with its defaults: balanced, binary, logistic, exact
+    search."""
 
     def __init__(self, task: Task) -> None:
         from napkinxc.models import PLT
+
         super().__init__(task)
         self.model = PLT(self.folder, seed=task.seed, threads=self.threads)
 
     def fit(self, features: sp.csr_matrix, relevance: sp.csr_matrix) -> None:
-        self.model.fit(features, relevance)      # writes the model too
+        self.model.fit(features, relevance)  # writes the model too
 
     def load(self) -> None:
         self.model.load()
@@ -137,10 +162,13 @@ def _row(matrix: sp.csr_matrix, row: int) -> tuple[list, list]:
 
 
 def as_csr(ranked: sp.csr_matrix | list[list[tuple[int, float]]], num_labels: int) -> sp.csr_matrix:
-    """Scores [N, L] from what the systems answer: a matrix, or (label, score) pairs of each point."""
+    """Scores [N, L] from what the systems answer: a matrix, or (label, score) pairs of each
+    point."""
     if sp.issparse(ranked):
         return sp.csr_matrix(ranked)
     pairs = [pair for row in ranked for pair in row]
     indptr = np.concatenate([[0], np.cumsum([len(row) for row in ranked])])
     ids, values = ([pair[i] for pair in pairs] for i in range(2))
-    return sp.csr_matrix((np.array(values, np.float32), np.array(ids, np.int64), indptr), (len(ranked), num_labels))
+    return sp.csr_matrix(
+        (np.array(values, np.float32), np.array(ids, np.int64), indptr), (len(ranked), num_labels)
+    )

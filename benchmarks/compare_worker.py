@@ -1,12 +1,15 @@
-"""One system of `benchmarks.compare`: trains or answers in a process of its own, by its own interpreter.
+"""One system of `benchmarks.compare`: trains or answers in a process of its own, by its own
+interpreter.
 
     PYTHON -m benchmarks.compare_worker {train,answer} TASK.json
 
-Imports nothing but numpy, scipy, scikit-learn and the system, which may be this project itself. `train` begins with the
-data set's files and ends with the model in the work folder; `answer` loads it, ranks the test points and then texts as
-they come. Both write PHASE.json: seconds of the wall and of the processor, megabytes. Imports, writing another input
-format and compiling this project's kernels, which happens once in a machine's life, are not counted.
+Imports nothing but numpy, scipy, scikit-learn and the system, which may be this project itself.
+`train` begins with the data set's files and ends with the model in the work folder; `answer` loads
+it, ranks the test points and then texts as they come. Both write PHASE.json: seconds of the wall
+and of the processor, megabytes. Imports, writing another input format and compiling this project's
+kernels, which happens once in a machine's life, are not counted.
 """
+
 from __future__ import annotations
 
 import json
@@ -25,18 +28,19 @@ from benchmarks.compare_linear import Bonsai, NapkinXC, Parabel, Pecos
 from benchmarks.compare_sentence import SentenceTransformer, StaticEmbedding
 from utils.text import iter_lines
 
-SINGLE_TEXTS = 200              # answered one by one for the latency
-BATCH, BATCHES = 256, 10        # texts answered at once, and how often
+SINGLE_TEXTS = 200  # answered one by one for the latency
+BATCH, BATCHES = 256, 10  # texts answered at once, and how often
 
 
 @dataclass(frozen=True)
 class Task:
     """What to measure.
 
-    Attributes: system, a key of SYSTEMS; data, the data set's folder; features, that of X.{trn,tst}.npz and Xf.txt;
-    work, an empty folder; top, labels to rank a point; minutes, what sentence-transformers may train; config, the YAML
-    of `ours`.
+    Attributes: system, a key of SYSTEMS; data, the data set's folder; features, that of
+    X.{trn,tst}.npz and Xf.txt; work, an empty folder; top, labels to rank a point; minutes, what
+    sentence-transformers may train; config, the YAML of `ours`.
     """
+
     system: str
     data: str
     features: str
@@ -69,7 +73,8 @@ class Task:
 
 
 class Ours:
-    """A config of this project, all its stages, by `train.fit`; test points ranked by `eval.evaluate`."""
+    """A config of this project, all its stages, by `train.fit`; test points ranked by
+    `eval.evaluate`."""
 
     def __init__(self, task: Task) -> None:
         import numba.core.event as events
@@ -79,33 +84,61 @@ class Ours:
         from models import METHOD_CONFIGS
         from predict import Predictor
         from utils.config.config import load_config
-        self.task, self.events, self.fit, self.evaluate, self.kind = task, events, train.fit, eval.evaluate, Predictor
+
+        self.task, self.events, self.fit, self.evaluate, self.kind = (
+            task,
+            events,
+            train.fit,
+            eval.evaluate,
+            Predictor,
+        )
         folder = Path(task.data)
-        # A tree selects nothing on validation points: it may learn from them, as the other trees do.
+        # A tree selects nothing on validation points: it may learn from them, as the other trees
+        # do.
         config = load_config(task.config, method_configs=METHOD_CONFIGS)
         whole = config.method.name in ("xr-linear", "overlap") and not config.stages
-        self.config = load_config(task.config, {
-            "data": {"root": str(folder.parent), "name": folder.name, **({"val_fraction": 0.0} if whole else {})},
-            "run": {"dir": str(task.run), "seed": task.seed, "threads": task.threads, "tensorboard": False},
-        }, method_configs=METHOD_CONFIGS)
+        self.config = load_config(
+            task.config,
+            {
+                "data": {
+                    "root": str(folder.parent),
+                    "name": folder.name,
+                    **({"val_fraction": 0.0} if whole else {}),
+                },
+                "run": {
+                    "dir": str(task.run),
+                    "seed": task.seed,
+                    "threads": task.threads,
+                    "tensorboard": False,
+                },
+            },
+            method_configs=METHOD_CONFIGS,
+        )
         self.predictor = None
-        self.reads_texts = (Path(task.features) / "Xf.txt").exists()      # a tree can make features of new texts
+        # a tree can make features of new texts
+        self.reads_texts = (Path(task.features) / "Xf.txt").exists()
 
     def before(self) -> None:
         pass
 
     def train(self) -> dict[str, Any]:
         compiling = _compile_clock(self.events)
-        self.events.register("numba:compile", compiling)      # not fired when compiled code is read from the disk
+        # not fired when compiled code is read from the disk
+        self.events.register("numba:compile", compiling)
         self.fit(self.config)
-        return {"compile_s": compiling.seconds, "notes": f"best epoch {self._best_epoch}" if self._best_epoch else ""}
+        return {
+            "compile_s": compiling.seconds,
+            "notes": f"best epoch {self._best_epoch}" if self._best_epoch else "",
+        }
 
     @property
     def _best_epoch(self) -> int:
         return json.loads((self.task.run / "finished").read_text())["best_epoch"]
 
     def open(self) -> None:
-        self.predictor = self.kind(self.task.run, overrides=["--run.threads", str(self.task.threads)])
+        self.predictor = self.kind(
+            self.task.run, overrides=["--run.threads", str(self.task.threads)]
+        )
 
     def rank_points(self) -> sp.csr_matrix:
         self.evaluate(self.task.run, overrides=["--run.threads", str(self.task.threads)])
@@ -115,8 +148,15 @@ class Ours:
         return self.predictor.method.score_texts(texts, self.task.top, self.predictor.accelerator)
 
 
-SYSTEMS = {"ours": Ours, "pecos": Pecos, "omikuji-parabel": Parabel, "omikuji-bonsai": Bonsai, "napkinxc": NapkinXC,
-           "st-minilm": SentenceTransformer, "st-static": StaticEmbedding}
+SYSTEMS = {
+    "ours": Ours,
+    "pecos": Pecos,
+    "omikuji-parabel": Parabel,
+    "omikuji-bonsai": Bonsai,
+    "napkinxc": NapkinXC,
+    "st-minilm": SentenceTransformer,
+    "st-static": StaticEmbedding,
+}
 
 
 def _processor_seconds() -> float:
@@ -126,9 +166,11 @@ def _processor_seconds() -> float:
 
 
 def _compile_clock(events: Any) -> Any:
-    """A listener of numba's: its `seconds`, wall and processor time, are those of all compilations."""
+    """A listener of numba's: its `seconds`, wall and processor time, are those of all
+    compilations."""
+
     class Clock(events.Listener):
-        depth, seconds = 0, (0.0, 0.0)      # a compilation may start others
+        depth, seconds = 0, (0.0, 0.0)  # a compilation may start others
 
         def on_start(self, event: Any) -> None:
             if self.depth == 0:
@@ -139,13 +181,18 @@ def _compile_clock(events: Any) -> Any:
             self.depth -= 1
             if self.depth == 0:
                 now = time.perf_counter(), time.process_time()
-                self.seconds = tuple(s + n - t for s, n, t in zip(self.seconds, now, self.since, strict=True))
+                self.seconds = tuple(
+                    s + n - t for s, n, t in zip(self.seconds, now, self.since, strict=True)
+                )
+
     return Clock()
 
 
 def _peak_mb() -> float:
     """Largest resident memory since this program started."""
-    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM"))
+    line = next(
+        x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM")
+    )
     return int(line.split()[1]) / 1024
 
 
@@ -154,29 +201,41 @@ def train(system: Any, task: Task) -> dict[str, Any]:
     system.before()
     wall, cpu = time.perf_counter(), _processor_seconds()
     told = {"compile_s": (0.0, 0.0), "notes": "", **system.train()}
-    wall, cpu = (now - then - compiled for now, then, compiled in zip(
-        (time.perf_counter(), _processor_seconds()), (wall, cpu), told.pop("compile_s"), strict=True))
+    wall, cpu = (
+        now - then - compiled
+        for now, then, compiled in zip(
+            (time.perf_counter(), _processor_seconds()),
+            (wall, cpu),
+            told.pop("compile_s"),
+            strict=True,
+        )
+    )
     size = sum(path.stat().st_size for path in task.model.rglob("*") if path.is_file()) / 1e6
     return {**told, "wall_s": wall, "cpu_s": cpu, "peak_mb": _peak_mb(), "model_mb": size}
 
 
 def answer(system: Any, task: Task) -> dict[str, Any]:
-    """Scores of the test points to WORK/scores.npz. Median milliseconds of the processor a text, in batches and alone;
-    None where the system or the data set has no texts."""
+    """Scores of the test points to WORK/scores.npz. Median milliseconds of the processor a text, in
+    batches and alone; None where the system or the data set has no texts."""
     system.open()
     sp.save_npz(Path(task.work) / "scores.npz", system.rank_points(), compressed=False)
     texts = task.texts("tst_X") if system.reads_texts else []
 
     def milliseconds(parts: list[list[str]]) -> float | None:
         taken = []
-        for part in parts[:2] + parts:      # the first ones only warm up
+        for part in parts[:2] + parts:  # the first ones only warm up
             began = _processor_seconds()
             system.rank_texts(part)
             taken.append(1000 * (_processor_seconds() - began) / len(part))
-        return float(np.median(taken[min(2, len(parts)):])) if parts else None
+        return float(np.median(taken[min(2, len(parts)) :])) if parts else None
 
-    return {"batch_ms": milliseconds([texts[i:i + BATCH] for i in range(0, len(texts), BATCH)][:BATCHES]),
-            "text_ms": milliseconds([[text] for text in texts[:SINGLE_TEXTS]]), "peak_mb": _peak_mb()}
+    return {
+        "batch_ms": milliseconds(
+            [texts[i : i + BATCH] for i in range(0, len(texts), BATCH)][:BATCHES]
+        ),
+        "text_ms": milliseconds([[text] for text in texts[:SINGLE_TEXTS]]),
+        "peak_mb": _peak_mb(),
+    }
 
 
 def main(phase: str, file: str) -> None:

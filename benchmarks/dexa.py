@@ -1,13 +1,16 @@
 """What DEXA's parts cost: a step as labels grow, and NGAME's batches against random ones.
 
     python -m benchmarks.dexa steps   [--labels 100000 1000000] [--steps 40]      # time of a step
-    python -m benchmarks.dexa batches [CONFIG] [--epochs 11] [--seeds 0 1 2]      # time of training, hard negatives
+    # time of training, hard negatives
+    python -m benchmarks.dexa batches [CONFIG] [--epochs 11] [--seeds 0 1 2]
 
-`steps`: a training step (backward and update) with in-batch pools on made labels, D = 64, batch 512: `dexa` with a
-vector a label and with 65,536 shared ones, `xc` on a frozen encoder. `batches`: the first stage of a config trained
-with clustered and with random batches; processor time of training and clustering together, without evaluation, and the
-mean share of in-batch negatives that violate the margin from the first epoch with clusters on.
+`steps`: a training step (backward and update) with in-batch pools on made labels, D = 64, batch
+512: `dexa` with a vector a label and with 65,536 shared ones, `xc` on a frozen encoder. `batches`:
+the first stage of a config trained with clustered and with random batches; processor time of
+training and clustering together, without evaluation, and the mean share of in-batch negatives that
+violate the margin from the first epoch with clusters on.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -32,29 +35,52 @@ from utils.pretrained.location import load_tokenizer
 from utils.training.optim import build_optimizers
 
 TRIPLET = {"name": "triplet", "sample": True}
-CASES = {"dexa, a vector a label": ({"name": "dexa", "num_vectors": "labels"}, TRIPLET),
-         "dexa, 65,536 vectors": ({"name": "dexa", "num_vectors": 65536}, TRIPLET),
-         "xc, frozen encoder": ({"name": "xc", "cluster_size": 32}, {"name": "triplet", "hardest_positives": 3,
-                                                                     "hardest_negatives": 5, "margin": 0.2})}
+CASES = {
+    "dexa, a vector a label": ({"name": "dexa", "num_vectors": "labels"}, TRIPLET),
+    "dexa, 65,536 vectors": ({"name": "dexa", "num_vectors": 65536}, TRIPLET),
+    "xc, frozen encoder": (
+        {"name": "xc", "cluster_size": 32},
+        {"name": "triplet", "hardest_positives": 3, "hardest_negatives": 5, "margin": 0.2},
+    ),
+}
 
 
 def stepper(root: Path, encoder: Path, case: str) -> Callable[[], float]:
     """A function that takes one training step and returns its processor time in milliseconds."""
     method_settings, loss = CASES[case]
-    config = build_config({
-        "data": {"root": str(root), "name": "made", "max_len": 8, "val_fraction": 0.05}, "method": method_settings,
-        "encoder": {"name": "bag", "init": str(encoder), "token_weights": "equal", "residual": False}, "loss": loss,
-        "optim": {"lr": 1e-3}, "train": {"batch_size": 512}, "run": {"threads": 1}}, METHOD_CONFIGS, {})
+    config = build_config(
+        {
+            "data": {"root": str(root), "name": "made", "max_len": 8, "val_fraction": 0.05},
+            "method": method_settings,
+            "encoder": {
+                "name": "bag",
+                "init": str(encoder),
+                "token_weights": "equal",
+                "residual": False,
+            },
+            "loss": loss,
+            "optim": {"lr": 1e-3},
+            "train": {"batch_size": 512},
+            "run": {"threads": 1},
+        },
+        METHOD_CONFIGS,
+        {},
+    )
     data = load_dataset(config, load_tokenizer(str(encoder)))
-    if config.method.name == "xc":      # as after its first stage
+    if config.method.name == "xc":  # as after its first stage
         method = METHODS["xc"](config, data.num_labels, data, build_encoder(config.encoder, data))
         torch.nn.init.normal_(method.weight)
     else:
         method = METHODS["dexa"].build(config, data)
-        method.auxiliary.clusters.random_(len(method.auxiliary.table))      # clustering is measured elsewhere
+        # clustering is measured elsewhere
+        method.auxiliary.clusters.random_(len(method.auxiliary.table))
     accelerator = Accelerator(cpu=True)
     optimizers = build_optimizers(method.parameter_groups(), config.optim)
-    batches = (b for epoch in itertools.count() for b in training_batches(data.splits["trn"], None, config, epoch))
+    batches = (
+        b
+        for epoch in itertools.count()
+        for b in training_batches(data.splits["trn"], None, config, epoch)
+    )
 
     def step() -> float:
         batch = next(batches)
@@ -64,14 +90,19 @@ def stepper(root: Path, encoder: Path, case: str) -> Callable[[], float]:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         return 1000 * (time.process_time() - began)
+
     return step
 
 
 def steps(labels: list[int], count: int) -> list[dict]:
-    """Median time of a step; the label counts take turns, so that what else the machine does hits them alike."""
+    """Median time of a step; the label counts take turns, so that what else the machine does hits
+    them alike."""
     found = []
     with tempfile.TemporaryDirectory() as folder:
-        places = [(number, Path(folder) / f"{number}", Path(folder) / f"{number}-encoder") for number in labels]
+        places = [
+            (number, Path(folder) / f"{number}", Path(folder) / f"{number}-encoder")
+            for number in labels
+        ]
         for number, root, encoder in places:
             made_data(root, number, encoder)
         for case in CASES:
@@ -79,13 +110,18 @@ def steps(labels: list[int], count: int) -> list[dict]:
             times = np.array([[step() for step in steppers] for _ in range(count + 3)])[3:]
             medians = np.median(times, 0)
             found.append({"case": case, "labels": labels, "ms": medians.tolist()})
-            print(f"| {case} | " + " | ".join(f"{value:.1f} ms" for value in medians)
-                  + f" | {medians[-1] / medians[0]:.2f} |", flush=True)
+            print(
+                f"| {case} | "
+                + " | ".join(f"{value:.1f} ms" for value in medians)
+                + f" | {medians[-1] / medians[0]:.2f} |",
+                flush=True,
+            )
     return found
 
 
 def training_seconds(config: Config) -> float:
-    """Processor seconds from the first epoch's first step to the last epoch's end, without evaluation and saving."""
+    """Processor seconds from the first epoch's first step to the last epoch's end, without
+    evaluation and saving."""
     original, moments = (train.train_epoch, train.keep_best), []
     train.train_epoch = lambda *words: moments.append(time.process_time()) or original[0](*words)
     train.keep_best = lambda *_: moments.append(time.process_time())
@@ -100,31 +136,56 @@ def batches(path: str, epochs: int, seeds: list[int]) -> list[dict]:
     """Training with clustered and with random batches."""
     found = []
     config = load_config(path, method_configs=METHOD_CONFIGS)
-    first = to_mapping(stage_config(config, config.stages[0], METHOD_CONFIGS) if config.stages else config)
+    first = to_mapping(
+        stage_config(config, config.stages[0], METHOD_CONFIGS) if config.stages else config
+    )
     first.pop("stages", None)
     first["train"] |= {"epochs": epochs, "patience": None, "eval_interval": epochs}
     for kind in ("random", "clustered"):
         seconds, shares = [], []
         for seed in seeds:
             with tempfile.TemporaryDirectory() as folder:
-                run = {**first["run"], "dir": folder + "/run", "seed": seed, "tensorboard": False, "threads": 1}
-                current = build_config({**first, "run": run, "method": {**first["method"], "batches": kind}},
-                                       METHOD_CONFIGS, {})
+                run = {
+                    **first["run"],
+                    "dir": folder + "/run",
+                    "seed": seed,
+                    "tensorboard": False,
+                    "threads": 1,
+                }
+                current = build_config(
+                    {**first, "run": run, "method": {**first["method"], "batches": kind}},
+                    METHOD_CONFIGS,
+                    {},
+                )
                 seconds.append(training_seconds(current))
-                lines = map(json.loads, (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines())
-                shares.append([line["violating_share"] for line in lines if "violating_share" in line])
+                lines = map(
+                    json.loads, (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
+                )
+                shares.append(
+                    [line["violating_share"] for line in lines if "violating_share" in line]
+                )
         after = first["method"]["curr_epochs"][0]
-        found.append({"batches": kind, "seconds": float(np.mean(seconds)),
-                      "violating_share": float(np.mean([s[after:] for s in shares])),
-                      "by epoch": np.mean(shares, 0).round(4).tolist()})
+        found.append(
+            {
+                "batches": kind,
+                "seconds": float(np.mean(seconds)),
+                "violating_share": float(np.mean([s[after:] for s in shares])),
+                "by epoch": np.mean(shares, 0).round(4).tolist(),
+            }
+        )
         print(found[-1], flush=True)
-    print(f"time: {found[1]['seconds'] / found[0]['seconds']:.3f} times, violating negatives: "
-          f"{found[1]['violating_share'] / found[0]['violating_share']:.2f} times those of random batches")
+    print(
+        f"time: {found[1]['seconds'] / found[0]['seconds']:.3f} times, violating negatives: "
+        f"{found[1]['violating_share'] / found[0]['violating_share']:.2f} times those of random "
+        f"batches"
+    )
     return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     of_steps = commands.add_parser("steps")
     of_steps.add_argument("--labels", nargs="+", type=int, default=[100_000, 1_000_000])
@@ -137,8 +198,11 @@ def main() -> None:
         command.add_argument("--json", help="also write the numbers to this file")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    found = steps(options.labels, options.steps) if options.command == "steps" else batches(
-        options.config, options.epochs, options.seeds)
+    found = (
+        steps(options.labels, options.steps)
+        if options.command == "steps"
+        else batches(options.config, options.epochs, options.seeds)
+    )
     if options.json:
         Path(options.json).write_text(json.dumps(found, indent=1) + "\n")
 

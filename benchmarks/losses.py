@@ -1,9 +1,11 @@
-"""Memory and speed of the losses: streamed over a million labels, and against the full-matrix formulas.
+"""Memory and speed of the losses: streamed over a million labels, and against the full-matrix
+formulas.
 
     python -m benchmarks.losses [--json FILE] [--threads 1] [--labels 1000000]
 
-Each case runs in a fresh process. `rise` is the peak resident memory above the inputs and their gradients,
-which are allocated and touched before the loss is called; `matrix` is the size of one B x L float32 matrix.
+Each case runs in a fresh process. `rise` is the peak resident memory above the inputs and their
+gradients, which are allocated and touched before the loss is called; `matrix` is the size of one B
+x L float32 matrix.
 """
 
 import argparse
@@ -38,7 +40,8 @@ def make(num_queries: int, num_labels: int, dim: int):
     labels = torch.randn(num_labels, dim)
     labels = labels.div_(labels.norm(dim=1, keepdim=True)).requires_grad_()
     first = torch.randint(num_labels, (num_queries, 1))
-    cols = (first + torch.arange(POSITIVES) * (num_labels // POSITIVES)) % num_labels  # [B, POSITIVES]
+    # [B, POSITIVES]
+    cols = (first + torch.arange(POSITIVES) * (num_labels // POSITIVES)) % num_labels
     rows = torch.arange(num_queries).repeat_interleave(POSITIVES)
     return queries, labels, Positives.build(rows, cols.reshape(-1), num_queries)
 
@@ -86,7 +89,8 @@ def measure(case: dict) -> dict:
     torch.set_num_threads(case["threads"])
     queries, labels, positives = make(*case["shape"])
     for tensor in (queries, labels):
-        tensor.grad = torch.zeros_like(tensor).add_(0.0)  # touched: gradients are not counted as a rise
+        # touched: gradients are not counted as a rise
+        tensor.grad = torch.zeros_like(tensor).add_(0.0)
     before, seconds = resident("VmRSS"), []
     for tensor in (queries, labels):
         tensor.grad = None  # backward hands over its own
@@ -94,7 +98,9 @@ def measure(case: dict) -> dict:
         queries.grad = labels.grad = None
         start = time.perf_counter()
         if case["how"] == "streamed":
-            value = LOSSES[case["loss"]](queries=queries, labels=labels, positives=positives, tau=TAU)
+            value = LOSSES[case["loss"]](
+                queries=queries, labels=labels, positives=positives, tau=TAU
+            )
         else:
             value = naive(case["loss"], queries, labels, positives, TAU)
         value.backward()

@@ -1,10 +1,11 @@
 """Time and peak memory of `utils.metrics.evaluate` on random predictions; prints a Markdown table.
 
-    python -m benchmarks.metrics                       # 10^5 points, 10^6 labels, top 100: half a minute
+    # 10^5 points, 10^6 labels, top 100: half a minute
+    python -m benchmarks.metrics
     python -m benchmarks.metrics --points 1000 --json metrics.json
 
-Run from the root of the repository. data_mb is the size of the inputs, peak_mb what the step allocates on
-top of them at its peak, results included, measured on a second call.
+Run from the root of the repository. data_mb is the size of the inputs, peak_mb what the step
+allocates on top of them at its peak, results included, measured on a second call.
 """
 
 import argparse
@@ -21,7 +22,8 @@ from utils.sparse import topk_rows
 
 def random_matrix(points, labels, per_point, rng):
     """CSR [N, L] with `per_point` distinct random labels per row and values in (0, 1], float32."""
-    gaps = rng.integers(1, max(2, labels // per_point), size=(points, per_point))  # ids distinct and sorted
+    # ids distinct and sorted
+    gaps = rng.integers(1, max(2, labels // per_point), size=(points, per_point))
     indices = (np.cumsum(gaps, axis=1) - 1).astype(np.int32).ravel()
     values = 1 - rng.random(points * per_point, dtype=np.float32)
     indptr = np.arange(0, points * per_point + 1, per_point)
@@ -29,7 +31,8 @@ def random_matrix(points, labels, per_point, rng):
 
 
 def measure(function):
-    """(seconds, peak MB) of a call: processor time of this process, and the peak of what numpy allocates."""
+    """(seconds, peak MB) of a call: processor time of this process, and the peak of what numpy
+    allocates."""
     start = time.process_time()
     function()
     seconds = time.process_time() - start
@@ -43,7 +46,10 @@ def measure(function):
 def run(points, labels, top, positives):
     """The measurements, a list of dicts with one per step."""
     rng = np.random.default_rng(0)
-    scores, relevance = random_matrix(points, labels, top, rng), random_matrix(points, labels, positives, rng)
+    scores, relevance = (
+        random_matrix(points, labels, top, rng),
+        random_matrix(points, labels, positives, rng),
+    )
     pairs = np.stack([rng.integers(points, size=points), rng.integers(labels, size=points)], axis=1)
     weights = inverse_propensity(rng.integers(0, 100, size=labels), points, a=0.55, b=1.5)
     ks = tuple(range(1, top + 1))
@@ -58,8 +64,17 @@ def run(points, labels, top, positives):
     rows = []
     for name, step in steps.items():
         seconds, peak = measure(step)
-        rows.append({"step": name, "points": points, "labels": labels, "top": top, "seconds": seconds,
-                     "data_mb": round(data), "peak_mb": peak})
+        rows.append(
+            {
+                "step": name,
+                "points": points,
+                "labels": labels,
+                "top": top,
+                "seconds": seconds,
+                "data_mb": round(data),
+                "peak_mb": peak,
+            }
+        )
     return rows
 
 

@@ -2,6 +2,7 @@
 
 The main one prints its seconds, and the largest memory of all, as JSON.
 """
+
 import itertools
 import json
 import sys
@@ -38,14 +39,19 @@ def main() -> None:
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-    whole = (batch for epoch in itertools.count() for batch in training_batches(data.splits["trn"], None, config, epoch)
-             if len(batch.points) == config.train.batch_size)
+
+    whole = (
+        batch
+        for epoch in itertools.count()
+        for batch in training_batches(data.splits["trn"], None, config, epoch)
+        if len(batch.points) == config.train.batch_size
+    )
     batches = list(itertools.islice(whole, steps + 2))
     for batch in batches[:2]:
         step(batch)
     distributed.barrier()
     started = time.perf_counter()
-    for batch in batches[2:2 + steps]:
+    for batch in batches[2 : 2 + steps]:
         step(batch)
     distributed.barrier()
     seconds = time.perf_counter() - started

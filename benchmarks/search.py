@@ -1,13 +1,16 @@
-"""Exact against approximate label search on clustered unit vectors, on one thread; prints a Markdown table.
+"""Exact against approximate label search on clustered unit vectors, on one thread; prints a
+Markdown table.
 
-    python -m benchmarks.search                                     # 10^5 labels, 64 dimensions: two minutes and a half
+    # 10^5 labels, 64 dimensions: two minutes and a half
+    python -m benchmarks.search
     python -m benchmarks.search --labels 10000 --m 32 --json search.json
 
-Needs faiss-cpu. Run from the root of the repository. Seconds are processor time. build_s: making the graph; ms_query: a
-query, in batches of 256 and, behind the slash, alone; recall: of the exact result; memory_mb: what making the index
-and searching added to the process at its peak, on top of the labels themselves (labels_mb). Linux only: memory is
-read from /proc.
+Needs faiss-cpu. Run from the root of the repository. Seconds are processor time. build_s: making
+the graph; ms_query: a query, in batches of 256 and, behind the slash, alone; recall: of the exact
+result; memory_mb: what making the index and searching added to the process at its peak, on top of
+the labels themselves (labels_mb). Linux only: memory is read from /proc.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -26,12 +29,14 @@ from utils.search import INDEXES, build_index
 BATCH = 256
 
 
-def clustered(labels: int, queries: int, dim: int, clusters: int, spread: float) -> tuple[Tensor, Tensor]:
+def clustered(
+    labels: int, queries: int, dim: int, clusters: int, spread: float
+) -> tuple[Tensor, Tensor]:
     """Unit vectors around random unit centres, and queries made alike: ([L, D], [B, D])."""
     generator = torch.Generator().manual_seed(0)
     centres = normalize(torch.randn(clusters, dim, generator=generator), dim=1)
     which = torch.randint(clusters, (labels + queries,), generator=generator)
-    noise = torch.randn(labels + queries, dim, generator=generator) * (spread / dim ** 0.5)
+    noise = torch.randn(labels + queries, dim, generator=generator) * (spread / dim**0.5)
     vectors = normalize(centres[which] + noise, dim=1)
     return vectors[:labels].contiguous(), vectors[labels:].contiguous()
 
@@ -50,12 +55,16 @@ def search_all(index, queries: Tensor, k: int, batch: int) -> tuple[Tensor, floa
 
 
 def measure(name: str, options: argparse.Namespace) -> list[tuple[dict, Tensor]]:
-    """The numbers of an index and the label ids it finds [B, k], for each ef; meant for a process of its own."""
+    """The numbers of an index and the label ids it finds [B, k], for each ef; meant for a process
+    of its own."""
     torch.set_num_threads(1)
     settings = EvalConfig(hnsw_m=options.m, hnsw_ef_construction=options.ef_construction)
-    labels, queries = clustered(options.labels, options.queries, options.dim, options.clusters, options.spread)
-    build_index("exact", labels[:1000], settings=settings).search(queries[:2], 1)      # what torch itself loads
-    Path("/proc/self/clear_refs").write_text("5")      # the peak starts anew
+    labels, queries = clustered(
+        options.labels, options.queries, options.dim, options.clusters, options.spread
+    )
+    # what torch itself loads
+    build_index("exact", labels[:1000], settings=settings).search(queries[:2], 1)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before, started = memory_mb("VmRSS"), time.process_time()
     index = build_index(name, labels, settings=settings)
     index.search(queries[:1], options.k)
@@ -64,9 +73,20 @@ def measure(name: str, options: argparse.Namespace) -> list[tuple[dict, Tensor]]
         ids, batched = search_all(index, queries, options.k, BATCH)
         _, single = search_all(index, queries[:100], options.k, 1)
         label = name if name == "exact" else f"hnsw, m {options.m}, ef {index.ef}"
-        results.append(({"index": label, "labels": options.labels, "dim": options.dim, "build_s": round(build, 1),
-                         "ms_query": f"{batched:.3f} / {single:.3f}", "labels_mb": round(labels.nbytes / 1e6),
-                         "memory_mb": round(memory_mb("VmHWM") - before)}, ids))
+        results.append(
+            (
+                {
+                    "index": label,
+                    "labels": options.labels,
+                    "dim": options.dim,
+                    "build_s": round(build, 1),
+                    "ms_query": f"{batched:.3f} / {single:.3f}",
+                    "labels_mb": round(labels.nbytes / 1e6),
+                    "memory_mb": round(memory_mb("VmHWM") - before),
+                },
+                ids,
+            )
+        )
     return results
 
 
@@ -74,27 +94,39 @@ def run(options: argparse.Namespace) -> list[dict]:
     """The measurements, a dict for each index and ef."""
     results = []
     for name in INDEXES:
-        with multiprocessing.get_context("spawn").Pool(1) as pool:      # a fresh process: its own peak of memory
+        # a fresh process: its own peak of memory
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
             results += pool.apply(measure, (name, options))
     exact, rows = results[0][1], []
     for numbers, ids in results:
         found = sum(len(set(a) & set(b)) for a, b in zip(ids.tolist(), exact.tolist(), strict=True))
-        rows.append({**numbers, "recall@1": round(float((ids[:, 0] == exact[:, 0]).float().mean()), 4),
-                     f"recall@{options.k}": round(found / exact.numel(), 4)})
+        rows.append(
+            {
+                **numbers,
+                "recall@1": round(float((ids[:, 0] == exact[:, 0]).float().mean()), 4),
+                f"recall@{options.k}": round(found / exact.numel(), 4),
+            }
+        )
     return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--labels", type=int, default=100_000)
     parser.add_argument("--queries", type=int, default=1000)
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--clusters", type=int, default=1000)
-    parser.add_argument("--spread", type=float, default=1.0, help="length of a vector's noise; the centre's is 1")
+    parser.add_argument(
+        "--spread", type=float, default=1.0, help="length of a vector's noise; the centre's is 1"
+    )
     parser.add_argument("--k", type=int, default=100)
     parser.add_argument("--m", type=int, default=EvalConfig().hnsw_m)
     parser.add_argument("--ef-construction", type=int, default=EvalConfig().hnsw_ef_construction)
-    parser.add_argument("--ef", type=int, nargs="+", default=[100, EvalConfig().hnsw_ef], help="one row for each")
+    parser.add_argument(
+        "--ef", type=int, nargs="+", default=[100, EvalConfig().hnsw_ef], help="one row for each"
+    )
     parser.add_argument("--json", metavar="FILE", help="also write the measurements here")
     options = parser.parse_args()
     rows = run(options)

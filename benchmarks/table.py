@@ -1,4 +1,5 @@
 """What the benchmarks print: rows of a markdown table, and the same as JSON."""
+
 from __future__ import annotations
 
 import json

@@ -1,11 +1,14 @@
 """XR-Linear on a made problem of a part of Amazon-670K's shape: time and memory of every step.
 
-    python -m benchmarks.tree_scale                       # a quarter: 122,612 points, 167,523 labels
+    # a quarter: 122,612 points, 167,523 labels
+    python -m benchmarks.tree_scale
     python -m benchmarks.tree_scale --fraction 0.02 --threads 1
 
-The whole has 490,449 points, 670,091 labels, 135,909 features, 75 features and 5.4 labels a point. Peak memory is
-that of the process, the problem included. P@k tells only that something was learned: the problem is made.
+The whole has 490,449 points, 670,091 labels, 135,909 features, 75 features and 5.4 labels a point.
+Peak memory is that of the process, the problem included. P@k tells only that something was learned:
+the problem is made.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -47,8 +50,11 @@ class Clock:
 def run(folder: Path, threads: int, max_leaf: int) -> tuple[list, dict[str, float]]:
     """Train and predict on X and Y of a folder: (rows of the table, metrics in percent)."""
     clock = Clock()
-    load = {f"{kind}.{split}": sp.load_npz(folder / f"{kind}.{split}.npz").astype(np.float32)
-            for kind in "XY" for split in ("trn", "tst")}
+    load = {
+        f"{kind}.{split}": sp.load_npz(folder / f"{kind}.{split}.npz").astype(np.float32)
+        for kind in "XY"
+        for split in ("trn", "tst")
+    }
     features, relevance = Features.build(load["X.trn"]), load["Y.trn"]
     clock.done("read")
     embeddings = label_centroids(relevance, features.sparse)
@@ -58,7 +64,9 @@ def run(folder: Path, threads: int, max_leaf: int) -> tuple[list, dict[str, floa
     del embeddings
     clock.done(f"clusters: {' x '.join(str(len(ptr) - 1) for ptr in skeleton.child_ptrs)}")
     combiner = COMBINERS["l3-hinge"]
-    tree = fit_tree(features, relevance, skeleton, Ranking(Solver(), "positives", 10, combiner, threads))
+    tree = fit_tree(
+        features, relevance, skeleton, Ranking(Solver(), "positives", 10, combiner, threads)
+    )
     clock.done(f"rankers: {sum(len(layer.values) for layer in tree.layers):,} weights")
     tests = Features.build(load["X.tst"])
     ids, values, _ = tree.search(tests, 100, beam=10, combiner=combiner, threads=threads)
@@ -68,8 +76,12 @@ def run(folder: Path, threads: int, max_leaf: int) -> tuple[list, dict[str, floa
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--fraction", type=float, default=0.25, help="of Amazon-670K's points and labels")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--fraction", type=float, default=0.25, help="of Amazon-670K's points and labels"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--max-leaf", type=int, default=100)
     options = parser.parse_args()

@@ -1,4 +1,5 @@
-"""Losses over a pool of labels: those of DEXML exact, streamed over chunks, ready for sharded labels; and triplets.
+"""Losses over a pool of labels: those of DEXML exact, streamed over chunks, ready for sharded
+labels; and triplets.
 
 | name              | function          | source                                          |
 | ----------------- | ----------------- | ----------------------------------------------- |
@@ -10,7 +11,8 @@
 
     from losses import LOSSES, Positives
     positives = Positives.build(rows, cols, num_queries=len(queries))
-    loss = LOSSES["decoupled-softmax"](queries=queries, labels=labels, positives=positives, tau=0.05)
+    loss = LOSSES["decoupled-softmax"](queries=queries, labels=labels, positives=positives,
+        tau=0.05)
     loss.backward()
 """
 
@@ -21,7 +23,12 @@ from losses.softmax import decoupled_softmax, softmax
 from losses.threshold import soft_topk_threshold
 from losses.triplet import triplet, violations
 
-LOSSES = {"softmax": softmax, "decoupled-softmax": decoupled_softmax, "soft-topk": soft_topk, "bce": bce}
+LOSSES = {
+    "softmax": softmax,
+    "decoupled-softmax": decoupled_softmax,
+    "soft-topk": soft_topk,
+    "bce": bce,
+}
 ROW_LOSSES = {"triplet": triplet}  # not streamed: they need whole rows of the pool's scores
 
 __all__ = [

@@ -1,4 +1,5 @@
-"""One-vs-all binary cross-entropy over a pool of labels, the baseline of DEXML (arXiv 2310.10636)."""
+"""One-vs-all binary cross-entropy over a pool of labels, the baseline of DEXML (arXiv
+2310.10636)."""
 
 import torch
 from torch import Tensor
@@ -9,7 +10,8 @@ from losses.stream import Chunk, Parts, Stream, exp_, streamed_loss
 
 
 def add_softplus(total: Tensor, scores: Tensor, spare: Tensor) -> None:
-    """total [B] += sum_l log(1 + exp s_il) = sum_l max(s_il, 0) + log1p(exp -|s_il|): stable at both ends."""
+    """total [B] += sum_l log(1 + exp s_il) = sum_l max(s_il, 0) + log1p(exp -|s_il|): stable at
+    both ends."""
     total += torch.clamp(scores, min=0, out=spare).sum(1)
     total += exp_(torch.copysign(scores, -1.0, out=spare)).log1p_().sum(1)
 
@@ -23,7 +25,9 @@ class BCE:
             scores, own[chunk.known] = stream.masked(chunk, known, stream.view(buffer, chunk))
             add_softplus(total, scores, stream.view(spare, chunk))
             kept = scores.sigmoid_() if len(stream.chunks) == 1 else None
-        num_labels = stream.exchange.sum(total.new_full((), len(stream.labels), dtype=torch.float64))
+        num_labels = stream.exchange.sum(
+            total.new_full((), len(stream.labels), dtype=torch.float64)
+        )
         share = (1 / (len(total) * num_labels)).to(total.dtype)  # of one entry in the mean
         weights = stream.weights * positives.counted
         value = total.sum() - (weights * functional.logsigmoid(own)).sum()
@@ -45,9 +49,10 @@ def bce(
     exchange: Exchange = Exchange(),  # noqa: B008 (stateless)
     chunk: int | None = None,
 ) -> Tensor:
-    """1/(B L) [ sum_{negatives} softplus(s_il) + sum_{j in P_i} w_ij softplus(-s_ij) ] over all rows i. -> []
+    """1/(B L) [ sum_{negatives} softplus(s_il) + sum_{j in P_i} w_ij softplus(-s_ij) ] over all
+    rows i. -> []
 
-    s = queries @ labels.T / tau + bias. L counts the labels of all processes; absent entries count in L and
-    are left out of the sum. A row without positives still teaches its negatives.
+    s = queries @ labels.T / tau + bias. L counts the labels of all processes; absent entries count
+    in L and are left out of the sum. A row without positives still teaches its negatives.
     """
     return streamed_loss(BCE(), queries, labels, positives, bias, tau, exchange, chunk)

@@ -1,4 +1,5 @@
-"""Soft top-k over a pool of labels (DEXML: Gupta et al., ICLR 2024, arXiv 2310.10636, section 4.3)."""
+"""Soft top-k over a pool of labels (DEXML: Gupta et al., ICLR 2024, arXiv 2310.10636, section
+4.3)."""
 
 from dataclasses import dataclass
 
@@ -12,7 +13,8 @@ from losses.threshold import solve
 
 
 def add_slopes(logits: Tensor, shift: Tensor, total: Tensor) -> None:
-    """logits [B, c] become p (1 - p), p = sigmoid(logits + shift), in place; total [B] += their sum."""
+    """logits [B, c] become p (1 - p), p = sigmoid(logits + shift), in place; total [B] += their
+    sum."""
     # q is the smaller of p and 1 - p: 1 - p itself would lose its digits
     q = logits.add_(shift[:, None]).copysign_(-1.0).sigmoid_()
     total += q.addcmul_(q, q, value=-1).sum(1)
@@ -20,9 +22,11 @@ def add_slopes(logits: Tensor, shift: Tensor, total: Tensor) -> None:
 
 @dataclass(frozen=True)
 class SoftTopK:
-    """In logits a = alpha s and u = alpha t, p = sigmoid(a + u), v = p (1 - p), g_ij = w_ij / (B |P_i|):
+    """In logits a = alpha s and u = alpha t, p = sigmoid(a + u), v = p (1 - p), g_ij = w_ij / (B
+    |P_i|):
 
-    du/da_l = -v_l / sum v, so dloss/da_il = -g_il (1 - p_il) + (sum_j g_ij (1 - p_ij)) v_il / sum_l v_il.
+    du/da_l = -v_l / sum v, so dloss/da_il = -g_il (1 - p_il) + (sum_j g_ij (1 - p_ij)) v_il / sum_l
+    v_il.
     """
 
     k: float | Tensor | str
@@ -36,7 +40,8 @@ class SoftTopK:
         shift, _ = solve(logits, k, present, stream.exchange)
         total = torch.zeros_like(shift)
         for chunk in stream.chunks:
-            add_slopes(logits[:, chunk.labels], shift, total)  # in the logits' place: one B x L matrix
+            # in the logits' place: one B x L matrix
+            add_slopes(logits[:, chunk.labels], shift, total)
         own = own + shift[positives.rows]
         share = stream.weights / len(shift) * positives.counted
         share = share / positives.per_row.to(share.dtype).clamp_min(1)[positives.rows]
@@ -50,7 +55,9 @@ class SoftTopK:
         logits = stream.empty(len(stream.queries), len(stream.labels))
         own = stream.empty(len(stream.positives.rows))
         for chunk in stream.chunks:
-            _, own[chunk.known] = stream.masked(chunk, ~stream.positives.counted, logits[:, chunk.labels])
+            _, own[chunk.known] = stream.masked(
+                chunk, ~stream.positives.counted, logits[:, chunk.labels]
+            )
         return logits, own
 
 
@@ -68,12 +75,15 @@ def soft_topk(
 ) -> Tensor:
     """-mean_i 1/|P_i| sum_{j in P_i} w_ij log sigmoid(alpha (s_ij + t_i)). -> []
 
-    s = queries @ labels.T / tau + bias; t_i solves sum_l sigmoid(alpha (s_il + t_i)) = k_i over the M_i
-    labels that are not absent. No finite t_i reaches k_i >= M_i: k_i is limited to M_i - 0.5. The gradient
-    is through t by implicit differentiation. Holds one B x L matrix, whatever `chunk`; a host sync per pass.
+    s = queries @ labels.T / tau + bias; t_i solves sum_l sigmoid(alpha (s_il + t_i)) = k_i over the
+    M_i labels that are not absent. No finite t_i reaches k_i >= M_i: k_i is limited to M_i - 0.5.
+    The gradient is through t by implicit differentiation. Holds one B x L matrix, whatever `chunk`;
+    a host sync per pass.
     """
     if isinstance(k, str) and k != "num_pos":
         raise ValueError(f'expected k to be a number, a tensor [B] or "num_pos", got {k!r}')
     if isinstance(k, Tensor) and k.dim() and k.shape != queries.shape[:1]:
         raise ValueError(f"expected k of shape [{len(queries)}], got {tuple(k.shape)}")
-    return streamed_loss(SoftTopK(k), queries, labels, positives, bias, tau, exchange, chunk, sharpness=alpha)
+    return streamed_loss(
+        SoftTopK(k), queries, labels, positives, bias, tau, exchange, chunk, sharpness=alpha
+    )

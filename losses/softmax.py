@@ -1,4 +1,5 @@
-"""Softmax and decoupled softmax over a pool of labels (DEXML: Gupta et al., ICLR 2024, arXiv 2310.10636)."""
+"""Softmax and decoupled softmax over a pool of labels (DEXML: Gupta et al., ICLR 2024, arXiv
+2310.10636)."""
 
 from dataclasses import dataclass
 
@@ -32,7 +33,12 @@ def exponentials(stream: Stream, hidden: Tensor):
     total = total.clamp_min(torch.finfo(total.dtype).tiny)
     # never overall + log(total): beside scores of 1e4 the logarithm would lose its digits
     margin = (overall[stream.positives.rows] - own) + total.log()[stream.positives.rows]
-    return margin, maximum, (maximum - overall).exp() / total, scores if len(stream.chunks) == 1 else None
+    return (
+        margin,
+        maximum,
+        (maximum - overall).exp() / total,
+        scores if len(stream.chunks) == 1 else None,
+    )
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,8 @@ class Softmax:
     def forward(self, stream: Stream) -> Parts:
         positives = stream.positives
         margin, maximum, scale, kept = exponentials(stream, self.hidden(positives))
-        share = stream.weights / len(stream.queries) * positives.counted  # of each positive in the loss: [P]
+        # of each positive in the loss: [P]
+        share = stream.weights / len(stream.queries) * positives.counted
         if self.decoupled:
             share = share / positives.per_row.to(share.dtype).clamp_min(1)[positives.rows]
             point = -share * margin.sigmoid()
@@ -54,7 +61,8 @@ class Softmax:
         else:
             point = -share
             value = (share * margin).sum()
-        summed = stream.exchange.sum(torch.cat([stream.per_row(point), value[None]]))  # one message for both
+        # one message for both
+        summed = stream.exchange.sum(torch.cat([stream.per_row(point), value[None]]))
         # a row's G sums to 0; weights are relative to this process's maximum
         return Parts(summed[-1], -summed[:-1] * scale, point, maximum, kept)
 
@@ -73,11 +81,15 @@ def softmax(
     exchange: Exchange = Exchange(),  # noqa: B008 (stateless)
     chunk: int | None = None,
 ) -> Tensor:
-    """mean_i sum_{j in P_i} w_ij (logsumexp_l s_il - s_ij), with s = queries @ labels.T / tau + bias. -> []
+    """mean_i sum_{j in P_i} w_ij (logsumexp_l s_il - s_ij), with s = queries @ labels.T / tau +
+    bias. -> []
 
-    The sum over a row's positives is not divided by |P_i|. l runs over all labels that are not absent.
+    The sum over a row's positives is not divided by |P_i|. l runs over all labels that are not
+    absent.
     """
-    return streamed_loss(Softmax(decoupled=False), queries, labels, positives, bias, tau, exchange, chunk)
+    return streamed_loss(
+        Softmax(decoupled=False), queries, labels, positives, bias, tau, exchange, chunk
+    )
 
 
 def decoupled_softmax(
@@ -90,9 +102,12 @@ def decoupled_softmax(
     exchange: Exchange = Exchange(),  # noqa: B008 (stateless)
     chunk: int | None = None,
 ) -> Tensor:
-    """mean_i 1/|P_i| sum_{j in P_i} w_ij softplus(N_i - s_ij), N_i = logsumexp of the row's negatives. -> []
+    """mean_i 1/|P_i| sum_{j in P_i} w_ij softplus(N_i - s_ij), N_i = logsumexp of the row's
+    negatives. -> []
 
     Equal to -log(exp s_ij / (exp s_ij + sum over negatives)): a query's positives do not compete.
     All known positives, counted or not, are kept out of N_i. A row without negatives has loss 0.
     """
-    return streamed_loss(Softmax(decoupled=True), queries, labels, positives, bias, tau, exchange, chunk)
+    return streamed_loss(
+        Softmax(decoupled=True), queries, labels, positives, bias, tau, exchange, chunk
+    )

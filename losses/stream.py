@@ -1,10 +1,13 @@
-"""Scores of a batch against a pool of labels, a chunk of labels at a time, and the gradient they share.
+"""Scores of a batch against a pool of labels, a chunk of labels at a time, and the gradient they
+share.
 
 All four losses have a gradient of one form with respect to the scores,
 
-    G_il = factor_i * weight_il + [l a known positive of i] * point_il        # [B, L], never built whole
+    # [B, L], never built whole
+    G_il = factor_i * weight_il + [l a known positive of i] * point_il
 
-so a loss only says how to get `factor` [B], `point` [P] and a chunk of `weight`; the passes are here.
+so a loss only says how to get `factor` [B], `point` [P] and a chunk of `weight`; the passes are
+here.
 """
 
 import math
@@ -17,7 +20,8 @@ from torch.nn import functional
 
 from losses.pool import Exchange, Positives
 
-WHOLE_BYTES = 64 << 20  # a [B, L] matrix up to this size is a single chunk, kept from forward to backward
+# a [B, L] matrix up to this size is a single chunk, kept from forward to backward
+WHOLE_BYTES = 64 << 20
 CHUNK_BYTES = {
     "cpu": 8 << 20,
     "cuda": 64 << 20,
@@ -83,11 +87,14 @@ class Stream:
 
     def view(self, buffer: Tensor, chunk: Chunk) -> Tensor:
         width = chunk.labels.stop - chunk.labels.start
-        return buffer[: len(self.queries) * width].view(len(self.queries), width)  # [B, c], contiguous
+        # [B, c], contiguous
+        return buffer[: len(self.queries) * width].view(len(self.queries), width)
 
     def known(self, chunk: Chunk) -> tuple[Tensor, Tensor]:
         """Coordinates of the chunk's known positives inside the chunk."""
-        return self.positives.rows[chunk.known], self.positives.cols[chunk.known] - chunk.labels.start
+        return self.positives.rows[chunk.known], self.positives.cols[
+            chunk.known
+        ] - chunk.labels.start
 
     def scores(self, chunk: Chunk, out: Tensor) -> Tensor:
         labels = self.labels[chunk.labels].to(self.pool.dtype)
@@ -108,7 +115,8 @@ class Stream:
         return values.new_zeros(len(self.queries)).index_add_(0, self.positives.rows, values)
 
     def gradients(self, weights, factor: Tensor, point: Tensor, needs) -> list[Tensor | None]:
-        """Gradients of queries, labels, bias. weights(chunk, buffer) -> [B, c], perhaps inside the buffer."""
+        """Gradients of queries, labels, bias. weights(chunk, buffer) -> [B, c], perhaps inside the
+        buffer."""
         queries = torch.zeros_like(self.queries) if needs[0] else None
         labels = self.labels.new_empty(self.labels.shape) if needs[1] else None
         bias = self.bias.new_empty(self.bias.shape) if needs[2] else None
@@ -118,7 +126,9 @@ class Stream:
             torch.mul(weights(chunk, buffer), factor[:, None], out=gradient)  # G: [B, c]
             gradient[index] = gradient[index] + point[chunk.known]  # coordinates are unique
             if queries is not None:
-                queries.addmm_(gradient, self.labels[chunk.labels].to(queries.dtype), alpha=self.pool.scale)
+                queries.addmm_(
+                    gradient, self.labels[chunk.labels].to(queries.dtype), alpha=self.pool.scale
+                )
             if labels is not None and labels.dtype == gradient.dtype:
                 torch.mm(gradient.T, self.queries, out=labels[chunk.labels])
             elif labels is not None:
@@ -135,7 +145,9 @@ class _Streamed(torch.autograd.Function):
             parts = formula.forward(Stream(pool, queries, labels, bias))
         ctx.formula, ctx.pool = formula, pool
         # Saved, not kept on ctx: freed by backward even while the caller still holds the loss.
-        ctx.save_for_backward(queries, labels, bias, parts.factor, parts.point, parts.reference, parts.kept)
+        ctx.save_for_backward(
+            queries, labels, bias, parts.factor, parts.point, parts.reference, parts.kept
+        )
         return parts.value
 
     @staticmethod
@@ -150,35 +162,52 @@ class _Streamed(torch.autograd.Function):
                     return kept[:, chunk.labels]
                 return ctx.formula.weights(stream, chunk, reference, stream.view(buffer, chunk))
 
-            grads = stream.gradients(weights, factor * grad_output, point * grad_output, ctx.needs_input_grad)
+            grads = stream.gradients(
+                weights, factor * grad_output, point * grad_output, ctx.needs_input_grad
+            )
         grads[0] = None if grads[0] is None else grads[0].to(queries.dtype)
         return (*grads, None, None)
 
 
-def check_shapes(queries: Tensor, labels: Tensor, bias: Tensor | None, positives: Positives) -> None:
+def check_shapes(
+    queries: Tensor, labels: Tensor, bias: Tensor | None, positives: Positives
+) -> None:
     if queries.dim() != 2 or labels.dim() != 2 or queries.shape[1] != labels.shape[1]:
         got = f"{tuple(queries.shape)} and {tuple(labels.shape)}"
         raise ValueError(f"expected queries [B, D] and labels [L, D] with one D, got {got}")
     if bias is not None and bias.shape != labels.shape[:1]:
-        raise ValueError(f"expected bias of shape [{len(labels)}], one per label, got {tuple(bias.shape)}")
+        raise ValueError(
+            f"expected bias of shape [{len(labels)}], one per label, got {tuple(bias.shape)}"
+        )
     if len(positives.per_row) != len(queries):
         raise ValueError(
-            f"expected positives.per_row of shape [{len(queries)}], got {tuple(positives.per_row.shape)}"
+            f"expected positives.per_row of shape [{len(queries)}], got "
+            f"{tuple(positives.per_row.shape)}"
         )
 
 
 def cut(positives: Positives, num_labels: int, chunk: int) -> list[Chunk]:
-    """Chunks of labels with their ranges of known positives; the only host sync of a loss that streams."""
+    """Chunks of labels with their ranges of known positives; the only host sync of a loss that
+    streams."""
     edges = [*range(0, num_labels, chunk), num_labels]
-    known = torch.searchsorted(positives.cols, torch.tensor(edges, device=positives.cols.device)).tolist()
-    return [Chunk(slice(*edges[i : i + 2]), slice(*known[i : i + 2])) for i in range(len(edges) - 1)]
+    known = torch.searchsorted(
+        positives.cols, torch.tensor(edges, device=positives.cols.device)
+    ).tolist()
+    return [
+        Chunk(slice(*edges[i : i + 2]), slice(*known[i : i + 2])) for i in range(len(edges) - 1)
+    ]
 
 
-def streamed_loss(formula, queries, labels, positives, bias, tau, exchange, chunk, sharpness=1.0) -> Tensor:
-    """Value of formula, differentiable by queries, labels, bias. chunk: labels at a time; None: by size."""
+def streamed_loss(
+    formula, queries, labels, positives, bias, tau, exchange, chunk, sharpness=1.0
+) -> Tensor:
+    """Value of formula, differentiable by queries, labels, bias. chunk: labels at a time; None: by
+    size."""
     check_shapes(queries, labels, bias, positives)
     if not tau > 0 or not sharpness > 0 or (chunk is not None and chunk < 1):
-        raise ValueError(f"expected tau > 0, alpha > 0 and chunk >= 1, got {tau}, {sharpness} and {chunk}")
+        raise ValueError(
+            f"expected tau > 0, alpha > 0 and chunk >= 1, got {tau}, {sharpness} and {chunk}"
+        )
     dtype = torch.promote_types(torch.promote_types(queries.dtype, labels.dtype), torch.float32)
     if chunk is None:
         column = max(1, len(queries)) * dtype.itemsize

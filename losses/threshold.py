@@ -1,12 +1,14 @@
 """The threshold of soft top-k: u_i with sum_l sigmoid(a_il + u_i) = k_i, in about three passes.
 
-Near the root the sum is often a plateau (the k-th and the next logit far apart): its slope is tiny, and a sum
-near k computed directly has lost the digits that decide. Each pass splits the row at x = a + u = 0, n above:
+Near the root the sum is often a plateau (the k-th and the next logit far apart): its slope is tiny,
+and a sum near k computed directly has lost the digits that decide. Each pass splits the row at x =
+a + u = 0, n above:
 
-    sum_l sigmoid(x_l) - k = n - k + A - D,   A = sum_{x < 0} sigmoid(-|x|),   D = sum_{x > 0} sigmoid(-|x|),
+    sum_l sigmoid(x_l) - k = n - k + A - D,   A = sum_{x < 0} sigmoid(-|x|),   D = sum_{x > 0}
+        sigmoid(-|x|),
 
-and Newton's method runs on  phi(u) = log(max(n - k, 0) + A) - log(max(k - n, 0) + D),  with the same root;
-it is almost linear both on a plateau and where many small terms add up to k.
+and Newton's method runs on  phi(u) = log(max(n - k, 0) + A) - log(max(k - n, 0) + D),  with the
+same root; it is almost linear both on a plateau and where many small terms add up to k.
 """
 
 import torch
@@ -22,9 +24,11 @@ TINY = 1e-300  # float64: keeps the logarithm of an underflowed sum finite
 
 
 def soft_topk_threshold(scores: Tensor, k, alpha: float = 2.0, exchange: Exchange = Exchange()):  # noqa: B008
-    """t [B] with sum_l sigmoid(alpha (s_il + t_i)) = k_i, and the mean number of passes over a row (float).
+    """t [B] with sum_l sigmoid(alpha (s_il + t_i)) = k_i, and the mean number of passes over a row
+    (float).
 
-    scores: [B, L], -inf where absent. k: number or [B], limited to M_i - 0.5 with M_i the present entries.
+    scores: [B, L], -inf where absent. k: number or [B], limited to M_i - 0.5 with M_i the present
+    entries.
     """
     if scores.dim() != 2:
         raise ValueError(f"expected scores of shape [B, L], got {tuple(scores.shape)}")
@@ -40,7 +44,8 @@ def solve(logits: Tensor, k, present: Tensor, exchange: Exchange) -> tuple[Tenso
     """
     k = limit(k, present)
     shift, active = start(logits, k, present, exchange), (present > 0).nonzero()[:, 0]
-    # The sum is at most M sigmoid(max + u): a lower bound of u; less 1, so that rounding cuts nothing off.
+    # The sum is at most M sigmoid(max + u): a lower bound of u; less 1, so that rounding cuts
+    # nothing off.
     low = (k / (present - k)).log() - exchange.max(row_max(logits)).double() - 1
     high, visited = torch.full_like(low, torch.inf), 0
     for _ in range(MAX_ITERATIONS):
@@ -49,14 +54,17 @@ def solve(logits: Tensor, k, present: Tensor, exchange: Exchange) -> tuple[Tenso
         visited += len(active)
         at = shift[active].to(logits.dtype)
         sums = exchange.sum(tile_sums(logits, active, at))
-        step, done, low[active], high[active] = advance(sums, k[active], at, low[active], high[active])
+        step, done, low[active], high[active] = advance(
+            sums, k[active], at, low[active], high[active]
+        )
         shift[active] = at.double() + step
         active = active[~done]
     return torch.where(present > 0, shift, 0).to(logits.dtype), visited / max(1, len(logits))
 
 
 def limit(k, present: Tensor) -> Tensor:
-    """k_i = min(k, M_i - 0.5), [B] float64: sigmoids are below 1, no finite u makes their sum M_i or more."""
+    """k_i = min(k, M_i - 0.5), [B] float64: sigmoids are below 1, no finite u makes their sum M_i
+    or more."""
     k = torch.as_tensor(k, dtype=torch.float64, device=present.device).expand(present.shape)
     return torch.minimum(k, present.double() - 0.5).clamp_min(1e-3)
 
@@ -66,10 +74,12 @@ def row_max(logits: Tensor) -> Tensor:
 
 
 def start(logits: Tensor, k: Tensor, present: Tensor, exchange: Exchange) -> Tensor:
-    """A first u [B]: minus the logit between the k-th and next of the groups' maxima; large k: a sample."""
+    """A first u [B]: minus the logit between the k-th and next of the groups' maxima; large k: a
+    sample."""
     guess = -between(exchange.max(group_maxima(logits)), k)
     if (large := k > GROUPS / 2).any():
-        sample = logits[:, :: max(1, logits.shape[1] // (4 * GROUPS))]  # of this process: [B, about 4 GROUPS]
+        # of this process: [B, about 4 GROUPS]
+        sample = logits[:, :: max(1, logits.shape[1] // (4 * GROUPS))]
         count = (sample > -torch.inf).sum(1)
         sampled = -between(sample, k * count / present.clamp_min(1)) * count
         guess = torch.where(large, exchange.sum(sampled) / exchange.sum(count).clamp_min(1), guess)
@@ -77,16 +87,26 @@ def start(logits: Tensor, k: Tensor, present: Tensor, exchange: Exchange) -> Ten
 
 
 def between(values: Tensor, k: Tensor) -> Tensor:
-    """Half way from the k-th to the next largest finite value of each row, 0 if none. values [B, n] -> [B]"""
+    """Half way from the k-th to the next largest finite value of each row, 0 if none. values [B, n]
+    -> [B]"""
     if not values.shape[1]:
         return torch.zeros_like(k)
     last = ((values > -torch.inf).sum(1) - 1).clamp_min(0)
-    index = torch.stack([(k.ceil().long() - 1).clamp_min(0), k.ceil().long()], 1).minimum(last[:, None])
-    return values.sort(1, descending=True).values.gather(1, index).double().mean(1).nan_to_num(neginf=0.0)
+    index = torch.stack([(k.ceil().long() - 1).clamp_min(0), k.ceil().long()], 1).minimum(
+        last[:, None]
+    )
+    return (
+        values.sort(1, descending=True)
+        .values.gather(1, index)
+        .double()
+        .mean(1)
+        .nan_to_num(neginf=0.0)
+    )
 
 
 def group_maxima(logits: Tensor) -> Tensor:
-    """Maxima of GROUPS groups of columns, the k largest mostly fall into k groups. -> [B, GROUPS]"""
+    """Maxima of GROUPS groups of columns, the k largest mostly fall into k groups. -> [B,
+    GROUPS]"""
     rows, width = len(logits), logits.shape[1] // GROUPS
     maxima, rest = logits.new_full((rows, GROUPS), -torch.inf), logits[:, width * GROUPS :]
     if width:
@@ -96,7 +116,8 @@ def group_maxima(logits: Tensor) -> Tensor:
 
 
 def tile_sums(logits: Tensor, active: Tensor, shift: Tensor) -> Tensor:
-    """n, A, D and the slopes A', -D' of the active rows, tile by tile. shift [R] -> float64 [5, R]"""
+    """n, A, D and the slopes A', -D' of the active rows, tile by tile. shift [R] -> float64 [5,
+    R]"""
     tile = TILE_CUDA if logits.is_cuda else TILE
     columns = min(logits.shape[1], 1 << 14)  # also bounds the rounding of a float32 sum
     step = max(1, tile // max(1, columns))
@@ -114,9 +135,11 @@ def tile_sums(logits: Tensor, active: Tensor, shift: Tensor) -> Tensor:
 
 def side_sums(x: Tensor, q: Tensor) -> Tensor:
     """The five sums of a tile x [r, c], overwritten as is q of the same shape. -> float64 [5, r]"""
-    torch.copysign(x, -1.0, out=q).sigmoid_()  # sigmoid(-|x|): all digits on both sides; 0 if absent
+    # sigmoid(-|x|): all digits on both sides; 0 if absent
+    torch.copysign(x, -1.0, out=q).sigmoid_()
     side = x.sign_()
-    above = (side.sum(1).double() + x.shape[1]) / 2  # x = 0 counts half, and its q cancels: sigmoid(0) = 1/2
+    # x = 0 counts half, and its q cancels: sigmoid(0) = 1/2
+    above = (side.sum(1).double() + x.shape[1]) / 2
     signed = side.mul_(q)
     both, difference = q.sum(1).double(), signed.sum(1).double()  # D + A, D - A
     slope_difference = difference - signed.mul_(q).sum(1).double()
@@ -126,14 +149,16 @@ def side_sums(x: Tensor, q: Tensor) -> Tensor:
 
 
 def advance(sums: Tensor, k: Tensor, at: Tensor, low: Tensor, high: Tensor):
-    """One safeguarded Newton step from the sums at `at`: step, whether the last, new bracket; all [R]."""
+    """One safeguarded Newton step from the sums at `at`: step, whether the last, new bracket; all
+    [R]."""
     above, below, over, slope_below, slope_over = sums
     eps, shift = torch.finfo(at.dtype).eps, at.double()
     residual = (above - k) + (below - over)
     low, high = torch.where(residual < 0, shift, low), torch.where(residual > 0, shift, high)
     up, down = (above - k).clamp_min(0) + below + TINY, (k - above).clamp_min(0) + over + TINY
     step = (down.log() - up.log()) / (slope_below / up + slope_over / down)
-    outside = ~((shift + step >= low) & (shift + step <= high))  # also where the step is not a number
+    # also where the step is not a number
+    outside = ~((shift + step >= low) & (shift + step <= high))
     middle = torch.where(high < torch.inf, (low + high) / 2 - shift, shift.abs().clamp_min(64))
     step = torch.where(residual == 0, 0, torch.where(outside, middle, step))
     done = (

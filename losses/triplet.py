@@ -1,7 +1,9 @@
-"""Triplet margin loss with online hard negatives (NGAME: Dahiya et al., WSDM 2023; DEXA: the same, KDD 2023).
+"""Triplet margin loss with online hard negatives (NGAME: Dahiya et al., WSDM 2023; DEXA: the same,
+KDD 2023).
 
-Unlike the softmax family it looks for the hardest labels of a query, so it wants whole rows of the pool's scores: with
-many processes each has its own queries and the labels of all (models.batching.label_pool.pool_loss).
+Unlike the softmax family it looks for the hardest labels of a query, so it wants whole rows of the
+pool's scores: with many processes each has its own queries and the labels of all
+(models.batching.label_pool.pool_loss).
 """
 
 import torch
@@ -12,7 +14,9 @@ from losses.pool import Positives
 from losses.stream import check_shapes
 
 
-def pool_scores(queries: Tensor, labels: Tensor, positives: Positives, bias: Tensor | None, tau: float):
+def pool_scores(
+    queries: Tensor, labels: Tensor, positives: Positives, bias: Tensor | None, tau: float
+):
     """Scores [B, K], and the same with -inf at every known positive, sampled or not [B, K]."""
     check_shapes(queries, labels, bias, positives)
     dtype = torch.promote_types(torch.promote_types(queries.dtype, labels.dtype), torch.float32)
@@ -24,7 +28,8 @@ def pool_scores(queries: Tensor, labels: Tensor, positives: Positives, bias: Ten
 
 
 def hardest(scores: Tensor, rows: Tensor, count: int | None, num_rows: int) -> Tensor:
-    """Positions in `scores` [P] of the `count` lowest of each row (all if None); equal scores as they come."""
+    """Positions in `scores` [P] of the `count` lowest of each row (all if None); equal scores as
+    they come."""
     if count is None:
         return torch.arange(len(rows), device=rows.device)
     by_score = scores.argsort(stable=True)
@@ -48,11 +53,11 @@ def triplet(
 ) -> Tensor:
     """mean_i mean_{j in H_i} w_ij sum_{n in N_i} p_ijn max(0, s_in - s_ij + margin). -> []
 
-    s = queries @ labels.T / tau + bias. N_i: the `hardest_negatives` labels of highest score that are not known
-    positives; H_i: the counted positives, or the `hardest_positives` of lowest score among them. p_ij: softmax of
-    s_in / hardness_tau over the n of N_i that violate the margin; it chooses and is not differentiated. A row without
-    positives or negatives has loss 0. DEXA's encoder takes one sampled positive and 10 negatives, its classifiers
-    3 x 5 with margin 0.2.
+    s = queries @ labels.T / tau + bias. N_i: the `hardest_negatives` labels of highest score that
+    are not known positives; H_i: the counted positives, or the `hardest_positives` of lowest score
+    among them. p_ij: softmax of s_in / hardness_tau over the n of N_i that violate the margin; it
+    chooses and is not differentiated. A row without positives or negatives has loss 0. DEXA's
+    encoder takes one sampled positive and 10 negatives, its classifiers 3 x 5 with margin 0.2.
     """
     with torch.autocast(queries.device.type, enabled=False):
         scores, negatives = pool_scores(queries, labels, positives, bias, tau)
@@ -65,14 +70,19 @@ def triplet(
         hinges = (negatives[rows] - own[:, None] + margin).clamp_min(0)  # [P, n]
         with torch.no_grad():
             logits = negatives[rows] / hardness_tau
-            shares = functional.softmax(logits.masked_fill(hinges == 0, torch.finfo(logits.dtype).min), 1)
+            shares = functional.softmax(
+                logits.masked_fill(hinges == 0, torch.finfo(logits.dtype).min), 1
+            )
         per_row = torch.bincount(rows, minlength=len(queries)).clamp_min(1)
         return ((shares * hinges).sum(1) * weights / per_row[rows]).sum() / max(len(queries), 1)
 
 
 @torch.no_grad()
-def violations(*, queries: Tensor, labels: Tensor, positives: Positives, margin: float) -> tuple[Tensor, Tensor]:
-    """How many (counted positive, negative) pairs of the pool violate the margin, of how many: two scalars."""
+def violations(
+    *, queries: Tensor, labels: Tensor, positives: Positives, margin: float
+) -> tuple[Tensor, Tensor]:
+    """How many (counted positive, negative) pairs of the pool violate the margin, of how many: two
+    scalars."""
     scores, negatives = pool_scores(queries, labels, positives, None, 1.0)
     counted = positives.counted.nonzero()[:, 0]
     rows, cols = positives.rows[counted], positives.cols[counted]

@@ -1,4 +1,5 @@
 """The registry of methods: method.name -> class."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -21,9 +22,21 @@ from utils.config.config import Config
 from utils.errors import InputError
 from utils.reading.saved import read_facts
 
-METHODS = {"dexml": Dexml, "ngame": Ngame, "dexa": Dexa, "elias-1": Elias1, "elias-2": Elias2,
-           "elias-ranker": EliasRanker, "ova": Ova, "surrogate": Surrogate, "xc": Xc, "xr-linear": XrLinear,
-           "overlap": Overlap, "fused": Fused, "fusion": Fusion}
+METHODS = {
+    "dexml": Dexml,
+    "ngame": Ngame,
+    "dexa": Dexa,
+    "elias-1": Elias1,
+    "elias-2": Elias2,
+    "elias-ranker": EliasRanker,
+    "ova": Ova,
+    "surrogate": Surrogate,
+    "xc": Xc,
+    "xr-linear": XrLinear,
+    "overlap": Overlap,
+    "fused": Fused,
+    "fusion": Fusion,
+}
 METHOD_CONFIGS = {name: method.Config for name, method in METHODS.items()}
 
 
@@ -38,5 +51,8 @@ def load_method(config: Config, run_folder: Path) -> Method:
         labels = read_facts(folder / "method.json", num_labels=int)["num_labels"]
         return METHODS[config.method.name].load(config, folder, labels)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise InputError(f"{folder}: the model cannot be loaded; a file is missing or damaged, or it is of another "
-                         f"config: {' '.join(str(error).split())}") from error
+        raise InputError(
+            f"{folder}: the model cannot be loaded; a file is missing or damaged, or it is of "
+            f"another "
+            f"config: {' '.join(str(error).split())}"
+        ) from error

@@ -1,10 +1,13 @@
-"""A recipe on paper: all that can be refused before the first step of its first stage is refused here.
+"""A recipe on paper: all that can be refused before the first step of its first stage is refused
+here.
 
-    stages = plan_recipe(config)      # every stage as it will be trained, by name; ConfigError for what cannot be
+    # every stage as it will be trained, by name; ConfigError for what cannot be
+    stages = plan_recipe(config)
 
-Nothing large is read or built: sizes of the data come from headers, an encoder is known by its settings, an earlier
-stage by its config.
+Nothing large is read or built: sizes of the data come from headers, an encoder is known by its
+settings, an earlier stage by its config.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -21,15 +24,19 @@ from utils.run.stages import Runs, of_stage, stage_configs
 log = logging.getLogger(__name__)
 
 
-def plan_recipe(config: Config, sizes: Callable[[Config], DataSizes] | None = None, runs: Runs | None = None,
-                ) -> dict[str, Config]:
+def plan_recipe(
+    config: Config,
+    sizes: Callable[[Config], DataSizes] | None = None,
+    runs: Runs | None = None,
+) -> dict[str, Config]:
     """The stages of a config by name, checked; a config without stages is one of the name ''.
 
     Args:
         sizes: of the data set of a stage; None = read from its files.
         runs: what it may name beside its own stages; None = finished runs.
     Raises:
-        ConfigError: a stage cannot be trained, or what it names does not exist or is of the wrong kind.
+        ConfigError: a stage cannot be trained, or what it names does not exist or is of the wrong
+        kind.
     """
     sizes = sizes or read_once()
     stages = {}
@@ -46,7 +53,8 @@ def plan_recipe(config: Config, sizes: Callable[[Config], DataSizes] | None = No
 
 
 def with_resolved_encoder(config: Config) -> Config:
-    """The config with what its pretrained encoder says of itself; of a method that reads no tokens as it is.
+    """The config with what its pretrained encoder says of itself; of a method that reads no tokens
+    as it is.
 
     Raises:
         ConfigError: the encoder does not take texts as long as they may be.
@@ -61,7 +69,8 @@ def with_resolved_encoder(config: Config) -> Config:
 def with_own_rates(stages: Mapping[str, Config]) -> dict[str, Config]:
     """The stages, each with those entries of `optim.group_lr` that are of its own parameter groups.
 
-    A file's `optim` is that of all its stages: what is of another stage's groups has no meaning here, and no harm.
+    A file's `optim` is that of all its stages: what is of another stage's groups has no meaning
+    here, and no harm.
 
     Raises:
         ConfigError: an entry is of no stage's groups.
@@ -72,14 +81,20 @@ def with_own_rates(stages: Mapping[str, Config]) -> dict[str, Config]:
     for name, stage in stages.items():
         rates = stage.optim.group_lr or {}
         if unknown := sorted(set(rates) - known):
-            raise ConfigError(f"optim.group_lr names {', '.join(unknown)}; this method's parameter groups are "
-                              f"{_listed(groups)}")
+            raise ConfigError(
+                f"optim.group_lr names {', '.join(unknown)}; this method's parameter groups are "
+                f"{_listed(groups)}"
+            )
         own = {group: rate for group, rate in rates.items() if group in groups[name]}
-        found[name] = dataclasses.replace(stage, optim=dataclasses.replace(stage.optim, group_lr=own or None))
+        found[name] = dataclasses.replace(
+            stage, optim=dataclasses.replace(stage.optim, group_lr=own or None)
+        )
     return found
 
 
 def _listed(groups: Mapping[str, frozenset[str]]) -> str:
     """Group names, those of each stage by its name."""
-    return "; ".join(f"{f'of stage {name} ' if name else ''}{', '.join(sorted(own)) or 'none'}"
-                     for name, own in groups.items())
+    return "; ".join(
+        f"{f'of stage {name} ' if name else ''}{', '.join(sorted(own)) or 'none'}"
+        for name, own in groups.items()
+    )

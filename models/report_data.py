@@ -1,4 +1,6 @@
-"""What report.html shows of an evaluated run, gathered from method and data set; the main process alone calls it."""
+"""What report.html shows of an evaluated run, gathered from method and data set; the main process
+alone calls it."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -16,17 +18,27 @@ from utils.report import html as report
 from utils.sparse import contains, topk_rows
 from utils.text import text_of
 
-EXPLAINED = 3            # labels of a member's own
-AT_ONCE = 500           # points explained at a time
+EXPLAINED = 3  # labels of a member's own
+AT_ONCE = 500  # points explained at a time
 
 
-def report_data(folder: Path, config: Config, method: Method, data: Dataset, split: str, scores: sp.csr_matrix,
-                result: Mapping[str, float], seconds: float, accelerator: Accelerator) -> report.ReportData:
-    """The data of a report. scores: CSR [n, L] of the split, filter pairs removed; result: its metrics in percent."""
+def report_data(
+    folder: Path,
+    config: Config,
+    method: Method,
+    data: Dataset,
+    split: str,
+    scores: sp.csr_matrix,
+    result: Mapping[str, float],
+    seconds: float,
+    accelerator: Accelerator,
+) -> report.ReportData:
+    """The data of a report. scores: CSR [n, L] of the split, filter pairs removed; result: its
+    metrics in percent."""
     points = data.splits[split]
     top = min(report.SHOWN, data.num_labels)
     kept = max(int(np.diff(scores.indptr).max(initial=1)), top)
-    ids, values = topk_rows(scores, min(kept, 100))                                 # [n, W]
+    ids, values = topk_rows(scores, min(kept, 100))  # [n, W]
     shown = ids[:, :top]
     right = contains(points.relevance, np.arange(len(ids))[:, None], shown)
     peers, source = report.peers_of(data.name, split)
@@ -34,33 +46,69 @@ def report_data(folder: Path, config: Config, method: Method, data: Dataset, spl
     trees = method.label_clusters()
     pairs = report.confused_pairs(shown, points.relevance)
     texts = data.label_texts
-    facts = {"method": config.method.name, "run": str(config.run.expname), "data set": data.name, "split": split,
-             "points": len(points), "labels": data.num_labels, "training points": data.num_train,
-             "data hash": data.hash, "seed": config.run.seed, "seconds of prediction": round(seconds, 2),
-             **({"members": ", ".join(names)} if names else {}), **method.facts()}
+    facts = {
+        "method": config.method.name,
+        "run": str(config.run.expname),
+        "data set": data.name,
+        "split": split,
+        "points": len(points),
+        "labels": data.num_labels,
+        "training points": data.num_train,
+        "data hash": data.hash,
+        "seed": config.run.seed,
+        "seconds of prediction": round(seconds, 2),
+        **({"members": ", ".join(names)} if names else {}),
+        **method.facts(),
+    }
     return report.ReportData(
-        title=f"{data.name} / {config.run.expname}", facts=facts, metrics=result, peers=peers, peers_source=source,
+        title=f"{data.name} / {config.run.expname}",
+        facts=facts,
+        metrics=result,
+        peers=peers,
+        peers_source=source,
         curves=report.read_curves(folder),
-        deciles=[report.by_decile(ids, points.relevance, data.label_counts,
-                                  sorted({k for k in (1, 5, 100) if k <= ids.shape[1]} | {1}))],
-        reliability=metrics.reliability(method.probabilities(values[:, :top].astype(np.float64)[shown >= 0],
-                                                             shown[shown >= 0]), right[shown >= 0]),
+        deciles=[
+            report.by_decile(
+                ids,
+                points.relevance,
+                data.label_counts,
+                sorted({k for k in (1, 5, 100) if k <= ids.shape[1]} | {1}),
+            )
+        ],
+        reliability=metrics.reliability(
+            method.probabilities(values[:, :top].astype(np.float64)[shown >= 0], shown[shown >= 0]),
+            right[shown >= 0],
+        ),
         confusions=[(texts[true], texts[wrong], times) for true, wrong, times in pairs],
-        clusters=[{"name": name, **report.cluster_histogram(np.diff(tree.indptr))} for name, tree in trees.items()],
+        clusters=[
+            {"name": name, **report.cluster_histogram(np.diff(tree.indptr))}
+            for name, tree in trees.items()
+        ],
         examples=report.cluster_examples(trees, data.label_counts, texts),
-        plots=report.read_plots(folder), labels={label: texts[label] for label in report.used_labels(table)},
-        points=table, num_points=len(points))
+        plots=report.read_plots(folder),
+        labels={label: texts[label] for label in report.used_labels(table)},
+        points=table,
+        num_points=len(points),
+    )
 
 
-def explained_points(method: Method, split: Split, scores: sp.csr_matrix, accelerator: Accelerator,
-                     ) -> tuple[list[dict], Sequence[str]]:
+def explained_points(
+    method: Method,
+    split: Split,
+    scores: sp.csr_matrix,
+    accelerator: Accelerator,
+) -> tuple[list[dict], Sequence[str]]:
     """(entries of the points in the table, names of the method's members)."""
     table, names = [], []
     chosen = report.chosen_points(len(split))
     for some in np.array_split(chosen, max(-(-len(chosen) // AT_ONCE), 1)):
         ids, _ = topk_rows(scores[some], min(report.SHOWN, scores.shape[1]))
-        views = [report.PointViews(v.name, v.ids, v.contributions)
-                 for v in method.explain(split, some, ids, min(EXPLAINED, method.num_labels), accelerator)]
+        views = [
+            report.PointViews(v.name, v.ids, v.contributions)
+            for v in method.explain(
+                split, some, ids, min(EXPLAINED, method.num_labels), accelerator
+            )
+        ]
         names = [view.name for view in views]
         texts = text_of(split.text_path, split.rows[some])
         table += report.points_table(some, texts, scores[some], split.relevance[some], views)

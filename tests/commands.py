@@ -1,11 +1,17 @@
-"""Commands as children of one preloaded server: torch and transformers are imported once, not by each of them.
+"""Commands as children of one preloaded server: torch and transformers are imported once, not by
+each of them.
 
-    got = run("eval.py", folder)                        # as subprocess.run([sys.executable, "eval.py", folder])
-    child = Command("train.py", path, "--resume")       # as Popen; child.send_signal(SIGTERM); child.finish()
-    launch(2, "predict.py", folder, "--text", "x")      # as `accelerate launch` on CPUs, without its start-up
+    # as subprocess.run([sys.executable, "eval.py", folder])
+    got = run("eval.py", folder)
+    # as Popen; child.send_signal(SIGTERM); child.finish()
+    child = Command("train.py", path, "--resume")
+    # as `accelerate launch` on CPUs, without its start-up
+    launch(2, "predict.py", folder, "--text", "x")
 
-What a test needs of the interpreter's own start or of the launcher itself it must start by subprocess.
+What a test needs of the interpreter's own start or of the launcher itself it must start by
+subprocess.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -24,12 +30,14 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 SECONDS = 300
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["tests.preloaded"])      # one server for all tests: it imports everything
+# one server for all tests: it imports everything
+SERVER.set_forkserver_preload(["tests.preloaded"])
 
 
 @dataclass(frozen=True)
 class Finished:
     """How a command ended."""
+
     returncode: int
     stdout: str
     stderr: str
@@ -42,7 +50,8 @@ class Command:
         self._folder = tempfile.TemporaryDirectory(prefix="command-")
         self._outputs = [Path(self._folder.name) / name for name in ("stdout", "stderr")]
         self._process = SERVER.Process(
-            target=_run, args=([str(word) for word in words], dict(env or {}), *self._outputs))
+            target=_run, args=([str(word) for word in words], dict(env or {}), *self._outputs)
+        )
         self._process.start()
 
     @property
@@ -95,17 +104,32 @@ def run(*words: object, check: bool = True, env: Mapping[str, str] | None = None
 
 
 def launch(processes: int, *words: object, check: bool = True) -> Finished:
-    """Run a command on several CPU processes, which the death of one ends; outputs are those of all."""
+    """Run a command on several CPU processes, which the death of one ends; outputs are those of
+    all."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    everyone = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": port, "ACCELERATE_MIXED_PRECISION": "no", "OMP_NUM_THREADS": 1}
-    children = [Command(*words, env={key: str(value) for key, value in {
-        **everyone, "RANK": rank, "LOCAL_RANK": rank}.items()}) for rank in range(processes)]
+    everyone = {
+        "WORLD_SIZE": processes,
+        "LOCAL_WORLD_SIZE": processes,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "ACCELERATE_MIXED_PRECISION": "no",
+        "OMP_NUM_THREADS": 1,
+    }
+    children = [
+        Command(
+            *words,
+            env={
+                key: str(value)
+                for key, value in {**everyone, "RANK": rank, "LOCAL_RANK": rank}.items()
+            },
+        )
+        for rank in range(processes)
+    ]
     deadline = time.monotonic() + SECONDS
     while any(child.returncode is None for child in children) and time.monotonic() < deadline:
-        if any(child.returncode for child in children):      # as the launcher does
+        if any(child.returncode for child in children):  # as the launcher does
             for child in children:
                 child.send_signal(signal.SIGTERM)
             break

@@ -1,7 +1,9 @@
-"""Run under `accelerate launch`: trains and evaluates each config given, one after the other, in one process group.
+"""Run under `accelerate launch`: trains and evaluates each config given, one after the other, in
+one process group.
 
-    accelerate launch … -m tests.distributed_worker [--resume] [--die RANK STEP] CONFIG…
+accelerate launch … -m tests.distributed_worker [--resume] [--die RANK STEP] CONFIG…
 """
+
 import argparse
 import json
 import os
@@ -25,6 +27,7 @@ def record_losses(die=None):
         if die and (distributed.rank(), len(losses)) == tuple(die):
             os.kill(os.getpid(), signal.SIGKILL)
         original(self, loss, batch)
+
     train.EpochMeter.add = add
     return original, losses
 
@@ -47,4 +50,5 @@ if __name__ == "__main__":
     for path in options.configs:
         run(load_config(path, method_configs=METHOD_CONFIGS), options.resume, options.die)
     distributed.stop()
-    assert not torch.distributed.is_initialized()      # a gloo thread left behind may abort the process at its end
+    # a gloo thread left behind may abort the process at its end
+    assert not torch.distributed.is_initialized()

@@ -1,4 +1,5 @@
 """What the server of `tests/commands.py` imports before it forks. No thread may start here."""
+
 # ruff: noqa: F401
 import sklearn.ensemble
 import torch._dynamo

@@ -1,4 +1,6 @@
-"""What is written replaces what a name stands for: links stay, devices are written to, modes are kept."""
+"""What is written replaces what a name stands for: links stay, devices are written to, modes are
+kept."""
+
 import os
 import stat
 import threading
@@ -44,7 +46,11 @@ def test_links_stay_and_their_target_is_replaced(tmp_path):
     (tmp_path / "absent").symlink_to("far/new.txt")
     write_text(tmp_path / "two", "new")
     write_json(tmp_path / "absent", [1])
-    assert (tmp_path / "one").is_symlink() and (tmp_path / "two").is_symlink() and (tmp_path / "absent").is_symlink()
+    assert (
+        (tmp_path / "one").is_symlink()
+        and (tmp_path / "two").is_symlink()
+        and (tmp_path / "absent").is_symlink()
+    )
     assert (tmp_path / "far" / "real.txt").read_text() == "new"
     assert (tmp_path / "far" / "new.txt").read_text() == "[\n 1\n]\n"
     with pytest.raises(OSError, match="disk"), written_whole(tmp_path / "two") as partial:
@@ -60,7 +66,7 @@ def test_a_file_keeps_its_mode(tmp_path, mode):
     path.write_text("old")
     path.chmod(mode)
     with written_whole(path) as partial:
-        assert mode_of(partial) == mode      # from the first byte on
+        assert mode_of(partial) == mode  # from the first byte on
         sp.save_npz(partial, sp.eye(3, format="csr"))
     assert mode_of(path) == mode
     assert sp.load_npz(path).nnz == 3
@@ -75,11 +81,16 @@ def test_new_files_and_folders_follow_the_umask(tmp_path, umask):
         save_file({"x": torch.ones(2)}, partial / "a.safetensors")
         save_file({"x": torch.ones(2)}, partial / "inner" / "b.safetensors")
         np.save(partial / "c.npy", np.ones(2))
-    files = [tmp_path / "text", tmp_path / "weights.safetensors",
-             *(p for p in (tmp_path / "model").rglob("*") if p.is_file())]
+    files = [
+        tmp_path / "text",
+        tmp_path / "weights.safetensors",
+        *(p for p in (tmp_path / "model").rglob("*") if p.is_file()),
+    ]
     assert len(files) == 5
     assert {mode_of(path) for path in files} == {0o666 & ~umask}
-    assert {mode_of(path) for path in (tmp_path / "model", tmp_path / "model" / "inner")} == {0o777 & ~umask}
+    assert {mode_of(path) for path in (tmp_path / "model", tmp_path / "model" / "inner")} == {
+        0o777 & ~umask
+    }
 
 
 def test_devices_and_pipes_are_written_to(tmp_path):
@@ -91,7 +102,11 @@ def test_devices_and_pipes_are_written_to(tmp_path):
     reader.start()
     write_text(tmp_path / "link", "through")
     reader.join()
-    assert read == ["through"] and stat.S_ISFIFO(pipe.stat().st_mode) and (tmp_path / "link").is_symlink()
+    assert (
+        read == ["through"]
+        and stat.S_ISFIFO(pipe.stat().st_mode)
+        and (tmp_path / "link").is_symlink()
+    )
     (tmp_path / "null").symlink_to(os.devnull)
     before = os.stat(os.devnull)
     write_json(tmp_path / "null", {"a": 1})
@@ -104,8 +119,10 @@ def test_a_folder_and_a_circle_of_links_are_refused_before_anything_is_written(t
     (tmp_path / "folder").mkdir()
     for name, other in (("a", "b"), ("b", "a")):
         (tmp_path / name).symlink_to(other)
-    with pytest.raises(InputError, match="folder: is a folder, expected the name of a file"), \
-            written_whole(tmp_path / "folder"):
+    with (
+        pytest.raises(InputError, match="folder: is a folder, expected the name of a file"),
+        written_whole(tmp_path / "folder"),
+    ):
         pytest.fail("must not be entered")
     with pytest.raises(OSError, match="symbolic links"), written_whole(tmp_path / "a"):
         pytest.fail("must not be entered")
@@ -124,7 +141,8 @@ def test_a_folder_behind_a_link_is_replaced_where_it_lies(tmp_path):
     assert (tmp_path / "disk" / "big" / "x").read_text() == "two"
     assert mode_of(tmp_path / "disk" / "big") == 0o750
     assert os.listdir(tmp_path / "run") == ["model"] and os.listdir(tmp_path / "disk") == ["big"]
-    (tmp_path / "disk" / "big").rename(tmp_path / "disk" / ".big.old")      # it died between two renames
+    # it died between two renames
+    (tmp_path / "disk" / "big").rename(tmp_path / "disk" / ".big.old")
     assert (settled_folder(tmp_path / "run" / "model") / "x").read_text() == "two"
     clear_folder(tmp_path / "run" / "model")
     assert (tmp_path / "run" / "model").is_symlink() and os.listdir(tmp_path / "disk" / "big") == []
@@ -155,7 +173,12 @@ def test_a_run_whose_parts_are_links(make_config, tmp_path):
         os.umask(before)
     assert (tmp_path / "run").is_symlink() and (tmp_path / "disk" / "model").is_symlink()
     assert (tmp_path / "elsewhere" / "method.json").stat().st_ino != written
-    files = [p for top in ("disk", "elsewhere") for p in (tmp_path / top).rglob("*") if not p.is_symlink()]
+    files = [
+        p
+        for top in ("disk", "elsewhere")
+        for p in (tmp_path / top).rglob("*")
+        if not p.is_symlink()
+    ]
     assert not [p for p in files if ".partial" in p.name or ".old" in p.name]
     assert {mode_of(p) for p in files if p.is_file()} == {0o640}
     clear_run(folder)
@@ -192,14 +215,25 @@ def test_token_files_may_be_links(tmp_path, tiny_root):
     text.write_text("a b\nc d e\nf\n")
     rows = tokenize_file(text, tokenizer, tmp_path / "tokens")
     assert len(rows) == 3
-    assert len(list((tmp_path / "tokens").iterdir())) == 3 == len(list((tmp_path / "store").iterdir()))
+    assert (
+        len(list((tmp_path / "tokens").iterdir())) == 3 == len(list((tmp_path / "store").iterdir()))
+    )
     assert all(file.is_symlink() for file in (tmp_path / "tokens").iterdir())
 
 
 def test_a_data_set_made_again_keeps_its_folders_mode(tmp_path):
     (tmp_path / "a.csv").write_text("text,labels\ncat meow,cats\ndog bark,dogs\n")
     source = str(tmp_path / "a.csv")
-    words = ["csv", "--train", source, "--test", source, "--out", str(tmp_path / "mine"), "--overwrite"]
+    words = [
+        "csv",
+        "--train",
+        source,
+        "--test",
+        source,
+        "--out",
+        str(tmp_path / "mine"),
+        "--overwrite",
+    ]
     assert prepare(words) == 0
     (tmp_path / "mine").chmod(0o700)
     assert prepare(words) == 0

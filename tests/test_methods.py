@@ -1,4 +1,6 @@
-"""Every method through one conformance test: it learns, scores, saves, loads and starts other runs."""
+"""Every method through one conformance test: it learns, scores, saves, loads and starts other
+runs."""
+
 import json
 
 import numpy as np
@@ -15,61 +17,187 @@ from tests.conftest import with_values, write_dataset
 from utils.data.dataset import load_dataset
 from utils.metrics import evaluate
 
-FIRST = {"name": "encoder", "method": {"name": "dexml"}, "loss": {"name": "decoupled-softmax"}, "train": {"epochs": 10}}
+FIRST = {
+    "name": "encoder",
+    "method": {"name": "dexml"},
+    "loss": {"name": "decoupled-softmax"},
+    "train": {"epochs": 10},
+}
 SETTINGS = {
     "dexml-all": {"method": {"name": "dexml"}},
     "dexml-all-cached": {"method": {"name": "dexml", "gc_batch_size": 5}},
     "dexml-hnm": {"method": {"name": "dexml", "pool": "hnm", "num_negatives": 3}},
     "dexml-in-batch": {"method": {"name": "dexml", "pool": "in-batch"}},
     "dexml-softmax": {"method": {"name": "dexml"}, "loss": {"name": "softmax"}},
-    "dexml-soft-topk": {"method": {"name": "dexml", "tau": 0.2}, "loss": {"name": "soft-topk", "k": "num_pos"}},
+    "dexml-soft-topk": {
+        "method": {"name": "dexml", "tau": 0.2},
+        "loss": {"name": "soft-topk", "k": "num_pos"},
+    },
     "dexml-bce": {"method": {"name": "dexml", "tau": 0.2}, "loss": {"name": "bce"}},
     "dexml-sample": {"method": {"name": "dexml"}, "loss": {"sample": True, "weighted": True}},
     "ngame": {"method": {"name": "ngame"}, "loss": {"name": "triplet", "sample": True}},
-    "dexa": {"method": {"name": "dexa", "num_vectors": 8, "num_head_vectors": 3, "curr_epochs": [2, 5, 8]},
-             "loss": {"name": "triplet", "sample": True}},
-    "dexa-residual": {"method": {"name": "dexa", "num_vectors": "labels", "vector_init": "zeros", "pool": "all",
-                                 "batches": "random", "tau": 0.05}},
+    "dexa": {
+        "method": {
+            "name": "dexa",
+            "num_vectors": 8,
+            "num_head_vectors": 3,
+            "curr_epochs": [2, 5, 8],
+        },
+        "loss": {"name": "triplet", "sample": True},
+    },
+    "dexa-residual": {
+        "method": {
+            "name": "dexa",
+            "num_vectors": "labels",
+            "vector_init": "zeros",
+            "pool": "all",
+            "batches": "random",
+            "tau": 0.05,
+        }
+    },
     "surrogate": {"method": {"name": "surrogate", "num_clusters": 16, "tau": 0.05}},
-    "xc": {"method": {"name": "xc", "pool": "all", "tau": 0.05, "batches": "random", "dropout": 0.1},
-           "stages": [FIRST, {"name": "classifiers"}]},
-    "xc-in-batch": {"method": {"name": "xc", "cluster_size": 4}, "stages": [FIRST, {"name": "classifiers"}],
-                    "loss": {"name": "triplet", "hardest_positives": 3, "hardest_negatives": 5, "margin": 0.2}},
-    "xc-trainable": {"method": {"name": "xc", "freeze": False, "tau": 0.05, "cluster_size": 4},
-                     "stages": [FIRST, {"name": "classifiers"}]},
-    "deepxml": {"method": {"name": "xc", "tau": 0.05, "curr_epochs": [1, 2], "cluster_size": 2},
-                "stages": [{"name": "surrogate", "method": {"name": "surrogate", "num_clusters": 16, "tau": 0.05},
-                            "train": {"epochs": 10}}, {"name": "classifiers"}]},
-    "fused": {"method": {"name": "fused"}, "stages": [
-        FIRST, {"name": "classifiers", "method": {"name": "xc", "tau": 0.05, "cluster_size": 4}},
-        {"name": "fused", "train": {"epochs": 0}}]},
-    "fusion": {"method": {"name": "fusion", "memory": "dual"}, "stages": [
-        FIRST, {"name": "tree", "run": {"start_from": None}, "method": {
-            "name": "xr-linear", "max_leaf": 4, "splits": 2, "beam": 8}},
-        {"name": "fusion", "run": {"start_from": None}, "method": {
-            "name": "fusion", "members": {"dual": "stage:encoder", "tree": "stage:tree"}}}]},
-    "fusion-elias": {"method": {"name": "fusion"}, "stages": [
-        {"name": "search", "method": {"name": "elias-1", "max_leaf": 5, "tau": 0.1, "init": "labels", "init_bias": -3}},
-        {"name": "rank", "method": {"name": "elias-ranker", "candidates": 20}},
-        {"name": "fusion", "run": {"start_from": None}, "method": {
-            "name": "fusion", "members": {"search": "stage:search", "rank": "stage:rank"}}}]},
+    "xc": {
+        "method": {"name": "xc", "pool": "all", "tau": 0.05, "batches": "random", "dropout": 0.1},
+        "stages": [FIRST, {"name": "classifiers"}],
+    },
+    "xc-in-batch": {
+        "method": {"name": "xc", "cluster_size": 4},
+        "stages": [FIRST, {"name": "classifiers"}],
+        "loss": {"name": "triplet", "hardest_positives": 3, "hardest_negatives": 5, "margin": 0.2},
+    },
+    "xc-trainable": {
+        "method": {"name": "xc", "freeze": False, "tau": 0.05, "cluster_size": 4},
+        "stages": [FIRST, {"name": "classifiers"}],
+    },
+    "deepxml": {
+        "method": {"name": "xc", "tau": 0.05, "curr_epochs": [1, 2], "cluster_size": 2},
+        "stages": [
+            {
+                "name": "surrogate",
+                "method": {"name": "surrogate", "num_clusters": 16, "tau": 0.05},
+                "train": {"epochs": 10},
+            },
+            {"name": "classifiers"},
+        ],
+    },
+    "fused": {
+        "method": {"name": "fused"},
+        "stages": [
+            FIRST,
+            {"name": "classifiers", "method": {"name": "xc", "tau": 0.05, "cluster_size": 4}},
+            {"name": "fused", "train": {"epochs": 0}},
+        ],
+    },
+    "fusion": {
+        "method": {"name": "fusion", "memory": "dual"},
+        "stages": [
+            FIRST,
+            {
+                "name": "tree",
+                "run": {"start_from": None},
+                "method": {"name": "xr-linear", "max_leaf": 4, "splits": 2, "beam": 8},
+            },
+            {
+                "name": "fusion",
+                "run": {"start_from": None},
+                "method": {
+                    "name": "fusion",
+                    "members": {"dual": "stage:encoder", "tree": "stage:tree"},
+                },
+            },
+        ],
+    },
+    "fusion-elias": {
+        "method": {"name": "fusion"},
+        "stages": [
+            {
+                "name": "search",
+                "method": {
+                    "name": "elias-1",
+                    "max_leaf": 5,
+                    "tau": 0.1,
+                    "init": "labels",
+                    "init_bias": -3,
+                },
+            },
+            {"name": "rank", "method": {"name": "elias-ranker", "candidates": 20}},
+            {
+                "name": "fusion",
+                "run": {"start_from": None},
+                "method": {
+                    "name": "fusion",
+                    "members": {"search": "stage:search", "rank": "stage:rank"},
+                },
+            },
+        ],
+    },
     "ova": {"method": {"name": "ova", "tau": 0.05}},
     "ova-bce": {"method": {"name": "ova", "tau": 0.05}, "loss": {"name": "bce"}},
     "xr-linear": {"method": {"name": "xr-linear", "max_leaf": 4, "splits": 2, "beam": 8}},
-    "xr-linear-3": {"method": {"name": "xr-linear", "max_leaf": 4, "splits": 4, "beam": 8, "trees": 3,
-                               "negatives": "both", "combiner": "sigmoid"}},
+    "xr-linear-3": {
+        "method": {
+            "name": "xr-linear",
+            "max_leaf": 4,
+            "splits": 4,
+            "beam": 8,
+            "trees": 3,
+            "negatives": "both",
+            "combiner": "sigmoid",
+        }
+    },
     "overlap": {"method": {"name": "overlap", "max_leaf": 5, "splits": 4, "beam": 8}},
-    "ova-topk-sample": {"method": {"name": "ova", "tau": 0.2}, "loss": {"name": "soft-topk", "k": 2, "sample": True}},
+    "ova-topk-sample": {
+        "method": {"name": "ova", "tau": 0.2},
+        "loss": {"name": "soft-topk", "k": 2, "sample": True},
+    },
     "elias-1": {"method": {"name": "elias-1", "max_leaf": 5, "tau": 0.1}, "loss": {"name": "bce"}},
-    "elias-1-projected": {"method": {"name": "elias-1", "max_leaf": 5, "tau": 0.1, "wl_dim": 8, "init_bias": -2,
-                                     "accumulation_steps": 2}},
-    "elias-2": {"method": {"name": "elias-2", "graph": "cluster", "max_leaf": 5, "tau": 0.1, "init": "labels",
-                           "init_bias": -2}},
-    "elias-2-swa": {"method": {"name": "elias-2", "graph": "cluster", "max_leaf": 5, "tau": 0.1, "swa": True,
-                               "swa_start": 12, "swa_step": 2}},
-    "elias-ranker": {"method": {"name": "elias-ranker", "candidates": 20}, "stages": [
-        {"name": "search", "method": {"name": "elias-1", "max_leaf": 5, "tau": 0.1, "init": "labels", "init_bias": -3}},
-        {"name": "rank"}]},
+    "elias-1-projected": {
+        "method": {
+            "name": "elias-1",
+            "max_leaf": 5,
+            "tau": 0.1,
+            "wl_dim": 8,
+            "init_bias": -2,
+            "accumulation_steps": 2,
+        }
+    },
+    "elias-2": {
+        "method": {
+            "name": "elias-2",
+            "graph": "cluster",
+            "max_leaf": 5,
+            "tau": 0.1,
+            "init": "labels",
+            "init_bias": -2,
+        }
+    },
+    "elias-2-swa": {
+        "method": {
+            "name": "elias-2",
+            "graph": "cluster",
+            "max_leaf": 5,
+            "tau": 0.1,
+            "swa": True,
+            "swa_start": 12,
+            "swa_step": 2,
+        }
+    },
+    "elias-ranker": {
+        "method": {"name": "elias-ranker", "candidates": 20},
+        "stages": [
+            {
+                "name": "search",
+                "method": {
+                    "name": "elias-1",
+                    "max_leaf": 5,
+                    "tau": 0.1,
+                    "init": "labels",
+                    "init_bias": -3,
+                },
+            },
+            {"name": "rank"},
+        ],
+    },
 }
 
 
@@ -84,12 +212,15 @@ def config(request, make_config):
 
 def test_conformance(config, monkeypatch):
     folder = train.fit(config)
-    losses = [r["loss"] for r in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-              if r["kind"] == "train"]
+    losses = [
+        r["loss"]
+        for r in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+        if r["kind"] == "train"
+    ]
     fitted = ("fused", "fusion", "xr-linear", "overlap", "elias-ranker")
     assert losses[-1] < losses[0] if losses else config.method.name in fitted
     metrics = evaluation.evaluate(folder)
-    assert metrics["P@1"] > 40      # the most frequent label alone gives about 15
+    assert metrics["P@1"] > 40  # the most frequent label alone gives about 15
     scores = sp.load_npz(folder / "tst_score_mat.npz")
     data = load(config)
     again = evaluate(scores, data.splits["tst"].relevance, None, (1, 3))
@@ -97,17 +228,24 @@ def test_conformance(config, monkeypatch):
     assert scores.multiply(data.splits["tst"].filters).nnz == 0
 
     method = METHODS[config.method.name].load(config, folder / "model", 20)
-    values, ids = method.score_texts(["the linux tool", "", "glyph and letter"], 20, Accelerator(cpu=True))
-    assert np.isfinite(values).all()      # the empty text included
+    values, ids = method.score_texts(
+        ["the linux tool", "", "glyph and letter"], 20, Accelerator(cpu=True)
+    )
+    assert np.isfinite(values).all()  # the empty text included
     assert (np.diff(values, axis=1) <= 0).all()
     assert all(sorted(row) == list(range(20)) for row in ids.tolist())
-    opened = method.open_texts(["the linux tool", "", "glyph and letter"], Accelerator(cpu=True)) \
-        if config.method.name != "fusion" else None
-    if opened:      # as a member of a fusion it ranks as it does alone
+    opened = (
+        method.open_texts(["the linux tool", "", "glyph and letter"], Accelerator(cpu=True))
+        if config.method.name != "fusion"
+        else None
+    )
+    if opened:  # as a member of a fusion it ranks as it does alone
         assert opened.best(3)[1][0].tolist() == ids[0, :3].tolist()
         asked = np.array([[5, -1, 0]] * 3)
         places = [[row.tolist().index(label) for label in (5, 0)] for row in ids]
-        np.testing.assert_allclose(opened.of(asked)[0, [0, 2]], opened.best(20)[0][0, places[0]], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            opened.of(asked)[0, [0, 2]], opened.best(20)[0][0, places[0]], rtol=1e-4, atol=1e-5
+        )
     one = Predictor(folder)(["the linux tool"], k=20)[0]
     assert [p["label"] for p in one] == ids[0].tolist()
     assert one[0]["text"] == "kernel"
@@ -115,18 +253,26 @@ def test_conformance(config, monkeypatch):
 
 def load(config):
     from utils.pretrained.location import load_tokenizer
+
     source = METHODS[config.method.name].tokenizer_source(config)
     return load_dataset(config, source and load_tokenizer(source))
 
 
 @pytest.mark.parametrize("encoder", ["bag", "transformer"])
 def test_mixed_precision_trains_and_scores(make_config, tiny_encoder, tmp_path, encoder):
-    """Encoding in bfloat16; losses and search stay in float32. Another run of the same process goes back."""
-    settings = {"encoder": {"name": tiny_encoder if encoder == "transformer" else "bag"},
-                "method": {"gc_batch_size": 8}, "train": {"epochs": 8, "mixed_precision": "bf16"}}
+    """Encoding in bfloat16; losses and search stay in float32. Another run of the same process goes
+    back."""
+    settings = {
+        "encoder": {"name": tiny_encoder if encoder == "transformer" else "bag"},
+        "method": {"gc_batch_size": 8},
+        "train": {"epochs": 8, "mixed_precision": "bf16"},
+    }
     folder = train.fit(make_config(**settings))
-    losses = [r["loss"] for r in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-              if r["kind"] == "train"]
+    losses = [
+        r["loss"]
+        for r in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+        if r["kind"] == "train"
+    ]
     assert losses[-1] < losses[0]
     assert evaluation.evaluate(folder)["P@1"] >= 0
     plain = train.fit(make_config(train={"epochs": 1}, run={"dir": str(tmp_path / "plain")}))
@@ -162,10 +308,13 @@ def test_one_or_two_labels(tmp_path, make_config, name, labels):
     if name == "deepxml":
         first = {**settings["stages"][0], "method": {"name": "surrogate", "num_clusters": labels}}
         settings["stages"] = [first, *settings["stages"][1:]]
-    if name == "overlap":      # one cluster; two copies need two
+    if name == "overlap":  # one cluster; two copies need two
         settings["method"] = {**settings["method"], "copies": 1}
-    epochs = 20 if settings["method"].get("swa") else 1      # some after swa_start, or the config is refused
-    config = make_config(**settings, data={"root": str(tmp_path / "sets"), "name": "few"}, train={"epochs": epochs})
+    # some after swa_start, or the config is refused
+    epochs = 20 if settings["method"].get("swa") else 1
+    config = make_config(
+        **settings, data={"root": str(tmp_path / "sets"), "name": "few"}, train={"epochs": epochs}
+    )
     folder = train.fit(config)
     metrics = evaluation.evaluate(folder)
     assert set(metrics) >= {"P@1", "R@1"}

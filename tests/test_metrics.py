@@ -1,6 +1,7 @@
-"""Metrics against reference values of xclib and against loops that follow the formulas of `utils.metrics`.
+"""Metrics against reference values of xclib and against loops that follow the formulas of
+`utils.metrics`.
 
-    python -m pytest tests/test_metrics.py
+python -m pytest tests/test_metrics.py
 """
 
 import json
@@ -21,11 +22,14 @@ def csr(rows, labels):
     """CSR from a dict {label: value} per row, explicit zeros included."""
     indices = np.array([label for row in rows for label in row], dtype=np.int32)
     values = np.array([value for row in rows for value in row.values()], dtype=np.float32)
-    return sparse.csr_matrix((values, indices, np.cumsum([0, *map(len, rows)])), shape=(len(rows), labels))
+    return sparse.csr_matrix(
+        (values, indices, np.cumsum([0, *map(len, rows)])), shape=(len(rows), labels)
+    )
 
 
 def random_rows(rng, points, labels, low, high):
-    """A dict {label: integer in [low, high)} per row, with 0 to L entries: ties and empty rows abound."""
+    """A dict {label: integer in [low, high)} per row, with 0 to L entries: ties and empty rows
+    abound."""
     chosen = [rng.permutation(labels)[: rng.integers(labels + 1)].tolist() for _ in range(points)]
     return [{label: int(rng.integers(low, high)) for label in row} for row in chosen]
 
@@ -37,7 +41,8 @@ def gain(ranked, weight, k):
 
 
 def slow_metrics(scores, relevance, weights, k, pairs):
-    """The six metrics at k in percent, by loops over points; scores and relevance are dicts per row."""
+    """The six metrics at k in percent, by loops over points; scores and relevance are dicts per
+    row."""
     sums = dict.fromkeys(("P", "nDCG", "PSP", "PSnDCG", "R", "MRR", "best PSP", "best PSnDCG"), 0.0)
     for i, (row, truth) in enumerate(zip(scores, relevance, strict=True)):
         ranked = [label for _, label in sorted((-row[j], j) for j in row if (i, j) not in pairs)]
@@ -47,12 +52,21 @@ def slow_metrics(scores, relevance, weights, k, pairs):
         best = gain(sorted(one, key=lambda label: -weights[label]), inverse, k)
         plain, weighted = gain(ranked, one, k), gain(ranked, inverse, k)
         ranks = [r + 1 for r, label in enumerate(ranked[:k]) if label in one]
-        point = {"P": plain[0], "nDCG": plain[1] / ideal, "PSP": weighted[0], "PSnDCG": weighted[1] / ideal,
-                 "R": len(ranks) / max(len(one), 1), "MRR": 1 / ranks[0] if ranks else 0.0,
-                 "best PSP": best[0], "best PSnDCG": best[1] / ideal}
+        point = {
+            "P": plain[0],
+            "nDCG": plain[1] / ideal,
+            "PSP": weighted[0],
+            "PSnDCG": weighted[1] / ideal,
+            "R": len(ranks) / max(len(one), 1),
+            "MRR": 1 / ranks[0] if ranks else 0.0,
+            "best PSP": best[0],
+            "best PSnDCG": best[1] / ideal,
+        }
         sums = {name: sums[name] + point[name] for name in sums}
     norm = {"PSP": sums.pop("best PSP") or 1, "PSnDCG": sums.pop("best PSnDCG") or 1}
-    return {f"{name}@{k}": 100 * total / norm.get(name, len(scores)) for name, total in sums.items()}
+    return {
+        f"{name}@{k}": 100 * total / norm.get(name, len(scores)) for name, total in sums.items()
+    }
 
 
 @pytest.mark.parametrize("case", range(3))
@@ -61,10 +75,14 @@ def test_equals_xclib(case):
     assert len(expected) == 3
     with np.load(FIXTURES / f"case{case}.npz") as file:
         shape = file["shape"]
-        scores = sparse.csr_matrix((file["score_data"], file["score_indices"], file["score_indptr"]), shape)
+        scores = sparse.csr_matrix(
+            (file["score_data"], file["score_indices"], file["score_indptr"]), shape
+        )
         ones = np.ones(len(file["y_indices"]), dtype=np.float32)
         relevance = sparse.csr_matrix((ones, file["y_indices"], file["y_indptr"]), shape)
-        weights = inverse_propensity(file["train_freq"], *(file[key].item() for key in ("n_train", "a", "b")))
+        weights = inverse_propensity(
+            file["train_freq"], *(file[key].item() for key in ("n_train", "a", "b"))
+        )
         np.testing.assert_allclose(weights, file["inv_propensity"], rtol=1e-12)
     metrics = evaluate(scores, relevance, weights, ks=range(1, 6))
     for name, values in expected[case].items():
@@ -76,34 +94,55 @@ def test_equals_xclib(case):
 def test_equals_loops_over_the_formulas(seed, monkeypatch):
     rng = np.random.default_rng(seed)
     points, labels = int(rng.integers(1, 40)), int(rng.integers(1, 12))
-    monkeypatch.setattr(utils.metrics, "CELLS", [1, 60, 1 << 19][seed % 3])  # one, a few or all at a time
-    scores, relevance = random_rows(rng, points, labels, -2, 3), random_rows(rng, points, labels, 0, 3)
+    # one, a few or all at a time
+    monkeypatch.setattr(utils.metrics, "CELLS", [1, 60, 1 << 19][seed % 3])
+    scores, relevance = (
+        random_rows(rng, points, labels, -2, 3),
+        random_rows(rng, points, labels, 0, 3),
+    )
     weights = inverse_propensity(rng.integers(0, 9, size=labels), 50, a=0.55, b=1.5)
     pairs = np.stack([rng.integers(points, size=25), rng.integers(labels, size=25)], axis=1)
     for used in (None, pairs):
         got = evaluate(csr(scores, labels), csr(relevance, labels), weights, (1, 2, 3, 5, 20), used)
         removed = set() if used is None else set(map(tuple, used.tolist()))
-        slow = {key: value for k in (1, 2, 3, 5, 20)
-                for key, value in slow_metrics(scores, relevance, weights.tolist(), k, removed).items()}
+        slow = {
+            key: value
+            for k in (1, 2, 3, 5, 20)
+            for key, value in slow_metrics(scores, relevance, weights.tolist(), k, removed).items()
+        }
         assert got == pytest.approx(slow, rel=1e-12, abs=1e-12)
         assert all(type(value) is float for value in got.values())
 
 
 def test_by_hand():
-    scores = csr([{0: 0.5, 1: 0.9, 2: 0.5}, {2: 0.0}, {}], labels=3)  # rankings 1 0 2, then 2, then none
-    metrics = evaluate(scores, csr([{0: 1, 2: 4}, {2: 1}, {}], 3), np.array([2.0, 1.0, 3.0]), ks=(1, 2))
+    # rankings 1 0 2, then 2, then none
+    scores = csr([{0: 0.5, 1: 0.9, 2: 0.5}, {2: 0.0}, {}], labels=3)
+    metrics = evaluate(
+        scores, csr([{0: 1, 2: 4}, {2: 1}, {}], 3), np.array([2.0, 1.0, 3.0]), ks=(1, 2)
+    )
     discount = 1 / math.log2(3)
-    expected = {"P@1": 1 / 3, "P@2": (1 / 2 + 1 / 2) / 3, "R@1": 1 / 3, "R@2": (1 / 2 + 1) / 3,
-                "MRR@1": 1 / 3, "MRR@2": (1 / 2 + 1) / 3,
-                "nDCG@1": 1 / 3, "nDCG@2": (discount / (1 + discount) + 1) / 3,
-                "PSP@1": 3 / (3 + 3), "PSP@2": (2 + 3) / (3 + 2 + 3), "PSnDCG@1": 3 / (3 + 3),
-                "PSnDCG@2": (2 * discount / (1 + discount) + 3) / ((3 + 2 * discount) / (1 + discount) + 3)}
+    expected = {
+        "P@1": 1 / 3,
+        "P@2": (1 / 2 + 1 / 2) / 3,
+        "R@1": 1 / 3,
+        "R@2": (1 / 2 + 1) / 3,
+        "MRR@1": 1 / 3,
+        "MRR@2": (1 / 2 + 1) / 3,
+        "nDCG@1": 1 / 3,
+        "nDCG@2": (discount / (1 + discount) + 1) / 3,
+        "PSP@1": 3 / (3 + 3),
+        "PSP@2": (2 + 3) / (3 + 2 + 3),
+        "PSnDCG@1": 3 / (3 + 3),
+        "PSnDCG@2": (2 * discount / (1 + discount) + 3) / ((3 + 2 * discount) / (1 + discount) + 3),
+    }
     assert metrics == pytest.approx({key: 100 * value for key, value in expected.items()})
 
 
 def test_perfect_ranking_gives_100():
     rng = np.random.default_rng(3)
-    relevance = csr([dict.fromkeys(rng.permutation(30)[: rng.integers(1, 9)], 1) for _ in range(25)], 30)
+    relevance = csr(
+        [dict.fromkeys(rng.permutation(30)[: rng.integers(1, 9)], 1) for _ in range(25)], 30
+    )
     weights = inverse_propensity(rng.permutation(30), 25, a=0.6, b=2.6)
     scores = relevance.copy()
     scores.data = weights[relevance.indices]
@@ -138,7 +177,9 @@ def test_filter_pairs_leave_relevance_and_inputs_alone():
 
 def test_without_propensities_there_is_no_psp():
     metrics = evaluate(csr([{0: 1}], 2), csr([{0: 1}], 2))
-    assert set(metrics) == {f"{name}@{k}" for name in ("P", "nDCG", "R", "MRR") for k in (1, 3, 5, 10, 100)}
+    assert set(metrics) == {
+        f"{name}@{k}" for name in ("P", "nDCG", "R", "MRR") for k in (1, 3, 5, 10, 100)
+    }
 
 
 def test_per_point_averages_to_evaluate_and_resamples():
@@ -147,7 +188,9 @@ def test_per_point_averages_to_evaluate_and_resamples():
     weights = inverse_propensity(rng.integers(0, 9, size=8), 30, a=0.5, b=0.4)
     points = per_point(scores, relevance, weights)
     assert points.mean() == pytest.approx(evaluate(scores, relevance, weights), rel=1e-12)
-    assert points.values["P@1"].shape == (30,) and set(points.best) == {k for k in points.values if "PS" in k}
+    assert points.values["P@1"].shape == (30,) and set(points.best) == {
+        k for k in points.values if "PS" in k
+    }
     sample = rng.integers(30, size=30)
     again = evaluate(scores[sample], relevance[sample], weights)
     assert points.mean(sample) == pytest.approx(again, rel=1e-12)
@@ -162,11 +205,14 @@ def test_inverse_propensity_by_the_formula():
     assert inverse_propensity(sparse.csr_matrix(np.eye(2)).sum(axis=0), 10, 0.5, 0.4).shape == (2,)
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (([1], 2, 0.5, 0.4), "num_points >= 3.* got 2"),
-    (([1], 9, 0, 0.4), "a > 0 and b > 0, got a = 0"),
-    (([-1], 9, 0.5, 0.4), "label counts >= 0"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([1], 2, 0.5, 0.4), "num_points >= 3.* got 2"),
+        (([1], 9, 0, 0.4), "a > 0 and b > 0, got a = 0"),
+        (([-1], 9, 0.5, 0.4), "label counts >= 0"),
+    ],
+)
 def test_inverse_propensity_refuses(arguments, message):
     with pytest.raises(ValueError, match=message):
         inverse_propensity(*arguments)
@@ -175,18 +221,24 @@ def test_inverse_propensity_refuses(arguments, message):
 ONE = csr([{0: 1}, {1: 1}], 3)
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"scores": csr([{0: 1}], 3)}, r"expected the shape of scores \(1, 3\), got \(2, 3\)"),
-    (dict.fromkeys(("scores", "relevance"), sparse.csr_matrix((0, 3))), r"one point .* got shape \(0, 3\)"),
-    ({"scores": np.ones((2, 3))}, "scores: expected a scipy sparse matrix, got ndarray"),
-    ({"scores": csr([{}, {2: np.nan}], 3)}, "scores: .* got nan at row 1, label 2"),
-    ({"relevance": csr([{}, {2: -1}], 3)}, "relevance: .* got -1.0 at row 1, label 2"),
-    ({"inv_propensity": np.ones(2)}, r"expected shape \(3,\), got \(2,\)"),
-    ({"inv_propensity": np.zeros(3)}, "inv_propensity: expected finite values > 0"),
-    ({"ks": (0, 1)}, "ks: expected one or more"),
-    ({"filter_pairs": [[0, 3]]}, r"within \(2, 3\), got \[0 3\] to \[0 3\]"),
-    ({"filter_pairs": [[0.5, 1]]}, r"expected integers \[F, 2\], got float64 \(1, 2\)"),
-])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scores": csr([{0: 1}], 3)}, r"expected the shape of scores \(1, 3\), got \(2, 3\)"),
+        (
+            dict.fromkeys(("scores", "relevance"), sparse.csr_matrix((0, 3))),
+            r"one point .* got shape \(0, 3\)",
+        ),
+        ({"scores": np.ones((2, 3))}, "scores: expected a scipy sparse matrix, got ndarray"),
+        ({"scores": csr([{}, {2: np.nan}], 3)}, "scores: .* got nan at row 1, label 2"),
+        ({"relevance": csr([{}, {2: -1}], 3)}, "relevance: .* got -1.0 at row 1, label 2"),
+        ({"inv_propensity": np.ones(2)}, r"expected shape \(3,\), got \(2,\)"),
+        ({"inv_propensity": np.zeros(3)}, "inv_propensity: expected finite values > 0"),
+        ({"ks": (0, 1)}, "ks: expected one or more"),
+        ({"filter_pairs": [[0, 3]]}, r"within \(2, 3\), got \[0 3\] to \[0 3\]"),
+        ({"filter_pairs": [[0.5, 1]]}, r"expected integers \[F, 2\], got float64 \(1, 2\)"),
+    ],
+)
 def test_evaluate_refuses_what_does_not_fit(changes, message):
     with pytest.raises(ValueError, match=message):
         evaluate(**({"scores": ONE, "relevance": ONE} | changes))

@@ -1,6 +1,7 @@
-"""Sparse helpers against loops over rows, with ties, explicit zeros, negative scores and empty rows.
+"""Sparse helpers against loops over rows, with ties, explicit zeros, negative scores and empty
+rows.
 
-    python -m pytest tests/test_sparse.py
+python -m pytest tests/test_sparse.py
 """
 
 import numpy as np
@@ -12,7 +13,8 @@ from utils.sparse import check_relevance, contains, lookup, remove_pairs, topk_c
 
 
 def random_csr(rng, points, labels, dtype=np.float32):
-    """CSR with rows of 0 to L entries in shuffled order of ids; few distinct values, 0 and < 0 among them."""
+    """CSR with rows of 0 to L entries in shuffled order of ids; few distinct values, 0 and < 0
+    among them."""
     lengths = rng.integers(0, labels + 1, size=points)
     indices = np.concatenate([rng.permutation(labels)[:n] for n in lengths]).astype(np.int32)
     values = rng.integers(-3, 4, size=len(indices)).astype(dtype)
@@ -21,8 +23,11 @@ def random_csr(rng, points, labels, dtype=np.float32):
 
 def entries(matrix):
     """{(row, label): value} of everything stored."""
-    return {(i, int(matrix.indices[p])): matrix.data[p].item()
-            for i in range(matrix.shape[0]) for p in range(matrix.indptr[i], matrix.indptr[i + 1])}
+    return {
+        (i, int(matrix.indices[p])): matrix.data[p].item()
+        for i in range(matrix.shape[0])
+        for p in range(matrix.indptr[i], matrix.indptr[i + 1])
+    }
 
 
 def slow_topk(matrix, k):
@@ -85,12 +90,15 @@ def test_topk_csr_inverts_topk_rows():
     assert entries(topk_csr(values, ids, 6)) == entries(matrix)
 
 
-@pytest.mark.parametrize(("ids", "message"), [
-    ([[0, 5]], r"ids in \[-1, 5\), got 0 to 5"),
-    ([[-2, 1]], "got -2 to 1"),
-    ([[3, 3]], "label 3 twice in row 0"),
-    ([[0, 1, 2]], r"one shape \[N, k\]"),
-])
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([[0, 5]], r"ids in \[-1, 5\), got 0 to 5"),
+        ([[-2, 1]], "got -2 to 1"),
+        ([[3, 3]], "label 3 twice in row 0"),
+        ([[0, 1, 2]], r"one shape \[N, k\]"),
+    ],
+)
 def test_topk_csr_refuses_wrong_ids(ids, message):
     with pytest.raises(ValueError, match=message):
         topk_csr(np.ones((1, 2)), np.array(ids), 5)
@@ -106,27 +114,35 @@ def test_pairs_equal_a_dictionary():
         assert contains(matrix, rows, cols).tolist() == [pair in stored for pair in pairs]
         assert lookup(matrix, rows, cols).tolist() == [stored.get(pair, 0) for pair in pairs]
         left = remove_pairs(matrix, rows, cols)
-        assert entries(left) == {pair: value for pair, value in stored.items() if pair not in set(pairs)}
+        assert entries(left) == {
+            pair: value for pair, value in stored.items() if pair not in set(pairs)
+        }
         assert left.has_canonical_format and entries(matrix) == stored
 
 
 def test_contains_broadcasts_and_never_finds_padding():
-    matrix = sparse.csr_matrix(np.eye(3)[::-1])  # the last label of row 0 neighbours the key of (1, -1)
+    # the last label of row 0 neighbours the key of (1, -1)
+    matrix = sparse.csr_matrix(np.eye(3)[::-1])
     found = contains(matrix, np.arange(3)[:, None], np.array([[-1, 0, 1, 2, 3]] * 3))
     assert found.astype(int).tolist() == [[0, 0, 0, 1, 0], [0, 0, 1, 0, 0], [0, 1, 0, 0, 0]]
     assert not contains(sparse.csr_matrix((2, 2)), [0, 1], [1, 1]).any()
 
 
 def test_keys_do_not_overflow_32_bits():
-    matrix = sparse.csr_matrix(([1.0, 2.0], ([3, 99_999], [7, 999_999])), shape=(100_000, 1_000_000))
+    matrix = sparse.csr_matrix(
+        ([1.0, 2.0], ([3, 99_999], [7, 999_999])), shape=(100_000, 1_000_000)
+    )
     assert lookup(matrix, [3, 99_999, 99_999], [7, 999_999, 7]).tolist() == [1, 2, 0]
 
 
-@pytest.mark.parametrize(("rows", "cols", "message"), [
-    ([2], [0], r"rows in \[0, 2\), got 2 to 2"),
-    ([0], [-1], r"cols in \[0, 3\), got -1 to -1"),
-    ([0, 1], [1], r"one shape \[F\]"),
-])
+@pytest.mark.parametrize(
+    ("rows", "cols", "message"),
+    [
+        ([2], [0], r"rows in \[0, 2\), got 2 to 2"),
+        ([0], [-1], r"cols in \[0, 3\), got -1 to -1"),
+        ([0, 1], [1], r"one shape \[F\]"),
+    ],
+)
 def test_remove_pairs_refuses_pairs_outside(rows, cols, message):
     with pytest.raises(ValueError, match=message):
         remove_pairs(sparse.csr_matrix((2, 3)), rows, cols)

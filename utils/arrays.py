@@ -1,4 +1,5 @@
 """Named arrays in one .npz file whose members can be mapped into memory instead of read."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -16,10 +17,12 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def map_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Return the arrays of `save_arrays`, mapped copy-on-write: pages are read when they are first looked at.
+    """Return the arrays of `save_arrays`, mapped copy-on-write: pages are read when they are first
+    looked at.
 
     Raises:
         InputError: not such a file, or a damaged one.
     """
     found = read_arrays(path, mapped=True)
-    return {name: np.asarray(array) for name, array in found.items()}      # kernels take plain arrays
+    # kernels take plain arrays
+    return {name: np.asarray(array) for name, array in found.items()}

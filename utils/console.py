@@ -1,4 +1,5 @@
 """The screen: whatever its encoding, text is shown on it."""
+
 from __future__ import annotations
 
 import codecs
@@ -8,7 +9,8 @@ import sys
 
 
 def show_anything() -> None:
-    """Let what the screen's encoding lacks be escaped, where it would be an error that loses the whole line."""
+    """Let what the screen's encoding lacks be escaped, where it would be an error that loses the
+    whole line."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -24,5 +26,5 @@ def is_screen(path: str) -> bool:
     """Does a name, such as /dev/stdout, stand for what the screen's text goes to?"""
     try:
         return os.path.samestat(os.stat(path), os.fstat(sys.stdout.fileno()))
-    except (OSError, ValueError):      # no such file, or a screen that is none
+    except (OSError, ValueError):  # no such file, or a screen that is none
         return False

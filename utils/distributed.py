@@ -1,8 +1,11 @@
-"""Rank arithmetic and collectives, in one place. With one process every function is a plain identity.
+"""Rank arithmetic and collectives, in one place. With one process every function is a plain
+identity.
 
-Losses of this project are means over the GLOBAL batch and every process computes its share of their gradient, so
-gradients are summed over processes, never averaged: equal for any batch size and process count.
+Losses of this project are means over the GLOBAL batch and every process computes its share of their
+gradient, so gradients are summed over processes, never averaged: equal for any batch size and
+process count.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -24,22 +27,31 @@ from utils.errors import InputError
 from utils.outer_gradient import OuterGradient
 
 log = logging.getLogger(__name__)
-THREADS_A_CORE = 8      # of a process, at the most
+THREADS_A_CORE = 8  # of a process, at the most
 
-# What accelerate's launcher, or its config file, asks for by environment variables, and this project does not do.
-PLUGINS = {"ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_FSDP": "FSDP",
-           "ACCELERATE_USE_TP": "tensor parallelism", "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
-           "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism config", "ACCELERATE_USE_SAGEMAKER": "SageMaker"}
+# What accelerate's launcher, or its config file, asks for by environment variables, and this
+# project does not do.
+PLUGINS = {
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_TP": "tensor parallelism",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism config",
+    "ACCELERATE_USE_SAGEMAKER": "SageMaker",
+}
 PRECISIONS = ("no", "fp16", "bf16")
 # A process that a launcher of several has started knows its number by one of these.
 OWN_RANKS = ("RANK", "LOCAL_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK")
-CPU_LAUNCH = "accelerate launch --config_file configs/accelerate_cpu.yaml --num_processes N train.py CONFIG"
+CPU_LAUNCH = (
+    "accelerate launch --config_file configs/accelerate_cpu.yaml --num_processes N train.py CONFIG"
+)
 
 
 def start(mixed_precision: str | None = None) -> Accelerator:
     """The Accelerator of this process; without a GPU the processes of a launcher talk over gloo.
 
-    accelerate would otherwise run each of them alone: it takes processes for CPU processes only if told so.
+    accelerate would otherwise run each of them alone: it takes processes for CPU processes only if
+    told so.
 
     Args:
         mixed_precision: no, fp16 or bf16; None = what accelerate is set to.
@@ -47,53 +59,80 @@ def start(mixed_precision: str | None = None) -> Accelerator:
         InputError: accelerate is set to something that this project does not do.
     """
     check_launcher(mixed_precision)
-    AcceleratorState._reset_state()      # a process may run several configs: the precision is not its fate
-    # The others wait while the main process trains trees or clusters labels, which may take hours; a process that dies
-    # ends the run through the launcher, not through this limit.
+    # a process may run several configs: the precision is not its fate
+    AcceleratorState._reset_state()
+    # The others wait while the main process trains trees or clusters labels, which may take hours;
+    # a process that dies ends the run through the launcher, not through this limit.
     patience = InitProcessGroupKwargs(timeout=timedelta(days=2))
-    accelerator = Accelerator(mixed_precision=mixed_precision, cpu=not torch.accelerator.is_available(),
-                              kwargs_handlers=[patience], gradient_accumulation_plugin=GradientAccumulationPlugin(1))
+    accelerator = Accelerator(
+        mixed_precision=mixed_precision,
+        cpu=not torch.accelerator.is_available(),
+        kwargs_handlers=[patience],
+        gradient_accumulation_plugin=GradientAccumulationPlugin(1),
+    )
     if precision(accelerator) != accelerator.mixed_precision and is_main():
-        log.warning("mixed precision %s needs a GPU: here everything is computed in float32 (train.mixed_precision no; "
-                    "bf16 works on a CPU too)", accelerator.mixed_precision)
+        log.warning(
+            "mixed precision %s needs a GPU: here everything is computed in float32 "
+            "(train.mixed_precision no; "
+            "bf16 works on a CPU too)",
+            accelerator.mixed_precision,
+        )
     return accelerator
 
 
 def precision(accelerator: Accelerator) -> str:
-    """What is computed in: no (float32), fp16 or bf16. accelerate keeps the name of one that a CPU does not have."""
+    """What is computed in: no (float32), fp16 or bf16. accelerate keeps the name of one that a CPU
+    does not have."""
     return accelerator.mixed_precision if accelerator.native_amp else "no"
 
 
 def check_launcher(mixed_precision: str | None) -> None:
-    """InputError, naming the variable, for what accelerate is set to and this project does not do."""
+    """InputError, naming the variable, for what accelerate is set to and this project does not
+    do."""
     for name, meaning in PLUGINS.items():
         if _is_on(name):
-            raise InputError(f"{name} is {os.environ[name]}: accelerate is set to {meaning}, which is not supported; "
-                             "use a config without it, such as configs/accelerate.yaml")
+            raise InputError(
+                f"{name} is {os.environ[name]}: accelerate is set to {meaning}, which is not "
+                f"supported; "
+                "use a config without it, such as configs/accelerate.yaml"
+            )
     backend = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "")
     if backend.upper() not in ("", "NO"):
-        raise InputError(f"ACCELERATE_DYNAMO_BACKEND is {backend}: models are not compiled here; expected NO")
+        raise InputError(
+            f"ACCELERATE_DYNAMO_BACKEND is {backend}: models are not compiled here; expected NO"
+        )
     wanted = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
     if mixed_precision is None and wanted not in PRECISIONS:
-        raise InputError(f"ACCELERATE_MIXED_PRECISION is {wanted}, expected one of {', '.join(PRECISIONS)}; or set "
-                         "train.mixed_precision")
+        raise InputError(
+            f"ACCELERATE_MIXED_PRECISION is {wanted}, expected one of {', '.join(PRECISIONS)}; or "
+            f"set "
+            "train.mixed_precision"
+        )
 
 
 def check_training_launch() -> None:
     """InputError where a launcher asks for more than a training run would do.
 
-    Without GPUs `accelerate launch` starts a single process, whatever --num_processes says, unless its config names a
-    distributed type; all that is left of the number are the address and port for more than one.
+    Without GPUs `accelerate launch` starts a single process, whatever --num_processes says, unless
+    its config names a distributed type; all that is left of the number are the address and port for
+    more than one.
     """
     steps = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "")
     if steps not in ("", "1"):
-        raise InputError(f"ACCELERATE_GRADIENT_ACCUMULATION_STEPS is {steps}: gradients are not accumulated over "
-                         "steps, expected 1. train.batch_size is that of a whole step, and method.gc_batch_size bounds "
-                         "its memory")
+        raise InputError(
+            f"ACCELERATE_GRADIENT_ACCUMULATION_STEPS is {steps}: gradients are not accumulated "
+            f"over "
+            "steps, expected 1. train.batch_size is that of a whole step, and "
+            "method.gc_batch_size bounds "
+            "its memory"
+        )
     launched = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ
     if launched and not any(name in os.environ for name in OWN_RANKS):
-        raise InputError("accelerate launch was asked for several processes and started one (without a GPU, or with "
-                         f"--cpu, it does). Several CPU processes: {CPU_LAUNCH}; one: python train.py CONFIG")
+        raise InputError(
+            "accelerate launch was asked for several processes and started one (without a GPU, or "
+            "with "
+            f"--cpu, it does). Several CPU processes: {CPU_LAUNCH}; one: python train.py CONFIG"
+        )
 
 
 def _is_on(name: str) -> bool:
@@ -103,8 +142,9 @@ def _is_on(name: str) -> bool:
 def stop() -> None:
     """The end of a command that succeeded: let go of the other processes together.
 
-    Left to the interpreter's end, a gloo thread that is still running may abort the process. After an error nobody
-    calls this: the others may be waiting in a collective, and the launcher ends them.
+    Left to the interpreter's end, a gloo thread that is still running may abort the process. After
+    an error nobody calls this: the others may be waiting in a collective, and the launcher ends
+    them.
     """
     if world_size() > 1:
         dist.barrier()
@@ -139,7 +179,8 @@ def main_first() -> Iterator[None]:
 
 
 def share(total: int, part: int | None = None, parts: int | None = None) -> range:
-    """The half-open range of `total` items that process `part` of `parts` owns; sizes differ by at most one."""
+    """The half-open range of `total` items that process `part` of `parts` owns; sizes differ by at
+    most one."""
     part, parts = rank() if part is None else part, parts or world_size()
     return range(total * part // parts, total * (part + 1) // parts)
 
@@ -165,7 +206,8 @@ def loss_exchange() -> Exchange:
 
 
 class _GatherRows(torch.autograd.Function):
-    """[b_r, D] of every process -> [B, D]; backward sums every process's gradient of the own rows."""
+    """[b_r, D] of every process -> [B, D]; backward sums every process's gradient of the own
+    rows."""
 
     @staticmethod
     def forward(ctx, own: Tensor, sizes: list[int]) -> Tensor:
@@ -225,7 +267,11 @@ def agree(value: int) -> int:
     if world_size() == 1:
         return value
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    return int(_all_reduce(torch.tensor([value], dtype=torch.long, device=device), dist.ReduceOp.MAX).item())
+    return int(
+        _all_reduce(
+            torch.tensor([value], dtype=torch.long, device=device), dist.ReduceOp.MAX
+        ).item()
+    )
 
 
 def total(value: float) -> float:
@@ -233,42 +279,54 @@ def total(value: float) -> float:
     if world_size() == 1:
         return value
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    return float(_all_reduce(torch.tensor([value], dtype=torch.float64, device=device), dist.ReduceOp.SUM).item())
+    return float(
+        _all_reduce(
+            torch.tensor([value], dtype=torch.float64, device=device), dist.ReduceOp.SUM
+        ).item()
+    )
 
 
 def separate_random_states(seed: int) -> None:
-    """After all processes built the same model: let each but the first draw its own dropout masks."""
+    """After all processes built the same model: let each but the first draw its own dropout
+    masks."""
     if rank():
-        torch.manual_seed(np.random.SeedSequence((seed, rank())).generate_state(1, np.uint64)[0].item() >> 1)
+        torch.manual_seed(
+            np.random.SeedSequence((seed, rank())).generate_state(1, np.uint64)[0].item() >> 1
+        )
 
 
 def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
-    """Sum gradients over processes: dense ones in one flat message per dtype, row-sparse ones row by row.
+    """Sum gradients over processes: dense ones in one flat message per dtype, row-sparse ones row
+    by row.
 
-    Parameters with the attribute `sharded` are owned by one process each and left alone; of `factored` ones the factors
-    are gathered.
+    Parameters with the attribute `sharded` are owned by one process each and left alone; of
+    `factored` ones the factors are gathered.
     """
     if world_size() == 1:
         return
     shared = [p for p in parameters if p.requires_grad and not getattr(p, "sharded", False)]
     for p in (p for p in shared if getattr(p, "factored", False)):
-        if p.outer_gradient is not None:      # alike on all processes: where a step gives none, it gives none anywhere
+        # alike on all processes: where a step gives none, it gives none anywhere
+        if p.outer_gradient is not None:
             p.outer_gradient = _gather_factors(p.outer_gradient)
     shared = [p for p in shared if not getattr(p, "factored", False)]
-    if not shared:      # classifier rows on a frozen encoder: each process has its own
+    if not shared:  # classifier rows on a frozen encoder: each process has its own
         return
     dense = [p for p in shared if not getattr(p, "row_sparse", False)]
     tables = [p for p in shared if getattr(p, "row_sparse", False)]
     own = [_rows_and_values(p) for p in tables]
     used, sizes, together = _agree_on_shapes(dense, own)
-    dense = [p for p, u in zip(dense, used, strict=True) if u]      # unused everywhere: no gradient anywhere
+    # unused everywhere: no gradient anywhere
+    dense = [p for p, u in zip(dense, used, strict=True) if u]
     for dtype in dict.fromkeys(p.dtype for p in dense):
         group = [p for p in dense if p.dtype == dtype]
-        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in group])
+        flat = torch.cat(
+            [(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in group]
+        )
         _all_reduce(flat, dist.ReduceOp.SUM)
         for p, part in zip(group, flat.split([p.numel() for p in group]), strict=True):
             p.grad = part.view_as(p)
-    if together:      # one message for all tables
+    if together:  # one message for all tables
         summed = _sum_rows(own[0][0], torch.cat([values for _, values in own], 1), sizes[0])
         for p, values in zip(tables, summed[1].split([p.shape[1] for p in tables], 1), strict=True):
             p.grad = _row_sparse(summed[0], values, p)
@@ -288,8 +346,13 @@ def _gather_factors(own: OuterGradient) -> OuterGradient:
         parts = [tensor.new_empty(n, *tensor.shape[1:]) for n in counts]
         _all_gather_uneven(parts, tensor.contiguous())
         return parts
-    found = [gather(own.rows, entries), gather(own.points, entries), gather(own.values, entries),
-             gather(own.vectors, vectors)]
+
+    found = [
+        gather(own.rows, entries),
+        gather(own.points, entries),
+        gather(own.values, entries),
+        gather(own.vectors, vectors),
+    ]
     return OuterGradient.join([OuterGradient(*parts) for parts in zip(*found, strict=True)])
 
 
@@ -301,28 +364,39 @@ def _rows_and_values(p: torch.nn.Parameter) -> tuple[Tensor, Tensor]:
 
 
 def _row_sparse(rows: Tensor, values: Tensor, like: Tensor) -> Tensor:
-    return torch.sparse_coo_tensor(rows[None], values, like.shape, is_coalesced=True, check_invariants=False)
+    return torch.sparse_coo_tensor(
+        rows[None], values, like.shape, is_coalesced=True, check_invariants=False
+    )
 
 
-def _agree_on_shapes(dense: list[torch.nn.Parameter], own: list[tuple[Tensor, Tensor]],
-                     ) -> tuple[list[bool], list[list[int]], bool]:
-    """(which dense gradients exist anywhere, rows of each table on each process, all tables touch the same rows).
+def _agree_on_shapes(
+    dense: list[torch.nn.Parameter],
+    own: list[tuple[Tensor, Tensor]],
+) -> tuple[list[bool], list[list[int]], bool]:
+    """(which dense gradients exist anywhere, rows of each table on each process, all tables touch
+    the same rows).
 
-    One message: a bag's table and token weights are touched in the same rows, and may then travel together.
+    One message: a bag's table and token weights are touched in the same rows, and may then travel
+    together.
     """
-    same = len({values.dtype for _, values in own}) == 1 and all(torch.equal(own[0][0], rows) for rows, _ in own[1:])
+    same = len({values.dtype for _, values in own}) == 1 and all(
+        torch.equal(own[0][0], rows) for rows, _ in own[1:]
+    )
     device = own[0][0].device if own else dense[0].device
     counts = torch.zeros(len(own), world_size(), dtype=torch.long)
     counts[:, rank()] = torch.tensor([len(rows) for rows, _ in own], dtype=torch.long)
-    header = torch.cat([torch.tensor([p.grad is not None for p in dense] + [same]).long(), counts.reshape(-1)])
+    header = torch.cat(
+        [torch.tensor([p.grad is not None for p in dense] + [same]).long(), counts.reshape(-1)]
+    )
     found = _all_reduce(header.to(device), dist.ReduceOp.SUM).tolist()
-    flags, rest = found[:len(dense) + 1], found[len(dense) + 1:]
-    sizes = [rest[i:i + world_size()] for i in range(0, len(rest), world_size())]
+    flags, rest = found[: len(dense) + 1], found[len(dense) + 1 :]
+    sizes = [rest[i : i + world_size()] for i in range(0, len(rest), world_size())]
     return [f > 0 for f in flags[:-1]], sizes, flags[-1] == world_size() and len(own) > 1
 
 
 def _sum_rows(rows: Tensor, values: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor]:
-    """Rows and values of all processes -> distinct rows [U], sorted, and their summed values [U, ...]."""
+    """Rows and values of all processes -> distinct rows [U], sorted, and their summed values [U,
+    ...]."""
     all_rows = [rows.new_empty(n) for n in sizes]
     all_values = [values.new_empty(n, *values.shape[1:]) for n in sizes]
     if max(sizes) > 0:
@@ -335,31 +409,37 @@ def _sum_rows(rows: Tensor, values: Tensor, sizes: list[int]) -> tuple[Tensor, T
     return distinct, summed
 
 
-_forked = False      # is this process a child that was forked, without an exec?
+_forked = False  # is this process a child that was forked, without an exec?
 
 
 def _one_thread_after_fork() -> None:
-    """Let a forked child work alone: it would wait for ever for the threads that OpenMP keeps in its parent."""
+    """Let a forked child work alone: it would wait for ever for the threads that OpenMP keeps in
+    its parent."""
     global _forked
     _forked = True
-    torch.set_num_threads(1)      # faiss and scikit-learn are told the same number at every use
+    torch.set_num_threads(1)  # faiss and scikit-learn are told the same number at every use
 
 
 os.register_at_fork(after_in_child=_one_thread_after_fork)
 
 
 def cpu_threads(wanted: int | None) -> int:
-    """Threads for this process: `wanted`, or the usable cores divided among the processes of this host.
+    """Threads for this process: `wanted`, or the usable cores divided among the processes of this
+    host.
 
-    One in a forked child, whatever is wanted. More than a machine can start would end the process: of so many that
-    no core has any use for them, as many as are of use.
+    One in a forked child, whatever is wanted. More than a machine can start would end the process:
+    of so many that no core has any use for them, as many as are of use.
     """
     if _forked:
         return 1
     local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    usable = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     most = THREADS_A_CORE * (os.cpu_count() or 1)
     if wanted is not None and wanted > most:
-        log.warning("run.threads is %d; %d are used, %d for each core", wanted, most, THREADS_A_CORE)
+        log.warning(
+            "run.threads is %d; %d are used, %d for each core", wanted, most, THREADS_A_CORE
+        )
         return most
     return wanted or max(1, usable // local)

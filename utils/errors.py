@@ -1,4 +1,5 @@
-"""Errors that are the user's to mend: each message names the file, key or shape, what was expected and what came."""
+"""Errors that are the user's to mend: each message names the file, key or shape, what was expected
+and what came."""
 
 
 class InputError(ValueError):

@@ -1,4 +1,6 @@
-"""Files and folders that are written whole: a process killed at any instant leaves nothing half written."""
+"""Files and folders that are written whole: a process killed at any instant leaves nothing half
+written."""
+
 from __future__ import annotations
 
 import contextlib
@@ -27,7 +29,8 @@ def _sync(path: Path) -> None:
 
 
 def place_of(path: Path) -> Path:
-    """Where a file or folder lies, or would lie, behind any links: what is replaced must be this, not the link.
+    """Where a file or folder lies, or would lie, behind any links: what is replaced must be this,
+    not the link.
 
     Raises:
         OSError: links that lead in a circle.
@@ -56,8 +59,9 @@ def is_stream(path: Path) -> bool:
 def written_whole(path: Path) -> Iterator[Path]:
     """A path to write to beside `path`; synced and renamed onto it at the end, removed on an error.
 
-    A link stays, what it points at is replaced. A file keeps its mode and owner, a new one gets what the umask leaves,
-    whatever the writer asks for. A device or a pipe is sent the whole at the end.
+    A link stays, what it points at is replaced. A file keeps its mode and owner, a new one gets
+    what the umask leaves, whatever the writer asks for. A device or a pipe is sent the whole at the
+    end.
     """
     if is_stream(path):
         with tempfile.TemporaryDirectory() as folder:
@@ -91,7 +95,7 @@ def take_access(path: Path, like: Path) -> None:
 
 
 def _set_mode(path: Path, mode: int) -> None:
-    if stat.S_IMODE(path.stat().st_mode) != mode:      # not every file system takes one
+    if stat.S_IMODE(path.stat().st_mode) != mode:  # not every file system takes one
         os.chmod(path, mode)
 
 
@@ -108,11 +112,12 @@ def write_json(path: Path, value: Any) -> None:
 def folder_written_whole(path: Path) -> Iterator[Path]:
     """As `written_whole`, for a folder that every process may write into.
 
-    Its files get what the umask leaves, also of writers that make them private (safetensors). The folder in place is
-    moved aside, the new one renamed into place, the old one removed. `settled_folder` finds the whole one if the
-    process died between the two renames.
+    Its files get what the umask leaves, also of writers that make them private (safetensors). The
+    folder in place is moved aside, the new one renamed into place, the old one removed.
+    `settled_folder` finds the whole one if the process died between the two renames.
     """
     from utils import distributed  # here: tools that write files alone need no torch
+
     place = place_of(path)
     partial = place.with_name(f".{place.name}.partial")
     old = place.with_name(f".{place.name}.old")
@@ -131,13 +136,16 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
         if distributed.is_main():
             shutil.rmtree(partial, ignore_errors=True)
         if isinstance(error, (OSError, SafetensorError)):
-            raise OSError(f"{path} could not be written ({error}); what was there before is untouched. Make room and "
-                          "start again, a training run with --resume") from error
+            raise OSError(
+                f"{path} could not be written ({error}); what was there before is untouched. Make "
+                f"room and "
+                "start again, a training run with --resume"
+            ) from error
         raise
     distributed.barrier()
     if distributed.is_main():
         for file in (*partial.rglob("*"), partial):
-            if file.is_file() and file.stat().st_nlink == 1:      # others are another folder's too
+            if file.is_file() and file.stat().st_nlink == 1:  # others are another folder's too
                 _set_mode(file, file_mode)
             _sync(file)
         if place.exists():
@@ -159,6 +167,7 @@ def _settle(path: Path) -> None:
 def settled_folder(path: Path) -> Path:
     """`path`, restored first if its replacement was cut off."""
     from utils import distributed
+
     if distributed.is_main():
         _settle(place_of(path))
     distributed.barrier()
@@ -178,7 +187,8 @@ def clear_folder(path: Path) -> None:
 
 
 def link_or_copy(source: str | Path, to: str | Path) -> None:
-    """A second name of a file that is never changed in place, or a copy where the file system has no links."""
+    """A second name of a file that is never changed in place, or a copy where the file system has
+    no links."""
     try:
         os.link(source, to)
     except OSError as error:

@@ -1,4 +1,5 @@
 """Memory of the machine, within the limit of the control group that this process runs in."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -6,7 +7,8 @@ from pathlib import Path
 import psutil
 
 GROUP = Path("/sys/fs/cgroup")
-FILES = {      # of version 2 and version 1: the limit, what is used, and what of that is cache of files
+# of version 2 and version 1: the limit, what is used, and what of that is cache of files
+FILES = {
     ".": ("memory.max", "memory.current", "inactive_file"),
     "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 }
@@ -15,12 +17,18 @@ FILES = {      # of version 2 and version 1: the limit, what is used, and what o
 def host_memory() -> dict[str, int]:
     """Return bytes: memory, swap, available (all within the control group's limit)."""
     memory = psutil.virtual_memory()
-    found = {"memory": memory.total, "swap": psutil.swap_memory().total, "available": memory.available}
+    found = {
+        "memory": memory.total,
+        "swap": psutil.swap_memory().total,
+        "available": memory.available,
+    }
     for folder, (limit, used, cache) in FILES.items():
         path = GROUP / folder / limit
         text = path.read_text().strip() if path.is_file() else "max"
         if text.isdigit() and int(text) < found["memory"]:
-            taken = int(path.with_name(used).read_text()) - _file_cache(path.with_name("memory.stat"), cache)
+            taken = int(path.with_name(used).read_text()) - _file_cache(
+                path.with_name("memory.stat"), cache
+            )
             free = max(int(text) - taken, 0)
             found |= {"memory": int(text), "swap": 0, "available": min(found["available"], free)}
     return found

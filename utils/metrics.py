@@ -1,17 +1,21 @@
-"""Metrics of extreme classification at k, P, nDCG, PSP, PSnDCG, R and MRR, as in the library xclib 0.97.
+"""Metrics of extreme classification at k, P, nDCG, PSP, PSnDCG, R and MRR, as in the library xclib
+0.97.
 
-For one point let y [L] in {0, 1} be its relevance (> 0), l_1, l_2, ... its labels by descending score (ties
-by lower id), p_l the propensity of label l, d_r = 1 / log2(r + 1) and D(m) = d_1 + ... + d_m. With r = 1..k:
+For one point let y [L] in {0, 1} be its relevance (> 0), l_1, l_2, ... its labels by descending
+score (ties by lower id), p_l the propensity of label l, d_r = 1 / log2(r + 1) and D(m) = d_1 + ...
++ d_m. With r = 1..k:
 
     P@k    = (1 / k) sum_r y_{l_r}              nDCG@k   = sum_r d_r y_{l_r} / D(min(k, |y|))
-    R@k    = sum_r y_{l_r} / |y|                MRR@k    = 1 / rank of the first relevant label, 0 if > k
-    psp@k  = (1 / k) sum_r y_{l_r} / p_{l_r}    psndcg@k = sum_r d_r (y_{l_r} / p_{l_r}) / D(min(k, |y|))
+    R@k    = sum_r y_{l_r} / |y|                MRR@k    = 1 / rank of the first relevant label, 0
+        if > k
+    psp@k  = (1 / k) sum_r y_{l_r} / p_{l_r}    psndcg@k = sum_r d_r (y_{l_r} / p_{l_r}) / D(min(k,
+        |y|))
 
-The first four are means over all N points; a point without relevant labels counts as 0. PSP and PSnDCG are
-ratios of sums over points, PSP@k = sum_i psp_i@k / sum_i best_i@k, where `best` is the same gain for the
-relevant labels ranked by 1 / p: the normalisation by the best attainable value (Jain et al., KDD 2016). The
-denominator D of psndcg counts labels and does not weigh them, as in xclib. A rank without a prediction gains
-nothing. MRR is not part of xclib.
+The first four are means over all N points; a point without relevant labels counts as 0. PSP and
+PSnDCG are ratios of sums over points, PSP@k = sum_i psp_i@k / sum_i best_i@k, where `best` is the
+same gain for the relevant labels ranked by 1 / p: the normalisation by the best attainable value
+(Jain et al., KDD 2016). The denominator D of psndcg counts labels and does not weigh them, as in
+xclib. A rank without a prediction gains nothing. MRR is not part of xclib.
 """
 
 from dataclasses import dataclass
@@ -26,17 +30,23 @@ CELLS = 1 << 19  # ranked entries held at a time: bounds the working memory
 
 
 def inverse_propensity(label_counts, num_points, a, b):
-    """1 / p_l = 1 + C (N_l + b)^-a with C = (log N - 1)(b + 1)^a (Jain et al., KDD 2016): [L] float64.
+    """1 / p_l = 1 + C (N_l + b)^-a with C = (log N - 1)(b + 1)^a (Jain et al., KDD 2016): [L]
+    float64.
 
-    label_counts: [L] training points per label; num_points: N training points; (a, b): set per data set.
+    label_counts: [L] training points per label; num_points: N training points; (a, b): set per data
+    set.
     """
     counts = np.asarray(label_counts, dtype=np.float64).reshape(-1)  # a row of a matrix sum will do
     if num_points < 3:
-        raise ValueError(f"inverse_propensity: expected num_points >= 3, for log N > 1, got {num_points}")
+        raise ValueError(
+            f"inverse_propensity: expected num_points >= 3, for log N > 1, got {num_points}"
+        )
     if not (a > 0 and b > 0):
         raise ValueError(f"inverse_propensity: expected a > 0 and b > 0, got a = {a}, b = {b}")
     if not (np.isfinite(counts) & (counts >= 0)).all():
-        raise ValueError("inverse_propensity: expected finite label counts >= 0, got NaN, infinite or < 0")
+        raise ValueError(
+            "inverse_propensity: expected finite label counts >= 0, got NaN, infinite or < 0"
+        )
     return 1 + (np.log(num_points) - 1) * (b + 1) ** a * (counts + b) ** -a
 
 
@@ -44,7 +54,8 @@ def inverse_propensity(label_counts, num_points, a, b):
 class PointMetrics:
     """Values per point, as fractions, in arrays [N] by key ("P@1"): what a bootstrap resamples.
 
-    values: each metric before averaging; PSP and PSnDCG before normalisation, so these may exceed 1.
+    values: each metric before averaging; PSP and PSnDCG before normalisation, so these may exceed
+    1.
     best: for the keys of PSP and PSnDCG alone, the value the best ranking attains.
     """
 
@@ -52,11 +63,14 @@ class PointMetrics:
     best: dict[str, np.ndarray]
 
     def mean(self, rows=slice(None)):
-        """Metrics in percent over the points `rows` (slice, mask or ids, repeats allowed): dict of floats."""
+        """Metrics in percent over the points `rows` (slice, mask or ids, repeats allowed): dict of
+        floats."""
         count = len(next(iter(self.values.values()))[rows])
         if count == 0:
             raise ValueError("mean: expected at least one point, got none")
-        totals, best = ({key: part[key][rows].sum() for key in part} for part in (self.values, self.best))
+        totals, best = (
+            {key: part[key][rows].sum() for key in part} for part in (self.values, self.best)
+        )
         return _floats(_percent(totals, best, count))
 
     def resampled(self, counts):
@@ -64,12 +78,16 @@ class PointMetrics:
 
         counts: [R, N], how often each point is in each sample, floats.
         """
-        totals, best = ({key: counts @ part[key] for key in part} for part in (self.values, self.best))
+        totals, best = (
+            {key: counts @ part[key] for key in part} for part in (self.values, self.best)
+        )
         return _percent(totals, best, counts.sum(axis=1))
 
     def only(self, keys):
         """The same without other keys."""
-        return PointMetrics(*({key: part[key] for key in keys if key in part} for part in (self.values, self.best)))
+        return PointMetrics(
+            *({key: part[key] for key in keys if key in part} for part in (self.values, self.best))
+        )
 
 
 def evaluate(scores, relevance, inv_propensity=None, ks=(1, 3, 5, 10, 100), filter_pairs=None):
@@ -78,7 +96,8 @@ def evaluate(scores, relevance, inv_propensity=None, ks=(1, 3, 5, 10, 100), filt
     scores: CSR [N, L], every stored entry a prediction; rows may hold fewer than k, or none.
     relevance: CSR [N, L], relevant where > 0.
     inv_propensity: [L] from `inverse_propensity`, or None to leave out PSP and PSnDCG.
-    filter_pairs: int [F, 2] of (row, label) whose scores are removed before ranking; relevance is left alone.
+    filter_pairs: int [F, 2] of (row, label) whose scores are removed before ranking; relevance is
+    left alone.
     """
     totals, best = {}, {}  # sums over points
     for parts in _chunks(scores, relevance, inv_propensity, ks, filter_pairs):
@@ -88,34 +107,48 @@ def evaluate(scores, relevance, inv_propensity=None, ks=(1, 3, 5, 10, 100), filt
 
 
 def per_point(scores, relevance, inv_propensity=None, ks=(1, 3, 5, 10, 100), filter_pairs=None):
-    """The metrics of each point: PointMetrics, whose `mean()` equals `evaluate` of the same arguments."""
+    """The metrics of each point: PointMetrics, whose `mean()` equals `evaluate` of the same
+    arguments."""
     values, best = zip(*_chunks(scores, relevance, inv_propensity, ks, filter_pairs), strict=True)
-    return PointMetrics(*({key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-                          for parts in (values, best)))
+    return PointMetrics(
+        *(
+            {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+            for parts in (values, best)
+        )
+    )
 
 
 def paired_bootstrap(points, resamples=10_000, seed=0):
     """Metrics of several systems over the same samples with replacement of their N points.
 
-    points: a PointMetrics of each system, of the same points. Returns for each a dict of arrays [resamples] in percent;
-    differences within a sample are those of the paired bootstrap.
+    points: a PointMetrics of each system, of the same points. Returns for each a dict of arrays
+    [resamples] in percent; differences within a sample are those of the paired bootstrap.
     """
     count, rng = len(next(iter(points[0].values.values()))), np.random.default_rng(seed)
     found, step = [], max(1, CELLS // count)
     for start in range(0, resamples, step):
         size = min(step, resamples - start)
         drawn = rng.integers(count, size=(size, count)) + np.arange(size)[:, None] * count
-        counts = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count).astype(np.float64)
+        counts = (
+            np.bincount(drawn.ravel(), minlength=size * count)
+            .reshape(size, count)
+            .astype(np.float64)
+        )
         found.append([system.resampled(counts) for system in points])
-    return [{key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-            for parts in zip(*found, strict=True)]
+    return [
+        {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+        for parts in zip(*found, strict=True)
+    ]
 
 
 def _percent(totals, best, count):
-    """Sums over `count` points to metrics in percent: the mean, or the ratio to the best attainable; numbers,
-    or arrays of one shape."""
-    # Where no label at all is relevant even the best is 0: the metric is 0 like the others, not NaN.
-    norms = {key: np.where(best[key] == 0, 1.0, best[key]) if key in best else count for key in totals}
+    """Sums over `count` points to metrics in percent: the mean, or the ratio to the best
+    attainable; numbers, or arrays of one shape."""
+    # Where no label at all is relevant even the best is 0: the metric is 0 like the others, not
+    # NaN.
+    norms = {
+        key: np.where(best[key] == 0, 1.0, best[key]) if key in best else count for key in totals
+    }
     return {key: 100 * total / norms[key] for key, total in totals.items()}
 
 
@@ -124,7 +157,8 @@ def _floats(values):
 
 
 def _chunks(scores, relevance, inv_propensity, ks, filter_pairs):
-    """(values, best) of some rows after the other, so that the rankings [N, K] never exist as a whole."""
+    """(values, best) of some rows after the other, so that the rankings [N, K] never exist as a
+    whole."""
     scores, relevance, pairs = _check_matrices(scores, relevance, filter_pairs)
     inv_propensity, ks = _check_options(inv_propensity, ks, scores.shape[1])
     step = max(1, CELLS // ks[-1])
@@ -159,26 +193,33 @@ def _rank_chunk(scores, relevance, inv_propensity, ks):
 
 
 def _gain_metrics(gains, positives, ks, mean, discounted):
-    """sum_r gain_r / k and sum_r d_r gain_r / D(min(k, |y|)) for gains [n, K], under the two names given."""
+    """sum_r gain_r / k and sum_r d_r gain_r / D(min(k, |y|)) for gains [n, K], under the two names
+    given."""
     discount = 1 / np.log2(np.arange(gains.shape[1]) + 2)  # [K], d_r
     ideal = np.cumsum(discount)  # [K], D
     total, dcg = np.cumsum(gains, axis=1), np.cumsum(gains * discount, axis=1)  # [n, K]
     result = {}
     for k in ks:
         result[f"{mean}@{k}"] = total[:, k - 1] / k
-        result[f"{discounted}@{k}"] = dcg[:, k - 1] / ideal[np.clip(positives, 1, k) - 1]  # |y| = 0: 0 / D(1)
+        # |y| = 0: 0 / D(1)
+        result[f"{discounted}@{k}"] = dcg[:, k - 1] / ideal[np.clip(positives, 1, k) - 1]
     return result
 
 
 def _check_matrices(scores, relevance, filter_pairs):
-    """Scores and relevance as CSR, the pairs sorted by row [F, 2]; ValueError on what does not fit."""
+    """Scores and relevance as CSR, the pairs sorted by row [F, 2]; ValueError on what does not
+    fit."""
     if not sparse.issparse(scores):
         raise ValueError(f"scores: expected a scipy sparse matrix, got {type(scores).__name__}")
     scores, relevance = sparse.csr_matrix(scores), check_relevance(relevance, "relevance")
     if relevance.shape != scores.shape:
-        raise ValueError(f"relevance: expected the shape of scores {scores.shape}, got {relevance.shape}")
+        raise ValueError(
+            f"relevance: expected the shape of scores {scores.shape}, got {relevance.shape}"
+        )
     if 0 in scores.shape:
-        raise ValueError(f"scores: expected at least one point (row) and one label, got shape {scores.shape}")
+        raise ValueError(
+            f"scores: expected at least one point (row) and one label, got shape {scores.shape}"
+        )
     refuse(np.isnan(scores.data), scores, "scores", "values other than NaN")
     pairs = np.zeros((0, 2), dtype=np.int64) if filter_pairs is None else np.asarray(filter_pairs)
     if pairs.size == 0:  # an empty file reads as shape [0]
@@ -186,8 +227,10 @@ def _check_matrices(scores, relevance, filter_pairs):
     if pairs.ndim != 2 or pairs.shape[1] != 2 or not np.issubdtype(pairs.dtype, np.integer):
         raise ValueError(f"filter_pairs: expected integers [F, 2], got {pairs.dtype} {pairs.shape}")
     if (pairs < 0).any() or (pairs >= scores.shape).any():
-        raise ValueError(f"filter_pairs: expected (row, label) within {scores.shape}, got "
-                         f"{pairs.min(axis=0)} to {pairs.max(axis=0)}")
+        raise ValueError(
+            f"filter_pairs: expected (row, label) within {scores.shape}, got "
+            f"{pairs.min(axis=0)} to {pairs.max(axis=0)}"
+        )
     return scores, relevance, pairs[np.argsort(pairs[:, 0])].astype(np.int64)
 
 
@@ -199,22 +242,32 @@ def _check_options(inv_propensity, ks, num_labels):
     if inv_propensity is not None:
         inv_propensity = np.asarray(inv_propensity, dtype=np.float64)
         if inv_propensity.shape != (num_labels,):
-            raise ValueError(f"inv_propensity: expected shape ({num_labels},), got {inv_propensity.shape}")
+            raise ValueError(
+                f"inv_propensity: expected shape ({num_labels},), got {inv_propensity.shape}"
+            )
         if not (np.isfinite(inv_propensity) & (inv_propensity > 0)).all():
-            raise ValueError("inv_propensity: expected finite values > 0, got NaN, infinite or <= 0")
+            raise ValueError(
+                "inv_propensity: expected finite values > 0, got NaN, infinite or <= 0"
+            )
     return inv_propensity, ks
 
 
-def reliability(scores: np.ndarray, right: np.ndarray, bins: int = 10) -> dict[str, list[float]] | None:
+def reliability(
+    scores: np.ndarray, right: np.ndarray, bins: int = 10
+) -> dict[str, list[float]] | None:
     """Mean score, share of right ones and number of predictions in bins of equal width.
 
-    scores, right: of some predictions [m]; None where a score lies outside [0, 1], so that it is no probability.
+    scores, right: of some predictions [m]; None where a score lies outside [0, 1], so that it is no
+    probability.
     """
     if not len(scores) or scores.min() < 0 or scores.max() > 1:
         return None
     which = np.minimum((scores * bins).astype(np.int64), bins - 1)
     count = np.bincount(which, minlength=bins)
-    mean, share = (np.bincount(which, weights=w, minlength=bins) / np.maximum(count, 1) for w in (scores, right))
+    mean, share = (
+        np.bincount(which, weights=w, minlength=bins) / np.maximum(count, 1)
+        for w in (scores, right)
+    )
     return {"score": mean.tolist(), "right": share.tolist(), "count": count.tolist()}
 
 
@@ -226,9 +279,13 @@ def describe(metrics):
         if not (at and k.isdigit()):
             raise ValueError(f"describe: expected keys like 'P@1', got {key!r}")
         cells[name, int(k)] = f"{value:.2f}"
-    names = sorted(dict.fromkeys(name for name, _ in cells), key=lambda name: (*NAMES, name).index(name))
+    names = sorted(
+        dict.fromkeys(name for name, _ in cells), key=lambda name: (*NAMES, name).index(name)
+    )
     ks = sorted({k for _, k in cells})
-    rows = [["@k", *map(str, ks)]] + [[name, *(cells.get((name, k), "") for k in ks)] for name in names]
+    rows = [["@k", *map(str, ks)]] + [
+        [name, *(cells.get((name, k), "") for k in ks)] for name in names
+    ]
     first = max(map(len, NAMES + tuple(names)))
     lines = (row[0].ljust(first) + "".join(cell.rjust(8) for cell in row[1:]) for row in rows)
     return "\n".join(line.rstrip() for line in lines)

@@ -1,4 +1,6 @@
-"""Sizes of a data set and an encoder, read from headers alone: no weights, no text, no matrix (for utils/plan.py)."""
+"""Sizes of a data set and an encoder, read from headers alone: no weights, no text, no matrix (for
+utils/plan.py)."""
+
 from __future__ import annotations
 
 import json
@@ -11,21 +13,27 @@ import torch
 
 from utils.config.config import Config
 from utils.pretrained.location import resolve
-from utils.pretrained.settings import ENCODER_HALVES, empty_transformer, text_settings, transformer_settings
+from utils.pretrained.settings import (
+    ENCODER_HALVES,
+    empty_transformer,
+    text_settings,
+    transformer_settings,
+)
 from utils.pretrained.source import read_source, resolve_encoder
 from utils.reading.saved import open_tensors
 from utils.text import check_text_file
 
 MB, GB = 1 << 20, 1 << 30
-FEED_FORWARD = ("intermediate_size", "hidden_dim", "d_ff", "encoder_ffn_dim", "ffn_dim")      # its width's names
+# its width's names
+FEED_FORWARD = ("intermediate_size", "hidden_dim", "d_ff", "encoder_ffn_dim", "ffn_dim")
 
 
 @dataclass(frozen=True)
 class Texts:
     count: int
-    tokens: int         # of all texts together
+    tokens: int  # of all texts together
     longest: int
-    file_bytes: int     # of the token file
+    file_bytes: int  # of the token file
 
     def of(self, texts: int) -> int:
         return ceil(texts * self.tokens / max(self.count, 1))
@@ -33,34 +41,40 @@ class Texts:
 
 @dataclass(frozen=True)
 class Encoder:
-    dense: int              # parameters
-    largest: int            # of them in the largest tensor
+    dense: int  # parameters
+    largest: int  # of them in the largest tensor
     width: int
-    dim: int                # D
-    table: int = 0          # rows of the row-sparse table
-    layers: int = 0         # 0 = bag
+    dim: int  # D
+    table: int = 0  # rows of the row-sparse table
+    layers: int = 0  # 0 = bag
     ffn: int = 0
     heads: int = 0
     dropout: float = 0.0
 
 
 def text_sizes(path: Path, count: int, max_len: int, cache: Path) -> Texts:
-    """From a token file of this text and length if there is one, else from the first lines at 4 bytes a token."""
+    """From a token file of this text and length if there is one, else from the first lines at 4
+    bytes a token."""
     check_text_file(path)
     size = path.stat().st_size
     for name in sorted(cache.glob(f"{path.name}-*.json")):
         try:
             info = {"max_len": None, "stat": [None], **json.loads(name.read_text())}
-        except (OSError, ValueError):      # half written or foreign: the run will make it anew
+        except (OSError, ValueError):  # half written or foreign: the run will make it anew
             continue
         offsets = name.with_name(name.stem + ".offsets.npy")
         if info["max_len"] == max_len and info["stat"][0] == size and offsets.is_file():
             longest = int(np.diff(np.load(offsets, mmap_mode="r")).max(initial=1))
             itemsize = np.dtype(info["dtype"]).itemsize
-            return Texts(count, info["tokens"], longest, info["tokens"] * itemsize + info["offsets_bytes"])
+            return Texts(
+                count, info["tokens"], longest, info["tokens"] * itemsize + info["offsets_bytes"]
+            )
     with open(path, "rb") as file:
-        ends = np.flatnonzero(np.frombuffer(file.read(16 * MB), np.uint8) == 10)      # line lengths, not the text
-    tokens = np.minimum(np.diff(ends, prepend=-1) / 4 + 2, max_len) if len(ends) else np.array([max_len])
+        # line lengths, not the text
+        ends = np.flatnonzero(np.frombuffer(file.read(16 * MB), np.uint8) == 10)
+    tokens = (
+        np.minimum(np.diff(ends, prepend=-1) / 4 + 2, max_len) if len(ends) else np.array([max_len])
+    )
     mean = float(tokens.mean())
     return Texts(count, int(mean * count), ceil(tokens.max()), int((2 * mean + 8) * count))
 
@@ -71,31 +85,55 @@ def encoder_sizes(config: Config) -> Encoder:
     remote, projection = {"trust_remote_code": section.trust_remote_code}, section.projection
     if section.name == "bag":
         rows, width = _table_shape(section.init, remote)
-        tensors = [projection * width if projection else 0, width * width if section.residual else 0]
-        return Encoder(sum(tensors) + (projection or 0), max(tensors), width, projection or width, rows)
+        tensors = [
+            projection * width if projection else 0,
+            width * width if section.residual else 0,
+        ]
+        return Encoder(
+            sum(tensors) + (projection or 0), max(tensors), width, projection or width, rows
+        )
     settings = transformer_settings(section, read_source(section.name).architecture)
     with torch.device("meta"):
         parameters = empty_transformer(settings, section.trust_remote_code).named_parameters()
     counts = [p.numel() for name, p in parameters if not name.startswith("pooler.")]
     width = settings.hidden_size
-    rates = [getattr(settings, n, None) for n in ("attention_probs_dropout_prob", "attention_dropout", "dropout_rate")]
+    rates = [
+        getattr(settings, n, None)
+        for n in ("attention_probs_dropout_prob", "attention_dropout", "dropout_rate")
+    ]
     dropout = max((r for r in rates if r), default=0.0)
     ffn = next((v for n in FEED_FORWARD if (v := getattr(settings, n, None))), 4 * width)
     layers = settings.num_hidden_layers
     if settings.is_encoder_decoder and settings.model_type not in ENCODER_HALVES:
         layers += settings.decoder_layers
-    heads = getattr(settings, "num_attention_heads", 0)      # none where there is no attention: Mamba
-    return Encoder(sum(counts) + (projection * (width + 1) if projection else 0), max(counts), width,
-                   projection or width, 0, layers, ffn, heads, dropout)
+    # none where there is no attention: Mamba
+    heads = getattr(settings, "num_attention_heads", 0)
+    return Encoder(
+        sum(counts) + (projection * (width + 1) if projection else 0),
+        max(counts),
+        width,
+        projection or width,
+        0,
+        layers,
+        ffn,
+        heads,
+        dropout,
+    )
 
 
 def _table_shape(source: str, remote: dict) -> tuple[int, int]:
-    for path in (Path(resolve(source)) / "model.safetensors", Path(resolve(source)) / "head.safetensors"):
+    for path in (
+        Path(resolve(source)) / "model.safetensors",
+        Path(resolve(source)) / "head.safetensors",
+    ):
         if not path.is_file():
             continue
-        with open_tensors(path) as file:      # of a transformer, of StaticEmbedding, of a run's bag
-            names = [n for n in file.keys()      # noqa: SIM118
-                     if n.endswith("word_embeddings.weight") or n in ("embedding.weight", "table")]
+        with open_tensors(path) as file:  # of a transformer, of StaticEmbedding, of a run's bag
+            names = [
+                n
+                for n in file.keys()  # noqa: SIM118
+                if n.endswith("word_embeddings.weight") or n in ("embedding.weight", "table")
+            ]
             if len(names) == 1:
                 return tuple(file.get_slice(names[0]).get_shape())
     settings = text_settings(source, **remote)

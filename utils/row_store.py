@@ -1,9 +1,11 @@
-"""Rows of a large matrix in float32, bfloat16 or int8, in memory or mapped from disk; inner products with some of them.
+"""Rows of a large matrix in float32, bfloat16 or int8, in memory or mapped from disk; inner
+products with some of them.
 
-    store = RowStore.of(weights, "int8")          # one scale a row
-    store.save(folder, "labels"); RowStore.load(folder, "labels", "int8")
-    store.dots(queries, ids, over_threads)        # [B, K]: only the pages that hold those rows are read
+store = RowStore.of(weights, "int8")          # one scale a row
+store.save(folder, "labels"); RowStore.load(folder, "labels", "int8")
+store.dots(queries, ids, over_threads)        # [B, K]: only the pages that hold those rows are read
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -21,13 +23,19 @@ from utils.reading.matrices import present
 from utils.reading.saved import check_finite, map_rows
 
 PRECISIONS = ("float32", "bfloat16", "int8")
-KINDS = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(np.uint16), "int8": np.dtype(np.int8)}
-BLOCK_FLOATS = 1 << 22      # converted or multiplied at once
+KINDS = {
+    "float32": np.dtype(np.float32),
+    "bfloat16": np.dtype(np.uint16),
+    "int8": np.dtype(np.int8),
+}
+BLOCK_FLOATS = 1 << 22  # converted or multiplied at once
 
 
 @dataclass(frozen=True)
 class RowStore:
-    """rows [n, D]: float32, uint16 (the upper half of a float32) or int8; scales [n] float32: row = rows * scale."""
+    """rows [n, D]: float32, uint16 (the upper half of a float32) or int8; scales [n] float32: row =
+    rows * scale."""
+
     rows: np.ndarray
     scales: np.ndarray
 
@@ -52,7 +60,8 @@ class RowStore:
                 rows[part] = np.rint(block / scales[part, None]).astype(np.int8)
             else:
                 bits = block.view(np.uint32)
-                rows[part] = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)      # to the nearest even
+                # to the nearest even
+                rows[part] = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
         return cls(rows, scales)
 
     @property
@@ -73,11 +82,14 @@ class RowStore:
         """Inner products of queries [B, D] with all rows: [B, n]."""
         found = np.empty((len(queries), len(self)), np.float32)
         out = torch.from_numpy(found)
-        if len(queries) == 1 and self.rows.dtype != np.float32:      # nothing is gained by float32 copies
+        # nothing is gained by float32 copies
+        if len(queries) == 1 and self.rows.dtype != np.float32:
             _dots(0, 1, self.rows, self.scales, queries, np.arange(len(self))[None], found)
             return found
         for part in _blocks(self.rows):
-            torch.matmul(torch.from_numpy(queries), torch.from_numpy(self.floats(part)).T, out=out[:, part])
+            torch.matmul(
+                torch.from_numpy(queries), torch.from_numpy(self.floats(part)).T, out=out[:, part]
+            )
         return found
 
     def dots(self, queries: np.ndarray, ids: np.ndarray, over: Callable) -> np.ndarray:
@@ -87,7 +99,10 @@ class RowStore:
             over: calls work(first, last) for shares of the queries.
         """
         found = np.empty(ids.shape, np.float32)
-        over(lambda first, last: _dots(first, last, self.rows, self.scales, queries, ids, found), len(queries))
+        over(
+            lambda first, last: _dots(first, last, self.rows, self.scales, queries, ids, found),
+            len(queries),
+        )
         return found
 
     def save(self, folder: Path, name: str) -> None:
@@ -97,8 +112,12 @@ class RowStore:
 
     @classmethod
     def convert(cls, folder: Path, name: str, precision: str) -> None:
-        """Write the saved float32 rows in another precision beside them, block by block: they may not fit in memory."""
-        source, path = cls.load(folder, name, "float32").rows, cls._files(folder, name, precision)[0][0]
+        """Write the saved float32 rows in another precision beside them, block by block: they may
+        not fit in memory."""
+        source, path = (
+            cls.load(folder, name, "float32").rows,
+            cls._files(folder, name, precision)[0][0],
+        )
         with written_whole(path) as partial:
             rows = np.lib.format.open_memmap(partial, "w+", KINDS[precision], source.shape)
             scales = cls.of(source, precision, rows).scales
@@ -108,14 +127,19 @@ class RowStore:
                 np.save(file, scales)
 
     @staticmethod
-    def _files(folder: Path, name: str, precision: str, rows: object = None, scales: object = None) -> list[tuple]:
+    def _files(
+        folder: Path, name: str, precision: str, rows: object = None, scales: object = None
+    ) -> list[tuple]:
         base = name if precision == "float32" else f"{name}.{precision}"
         files = [(Path(folder) / f"{base}.npy", rows)]
-        return [*files, (Path(folder) / f"{base}.scale.npy", scales)] if precision == "int8" else files
+        return (
+            [*files, (Path(folder) / f"{base}.scale.npy", scales)] if precision == "int8" else files
+        )
 
     @classmethod
     def load(cls, folder: Path, name: str, precision: str, count: int | None = None) -> RowStore:
-        """Map what `save` wrote; where there is only float32, the other precision is made of it in memory.
+        """Map what `save` wrote; where there is only float32, the other precision is made of it in
+        memory.
 
         Args:
             count: rows that there must be; None = any number.
@@ -138,19 +162,24 @@ def _blocks(values: np.ndarray) -> list[slice]:
 
 @intrinsic
 def _as_float(typing_context, value):
-    """A stored value as float32; for uint16, the upper half of its bits: a cast that leaves the loop around it
-    vectorised."""
+    """A stored value as float32; for uint16, the upper half of its bits: a cast that leaves the
+    loop around it vectorised."""
+
     def generate(context, builder, signature, arguments):
         if value != types.uint16:
             return context.cast(builder, arguments[0], value, types.float32)
-        bits = builder.shl(builder.zext(arguments[0], ir.IntType(32)), ir.Constant(ir.IntType(32), 16))
+        bits = builder.shl(
+            builder.zext(arguments[0], ir.IntType(32)), ir.Constant(ir.IntType(32), 16)
+        )
         return builder.bitcast(bits, ir.FloatType())
+
     return types.float32(value), generate
 
 
 @njit(nogil=True, cache=True, fastmath=True)
 def _dots(first, last, rows, scales, queries, ids, found):
-    """Inner products of queries [first, last) with the rows at their ids; compiled for each kind of rows."""
+    """Inner products of queries [first, last) with the rows at their ids; compiled for each kind of
+    rows."""
     for q in range(first, last):
         for i in range(ids.shape[1]):
             total = np.float32(0)

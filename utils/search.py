@@ -1,8 +1,11 @@
-"""Search for the labels with the largest inner product: exact, or approximate by a graph of near neighbours.
+"""Search for the labels with the largest inner product: exact, or approximate by a graph of near
+neighbours.
 
-    index = build_index("hnsw", labels, bias, settings=config.eval)
-    scores, ids = index.search(queries, k)      # [B, k] each, best first, equal scores by lower label id
+index = build_index("hnsw", labels, bias, settings=config.eval)
+scores, ids = index.search(queries, k)      # [B, k] each, best first, equal scores by lower label
+id
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -21,22 +24,27 @@ from utils.config.config import EvalConfig
 from utils.reading.saved import check_answers, check_finite
 
 log = logging.getLogger(__name__)
-ONE_THREAD = 1 << 22      # numbers that one thread reads in a millisecond or two
-NEAR = 1e-5               # share of a query's best score by which equal ones may differ, computed in two ways
-ROWS_AT_ONCE = 65536      # labels added to a graph at once, so that memory-mapped ones are read piece by piece
+ONE_THREAD = 1 << 22  # numbers that one thread reads in a millisecond or two
+# share of a query's best score by which equal ones may differ, computed in two ways
+NEAR = 1e-5
+# labels added to a graph at once, so that memory-mapped ones are read piece by piece
+ROWS_AT_ONCE = 65536
 
 
 class ExactIndex:
     """Scores every label, a block at a time: the memory of a search is B x block.
 
     Args:
-        labels: [L, D], a tensor or a (memory-mapped) array, which stays on disk as long as queries are on the CPU.
-            For queries on another device everything moves there at the first search.
+        labels: [L, D], a tensor or a (memory-mapped) array, which stays on disk as long as queries
+            are on the CPU. For queries on another device everything moves there at the first
+                search.
         bias: [L] or None, added to a label's inner products.
         block: labels scored at once.
     """
 
-    def __init__(self, labels: Tensor | np.ndarray, bias: Tensor | None = None, *, block: int = 65536) -> None:
+    def __init__(
+        self, labels: Tensor | np.ndarray, bias: Tensor | None = None, *, block: int = 65536
+    ) -> None:
         self.labels, self.bias, self.block = labels, bias, block
 
     def search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -45,17 +53,19 @@ class ExactIndex:
             self.labels = torch.as_tensor(self.labels).to(queries.device)
             self.bias = None if self.bias is None else self.bias.to(queries.device)
         scores, ids = exact_topk(queries, self.labels, k, bias=self.bias, block=self.block)
-        check_answers(scores[:, :1], "scores")      # NaN is above all others
+        check_answers(scores[:, :1], "scores")  # NaN is above all others
         return scores, ids
 
 
 class HnswIndex:
-    """Approximate search on a hierarchical small-world graph (Malkov & Yashunin, arXiv 1603.09320), by faiss.
+    """Approximate search on a hierarchical small-world graph (Malkov & Yashunin, arXiv 1603.09320),
+    by faiss.
 
-    On the CPU, whatever the queries' device. The graph is made at the first search, by every process for itself, and
-    holds a float32 copy of the labels; with more than one thread two builds differ slightly. A bias becomes one more
-    dimension of the labels, in which every query is 1. Equal labels stand in it once: a hundred copies would be each
-    other's neighbours and nobody else's.
+    On the CPU, whatever the queries' device. The graph is made at the first search, by every
+    process for itself, and holds a float32 copy of the labels; with more than one thread two builds
+    differ slightly. A bias becomes one more dimension of the labels, in which every query is 1.
+    Equal labels stand in it once: a hundred copies would be each other's neighbours and nobody
+    else's.
 
     Args:
         labels, bias: as for ExactIndex.
@@ -66,8 +76,15 @@ class HnswIndex:
         ValueError: faiss is not installed.
     """
 
-    def __init__(self, labels: Tensor | np.ndarray, bias: Tensor | None = None, *, m: int = 100,
-                 ef_construction: int = 300, ef: int = 300) -> None:
+    def __init__(
+        self,
+        labels: Tensor | np.ndarray,
+        bias: Tensor | None = None,
+        *,
+        m: int = 100,
+        ef_construction: int = 300,
+        ef: int = 300,
+    ) -> None:
         self.labels, self.bias = labels, bias
         self.m, self.ef_construction, self.ef = m, ef_construction, ef
         self.build_seconds = 0.0
@@ -88,11 +105,16 @@ class HnswIndex:
             check_finite(rows, "label vectors")
             graph.add(rows)
         self._graph, self.build_seconds = graph, time.perf_counter() - started
-        log.info("hnsw: graph over %d labels, %d distinct, in %.1f s", len(self.labels), graph.ntotal,
-                 self.build_seconds)
+        log.info(
+            "hnsw: graph over %d labels, %d distinct, in %.1f s",
+            len(self.labels),
+            graph.ntotal,
+            self.build_seconds,
+        )
 
     def search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """As `exact_topk`, approximately; where fewer than k labels are found, id -1 and score -inf fill the row."""
+        """As `exact_topk`, approximately; where fewer than k labels are found, id -1 and score -inf
+        fill the row."""
         _check_k(k, len(self.labels))
         self.build()
         self._faiss.omp_set_num_threads(torch.get_num_threads())
@@ -110,8 +132,8 @@ class HnswIndex:
 class Copies:
     """Which labels have equal rows: an index holds each distinct row once, at a place of its own.
 
-    Attributes: first [U], the lowest label of each place, ascending; members [L], labels place by place, each place's
-    ascending; starts [U + 1], where each place's begin.
+    Attributes: first [U], the lowest label of each place, ascending; members [L], labels place by
+    place, each place's ascending; starts [U + 1], where each place's begin.
     """
 
     def __init__(self, place: np.ndarray) -> None:
@@ -122,21 +144,26 @@ class Copies:
 
     @classmethod
     def find(cls, labels: Tensor | np.ndarray, bias: Tensor | None) -> Copies:
-        """Compare labels [L, D], and bias [L] or None, by digests of 128 bits: 16 bytes a label, never L x D."""
+        """Compare labels [L, D], and bias [L] or None, by digests of 128 bits: 16 bytes a label,
+        never L x D."""
         digests = []
         for rows in row_blocks(labels, bias, np.arange(len(labels))):
-            rows = rows + 0.0      # -0.0 is 0.0
-            digests.append(np.array([hashlib.blake2b(row, digest_size=16).digest() for row in rows], "S16"))
+            rows = rows + 0.0  # -0.0 is 0.0
+            digests.append(
+                np.array([hashlib.blake2b(row, digest_size=16).digest() for row in rows], "S16")
+            )
         _, first, group = np.unique(np.concatenate(digests), return_index=True, return_inverse=True)
         by_appearance = np.empty(len(first), np.int64)
         by_appearance[np.argsort(first)] = np.arange(len(first))
         return cls(by_appearance[group.ravel()])
 
     def expand(self, scores: Tensor, places: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """The best places of each query [B, u], best first, -1 = none -> the labels that stand there [B, k].
+        """The best places of each query [B, u], best first, -1 = none -> the labels that stand
+        there [B, k].
 
         Returns:
-            (scores, label ids), best first, equal scores by lower label id, -inf and -1 where there are no more.
+            (scores, label ids), best first, equal scores by lower label id, -inf and -1 where there
+                are no more.
         """
         places = places.numpy()
         known = places >= 0
@@ -144,7 +171,8 @@ class Copies:
             return scores, torch.from_numpy(np.where(known, self.members[places], -1))
         count = np.where(known, np.diff(self.starts)[places], 0).clip(max=k)
         values = scores.numpy()
-        # What stands behind k better labels cannot be among the best k; of equal scores the label ids decide.
+        # What stands behind k better labels cannot be among the best k; of equal scores the label
+        # ids decide.
         before = np.cumsum(count, 1) - count
         begins = np.ones(before.shape, bool)
         begins[:, 1:] = values[:, 1:] != values[:, :-1]
@@ -163,28 +191,34 @@ class Copies:
         return torch.from_numpy(best), torch.from_numpy(labels)
 
 
-def row_blocks(labels: Tensor | np.ndarray, bias: Tensor | None, ids: np.ndarray) -> Iterator[np.ndarray]:
+def row_blocks(
+    labels: Tensor | np.ndarray, bias: Tensor | None, ids: np.ndarray
+) -> Iterator[np.ndarray]:
     """The float32 rows of some labels, ids ascending [n], a block at a time."""
     for start in range(0, len(ids), ROWS_AT_ONCE):
-        part = ids[start:start + ROWS_AT_ONCE]
+        part = ids[start : start + ROWS_AT_ONCE]
         if part[-1] - part[0] == len(part) - 1:
-            part = slice(int(part[0]), int(part[-1]) + 1)      # a view, which for tensors costs nothing
+            # a view, which for tensors costs nothing
+            part = slice(int(part[0]), int(part[-1]) + 1)
         yield index_rows(labels[part], None if bias is None else bias[part])
 
 
 def import_faiss(what: str) -> Any:
     """The module faiss; ValueError that `what` needs it."""
-    logging.getLogger("faiss").setLevel(logging.WARNING)      # it reports the processor it was loaded for
+    # it reports the processor it was loaded for
+    logging.getLogger("faiss").setLevel(logging.WARNING)
     try:
         import faiss
     except ImportError as error:
-        raise ValueError(f"{what} needs the package faiss-cpu, which is not installed: `pip install faiss-cpu`"
-                         ) from error
+        raise ValueError(
+            f"{what} needs the package faiss-cpu, which is not installed: `pip install faiss-cpu`"
+        ) from error
     return faiss
 
 
 def index_rows(vectors: Tensor | np.ndarray, last: Tensor | None) -> np.ndarray:
-    """Vectors [n, D] on any device, and one more dimension [n] or None, as float32 rows [n, D (+ 1)]."""
+    """Vectors [n, D] on any device, and one more dimension [n] or None, as float32 rows [n, D (+
+    1)]."""
     rows = torch.as_tensor(vectors).detach().float().cpu()
     if last is not None:
         rows = torch.cat([rows, last.detach().float().cpu()[:, None]], 1)
@@ -192,7 +226,8 @@ def index_rows(vectors: Tensor | np.ndarray, last: Tensor | None) -> np.ndarray:
 
 
 def flat_index(labels: Tensor | np.ndarray, bias: Tensor | None, path: Path) -> None:
-    """Write faiss' exact inner product index over labels [L, D]; a bias [L] becomes one more dimension.
+    """Write faiss' exact inner product index over labels [L, D]; a bias [L] becomes one more
+    dimension.
 
     Raises:
         ValueError: faiss is not installed.
@@ -206,26 +241,34 @@ def flat_index(labels: Tensor | np.ndarray, bias: Tensor | None, path: Path) -> 
 
 INDEXES = {
     "exact": lambda labels, bias, settings: ExactIndex(labels, bias, block=settings.label_block),
-    "hnsw": lambda labels, bias, settings: HnswIndex(labels, bias, m=settings.hnsw_m, ef=settings.hnsw_ef,
-                                                     ef_construction=settings.hnsw_ef_construction),
+    "hnsw": lambda labels, bias, settings: HnswIndex(
+        labels,
+        bias,
+        m=settings.hnsw_m,
+        ef=settings.hnsw_ef,
+        ef_construction=settings.hnsw_ef_construction,
+    ),
 }
 
 
-def build_index(name: str, labels: Tensor | np.ndarray, bias: Tensor | None = None, *,
-                settings: EvalConfig) -> ExactIndex | HnswIndex:
-    """The index `name` over labels [L, D] with the section `eval`'s parameters; ValueError for an unknown name."""
+def build_index(
+    name: str, labels: Tensor | np.ndarray, bias: Tensor | None = None, *, settings: EvalConfig
+) -> ExactIndex | HnswIndex:
+    """The index `name` over labels [L, D] with the section `eval`'s parameters; ValueError for an
+    unknown name."""
     if name not in INDEXES:
         raise ValueError(f"unknown index '{name}'; known: {', '.join(INDEXES)}")
     return INDEXES[name](labels, bias, settings)
 
 
 class Comparison:
-    """An index that answers from the approximate one and searches the exact one too, to tell how well it does."""
+    """An index that answers from the approximate one and searches the exact one too, to tell how
+    well it does."""
 
     def __init__(self, approximate: HnswIndex, exact: ExactIndex) -> None:
         self._approximate, self._exact = approximate, exact
         self._points = self._first = self._found = self._k = 0
-        self._seconds = [0.0, 0.0]      # approximate, exact
+        self._seconds = [0.0, 0.0]  # approximate, exact
 
     def search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """The approximate result; the first search of both is not timed."""
@@ -236,40 +279,56 @@ class Comparison:
         exact_scores, _ = self._timed(self._exact, queries, k, 1)
         self._points, self._k = self._points + len(queries), k
         # Which of equal labels comes first is the rounding's choice: a label counts by its score.
-        least = exact_scores - NEAR * exact_scores.abs().amax(1, keepdim=True)                  # [B, k]
+        # [B, k]
+        least = exact_scores - NEAR * exact_scores.abs().amax(1, keepdim=True)
         self._first += int((scores[:, 0] >= least[:, 0]).sum())
         self._found += int((scores >= least[:, -1:]).sum())
         return scores, ids
 
-    def _timed(self, index: ExactIndex | HnswIndex, queries: Tensor, k: int, which: int) -> tuple[Tensor, Tensor]:
+    def _timed(
+        self, index: ExactIndex | HnswIndex, queries: Tensor, k: int, which: int
+    ) -> tuple[Tensor, Tensor]:
         started = time.perf_counter()
         scores, ids = index.search(queries, k)
-        ids = ids.cpu()      # waits for a GPU
+        ids = ids.cpu()  # waits for a GPU
         self._seconds[which] += time.perf_counter() - started
         return scores, ids
 
     def report(self) -> dict[str, float]:
-        """Shares of the exact best label and of the exact k best that were found, and milliseconds per point.
+        """Shares of the exact best label and of the exact k best that were found, and milliseconds
+        per point.
 
         A label whose score equals that of the last of the exact ones is as good as it.
         """
         points = max(self._points, 1)
-        return {"recall@1": round(self._first / points, 4), "k": self._k,
-                "recall@k": round(self._found / (points * max(self._k, 1)), 4), "points": self._points,
-                "build_seconds": round(self._approximate.build_seconds, 2),
-                "search_ms": round(self._seconds[0] / points * 1000, 4),
-                "exact_ms": round(self._seconds[1] / points * 1000, 4)}
+        return {
+            "recall@1": round(self._first / points, 4),
+            "k": self._k,
+            "recall@k": round(self._found / (points * max(self._k, 1)), 4),
+            "points": self._points,
+            "build_seconds": round(self._approximate.build_seconds, 2),
+            "search_ms": round(self._seconds[0] / points * 1000, 4),
+            "exact_ms": round(self._seconds[1] / points * 1000, 4),
+        }
 
 
-def exact_topk(queries: Tensor, labels: Tensor | np.ndarray, k: int, *, bias: Tensor | None = None,
-               block: int = 65536) -> tuple[Tensor, Tensor]:
-    """The k labels with the largest score for each query, best first; equal scores by lower label id.
+def exact_topk(
+    queries: Tensor,
+    labels: Tensor | np.ndarray,
+    k: int,
+    *,
+    bias: Tensor | None = None,
+    block: int = 65536,
+) -> tuple[Tensor, Tensor]:
+    """The k labels with the largest score for each query, best first; equal scores by lower label
+    id.
 
     Never in half precision: scores rounded to 8 bits would make ties of different labels.
 
     Args:
         queries: [B, D].
-        labels: [L, D], a tensor or a (memory-mapped) array; read block by block, so that memory is B x block.
+        labels: [L, D], a tensor or a (memory-mapped) array; read block by block, so that memory is
+        B x block.
         bias: [L] or None.
         k: 1 to L.
         block: labels scored at once.
@@ -283,13 +342,19 @@ def exact_topk(queries: Tensor, labels: Tensor | np.ndarray, k: int, *, bias: Te
     best_scores = queries.new_empty(len(queries), 0)
     best_ids = torch.empty(len(queries), 0, dtype=torch.long, device=queries.device)
     for start in range(0, len(labels), block):
-        part = labels[start:start + block]
-        part = torch.from_numpy(np.ascontiguousarray(part)) if isinstance(part, np.ndarray) else part
-        scores = _inner_products(queries, part.to(queries.device, queries.dtype))                # [B, block]
+        part = labels[start : start + block]
+        part = (
+            torch.from_numpy(np.ascontiguousarray(part)) if isinstance(part, np.ndarray) else part
+        )
+        # [B, block]
+        scores = _inner_products(queries, part.to(queries.device, queries.dtype))
         if bias is not None:
-            scores += bias[start:start + block]
+            scores += bias[start : start + block]
         scores, ids = _topk(scores, k)
-        best_scores, best_ids = torch.cat([best_scores, scores], 1), torch.cat([best_ids, ids + start], 1)
+        best_scores, best_ids = (
+            torch.cat([best_scores, scores], 1),
+            torch.cat([best_ids, ids + start], 1),
+        )
         if start:
             best_scores, kept = _topk(best_scores, k)
             best_ids = best_ids.gather(1, kept)
@@ -301,7 +366,9 @@ def _inner_products(queries: Tensor, rows: Tensor) -> Tensor:
     if len(queries) == 1 and queries.device.type == "cpu" and rows.numel() <= ONE_THREAD:
         # BLAS takes twice the time that memory needs where there is one query
         scores = np.empty((1, len(rows)), np.float32)
-        dot_given(queries.detach().numpy(), rows.detach().numpy(), np.arange(len(rows))[None], scores)
+        dot_given(
+            queries.detach().numpy(), rows.detach().numpy(), np.arange(len(rows))[None], scores
+        )
         return torch.from_numpy(scores)
     with torch.autocast(queries.device.type, enabled=False):
         return queries @ rows.T
@@ -310,16 +377,23 @@ def _inner_products(queries: Tensor, rows: Tensor) -> Tensor:
 def _topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k largest of each row [B, n] and their columns, best first; equal scores by lower column.
 
-    torch.topk takes any of the entries equal to the k-th; where there are more of them than places, the first win.
+    torch.topk takes any of the entries equal to the k-th; where there are more of them than places,
+    the first win.
     """
     k = min(k, scores.shape[1])
     values, columns = scores.topk(min(k + 1, scores.shape[1]))
-    tied = (values[:, k - 1] == values[:, -1]) if values.shape[1] > k else scores.new_zeros(len(scores)).bool()
+    tied = (
+        (values[:, k - 1] == values[:, -1])
+        if values.shape[1] > k
+        else scores.new_zeros(len(scores)).bool()
+    )
     values, columns = values[:, :k], columns[:, :k]
     if tied.any():
-        rows, last = scores[tied], values[tied, k - 1:k]
+        rows, last = scores[tied], values[tied, k - 1 : k]
         rank = -torch.arange(scores.shape[1], dtype=torch.int32, device=scores.device)
-        rank = torch.where(rows == last, rank, torch.iinfo(torch.int32).min).masked_fill(rows > last, 1)
+        rank = torch.where(rows == last, rank, torch.iinfo(torch.int32).min).masked_fill(
+            rows > last, 1
+        )
         columns[tied] = rank.topk(k).indices
         values[tied] = rows.gather(1, columns[tied])
     return _best_first(values, columns)

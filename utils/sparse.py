@@ -1,7 +1,8 @@
-"""Sparse helpers for score and label matrices of shape [N points, L labels], in numpy and scipy alone.
+"""Sparse helpers for score and label matrices of shape [N points, L labels], in numpy and scipy
+alone.
 
-A stored entry is a prediction whatever its value, so explicit zeros and negative scores are kept. Ties break
-by the lower label id. No function changes its input.
+A stored entry is a prediction whatever its value, so explicit zeros and negative scores are kept.
+Ties break by the lower label id. No function changes its input.
 """
 
 import numpy as np
@@ -16,8 +17,9 @@ CELLS = 1 << 20  # entries of a padded block: bounds the working memory of `topk
 def topk_rows(scores, k):
     """The k best entries of each row, by descending score, ties by lower label id.
 
-    scores: CSR [N, L]. Returns label ids [N, k] int64, padded with -1, and values [N, k] float32, padded with
-    -inf. Ranked in the precision of `scores`; the returned values alone are float32. NaN: ValueError.
+    scores: CSR [N, L]. Returns label ids [N, k] int64, padded with -1, and values [N, k] float32,
+    padded with -inf. Ranked in the precision of `scores`; the returned values alone are float32.
+    NaN: ValueError.
     """
     if k < 1:
         raise ValueError(f"topk_rows: expected k >= 1, got {k}")
@@ -26,9 +28,11 @@ def topk_rows(scores, k):
     indices = np.full((scores.shape[0], k), -1, dtype=np.int64)  # [N, k]
     values = np.full((scores.shape[0], k), -np.inf, dtype=np.float32)  # [N, k]
     lengths = np.diff(scores.indptr)
-    rows = np.argsort(-lengths, kind="stable")[: np.count_nonzero(lengths)]  # longest first, no empty rows
+    # longest first, no empty rows
+    rows = np.argsort(-lengths, kind="stable")[: np.count_nonzero(lengths)]
     start = 0
-    while start < len(rows):  # rows of like length share a block, so one long row does not pad all the others
+    # rows of like length share a block, so one long row does not pad all the others
+    while start < len(rows):
         width = lengths[rows[start]]
         block = rows[start : start + max(1, CELLS // width)]
         best = min(width, k)
@@ -41,24 +45,32 @@ def _topk_block(scores, rows, width, k):
     """`topk_rows` for rows [n] of at most `width` entries each: ids and values [n, k]."""
     inside = np.arange(width) < np.diff(scores.indptr)[rows][:, None]  # [n, width]
     position = np.where(inside, scores.indptr[rows].astype(np.int64)[:, None] + np.arange(width), 0)
-    data = scores.data if np.issubdtype(scores.dtype, np.floating) else scores.data.astype(np.float64)
-    # Ids ascend within a canonical row and padding comes last, so a stable sort breaks ties by the lower id
-    # and keeps even a genuine -inf ahead of the padding.
+    data = (
+        scores.data if np.issubdtype(scores.dtype, np.floating) else scores.data.astype(np.float64)
+    )
+    # Ids ascend within a canonical row and padding comes last, so a stable sort breaks ties by the
+    # lower id and keeps even a genuine -inf ahead of the padding.
     order = np.argsort(np.where(inside, -data[position], np.inf), axis=1, kind="stable")[:, :k]
     inside, position = (np.take_along_axis(array, order, axis=1) for array in (inside, position))
     return np.where(inside, scores.indices[position], -1), np.where(inside, data[position], -np.inf)
 
 
 def topk_csr(values, ids, num_labels):
-    """Dense top-k lists, values and ids [N, k], to a canonical CSR [N, num_labels] of the dtype of `values`.
+    """Dense top-k lists, values and ids [N, k], to a canonical CSR [N, num_labels] of the dtype of
+    `values`.
 
-    Entries of id -1 are dropped, explicit zeros kept. Ids outside [-1, L) or twice in a row raise ValueError.
+    Entries of id -1 are dropped, explicit zeros kept. Ids outside [-1, L) or twice in a row raise
+    ValueError.
     """
     values, ids = np.asarray(values), np.asarray(ids)
     if values.shape != ids.shape or ids.ndim != 2:
-        raise ValueError(f"topk_csr: expected arrays of one shape [N, k], got {values.shape}, {ids.shape}")
+        raise ValueError(
+            f"topk_csr: expected arrays of one shape [N, k], got {values.shape}, {ids.shape}"
+        )
     if ids.size and (ids.min() < -1 or ids.max() >= num_labels):
-        raise ValueError(f"topk_csr: expected ids in [-1, {num_labels}), got {ids.min()} to {ids.max()}")
+        raise ValueError(
+            f"topk_csr: expected ids in [-1, {num_labels}), got {ids.min()} to {ids.max()}"
+        )
     ids = np.where(ids < 0, num_labels, ids)  # padding sorts last
     order = np.argsort(ids, axis=1)
     ids, values = np.take_along_axis(ids, order, axis=1), np.take_along_axis(values, order, axis=1)
@@ -67,23 +79,30 @@ def topk_csr(values, ids, num_labels):
     if twice.any():
         row, column = np.argwhere(twice)[0]
         label = ids[row, column]
-        raise ValueError(f"topk_csr: expected distinct ids per row, got label {label} twice in row {row}")
+        raise ValueError(
+            f"topk_csr: expected distinct ids per row, got label {label} twice in row {row}"
+        )
     indptr = np.concatenate([[0], np.cumsum(kept.sum(axis=1))])
     return sparse.csr_matrix((values[kept], ids[kept], indptr), shape=(len(ids), num_labels))
 
 
 def remove_pairs(matrix, rows, cols):
-    """`matrix` [N, L] without the entries (rows[i], cols[i]); other entries stay, explicit zeros included.
+    """`matrix` [N, L] without the entries (rows[i], cols[i]); other entries stay, explicit zeros
+    included.
 
     Pairs that are not stored are ignored; pairs outside the shape raise ValueError.
     """
     matrix = canonical(matrix)
     rows, cols = np.asarray(rows), np.asarray(cols)
     if rows.shape != cols.shape or rows.ndim != 1:
-        raise ValueError(f"remove_pairs: expected arrays of one shape [F], got {rows.shape}, {cols.shape}")
+        raise ValueError(
+            f"remove_pairs: expected arrays of one shape [F], got {rows.shape}, {cols.shape}"
+        )
     for name, ids, size in (("rows", rows, matrix.shape[0]), ("cols", cols, matrix.shape[1])):
         if ids.size and (ids.min() < 0 or ids.max() >= size):
-            raise ValueError(f"remove_pairs: expected {name} in [0, {size}), got {ids.min()} to {ids.max()}")
+            raise ValueError(
+                f"remove_pairs: expected {name} in [0, {size}), got {ids.min()} to {ids.max()}"
+            )
     position = _find(matrix, rows, cols)
     kept = np.ones(matrix.nnz, dtype=bool)
     kept[position[position >= 0]] = False
@@ -92,7 +111,8 @@ def remove_pairs(matrix, rows, cols):
 
 
 def contains(matrix, rows, cols):
-    """Whether `matrix` stores an entry at (rows, cols), which broadcast; False for the padding id -1."""
+    """Whether `matrix` stores an entry at (rows, cols), which broadcast; False for the padding id
+    -1."""
     return _find(canonical(matrix), rows, cols) >= 0
 
 
@@ -106,28 +126,37 @@ def lookup(matrix, rows, cols):
 
 
 def _find(matrix, rows, cols):
-    """Positions in `matrix.data` of the pairs (rows, cols), -1 if absent: binary search among sorted keys."""
-    rows, cols = np.broadcast_arrays(np.asarray(rows, dtype=np.int64), np.asarray(cols, dtype=np.int64))
+    """Positions in `matrix.data` of the pairs (rows, cols), -1 if absent: binary search among
+    sorted keys."""
+    rows, cols = np.broadcast_arrays(
+        np.asarray(rows, dtype=np.int64), np.asarray(cols, dtype=np.int64)
+    )
     if matrix.nnz == 0:
         return np.full(rows.shape, -1, dtype=np.int64)
     labels = matrix.shape[1]
-    keys = entry_rows(matrix) * labels + matrix.indices  # [nnz], ascending as the matrix is canonical
+    # [nnz], ascending as the matrix is canonical
+    keys = entry_rows(matrix) * labels + matrix.indices
     wanted = rows * labels + cols
     position = np.minimum(np.searchsorted(keys, wanted), matrix.nnz - 1)
-    # A column outside the matrix would take a key of the next row: -1 that of the last label one row up.
+    # A column outside the matrix would take a key of the next row: -1 that of the last label one
+    # row up.
     return np.where((keys[position] == wanted) & (cols >= 0) & (cols < labels), position, -1)
 
 
 def check_relevance(matrix, where):
-    """`matrix` [N, L] as a canonical CSR in float32 without explicit zeros: labels read from file `where`.
+    """`matrix` [N, L] as a canonical CSR in float32 without explicit zeros: labels read from file
+    `where`.
 
-    Raises InputError that names `where` and the first (row, label) with NaN, infinite or negative relevance, or what
-    keeps its arrays from being a matrix. Entries that stand twice add up, in floating point: 100 + 100 is 200 in int8
-    too. The arrays are shared with `matrix` where nothing changes.
+    Raises InputError that names `where` and the first (row, label) with NaN, infinite or negative
+    relevance, or what keeps its arrays from being a matrix. Entries that stand twice add up, in
+    floating point: 100 + 100 is 200 in int8 too. The arrays are shared with `matrix` where nothing
+    changes.
     """
     if not sparse.issparse(matrix):
         raise InputError(f"{where}: expected a scipy sparse matrix, got {type(matrix).__name__}")
-    matrix = canonical(checked_csr(RawMatrix.of(matrix), where, RELEVANCE)).astype(np.float32, copy=False)
+    matrix = canonical(checked_csr(RawMatrix.of(matrix), where, RELEVANCE)).astype(
+        np.float32, copy=False
+    )
     return without_zeros(matrix)
 
 
@@ -140,13 +169,15 @@ def without_zeros(matrix):
 
 
 def canonical(matrix):
-    """`matrix` as a CSR with sorted, distinct ids in each row; a copy only if it is not one already.
+    """`matrix` as a CSR with sorted, distinct ids in each row; a copy only if it is not one
+    already.
 
-    Entries that stand twice add up, in floating point where the numbers are whole: small ones would overflow.
+    Entries that stand twice add up, in floating point where the numbers are whole: small ones would
+    overflow.
     """
     if not sparse.issparse(matrix):
         raise ValueError(f"expected a scipy sparse matrix, got {type(matrix).__name__}")
-    if matrix.format in ("coo", "bsr"):      # their conversion to CSR adds up
+    if matrix.format in ("coo", "bsr"):  # their conversion to CSR adds up
         matrix = _wide(matrix)
     if not isinstance(matrix, sparse.csr_matrix):
         matrix = sparse.csr_matrix(matrix)
@@ -169,17 +200,22 @@ def entry_rows(matrix):
 
 
 def refuse(bad, matrix, where, wanted):
-    """Raise ValueError for the first stored entry of the CSR `matrix` that the mask `bad` [nnz] marks."""
+    """Raise ValueError for the first stored entry of the CSR `matrix` that the mask `bad` [nnz]
+    marks."""
     if bad.any():
         first = int(np.argmax(bad))
         row = int(np.searchsorted(matrix.indptr, first, side="right")) - 1
         label = matrix.indices[first]
-        raise ValueError(f"{where}: expected {wanted}, got {matrix.data[first]} at row {row}, label {label}")
+        raise ValueError(
+            f"{where}: expected {wanted}, got {matrix.data[first]} at row {row}, label {label}"
+        )
 
 
 def normalised(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
     """Rows scaled to length 1; rows of zeros stay."""
     norms = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel())
     scaled = matrix.copy()
-    scaled.data *= np.repeat(1 / np.maximum(norms, 1e-12), np.diff(matrix.indptr)).astype(np.float32)
+    scaled.data *= np.repeat(1 / np.maximum(norms, 1e-12), np.diff(matrix.indptr)).astype(
+        np.float32
+    )
     return scaled

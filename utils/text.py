@@ -1,4 +1,6 @@
-"""Text files with one text a line: strict UTF-8, counted, indexed and read by line without holding them in memory."""
+"""Text files with one text a line: strict UTF-8, counted, indexed and read by line without holding
+them in memory."""
+
 from __future__ import annotations
 
 import codecs
@@ -14,10 +16,13 @@ from utils.errors import InputError
 from utils.reading.input_files import check_file, present
 
 _BLOCK = 1 << 24
-_START = 1 << 16      # bytes that tell another format
+_START = 1 << 16  # bytes that tell another format
 OTHER_FORMATS = frozenset(
-    ".csv .tsv .json .jsonl .ndjson .yaml .yml .xml .html .npz .npy .pt .pkl .pickle .safetensors .h5 .hdf5 .parquet "
-    ".feather .arrow .gz .bz2 .xz .zst .zip .tar .tgz .xls .xlsx .ods .doc .docx .pdf .svm .libsvm".split())
+    ".csv .tsv .json .jsonl .ndjson .yaml .yml .xml .html .npz .npy .pt .pkl .pickle .safetensors "
+    ".h5 .hdf5 .parquet "
+    ".feather .arrow .gz .bz2 .xz .zst .zip .tar .tgz .xls .xlsx .ods .doc .docx .pdf .svm "
+    ".libsvm".split()
+)
 
 
 def check_text_file(path: Path) -> None:
@@ -28,7 +33,8 @@ def check_text_file(path: Path) -> None:
 
 
 def check_plain_text(path: Path) -> None:
-    """Raise InputError for a file that is no list of texts: by its name, or by how it begins, another format."""
+    """Raise InputError for a file that is no list of texts: by its name, or by how it begins,
+    another format."""
     check_text_file(path)
     suffix = path.suffix.lower()
     with open(path, "rb") as file:
@@ -41,8 +47,11 @@ def check_plain_text(path: Path) -> None:
     elif _is_json(start):
         came = "JSON"
     if came:
-        raise InputError(f"{path}: expected plain text, UTF-8, one text a line and no header; got {came}; write the "
-                         "texts alone into a .txt file")
+        raise InputError(
+            f"{path}: expected plain text, UTF-8, one text a line and no header; got {came}; "
+            f"write the "
+            "texts alone into a .txt file"
+        )
 
 
 def _is_json(start: bytes) -> bool:
@@ -60,16 +69,23 @@ def text_list(texts: Iterable[str], what: str) -> list[str]:
     """Texts as a list; a text alone is a list of one.
 
     Raises:
-        InputError: no texts, but bytes, numbers, a table, a mapping. `what` names them in the message.
+        InputError: no texts, but bytes, numbers, a table, a mapping. `what` names them in the
+        message.
     """
     if isinstance(texts, str):
         return [texts]
-    if isinstance(texts, (bytes, Mapping)) or getattr(texts, "ndim", 1) != 1 or not isinstance(texts, Iterable):
+    if (
+        isinstance(texts, (bytes, Mapping))
+        or getattr(texts, "ndim", 1) != 1
+        or not isinstance(texts, Iterable)
+    ):
         raise InputError(f"{what}: expected a list of texts, got {type(texts).__name__}")
     found = list(texts)
     for number, text in enumerate(found):
         if not isinstance(text, str):
-            raise InputError(f"{what}: expected texts, got {text!r} ({type(text).__name__}) at place {number}")
+            raise InputError(
+                f"{what}: expected texts, got {text!r} ({type(text).__name__}) at place {number}"
+            )
     check_unicode(found, what)
     return found
 
@@ -81,22 +97,30 @@ def check_unicode(texts: Sequence[str], what: str) -> None:
             text.encode()
         except UnicodeEncodeError as error:
             half = f"U+{ord(text[error.start]):04X}"
-            raise InputError(f"{what}: expected Unicode, got {text[:60]!r} at place {number}, which has a lone "
-                             f"surrogate, {half}, at its character {error.start + 1}: it was read from bytes that are "
-                             "not UTF-8, or cut inside a character") from None
+            raise InputError(
+                f"{what}: expected Unicode, got {text[:60]!r} at place {number}, which has a lone "
+                f"surrogate, {half}, at its character {error.start + 1}: it was read from bytes "
+                f"that are "
+                "not UTF-8, or cut inside a character"
+            ) from None
 
 
 def decode_line(raw: bytes, path: Path, number: int) -> str:
-    """Bytes of line `number` (from 1) -> text without its line end; InputError if it is not UTF-8."""
+    """Bytes of line `number` (from 1) -> text without its line end; InputError if it is not
+    UTF-8."""
     try:
-        return raw.rstrip(b"\r\n").decode("utf-8-sig" if number == 1 else "utf-8")      # some editors begin with a mark
+        # some editors begin with a mark
+        return raw.rstrip(b"\r\n").decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: line {number} is not UTF-8 (byte {error.start + 1} of the line is "
-                         f"0x{raw[error.start]:02x}); convert the file to UTF-8") from None
+        raise InputError(
+            f"{path}: line {number} is not UTF-8 (byte {error.start + 1} of the line is "
+            f"0x{raw[error.start]:02x}); convert the file to UTF-8"
+        ) from None
 
 
 def iter_lines(path: str | Path) -> Iterator[str]:
-    """The lines of `path` in order. Only \\n ends a line: str.splitlines would also cut at U+2028 or form feeds."""
+    """The lines of `path` in order. Only \\n ends a line: str.splitlines would also cut at U+2028
+    or form feeds."""
     path = Path(path)
     check_text_file(path)
     with open(path, "rb") as file:
@@ -122,7 +146,8 @@ def count_lines(path: str | Path) -> int:
 
 
 def lines_hash(path: str | Path) -> str:
-    """Hash the lines of a text file: other line ends, a lost last one or a byte order mark change nothing."""
+    """Hash the lines of a text file: other line ends, a lost last one or a byte order mark change
+    nothing."""
     digest = hashlib.sha256()
     for line in _undecorated(Path(path)):
         digest.update(line + b"\n")
@@ -143,7 +168,7 @@ def byte_hashes(path: str | Path) -> set[str]:
         for (_, end), digest in digests.items():
             digest.update(line if number == 0 else end + line)
     for (_, end), digest in digests.items():
-        if line:      # an empty last line without an end would be none
+        if line:  # an empty last line without an end would be none
             hashes.add(digest.hexdigest()[:16])
         digest.update(end)
         hashes.add(digest.hexdigest()[:16])
@@ -151,7 +176,8 @@ def byte_hashes(path: str | Path) -> set[str]:
 
 
 def _undecorated(path: Path) -> Iterator[bytes]:
-    """The lines of a file as `decode_line` takes them, without their ends and the first one's mark."""
+    """The lines of a file as `decode_line` takes them, without their ends and the first one's
+    mark."""
     with open(path, "rb") as file:
         for number, raw in enumerate(file):
             line = raw.rstrip(b"\r\n")

@@ -3,9 +3,11 @@
     python utils/tokenization_utils.py --data-path Datasets/EURLex-4K/raw/Y.txt --tf-max-len 128 \\
         --tf-token-type bert-base-uncased
 
-A token file is two arrays: flat ids (uint16 where the vocabulary fits, else int32) and int64 offsets. Nothing is
-padded on disk. Its name holds a hash of tokenizer and length; its JSON a hash of the text it was made from.
+A token file is two arrays: flat ids (uint16 where the vocabulary fits, else int32) and int64
+offsets. Nothing is padded on disk. Its name holds a hash of tokenizer and length; its JSON a hash
+of the text it was made from.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -20,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-if __name__ == "__main__":      # run as a file: the folder above holds the package `utils`
+if __name__ == "__main__":  # run as a file: the folder above holds the package `utils`
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from utils.console import show_anything
@@ -42,12 +44,17 @@ class Tokenizer:
         InputError: no room is left for a text.
     """
 
-    def __init__(self, source, max_len: int, trust_remote_code: bool = False, prompt: str = "") -> None:
+    def __init__(
+        self, source, max_len: int, trust_remote_code: bool = False, prompt: str = ""
+    ) -> None:
         if isinstance(source, (str, Path)):
             from utils.pretrained.location import load_tokenizer
+
             source = load_tokenizer(str(source), trust_remote_code)
         if max_len < 3:
-            raise InputError(f"the longest text must have at least 3 tokens, two of them special; got {max_len}")
+            raise InputError(
+                f"the longest text must have at least 3 tokens, two of them special; got {max_len}"
+            )
         self.hf, self.max_len = source, max_len
         self._fast = getattr(source, "backend_tokenizer", None)
         if self._fast is not None:
@@ -55,14 +62,20 @@ class Tokenizer:
             self._fast.no_padding()
         self.vocab_size, self.prompt = len(source), prompt
         # Of a text, with or without words: special ones, and the prompt's.
-        self.num_special = len(source(prompt)["input_ids"]) if prompt else source.num_special_tokens_to_add()
+        self.num_special = (
+            len(source(prompt)["input_ids"]) if prompt else source.num_special_tokens_to_add()
+        )
         if prompt and self.num_special >= max_len:
-            raise InputError(f"the prompt {prompt!r} has {self.num_special} tokens, special ones included, and texts "
-                             f"are cut at {max_len}: no room is left for a text; raise data.max_len and "
-                             "data.label_max_len")
+            raise InputError(
+                f"the prompt {prompt!r} has {self.num_special} tokens, special ones included, and "
+                f"texts "
+                f"are cut at {max_len}: no room is left for a text; raise data.max_len and "
+                "data.label_max_len"
+            )
 
     def _cut(self) -> None:
-        """Set the length at which texts are cut, and the end; two Tokenizers may share one backend."""
+        """Set the length at which texts are cut, and the end; two Tokenizers may share one
+        backend."""
         self._fast.enable_truncation(self.max_len, direction=self.hf.truncation_side)
 
     def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -73,13 +86,15 @@ class Tokenizer:
             self._cut()
             try:
                 rows = [encoding.ids for encoding in self._fast.encode_batch_fast(list(texts))]
-            except TypeError:      # what is no valid Unicode is no text to it
+            except TypeError:  # what is no valid Unicode is no text to it
                 check_unicode(texts, "texts")
                 raise
         else:
             rows = self.hf(list(texts), truncation=True, max_length=self.max_len)["input_ids"]
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-        return np.fromiter(itertools.chain.from_iterable(rows), self.dtype, int(lengths.sum())), lengths
+        return np.fromiter(
+            itertools.chain.from_iterable(rows), self.dtype, int(lengths.sum())
+        ), lengths
 
     @property
     def dtype(self) -> type:
@@ -98,7 +113,9 @@ class Tokenizer:
 
 @dataclass(frozen=True)
 class Ragged:
-    """Rows of token ids: `ids` flat, row i = ids[offsets[i]:offsets[i + 1]]. Usually memory-mapped."""
+    """Rows of token ids: `ids` flat, row i = ids[offsets[i]:offsets[i + 1]]. Usually
+    memory-mapped."""
+
     ids: np.ndarray
     offsets: np.ndarray
 
@@ -120,7 +137,9 @@ class Ragged:
     def rows(self, rows: np.ndarray) -> Ragged:
         """These rows alone, in memory."""
         ids, lengths = self.take(rows)
-        return Ragged(ids.astype(self.ids.dtype), np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+        return Ragged(
+            ids.astype(self.ids.dtype), np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        )
 
     def replaced(self, rows: np.ndarray, others: Ragged) -> Ragged:
         """All rows, in memory, with `others` in the place of these, given in rising order."""
@@ -129,13 +148,15 @@ class Ragged:
         pieces = []
         start = 0
         for place, row in enumerate(rows.tolist()):
-            pieces.append(self.ids[self.offsets[start]:self.offsets[row]])
-            pieces.append(others.ids[others.offsets[place]:others.offsets[place + 1]])
+            pieces.append(self.ids[self.offsets[start] : self.offsets[row]])
+            pieces.append(others.ids[others.offsets[place] : others.offsets[place + 1]])
             start = row + 1
-        pieces.append(self.ids[self.offsets[start]:])
+        pieces.append(self.ids[self.offsets[start] :])
         lengths = self.lengths
         lengths[rows] = others.lengths
-        return Ragged(np.concatenate(pieces), np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+        return Ragged(
+            np.concatenate(pieces), np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        )
 
 
 def tokenize_texts(texts: Sequence[str], tokenizer: Tokenizer) -> Ragged:
@@ -144,14 +165,17 @@ def tokenize_texts(texts: Sequence[str], tokenizer: Tokenizer) -> Ragged:
     return Ragged(ids, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
 
 
-def tokenize_file(path: str | Path, tokenizer: Tokenizer, cache: str | Path, progress: bool = True) -> Ragged:
+def tokenize_file(
+    path: str | Path, tokenizer: Tokenizer, cache: str | Path, progress: bool = True
+) -> Ragged:
     """The token file of `path`, opened if it is up to date and made otherwise.
 
     Args:
         path: text file, one text a line.
         cache: folder for token files; created when missing.
     Raises:
-        InputError: the text file is missing, empty or not UTF-8, naming file and line; nothing is left behind.
+        InputError: the text file is missing, empty or not UTF-8, naming file and line; nothing is
+        left behind.
     """
     path, cache = Path(path), Path(cache)
     check_text_file(path)
@@ -160,8 +184,12 @@ def tokenize_file(path: str | Path, tokenizer: Tokenizer, cache: str | Path, pro
         _write(stem, path, tokenizer, progress)
     info = json.loads(_with(stem, ".json").read_text())
     dtype = {"uint16": np.uint16, "int32": np.int32}[info["dtype"]]
-    empty = info["tokens"] == 0       # an empty file cannot be mapped
-    ids = np.zeros(0, dtype) if empty else np.memmap(_with(stem, ".ids"), dtype, "r", shape=(info["tokens"],))
+    empty = info["tokens"] == 0  # an empty file cannot be mapped
+    ids = (
+        np.zeros(0, dtype)
+        if empty
+        else np.memmap(_with(stem, ".ids"), dtype, "r", shape=(info["tokens"],))
+    )
     return Ragged(ids, np.load(_with(stem, ".offsets.npy"), mmap_mode="r"))
 
 
@@ -178,14 +206,21 @@ def _text_hash(path: Path) -> str:
 
 
 def _is_current(stem: Path, path: Path) -> bool:
-    """True if the token file was made from this very text. The text is hashed only if its size or time changed."""
+    """True if the token file was made from this very text. The text is hashed only if its size or
+    time changed."""
     try:
         info = json.loads(_with(stem, ".json").read_text())
     except (OSError, ValueError):
         return False
     stat = path.stat()
-    sizes = {".ids": info["tokens"] * np.dtype(info["dtype"]).itemsize, ".offsets.npy": info["offsets_bytes"]}
-    if any(not _with(stem, s).is_file() or _with(stem, s).stat().st_size != size for s, size in sizes.items()):
+    sizes = {
+        ".ids": info["tokens"] * np.dtype(info["dtype"]).itemsize,
+        ".offsets.npy": info["offsets_bytes"],
+    }
+    if any(
+        not _with(stem, s).is_file() or _with(stem, s).stat().st_size != size
+        for s, size in sizes.items()
+    ):
         return False
     if [stat.st_size, stat.st_mtime_ns] == info["stat"]:
         return True
@@ -200,18 +235,31 @@ def _chunks(lines: Iterable[str]) -> Iterator[list[str]]:
 
 def _write(stem: Path, path: Path, tokenizer: Tokenizer, progress: bool) -> None:
     from utils.progress import tqdm
+
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{stem.parent}: cannot hold token files ({error.strerror}); "
-                         "set data.token_cache to a folder that can be written") from None
+        raise InputError(
+            f"{stem.parent}: cannot hold token files ({error.strerror}); "
+            "set data.token_cache to a folder that can be written"
+        ) from None
     stat, lengths, tokens = path.stat(), [], 0
     with contextlib.ExitStack() as files:
-        # They are renamed in the reverse order: the JSON last, for it is what makes the other two count.
-        partial = {suffix: files.enter_context(written_whole(_with(stem, suffix)))
-                   for suffix in (".json", ".offsets.npy", ".ids")}
-        with open(partial[".ids"], "wb") as out, tqdm(desc=f"tokenise {path.name}", unit=" lines", unit_scale=True,
-                                                      disable=None if progress else True) as bar:
+        # They are renamed in the reverse order: the JSON last, for it is what makes the other two
+        # count.
+        partial = {
+            suffix: files.enter_context(written_whole(_with(stem, suffix)))
+            for suffix in (".json", ".offsets.npy", ".ids")
+        }
+        with (
+            open(partial[".ids"], "wb") as out,
+            tqdm(
+                desc=f"tokenise {path.name}",
+                unit=" lines",
+                unit_scale=True,
+                disable=None if progress else True,
+            ) as bar,
+        ):
             for chunk in _chunks(iter_lines(path)):
                 ids, counts = tokenizer(chunk)
                 out.write(ids.tobytes())
@@ -220,25 +268,41 @@ def _write(stem: Path, path: Path, tokenizer: Tokenizer, progress: bool) -> None
                 bar.update(len(chunk))
         with open(partial[".offsets.npy"], "wb") as out:
             np.save(out, np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64))
-        info = {"text": path.name, "text_hash": _text_hash(path), "stat": [stat.st_size, stat.st_mtime_ns],
-                "dtype": np.dtype(tokenizer.dtype).name, "tokens": tokens, "max_len": tokenizer.max_len,
-                "offsets_bytes": partial[".offsets.npy"].stat().st_size}
+        info = {
+            "text": path.name,
+            "text_hash": _text_hash(path),
+            "stat": [stat.st_size, stat.st_mtime_ns],
+            "dtype": np.dtype(tokenizer.dtype).name,
+            "tokens": tokens,
+            "max_len": tokenizer.max_len,
+            "offsets_bytes": partial[".offsets.npy"].stat().st_size,
+        }
         partial[".json"].write_text(json.dumps(info))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data-path", required=True, help="text file, one text a line")
-    parser.add_argument("--tf-max-len", type=int, default=32, help="longest text in tokens (default 32)")
-    parser.add_argument("--tf-token-type", default="minilm", help="minilm, or a Hugging Face id or folder")
-    parser.add_argument("--cache", help="folder of the token file (default: `tokens` beside the folder of the text)")
+    parser.add_argument(
+        "--tf-max-len", type=int, default=32, help="longest text in tokens (default 32)"
+    )
+    parser.add_argument(
+        "--tf-token-type", default="minilm", help="minilm, or a Hugging Face id or folder"
+    )
+    parser.add_argument(
+        "--cache", help="folder of the token file (default: `tokens` beside the folder of the text)"
+    )
     show_anything()
     options = parser.parse_args(arguments)
     path = Path(options.data_path)
     folder = path.resolve().parent
     default = (folder.parent if folder.name == "raw" else folder) / "tokens"
     try:
-        rows = tokenize_file(path, Tokenizer(options.tf_token_type, options.tf_max_len), options.cache or default)
+        rows = tokenize_file(
+            path, Tokenizer(options.tf_token_type, options.tf_max_len), options.cache or default
+        )
     except ValueError as error:
         parser.exit(2, f"error: {error}\n")
     print(f"{path}: {len(rows):,} lines, {len(rows.ids):,} tokens in {options.cache or default}")

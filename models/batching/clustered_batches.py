@@ -1,9 +1,11 @@
 """Batches of queries that are hard for each other (NGAME: Dahiya et al., WSDM 2023).
 
-Queries are clustered by their current embeddings into balanced clusters; a batch is filled with whole clusters in
-random order, so that in-batch negatives are positives of similar queries. The embeddings come from a memory bank that
-training itself fills in the epoch before: nothing is encoded twice.
+Queries are clustered by their current embeddings into balanced clusters; a batch is filled with
+whole clusters in random order, so that in-batch negatives are positives of similar queries. The
+embeddings come from a memory bank that training itself fills in the epoch before: nothing is
+encoded twice.
 """
+
 from __future__ import annotations
 
 import logging
@@ -22,18 +24,26 @@ from utils.config.sections import MANY_EPOCHS, MANY_TEXTS
 from utils.data.dataset import Batch
 
 log = logging.getLogger(__name__)
-ITERATIONS = 8      # of a cut: clusters are thrown away after a few epochs
+ITERATIONS = 8  # of a cut: clusters are thrown away after a few epochs
 
 
 @dataclass(frozen=True)
 class ClusteredConfig(MethodConfig):
     batches: Literal["random", "clustered"] = option(
-        "clustered", "order of the queries: random, or clusters of similar queries together")
+        "clustered", "order of the queries: random, or clusters of similar queries together"
+    )
     cluster_size: int = option(4, "clustered: queries of a cluster at first", ge=2, le=MANY_TEXTS)
     curr_epochs: tuple[int, ...] = option(
-        (1,), "clustered: the first epoch with clusters (random order before it; epochs count from 0), then the epochs "
-              "at which their size doubles", ge=0, le=MANY_EPOCHS)
-    cluster_interval: int = option(5, "clustered: epochs between two clusterings", ge=1, le=MANY_EPOCHS)
+        (1,),
+        "clustered: the first epoch with clusters (random order before it; epochs count from 0), "
+        "then the epochs "
+        "at which their size doubles",
+        ge=0,
+        le=MANY_EPOCHS,
+    )
+    cluster_interval: int = option(
+        5, "clustered: epochs between two clusterings", ge=1, le=MANY_EPOCHS
+    )
 
 
 class ClusteredBatches:
@@ -46,13 +56,20 @@ class ClusteredBatches:
 
     def __init__(self, config: Config, count: int) -> None:
         self.settings, self.count, self.seed = config.method, count, config.run.seed
-        self._clusters: np.ndarray | None = None      # [n]
-        self._points: list[np.ndarray] = []           # the own part of the bank: positions in the split ...
-        self._embeddings: list[np.ndarray] = []       # ... and embeddings [.., D] float32
+        self._clusters: np.ndarray | None = None  # [n]
+        # the own part of the bank: positions in the split ...
+        self._points: list[np.ndarray] = []
+        self._embeddings: list[np.ndarray] = []  # ... and embeddings [.., D] float32
         self._threads = distributed.cpu_threads(config.run.threads)
-        if self.settings.batches == "clustered" and self.settings.curr_epochs[0] >= config.train.epochs > 0:
-            log.warning("method.curr_epochs begins at %d, but train.epochs is %d: all batches are random",
-                        self.settings.curr_epochs[0], config.train.epochs)
+        if (
+            self.settings.batches == "clustered"
+            and self.settings.curr_epochs[0] >= config.train.epochs > 0
+        ):
+            log.warning(
+                "method.curr_epochs begins at %d, but train.epochs is %d: all batches are random",
+                self.settings.curr_epochs[0],
+                config.train.epochs,
+            )
 
     def size(self, epoch: int) -> int | None:
         """Queries of a cluster in an epoch; None = random order."""
@@ -64,14 +81,17 @@ class ClusteredBatches:
     def due(self, epoch: int) -> bool:
         """Whether queries are clustered at the start of an epoch."""
         start = self.settings.curr_epochs[0]
-        again = epoch in self.settings.curr_epochs or (epoch - start) % self.settings.cluster_interval == 0
+        again = (
+            epoch in self.settings.curr_epochs
+            or (epoch - start) % self.settings.cluster_interval == 0
+        )
         return self.size(epoch) is not None and again
 
     def record(self, batch: Batch, embeddings: Tensor) -> None:
         """Keep the own queries' embeddings [b, D] of a step, if the next epoch needs them."""
         if self.due(batch.key[1] + 1):
             own = distributed.share(len(batch.points))
-            self._points.append(batch.points[own.start:own.stop])
+            self._points.append(batch.points[own.start : own.stop])
             self._embeddings.append(embeddings.detach().float().cpu().numpy())
 
     def start_epoch(self, epoch: int, embed: Callable[[], np.ndarray]) -> None:
@@ -92,8 +112,14 @@ class ClusteredBatches:
                 rows = np.empty((self.count, bank[1].shape[1]), np.float32)
                 rows[bank[0]] = bank[1]
             number = max(1, self.count // self.size(epoch))
-            clusters = balanced_hierarchy(rows, [number], seed=self.seed + epoch, threads=self._threads,
-                                          iterations=ITERATIONS, name="cluster queries").clusters()
+            clusters = balanced_hierarchy(
+                rows,
+                [number],
+                seed=self.seed + epoch,
+                threads=self._threads,
+                iterations=ITERATIONS,
+                name="cluster queries",
+            ).clusters()
         self._clusters = distributed.broadcast(clusters)
         self._points, self._embeddings = [], []
         log.info("clusters of %d queries, %.2f s", self.size(epoch), time.perf_counter() - began)
@@ -111,7 +137,8 @@ class ClusteredBatches:
 
     # ---- the bank over processes, and in checkpoints
     def _gathered(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """(positions, embeddings) of all processes on the main one; None on the others and where there are none."""
+        """(positions, embeddings) of all processes on the main one; None on the others and where
+        there are none."""
         own = len(self._points) > 0
         if not distributed.agree(int(own)):
             return None
@@ -122,7 +149,8 @@ class ClusteredBatches:
         return tuple(gathered) if distributed.is_main() else None
 
     def state(self) -> dict[str, np.ndarray]:
-        """Clusters and bank, for the checkpoint; every process calls it, the main one's is whole."""
+        """Clusters and bank, for the checkpoint; every process calls it, the main one's is
+        whole."""
         found = {} if self._clusters is None else {"clusters": self._clusters}
         if (bank := self._gathered()) is not None:
             found |= {"bank_points": bank[0], "bank_embeddings": bank[1]}
@@ -143,9 +171,15 @@ def check_curriculum(config: Config) -> None:
     if not epochs or epochs != sorted(set(epochs)) or epochs[0] < 0:
         raise ConfigError(f"method.curr_epochs must be ascending epochs from 0, got {epochs}")
     if settings.cluster_size > config.train.batch_size:
-        raise ConfigError(f"method.cluster_size is {settings.cluster_size}, expected at most the batch, "
-                          f"train.batch_size {config.train.batch_size}")
-    largest = settings.cluster_size << (len([e for e in epochs if e < max(config.train.epochs, 1)] or [0]) - 1)
+        raise ConfigError(
+            f"method.cluster_size is {settings.cluster_size}, expected at most the batch, "
+            f"train.batch_size {config.train.batch_size}"
+        )
+    largest = settings.cluster_size << (
+        len([e for e in epochs if e < max(config.train.epochs, 1)] or [0]) - 1
+    )
     if largest > config.train.batch_size:
-        raise ConfigError(f"method.cluster_size is {settings.cluster_size} and doubles to {largest} by "
-                          f"method.curr_epochs, more than the batch, train.batch_size {config.train.batch_size}")
+        raise ConfigError(
+            f"method.cluster_size is {settings.cluster_size} and doubles to {largest} by "
+            f"method.curr_epochs, more than the batch, train.batch_size {config.train.batch_size}"
+        )

@@ -1,11 +1,13 @@
-"""Auxiliary vectors: what a label's text does not say, learned by labels together (DEXA: Dahiya et al., KDD 2023).
+"""Auxiliary vectors: what a label's text does not say, learned by labels together (DEXA: Dahiya et
+al., KDD 2023).
 
     w_l = norm(E(z_l) + a_C(l))
 
-a: table of K vectors; C: hard assignment of labels to them. The most frequent labels have a vector each (head label
-partitioning), the others share theirs with labels of similar texts. K = L is a free vector per label, the residual of
-SiameseXML (Dahiya et al., ICML 2021).
+a: table of K vectors; C: hard assignment of labels to them. The most frequent labels have a vector
+each (head label partitioning), the others share theirs with labels of similar texts. K = L is a
+free vector per label, the residual of SiameseXML (Dahiya et al., ICML 2021).
 """
+
 from __future__ import annotations
 
 import math
@@ -23,7 +25,8 @@ from utils.training.optim import take_rows
 
 
 class AuxiliaryVectors(nn.Module):
-    """The table [K, D], row-sparse: a step costs the rows of its labels. Buffer clusters [L] int64, -1 before `assign`.
+    """The table [K, D], row-sparse: a step costs the rows of its labels. Buffer clusters [L] int64,
+    -1 before `assign`.
 
     Args:
         init: xavier, or zeros: labels then start as their texts' embeddings.
@@ -44,17 +47,23 @@ class AuxiliaryVectors(nn.Module):
         return F.normalize(summed, dim=-1) if normalize else summed
 
     def nearest(self, embeddings: Tensor, centroids: Tensor, normalize: bool) -> Tensor:
-        """Embeddings of new labels' texts [k, D] -> representations with the vector of the nearest cluster [k, D]."""
-        near = (embeddings @ centroids.T).masked_fill(~centroids.any(1), -torch.inf)      # a cluster may be empty
+        """Embeddings of new labels' texts [k, D] -> representations with the vector of the nearest
+        cluster [k, D]."""
+        # a cluster may be empty
+        near = (embeddings @ centroids.T).masked_fill(~centroids.any(1), -torch.inf)
         vectors = self.table.detach()[near.argmax(1)]
         return F.normalize(embeddings + vectors, dim=-1) if normalize else embeddings + vectors
 
 
-def assign(embeddings: np.ndarray, counts: np.ndarray, vectors: int, head: int, seed: int, threads: int) -> np.ndarray:
-    """The vector of each label [L] int64: 0..head-1 for the most frequent labels, one each, then clusters of the rest.
+def assign(
+    embeddings: np.ndarray, counts: np.ndarray, vectors: int, head: int, seed: int, threads: int
+) -> np.ndarray:
+    """The vector of each label [L] int64: 0..head-1 for the most frequent labels, one each, then
+    clusters of the rest.
 
     Args:
-        embeddings: of the labels' texts by the initial encoder [L, D]; counts: training points of each label [L].
+        embeddings: of the labels' texts by the initial encoder [L, D]; counts: training points of
+        each label [L].
     """
     clusters = np.arange(len(counts))
     if vectors == len(counts):
@@ -63,8 +72,13 @@ def assign(embeddings: np.ndarray, counts: np.ndarray, vectors: int, head: int, 
     clusters[order[:head]] = np.arange(head)
     rest = np.sort(order[head:])
     if len(rest):
-        hierarchy = balanced_hierarchy(np.ascontiguousarray(embeddings[rest]), [vectors - head], seed=seed,
-                                       threads=threads, name="cluster labels")
+        hierarchy = balanced_hierarchy(
+            np.ascontiguousarray(embeddings[rest]),
+            [vectors - head],
+            seed=seed,
+            threads=threads,
+            name="cluster labels",
+        )
         clusters[rest] = head + hierarchy.clusters()
     return clusters
 
@@ -73,29 +87,45 @@ def number_of_vectors(config: Config, data: Dataset | DataSizes) -> int:
     """K, checked against the data.
 
     Raises:
-        ConfigError: neither K nor what K has beyond the head labels is a power of two, or there are more vectors or
-            more head labels than labels.
+        ConfigError: neither K nor what K has beyond the head labels is a power of two, or there are
+            more vectors or more head labels than labels.
     """
     settings, labels = config.method, data.num_labels
     count, head = settings.num_vectors, settings.num_head_vectors
     if head and count in ("labels", labels, 0):
-        raise ConfigError(f"method.num_head_vectors is {head}, but with method.num_vectors {count} no labels share a "
-                          "vector; leave it 0")
+        raise ConfigError(
+            f"method.num_head_vectors is {head}, but with method.num_vectors {count} no labels "
+            f"share a "
+            "vector; leave it 0"
+        )
     if count in ("labels", labels):
         return labels
     if count > labels:
-        raise ConfigError(f"method.num_vectors is {count}, more than the labels of {data.name}, {labels}; "
-                          "`labels` gives each its own")
+        raise ConfigError(
+            f"method.num_vectors is {count}, more than the labels of {data.name}, {labels}; "
+            "`labels` gives each its own"
+        )
     if count and head > labels:
-        raise ConfigError(f"method.num_head_vectors is {head}, more than the labels of {data.name}, {labels}")
+        raise ConfigError(
+            f"method.num_head_vectors is {head}, more than the labels of {data.name}, {labels}"
+        )
     if count and head >= count:
-        raise ConfigError(f"method.num_head_vectors is {head}, which leaves none of method.num_vectors, {count}, for "
-                          "the other labels")
+        raise ConfigError(
+            f"method.num_head_vectors is {head}, which leaves none of method.num_vectors, "
+            f"{count}, for "
+            "the other labels"
+        )
     if count and not (_is_power_of_two(count) or _is_power_of_two(count - head)):
         below = 1 << int(math.log2(count - head))
-        near = f"{below + head} or {2 * below + head} with the {head} head vectors" if head else f"{below}, {2 * below}"
-        raise ConfigError(f"method.num_vectors is {count}, expected a power of two, or one beyond "
-                          f"method.num_head_vectors (near: {near}), 0 for none, or `labels` for one a label")
+        near = (
+            f"{below + head} or {2 * below + head} with the {head} head vectors"
+            if head
+            else f"{below}, {2 * below}"
+        )
+        raise ConfigError(
+            f"method.num_vectors is {count}, expected a power of two, or one beyond "
+            f"method.num_head_vectors (near: {near}), 0 for none, or `labels` for one a label"
+        )
     return count
 
 

@@ -1,9 +1,12 @@
-"""DEXA: a dual encoder whose labels have auxiliary vectors (Dahiya et al., KDD 2023), on NGAME's batches: module M1.
+"""DEXA: a dual encoder whose labels have auxiliary vectors (Dahiya et al., KDD 2023), on NGAME's
+batches: module M1.
 
-w_l = norm(E(z_l) + a_C(l)) for labels, norm(E(x_i)) for queries; `models/dual/auxiliary.py` has the vectors.
-No vectors is NGAME; one a label is SiameseXML's residual; `pool: all`, `batches: random` and a softmax loss make it
-DEXML with auxiliary vectors. Here E(z_l) is of unit length (`encoder.normalize`) before the vector is added.
+w_l = norm(E(z_l) + a_C(l)) for labels, norm(E(x_i)) for queries; `models/dual/auxiliary.py` has the
+vectors. No vectors is NGAME; one a label is SiameseXML's residual; `pool: all`, `batches: random`
+and a softmax loss make it DEXML with auxiliary vectors. Here E(z_l) is of unit length
+(`encoder.normalize`) before the vector is added.
 """
+
 from __future__ import annotations
 
 import logging
@@ -36,10 +39,19 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class DexaConfig(NgameConfig):
     num_vectors: int | Literal["labels"] = option(
-        1024, "auxiliary vectors: a power of two, or as many beyond num_head_vectors; 0 = none (NGAME); labels = one a "
-              "label (SiameseXML)", ge=0, le=MANY_LABELS)
-    num_head_vectors: int = option(0, "of them, vectors of the most frequent labels, one each; others share",
-                                   ge=0, le=MANY_LABELS)
+        1024,
+        "auxiliary vectors: a power of two, or as many beyond num_head_vectors; 0 = none (NGAME); "
+        "labels = one a "
+        "label (SiameseXML)",
+        ge=0,
+        le=MANY_LABELS,
+    )
+    num_head_vectors: int = option(
+        0,
+        "of them, vectors of the most frequent labels, one each; others share",
+        ge=0,
+        le=MANY_LABELS,
+    )
     vector_init: Literal["xavier", "zeros"] = option("xavier", "auxiliary vectors at the start")
 
 
@@ -48,12 +60,22 @@ class Dexa(Ngame):
 
     Config = DexaConfig
 
-    def __init__(self, config: Config, num_labels: int, data: Dataset | None, encoder: TextEncoder,
-                 vectors: int = 0) -> None:
+    def __init__(
+        self,
+        config: Config,
+        num_labels: int,
+        data: Dataset | None,
+        encoder: TextEncoder,
+        vectors: int = 0,
+    ) -> None:
         super().__init__(config, num_labels, data, encoder)
-        self.auxiliary = AuxiliaryVectors(vectors, encoder.dim, num_labels, config.method.vector_init) \
-            if vectors else None
-        self.centroids: Tensor | None = None      # [K, D] of the labels' text embeddings, for labels never seen
+        self.auxiliary = (
+            AuxiliaryVectors(vectors, encoder.dim, num_labels, config.method.vector_init)
+            if vectors
+            else None
+        )
+        # [K, D] of the labels' text embeddings, for labels never seen
+        self.centroids: Tensor | None = None
 
     @classmethod
     def check(cls, config: Config, sizes: DataSizes, runs: Runs) -> None:
@@ -66,7 +88,8 @@ class Dexa(Ngame):
         return cls(config, data.num_labels, data, method.encoder, number_of_vectors(config, data))
 
     def prepare(self, run_folder: Path, accelerator: Accelerator) -> None:
-        """Assign the labels to vectors, once, by the initial encoder; a model started from keeps its own assignment."""
+        """Assign the labels to vectors, once, by the initial encoder; a model started from keeps
+        its own assignment."""
         super().prepare(run_folder, accelerator)
         if self.auxiliary is None or (self.auxiliary.clusters >= 0).all():
             return
@@ -74,8 +97,14 @@ class Dexa(Ngame):
         clusters = None
         if distributed.is_main():
             settings, run = self.config.method, self.config.run
-            clusters = assign(embeddings, self.data.label_counts, len(self.auxiliary.table), settings.num_head_vectors,
-                              run.seed, distributed.cpu_threads(run.threads))
+            clusters = assign(
+                embeddings,
+                self.data.label_counts,
+                len(self.auxiliary.table),
+                settings.num_head_vectors,
+                run.seed,
+                distributed.cpu_threads(run.threads),
+            )
         self.auxiliary.clusters.copy_(torch.from_numpy(distributed.broadcast(clusters)))
 
     @classmethod
@@ -86,10 +115,14 @@ class Dexa(Ngame):
     def parameter_groups(self) -> list[dict[str, Any]]:
         if self.auxiliary is None:
             return super().parameter_groups()
-        groups = [{**g, "params": [p for p in g["params"] if p is not self.auxiliary.table]}
-                  for g in super().parameter_groups()]
-        return [*(g for g in groups if g["params"]),
-                {"name": "auxiliary", "params": [self.auxiliary.table], "weight_decay": 0.0}]
+        groups = [
+            {**g, "params": [p for p in g["params"] if p is not self.auxiliary.table]}
+            for g in super().parameter_groups()
+        ]
+        return [
+            *(g for g in groups if g["params"]),
+            {"name": "auxiliary", "params": [self.auxiliary.table], "weight_decay": 0.0},
+        ]
 
     def represent(self, embeddings: Tensor, labels: np.ndarray) -> Tensor:
         if self.auxiliary is None:
@@ -100,7 +133,9 @@ class Dexa(Ngame):
         """The text's embedding plus the vector of the nearest cluster of known labels."""
         if self.auxiliary is None:
             return embeddings
-        return self.auxiliary.nearest(embeddings, self.centroids.to(embeddings.device), self.encoder.config.normalize)
+        return self.auxiliary.nearest(
+            embeddings, self.centroids.to(embeddings.device), self.encoder.config.normalize
+        )
 
     def start_from(self, other: Method) -> None:
         """The encoder of any run; the vectors and their assignment if the other run has as many."""
@@ -110,8 +145,11 @@ class Dexa(Ngame):
         if other.auxiliary.table.shape == self.auxiliary.table.shape:
             take_parameters(self.auxiliary, other.auxiliary, "auxiliary vectors")
         else:
-            log.info("run.start_from has %d auxiliary vectors, this run %d: they start anew",
-                     len(other.auxiliary.table), len(self.auxiliary.table))
+            log.info(
+                "run.start_from has %d auxiliary vectors, this run %d: they start anew",
+                len(other.auxiliary.table),
+                len(self.auxiliary.table),
+            )
 
     # ---- saving
     def prepare_scoring(self, accelerator: Accelerator) -> None:
@@ -123,16 +161,27 @@ class Dexa(Ngame):
     def save(self, folder: Path, accelerator: Accelerator) -> None:
         super().save(folder, accelerator)
         if distributed.is_main() and self.auxiliary is not None:
-            save_file({**{n: v.detach().cpu().contiguous() for n, v in self.auxiliary.state_dict().items()},
-                       "centroids": self.centroids}, folder / "auxiliary.safetensors")
+            save_file(
+                {
+                    **{
+                        n: v.detach().cpu().contiguous()
+                        for n, v in self.auxiliary.state_dict().items()
+                    },
+                    "centroids": self.centroids,
+                },
+                folder / "auxiliary.safetensors",
+            )
 
     @classmethod
     def load(cls, config: Config, folder: Path, num_labels: int) -> Dexa:
         method = super().load(config, folder, num_labels)
         if config.method.num_vectors:
             path, dim = folder / "auxiliary.safetensors", method.encoder.dim
-            saved = read_tensors(path, {"table": (None, dim), "centroids": (None, dim), "clusters": (num_labels,)},
-                                 whole=frozenset({"clusters"}))
+            saved = read_tensors(
+                path,
+                {"table": (None, dim), "centroids": (None, dim), "clusters": (num_labels,)},
+                whole=frozenset({"clusters"}),
+            )
             check_ids(saved["clusters"], len(saved["table"]), f"{path}: clusters")
             method.centroids = saved.pop("centroids")
             method.auxiliary = AuxiliaryVectors(*saved["table"].shape, num_labels, "zeros")

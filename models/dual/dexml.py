@@ -1,12 +1,15 @@
-"""DEXML: dual encoders trained against all labels, or a pool of them (Gupta et al., ICLR 2024, arXiv 2310.10636).
+"""DEXML: dual encoders trained against all labels, or a pool of them (Gupta et al., ICLR 2024,
+arXiv 2310.10636).
 
-One encoder E for queries and labels; score s_il = E(x_i) . E(z_l) / tau. The step, with labels sharded over processes:
+One encoder E for queries and labels; score s_il = E(x_i) . E(z_l) / tau. The step, with labels
+sharded over processes:
   1. the pool of labels, and the range of it that this process owns, shortest texts first;
   2. query embeddings, gathered from all processes [B, D];
   3. embeddings of the own labels by gradient caching [K / G, D];
   4. the loss over [B, K / G] scores; processes exchange row statistics only;
   5. backward to the embeddings, then through the encoder micro-batch by micro-batch.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -38,32 +41,57 @@ from utils.training.grad_cache import GradCache
 class DexmlConfig(MethodConfig):
     has_label_vectors: ClassVar[bool] = True
     pool: Literal["all", "hnm", "in-batch"] = option(
-        "all", "labels in a step's loss: all; hnm = the batch's sampled positives and mined negatives; in-batch")
-    tau: float = option(0.05, "temperature: scores are inner products / tau (1 for embeddings that are not normalised)",
-                        ge=SMALLEST, le=LARGEST)
-    gc_batch_size: int = option(1024, "texts encoded at once by gradient caching: bounds the activations' memory",
-                                ge=1, le=MANY_TEXTS)
-    num_positives: int = option(1, "hnm, in-batch: positives sampled per query", ge=1, le=MANY_LABELS)
-    num_negatives: int = option(1, "hnm: negatives drawn per query from its shortlist", ge=0, le=MANY_LABELS)
-    shortlist_size: int = option(100, "hnm: labels of the shortlist, the positives among them removed",
-                                 ge=1, le=MANY_LABELS)
-    hard_neg_start: int = option(0, "hnm: first epoch with mined negatives; in-batch before it", ge=0, le=MANY_EPOCHS)
-    refresh_interval: int = option(1, "hnm: epochs between two minings of the shortlists", ge=1, le=MANY_EPOCHS)
+        "all",
+        "labels in a step's loss: all; hnm = the batch's sampled positives and mined negatives; "
+        "in-batch",
+    )
+    tau: float = option(
+        0.05,
+        "temperature: scores are inner products / tau (1 for embeddings that are not normalised)",
+        ge=SMALLEST,
+        le=LARGEST,
+    )
+    gc_batch_size: int = option(
+        1024,
+        "texts encoded at once by gradient caching: bounds the activations' memory",
+        ge=1,
+        le=MANY_TEXTS,
+    )
+    num_positives: int = option(
+        1, "hnm, in-batch: positives sampled per query", ge=1, le=MANY_LABELS
+    )
+    num_negatives: int = option(
+        1, "hnm: negatives drawn per query from its shortlist", ge=0, le=MANY_LABELS
+    )
+    shortlist_size: int = option(
+        100, "hnm: labels of the shortlist, the positives among them removed", ge=1, le=MANY_LABELS
+    )
+    hard_neg_start: int = option(
+        0, "hnm: first epoch with mined negatives; in-batch before it", ge=0, le=MANY_EPOCHS
+    )
+    refresh_interval: int = option(
+        1, "hnm: epochs between two minings of the shortlists", ge=1, le=MANY_EPOCHS
+    )
 
 
 class Dexml(Method):
-    """The dual encoder. Attributes: encoder; after prepare_scoring or load: label_embeddings [L, D], index."""
+    """The dual encoder. Attributes: encoder; after prepare_scoring or load: label_embeddings [L,
+    D], index."""
 
     Config = DexmlConfig
 
-    def __init__(self, config: Config, num_labels: int, data: Dataset | None, encoder: TextEncoder) -> None:
+    def __init__(
+        self, config: Config, num_labels: int, data: Dataset | None, encoder: TextEncoder
+    ) -> None:
         super().__init__(config, num_labels, data)
         self.encoder = encoder
         self.loss = loss_function(config.loss)
         self.label_embeddings: Tensor | np.ndarray | None = None
-        self.index: ExactIndex | HnswIndex | None = None      # over the label embeddings
-        self._shortlists: np.ndarray | None = None      # [n, shortlist_size] label ids, -1 where there is none
-        self._label_lengths = data.label_tokens.lengths if data else None      # [L], made once, not in each step
+        self.index: ExactIndex | HnswIndex | None = None  # over the label embeddings
+        # [n, shortlist_size] label ids, -1 where there is none
+        self._shortlists: np.ndarray | None = None
+        # [L], made once, not in each step
+        self._label_lengths = data.label_tokens.lengths if data else None
         self._all: tuple[LabelPool, list[TextBatch]] | None = None
 
     @classmethod
@@ -84,9 +112,11 @@ class Dexml(Method):
         encode = self._encode_with(accelerator)
         query_cache = GradCache(encode, batch.queries.split(settings.gc_batch_size))
         label_cache = GradCache(encode, label_texts)
-        queries = query_cache.embed()                                                       # [b, D]
-        labels = self.represent(label_cache.embed(), pool.own)                              # [k, D]
-        loss = pool_loss(self.loss, queries, labels, pool, batch, sampled, self.config.loss, tau=settings.tau)
+        queries = query_cache.embed()  # [b, D]
+        labels = self.represent(label_cache.embed(), pool.own)  # [k, D]
+        loss = pool_loss(
+            self.loss, queries, labels, pool, batch, sampled, self.config.loss, tau=settings.tau
+        )
         self.observe(batch, queries.detach(), labels.detach(), pool, sampled)
         accelerator.backward(loss)
         query_cache.backward()
@@ -94,21 +124,33 @@ class Dexml(Method):
         return loss.detach()
 
     def represent(self, embeddings: Tensor, labels: np.ndarray) -> Tensor:
-        """Representations of labels [k, D] from the embeddings of their texts; DEXA adds its vectors here."""
+        """Representations of labels [k, D] from the embeddings of their texts; DEXA adds its
+        vectors here."""
         return embeddings
 
-    def observe(self, batch: Batch, queries: Tensor, labels: Tensor, pool: LabelPool, sampled: np.ndarray | None,
-                ) -> None:
+    def observe(
+        self,
+        batch: Batch,
+        queries: Tensor,
+        labels: Tensor,
+        pool: LabelPool,
+        sampled: np.ndarray | None,
+    ) -> None:
         """Look at a step's own embeddings [b, D], [k, D]; NGAME fills its memory bank here."""
 
     def _encode_with(self, accelerator: Accelerator):
         def encode(texts: TextBatch) -> Tensor:
             with accelerator.autocast():
                 return self.encoder(texts)
+
         return encode
 
-    def _pool(self, batch: Batch, rng: np.random.Generator, device: torch.device,
-              ) -> tuple[LabelPool, list[TextBatch], np.ndarray | None]:
+    def _pool(
+        self,
+        batch: Batch,
+        rng: np.random.Generator,
+        device: torch.device,
+    ) -> tuple[LabelPool, list[TextBatch], np.ndarray | None]:
         """(pool, the own labels' texts in micro-batches, mask of sampled positives)."""
         settings, loss = self.config.method, self.config.loss
         sampled = None
@@ -116,7 +158,8 @@ class Dexml(Method):
             count = sample_size(loss, self.num_labels) if loss.sample else settings.num_positives
             sampled = sample_positives(batch.relevance, count, rng)
         if settings.pool == "all":
-            if self._all is None:      # made once: every step sees the same labels in the same micro-batches
+            # made once: every step sees the same labels in the same micro-batches
+            if self._all is None:
                 pool = LabelPool(np.arange(self.num_labels), self._label_lengths)
                 self._all = pool, self._label_texts(pool, device)
             return *self._all, sampled
@@ -128,23 +171,31 @@ class Dexml(Method):
 
     def _label_texts(self, pool: LabelPool, device: torch.device) -> list[TextBatch]:
         size = self.config.method.gc_batch_size
-        return [TextBatch.take(self.data.label_tokens, pool.own[i:i + size]).to(device)
-                for i in range(0, max(len(pool.own), 1), size)]
+        return [
+            TextBatch.take(self.data.label_tokens, pool.own[i : i + size]).to(device)
+            for i in range(0, max(len(pool.own), 1), size)
+        ]
 
     # ---- hard negatives
     def _draw_negatives(self, batch: Batch, rng: np.random.Generator) -> np.ndarray:
         """`num_negatives` labels of each query's shortlist, drawn without replacement."""
-        lists = self._shortlists[batch.points]                                              # [B, shortlist]
+        # [B, shortlist]
+        lists = self._shortlists[batch.points]
         keys = np.where(lists >= 0, rng.random(lists.shape), np.inf)
         count = min(self.config.method.num_negatives, lists.shape[1])
         drawn = np.take_along_axis(lists, np.argsort(keys, axis=1)[:, :count], 1).ravel()
         return drawn[drawn >= 0]
 
     def on_epoch_start(self, epoch: int, accelerator: Accelerator) -> None:
-        """Mine the shortlists of this epoch: the current model's top labels of each training query."""
+        """Mine the shortlists of this epoch: the current model's top labels of each training
+        query."""
         settings = self.config.method
         due = (epoch - settings.hard_neg_start) % settings.refresh_interval == 0
-        if settings.pool == "hnm" and epoch >= settings.hard_neg_start and (due or self._shortlists is None):
+        if (
+            settings.pool == "hnm"
+            and epoch >= settings.hard_neg_start
+            and (due or self._shortlists is None)
+        ):
             self._shortlists = self._mine(accelerator)
 
     def _mine(self, accelerator: Accelerator) -> np.ndarray:
@@ -153,10 +204,11 @@ class Dexml(Method):
         k = min(size + int(np.diff(known.indptr).max(initial=0)), self.num_labels)
         self.prepare_scoring(accelerator)
         own = distributed.share(len(split))
-        _, ids = self.score_rows(split.tokens, split.rows[own.start:own.stop], k, accelerator)
+        _, ids = self.score_rows(split.tokens, split.rows[own.start : own.stop], k, accelerator)
         ids = distributed.broadcast(distributed.gather_arrays(ids, len(split)))
         ids[contains(known, np.arange(len(ids))[:, None], ids)] = -1
-        order = np.argsort(ids < 0, axis=1, kind="stable")[:, :size]      # the negatives first, best first
+        # the negatives first, best first
+        order = np.argsort(ids < 0, axis=1, kind="stable")[:, :size]
         return np.take_along_axis(ids, order, 1)
 
     def training_state(self) -> dict[str, np.ndarray]:
@@ -167,7 +219,8 @@ class Dexml(Method):
 
     # ---- scoring
     def prepare_scoring(self, accelerator: Accelerator) -> Tensor:
-        """Training searches exactly: neither the choice of the checkpoint nor negatives depend on `eval.index`.
+        """Training searches exactly: neither the choice of the checkpoint nor negatives depend on
+        `eval.index`.
 
         Returns the embeddings of the labels' texts [L, D].
         """
@@ -191,8 +244,14 @@ class Dexml(Method):
 
     def embed_labels(self, labels: Ragged, accelerator: Accelerator) -> Tensor:
         """Embeddings of label texts, each process its share: [L, D] on every process."""
-        return embed_rows(self.encoder, labels, np.arange(len(labels)), self.config.eval.batch_size, accelerator,
-                          "embed labels")
+        return embed_rows(
+            self.encoder,
+            labels,
+            np.arange(len(labels)),
+            self.config.eval.batch_size,
+            accelerator,
+            "embed labels",
+        )
 
     def label_vectors(self) -> Tensor | np.ndarray:
         return self.label_embeddings
@@ -219,5 +278,8 @@ class Dexml(Method):
 
 
 def _needs_texts(config: Config) -> str:
-    return (f"method {config.method.name} encodes the labels' texts: give them texts, or use `ova`, or the path from "
-            "`surrogate` to `xc`, which need none")
+    return (
+        f"method {config.method.name} encodes the labels' texts: give them texts, or use `ova`, "
+        f"or the path from "
+        "`surrogate` to `xc`, which need none"
+    )

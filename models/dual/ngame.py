@@ -1,9 +1,12 @@
-"""NGAME: negative-mining-aware mini-batches for a dual encoder (Dahiya et al., WSDM 2023), the base of DEXA's M1.
+"""NGAME: negative-mining-aware mini-batches for a dual encoder (Dahiya et al., WSDM 2023), the base
+of DEXA's M1.
 
-The dual encoder of DEXML with another order of the queries and, as published, another pool and loss: one sampled
-positive a query, the batch's other sampled positives as negatives, the triplet loss with online hard negatives. The
-axes are independent: any `method.pool`, `loss.name` and `method.batches` go together.
+The dual encoder of DEXML with another order of the queries and, as published, another pool and
+loss: one sampled positive a query, the batch's other sampled positives as negatives, the triplet
+loss with online hard negatives. The axes are independent: any `method.pool`, `loss.name` and
+`method.batches` go together.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -31,9 +34,16 @@ from utils.run.stages import Runs
 @dataclass(frozen=True)
 class NgameConfig(ClusteredConfig, DexmlConfig):
     pool: Literal["all", "hnm", "in-batch"] = option(
-        "in-batch", "labels in a step's loss: all; hnm = the batch's sampled positives and mined negatives; in-batch")
-    tau: float = option(1.0, "temperature: scores are inner products / tau; 1 for the triplet loss",
-                        ge=SMALLEST, le=LARGEST)
+        "in-batch",
+        "labels in a step's loss: all; hnm = the batch's sampled positives and mined negatives; "
+        "in-batch",
+    )
+    tau: float = option(
+        1.0,
+        "temperature: scores are inner products / tau; 1 for the triplet loss",
+        ge=SMALLEST,
+        le=LARGEST,
+    )
 
 
 class Ngame(Dexml):
@@ -41,10 +51,12 @@ class Ngame(Dexml):
 
     Config = NgameConfig
 
-    def __init__(self, config: Config, num_labels: int, data: Dataset | None, encoder: TextEncoder) -> None:
+    def __init__(
+        self, config: Config, num_labels: int, data: Dataset | None, encoder: TextEncoder
+    ) -> None:
         super().__init__(config, num_labels, data, encoder)
         self.clustered = ClusteredBatches(config, len(data.splits["trn"])) if data else None
-        self._violating: list[tuple[Tensor, Tensor]] = []      # own pairs of a step: violating, all
+        self._violating: list[tuple[Tensor, Tensor]] = []  # own pairs of a step: violating, all
 
     @classmethod
     def check(cls, config: Config, sizes: DataSizes, runs: Runs) -> None:
@@ -59,13 +71,28 @@ class Ngame(Dexml):
         """The encoder of any run."""
         self.start_from_encoder(other)
 
-    def observe(self, batch: Batch, queries: Tensor, labels: Tensor, pool: LabelPool, sampled: np.ndarray | None,
-                ) -> None:
+    def observe(
+        self,
+        batch: Batch,
+        queries: Tensor,
+        labels: Tensor,
+        pool: LabelPool,
+        sampled: np.ndarray | None,
+    ) -> None:
         self.clustered.record(batch, queries)
-        if self.config.method.pool != "all" and self.encoder.config.normalize:      # the margin is one of cosines
-            positives = pool.positives(batch, self.config.loss, sampled, queries.device, by_rows=True)
-            self._violating.append(violations(queries=queries, labels=gather_pool(pool, labels), positives=positives,
-                                              margin=self.config.loss.margin))
+        # the margin is one of cosines
+        if self.config.method.pool != "all" and self.encoder.config.normalize:
+            positives = pool.positives(
+                batch, self.config.loss, sampled, queries.device, by_rows=True
+            )
+            self._violating.append(
+                violations(
+                    queries=queries,
+                    labels=gather_pool(pool, labels),
+                    positives=positives,
+                    margin=self.config.loss.margin,
+                )
+            )
 
     def epoch_report(self) -> dict[str, float]:
         """Share of the epoch's in-batch negatives that violate the margin."""
@@ -85,14 +112,24 @@ class Ngame(Dexml):
     def embed_queries(self, accelerator: Accelerator) -> Tensor:
         """Embeddings of the training queries [n, D]."""
         split = self.data.splits["trn"]
-        return embed_rows(self.encoder, split.tokens, split.rows, self.config.eval.batch_size, accelerator,
-                          "embed queries")
+        return embed_rows(
+            self.encoder,
+            split.tokens,
+            split.rows,
+            self.config.eval.batch_size,
+            accelerator,
+            "embed queries",
+        )
 
     def batch_order(self, epoch: int) -> np.ndarray | None:
         return self.clustered.order(epoch)
 
     def training_state(self) -> dict[str, np.ndarray]:
-        return {**super().training_state(), **self.clustered.state(), "violating": np.array(self._counted())}
+        return {
+            **super().training_state(),
+            **self.clustered.state(),
+            "violating": np.array(self._counted()),
+        }
 
     def load_training_state(self, state: dict[str, np.ndarray]) -> None:
         super().load_training_state(state)

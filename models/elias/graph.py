@@ -1,9 +1,12 @@
-"""The graph A of ELIAS: which labels hang on which cluster, and how strongly (Gupta et al., NeurIPS 2022, 2210.08410).
+"""The graph A of ELIAS: which labels hang on which cluster, and how strongly (Gupta et al., NeurIPS
+2022, 2210.08410).
 
-    graph = cluster_graph(data, max_leaf=100, seed=0)                    # stage 1: balanced clusters of label centroids
-    graph = approximate_graph(relevance, matching, graph, kappa=1000)    # stage 2: clusters that training points visit
-    graph.save("graph.npz"); Graph.load("graph.npz", num_labels=L)
+graph = cluster_graph(data, max_leaf=100, seed=0)                    # stage 1: balanced clusters of
+label centroids
+graph = approximate_graph(relevance, matching, graph, kappa=1000)    # stage 2: clusters that
+training points visit graph.save("graph.npz"); Graph.load("graph.npz", num_labels=L)
 """
+
 from __future__ import annotations
 
 import json
@@ -26,12 +29,14 @@ from utils.reading.matrices import array_names, matrix_header, present, read_arr
 from utils.sparse import canonical, entry_rows, lookup, topk_csr, topk_rows
 
 log = logging.getLogger(__name__)
-ORIGIN = "made_of"      # member of a graph file
+ORIGIN = "made_of"  # member of a graph file
 
 
 @dataclass(frozen=True)
 class Graph:
-    """A [C, L]: labels [C, W] int32, ascending, -1 behind the last of a cluster; values [C, W] float32 in (0, 1]."""
+    """A [C, L]: labels [C, W] int32, ascending, -1 behind the last of a cluster; values [C, W]
+    float32 in (0, 1]."""
+
     labels: np.ndarray
     values: np.ndarray
     num_labels: int
@@ -45,11 +50,21 @@ class Graph:
             matrix.eliminate_zeros()
         counts = np.diff(matrix.indptr)
         if len(counts) == 0 or (counts == 0).any():
-            number = f"cluster {np.argmin(counts)} ({(counts == 0).sum():,} in all)" if len(counts) else "all of none"
-            raise InputError(f"{where}: expected at least one label in each of {len(counts):,} clusters; {number} has "
-                             "none")
+            number = (
+                f"cluster {np.argmin(counts)} ({(counts == 0).sum():,} in all)"
+                if len(counts)
+                else "all of none"
+            )
+            raise InputError(
+                f"{where}: expected at least one label in each of {len(counts):,} clusters; "
+                f"{number} has "
+                "none"
+            )
         if not ((matrix.data > 0) & (matrix.data <= 1)).all():
-            raise InputError(f"{where}: expected edge values in (0, 1], got {matrix.data.min()} to {matrix.data.max()}")
+            raise InputError(
+                f"{where}: expected edge values in (0, 1], got {matrix.data.min()} to "
+                f"{matrix.data.max()}"
+            )
         labels = np.full((len(counts), counts.max()), -1, np.int32)
         values = np.zeros(labels.shape, np.float32)
         inside = np.arange(labels.shape[1]) < counts[:, None]
@@ -59,7 +74,9 @@ class Graph:
     def to_csr(self) -> sp.csr_matrix:
         inside = self.labels >= 0
         indptr = np.concatenate([[0], np.cumsum(inside.sum(1))])
-        return sp.csr_matrix((self.values[inside], self.labels[inside], indptr), (len(self.labels), self.num_labels))
+        return sp.csr_matrix(
+            (self.values[inside], self.labels[inside], indptr), (len(self.labels), self.num_labels)
+        )
 
     @property
     def num_clusters(self) -> int:
@@ -71,7 +88,8 @@ class Graph:
         return (self.labels >= 0).sum(1)
 
     def parents(self, values: np.ndarray | None = None) -> np.ndarray:
-        """parent(l) = argmax_c A_cl [L] int64, equal values by lower cluster; -1 for a label that no cluster has.
+        """parent(l) = argmax_c A_cl [L] int64, equal values by lower cluster; -1 for a label that
+        no cluster has.
 
         Args:
             values: of the edges, instead of A's own [C, W].
@@ -79,7 +97,7 @@ class Graph:
         inside = self.labels >= 0
         clusters, labels = np.nonzero(inside)[0], self.labels[inside]
         values = (self.values if values is None else values)[inside]
-        order = np.lexsort((-clusters, values))      # the last one to write wins
+        order = np.lexsort((-clusters, values))  # the last one to write wins
         found = np.full(self.num_labels, -1, np.int64)
         found[labels[order]] = clusters[order]
         return found
@@ -89,11 +107,15 @@ class Graph:
         return self.num_labels - len(np.unique(self.labels[self.labels >= 0]))
 
     def save(self, path: Path, origin: Mapping[str, Any] | None = None) -> None:
-        """A scipy matrix [C, L] that says what it was made of, as JSON in bytes that scipy does not look at."""
+        """A scipy matrix [C, L] that says what it was made of, as JSON in bytes that scipy does not
+        look at."""
         with written_whole(Path(path)) as partial:
-            with open(partial, "wb") as file:      # by its name, scipy would give it a suffix
+            with open(partial, "wb") as file:  # by its name, scipy would give it a suffix
                 sp.save_npz(file, self.to_csr())
-            with zipfile.ZipFile(partial, "a") as archive, archive.open(f"{ORIGIN}.npy", "w") as member:
+            with (
+                zipfile.ZipFile(partial, "a") as archive,
+                archive.open(f"{ORIGIN}.npy", "w") as member,
+            ):
                 said = json.dumps(dict(origin or {})).encode()
                 np.lib.format.write_array(member, np.frombuffer(said, np.uint8))
 
@@ -118,7 +140,8 @@ class Graph:
 
     @classmethod
     def load(cls, path: str | Path, num_labels: int) -> Graph:
-        """A graph that `save` wrote, or any scipy matrix [C, L]; ValueError if it is missing or of other labels."""
+        """A graph that `save` wrote, or any scipy matrix [C, L]; ValueError if it is missing or of
+        other labels."""
         _check_there(path)
         matrix = read_matrix(path)
         _check_labels(path, matrix.shape[1], num_labels)
@@ -127,13 +150,18 @@ class Graph:
 
 def _check_there(path: str | Path) -> None:
     if not present(path):
-        raise InputError(f"{path}: no such file; expected a graph A, clusters x labels, as `python elias_utils.py "
-                         "gen_cluster_A CONFIG` writes it")
+        raise InputError(
+            f"{path}: no such file; expected a graph A, clusters x labels, as `python "
+            f"elias_utils.py "
+            "gen_cluster_A CONFIG` writes it"
+        )
 
 
 def _check_labels(path: str | Path, labels: int, expected: int) -> None:
     if labels != expected:
-        raise InputError(f"{path}: the graph has {labels:,} labels, expected the {expected:,} of the data set")
+        raise InputError(
+            f"{path}: the graph has {labels:,} labels, expected the {expected:,} of the data set"
+        )
 
 
 def cluster_count(num_labels: int, max_leaf: int) -> int:
@@ -141,37 +169,53 @@ def cluster_count(num_labels: int, max_leaf: int) -> int:
     return 1 << max(0, (-(-num_labels // max_leaf) - 1).bit_length())
 
 
-def cluster_graph(features: sp.csr_matrix | np.ndarray, max_leaf: int, seed: int, threads: int = 1) -> Graph:
-    """A of stage 1: balanced 2-means, level by level, of the labels' features [L, F]; each label in one cluster."""
+def cluster_graph(
+    features: sp.csr_matrix | np.ndarray, max_leaf: int, seed: int, threads: int = 1
+) -> Graph:
+    """A of stage 1: balanced 2-means, level by level, of the labels' features [L, F]; each label in
+    one cluster."""
     clusters = cluster_count(features.shape[0], max_leaf)
-    hierarchy = balanced_hierarchy(features, [2] * (clusters.bit_length() - 1), seed=seed, threads=threads,
-                                   name="cluster labels")
+    hierarchy = balanced_hierarchy(
+        features,
+        [2] * (clusters.bit_length() - 1),
+        seed=seed,
+        threads=threads,
+        name="cluster labels",
+    )
     return graph_of_clusters(hierarchy.clusters(), clusters)
 
 
 def graph_of_clusters(clusters: np.ndarray, number: int) -> Graph:
     """The graph in which each label [L] hangs on one cluster, with value 1."""
     size = len(clusters)
-    return Graph.from_csr(sp.csr_matrix((np.ones(size, np.float32), (clusters, np.arange(size))), (number, size)))
+    return Graph.from_csr(
+        sp.csr_matrix((np.ones(size, np.float32), (clusters, np.arange(size))), (number, size))
+    )
 
 
-def approximate_graph(relevance: sp.csr_matrix, matching: sp.csr_matrix, before: Graph, kappa: int) -> Graph:
-    """A' of stage 2: of each cluster the `kappa` labels with the largest (Y^T M)_lc, in proportion to the largest.
+def approximate_graph(
+    relevance: sp.csr_matrix, matching: sp.csr_matrix, before: Graph, kappa: int
+) -> Graph:
+    """A' of stage 2: of each cluster the `kappa` labels with the largest (Y^T M)_lc, in proportion
+    to the largest.
 
-    Each label's best cluster comes before its others' claims, so that no label is lost as long as there is room (in the
-    paper rare labels are). A label without any count, or a cluster that no point visits, keeps what it has in `before`.
+    Each label's best cluster comes before its others' claims, so that no label is lost as long as
+    there is room (in the paper rare labels are). A label without any count, or a cluster that no
+    point visits, keeps what it has in `before`.
 
     Args:
         relevance: Y [N, L]; matching: M [N, C], the scores of each training point's top clusters.
     """
-    counts, parents = count_matrix(relevance, matching), before.parents()             # [L, C]
+    counts, parents = count_matrix(relevance, matching), before.parents()  # [L, C]
     lost = np.flatnonzero((np.diff(counts.indptr) == 0) & (parents >= 0))
     tiny = 1e-6 * (counts.data.min() if counts.nnz else 1)
-    counts = canonical(counts + sp.csr_matrix((np.full(len(lost), tiny, np.float32), (lost, parents[lost])),
-                                              counts.shape))
+    counts = canonical(
+        counts
+        + sp.csr_matrix((np.full(len(lost), tiny, np.float32), (lost, parents[lost])), counts.shape)
+    )
     anchors = top_assignment(counts, 1, axis="label", binary=True)
     claims = counts + anchors * np.float32(2 * counts.data.max(initial=0))
-    ids, _ = topk_rows(claims.T.tocsr(), kappa)                                       # [C, kappa]
+    ids, _ = topk_rows(claims.T.tocsr(), kappa)  # [C, kappa]
     kept = topk_csr(lookup(counts.T, np.arange(len(ids))[:, None], ids), ids, counts.shape[0])
     empty = np.diff(kept.indptr) == 0
     if empty.any():
@@ -184,14 +228,26 @@ def approximate_graph(relevance: sp.csr_matrix, matching: sp.csr_matrix, before:
 
 
 def check_graph(graph: Graph, clusters: int | None, kappa: int, where: str) -> Graph:
-    """ValueError for another number of clusters, or more than kappa labels in one; warns of unreachable labels."""
+    """ValueError for another number of clusters, or more than kappa labels in one; warns of
+    unreachable labels."""
     if clusters is not None and graph.num_clusters != clusters:
-        raise InputError(f"{where}: the graph has {graph.num_clusters:,} clusters, expected {clusters:,} "
-                         "(method.max_leaf)")
+        raise InputError(
+            f"{where}: the graph has {graph.num_clusters:,} clusters, expected {clusters:,} "
+            "(method.max_leaf)"
+        )
     if graph.labels.shape[1] > kappa:
-        raise InputError(f"{where}: cluster {graph.lengths.argmax()} has {graph.labels.shape[1]:,} labels, at most "
-                         f"{kappa:,} (method.kappa)")
+        raise InputError(
+            f"{where}: cluster {graph.lengths.argmax()} has {graph.labels.shape[1]:,} labels, at "
+            f"most "
+            f"{kappa:,} (method.kappa)"
+        )
     if lost := graph.unreachable():
-        log.warning("%s: %d of %d labels are in no cluster and can never be found; recall is at most that of the "
-                    "others", where, lost, graph.num_labels)
+        log.warning(
+            "%s: %d of %d labels are in no cluster and can never be found; recall is at most that "
+            "of the "
+            "others",
+            where,
+            lost,
+            graph.num_labels,
+        )
     return graph

@@ -1,11 +1,15 @@
-"""A trained ELIAS index, ready to search: cluster and label classifiers in three precisions, mapped from disk.
+"""A trained ELIAS index, ready to search: cluster and label classifiers in three precisions, mapped
+from disk.
 
     index = GraphIndex.load(folder, settings, precision="int8")
-    scores, ids = index.search(queries, k=10)      # [B, k] each; id -1 and score -inf where fewer are reached
+    # [B, k] each; id -1 and score -inf where fewer are reached
+    scores, ids = index.search(queries, k=10)
 
-A query costs C inner products, its b clusters' edges, and K rows of the label classifiers: only their pages are read,
-so the index may be larger than the memory. One thread takes whole queries; one query is one thread's.
+A query costs C inner products, its b clusters' edges, and K rows of the label classifiers: only
+their pages are read, so the index may be larger than the memory. One thread takes whole queries;
+one query is one thread's.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -27,14 +31,16 @@ from utils.reading.saved import check_answers, map_rows
 from utils.row_store import RowStore
 from utils.threads import over_threads
 
-SCORES_AT_ONCE = 1 << 23      # cluster scores held at a time
-FEW = 8                       # fewer queries are one thread's: threads that wait for each other cost milliseconds
-CHECKED_ROWS = 8192           # clusters whose edges are checked at once on load
+SCORES_AT_ONCE = 1 << 23  # cluster scores held at a time
+# fewer queries are one thread's: threads that wait for each other cost milliseconds
+FEW = 8
+CHECKED_ROWS = 8192  # clusters whose edges are checked at once on load
 
 
 @dataclass(frozen=True)
 class SearchSettings:
     """alpha, temperatures of the cluster and label scores, clusters searched, labels scored."""
+
     alpha: float
     cluster_tau: float
     tau: float
@@ -44,26 +50,36 @@ class SearchSettings:
 
 @dataclass
 class GraphIndex:
-    """clusters [C, D], labels [L, D'] and bias [L]; edges [C, W] int32 label ids, -1 behind the last, log_edges [C, W]
-    their log weights."""
+    """clusters [C, D], labels [L, D'] and bias [L]; edges [C, W] int32 label ids, -1 behind the
+    last, log_edges [C, W] their log weights."""
+
     clusters: RowStore
     labels: RowStore
     bias: np.ndarray
     edges: np.ndarray
     log_edges: np.ndarray
     settings: SearchSettings
-    _moved: list[Tensor] | None = field(default=None, repr=False)      # all of it on a GPU
+    _moved: list[Tensor] | None = field(default=None, repr=False)  # all of it on a GPU
 
-    def search(self, queries: Tensor, k: int, projected: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The k best labels of each query, best first, equal scores by lower id: (scores [B, k], ids [B, k]).
+    def search(
+        self, queries: Tensor, k: int, projected: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The k best labels of each query, best first, equal scores by lower id: (scores [B, k],
+        ids [B, k]).
 
-        The final score is sigmoid(w_l . x / tau + bias_l) s_c s_cl. Labels that are not reached: id -1, score -inf.
+        The final score is sigmoid(w_l . x / tau + bias_l) s_c s_cl. Labels that are not reached: id
+        -1, score -inf.
 
         Args:
-            queries: [B, D] for the clusters; projected: [B, D'] for the labels, where they have a projection.
+            queries: [B, D] for the clusters; projected: [B, D'] for the labels, where they have a
+            projection.
         """
         projected = queries if projected is None else projected
-        found = self._on_gpu(queries, projected) if queries.is_cuda else self._on_cpu(queries, projected)
+        found = (
+            self._on_gpu(queries, projected)
+            if queries.is_cuda
+            else self._on_cpu(queries, projected)
+        )
         return _best(*found, k)
 
     def shortlist(self, queries: Tensor, projected: Tensor | None = None) -> Tensor:
@@ -73,10 +89,18 @@ class GraphIndex:
 
     def _on_cpu(self, queries: Tensor, projected: Tensor) -> tuple[Tensor, Tensor]:
         step = max(1, SCORES_AT_ONCE // len(self.clusters))
-        parts = [self._few(queries[i:i + step].float().contiguous(), projected[i:i + step].float().contiguous())
-                 for i in range(0, len(queries), step)]
-        return tuple(torch.cat(part) for part in zip(*parts, strict=True)) if parts else (
-            torch.zeros(0, 1, dtype=torch.long), torch.zeros(0, 1))
+        parts = [
+            self._few(
+                queries[i : i + step].float().contiguous(),
+                projected[i : i + step].float().contiguous(),
+            )
+            for i in range(0, len(queries), step)
+        ]
+        return (
+            tuple(torch.cat(part) for part in zip(*parts, strict=True))
+            if parts
+            else (torch.zeros(0, 1, dtype=torch.long), torch.zeros(0, 1))
+        )
 
     def _few(self, queries: Tensor, projected: Tensor) -> tuple[Tensor, Tensor]:
         with threads(1 if len(queries) < FEW else torch.get_num_threads()):
@@ -94,11 +118,14 @@ class GraphIndex:
         check_answers(logits, "scores of labels")
         return found.labels, F.logsigmoid(torch.from_numpy(logits)) + found.log_paths
 
-    def score_labels(self, queries: Tensor, ids: np.ndarray, projected: Tensor | None = None) -> np.ndarray:
-        """Scores of given labels [B, n], as `search` gives them; id -1 and labels that no cluster has: -inf.
+    def score_labels(
+        self, queries: Tensor, ids: np.ndarray, projected: Tensor | None = None
+    ) -> np.ndarray:
+        """Scores of given labels [B, n], as `search` gives them; id -1 and labels that no cluster
+        has: -inf.
 
-        A label that none of a query's top clusters reaches counts by its best path through any cluster: the same
-        formula without the beam.
+        A label that none of a query's top clusters reaches counts by its best path through any
+        cluster: the same formula without the beam.
         """
         projected = queries if projected is None else projected
         ids, step = np.asarray(ids, np.int64), max(1, SCORES_AT_ONCE // len(self.clusters))
@@ -108,8 +135,12 @@ class GraphIndex:
             log_scores = self.log_cluster_scores(queries[part]).cpu()
             check_answers(log_scores, "scores of clusters")
             top = log_scores.topk(self.settings.beam, dim=1).indices.numpy()
-            paths = given_paths(ids[part], log_scores.numpy(), top, np.asarray(self.log_edges), *self.incoming)
-            dots = self.labels.dots(projected[part].float().contiguous().cpu().numpy(), ids[part], over_threads)
+            paths = given_paths(
+                ids[part], log_scores.numpy(), top, np.asarray(self.log_edges), *self.incoming
+            )
+            dots = self.labels.dots(
+                projected[part].float().contiguous().cpu().numpy(), ids[part], over_threads
+            )
             logits = torch.from_numpy(dots / self.settings.tau + self.bias[ids[part]])
             check_answers(logits, "scores of labels")
             scores[part] = (F.logsigmoid(logits) + torch.from_numpy(paths)).exp().numpy()
@@ -118,7 +149,8 @@ class GraphIndex:
 
     @cached_property
     def incoming(self) -> tuple[np.ndarray, np.ndarray]:
-        """The edges of each label: (starts [L + 1], places in the flat edges, label by label); all edges are read."""
+        """The edges of each label: (starts [L + 1], places in the flat edges, label by label); all
+        edges are read."""
         flat = np.asarray(self.edges).ravel()
         places = np.flatnonzero(flat >= 0)
         order = places[np.argsort(flat[places], kind="stable")]
@@ -128,22 +160,35 @@ class GraphIndex:
     def log_cluster_scores(self, queries: Tensor) -> Tensor:
         """log s_c of all clusters [B, C]."""
         s = self.settings
-        products = queries.float() @ self._on_device(queries)[0].T if queries.is_cuda else \
-            torch.from_numpy(self.clusters.products(queries.float().contiguous().numpy()))
+        products = (
+            queries.float() @ self._on_device(queries)[0].T
+            if queries.is_cuda
+            else torch.from_numpy(self.clusters.products(queries.float().contiguous().numpy()))
+        )
         return raised_shares(products / s.cluster_tau, s.alpha).clamp_(max=0)
 
     def _on_device(self, queries: Tensor) -> list[Tensor]:
-        """clusters, labels, bias, edges and log_edges on a GPU, where they all move at the first search."""
+        """clusters, labels, bias, edges and log_edges on a GPU, where they all move at the first
+        search."""
         if self._moved is None:
-            self._moved = [torch.as_tensor(np.ascontiguousarray(a)).to(queries.device) for a in (
-                self.clusters.floats(slice(None)), self.labels.floats(slice(None)), self.bias, self.edges,
-                self.log_edges)]
+            self._moved = [
+                torch.as_tensor(np.ascontiguousarray(a)).to(queries.device)
+                for a in (
+                    self.clusters.floats(slice(None)),
+                    self.labels.floats(slice(None)),
+                    self.bias,
+                    self.edges,
+                    self.log_edges,
+                )
+            ]
         return self._moved
 
     def _on_gpu(self, queries: Tensor, projected: Tensor) -> tuple[Tensor, Tensor]:
         s = self.settings
         weights, labels, bias, edges, log_edges = self._on_device(queries)
-        clusters, log_scores = top_clusters(queries.float() @ weights.T / s.cluster_tau, s.alpha, s.beam)
+        clusters, log_scores = top_clusters(
+            queries.float() @ weights.T / s.cluster_tau, s.alpha, s.beam
+        )
         check_answers(log_scores, "scores of clusters")
         found = select_labels(clusters, log_scores, edges, log_edges, clusters, s.size)
         ids = found.labels.clamp(min=0)
@@ -155,12 +200,20 @@ class GraphIndex:
         self.clusters.save(folder, "clusters")
         self.labels.save(folder, "labels")
         for name in ("bias", "edges", "log_edges"):
-            with written_whole(Path(folder) / f"{name}.npy") as partial, open(partial, "wb") as file:
+            with (
+                written_whole(Path(folder) / f"{name}.npy") as partial,
+                open(partial, "wb") as file,
+            ):
                 np.save(file, getattr(self, name))
 
     @classmethod
-    def load(cls, folder: Path, settings: SearchSettings, precision: str = "float32",
-             sizes: tuple[int | None, int | None] = (None, None)) -> GraphIndex:
+    def load(
+        cls,
+        folder: Path,
+        settings: SearchSettings,
+        precision: str = "float32",
+        sizes: tuple[int | None, int | None] = (None, None),
+    ) -> GraphIndex:
         """Map what `save` wrote.
 
         Args:
@@ -173,13 +226,20 @@ class GraphIndex:
         bias = map_rows(folder / "bias.npy", (len(labels),))
         edges = map_rows(folder / "edges.npy", (len(clusters), None), np.int32)
         log_edges = map_rows(folder / "log_edges.npy", edges.shape, low=-np.inf)
-        for start in range(0, len(edges), CHECKED_ROWS):      # the kernels do not look where an edge leads
-            block = edges[start:start + CHECKED_ROWS]
+        # the kernels do not look where an edge leads
+        for start in range(0, len(edges), CHECKED_ROWS):
+            block = edges[start : start + CHECKED_ROWS]
             if block.size and not -1 <= block.min() <= block.max() < len(labels):
-                raise InputError(f"{folder / 'edges.npy'}: an edge leads to label {block.max()} or {block.min()}, "
-                                 f"there are {len(labels)} labels")
-            if block.size and not log_edges[start:start + CHECKED_ROWS].max() < np.inf:
-                raise InputError(f"{folder / 'log_edges.npy'}: expected logarithms of weights, got NaN or infinity")
+                raise InputError(
+                    f"{folder / 'edges.npy'}: an edge leads to label {block.max()} or "
+                    f"{block.min()}, "
+                    f"there are {len(labels)} labels"
+                )
+            if block.size and not log_edges[start : start + CHECKED_ROWS].max() < np.inf:
+                raise InputError(
+                    f"{folder / 'log_edges.npy'}: expected logarithms of weights, got NaN or "
+                    f"infinity"
+                )
         return cls(clusters, labels, bias, edges, log_edges, settings)
 
 
@@ -198,14 +258,17 @@ def threads(count: int) -> Iterator[None]:
 
 
 def raised_shares(logits: Tensor, alpha: float) -> Tensor:
-    """log(alpha softmax) of all clusters' logits [B, C]; clipped at 0 these are the log cluster scores."""
+    """log(alpha softmax) of all clusters' logits [B, C]; clipped at 0 these are the log cluster
+    scores."""
     return F.log_softmax(logits, dim=1).add_(log(alpha))
 
 
 def top_clusters(logits: Tensor, alpha: float, beam: int) -> tuple[Tensor, Tensor]:
-    """The `beam` clusters with the largest logits, best first, and their log scores: [B, beam] each.
+    """The `beam` clusters with the largest logits, best first, and their log scores: [B, beam]
+    each.
 
-    Overwrites the logits: at 100,000 clusters another matrix would take longer than the sum of exponentials itself.
+    Overwrites the logits: at 100,000 clusters another matrix would take longer than the sum of
+    exponentials itself.
     """
     top, clusters = logits.topk(beam, dim=1)
     top -= top[:, :1].clone()
@@ -214,8 +277,11 @@ def top_clusters(logits: Tensor, alpha: float, beam: int) -> tuple[Tensor, Tenso
 
 
 def _best(labels: Tensor, log_scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k best of shortlists [B, K] whose labels ascend, so that a stable sort breaks ties by the lower id."""
+    """The k best of shortlists [B, K] whose labels ascend, so that a stable sort breaks ties by the
+    lower id."""
     scores, places = log_scores.sort(dim=1, descending=True, stable=True)
     scores, ids = scores[:, :k].exp(), labels.gather(1, places[:, :k])
     scores = scores.masked_fill(ids < 0, -torch.inf)
-    return F.pad(scores, (0, k - scores.shape[1]), value=-torch.inf), F.pad(ids, (0, k - ids.shape[1]), value=-1)
+    return F.pad(scores, (0, k - scores.shape[1]), value=-torch.inf), F.pad(
+        ids, (0, k - ids.shape[1]), value=-1
+    )

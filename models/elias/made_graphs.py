@@ -1,10 +1,14 @@
 """Graphs made beforehand: what they were made of, and whether a run may take them.
 
-    python elias_utils.py gen_cluster_A CONFIG      # <run folder>.cluster_A.npz: `train.py CONFIG` takes it
-    python elias_utils.py gen_approx_A CONFIG       # <run folder>/approx_A.npz: runs that start from it take it
+    # <run folder>.cluster_A.npz: `train.py CONFIG` takes it
+    python elias_utils.py gen_cluster_A CONFIG
+    # <run folder>/approx_A.npz: runs that start from it take it
+    python elias_utils.py gen_approx_A CONFIG
 
-A file says what it was made of. A run whose data or settings are others refuses it, before anything is written.
+A file says what it was made of. A run whose data or settings are others refuses it, before anything
+is written.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -27,8 +31,9 @@ from utils.features.files import find_features
 from utils.reading.input_files import present
 from utils.run.folder import folder_of
 
-Origin = dict[str, Any]      # what a graph was made of, by the words that a message says it with
-END = 1 << 20      # bytes of either end of a weight file that are looked at: training changes all of them
+Origin = dict[str, Any]  # what a graph was made of, by the words that a message says it with
+# bytes of either end of a weight file that are looked at: training changes all of them
+END = 1 << 20
 TOKENS_AT_ONCE = 1 << 16
 POINTS_LABELS = "labels of the points"
 EMBEDDINGS_OF = "embeddings of"
@@ -36,14 +41,16 @@ WEIGHTS = "weights of the model (it was trained again, or run.start_from names a
 
 
 def point_features(data: Dataset) -> sp.csr_matrix:
-    """TF-IDF features of the training points [n, F], which labels are clustered by: those of test points may lack."""
+    """TF-IDF features of the training points [n, F], which labels are clustered by: those of test
+    points may lack."""
     files = find_features(data.folder, data.config)
     matrix = files.matrix("trn")
     files.warn_if_edited(matrix)
     return matrix[data.splits["trn"].rows]
 
 
-# ---------------------------------------------------------------- what a graph is made of
+# -------------------------------- what a graph is made of
+
 
 def cluster_origin(config: Config, data: Dataset, model: Path | None = None) -> Origin:
     """Of balanced clusters of the labels.
@@ -51,18 +58,27 @@ def cluster_origin(config: Config, data: Dataset, model: Path | None = None) -> 
     Args:
         model: folder of the run whose embeddings stand beside the TF-IDF features.
     """
-    origin = {POINTS_LABELS: data.hash, "training points": _digest([data.splits["trn"].rows]),
-              "TF-IDF features": _features_digest(data), "method.max_leaf": config.method.max_leaf,
-              "method.cluster_seed": config.method.cluster_seed}
+    origin = {
+        POINTS_LABELS: data.hash,
+        "training points": _digest([data.splits["trn"].rows]),
+        "TF-IDF features": _features_digest(data),
+        "method.max_leaf": config.method.max_leaf,
+        "method.cluster_seed": config.method.cluster_seed,
+    }
     return origin | ({EMBEDDINGS_OF: str(model), WEIGHTS: model_digest(model)} if model else {})
 
 
 def approx_origin(data: Dataset, model: Path, kappa: int, beam: int) -> Origin:
     """Of the labels that the clusters of a run attract."""
     split = data.splits["trn"]
-    return {POINTS_LABELS: data.hash, "training points": _digest([split.rows]),
-            "texts": _tokens_digest(split), "method.kappa": kappa, "method.beam": beam,
-            WEIGHTS: model_digest(model)}
+    return {
+        POINTS_LABELS: data.hash,
+        "training points": _digest([split.rows]),
+        "texts": _tokens_digest(split),
+        "method.kappa": kappa,
+        "method.beam": beam,
+        WEIGHTS: model_digest(model),
+    }
 
 
 def _digest(arrays: Iterable[np.ndarray]) -> str:
@@ -81,12 +97,16 @@ def _features_digest(data: Dataset) -> str:
 def _tokens_digest(split: Split) -> str:
     """Of the token ids of a split's texts, block by block: they are mapped from disk."""
     blocks = range(0, len(split.rows), TOKENS_AT_ONCE)
-    return _digest(array for start in blocks
-                   for array in split.tokens.take(split.rows[start:start + TOKENS_AT_ONCE]))
+    return _digest(
+        array
+        for start in blocks
+        for array in split.tokens.take(split.rows[start : start + TOKENS_AT_ONCE])
+    )
 
 
 def model_digest(run_folder: Path) -> str:
-    """Of the weights of a run's model: encoder and clusters, which every step of a training changes."""
+    """Of the weights of a run's model: encoder and clusters, which every step of a training
+    changes."""
     model = run_folder / "model"
     digest = hashlib.blake2b(digest_size=8)
     for path in sorted([*model.glob("*.safetensors"), *model.glob("clusters.npy")]):
@@ -99,20 +119,24 @@ def model_digest(run_folder: Path) -> str:
     return digest.hexdigest()
 
 
-# ---------------------------------------------------------------- a run's own graph, if a step made it
+# -------------------------------- a run's own graph, if a step made it
+
 
 @dataclass(frozen=True)
 class MadeGraph:
-    """A graph that lies where a step leaves it for a run; `difference`: why the run does not take it, in words."""
+    """A graph that lies where a step leaves it for a run; `difference`: why the run does not take
+    it, in words."""
+
     path: Path
     difference: str | None
 
 
 def graph_made_before(config: Config, data: Dataset, kappa: int, beam: int) -> MadeGraph | None:
-    """The graph in the place where a step leaves that of this run; None if there is none. Every process calls it.
+    """The graph in the place where a step leaves that of this run; None if there is none. Every
+    process calls it.
 
-    What a step made of another model's clusters, or for another kappa, the run itself makes anew, as it would have
-    been; not so clusters of labels, which only the step may know how to make.
+    What a step made of another model's clusters, or for another kappa, the run itself makes anew,
+    as it would have been; not so clusters of labels, which only the step may know how to make.
 
     Raises:
         InputError: clusters of other data or settings.
@@ -130,8 +154,11 @@ def graph_made_before(config: Config, data: Dataset, kappa: int, beam: int) -> M
         difference = _difference(Graph.origin(path), expected)
     difference = distributed.broadcast(difference)
     if difference and step == "gen_cluster_A":
-        raise InputError(f"{path}: this graph was made {difference}; make it again (python elias_utils.py {step}), or "
-                         "remove the file: the run then makes its own")
+        raise InputError(
+            f"{path}: this graph was made {difference}; make it again (python elias_utils.py "
+            f"{step}), or "
+            "remove the file: the run then makes its own"
+        )
     return MadeGraph(path, difference)
 
 
@@ -148,7 +175,8 @@ def _place(config: Config) -> tuple[Path | None, str]:
 def _difference(made: Origin, expected: Origin) -> str | None:
     """How a graph's origin differs from what a run needs, in words; None if it does not.
 
-    Clusters of TF-IDF features alone serve any model, and a file that says nothing can only be trusted.
+    Clusters of TF-IDF features alone serve any model, and a file that says nothing can only be
+    trusted.
     """
     for key, value in expected.items():
         if key not in made or key == EMBEDDINGS_OF or made[key] == value:
@@ -166,4 +194,8 @@ def told(path: Path) -> str:
         return "which says nothing of what it was made of"
     if EMBEDDINGS_OF in made:
         return f"made of TF-IDF features and the embeddings of {made[EMBEDDINGS_OF]}"
-    return "made of TF-IDF features" if "TF-IDF features" in made else "made of what the clusters of the run attract"
+    return (
+        "made of TF-IDF features"
+        if "TF-IDF features" in made
+        else "made of what the clusters of the run attract"
+    )

@@ -1,12 +1,15 @@
-"""ELIAS's search over clusters and edges, and its pool of label classifiers (Gupta et al., NeurIPS 2022, 2210.08410).
+"""ELIAS's search over clusters and edges, and its pool of label classifiers (Gupta et al., NeurIPS
+2022, 2210.08410).
 
     clusters = top clusters of each query [B, S]          log s_c, their scores
     edges    = labels of those clusters [B, S, W]         log s_cl, their weights
-    path of label l = max over its edges of s_c s_cl      a label reached twice keeps the best (their section 3)
+    path of label l = max over its edges of s_c s_cl      a label reached twice keeps the best
+        (their section 3)
     shortlist = the K labels with the best paths          equal paths by lower label id
 
 Everything works on logarithms: products are sums, and no gradient is lost where a score underflows.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -21,20 +24,28 @@ from utils.candidate_kernels import combine_given, dot_given
 from utils.outer_gradient import OuterGradient
 from utils.threads import over_threads
 
-CHUNK_FLOATS = 1 << 26      # of label classifiers gathered at once on a GPU
-FEW = 16      # up to so many times K labels, a product with all of them takes less time than gathering K rows
+CHUNK_FLOATS = 1 << 26  # of label classifiers gathered at once on a GPU
+# up to so many times K labels, a product with all of them takes less time than gathering K rows
+FEW = 16
 
 
 class Shortlist(NamedTuple):
-    """labels [B, K] int64, ascending, -1 behind the last; edges [B, K] int64: slot x W + place of the best edge;
-    log_paths [B, K], -inf where there is no label."""
+    """labels [B, K] int64, ascending, -1 behind the last; edges [B, K] int64: slot x W + place of
+    the best edge; log_paths [B, K], -inf where there is no label."""
+
     labels: Tensor
     edges: Tensor
     log_paths: Tensor
 
 
-def select_labels(clusters: Tensor, log_scores: Tensor, labels: Tensor, log_edges: Tensor, rows: Tensor, size: int,
-                  ) -> Shortlist:
+def select_labels(
+    clusters: Tensor,
+    log_scores: Tensor,
+    labels: Tensor,
+    log_edges: Tensor,
+    rows: Tensor,
+    size: int,
+) -> Shortlist:
     """The `size` labels with the best paths of each query; not differentiable.
 
     Args:
@@ -45,16 +56,24 @@ def select_labels(clusters: Tensor, log_scores: Tensor, labels: Tensor, log_edge
     if clusters.is_cuda:
         return sorted_selection(clusters, log_scores, labels, log_edges, rows, size)
     size = min(size, clusters.shape[1] * labels.shape[1])
-    arrays = [a.detach().contiguous().numpy() for a in (clusters, log_scores, labels, log_edges, rows)]
+    arrays = [
+        a.detach().contiguous().numpy() for a in (clusters, log_scores, labels, log_edges, rows)
+    ]
     chosen = np.empty((len(clusters), size), np.int64)
     edges, paths = np.empty_like(chosen), np.empty((len(clusters), size), np.float32)
-    over_threads(lambda first, last: hashed_selection(first, last, *arrays, chosen, edges, paths), len(clusters))
+    over_threads(
+        lambda first, last: hashed_selection(first, last, *arrays, chosen, edges, paths),
+        len(clusters),
+    )
     return Shortlist(*map(torch.from_numpy, (chosen, edges, paths)))
 
 
 @njit(nogil=True, cache=True)
-def hashed_selection(first, last, clusters, log_scores, labels, log_edges, rows, chosen, edges, paths):
-    """`select_labels` of queries [first, last) on a CPU: one pass over the edges with a hash table of labels."""
+def hashed_selection(
+    first, last, clusters, log_scores, labels, log_edges, rows, chosen, edges, paths
+):
+    """`select_labels` of queries [first, last) on a CPU: one pass over the edges with a hash table
+    of labels."""
     slots, width, size = clusters.shape[1], labels.shape[1], chosen.shape[1]
     capacity = 16
     while capacity < 2 * slots * width:
@@ -94,7 +113,7 @@ def hashed_selection(first, last, clusters, log_scores, labels, log_edges, rows,
             for i in range(count):
                 ties -= values[i] > threshold
         kept = 0
-        for i in range(count):      # used[kept] is behind used[i]: what is kept moves to the front
+        for i in range(count):  # used[kept] is behind used[i]: what is kept moves to the front
             if values[i] >= threshold:
                 used[kept], used[i] = used[i], used[kept]
                 kept += 1
@@ -118,8 +137,8 @@ def hashed_selection(first, last, clusters, log_scores, labels, log_edges, rows,
 
 @njit(nogil=True, cache=True)
 def given_paths(ids, log_scores, top, log_edges, starts, places):
-    """log s_c s_cl of given labels [B, n]: the best over a query's top clusters, and for a label that none of them
-    reaches over all clusters; -inf for id -1 and a label without edges.
+    """log s_c s_cl of given labels [B, n]: the best over a query's top clusters, and for a label
+    that none of them reaches over all clusters; -inf for id -1 and a label without edges.
 
     Args:
         log_scores: [B, C] of all clusters; top: [B, beam] the best of them; log_edges: [C, W].
@@ -143,16 +162,18 @@ def given_paths(ids, log_scores, top, log_edges, starts, places):
     return found
 
 
-def sorted_selection(clusters: Tensor, log_scores: Tensor, labels: Tensor, log_edges: Tensor, rows: Tensor,
-                     size: int) -> Shortlist:
+def sorted_selection(
+    clusters: Tensor, log_scores: Tensor, labels: Tensor, log_edges: Tensor, rows: Tensor, size: int
+) -> Shortlist:
     """`select_labels` by stable sorts: no host sync, for a GPU."""
     none = torch.iinfo(torch.int32).max
-    found = labels[clusters.clamp(min=0)]                                             # [B, S, W]
+    found = labels[clusters.clamp(min=0)]  # [B, S, W]
     outside = (found < 0) | (clusters < 0)[..., None]
     paths = (log_scores[..., None] + log_edges[rows]).masked_fill(outside, -torch.inf).flatten(1)
-    found = found.masked_fill(outside, none).flatten(1)                               # [B, n]
+    found = found.masked_fill(outside, none).flatten(1)  # [B, n]
     order = paths.sort(dim=1, descending=True, stable=True).indices
-    order = order.gather(1, found.gather(1, order).sort(dim=1, stable=True).indices)      # by label, best path first
+    # by label, best path first
+    order = order.gather(1, found.gather(1, order).sort(dim=1, stable=True).indices)
     found, paths = found.gather(1, order), paths.gather(1, order)
     repeated = found[:, 1:] == found[:, :-1]
     paths[:, 1:].masked_fill_(repeated, -torch.inf)
@@ -160,16 +181,26 @@ def sorted_selection(clusters: Tensor, log_scores: Tensor, labels: Tensor, log_e
     paths = paths.gather(1, top)
     found = found.gather(1, top).masked_fill(paths.isneginf(), none)
     by_label = found.sort(dim=1, stable=True).indices
-    top, found, paths = top.gather(1, by_label), found.gather(1, by_label), paths.gather(1, by_label)
+    top, found, paths = (
+        top.gather(1, by_label),
+        found.gather(1, by_label),
+        paths.gather(1, by_label),
+    )
     missing = found == none
-    return Shortlist(found.masked_fill(missing, -1).long(), order.gather(1, top).masked_fill(missing, 0), paths)
+    return Shortlist(
+        found.masked_fill(missing, -1).long(), order.gather(1, top).masked_fill(missing, 0), paths
+    )
 
 
-def forced_clusters(raised: Tensor, beam: int, parents: Tensor, fill: Tensor, noise: Tensor) -> Tensor:
-    """Teacher forcing: the clusters of a training query's shortlist, [B, S], -1 where there is none.
+def forced_clusters(
+    raised: Tensor, beam: int, parents: Tensor, fill: Tensor, noise: Tensor
+) -> Tensor:
+    """Teacher forcing: the clusters of a training query's shortlist, [B, S], -1 where there is
+    none.
 
-    The top `beam` clusters and the parents of the query's positives; clusters that stand twice are replaced by random
-    ones; where there are more than S, S of them are drawn by score (log score + Gumbel noise, the largest S).
+    The top `beam` clusters and the parents of the query's positives; clusters that stand twice are
+    replaced by random ones; where there are more than S, S of them are drawn by score (log score +
+    Gumbel noise, the largest S).
 
     Args:
         raised: [B, C] log cluster scores, before or after they are clipped at 0.
@@ -181,7 +212,7 @@ def forced_clusters(raised: Tensor, beam: int, parents: Tensor, fill: Tensor, no
     top = raised.topk(beam, dim=1).indices
     clusters = torch.cat([top, parents, fill], 1)
     keys = raised.gather(1, clusters.clamp(min=0)).clamp_(max=0) + noise
-    keys[:, -size:] -= 1e6      # random clusters come last, whatever their scores
+    keys[:, -size:] -= 1e6  # random clusters come last, whatever their scores
     keys.masked_fill_(_stands_before(clusters) | (clusters < 0), -torch.inf)
     keys, places = keys.topk(size, dim=1)
     return clusters.gather(1, places).masked_fill_(keys.isneginf(), -1)
@@ -198,8 +229,8 @@ def _stands_before(ids: Tensor) -> Tensor:
 class _PoolScores(torch.autograd.Function):
     """w_l . x_i for the labels of each query; nothing of the size B x K x D is ever held.
 
-    A CPU reads the rows where they are, a GPU gathers them chunk by chunk; where there are few labels, one product with
-    all of them is faster.
+    A CPU reads the rows where they are, a GPU gathers them chunk by chunk; where there are few
+    labels, one product with all of them is faster.
     """
 
     @staticmethod
@@ -216,10 +247,16 @@ class _PoolScores(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
         queries, labels = ctx.saved_tensors
         if _few(labels, ctx.weight):
-            return gradient.new_zeros(len(labels), len(ctx.weight)).scatter_add_(1, labels, gradient) @ ctx.weight, \
-                None, None
+            return (
+                gradient.new_zeros(len(labels), len(ctx.weight)).scatter_add_(1, labels, gradient)
+                @ ctx.weight,
+                None,
+                None,
+            )
         to_queries = torch.empty_like(queries)
-        (_over_rows if _reads(queries) else _gathered)(combine_given, gradient, ctx.weight, labels, to_queries)
+        (_over_rows if _reads(queries) else _gathered)(
+            combine_given, gradient, ctx.weight, labels, to_queries
+        )
         return to_queries, None, None
 
 
@@ -233,8 +270,11 @@ def _reads(queries: Tensor) -> bool:
 
 
 def _over_rows(kernel: Callable, left: Tensor, weight: Tensor, labels: Tensor, out: Tensor) -> None:
-    """kernel(left, weight, labels, out) for shares of the queries, one a thread; `dot_given` or `combine_given`."""
-    left, weight, labels, out = (a.detach().contiguous().numpy() for a in (left, weight, labels, out))
+    """kernel(left, weight, labels, out) for shares of the queries, one a thread; `dot_given` or
+    `combine_given`."""
+    left, weight, labels, out = (
+        a.detach().contiguous().numpy() for a in (left, weight, labels, out)
+    )
     over_threads(lambda i, j: kernel(left[i:j], weight, labels[i:j], out[i:j]), len(labels))
 
 
@@ -243,7 +283,8 @@ def _gathered(kernel: Callable, left: Tensor, weight: Tensor, labels: Tensor, ou
     size = max(1, CHUNK_FLOATS // max(labels.shape[1] * weight.shape[1], 1))
     for start in range(0, len(labels), size):
         part = slice(start, start + size)
-        rows = weight[labels[part]]                                                           # [b, K, D]
+        # [b, K, D]
+        rows = weight[labels[part]]
         if kernel is dot_given:
             torch.bmm(rows, left[part, :, None], out=out[part, :, None])
         else:
@@ -253,13 +294,17 @@ def _gathered(kernel: Callable, left: Tensor, weight: Tensor, labels: Tensor, ou
 def pool_scores(queries: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
     """Inner products of queries [B, D] with rows of weight [L, D] at labels [B, K]: [B, K].
 
-    The gradient goes to the queries alone; that of the rows is `pool_gradient` of the scores' gradient.
+    The gradient goes to the queries alone; that of the rows is `pool_gradient` of the scores'
+    gradient.
     """
     with torch.autocast(queries.device.type, enabled=False):
         return _PoolScores.apply(queries.float(), weight.detach(), labels)
 
 
-def pool_gradient(labels: Tensor, inside: Tensor, gradient: Tensor, vectors: Tensor) -> OuterGradient:
-    """The rows' gradient where the scores of queries `vectors` [B, D] have this one [B, K]; inside [B, K]: a label."""
+def pool_gradient(
+    labels: Tensor, inside: Tensor, gradient: Tensor, vectors: Tensor
+) -> OuterGradient:
+    """The rows' gradient where the scores of queries `vectors` [B, D] have this one [B, K]; inside
+    [B, K]: a label."""
     points, places = inside.nonzero(as_tuple=True)
     return OuterGradient(labels[points, places], points, gradient[points, places], vectors.detach())

@@ -1,4 +1,5 @@
 """What an ELIAS run does before its first step: its graph, and where its classifiers start."""
+
 from __future__ import annotations
 
 import logging
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from utils.config.config import Config
 
 log = logging.getLogger(__name__)
-LEAST_SHARE = 1e-2      # of an edge at the start: a smaller one would hardly get a gradient
+LEAST_SHARE = 1e-2  # of an edge at the start: a smaller one would hardly get a gradient
 
 
 def given_graph(config: Config, num_labels: int, made: MadeGraph | None) -> Graph | None:
@@ -39,7 +40,8 @@ def given_graph(config: Config, num_labels: int, made: MadeGraph | None) -> Grap
 
 
 def make_graph(method: Elias, accelerator: Accelerator) -> Graph:
-    """The graph that `method.graph` asks for, or that a step made for this run before, on every process."""
+    """The graph that `method.graph` asks for, or that a step made for this run before, on every
+    process."""
     name = method.config.method.graph
     made = method.made_graph
     if made and made.difference:
@@ -49,12 +51,18 @@ def make_graph(method: Elias, accelerator: Accelerator) -> Graph:
         return method.given
     if name == "approx":
         log.info("graph: the labels that each cluster attracts")
-        return approximate(method, method.data, method.before, method.model.limits.kappa, accelerator)
+        return approximate(
+            method, method.data, method.before, method.model.limits.kappa, accelerator
+        )
     if name == "cluster":
         by = method.clusterer[0] if method.clusterer else method
-        dense = point_embeddings(by, method.data, accelerator) if method.config.run.start_from else None
-        log.info("graph: balanced clusters of %s features",
-                 "dense and sparse" if method.config.run.start_from else "sparse")
+        dense = (
+            point_embeddings(by, method.data, accelerator) if method.config.run.start_from else None
+        )
+        log.info(
+            "graph: balanced clusters of %s features",
+            "dense and sparse" if method.config.run.start_from else "sparse",
+        )
         return cluster(method.data, method.config.method, dense)
     if Graph.origin(name).get(POINTS_LABELS, method.data.hash) != method.data.hash:
         log.warning("method.graph: %s was made of the labels of other points", name)
@@ -71,59 +79,108 @@ def cluster(data: Dataset, settings: EliasConfig, points: np.ndarray | None = No
     split = data.splits["trn"]
     if distributed.is_main():
         features = Features.build(point_features(data), points)
-        graph = cluster_graph(pifa(split.relevance, features), settings.max_leaf, settings.cluster_seed,
-                              torch.get_num_threads())
+        graph = cluster_graph(
+            pifa(split.relevance, features),
+            settings.max_leaf,
+            settings.cluster_seed,
+            torch.get_num_threads(),
+        )
     return distributed.broadcast(graph)
 
 
 @torch.no_grad()
-def approximate(method: Elias, data: Dataset, before: Graph, kappa: int, accelerator: Accelerator) -> Graph:
-    """A' from M [N, C], each training point's top clusters with teacher forcing, on every process."""
-    split, own, parents = data.splits["trn"], distributed.share(len(data.splits["trn"])), before.parents()
-    size = min(method.model.limits.beam + int(np.diff(split.relevance.indptr).max(initial=0)), before.num_clusters)
-    clusters, scores = np.full((len(own), size), -1, np.int64), np.zeros((len(own), size), np.float32)
+def approximate(
+    method: Elias, data: Dataset, before: Graph, kappa: int, accelerator: Accelerator
+) -> Graph:
+    """A' from M [N, C], each training point's top clusters with teacher forcing, on every
+    process."""
+    split, own, parents = (
+        data.splits["trn"],
+        distributed.share(len(data.splits["trn"])),
+        before.parents(),
+    )
+    size = min(
+        method.model.limits.beam + int(np.diff(split.relevance.indptr).max(initial=0)),
+        before.num_clusters,
+    )
+    clusters, scores = (
+        np.full((len(own), size), -1, np.int64),
+        np.zeros((len(own), size), np.float32),
+    )
     rows = np.arange(own.start, own.stop)
-    for positions, block in encode_rows(method.encoder, split.tokens, split.rows[rows],
-                                        method.config.eval.batch_size, accelerator, "match"):
+    for positions, block in encode_rows(
+        method.encoder,
+        split.tokens,
+        split.rows[rows],
+        method.config.eval.batch_size,
+        accelerator,
+        "match",
+    ):
         log_scores = method.log_cluster_scores(block)
-        found = top_and_forced(log_scores, method.model.limits.beam,
-                               positive_parents(split.relevance[rows[positions]], parents), size)
+        found = top_and_forced(
+            log_scores,
+            method.model.limits.beam,
+            positive_parents(split.relevance[rows[positions]], parents),
+            size,
+        )
         clusters[positions] = found.cpu().numpy()
         scores[positions] = log_scores.gather(1, found.clamp(min=0)).exp().cpu().numpy()
     clusters, scores = (distributed.gather_arrays(a, len(split)) for a in (clusters, scores))
     graph = None
     if distributed.is_main():
         points, places = np.nonzero((clusters >= 0) & (scores > 0))
-        matching = sp.csr_matrix((scores[points, places], (points, clusters[points, places])),
-                                 (len(split), before.num_clusters))
+        matching = sp.csr_matrix(
+            (scores[points, places], (points, clusters[points, places])),
+            (len(split), before.num_clusters),
+        )
         graph = approximate_graph(split.relevance, matching, before, kappa)
     return distributed.broadcast(graph)
 
 
 def positive_parents(relevance: sp.csr_matrix, parents: np.ndarray) -> np.ndarray:
-    """The parent clusters of each point's positives [B, P], -1 behind the last and for labels without one."""
+    """The parent clusters of each point's positives [B, P], -1 behind the last and for labels
+    without one."""
     counts = np.diff(relevance.indptr)
     found = np.full((relevance.shape[0], counts.max(initial=0)), -1, np.int64)
-    found[entry_rows(relevance), np.arange(relevance.nnz) - np.repeat(relevance.indptr[:-1], counts)] = \
-        parents[relevance.indices]
+    found[
+        entry_rows(relevance), np.arange(relevance.nnz) - np.repeat(relevance.indptr[:-1], counts)
+    ] = parents[relevance.indices]
     return found
 
 
 def top_and_forced(log_scores: Tensor, beam: int, parents: np.ndarray, size: int) -> Tensor:
-    """The top clusters and the parents of the positives, each once: [B, size], -1 behind the last."""
+    """The top clusters and the parents of the positives, each once: [B, size], -1 behind the
+    last."""
     forced = torch.from_numpy(parents).to(log_scores.device)
     nothing = torch.full((len(parents), size), -1, device=log_scores.device)
-    return forced_clusters(log_scores, beam, forced, nothing,
-                           log_scores.new_zeros(len(parents), beam + forced.shape[1] + size))
+    return forced_clusters(
+        log_scores,
+        beam,
+        forced,
+        nothing,
+        log_scores.new_zeros(len(parents), beam + forced.shape[1] + size),
+    )
 
 
 def point_embeddings(method: Method, data: Dataset, accelerator: Accelerator) -> np.ndarray:
     """Embeddings of the training points [n, D], on every process."""
     if method.text_encoder is None:
-        raise ValueError(f"a {method.config.method.name} run has no encoder whose embeddings could be features")
+        raise ValueError(
+            f"a {method.config.method.name} run has no encoder whose embeddings could be features"
+        )
     split = data.splits["trn"]
-    return embed_rows(method.text_encoder, split.tokens, split.rows, method.config.eval.batch_size, accelerator,
-                      "embed points").cpu().numpy()
+    return (
+        embed_rows(
+            method.text_encoder,
+            split.tokens,
+            split.rows,
+            method.config.eval.batch_size,
+            accelerator,
+            "embed points",
+        )
+        .cpu()
+        .numpy()
+    )
 
 
 @torch.no_grad()
@@ -139,22 +196,31 @@ def start_edges(method: Elias) -> None:
         np.maximum.at(largest, graph.labels[inside], graph.values[inside])
         shares = np.ones_like(graph.values)
         shares[inside] = graph.values[inside] / largest[graph.labels[inside]]
-        edges[:, :shares.shape[1]] = torch.from_numpy(np.log(np.maximum(shares, LEAST_SHARE)))
+        edges[:, : shares.shape[1]] = torch.from_numpy(np.log(np.maximum(shares, LEAST_SHARE)))
 
 
 def start_classifiers(method: Elias, accelerator: Accelerator) -> None:
-    """`init: labels` and `init: vectors`: W_L from the labels' texts or vectors, W_C of new clusters from their means.
-    """
+    """`init: labels` and `init: vectors`: W_L from the labels' texts or vectors, W_C of new
+    clusters from their means."""
     model, data, init = method.model, method.data, method.config.method.init
     if init not in ("labels", "vectors"):
         return
-    rows = method.vectors if init == "vectors" else embed_rows(
-        method.encoder, data.label_tokens, np.arange(method.num_labels), method.config.eval.batch_size, accelerator,
-        "embed labels")
+    rows = (
+        method.vectors
+        if init == "vectors"
+        else embed_rows(
+            method.encoder,
+            data.label_tokens,
+            np.arange(method.num_labels),
+            method.config.eval.batch_size,
+            accelerator,
+            "embed labels",
+        )
+    )
     method.vectors = None
     with torch.no_grad():
         model.labels.copy_(model.project(rows.to(model.labels.device)))
-    if method.before is None:      # new clusters
+    if method.before is None:  # new clusters
         parents = method.graph.parents()
         known = np.flatnonzero(parents >= 0)
         means = centroids(rows.cpu().numpy()[known], parents[known], method.graph.num_clusters)

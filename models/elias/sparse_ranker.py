@@ -1,15 +1,18 @@
-"""ELIAS++: a sparse linear ranker that re-ranks what ELIAS found (Gupta et al., NeurIPS 2022, arXiv 2210.08410,
-section 4, after PECOS).
+"""ELIAS++: a sparse linear ranker that re-ranks what ELIAS found (Gupta et al., NeurIPS 2022, arXiv
+2210.08410, section 4, after PECOS).
 
     score = exp(-max(0, 1 - w_l . [norm(E(x)) ; tfidf(x)])^3), the l3-hinge of a ranker per label
     final = 0.3 tree(ranker score, ELIAS score, label frequency) + 0.7 ranker score
 
-Each label's ranker learns to tell its positives from the training points whose ELIAS top 100 holds it. The tree is
-fitted on the validation split. A stage of its own, after `elias-2`: nothing is trained by gradient.
+Each label's ranker learns to tell its positives from the training points whose ELIAS top 100 holds
+it. The tree is fitted on the validation split. A stage of its own, after `elias-2`: nothing is
+trained by gradient.
 
-Beyond the paper, `method.logs: true` adds logarithms of both scores: a product of experts, each of which can veto.
-ELIAS scores trained by decoupled softmax have no absolute scale; they become shares of the candidates' sum.
+Beyond the paper, `method.logs: true` adds logarithms of both scores: a product of experts, each of
+which can veto. ELIAS scores trained by decoupled softmax have no absolute scale; they become shares
+of the candidates' sum.
 """
+
 from __future__ import annotations
 
 import logging
@@ -44,28 +47,40 @@ from utils.sparse import lookup, remove_pairs, topk_csr, topk_rows
 
 log = logging.getLogger(__name__)
 HINGE = COMBINERS["l3-hinge"]
-HINGE_FLOOR, SHARE_FLOOR, TINY = 1e-4, 1e-6, 1e-30      # below these a logarithm says no more
+HINGE_FLOOR, SHARE_FLOOR, TINY = 1e-4, 1e-6, 1e-30  # below these a logarithm says no more
 
 
 @dataclass(frozen=True)
 class EliasRankerConfig(LinearConfig):
-    features: tuple[str, ...] = option(("tfidf", "start"), "what is read: tfidf, run folders (their embeddings), "
-                                                           "start = the embeddings of the run that is ranked, and "
-                                                           ".npy files, as for xr-linear")
+    features: tuple[str, ...] = option(
+        ("tfidf", "start"),
+        "what is read: tfidf, run folders (their embeddings), "
+        "start = the embeddings of the run that is ranked, and "
+        ".npy files, as for xr-linear",
+    )
     candidates: int = option(100, "labels of ELIAS that are ranked anew", ge=1, le=MANY_LABELS)
-    negatives: int = option(100, "labels of ELIAS for each training point; where they are wrong, it is their negative",
-                            ge=1, le=MANY_LABELS)
+    negatives: int = option(
+        100,
+        "labels of ELIAS for each training point; where they are wrong, it is their negative",
+        ge=1,
+        le=MANY_LABELS,
+    )
     logs: bool = option(False, "the final score adds logarithms of the ranker's and ELIAS's scores")
-    calibrate: bool = option(True, "a tree fitted on the validation split takes part in the final score")
+    calibrate: bool = option(
+        True, "a tree fitted on the validation split takes part in the final score"
+    )
     tree_weight: float = option(0.3, "weight of the tree's probability", ge=0, le=LARGEST)
     ranker_weight: float = option(0.7, "weight of the ranker's score", ge=0, le=LARGEST)
     elias_weight: float = option(0.0, "weight of ELIAS's score", ge=0, le=LARGEST)
     depth: int = option(5, "levels of the tree", ge=1, le=1000)
-    min_leaf: int = option(20, "fewest candidates of validation points in a leaf of the tree", ge=1, le=10**9)
+    min_leaf: int = option(
+        20, "fewest candidates of validation points in a leaf of the tree", ge=1, le=10**9
+    )
 
 
 class EliasRanker(Method):
-    """Attributes: elias, the method whose labels are ranked; features; layer, the rankers; fusion."""
+    """Attributes: elias, the method whose labels are ranked; features; layer, the rankers;
+    fusion."""
 
     Config = EliasRankerConfig
 
@@ -79,19 +94,26 @@ class EliasRanker(Method):
     @classmethod
     def check(cls, config: Config, sizes: DataSizes, runs: Runs) -> None:
         if not config.run.start_from:
-            raise ConfigError("method elias-ranker ranks the labels that an elias run finds: run it as a stage after "
-                              "one, or name one by run.start_from")
+            raise ConfigError(
+                "method elias-ranker ranks the labels that an elias run finds: run it as a stage "
+                "after "
+                "one, or name one by run.start_from"
+            )
         if config.method.calibrate and sizes.validation == 0:
-            raise ConfigError("method.calibrate fits a tree on validation points and there are none "
-                              f"(data.val_fraction is {config.data.val_fraction})")
+            raise ConfigError(
+                "method.calibrate fits a tree on validation points and there are none "
+                f"(data.val_fraction is {config.data.val_fraction})"
+            )
         check_sources(config, runs)
         super().check(config, sizes, runs)
 
     @classmethod
     def check_start(cls, config: Config, before: Config) -> None:
         if not isinstance(before.method, EliasConfig):
-            raise ConfigError("run.start_from: method elias-ranker starts from an elias run, not from one of "
-                              f"{before.method.name}")
+            raise ConfigError(
+                "run.start_from: method elias-ranker starts from an elias run, not from one of "
+                f"{before.method.name}"
+            )
 
     @classmethod
     def build(cls, config: Config, data: Dataset) -> EliasRanker:
@@ -117,7 +139,8 @@ class EliasRanker(Method):
 
     # ---- training
     def prepare(self, run_folder: Path, accelerator: Accelerator) -> None:
-        """Fit the rankers on ELIAS's own shortlists of the training points, then the tree on validation points.
+        """Fit the rankers on ELIAS's own shortlists of the training points, then the tree on
+        validation points.
 
         A point's filter pairs are absent, as in the losses: no negatives.
         """
@@ -130,20 +153,34 @@ class EliasRanker(Method):
             relevance.sort_indices()
             reach = (split.relevance + remove_pairs(found, *split.filters.nonzero())).tocsc()
             reach.sort_indices()
-            layer = fit_layer(features, np.arange(self.num_labels + 1), relevance, reach, solver(self.config),
-                              threads, "rankers")
+            layer = fit_layer(
+                features,
+                np.arange(self.num_labels + 1),
+                relevance,
+                reach,
+                solver(self.config),
+                threads,
+                "rankers",
+            )
         self.layer = Layer(**distributed.broadcast(None if layer is None else layer.arrays()))
         if settings.calibrate:
             self._calibrate(accelerator)
 
     def _calibrate(self, accelerator: Accelerator) -> None:
         split, settings = self.data.splits["val"], self.config.method
-        found, fusion = self._found(split, settings.candidates, accelerator), None      # values and ids
+        # values and ids
+        found, fusion = self._found(split, settings.candidates, accelerator), None
         features = self.features.of_points(split, np.arange(len(split)), accelerator)
         if distributed.is_main():
-            members = [remove_pairs(m, *split.filters.nonzero()) for m in self._members(features, *found)]
-            weights = FusionSettings(settings.tree_weight, (settings.ranker_weight, settings.elias_weight),
-                                     settings.depth, settings.min_leaf)
+            members = [
+                remove_pairs(m, *split.filters.nonzero()) for m in self._members(features, *found)
+            ]
+            weights = FusionSettings(
+                settings.tree_weight,
+                (settings.ranker_weight, settings.elias_weight),
+                settings.depth,
+                settings.min_leaf,
+            )
             fusion = fit(members, self.data.seen_counts[:, None], split.relevance, weights)
         self.fusion = distributed.broadcast(fusion)
 
@@ -151,29 +188,42 @@ class EliasRanker(Method):
     def _threads(self) -> int:
         return distributed.cpu_threads(self.config.run.threads)
 
-    def _found(self, split: Split, count: int, accelerator: Accelerator) -> tuple[np.ndarray, np.ndarray]:
-        """ELIAS's scores and ids of the best labels of a split's points [n, count], on every process."""
+    def _found(
+        self, split: Split, count: int, accelerator: Accelerator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """ELIAS's scores and ids of the best labels of a split's points [n, count], on every
+        process."""
         k, own = min(count, self.num_labels), distributed.share(len(split))
         found = self.elias.score_points(split, np.arange(own.start, own.stop), k, accelerator)
         return tuple(distributed.broadcast(distributed.gather_arrays(a, len(split))) for a in found)
 
     def _sums(self, values: np.ndarray) -> np.ndarray:
-        """What ELIAS's scores of each point are shares of [n]: the sum of its best [n, k], however many there are; 1
-        where they have a scale of their own."""
+        """What ELIAS's scores of each point are shares of [n]: the sum of its best [n, k], however
+        many there are; 1 where they have a scale of their own."""
         if self.elias.config.loss.name != "decoupled-softmax":
             return np.ones(len(values), np.float32)
-        best = values[:, :self.config.method.candidates]
+        best = values[:, : self.config.method.candidates]
         return np.maximum(np.where(np.isneginf(best), 0, best).sum(1), TINY)
 
-    def _members(self, features: Features, values: np.ndarray, ids: np.ndarray, sums: np.ndarray | None = None,
-                 ) -> list[sp.csr_matrix]:
-        """The rankers' scores of labels [n, c], the l3-hinge of their margins, and ELIAS's own: [n, L] each.
+    def _members(
+        self,
+        features: Features,
+        values: np.ndarray,
+        ids: np.ndarray,
+        sums: np.ndarray | None = None,
+    ) -> list[sp.csr_matrix]:
+        """The rankers' scores of labels [n, c], the l3-hinge of their margins, and ELIAS's own: [n,
+        L] each.
 
         Args:
             values: ELIAS's scores of the labels `ids`; sums: default those of `values`, best first.
         """
-        found = topk_csr(values / (self._sums(values) if sums is None else sums)[:, None], ids, self.num_labels)
-        ranked = score_candidates(self.layer, features, found, self.config.method.bias, self._threads)
+        found = topk_csr(
+            values / (self._sums(values) if sums is None else sums)[:, None], ids, self.num_labels
+        )
+        ranked = score_candidates(
+            self.layer, features, found, self.config.method.bias, self._threads
+        )
         HINGE.transform(ranked.data)
         if self.config.method.logs:
             for member, floor in ((ranked, HINGE_FLOOR), (found, SHARE_FLOOR)):
@@ -181,19 +231,28 @@ class EliasRanker(Method):
         return [ranked, found]
 
     # ---- scoring
-    def score_points(self, split: Split, points: np.ndarray, k: int, accelerator: Accelerator,
-                     ) -> tuple[np.ndarray, np.ndarray]:
+    def score_points(
+        self,
+        split: Split,
+        points: np.ndarray,
+        k: int,
+        accelerator: Accelerator,
+    ) -> tuple[np.ndarray, np.ndarray]:
         found = self.elias.score_points(split, points, self._wanted(k), accelerator)
         return self._best(self.features.of_points(split, points, accelerator), *found, k)
 
-    def score_texts(self, texts: Sequence[str], k: int, accelerator: Accelerator) -> tuple[np.ndarray, np.ndarray]:
+    def score_texts(
+        self, texts: Sequence[str], k: int, accelerator: Accelerator
+    ) -> tuple[np.ndarray, np.ndarray]:
         found = self.elias.score_texts(texts, self._wanted(k), accelerator)
         return self._best(self.features.of_texts(texts, accelerator), *found, k)
 
     def _wanted(self, k: int) -> int:
         return min(max(k, self.config.method.candidates), self.num_labels)
 
-    def _best(self, features: Features, values: np.ndarray, ids: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def _best(
+        self, features: Features, values: np.ndarray, ids: np.ndarray, k: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         ids, values = topk_rows(self._fused(self._members(features, values, ids)), k)
         return values, ids
 
@@ -210,26 +269,40 @@ class EliasRanker(Method):
     def open_texts(self, texts: Sequence[str], accelerator: Accelerator) -> Scores:
         return ask_texts(self, texts, accelerator)
 
-    def score_labels(self, split: Split, points: np.ndarray, labels: np.ndarray, accelerator: Accelerator,
-                     ) -> np.ndarray:
-        """Scores of given labels [n, c] of points of a split [n], as `score_points` gives them: [n, c] float32.
+    def score_labels(
+        self,
+        split: Split,
+        points: np.ndarray,
+        labels: np.ndarray,
+        accelerator: Accelerator,
+    ) -> np.ndarray:
+        """Scores of given labels [n, c] of points of a split [n], as `score_points` gives them: [n,
+        c] float32.
 
-        Id -1 and labels that no cluster has: -inf. Others that are not among ELIAS's candidates have the same formula.
+        Id -1 and labels that no cluster has: -inf. Others that are not among ELIAS's candidates
+        have the same formula.
         """
         given = self.elias.score_labels(split, points, labels, accelerator)
         best, _ = self.elias.score_points(split, points, self._wanted(0), accelerator)
         return self._given(self.features.of_points(split, points, accelerator), given, labels, best)
 
-    def score_labels_of_texts(self, texts: Sequence[str], labels: np.ndarray, accelerator: Accelerator) -> np.ndarray:
+    def score_labels_of_texts(
+        self, texts: Sequence[str], labels: np.ndarray, accelerator: Accelerator
+    ) -> np.ndarray:
         """Scores of given labels [n, c] of new texts, as `score_labels`."""
         given = self.elias.score_labels_of_texts(texts, labels, accelerator)
         best, _ = self.elias.score_texts(texts, self._wanted(0), accelerator)
         return self._given(self.features.of_texts(texts, accelerator), given, labels, best)
 
-    def _given(self, features: Features, values: np.ndarray, labels: np.ndarray, best: np.ndarray) -> np.ndarray:
-        """Args: values, ELIAS's scores of the given labels [n, c]; best, those of its candidates [n, k]."""
+    def _given(
+        self, features: Features, values: np.ndarray, labels: np.ndarray, best: np.ndarray
+    ) -> np.ndarray:
+        """Args: values, ELIAS's scores of the given labels [n, c]; best, those of its candidates
+        [n, k]."""
         rows, reached = np.arange(len(labels))[:, None], np.isfinite(values)
-        scores = self._fused(self._members(features, values, np.where(reached, labels, -1), self._sums(best)))
+        scores = self._fused(
+            self._members(features, values, np.where(reached, labels, -1), self._sums(best))
+        )
         return np.where(reached, lookup(scores, rows, labels), -np.inf).astype(np.float32)
 
     # ---- saving
@@ -239,7 +312,9 @@ class EliasRanker(Method):
     def save(self, folder: Path, accelerator: Accelerator) -> None:
         """The rankers, the tree, and ELIAS's model, so that nothing else is needed."""
         from models import METHOD_CONFIGS
-        before, _ = find_run(self.config.run.start_from, METHOD_CONFIGS)      # on every process: it is a collective
+
+        # on every process: it is a collective
+        before, _ = find_run(self.config.run.start_from, METHOD_CONFIGS)
         if not distributed.is_main():
             return
         self.features.save(folder)
@@ -254,17 +329,24 @@ class EliasRanker(Method):
     @classmethod
     def load(cls, config: Config, folder: Path, num_labels: int) -> EliasRanker:
         from models import METHOD_CONFIGS, METHODS
+
         method = cls(config, num_labels, None)
         columns = read_columns(folder)
-        fixed = {"encoder": {"trust_remote_code": False}, "eval": {"precision": config.eval.precision}}
+        fixed = {
+            "encoder": {"trust_remote_code": False},
+            "eval": {"precision": config.eval.precision},
+        }
         before = load_config(folder / "elias" / "config.yaml", fixed, method_configs=METHOD_CONFIGS)
         method._use(METHODS[before.method.name].load(before, folder / "elias", num_labels))
         method.features = TreeFeatures.load(config, folder, columns[0])
         method.layer = load_layer(folder / "rankers.npz")
         method.layer.check(num_labels, sum(columns), str(folder / "rankers.npz"))
         if method.features.shape != columns or (np.diff(method.layer.child_ptr) != 1).any():
-            raise ValueError(f"{folder}: expected a ranker for each label on {list(columns)} columns, its encoders "
-                             f"give {method.features.shape}")
+            raise ValueError(
+                f"{folder}: expected a ranker for each label on {list(columns)} columns, its "
+                f"encoders "
+                f"give {method.features.shape}"
+            )
         if config.method.calibrate:
             method.fusion = Fusion.load(folder / "fusion.npz")
         return method

@@ -1,4 +1,5 @@
 """A trained encoder for other programs: in the layout of sentence-transformers, and as ONNX."""
+
 from __future__ import annotations
 
 import logging
@@ -14,7 +15,13 @@ from torch import Tensor, nn
 from models.encoders.encoder import BagEncoder, TextEncoder, TransformerEncoder
 from utils.data.dataset import TextBatch
 from utils.errors import InputError
-from utils.pretrained.sentence_modules import SentenceModule, dense, pooling, residual, write_sentence_modules
+from utils.pretrained.sentence_modules import (
+    SentenceModule,
+    dense,
+    pooling,
+    residual,
+    write_sentence_modules,
+)
 from utils.pretrained.settings import without_pooler
 from utils.tokenization_utils import Tokenizer, tokenize_texts
 
@@ -32,28 +39,52 @@ def write_encoder(encoder: TextEncoder, folder: Path, max_len: int) -> None:
     """
     config, tokenizer = encoder.config, encoder.tokenizer
     if config.trust_remote_code:
-        raise InputError("encoder.trust_remote_code is true: an encoder that runs its own code cannot be exported")
+        raise InputError(
+            "encoder.trust_remote_code is true: an encoder that runs its own code cannot be "
+            "exported"
+        )
     if getattr(tokenizer, "backend_tokenizer", None) is None:
-        raise InputError(f"encoder '{config.name}': its tokenizer is not a fast one, which an export needs")
-    head = [] if encoder.projection is None else [dense(encoder.projection.weight, encoder.projection.bias)]
+        raise InputError(
+            f"encoder '{config.name}': its tokenizer is not a fast one, which an export needs"
+        )
+    head = (
+        []
+        if encoder.projection is None
+        else [dense(encoder.projection.weight, encoder.projection.bias)]
+    )
     unit = [SentenceModule("Normalize")] if config.normalize else []
     if isinstance(encoder, BagEncoder):
         modules, special = _bag_modules(encoder), special_tokens(encoder)
     else:
         arguments = without_pooler(encoder.transformer.config)
-        modules, special = [SentenceModule("Transformer", {"max_seq_length": max_len, "do_lower_case": False,
-                                                          **({"model_args": arguments} if arguments else {})}),
-                           pooling(encoder.transformer.config.hidden_size, config.pooling)], ""
+        modules, special = (
+            [
+                SentenceModule(
+                    "Transformer",
+                    {
+                        "max_seq_length": max_len,
+                        "do_lower_case": False,
+                        **({"model_args": arguments} if arguments else {}),
+                    },
+                ),
+                pooling(encoder.transformer.config.hidden_size, config.pooling),
+            ],
+            "",
+        )
         encoder.transformer.save_pretrained(folder)
     _with_padding(tokenizer)
     tokenizer.model_max_length = max_len
     tokenizer.backend_tokenizer.enable_truncation(max_len, direction=tokenizer.truncation_side)
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.save_pretrained(folder)
-    if isinstance(encoder, BagEncoder):      # read as it is: it must cut the text itself
+    if isinstance(encoder, BagEncoder):  # read as it is: it must cut the text itself
         tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
-    write_sentence_modules(folder, [*modules, *head, *unit], special + config.point_prompt,
-                           special + config.prompt_of_labels)
+    write_sentence_modules(
+        folder,
+        [*modules, *head, *unit],
+        special + config.point_prompt,
+        special + config.prompt_of_labels,
+    )
 
 
 def _with_padding(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -62,21 +93,33 @@ def _with_padding(tokenizer: PreTrainedTokenizerBase) -> None:
     What is padded is masked, so any token will do; a new one would be outside the model's table.
     """
     if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
+        tokenizer.pad_token = (
+            tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
+        )
     tokenizer.padding_side = "right"
 
 
 def _bag_modules(encoder: BagEncoder) -> list[SentenceModule]:
     if not encoder.config.normalize:
-        raise InputError("encoder.normalize is false: this bag is a sum of token vectors, but sentence-transformers' "
-                         "StaticEmbedding is their mean; only a normalised bag can be exported")
+        raise InputError(
+            "encoder.normalize is false: this bag is a sum of token vectors, but "
+            "sentence-transformers' "
+            "StaticEmbedding is their mean; only a normalised bag can be exported"
+        )
     if encoder.residual is None and encoder.projection is not None:
-        raise InputError("encoder.residual is false and encoder.projection is set: this bag projects a sum of token "
-                         "vectors, but sentence-transformers' StaticEmbedding is their mean; train it with a residual "
-                         "layer, which normalises before it, or without a projection")
+        raise InputError(
+            "encoder.residual is false and encoder.projection is set: this bag projects a sum of "
+            "token "
+            "vectors, but sentence-transformers' StaticEmbedding is their mean; train it with a "
+            "residual "
+            "layer, which normalises before it, or without a projection"
+        )
     table = (encoder.table * encoder.token_weights).detach().cpu()
-    layers = [] if encoder.residual is None else [SentenceModule("Normalize"),
-                                                  *residual(encoder.residual.weight.detach().cpu())]
+    layers = (
+        []
+        if encoder.residual is None
+        else [SentenceModule("Normalize"), *residual(encoder.residual.weight.detach().cpu())]
+    )
     return [SentenceModule("StaticEmbedding", weights={"embedding.weight": table}), *layers]
 
 
@@ -86,8 +129,11 @@ def special_tokens(encoder: TextEncoder) -> str:
     added = tokenizer("")["input_ids"]
     text = "".join(tokenizer.convert_ids_to_tokens(added))
     if tokenizer(text, add_special_tokens=False)["input_ids"] != added:
-        raise InputError(f"encoder.init '{encoder.config.init}': its tokenizer does not read its special tokens {text} "
-                         "back as such, which the export of a bag needs")
+        raise InputError(
+            f"encoder.init '{encoder.config.init}': its tokenizer does not read its special "
+            f"tokens {text} "
+            "back as such, which the export of a bag needs"
+        )
     return text
 
 
@@ -95,11 +141,15 @@ def special_tokens(encoder: TextEncoder) -> str:
 def embed(encoder: TextEncoder, texts: Sequence[str], max_len: int) -> Tensor:
     """Embeddings [n, D] as `score` makes them, on the CPU."""
     tokens = tokenize_texts(texts, encoder.point_tokenizer(max_len))
-    blocks = [np.arange(i, min(i + TEXTS_AT_ONCE, len(texts))) for i in range(0, len(texts), TEXTS_AT_ONCE)]
+    blocks = [
+        np.arange(i, min(i + TEXTS_AT_ONCE, len(texts)))
+        for i in range(0, len(texts), TEXTS_AT_ONCE)
+    ]
     return torch.cat([encoder(TextBatch.take(tokens, rows)).float() for rows in blocks])
 
 
-# ---------------------------------------------------------------- ONNX
+# -------------------------------- ONNX
+
 
 class _Padded(nn.Module):
     """The encoder as a function of padded token ids and their mask."""
@@ -113,31 +163,46 @@ class _Padded(nn.Module):
 
 
 def write_onnx(encoder: TextEncoder, path: Path) -> None:
-    """encoder.onnx: input_ids and attention_mask [texts, tokens] int64 -> sentence_embedding [texts, D] float32.
+    """encoder.onnx: input_ids and attention_mask [texts, tokens] int64 -> sentence_embedding
+    [texts, D] float32.
 
     Raises:
-        InputError: a package is not installed, or the exporter does not know an operator of the encoder.
+        InputError: a package is not installed, or the exporter does not know an operator of the
+        encoder.
     """
     _import_onnx()
     if isinstance(encoder, TransformerEncoder):
-        encoder.transformer.set_attn_implementation("eager")      # its mask is plain arithmetic, which onnx has
+        # its mask is plain arithmetic, which onnx has
+        encoder.transformer.set_attn_implementation("eager")
     ids, mask = torch.full((2, 3), 1), torch.tensor([[1, 1, 1], [1, 1, 0]])
     sizes = {0: torch.export.Dim("texts"), 1: torch.export.Dim("tokens")}
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)      # operators of packages that are not installed
-    with warnings.catch_warnings():      # of the exporter about itself
+    # operators of packages that are not installed
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():  # of the exporter about itself
         warnings.simplefilter("ignore")
         try:
-            torch.onnx.export(_Padded(encoder).eval(), (ids, mask), str(path), dynamo=True, external_data=False,
-                              input_names=["input_ids", "attention_mask"], output_names=["sentence_embedding"],
-                              dynamic_shapes={"input_ids": sizes, "attention_mask": sizes}, verbose=False)
+            torch.onnx.export(
+                _Padded(encoder).eval(),
+                (ids, mask),
+                str(path),
+                dynamo=True,
+                external_data=False,
+                input_names=["input_ids", "attention_mask"],
+                output_names=["sentence_embedding"],
+                dynamic_shapes={"input_ids": sizes, "attention_mask": sizes},
+                verbose=False,
+            )
         except torch.onnx.errors.OnnxExporterError as error:
-            raise InputError(f"encoder '{encoder.config.name}' cannot be written as ONNX: "
-                             f"{' '.join(str(error).split())[:300]}") from error
+            raise InputError(
+                f"encoder '{encoder.config.name}' cannot be written as ONNX: "
+                f"{' '.join(str(error).split())[:300]}"
+            ) from error
 
 
 def run_onnx(path: Path, tokenizer: Tokenizer, texts: Sequence[str]) -> np.ndarray:
     """Embeddings of texts by onnxruntime [n, D]."""
     import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -156,5 +221,7 @@ def _import_onnx() -> None:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise InputError(f"--onnx needs the package {error.name}, which is not installed: "
-                         "`pip install onnx onnxruntime onnxscript`") from error
+        raise InputError(
+            f"--onnx needs the package {error.name}, which is not installed: "
+            "`pip install onnx onnxruntime onnxscript`"
+        ) from error

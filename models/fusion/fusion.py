@@ -1,10 +1,12 @@
-"""Fusion: several trained models propose labels and score each other's proposals; a fuser that is fitted on validation
-points says how likely each candidate is relevant.
+"""Fusion: several trained models propose labels and score each other's proposals; a fuser that is
+fitted on validation points says how likely each candidate is relevant.
 
-Members are runs of any method on the same data set and validation split: a dual encoder knows the tail and generalises
-from label texts, classifiers and linear trees know the head and exact words. A memory of the training queries (nearest
-neighbours in a member's embedding space) may be one more. The model holds copies of its members and needs no other run.
+Members are runs of any method on the same data set and validation split: a dual encoder knows the
+tail and generalises from label texts, classifiers and linear trees know the head and exact words. A
+memory of the training queries (nearest neighbours in a member's embedding space) may be one more.
+The model holds copies of its members and needs no other run.
 """
+
 from __future__ import annotations
 
 import logging
@@ -47,7 +49,7 @@ from utils.run.stages import Runs
 from utils.sparse import contains
 
 log = logging.getLogger(__name__)
-POINTS_AT_ONCE = 2048      # whose candidates are held at a time
+POINTS_AT_ONCE = 2048  # whose candidates are held at a time
 TAILS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
 CHECKED = (1, 3, 5, 10, 100)
 
@@ -55,31 +57,52 @@ CHECKED = (1, 3, 5, 10, 100)
 @dataclass(frozen=True)
 class FusionConfig(MethodConfig):
     has_encoder: ClassVar[bool] = False
-    members: Mapping[str, str] | None = option(None, "name: run folder, config file (trained when missing), or "
-                                                     "`stage:NAME`, an earlier stage of this config")
-    candidates: int = option(100, "labels that each member proposes for a query", ge=1, le=MANY_LABELS)
-    fuser: Literal["auto", "boosted", "linear"] = option("auto", "boosted trees or a logistic regression; auto = the "
-                                                                 "better one by cross-fitting on validation points")
+    members: Mapping[str, str] | None = option(
+        None,
+        "name: run folder, config file (trained when missing), or "
+        "`stage:NAME`, an earlier stage of this config",
+    )
+    candidates: int = option(
+        100, "labels that each member proposes for a query", ge=1, le=MANY_LABELS
+    )
+    fuser: Literal["auto", "boosted", "linear"] = option(
+        "auto",
+        "boosted trees or a logistic regression; auto = the "
+        "better one by cross-fitting on validation points",
+    )
     target: Literal["nDCG@5", "PSP@5"] = option(
-        "nDCG@5", "what the fuser is chosen for, and the power of the inverse propensity that probabilities are "
-                  "multiplied with; PSP@5: for the tail")
+        "nDCG@5",
+        "what the fuser is chosen for, and the power of the inverse propensity that probabilities "
+        "are "
+        "multiplied with; PSP@5: for the tail",
+    )
     trees: int = option(100, "boosted: number of trees", ge=1, le=10**4)
     leaves: int = option(8, "boosted: leaves of a tree", ge=2, le=10**5)
     min_leaf: int = option(50, "boosted: fewest candidates of a leaf", ge=1, le=10**9)
-    memory: str | None = option(None, "member in whose embedding space the training queries are remembered; null = no "
-                                      "memory")
-    memory_neighbours: int = option(50, "training queries that the memory looks at", ge=1, le=MANY_LABELS)
-    memory_tau: float = option(0.05, "memory: temperature of a neighbour's weight exp((cos - 1) / tau)",
-                               ge=SMALLEST, le=LARGEST)
+    memory: str | None = option(
+        None,
+        "member in whose embedding space the training queries are remembered; null = no memory",
+    )
+    memory_neighbours: int = option(
+        50, "training queries that the memory looks at", ge=1, le=MANY_LABELS
+    )
+    memory_tau: float = option(
+        0.05,
+        "memory: temperature of a neighbour's weight exp((cos - 1) / tau)",
+        ge=SMALLEST,
+        le=LARGEST,
+    )
 
 
 class Fusion(Method):
-    """Attributes: members, methods by name; memory, over the member `method.memory`; fuser; without, for each member
-    the fuser of the others."""
+    """Attributes: members, methods by name; memory, over the member `method.memory`; fuser;
+    without, for each member the fuser of the others."""
 
     Config = FusionConfig
 
-    def __init__(self, config: Config, num_labels: int, data: Dataset | None, members: Mapping[str, Method]) -> None:
+    def __init__(
+        self, config: Config, num_labels: int, data: Dataset | None, members: Mapping[str, Method]
+    ) -> None:
         super().__init__(config, num_labels, data)
         self.members = torch.nn.ModuleDict(members).requires_grad_(False).eval()
         self.sources: dict[str, Path] = {}
@@ -87,11 +110,12 @@ class Fusion(Method):
         self.fuser: Fuser | None = None
         self.without: dict[str, Fuser] = {}
         self.checked: dict[str, Any] = {}
-        self.data_hash = data.relevance_hash if data else ""      # of the labels that the fusers know
+        # of the labels that the fusers know
+        self.data_hash = data.relevance_hash if data else ""
 
     @classmethod
     def tokenizer_source(cls, config: Config) -> None:
-        return None      # each member has its own
+        return None  # each member has its own
 
     @property
     def names(self) -> list[str]:
@@ -113,31 +137,46 @@ class Fusion(Method):
     def check(cls, config: Config, sizes: DataSizes, runs: Runs) -> None:
         check_members(config)
         if sizes.validation < 2 and not config.run.start_from:
-            raise ConfigError("method fusion is fitted on validation points: expected at least 2 of them, "
-                              f"data.val_fraction {config.data.val_fraction} gives {sizes.validation}")
+            raise ConfigError(
+                "method fusion is fitted on validation points: expected at least 2 of them, "
+                f"data.val_fraction {config.data.val_fraction} gives {sizes.validation}"
+            )
         members = {name: runs.config(source) for name, source in config.method.members.items()}
         for name, member in members.items():
             if isinstance(member.method, FusionConfig):
-                raise ConfigError(f"method.members: {name} ({config.method.members[name]}) is a fusion itself; name "
-                                  "its members instead")
+                raise ConfigError(
+                    f"method.members: {name} ({config.method.members[name]}) is a fusion itself; "
+                    f"name "
+                    "its members instead"
+                )
             check_validation(name, member, config, sizes)
         memory = config.method.memory
         if memory and not members[memory].method.has_encoder:
-            raise ConfigError(f"method.memory is '{memory}', a {members[memory].method.name} run, which has no "
-                              "encoder; name a member that embeds texts")
+            raise ConfigError(
+                f"method.memory is '{memory}', a {members[memory].method.name} run, which has no "
+                "encoder; name a member that embeds texts"
+            )
         super().check(config, sizes, runs)
 
     @classmethod
     def check_start(cls, config: Config, before: Config) -> None:
         """Only the fusers of a fusion of members of the same names can be taken."""
-        theirs = _of_members(before) if isinstance(before.method, FusionConfig) else f"a {before.method.name} run"
+        theirs = (
+            _of_members(before)
+            if isinstance(before.method, FusionConfig)
+            else f"a {before.method.name} run"
+        )
         if theirs != _of_members(config):
-            raise ConfigError(f"run.start_from: expected {_of_members(config)}, whose fuser is taken, got {theirs}; "
-                              "`start_from: null` fits a new fuser")
+            raise ConfigError(
+                f"run.start_from: expected {_of_members(config)}, whose fuser is taken, got "
+                f"{theirs}; "
+                "`start_from: null` fits a new fuser"
+            )
 
     @classmethod
     def build(cls, config: Config, data: Dataset) -> Fusion:
         from models import METHOD_CONFIGS, load_method  # here: the registry imports the fusion
+
         members, sources = {}, {}
         for name, source in config.method.members.items():
             folder, own = find_run(source, METHOD_CONFIGS)
@@ -148,34 +187,53 @@ class Fusion(Method):
         return method
 
     def start_from(self, other: Method) -> None:
-        """Take the fusers of another fusion of members of the same names: these here were trained again, on all
-        training points, and nothing is left that a fuser could be fitted on."""
+        """Take the fusers of another fusion of members of the same names: these here were trained
+        again, on all training points, and nothing is left that a fuser could be fitted on."""
+
         def described(fusion: Fusion) -> str:
             memory = fusion.config.method.memory
-            return (f"a fusion of {', '.join(fusion.names)}{f' over {memory}' if memory else ''} on data "
-                    f"{fusion.data_hash}")
-        ours, theirs = described(self), described(other) if isinstance(other, Fusion) else \
-            f"a {other.config.method.name} run"
+            return (
+                f"a fusion of {', '.join(fusion.names)}{f' over {memory}' if memory else ''} on "
+                f"data "
+                f"{fusion.data_hash}"
+            )
+
+        ours, theirs = (
+            described(self),
+            described(other) if isinstance(other, Fusion) else f"a {other.config.method.name} run",
+        )
         if ours != theirs:
-            raise ConfigError(f"run.start_from: expected {ours}, whose fuser is taken, got {theirs}; "
-                              "`start_from: null` fits a new fuser")
+            raise ConfigError(
+                f"run.start_from: expected {ours}, whose fuser is taken, got {theirs}; "
+                "`start_from: null` fits a new fuser"
+            )
         self.fuser, self.without, self.checked = other.fuser, other.without, other.checked
 
     # ---- members
     @cached_property
     def _leaders(self) -> dict[str, str]:
-        """For each member that ranks by embeddings the first one with an equal encoder: texts are encoded once."""
+        """For each member that ranks by embeddings the first one with an equal encoder: texts are
+        encoded once."""
         leaders: dict[str, str] = {}
         for name, member in self.members.items():
             if member.text_encoder is None or type(member).open_points is not Method.open_points:
                 continue
-            same = (other for other in dict.fromkeys(leaders.values()) if equal_encoders(self.members[other], member))
+            same = (
+                other
+                for other in dict.fromkeys(leaders.values())
+                if equal_encoders(self.members[other], member)
+            )
             leaders[name] = next(same, name)
         return leaders
 
-    def _open(self, names: Sequence[str], embed: Callable[[Method], Tensor], open_other: Callable[[Method], Scores],
-              ) -> list[Scores]:
-        """The scores of members, their encoders called by `embed`, the other members opened by `open_other`."""
+    def _open(
+        self,
+        names: Sequence[str],
+        embed: Callable[[Method], Tensor],
+        open_other: Callable[[Method], Scores],
+    ) -> list[Scores]:
+        """The scores of members, their encoders called by `embed`, the other members opened by
+        `open_other`."""
         embeddings: dict[str, Tensor] = {}
 
         def embedded(name: str) -> Tensor:
@@ -190,16 +248,27 @@ class Fusion(Method):
             if name in self._leaders:
                 return self.members[name].open_embeddings(embedded(name))
             return open_other(self.members[name])
+
         return [opened(name) for name in names]
 
-    def _open_points(self, split: Split, points: np.ndarray, names: Sequence[str], accelerator: Accelerator,
-                     ) -> list[Scores]:
-        return self._open(names, lambda member: member.embed_points(split, points, accelerator),
-                          lambda member: member.open_points(split, points, accelerator))
+    def _open_points(
+        self,
+        split: Split,
+        points: np.ndarray,
+        names: Sequence[str],
+        accelerator: Accelerator,
+    ) -> list[Scores]:
+        return self._open(
+            names,
+            lambda member: member.embed_points(split, points, accelerator),
+            lambda member: member.open_points(split, points, accelerator),
+        )
 
     def _candidates(self, opened: Sequence[Scores]) -> Candidates:
         """As many proposals as the fuser was fitted on, however many labels are asked for."""
-        return self._scored(opened, proposals(opened, min(self.config.method.candidates, self.num_labels)))
+        return self._scored(
+            opened, proposals(opened, min(self.config.method.candidates, self.num_labels))
+        )
 
     def _scored(self, opened: Sequence[Scores], found: Sequence[np.ndarray]) -> Candidates:
         labels, ranks = merge(found, self.num_labels)
@@ -213,12 +282,17 @@ class Fusion(Method):
         settings = self.config.method
         if settings.memory:
             split, own = self.data.splits["trn"], distributed.share(len(self.data.splits["trn"]))
-            with distributed.main_first():      # tokens are made on first use
-                keys = self.members[settings.memory].embed_points(split, np.arange(own.start, own.stop), accelerator)
+            with distributed.main_first():  # tokens are made on first use
+                keys = self.members[settings.memory].embed_points(
+                    split, np.arange(own.start, own.stop), accelerator
+                )
             keys = torch.nn.functional.normalize(distributed.gather_rows(keys, len(split)), dim=1)
-            self.memory = QueryMemory(keys.cpu().numpy(), split.relevance, settings.memory_neighbours,
-                                      settings.memory_tau)
-        seen = SeenLabels(np.log1p(self.data.seen_counts).astype(np.float32), self.data.seen_weights())
+            self.memory = QueryMemory(
+                keys.cpu().numpy(), split.relevance, settings.memory_neighbours, settings.memory_tau
+            )
+        seen = SeenLabels(
+            np.log1p(self.data.seen_counts).astype(np.float32), self.data.seen_weights()
+        )
         if distributed.is_main():
             if self.fuser is None:
                 self._fit(seen, accelerator)
@@ -229,49 +303,82 @@ class Fusion(Method):
 
     def _fit(self, seen: SeenLabels, accelerator: Accelerator) -> None:
         split, names = self.data.splits["val"], self.names
-        parts = [self._candidates(self._open_points(split, points, names, accelerator))
-                 for points in np.array_split(np.arange(len(split)), -(-len(split) // POINTS_AT_ONCE))]
+        parts = [
+            self._candidates(self._open_points(split, points, names, accelerator))
+            for points in np.array_split(np.arange(len(split)), -(-len(split) // POINTS_AT_ONCE))
+        ]
         found = joined(parts).without_pairs(split.filters)
         found.check_finite(names, "validation points")
         settings, relevance = self.config.method, split.relevance
         warn_if_alike(relevant_places(found, relevance))
         limits = FuserSettings(settings.trees, settings.leaves, settings.min_leaf)
         kinds = KINDS if settings.fuser == "auto" else (settings.fuser,)
-        fitted = {kind: cross_fit(found, relevance, seen.log_counts, kind, limits) for kind in kinds}
+        fitted = {
+            kind: cross_fit(found, relevance, seen.log_counts, kind, limits) for kind in kinds
+        }
         target = f"{settings.target.partition('@')[0]}@{min(5, self.num_labels)}"
         tried = {}
         for kind in kinds:
             for tail in TAILS:
                 scores = self._as_scores(found, fitted[kind][0], seen.boost(tail))
                 tried[kind, tail] = self._evaluate(scores)[target]
-                log.info("%s fuser, tail %g: cross-fitted %s %.2f", kind, tail, target, tried[kind, tail])
+                log.info(
+                    "%s fuser, tail %g: cross-fitted %s %.2f", kind, tail, target, tried[kind, tail]
+                )
         kind, tail = max(tried, key=tried.get)
         self.fuser = fit(found, relevance, seen, kind, names, limits, fitted[kind][1], tail)
         for place, name in enumerate(names if len(names) > 1 else []):
             others = found.without(place)
             _, calibration = cross_fit(others, relevance, seen.log_counts, kind, limits, folds=2)
-            self.without[name] = fit(others, relevance, seen, kind, [n for n in names if n != name], limits,
-                                     calibration, tail)
+            self.without[name] = fit(
+                others,
+                relevance,
+                seen,
+                kind,
+                [n for n in names if n != name],
+                limits,
+                calibration,
+                tail,
+            )
         self._report(found, fitted[kind][0])
 
-    def _as_scores(self, found: Candidates, log_odds: np.ndarray, boost: np.ndarray) -> sp.csr_matrix:
-        return found.as_csr(boost[found.labels[found.known]] / (1 + np.exp(-log_odds)), self.num_labels)
+    def _as_scores(
+        self, found: Candidates, log_odds: np.ndarray, boost: np.ndarray
+    ) -> sp.csr_matrix:
+        return found.as_csr(
+            boost[found.labels[found.known]] / (1 + np.exp(-log_odds)), self.num_labels
+        )
 
     def _report(self, found: Candidates, log_odds: np.ndarray) -> None:
-        """What cross-fitting says of the fusion beside its members, and how reliable its probabilities are."""
-        scored = {name: found.as_csr(found.scores[found.known][:, m], self.num_labels)
-                  for m, name in enumerate(self.names)}
+        """What cross-fitting says of the fusion beside its members, and how reliable its
+        probabilities are."""
+        scored = {
+            name: found.as_csr(found.scores[found.known][:, m], self.num_labels)
+            for m, name in enumerate(self.names)
+        }
         scored["fused, cross-fitted"] = self._as_scores(found, log_odds, self.fuser.boost)
         self.checked = {name: self._evaluate(scores) for name, scores in scored.items()}
         self.checked["reliability"] = metrics.reliability(
-            1 / (1 + np.exp(-log_odds)), relevant_places(found, self.data.splits["val"].relevance))
+            1 / (1 + np.exp(-log_odds)), relevant_places(found, self.data.splits["val"].relevance)
+        )
         for name in scored:
-            log.info("%s: %s", name, ", ".join(f"{m} {v:.2f}" for m, v in self.checked[name].items()
-                                               if m in ("P@1", "P@3", "P@5", "PSP@1", "R@100")))
+            log.info(
+                "%s: %s",
+                name,
+                ", ".join(
+                    f"{m} {v:.2f}"
+                    for m, v in self.checked[name].items()
+                    if m in ("P@1", "P@3", "P@5", "PSP@1", "R@100")
+                ),
+            )
 
     def _evaluate(self, scores: sp.csr_matrix) -> dict[str, float]:
-        return metrics.evaluate(scores, self.data.splits["val"].relevance, self.data.label_weights(),
-                                sorted({min(k, self.num_labels) for k in CHECKED}))
+        return metrics.evaluate(
+            scores,
+            self.data.splits["val"].relevance,
+            self.data.label_weights(),
+            sorted({min(k, self.num_labels) for k in CHECKED}),
+        )
 
     # ---- scoring
     @property
@@ -281,63 +388,106 @@ class Fusion(Method):
         if not left_out:
             return self.fuser
         if len(left_out) > 1 or left_out[0] not in self.without:
-            raise ConfigError(f"eval.without is {left_out}: expected exactly one of the members, "
-                              f"{', '.join(self.without) or 'of which there is only one'}")
+            raise ConfigError(
+                f"eval.without is {left_out}: expected exactly one of the members, "
+                f"{', '.join(self.without) or 'of which there is only one'}"
+            )
         return self.without[left_out[0]]
 
-    def _rank(self, opened: Sequence[Scores], fuser: Fuser, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def _rank(
+        self, opened: Sequence[Scores], fuser: Fuser, k: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         found = self._candidates(opened)
         found.check_finite(fuser.members, "these points")
         scores = fuser(found)
-        values, ids = np.full((len(scores), k), -np.inf, np.float32), np.full((len(scores), k), -1, np.int64)
+        values, ids = (
+            np.full((len(scores), k), -np.inf, np.float32),
+            np.full((len(scores), k), -1, np.int64),
+        )
         width = min(k, scores.shape[1])
-        order = np.lexsort((np.where(found.labels < 0, self.num_labels, found.labels), -scores))[:, :width]
-        values[:, :width], ids[:, :width] = (np.take_along_axis(a, order, 1) for a in (scores, found.labels))
+        order = np.lexsort((np.where(found.labels < 0, self.num_labels, found.labels), -scores))[
+            :, :width
+        ]
+        values[:, :width], ids[:, :width] = (
+            np.take_along_axis(a, order, 1) for a in (scores, found.labels)
+        )
         return values, ids
 
     @torch.no_grad()
-    def score_points(self, split: Split, points: np.ndarray, k: int, accelerator: Accelerator,
-                     ) -> tuple[np.ndarray, np.ndarray]:
+    def score_points(
+        self,
+        split: Split,
+        points: np.ndarray,
+        k: int,
+        accelerator: Accelerator,
+    ) -> tuple[np.ndarray, np.ndarray]:
         fuser = self.active
-        parts = [self._rank(self._open_points(split, some, fuser.members, accelerator), fuser, k)
-                 for some in np.array_split(points, max(-(-len(points) // POINTS_AT_ONCE), 1)) if len(some)]
+        parts = [
+            self._rank(self._open_points(split, some, fuser.members, accelerator), fuser, k)
+            for some in np.array_split(points, max(-(-len(points) // POINTS_AT_ONCE), 1))
+            if len(some)
+        ]
         if not parts:
             return np.empty((0, k), np.float32), np.empty((0, k), np.int64)
         return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
 
     @torch.no_grad()
-    def score_texts(self, texts: Sequence[str], k: int, accelerator: Accelerator) -> tuple[np.ndarray, np.ndarray]:
+    def score_texts(
+        self, texts: Sequence[str], k: int, accelerator: Accelerator
+    ) -> tuple[np.ndarray, np.ndarray]:
         if not len(texts):
             return np.empty((0, k), np.float32), np.empty((0, k), np.int64)
         fuser = self.active
-        return self._rank(self._open(fuser.members, lambda member: member.embed_texts(texts, accelerator),
-                                     lambda member: member.open_texts(texts, accelerator)), fuser, k)
+        return self._rank(
+            self._open(
+                fuser.members,
+                lambda member: member.embed_texts(texts, accelerator),
+                lambda member: member.open_texts(texts, accelerator),
+            ),
+            fuser,
+            k,
+        )
 
     def probabilities(self, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
         return self.active.probabilities(scores, labels)
 
     @torch.no_grad()
-    def explain(self, split: Split, points: np.ndarray, labels: np.ndarray, k: int, accelerator: Accelerator,
-                ) -> list[MemberView]:
+    def explain(
+        self,
+        split: Split,
+        points: np.ndarray,
+        labels: np.ndarray,
+        k: int,
+        accelerator: Accelerator,
+    ) -> list[MemberView]:
         fuser, views = self.active, []
         opened = self._open_points(split, points, fuser.members, accelerator)
         removed, own = split.filters[points], min(self.config.method.candidates, self.num_labels)
         wanted = min(k + int(np.diff(removed.indptr).max(initial=0)), self.num_labels)
-        best = [ids[:, :max(own, wanted)] for ids in proposals(opened, max(own, wanted))]
+        best = [ids[:, : max(own, wanted)] for ids in proposals(opened, max(own, wanted))]
         candidates = self._scored(opened, [ids[:, :own] for ids in best])
         shares = fuser.shares(candidates)
-        place = (candidates.labels[:, None, :] == labels[:, :, None]) & (labels >= 0)[:, :, None]      # [n, given, w]
+        # [n, given, w]
+        place = (candidates.labels[:, None, :] == labels[:, :, None]) & (labels >= 0)[:, :, None]
         for m, name in enumerate(fuser.members):
             ids = best[m][:, :wanted].copy()
             ids[contains(removed, np.arange(len(ids))[:, None], ids)] = -1
             order = np.argsort(ids < 0, axis=1, kind="stable")[:, :k]
-            views.append(MemberView(name, np.take_along_axis(ids, order, 1),
-                                    np.einsum("ngw,nw->ng", place, shares[:, :, m]).astype(np.float32)))
+            views.append(
+                MemberView(
+                    name,
+                    np.take_along_axis(ids, order, 1),
+                    np.einsum("ngw,nw->ng", place, shares[:, :, m]).astype(np.float32),
+                )
+            )
         return views
 
     def label_clusters(self) -> dict[str, sp.csr_matrix]:
-        return {f"{name}, {own}": clusters for name, member in self.members.items()
-                for own, clusters in member.label_clusters().items()}
+        return {
+            f"{name}, {own}": clusters
+            for name, member in self.members.items()
+            for own, clusters in member.label_clusters().items()
+        }
 
     # ---- saving
     def save(self, folder: Path, accelerator: Accelerator) -> None:
@@ -353,40 +503,60 @@ class Fusion(Method):
         if self.memory is not None:
             self.memory.save(folder / MEMORY)
         write_json(folder / "fusion.json", self.checked)
-        write_method(folder, self.config.method.name, self.num_labels, members=list(self.members),
-                     data_hash=self.data_hash)
+        write_method(
+            folder,
+            self.config.method.name,
+            self.num_labels,
+            members=list(self.members),
+            data_hash=self.data_hash,
+        )
 
     @classmethod
     def load(cls, config: Config, folder: Path, num_labels: int) -> Fusion:
         from models import METHOD_CONFIGS, load_method
+
         members: dict[str, Method] = {}
         told = read_facts(folder / "method.json", members=list[str], data_hash=str)
-        trusted = {"encoder": {"trust_remote_code": config.encoder.trust_remote_code}}      # a stranger's config is not
+        # a stranger's config is not
+        trusted = {"encoder": {"trust_remote_code": config.encoder.trust_remote_code}}
         for name in told["members"]:
             check_name(name)
-            own = load_config(folder / "members" / name / "config.yaml", trusted, method_configs=METHOD_CONFIGS)
+            own = load_config(
+                folder / "members" / name / "config.yaml", trusted, method_configs=METHOD_CONFIGS
+            )
             members[name] = load_method(of_data(own, config), folder / "members" / name)
             if members[name].num_labels != num_labels:
-                raise ValueError(f"{folder}: member {name} has {members[name].num_labels} labels, expected "
-                                 f"{num_labels}")
+                raise ValueError(
+                    f"{folder}: member {name} has {members[name].num_labels} labels, expected "
+                    f"{num_labels}"
+                )
         method = cls(config, num_labels, None, members)
         method.data_hash = told["data_hash"]
         method.checked = read_facts(folder / "fusion.json")
         method.fuser = _load_fuser(folder / "fuser.npz", method.names, num_labels)
         if len(method.names) > 1:
-            method.without = {name: _load_fuser(folder / f"without-{name}.npz",
-                                                [n for n in method.names if n != name], num_labels)
-                              for name in method.names}
+            method.without = {
+                name: _load_fuser(
+                    folder / f"without-{name}.npz",
+                    [n for n in method.names if n != name],
+                    num_labels,
+                )
+                for name in method.names
+            }
         if config.method.memory:
-            method.memory = QueryMemory.load(folder / MEMORY, config.method.memory_neighbours, config.method.memory_tau)
+            method.memory = QueryMemory.load(
+                folder / MEMORY, config.method.memory_neighbours, config.method.memory_tau
+            )
         return method
 
 
 def _load_fuser(path: Path, names: list[str], num_labels: int) -> Fuser:
     fuser = Fuser.load(path)
     if list(fuser.members) != names or fuser.log_counts.shape != (num_labels,):
-        raise ValueError(f"{path}: expected members {', '.join(names)} and {num_labels} labels, got "
-                         f"{', '.join(fuser.members)} and {len(fuser.log_counts)}")
+        raise ValueError(
+            f"{path}: expected members {', '.join(names)} and {num_labels} labels, got "
+            f"{', '.join(fuser.members)} and {len(fuser.log_counts)}"
+        )
     return fuser
 
 
@@ -399,26 +569,40 @@ def _of_members(config: Config) -> str:
 def check_validation(name: str, member: Config, config: Config, sizes: DataSizes) -> None:
     """ConfigError where a member leaves other points for validation than the fusion does."""
     theirs, ours = member.data, config.data
-    kept, expected = (held_out_points(sizes.training + sizes.validation, data) for data in (theirs, ours))
+    kept, expected = (
+        held_out_points(sizes.training + sizes.validation, data) for data in (theirs, ours)
+    )
     if theirs.name != ours.name:
-        raise ConfigError(f"method.members: {name}: a run on {theirs.name}, this one is on {ours.name}")
+        raise ConfigError(
+            f"method.members: {name}: a run on {theirs.name}, this one is on {ours.name}"
+        )
     if kept != expected or (kept and theirs.val_group_size != ours.val_group_size):
-        raise ConfigError(f"method.members: {name}: another validation split than data.val_fraction "
-                          f"{ours.val_fraction}, data.val_max_points {ours.val_max_points} and data.val_group_size "
-                          f"{ours.val_group_size} give, so that its points may have been trained on")
+        raise ConfigError(
+            f"method.members: {name}: another validation split than data.val_fraction "
+            f"{ours.val_fraction}, data.val_max_points {ours.val_max_points} and "
+            f"data.val_group_size "
+            f"{ours.val_group_size} give, so that its points may have been trained on"
+        )
 
 
 def check_members(config: Config) -> None:
     """ConfigError for settings that no data is needed to refute."""
     settings = config.method
     if not settings.members:
-        raise ConfigError("method.members is empty: name the runs that are to be fused, such as "
-                          "{encoder: stage:encoder, tree: Results/…/overlap}")
+        raise ConfigError(
+            "method.members is empty: name the runs that are to be fused, such as "
+            "{encoder: stage:encoder, tree: Results/…/overlap}"
+        )
     for name in settings.members:
         check_name(name)
     if config.eval.index != "exact":
-        raise ConfigError(f"eval.index is '{config.eval.index}': a fusion asks its members for exact scores; it needs "
-                          "eval.index: exact")
+        raise ConfigError(
+            f"eval.index is '{config.eval.index}': a fusion asks its members for exact scores; it "
+            f"needs "
+            "eval.index: exact"
+        )
     if settings.memory is not None and settings.memory not in settings.members:
-        raise ConfigError(f"method.memory is '{settings.memory}', expected one of the members, "
-                          f"{', '.join(settings.members)}")
+        raise ConfigError(
+            f"method.memory is '{settings.memory}', expected one of the members, "
+            f"{', '.join(settings.members)}"
+        )

@@ -1,4 +1,6 @@
-"""NGAME's batches: curriculum, memory bank, order; a run cut off in the middle of an epoch keeps them."""
+"""NGAME's batches: curriculum, memory bank, order; a run cut off in the middle of an epoch keeps
+them."""
+
 import json
 
 import numpy as np
@@ -15,8 +17,11 @@ from utils.config.config import ConfigError
 from utils.data.dataset import load_dataset, training_batches
 from utils.pretrained.location import load_tokenizer
 
-NGAME = {"method": {"name": "ngame", "cluster_size": 4, "curr_epochs": [1, 4, 6], "cluster_interval": 2},
-         "loss": {"name": "triplet", "sample": True}, "train": {"epochs": 8}}
+NGAME = {
+    "method": {"name": "ngame", "cluster_size": 4, "curr_epochs": [1, 4, 6], "cluster_interval": 2},
+    "loss": {"name": "triplet", "sample": True},
+    "train": {"epochs": 8},
+}
 
 
 @pytest.fixture
@@ -27,21 +32,27 @@ def batches(make_config):
 @pytest.fixture
 def built(make_config, tiny_encoder):
     """built(**sections) -> (method, accelerator)."""
+
     def build(**sections):
         config = make_config(**sections)
         torch.manual_seed(0)
-        return METHODS[config.method.name].build(config, load_dataset(config, load_tokenizer(tiny_encoder))), \
-            Accelerator(cpu=True)
+        return METHODS[config.method.name].build(
+            config, load_dataset(config, load_tokenizer(tiny_encoder))
+        ), Accelerator(cpu=True)
+
     return build
 
 
 def test_clusters_start_and_double_at_the_epochs_of_the_curriculum(batches):
     assert [batches.size(e) for e in range(8)] == [None, 4, 4, 4, 8, 8, 16, 16]
-    assert [e for e in range(10) if batches.due(e)] == [1, 3, 4, 5, 6, 7, 9]      # each interval, and each doubling
+    # each interval, and each doubling
+    assert [e for e in range(10) if batches.due(e)] == [1, 3, 4, 5, 6, 7, 9]
 
 
 def test_random_batches_have_no_clusters(make_config):
-    batches = ClusteredBatches(make_config(method={"name": "ngame", "batches": "random", "cluster_size": 999}), 48)
+    batches = ClusteredBatches(
+        make_config(method={"name": "ngame", "batches": "random", "cluster_size": 999}), 48
+    )
     assert [batches.size(e) for e in range(3)] == [None] * 3
     batches.start_epoch(0, embed=None)
     assert batches.order(0) is None
@@ -53,8 +64,9 @@ def test_the_order_keeps_clusters_together_and_similar_queries_in_one_cluster(ba
     batches.start_epoch(1, lambda: embeddings)
     order = batches.order(1)
     assert sorted(order) == list(range(48))
-    assert np.mean([len(set(groups[order[i:i + 4]])) for i in range(0, 48, 4)]) < 2      # of a random four: 3.6
-    assert not np.array_equal(order, batches.order(2))      # other clusters meet in the next epoch
+    # of a random four: 3.6
+    assert np.mean([len(set(groups[order[i : i + 4]])) for i in range(0, 48, 4)]) < 2
+    assert not np.array_equal(order, batches.order(2))  # other clusters meet in the next epoch
     assert np.array_equal(order, batches.order(1))
 
 
@@ -66,7 +78,8 @@ def test_the_bank_that_training_fills_is_used_instead_of_encoding(built):
     for batch in training_batches(data.splits["trn"], None, method.config, 0):
         method.backward(batch, accelerator)
     with torch.no_grad():
-        expected = method.embed_queries(accelerator).numpy()      # nothing was updated, so they agree
+        # nothing was updated, so they agree
+        expected = method.embed_queries(accelerator).numpy()
     for embed in (lambda: pytest.fail("encoded again"), lambda: expected):
         method.clustered.start_epoch(1, embed)
         clusters.append(method.clustered._clusters)
@@ -84,29 +97,46 @@ def test_a_run_that_starts_with_clusters_encodes_its_queries_once(built, monkeyp
 
 
 def test_hard_batches_violate_the_margin_more_often_and_it_is_logged(make_config):
-    """In clustered batches queries share labels' words: their positives are harder for each other."""
+    """In clustered batches queries share labels' words: their positives are harder for each
+    other."""
     logged = {}
     for name in ("random", "clustered"):
-        config = make_config(**{**NGAME, "method": {**NGAME["method"], "batches": name, "curr_epochs": [1]},
-                                "loss": {**NGAME["loss"], "margin": 0.1}, "train": {"epochs": 6, "batch_size": 4},
-                                "optim": {"lr": 0.005}})
+        config = make_config(
+            **{
+                **NGAME,
+                "method": {**NGAME["method"], "batches": name, "curr_epochs": [1]},
+                "loss": {**NGAME["loss"], "margin": 0.1},
+                "train": {"epochs": 6, "batch_size": 4},
+                "optim": {"lr": 0.005},
+            }
+        )
         folder = train.fit(config, overwrite=True)
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         logged[name] = [line["violating_share"] for line in lines if line["kind"] == "train"]
     assert all(0 <= share <= 1 for shares in logged.values() for share in shares)
-    assert logged["clustered"][0] == logged["random"][0]      # the same random order before the first clusters
+    # the same random order before the first clusters
+    assert logged["clustered"][0] == logged["random"][0]
     assert np.mean(logged["clustered"][1:]) > np.mean(logged["random"][1:])
 
 
-XC = {"method": {"name": "xc", "tau": 0.1, "cluster_size": 2, "curr_epochs": [0, 1], "freeze": False},
-      "stages": [{"name": "first", "method": {"name": "dexml"}, "train": {"epochs": 1}}, {"name": "second"}]}
+XC = {
+    "method": {"name": "xc", "tau": 0.1, "cluster_size": 2, "curr_epochs": [0, 1], "freeze": False},
+    "stages": [
+        {"name": "first", "method": {"name": "dexml"}, "train": {"epochs": 1}},
+        {"name": "second"},
+    ],
+}
 DEXA = {**NGAME, "method": {**NGAME["method"], "name": "dexa", "num_vectors": 4}}
 
 
 @pytest.mark.parametrize("settings", [NGAME, DEXA, XC], ids=["ngame", "dexa", "xc"])
 @pytest.mark.parametrize("die_at", [2, 10])
-def test_a_run_cut_off_goes_on_with_the_same_clusters_and_bank(make_config, tmp_path, monkeypatch, settings, die_at):
-    config = make_config(**{**settings, "encoder": {"dropout": 0.2}, "train": {"epochs": 6, "batch_size": 8}})
+def test_a_run_cut_off_goes_on_with_the_same_clusters_and_bank(
+    make_config, tmp_path, monkeypatch, settings, die_at
+):
+    config = make_config(
+        **{**settings, "encoder": {"dropout": 0.2}, "train": {"epochs": 6, "batch_size": 8}}
+    )
     whole = train.fit(config)
     cut = with_values(config, run={"dir": str(tmp_path / "cut"), "save_minutes": 1e-9})
     kind = METHODS[config.method.name]
@@ -118,27 +148,46 @@ def test_a_run_cut_off_goes_on_with_the_same_clusters_and_bank(make_config, tmp_
             if len(calls) == die_at:
                 raise MemoryError
         return original(self, batch, accelerator)
+
     monkeypatch.setattr(kind, "backward", die)
     with pytest.raises(MemoryError):
         train.fit(cut)
-    assert json.loads((tmp_path / "cut" / "last" / "progress.json").read_text())["step"] == die_at - 1
+    assert (
+        json.loads((tmp_path / "cut" / "last" / "progress.json").read_text())["step"] == die_at - 1
+    )
     train.fit(cut, resume=True)
     for name in ("shared", "process-0"):
-        first, second = (load_file(f / "last" / f"{name}.safetensors") for f in (whole, tmp_path / "cut"))
+        first, second = (
+            load_file(f / "last" / f"{name}.safetensors") for f in (whole, tmp_path / "cut")
+        )
         assert first.keys() == second.keys()
         assert all(torch.equal(first[n], second[n]) for n in first)
-    shares = [[json.loads(line).get("violating_share") for line in (f / "metrics.jsonl").read_text().splitlines()]
-              for f in (whole, tmp_path / "cut")]
+    shares = [
+        [
+            json.loads(line).get("violating_share")
+            for line in (f / "metrics.jsonl").read_text().splitlines()
+        ]
+        for f in (whole, tmp_path / "cut")
+    ]
     assert shares[0] == shares[1]
 
 
-@pytest.mark.parametrize(("method", "message"), [
-    ({"curr_epochs": [4, 2]}, r"curr_epochs must be ascending epochs from 0, got \[4, 2\]"),
-    ({"curr_epochs": [1, 1]}, r"curr_epochs must be ascending epochs from 0, got \[1, 1\]"),
-    ({"curr_epochs": []}, r"curr_epochs must be ascending epochs from 0, got \[\]"),
-    ({"cluster_size": 32}, "cluster_size is 32, expected at most the batch, train.batch_size 16"),
-    ({"cluster_size": 8}, "cluster_size is 8 and doubles to 32 .*more than the batch, train.batch_size 16"),
-])
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ({"curr_epochs": [4, 2]}, r"curr_epochs must be ascending epochs from 0, got \[4, 2\]"),
+        ({"curr_epochs": [1, 1]}, r"curr_epochs must be ascending epochs from 0, got \[1, 1\]"),
+        ({"curr_epochs": []}, r"curr_epochs must be ascending epochs from 0, got \[\]"),
+        (
+            {"cluster_size": 32},
+            "cluster_size is 32, expected at most the batch, train.batch_size 16",
+        ),
+        (
+            {"cluster_size": 8},
+            "cluster_size is 8 and doubles to 32 .*more than the batch, train.batch_size 16",
+        ),
+    ],
+)
 def test_a_curriculum_that_cannot_run_is_one_clear_error(make_config, method, message):
     config = make_config(**{**NGAME, "method": {**NGAME["method"], **method}})
     with pytest.raises(ConfigError, match=message):

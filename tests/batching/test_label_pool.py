@@ -15,24 +15,41 @@ def make_batch(rows, labels, filters=(), num_labels=10):
         for row, label, value in pairs:
             out[row, label] = value
         return out.tocsr()
-    return Batch(np.arange(rows), matrix(labels), matrix([(r, c, 1) for r, c in filters]),
-                 TextBatch(torch.zeros(0, dtype=torch.int32), np.zeros(rows, np.int64)), (0, 0, 0))
+
+    return Batch(
+        np.arange(rows),
+        matrix(labels),
+        matrix([(r, c, 1) for r, c in filters]),
+        TextBatch(torch.zeros(0, dtype=torch.int32), np.zeros(rows, np.int64)),
+        (0, 0, 0),
+    )
 
 
-BATCH = make_batch(3, [(0, 1, 1.0), (0, 4, 2.0), (0, 9, 1.0), (1, 4, 0.5)], filters=[(0, 4), (0, 5), (2, 9)])
+BATCH = make_batch(
+    3, [(0, 1, 1.0), (0, 4, 2.0), (0, 9, 1.0), (1, 4, 0.5)], filters=[(0, 4), (0, 5), (2, 9)]
+)
 CPU = torch.device("cpu")
 
 
 def triples(positives, own):
-    return {(int(r), int(own[c]), bool(n)) for r, c, n in
-            zip(positives.rows, positives.cols, positives.counted, strict=True)}
+    return {
+        (int(r), int(own[c]), bool(n))
+        for r, c, n in zip(positives.rows, positives.cols, positives.counted, strict=True)
+    }
 
 
 def test_positives_of_all_labels():
     pool = LabelPool(np.arange(10))
     positives = pool.positives(BATCH, LossConfig(), None, CPU)
-    assert triples(positives, pool.own) == {(0, 1, True), (0, 4, True), (0, 9, True), (1, 4, True),
-                                            (0, 5, False), (2, 9, False)}      # filter pairs are absent
+    assert triples(positives, pool.own) == {
+        (0, 1, True),
+        (0, 4, True),
+        (0, 9, True),
+        (1, 4, True),
+        # filter pairs are absent
+        (0, 5, False),
+        (2, 9, False),
+    }
     assert positives.per_row.tolist() == [3, 1, 0]
     assert positives.cols.tolist() == sorted(positives.cols.tolist())
     assert set(positives.weights.tolist()) == {1.0}
@@ -41,8 +58,17 @@ def test_positives_of_all_labels():
 def test_weights_are_the_relevance_if_asked_for():
     pool = LabelPool(np.arange(10))
     positives = pool.positives(BATCH, LossConfig(weighted=True), None, CPU)
-    got = {(int(r), int(pool.own[c])): w for r, c, w, n in
-           zip(positives.rows, positives.cols, positives.weights.tolist(), positives.counted, strict=True) if n}
+    got = {
+        (int(r), int(pool.own[c])): w
+        for r, c, w, n in zip(
+            positives.rows,
+            positives.cols,
+            positives.weights.tolist(),
+            positives.counted,
+            strict=True,
+        )
+        if n
+    }
     assert got == {(0, 1): 1.0, (0, 4): 2.0, (0, 9): 1.0, (1, 4): 0.5}
 
 
@@ -60,8 +86,14 @@ def test_a_pool_in_the_order_of_text_lengths_keeps_its_labels():
     pool = LabelPool(np.array([1, 4, 5, 9]), lengths)
     assert pool.own.tolist() == [5, 1, 9, 4]
     positives = pool.positives(BATCH, LossConfig(), None, CPU)
-    assert triples(positives, pool.own) == {(0, 1, True), (0, 4, True), (0, 9, True), (1, 4, True), (0, 5, False),
-                                            (2, 9, False)}
+    assert triples(positives, pool.own) == {
+        (0, 1, True),
+        (0, 4, True),
+        (0, 9, True),
+        (1, 4, True),
+        (0, 5, False),
+        (2, 9, False),
+    }
     smaller = LabelPool(np.array([0, 9]), lengths)
     assert smaller.positives(BATCH, LossConfig(), None, CPU).per_row.tolist() == [1, 0, 0]
 
@@ -80,7 +112,10 @@ def test_shards_partition_the_positives_and_include_their_last_label(monkeypatch
         monkeypatch.undo()
         seen += triples(part, pool.own)
         owned += pool.own.tolist()
-        assert part.per_row.tolist() == whole.positives(BATCH, LossConfig(), None, CPU).per_row.tolist()
+        assert (
+            part.per_row.tolist()
+            == whole.positives(BATCH, LossConfig(), None, CPU).per_row.tolist()
+        )
     assert sorted(owned) == ids.tolist()
     assert len(seen) == len(set(seen))
     assert set(seen) == expected
@@ -90,8 +125,10 @@ def test_samples_are_positives_without_repetition():
     relevance = BATCH.relevance
     for count, expected in ((1, [1, 1, 0]), (2, [2, 1, 0]), (9, [3, 1, 0])):
         mask = sample_positives(relevance, count, np.random.default_rng(0))
-        assert [int(mask[a:b].sum()) for a, b in zip(relevance.indptr[:-1], relevance.indptr[1:], strict=True)] \
-            == expected
+        assert [
+            int(mask[a:b].sum())
+            for a, b in zip(relevance.indptr[:-1], relevance.indptr[1:], strict=True)
+        ] == expected
 
 
 def test_samples_follow_the_relevance():

@@ -1,4 +1,5 @@
 """eval.py where the run's folder cannot be written to: the metrics are shown first."""
+
 import argparse
 import errno
 import json
@@ -31,14 +32,17 @@ def test_a_folder_that_is_read_only_shows_the_metrics(run, capsys, monkeypatch):
 
     def refuse(*_):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
     monkeypatch.setattr(files.os, "replace", refuse)
     message, log = evaluate_command(run, capsys)
     metrics = json.loads((run / "tst_metrics.json").read_text())
     row = next(line for line in log.splitlines() if line.split()[0] == "P")
     assert row.split()[1] == f"{metrics['P@1']:.2f}"
     reason = "(Read-only file system)"
-    assert message == (f"error: {run}: the metrics above are right, but could not be written: "
-                       f"tst_score_mat.npz {reason}, tst_metrics.json {reason}, report.html {reason}")
+    assert message == (
+        f"error: {run}: the metrics above are right, but could not be written: "
+        f"tst_score_mat.npz {reason}, tst_metrics.json {reason}, report.html {reason}"
+    )
     assert "report:" not in log
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     with pytest.raises(evaluation.NotSavedError) as error:
@@ -54,5 +58,8 @@ def test_one_file_that_cannot_be_written_is_named_and_the_others_are(run, capsys
     (run / name).mkdir()
     message, log = evaluate_command(run, capsys)
     assert "PSnDCG" in log
-    assert f"could not be written: {name} (" in message and "is a folder, expected the name of a file" in message
+    assert (
+        f"could not be written: {name} (" in message
+        and "is a folder, expected the name of a file" in message
+    )
     assert all((run / other).is_file() for other in names - {name})

@@ -1,4 +1,5 @@
 """A process that forks after it loaded a run, as gunicorn --preload does: its children answer."""
+
 import os
 import signal
 import time
@@ -14,14 +15,28 @@ from tests.conftest import write_dataset
 from utils import distributed
 
 LABELS = 400
-WIDE = {"name": "bag", "init": "minilm"}      # 384 dimensions: enough work for torch to divide
+WIDE = {"name": "bag", "init": "minilm"}  # 384 dimensions: enough work for torch to divide
 DUAL = {"name": "dual", "method": {"name": "dexml"}}
-TREE = {"name": "tree", "run": {"start_from": None}, "method": {"name": "xr-linear", "max_leaf": 50, "splits": 2}}
-FUSION = {"name": "fusion", "run": {"start_from": None},
-          "method": {"name": "fusion", "memory": "dual", "fuser": "linear",
-                     "members": {"dual": "stage:dual", "tree": "stage:tree"}}}
-TEXTS = [f"the {a} and {b} tool" for a in ("vim", "bash", "photo", "socket", "sound", "movie", "chess", "linux")
-         for b in ("snake", "coffee", "gcc", "glyph", "letter", "web", "table", "zip")]
+TREE = {
+    "name": "tree",
+    "run": {"start_from": None},
+    "method": {"name": "xr-linear", "max_leaf": 50, "splits": 2},
+}
+FUSION = {
+    "name": "fusion",
+    "run": {"start_from": None},
+    "method": {
+        "name": "fusion",
+        "memory": "dual",
+        "fuser": "linear",
+        "members": {"dual": "stage:dual", "tree": "stage:tree"},
+    },
+}
+TEXTS = [
+    f"the {a} and {b} tool"
+    for a in ("vim", "bash", "photo", "socket", "sound", "movie", "chess", "linux")
+    for b in ("snake", "coffee", "gcc", "glyph", "letter", "web", "table", "zip")
+]
 SECONDS = 60
 
 
@@ -30,13 +45,23 @@ def folder(tmp_path_factory, tiny_encoder):
     """A fusion of a bag and a tree, with both as stages."""
     from models import METHOD_CONFIGS
     from utils.config.config import build_config
+
     root = tmp_path_factory.mktemp("fork")
     write_dataset(root / "many", points=100, labels=LABELS)
-    return train.fit(build_config({
-        "data": {"root": str(root), "name": "many", "max_len": 16, "val_fraction": 0.2}, "encoder": WIDE,
-        "method": {"name": "fusion"}, "train": {"epochs": 1, "batch_size": 32},
-        "run": {"dir": str(root / "run"), "tensorboard": False, "threads": 2}}, METHOD_CONFIGS, {},
-        [DUAL, TREE, FUSION]))
+    return train.fit(
+        build_config(
+            {
+                "data": {"root": str(root), "name": "many", "max_len": 16, "val_fraction": 0.2},
+                "encoder": WIDE,
+                "method": {"name": "fusion"},
+                "train": {"epochs": 1, "batch_size": 32},
+                "run": {"dir": str(root / "run"), "tensorboard": False, "threads": 2},
+            },
+            METHOD_CONFIGS,
+            {},
+            [DUAL, TREE, FUSION],
+        )
+    )
 
 
 def in_child(work) -> None:
@@ -69,8 +94,15 @@ def busy() -> None:
     torch.randn(1 << 20).exp()
 
 
-@pytest.mark.parametrize(("part", "overrides"), [
-    ("stages/dual", ()), ("stages/dual", ("--eval.index", "hnsw")), ("stages/tree", ()), (".", ())])
+@pytest.mark.parametrize(
+    ("part", "overrides"),
+    [
+        ("stages/dual", ()),
+        ("stages/dual", ("--eval.index", "hnsw")),
+        ("stages/tree", ()),
+        (".", ()),
+    ],
+)
 def test_a_forked_child_answers_as_its_parent(folder, part, overrides):
     predictor = Predictor(folder / part, overrides=overrides)
     busy()
@@ -78,7 +110,9 @@ def test_a_forked_child_answers_as_its_parent(folder, part, overrides):
 
     def answer():
         found = predictor(TEXTS)
-        assert [[e["label"] for e in row] for row in found] == [[e["label"] for e in row] for row in expected]
+        assert [[e["label"] for e in row] for row in found] == [
+            [e["label"] for e in row] for row in expected
+        ]
         scores = [[[e["score"] for e in row] for row in rows] for rows in (found, expected)]
         np.testing.assert_allclose(*scores, atol=1e-5)
 

@@ -1,4 +1,5 @@
 """What continuous integration asks of the demo."""
+
 from benchmarks import gate
 
 

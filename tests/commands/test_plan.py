@@ -1,4 +1,6 @@
-"""utils/plan.py: sizes from headers, the formulas, what is said where a run cannot fit, and measured runs."""
+"""utils/plan.py: sizes from headers, the formulas, what is said where a run cannot fit, and
+measured runs."""
+
 import sys
 import time
 
@@ -28,7 +30,8 @@ def files_below(folder):
     return sorted((str(p), p.stat().st_mtime_ns) for p in folder.rglob("*"))
 
 
-# ---------------------------------------------------------------- sizes
+# -------------------------------- sizes
+
 
 @pytest.mark.parametrize("compressed", [True, False])
 def test_matrix_header_equals_the_matrix(tmp_path, compressed):
@@ -45,8 +48,15 @@ def test_a_damaged_or_missing_matrix_is_named(tmp_path):
         matrix_header(tmp_path / "Z.npz")
 
 
-@pytest.mark.parametrize("encoder", [
-    {}, {"residual": False, "projection": 8}, {"name": "tiny"}, {"name": "tiny", "projection": 8, "layers": 1}])
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        {},
+        {"residual": False, "projection": 8},
+        {"name": "tiny"},
+        {"name": "tiny", "projection": 8, "layers": 1},
+    ],
+)
 @pytest.mark.parametrize("method", ["dexml", "ova"])
 def test_parameters_are_those_of_the_built_model(make_config, tiny_encoder, encoder, method):
     encoder = {**encoder, "name": tiny_encoder} if "name" in encoder else encoder
@@ -68,18 +78,21 @@ def test_text_sizes_come_from_the_token_file_or_are_estimated(make_config, tiny_
     assert estimated.tokens == pytest.approx(exact.tokens, rel=0.4)
     assert estimated.longest == pytest.approx(exact.longest, abs=3)
     for info in (tmp_path / "tokens").glob("*.json"):
-        info.write_text("{")      # half written
+        info.write_text("{")  # half written
     assert planning.text_sizes(raw, 60, 16, tmp_path / "tokens") == estimated
 
 
-# ---------------------------------------------------------------- formulas
+# -------------------------------- formulas
+
 
 def test_more_processes_share_labels_and_batch():
     for name, shared in (("dexml.yaml", "embeddings: labels"), ("ova.yaml", "weights: classifier")):
         one, four = plan(debian(name)), plan(debian(name), processes=4)
         assert four.parts[shared] == pytest.approx(one.parts[shared] / 4, rel=0.01)
         assert four.parts["scores"] == pytest.approx(one.parts["scores"] / 4, rel=0.01)
-        assert four.parts["activations: queries"] == pytest.approx(one.parts["activations: queries"] / 4, rel=0.01)
+        assert four.parts["activations: queries"] == pytest.approx(
+            one.parts["activations: queries"] / 4, rel=0.01
+        )
         assert four.parts["weights: row-sparse table"] == one.parts["weights: row-sparse table"]
         assert four.parameters == one.parameters
         assert not one.exchanged
@@ -98,31 +111,48 @@ def test_soft_topk_alone_holds_the_score_matrix():
 def test_micro_batches_bound_the_activations():
     def activations(size):
         config = debian("dexml-minilm.yaml", method={"pool": "all", "gc_batch_size": size})
-        return sum(v for name, v in plan(config).parts.items() if name.startswith("activations: labels"))
+        return sum(
+            v for name, v in plan(config).parts.items() if name.startswith("activations: labels")
+        )
+
     assert activations(256) == pytest.approx(activations(1024) / 4, rel=0.01)
 
 
 def test_settings_that_save_memory_do():
     base, section = debian("dexml-minilm.yaml"), "encoder"
-    for change in ({section: {"gradient_checkpointing": True}}, {section: {"layers": 1}}, {section: {"dropout": 0.0}},
-                   {"train": {"mixed_precision": "bf16"}}, {"train": {"batch_size": 32}}, {"data": {"max_len": 16}}):
+    for change in (
+        {section: {"gradient_checkpointing": True}},
+        {section: {"layers": 1}},
+        {section: {"dropout": 0.0}},
+        {"train": {"mixed_precision": "bf16"}},
+        {"train": {"batch_size": 32}},
+        {"data": {"max_len": 16}},
+    ):
         assert plan(with_values(base, **change)).total < plan(base).total, change
 
 
 def test_the_peak_is_the_largest_phase_and_small_blocks_stay():
     small, large = 1 << 20, 64 << 20
-    parts = [planning.Part("always", 5), planning.Part("a", 10, ("step",), large),
-             planning.Part("b", 7, ("evaluation",), large), planning.Part("c", 3, ("evaluation",), small),
-             planning.Part("d", 1, ("step",), small)]
+    parts = [
+        planning.Part("always", 5),
+        planning.Part("a", 10, ("step",), large),
+        planning.Part("b", 7, ("evaluation",), large),
+        planning.Part("c", 3, ("evaluation",), small),
+        planning.Part("d", 1, ("step",), small),
+    ]
     assert planning.peak(parts) == 5 + 10 + 3
 
 
 def test_evaluation_of_a_sharded_classifier_gathers_it():
     assert "evaluation: label embeddings" not in plan(debian("ova.yaml")).parts
-    assert plan(debian("ova.yaml"), processes=2).parts["evaluation: label embeddings"] == 4 * 6491 * 384
+    assert (
+        plan(debian("ova.yaml"), processes=2).parts["evaluation: label embeddings"]
+        == 4 * 6491 * 384
+    )
 
 
-# ---------------------------------------------------------------- what is said
+# -------------------------------- what is said
+
 
 def test_description_has_every_part_and_a_verdict():
     found = plan(debian(), processes=2)
@@ -130,16 +160,24 @@ def test_description_has_every_part_and_a_verdict():
     for name in (*found.parts, *found.parameters, *found.exchanged):
         assert name in text
     assert text.endswith("It fits.")
-    assert "It does not fit now: the largest part is" in describe(found, {**HAS, "available": 1 << 20})
+    assert "It does not fit now: the largest part is" in describe(
+        found, {**HAS, "available": 1 << 20}
+    )
 
 
 def test_a_run_that_cannot_fit_is_refused_with_the_key_to_change(monkeypatch):
-    monkeypatch.setattr(planning, "machine", lambda: {"memory": 1 << 30, "swap": 0, "available": 1 << 30})
-    monkeypatch.setattr(planning, "resident", lambda: 300 << 20)      # not what the tests before it left in memory
+    monkeypatch.setattr(
+        planning, "machine", lambda: {"memory": 1 << 30, "swap": 0, "available": 1 << 30}
+    )
+    # not what the tests before it left in memory
+    monkeypatch.setattr(planning, "resident", lambda: 300 << 20)
     check_it_fits(debian())
     config = debian("ova.yaml", encoder={"projection": 100_000})
-    with pytest.raises(ValueError, match=r"cannot fit: at least .* GB are needed and this machine has 1\.00 GB; "
-                                         r"the largest part is '.*', .*(encoder\.projection|train\.batch_size)"):
+    with pytest.raises(
+        ValueError,
+        match=r"cannot fit: at least .* GB are needed and this machine has 1\.00 GB; "
+        r"the largest part is '.*', .*(encoder\.projection|train\.batch_size)",
+    ):
         check_it_fits(config)
     check_it_fits(with_values(debian("ova.yaml"), train={"batch_size": 10}), processes=1)
 
@@ -154,8 +192,12 @@ def test_swap_counts_before_a_run_is_refused():
 
 def test_advice_names_a_key_for_every_part():
     cases = [debian("dexml-minilm.yaml"), debian("ova.yaml"), debian("dexml-topk.yaml")]
-    for name in {name for config in cases for name in plan(config, 2).parts} - {"program and libraries"}:
-        assert planning.advice({"program and libraries": 9, name: 1}).startswith(f"the largest part is '{name}'")
+    for name in {name for config in cases for name in plan(config, 2).parts} - {
+        "program and libraries"
+    }:
+        assert planning.advice({"program and libraries": 9, name: 1}).startswith(
+            f"the largest part is '{name}'"
+        )
     assert "eval.label_block" in planning.advice({"evaluation: score block": 1})
     assert "method.gc_batch_size" in planning.advice({"activations: labels, hidden": 1})
 
@@ -182,13 +224,18 @@ def test_this_machine_has_memory():
     assert 0 < has["available"] <= has["memory"]
 
 
-# ---------------------------------------------------------------- files, speed, measured runs
+# -------------------------------- files, speed, measured runs
+
 
 def test_planning_is_quick_and_leaves_no_file_and_no_random_number(make_config, tmp_path):
     config = make_config(data={"token_cache": str(tmp_path / "none")}, encoder={"name": "minilm"})
-    before, state, begin = files_below(config.dataset_folder), torch.get_rng_state(), time.perf_counter()
+    before, state, begin = (
+        files_below(config.dataset_folder),
+        torch.get_rng_state(),
+        time.perf_counter(),
+    )
     plan(config, processes=3)
-    assert time.perf_counter() - begin < 10      # a second; the imports are slow on a busy machine
+    assert time.perf_counter() - begin < 10  # a second; the imports are slow on a busy machine
     assert torch.equal(torch.get_rng_state(), state)
     assert files_below(config.dataset_folder) == before
     assert not config.run_folder.exists() and not (tmp_path / "none").exists()
@@ -200,16 +247,30 @@ def run_train(*words):
 
 def test_command_prints_the_plan_and_makes_no_run(tmp_path):
     folder = tmp_path / "run"
-    done = run_train(str(CONFIGS / "ova.yaml"), "--plan", "--processes", "2", "--run.dir", str(folder))
+    done = run_train(
+        str(CONFIGS / "ova.yaml"), "--plan", "--processes", "2", "--run.dir", str(folder)
+    )
     assert done.returncode == 0, done.stderr
-    assert "ova on LF-DebianTitles-small, 2 processes" in done.stdout and done.stdout.rstrip().endswith("It fits.")
+    assert (
+        "ova on LF-DebianTitles-small, 2 processes" in done.stdout
+        and done.stdout.rstrip().endswith("It fits.")
+    )
     assert not folder.exists()
 
 
 def test_command_refuses_what_cannot_fit(tmp_path):
     folder = tmp_path / "run"
-    done = run_train(str(CONFIGS / "ova.yaml"), "--plan", "--processes", "1000", "--encoder.projection", "100000",
-                     "--run.dir", str(folder))      # terabytes: each process has an encoder of its own
+    done = run_train(
+        str(CONFIGS / "ova.yaml"),
+        "--plan",
+        "--processes",
+        "1000",
+        "--encoder.projection",
+        "100000",
+        # terabytes: each process has an encoder of its own
+        "--run.dir",
+        str(folder),
+    )
     assert done.returncode == 1
     assert "error: " in done.stderr and "cannot fit" in done.stderr
     assert "Traceback" not in done.stderr and not folder.exists()
@@ -217,11 +278,17 @@ def test_command_refuses_what_cannot_fit(tmp_path):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="resident sizes are Linux's")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="measures a CPU run")
-@pytest.mark.parametrize(("config", "words"), [
-    ("dexml.yaml", []),
-    ("ova.yaml", ["--train.batch_size", "1024"]),
-    ("dexml-minilm.yaml", ["--method.pool", "in-batch", "--data.name", "made", "--train.batch_size", "256"]),
-])
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ("dexml.yaml", []),
+        ("ova.yaml", ["--train.batch_size", "1024"]),
+        (
+            "dexml-minilm.yaml",
+            ["--method.pool", "in-batch", "--data.name", "made", "--train.batch_size", "256"],
+        ),
+    ],
+)
 def test_planned_memory_is_within_a_fifth_of_the_measured(config, words, tmp_path):
     if "made" in words:
         write_dataset(tmp_path / "made", points=560, labels=600)

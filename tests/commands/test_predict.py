@@ -1,4 +1,6 @@
-"""predict.py and Predictor: what counts as a text, and output that any reader and any screen takes."""
+"""predict.py and Predictor: what counts as a text, and output that any reader and any screen
+takes."""
+
 import argparse
 import json
 import os
@@ -21,17 +23,33 @@ from utils.errors import InputError
 from utils.reading import saved
 
 ROOT = Path(__file__).parents[2]
-ANSWER = {"text": "naïve \u2028 кот \x85 \u2029 🚀 \x0b", "labels": [{"label": 0, "text": "é\u2028", "score": 1.0}]}
+ANSWER = {
+    "text": "naïve \u2028 кот \x85 \u2029 🚀 \x0b",
+    "labels": [{"label": 0, "text": "é\u2028", "score": 1.0}],
+}
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, tiny_root, tiny_encoder):
     from models import METHOD_CONFIGS
     from utils.config.config import build_config
-    return train.fit(build_config({
-        "data": {"root": str(tiny_root), "name": "tiny", "max_len": 16}, "method": {"name": "dexml"},
-        "encoder": {"name": "bag", "init": tiny_encoder}, "train": {"epochs": 1, "batch_size": 16},
-        "run": {"dir": str(tmp_path_factory.mktemp("predict") / "run"), "tensorboard": False}}, METHOD_CONFIGS, {}))
+
+    return train.fit(
+        build_config(
+            {
+                "data": {"root": str(tiny_root), "name": "tiny", "max_len": 16},
+                "method": {"name": "dexml"},
+                "encoder": {"name": "bag", "init": tiny_encoder},
+                "train": {"epochs": 1, "batch_size": 16},
+                "run": {
+                    "dir": str(tmp_path_factory.mktemp("predict") / "run"),
+                    "tensorboard": False,
+                },
+            },
+            METHOD_CONFIGS,
+            {},
+        )
+    )
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +59,17 @@ def predictor(run):
 
 def command(run, *, text=None, texts=None, labels=None, out=None, k=2):
     """predict.py in this process."""
-    predict.main(argparse.Namespace(run=str(run), text=text, texts=texts and str(texts), k=k,
-                                    labels=labels and str(labels), out=out and str(out)), [])
+    predict.main(
+        argparse.Namespace(
+            run=str(run),
+            text=text,
+            texts=texts and str(texts),
+            k=k,
+            labels=labels and str(labels),
+            out=out and str(out),
+        ),
+        [],
+    )
 
 
 def test_a_damaged_model_too_large_to_be_looked_at_gives_no_answer(run, tmp_path, monkeypatch):
@@ -69,16 +96,19 @@ def test_a_text_alone_is_one_text(run, predictor):
     assert predictor([]) == []
 
 
-@pytest.mark.parametrize(("texts", "message"), [
-    (b"the linux tool", "texts: expected a list of texts, got bytes"),
-    ({"text": "x"}, "texts: expected a list of texts, got dict"),
-    (None, "texts: expected a list of texts, got NoneType"),
-    (7, "texts: expected a list of texts, got int"),
-    (np.array([["a", "b"]]), "texts: expected a list of texts, got ndarray"),
-    (["a", None], r"texts: expected texts, got None \(NoneType\) at place 1"),
-    ([["a", "b"]], r"texts: expected texts, got \['a', 'b'\] \(list\) at place 0"),
-    (["a", "b", float("nan")], r"texts: expected texts, got nan \(float\) at place 2"),
-])
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (b"the linux tool", "texts: expected a list of texts, got bytes"),
+        ({"text": "x"}, "texts: expected a list of texts, got dict"),
+        (None, "texts: expected a list of texts, got NoneType"),
+        (7, "texts: expected a list of texts, got int"),
+        (np.array([["a", "b"]]), "texts: expected a list of texts, got ndarray"),
+        (["a", None], r"texts: expected texts, got None \(NoneType\) at place 1"),
+        ([["a", "b"]], r"texts: expected texts, got \['a', 'b'\] \(list\) at place 0"),
+        (["a", "b", float("nan")], r"texts: expected texts, got nan \(float\) at place 2"),
+    ],
+)
 def test_what_is_no_text_is_refused(predictor, texts, message):
     with pytest.raises(InputError, match=message):
         predictor(texts)
@@ -99,17 +129,20 @@ def test_label_texts_that_are_empty_are_said(run, caplog):
     assert "empty" not in caplog.text
 
 
-@pytest.mark.parametrize(("name", "content", "came"), [
-    ("mine.csv", b"text,labels\nthe linux tool,kernel\n", "a .csv file by its name"),
-    ("QUERIES.TSV", b"id\ttext\n1\tvim\n", "a .tsv file by its name"),
-    ("x.jsonl", b'{"text": "vim"}\n', "a .jsonl file by its name"),
-    ("x.npz", b"PK\3\4", "a .npz file by its name"),
-    ("texts.txt.gz", b"\x1f\x8b", "a .gz file by its name"),
-    ("rows.txt", b'{"uid": "1", "title": "vim"}\n', "JSON"),
-    ("rows", b"\xef\xbb\xbf{\n", "JSON"),
-    ("rows.txt", b'["a", "b"]\n', "JSON"),
-    ("wide.txt", "vim\n".encode("utf-16-le"), "bytes 0, as in binary files and UTF-16"),
-])
+@pytest.mark.parametrize(
+    ("name", "content", "came"),
+    [
+        ("mine.csv", b"text,labels\nthe linux tool,kernel\n", "a .csv file by its name"),
+        ("QUERIES.TSV", b"id\ttext\n1\tvim\n", "a .tsv file by its name"),
+        ("x.jsonl", b'{"text": "vim"}\n', "a .jsonl file by its name"),
+        ("x.npz", b"PK\3\4", "a .npz file by its name"),
+        ("texts.txt.gz", b"\x1f\x8b", "a .gz file by its name"),
+        ("rows.txt", b'{"uid": "1", "title": "vim"}\n', "JSON"),
+        ("rows", b"\xef\xbb\xbf{\n", "JSON"),
+        ("rows.txt", b'["a", "b"]\n', "JSON"),
+        ("wide.txt", "vim\n".encode("utf-16-le"), "bytes 0, as in binary files and UTF-16"),
+    ],
+)
 @pytest.mark.parametrize("option", ["texts", "labels"])
 def test_files_that_are_no_plain_text_are_refused(run, tmp_path, name, content, came, option):
     path = tmp_path / name
@@ -117,14 +150,15 @@ def test_files_that_are_no_plain_text_are_refused(run, tmp_path, name, content, 
     given = {"texts": path} if option == "texts" else {"text": ["x"], "labels": path}
     with pytest.raises(SystemExit) as stop:
         command(run, **given, out=tmp_path / "new" / "out.jsonl")
-    assert str(stop.value).startswith(f"error: {path}: expected plain text, UTF-8, one text a line and no header; got "
-                                      f"{came}; ")
+    assert str(stop.value).startswith(
+        f"error: {path}: expected plain text, UTF-8, one text a line and no header; got {came}; "
+    )
     assert not (tmp_path / "new").exists()
 
 
 def test_texts_that_look_a_little_like_json_are_texts(run, tmp_path, capsys):
     path = tmp_path / "odd.txt"
-    path.write_text("[SEP] vim {x}\n17\n\"quoted\"\n{a: 1}\n")
+    path.write_text('[SEP] vim {x}\n17\n"quoted"\n{a: 1}\n')
     command(run, texts=path)
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["text"] for row in rows] == ["[SEP] vim {x}", "17", '"quoted"', "{a: 1}"]
@@ -143,7 +177,9 @@ def test_a_record_is_one_line_for_every_reader():
 def test_words_that_are_not_utf8_are_one_clear_error(run, text):
     word = os.fsdecode(text)
     byte = next(b for b in text if b > 127)
-    with pytest.raises(SystemExit, match=rf"^error: --text .*: expected UTF-8, got byte 0x{byte:02x} at place \d"):
+    with pytest.raises(
+        SystemExit, match=rf"^error: --text .*: expected UTF-8, got byte 0x{byte:02x} at place \d"
+    ):
         command(run, text=["vim", word])
 
 
@@ -161,14 +197,18 @@ def test_out_follows_links_keeps_modes_and_writes_to_devices(run, tmp_path):
     (tmp_path / "real").chmod(0o600)
     (tmp_path / "link").symlink_to("real")
     command(run, text=["vim"], out=tmp_path / "link")
-    assert (tmp_path / "link").is_symlink() and json.loads((tmp_path / "real").read_text())["text"] == "vim"
+    assert (tmp_path / "link").is_symlink() and json.loads((tmp_path / "real").read_text())[
+        "text"
+    ] == "vim"
     assert stat.S_IMODE((tmp_path / "real").stat().st_mode) == 0o600
     (tmp_path / "soon").symlink_to(tmp_path / "other" / "place")
     command(run, text=["vim"], out=tmp_path / "soon")
     assert json.loads((tmp_path / "other" / "place").read_text())["text"] == "vim"
     before = os.stat("/dev/null")
     command(run, text=["vim"], out="/dev/null")
-    assert os.stat("/dev/null").st_rdev == before.st_rdev and stat.S_ISCHR(os.stat("/dev/null").st_mode)
+    assert os.stat("/dev/null").st_rdev == before.st_rdev and stat.S_ISCHR(
+        os.stat("/dev/null").st_mode
+    )
 
 
 def test_out_may_be_the_screen(run):
@@ -181,13 +221,20 @@ def test_out_may_be_the_screen(run):
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8", "utf-16"])
 def test_a_screen_of_any_encoding_shows_every_record(encoding):
     """In an interpreter of its own, whose screen is that of a user's locale."""
-    code = ("from utils.console import show_anything, shows_unicode\n"
-            "import json, sys\n"
-            "show_anything()\n"
-            "print(json.dumps('кот é', ensure_ascii=not shows_unicode()))\n"
-            "print('run: кот ± \\udce9')\n")
-    got = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=ROOT, check=True,
-                         env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(ROOT)})
+    code = (
+        "from utils.console import show_anything, shows_unicode\n"
+        "import json, sys\n"
+        "show_anything()\n"
+        "print(json.dumps('кот é', ensure_ascii=not shows_unicode()))\n"
+        "print('run: кот ± \\udce9')\n"
+    )
+    got = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        cwd=ROOT,
+        check=True,
+        env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(ROOT)},
+    )
     first, second = got.stdout.decode(encoding).splitlines()
     assert json.loads(first) == "кот é" and got.stderr == b""
     assert second == "run: кот ± \udce9".encode(encoding, "backslashreplace").decode(encoding)
@@ -199,7 +246,9 @@ def test_predictions_go_to_a_screen_that_is_not_utf8(monkeypatch, tmp_path):
         show_anything()
         write_predictions([ANSWER, ANSWER], None)
         monkeypatch.undo()
-    assert [json.loads(line) for line in (tmp_path / "screen").read_text("latin-1").splitlines()] == [ANSWER] * 2
+    assert [
+        json.loads(line) for line in (tmp_path / "screen").read_text("latin-1").splitlines()
+    ] == [ANSWER] * 2
 
 
 def test_a_reader_that_has_enough_is_no_error(run, tmp_path, monkeypatch):

@@ -1,4 +1,5 @@
 """Progress bars of processes that fork: nobody waits for a lock that a dead process held."""
+
 import logging
 import multiprocessing
 import os
@@ -30,7 +31,9 @@ def hold_the_lock(inside) -> None:
 
 def log_in_time() -> bool:
     """Whether a line is logged within seconds."""
-    writer = threading.Thread(target=logging.getLogger("test").warning, args=("alive",), daemon=True)
+    writer = threading.Thread(
+        target=logging.getLogger("test").warning, args=("alive",), daemon=True
+    )
     writer.start()
     writer.join(10)
     return not writer.is_alive()
@@ -52,6 +55,7 @@ def test_a_fork_does_not_wait_for_a_thread_that_it_does_not_have(capfd):
         with tqdm.get_lock():
             held.set()
             release.wait(30)
+
     holder = threading.Thread(target=hold)
     holder.start()
     assert held.wait(30)

@@ -1,4 +1,6 @@
-"""docs/coming-from.md: every command of ours can be typed; the released encoders come out as published."""
+"""docs/coming-from.md: every command of ours can be typed; the released encoders come out as
+published."""
+
 import re
 import shlex
 import sys
@@ -26,7 +28,9 @@ def commands() -> list[str]:
     """Of code blocks and code spans; what has a `${...}` is theirs."""
     blocks = re.findall(r"^```\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
     prose = re.sub(r"^```.*?^```", "", PAGE, flags=re.DOTALL | re.MULTILINE)
-    found = [line for block in blocks for line in block.splitlines()] + re.findall(r"`([^`]+)`", prose)
+    found = [line for block in blocks for line in block.splitlines()] + re.findall(
+        r"`([^`]+)`", prose
+    )
     return [command for command in found if OURS.match(command) and "${" not in command]
 
 
@@ -39,8 +43,8 @@ def script(command: str) -> tuple[str, list[str]]:
     else:
         place = 1
     if words[place] == "-m":
-        return f"-m {words[place + 1]}", words[place + 2:]
-    return words[place], words[place + 1:]
+        return f"-m {words[place + 1]}", words[place + 2 :]
+    return words[place], words[place + 1 :]
 
 
 def parsed(monkeypatch, module, words: list[str]):
@@ -62,7 +66,13 @@ def trained(command: str, monkeypatch, configs) -> Config:
 
 def test_there_are_commands():
     scripts = {script(command)[0] for command in commands()}
-    assert scripts == {"train.py", "eval.py", "elias_utils.py", "-m utils.prepare", "-m benchmarks.overlap"}
+    assert scripts == {
+        "train.py",
+        "eval.py",
+        "elias_utils.py",
+        "-m utils.prepare",
+        "-m benchmarks.overlap",
+    }
     assert len(commands()) >= 35
 
 
@@ -72,7 +82,11 @@ def test_train(command, monkeypatch, configs):
 
 
 def test_runs_that_are_named_are_those_that_the_page_has_trained(monkeypatch, configs):
-    runs = {str(trained(c, monkeypatch, configs).run_folder) for c in commands() if script(c)[0] == "train.py"}
+    runs = {
+        str(trained(c, monkeypatch, configs).run_folder)
+        for c in commands()
+        if script(c)[0] == "train.py"
+    }
     for command in commands():
         name, words = script(command)
         if name == "eval.py":
@@ -84,20 +98,28 @@ def test_runs_that_are_named_are_those_that_the_page_has_trained(monkeypatch, co
         else:
             continue
         config = ROOT / run
-        folder = str(load_any_config(config, method_configs=METHOD_CONFIGS).run_folder) if config.is_file() else run
+        folder = (
+            str(load_any_config(config, method_configs=METHOD_CONFIGS).run_folder)
+            if config.is_file()
+            else run
+        )
         assert folder.removesuffix("/config.yaml") in runs, command
 
 
 def test_prepare():
-    made = {prepare_parser().parse_args(words).out for name, words in map(script, commands())
-            if name == "-m utils.prepare"}
+    made = {
+        prepare_parser().parse_args(words).out
+        for name, words in map(script, commands())
+        if name == "-m utils.prepare"
+    }
     assert all((ROOT / "configs" / Path(out).name).is_dir() for out in made)
     assert len(made) >= 4
 
 
 @pytest.mark.parametrize("line", [line for line in PAGE.splitlines() if "quicktensor/" in line])
 def test_released_encoders(line, monkeypatch, configs, tiny_encoder):
-    """A local transformer stands in for the id: a plain one says nothing, the config says what METHODS 1.4 has."""
+    """A local transformer stands in for the id: a plain one says nothing, the config says what
+    METHODS 1.4 has."""
     name, ident, _, command = (cell.strip(" `") for cell in line.strip("|").split("|"))
     assert ident.removeprefix("quicktensor/dexml_") == name.lower()
     config = trained(command.replace(ident, tiny_encoder), monkeypatch, configs)
@@ -111,12 +133,17 @@ def test_released_encoders(line, monkeypatch, configs, tiny_encoder):
 
 
 def test_a_released_encoder_is_evaluated(monkeypatch, configs, tiny_encoder, tmp_path):
-    """The page's command on a small set of that name: no epoch, then test scores of the encoder as it is."""
+    """The page's command on a small set of that name: no epoch, then test scores of the encoder as
+    it is."""
     write_dataset(tmp_path / "EURLex-4K", points=40, labels=12)
     command = next(c for c in commands() if "dexml_eurlex-4k" in c and "--train.epochs 0" in c)
     command = command.replace("quicktensor/dexml_eurlex-4k", tiny_encoder)
-    config = trained(f"{command} --data.root {tmp_path} --run.root {tmp_path} --data.max_len 16 --eval.top_k 10 "
-                     "--train.mixed_precision no", monkeypatch, configs)
+    config = trained(
+        f"{command} --data.root {tmp_path} --run.root {tmp_path} --data.max_len 16 --eval.top_k 10 "
+        "--train.mixed_precision no",
+        monkeypatch,
+        configs,
+    )
     run = train.fit(config)
     assert run == tmp_path / "DEXML" / "EURLex-4K" / "released"
     assert 0 <= evaluation.evaluate(run)["P@1"] <= 100

@@ -17,8 +17,11 @@ from utils.config.config import (
 )
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = [p for p in sorted((ROOT / "configs").rglob("*.yaml"))
-           if p.name != "dataset.yaml" and p.parent != ROOT / "configs"]
+CONFIGS = [
+    p
+    for p in sorted((ROOT / "configs").rglob("*.yaml"))
+    if p.name != "dataset.yaml" and p.parent != ROOT / "configs"
+]
 
 KNOWN = ", ".join(sorted(METHOD_CONFIGS))
 
@@ -48,22 +51,77 @@ def test_every_shipped_config_loads_and_survives_saving(path, tmp_path):
 
 def test_no_shipped_config_is_missed():
     names = {f"{p.parent.name}/{p.stem}" for p in CONFIGS}
-    small = {f"LF-DebianTitles-small/{n}" for n in ("dexml", "dexml-hnm", "dexml-softmax", "dexml-topk",
-                                                    "dexml-minilm", "ova", "ngame", "dexa", "siamesexml", "dexml-aux")}
-    small |= {f"LF-DebianTitles/{n}" for n in ("ngame", "dexa", "siamesexml")} | {"Debtags/dexa", "Debtags/deepxml"}
-    all_losses = ("dist-de-all_decoupled-softmax", "dist-de-all_softmax", "dist-de-all_topk",
-                  "dist-de-hnm_decoupled-softmax")
+    small = {
+        f"LF-DebianTitles-small/{n}"
+        for n in (
+            "dexml",
+            "dexml-hnm",
+            "dexml-softmax",
+            "dexml-topk",
+            "dexml-minilm",
+            "ova",
+            "ngame",
+            "dexa",
+            "siamesexml",
+            "dexml-aux",
+        )
+    }
+    small |= {f"LF-DebianTitles/{n}" for n in ("ngame", "dexa", "siamesexml")} | {
+        "Debtags/dexa",
+        "Debtags/deepxml",
+    }
+    all_losses = (
+        "dist-de-all_decoupled-softmax",
+        "dist-de-all_softmax",
+        "dist-de-all_topk",
+        "dist-de-hnm_decoupled-softmax",
+    )
     published = {f"{d}/{n}" for d in ("EURLex-4K", "LF-AmazonTitles-131K") for n in all_losses}
-    published |= {"LF-AmazonTitles-1.3M/dist-de-all_decoupled-softmax", "LF-Wikipedia-500K/" + all_losses[0],
-                  "LF-Wikipedia-500K/" + all_losses[3]}
-    published |= {f"{d}/{n}" for d in ("LF-AmazonTitles-131K", "LF-AmazonTitles-1.3M", "LF-Wikipedia-500K",
-                                       "LF-WikiSeeAlso-320K") for n in ("ngame", "dexa")}
-    trees = {f"{d}/{n}" for d in ("LF-DebianTitles-small", "LF-DebianTitles", "Debtags")
-             for n in ("xr-linear", "forest", "overlap", "overlap-dense")}
-    trees |= {f"{d}/{n}" for d in ("eurlex-4k", "wiki10-31k", "amazoncat-13k", "amazon-670k", "wiki-500k", "amazon-3m")
-              for n in ("xr-linear", "overlap", "overlap-dense")}
-    elias = {f"{d}/{n}" for d in ("LF-DebianTitles-small", "LF-DebianTitles", "Debtags", "amazon-670k", "wiki-500k",
-                                  "LF-AmazonTitles-131K", "amazon-3m") for n in ("elias", "elias-1", "elias-2")}
+    published |= {
+        "LF-AmazonTitles-1.3M/dist-de-all_decoupled-softmax",
+        "LF-Wikipedia-500K/" + all_losses[0],
+        "LF-Wikipedia-500K/" + all_losses[3],
+    }
+    published |= {
+        f"{d}/{n}"
+        for d in (
+            "LF-AmazonTitles-131K",
+            "LF-AmazonTitles-1.3M",
+            "LF-Wikipedia-500K",
+            "LF-WikiSeeAlso-320K",
+        )
+        for n in ("ngame", "dexa")
+    }
+    trees = {
+        f"{d}/{n}"
+        for d in ("LF-DebianTitles-small", "LF-DebianTitles", "Debtags")
+        for n in ("xr-linear", "forest", "overlap", "overlap-dense")
+    }
+    trees |= {
+        f"{d}/{n}"
+        for d in (
+            "eurlex-4k",
+            "wiki10-31k",
+            "amazoncat-13k",
+            "amazon-670k",
+            "wiki-500k",
+            "amazon-3m",
+        )
+        for n in ("xr-linear", "overlap", "overlap-dense")
+    }
+    elias = {
+        f"{d}/{n}"
+        for d in (
+            "LF-DebianTitles-small",
+            "LF-DebianTitles",
+            "Debtags",
+            "amazon-670k",
+            "wiki-500k",
+            "LF-AmazonTitles-131K",
+            "amazon-3m",
+        )
+        for n in ("elias", "elias-1", "elias-2")
+    }
     elias |= {"LF-DebianTitles/dexml", "Debtags/dexml"}
     fusions = {f"{d}/fusion" for d in ("LF-DebianTitles-small", "LF-DebianTitles", "Debtags")}
     fusions.add("LF-DebianTitles-small/fusion-minilm")
@@ -75,40 +133,87 @@ def test_bases_merge_in_order_and_the_file_wins(tmp_path):
     (tmp_path / "sub").mkdir()
     write(tmp_path, "a.yaml", "data: {name: A, max_len: 10}\ntrain: {epochs: 1, batch_size: 7}\n")
     write(tmp_path, "b.yaml", "base: a.yaml\ntrain: {epochs: 2}\n")
-    path = write(tmp_path / "sub", "c.yaml", "base: [../a.yaml, ../b.yaml]\nmethod: {name: dexml}\ndata: {name: C}\n")
+    path = write(
+        tmp_path / "sub",
+        "c.yaml",
+        "base: [../a.yaml, ../b.yaml]\nmethod: {name: dexml}\ndata: {name: C}\n",
+    )
     config = load(path, "--train.batch_size", "9", "--optim.lr=1e-3")
-    assert (config.data.name, config.data.max_len, config.train.epochs, config.train.batch_size) == ("C", 10, 2, 9)
+    assert (
+        config.data.name,
+        config.data.max_len,
+        config.train.epochs,
+        config.train.batch_size,
+    ) == ("C", 10, 2, 9)
     assert config.optim.lr == 1e-3
 
 
 def test_numbers_without_a_point_are_numbers(tmp_path):
-    path = write(tmp_path, "c.yaml", "data: {name: D}\nmethod: {name: dexml}\noptim: {lr: 1e-4, eps: 1E-7}\n")
+    path = write(
+        tmp_path, "c.yaml", "data: {name: D}\nmethod: {name: dexml}\noptim: {lr: 1e-4, eps: 1E-7}\n"
+    )
     config = load(path)
     assert (config.optim.lr, config.optim.eps) == (1e-4, 1e-7)
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("data: {name: D}\nmethod: {name: dexml}\ntrain: {epoch: 3}\n", "unknown key 'train.epoch'; did you mean 'epochs'"),
-    ("data: {name: D}\nmethod: {name: dexml, tua: 3}\n", "unknown key 'method.tua'; did you mean 'tau'"),
-    ("data: {name: D}\nmethod: {name: dexm}\n", f"unknown method.name 'dexm'; known: {KNOWN}"),
-    ("dat: {name: D}\nmethod: {name: dexml}\n", "unknown section 'dat'; did you mean 'data'"),
-    ("data: {name: D}\nmethod: {name: dexml}\ntrain: {epochs: three}\n", "must be whole number, got 'three'"),
-    ("data: {name: D}\nmethod: {name: dexml}\ntrain: {epochs: 1.5}\n", "train.epochs must be whole number, got 1.5"),
-    ("data: {name: D}\nmethod: {name: dexml}\ntrain: {epochs: true}\n", "train.epochs must be whole number, got True"),
-    ("data: {name: D}\nmethod: {name: dexml}\noptim: {lr: -1}\n", "optim.lr must be at least 0, got -1.0"),
-    ("data: {name: D}\nmethod: {name: dexml}\noptim: {lr: .nan}\n", "optim.lr must be a finite number"),
-    ("data: {name: D}\nmethod: {name: dexml}\nloss: {name: sofmax}\n", "loss.name must be one of softmax, decoupled"),
-    ("method: {name: dexml}\n", "data.name is missing"),
-    ("data: {name: D}\nmethod: {name: dexml}\ndata: {name: E}\n", "line 3: the key 'data' stands twice"),
-    ("data: [D]\n", "section 'data' must be a mapping"),
-    ("- a\n", "expected a mapping of sections, got list"),
-    ("data: {name: D\n", "not valid YAML"),
-    ("base: [c.yaml]\ndata: {name: D}\n", "goes in a circle"),
-    ("base: [none.yaml]\n", "none.yaml: no such config file"),
-    ("data: {name: D}\nmethod: {name: dexml}\nstages: 3\n", "`stages:` must be a list"),
-    ("data: {name: D}\nmethod: {name: dexml}\nstages: [{train: {epoch: 3}}]\n", "stage 'stage1': unknown key"),
-    ("data: {name: D}\nmethod: {name: dexml}\nstages: [{name: a}, {name: a}]\n", "stage names must be distinct"),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "data: {name: D}\nmethod: {name: dexml}\ntrain: {epoch: 3}\n",
+            "unknown key 'train.epoch'; did you mean 'epochs'",
+        ),
+        (
+            "data: {name: D}\nmethod: {name: dexml, tua: 3}\n",
+            "unknown key 'method.tua'; did you mean 'tau'",
+        ),
+        ("data: {name: D}\nmethod: {name: dexm}\n", f"unknown method.name 'dexm'; known: {KNOWN}"),
+        ("dat: {name: D}\nmethod: {name: dexml}\n", "unknown section 'dat'; did you mean 'data'"),
+        (
+            "data: {name: D}\nmethod: {name: dexml}\ntrain: {epochs: three}\n",
+            "must be whole number, got 'three'",
+        ),
+        (
+            "data: {name: D}\nmethod: {name: dexml}\ntrain: {epochs: 1.5}\n",
+            "train.epochs must be whole number, got 1.5",
+        ),
+        (
+            "data: {name: D}\nmethod: {name: dexml}\ntrain: {epochs: true}\n",
+            "train.epochs must be whole number, got True",
+        ),
+        (
+            "data: {name: D}\nmethod: {name: dexml}\noptim: {lr: -1}\n",
+            "optim.lr must be at least 0, got -1.0",
+        ),
+        (
+            "data: {name: D}\nmethod: {name: dexml}\noptim: {lr: .nan}\n",
+            "optim.lr must be a finite number",
+        ),
+        (
+            "data: {name: D}\nmethod: {name: dexml}\nloss: {name: sofmax}\n",
+            "loss.name must be one of softmax, decoupled",
+        ),
+        ("method: {name: dexml}\n", "data.name is missing"),
+        (
+            "data: {name: D}\nmethod: {name: dexml}\ndata: {name: E}\n",
+            "line 3: the key 'data' stands twice",
+        ),
+        ("data: [D]\n", "section 'data' must be a mapping"),
+        ("- a\n", "expected a mapping of sections, got list"),
+        ("data: {name: D\n", "not valid YAML"),
+        ("base: [c.yaml]\ndata: {name: D}\n", "goes in a circle"),
+        ("base: [none.yaml]\n", "none.yaml: no such config file"),
+        ("data: {name: D}\nmethod: {name: dexml}\nstages: 3\n", "`stages:` must be a list"),
+        (
+            "data: {name: D}\nmethod: {name: dexml}\nstages: [{train: {epoch: 3}}]\n",
+            "stage 'stage1': unknown key",
+        ),
+        (
+            "data: {name: D}\nmethod: {name: dexml}\nstages: [{name: a}, {name: a}]\n",
+            "stage names must be distinct",
+        ),
+    ],
+)
 def test_bad_configs_get_one_clear_error(tmp_path, text, message):
     path = write(tmp_path, "c.yaml", text)
     with pytest.raises(ConfigError) as error:
@@ -123,7 +228,11 @@ def test_errors_name_the_file_that_wrote_the_key(tmp_path):
     with pytest.raises(ConfigError, match=r"base\.yaml: unknown key 'train\.epoks'"):
         load(path)
     with pytest.raises(ConfigError, match=r"command line: unknown key 'train\.foo'"):
-        load(write(tmp_path, "base.yaml", "data: {name: D}\nmethod: {name: dexml}\n"), "--train.foo", "1")
+        load(
+            write(tmp_path, "base.yaml", "data: {name: D}\nmethod: {name: dexml}\n"),
+            "--train.foo",
+            "1",
+        )
 
 
 def test_yaml_no_is_a_precision_not_false(plain):
@@ -139,13 +248,17 @@ def test_sections_are_frozen(plain):
 
 def test_run_folder(plain, tmp_path):
     assert load(plain).run_folder == Path("Results/XMCKit/D/plain")
-    assert load(plain, "--run.root", "R", "--run.project", "P", "--run.expname", "E").run_folder == Path("R/P/D/E")
+    assert load(
+        plain, "--run.root", "R", "--run.project", "P", "--run.expname", "E"
+    ).run_folder == Path("R/P/D/E")
     assert load(plain, "--run.dir", str(tmp_path)).run_folder == tmp_path
 
 
 def test_a_stage_with_another_method_starts_from_that_methods_defaults(plain):
     config = load(plain, "--method.tau", "0.5", "--train.epochs", "3")
-    stage = stage_config(config, {"name": "x", "method": {"name": "ova"}, "train": {"batch_size": 4}}, METHOD_CONFIGS)
+    stage = stage_config(
+        config, {"name": "x", "method": {"name": "ova"}, "train": {"batch_size": 4}}, METHOD_CONFIGS
+    )
     assert stage.method == METHOD_CONFIGS["ova"](name="ova")
     assert (stage.train.epochs, stage.train.batch_size) == (3, 4)
     same = stage_config(config, {"name": "y", "method": {"pool": "hnm"}}, METHOD_CONFIGS)
@@ -163,10 +276,19 @@ def test_every_key_is_described():
 
 def test_sections_and_methods_are_described_alone():
     text = describe(METHOD_CONFIGS, ["data", "ova"])
-    assert [line for line in text.splitlines() if not line.startswith(" ")] == ["data:", "method (ova):"]
-    titles = [line for line in describe(METHOD_CONFIGS, ["method"]).splitlines() if not line.startswith(" ")]
+    assert [line for line in text.splitlines() if not line.startswith(" ")] == [
+        "data:",
+        "method (ova):",
+    ]
+    titles = [
+        line
+        for line in describe(METHOD_CONFIGS, ["method"]).splitlines()
+        if not line.startswith(" ")
+    ]
     assert titles == [f"method ({name}):" for name in sorted(METHOD_CONFIGS)]
-    with pytest.raises(ConfigError, match="no section or method 'xr-liner'; did you mean 'xr-linear'"):
+    with pytest.raises(
+        ConfigError, match="no section or method 'xr-liner'; did you mean 'xr-linear'"
+    ):
         describe(METHOD_CONFIGS, ["xr-liner"])
 
 
@@ -203,15 +325,22 @@ def test_build_config_needs_a_known_method():
 
 
 def test_config_imports_quickly_and_without_torch():
-    code = "import sys, time; t = time.perf_counter(); import utils.config.config; print(time.perf_counter() - t); " \
-           "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
-    got = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    code = (
+        "import sys, time; t = time.perf_counter(); import utils.config.config; "
+        "print(time.perf_counter() - t); "
+        "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
+    )
+    got = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     assert float(got.stdout) < 0.5
 
 
 @pytest.mark.parametrize("script", ["train.py", "eval.py", "predict.py", "elias_utils.py"])
 def test_help_is_instant(script):
     started = time.perf_counter()
-    got = subprocess.run([sys.executable, str(ROOT / script), "--help"], capture_output=True, text=True, check=True)
+    got = subprocess.run(
+        [sys.executable, str(ROOT / script), "--help"], capture_output=True, text=True, check=True
+    )
     assert time.perf_counter() - started < 2
     assert "usage" in got.stdout

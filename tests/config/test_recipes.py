@@ -1,7 +1,19 @@
-"""Every shipped config is sound at its published size, and its whole recipe trains on a toy of its data set."""
+"""Every shipped config is sound at its published size, and its whole recipe trains on a toy of its
+data set."""
+
 import pytest
 
-from benchmarks.recipes import CONFIGS, DATA_SETS, Paper, Toys, cut, distinct, load, shipped, train_whole
+from benchmarks.recipes import (
+    CONFIGS,
+    DATA_SETS,
+    Paper,
+    Toys,
+    cut,
+    distinct,
+    load,
+    shipped,
+    train_whole,
+)
 
 
 @pytest.fixture(scope="module")
@@ -22,12 +34,15 @@ def test_every_config_is_sound_on_paper_at_its_published_size(toys):
         config = load(path)
         assert list(paper.check(config)) == ([stage["name"] for stage in config.stages] or [""])
     assert {path.parent.name for path in paths} == set(DATA_SETS)
-    assert len(paths) == len([path for path in CONFIGS.glob("*/*.yaml") if path.name != "dataset.yaml"])
+    assert len(paths) == len(
+        [path for path in CONFIGS.glob("*/*.yaml") if path.name != "dataset.yaml"]
+    )
 
 
 @pytest.mark.parametrize("data", sorted(DATA_SETS))
 def test_whole_recipes_train(toys, chosen, data):
-    """`python -m benchmarks.recipes` trains all; here those of the data set that no other is like."""
+    """`python -m benchmarks.recipes` trains all; here those of the data set that no other is
+    like."""
     for path in chosen:
         if path.parent.name == data:
             assert 0 <= train_whole(cut(load(path), toys)) <= 100, path

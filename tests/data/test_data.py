@@ -32,6 +32,7 @@ def tokenizer():
 @pytest.fixture
 def broken(tmp_path, make_config, tokenizer):
     """broken(change) -> the error of loading a data set after `change(folder)`."""
+
     def load(change):
         folder = write_dataset(tmp_path / "sets" / "tiny")
         change(folder)
@@ -40,6 +41,7 @@ def broken(tmp_path, make_config, tokenizer):
             load_dataset(config, tokenizer)
         assert "\n" not in str(error.value)
         return str(error.value)
+
     return load
 
 
@@ -58,36 +60,51 @@ def test_splits_cover_the_training_points_once(make_config, tokenizer):
     assert (trn.relevance != whole[trn.rows]).nnz == 0
     assert data.label_counts.tolist() == np.bincount(whole.indices, minlength=20).tolist()
     again = load_dataset(make_config(run={"seed": 5}), tokenizer)
-    assert np.array_equal(again.splits["val"].rows, val.rows)      # the same for every seed
+    assert np.array_equal(again.splits["val"].rows, val.rows)  # the same for every seed
     assert again.hash == data.hash
     assert data.label_texts[19] == "robot"
     assert len(trn.filters.indices) + len(val.filters.indices) == 12
 
 
-@pytest.mark.parametrize(("values", "rows"), [
-    ({"val_fraction": 0.05, "val_max_points": 4000}, 50), ({"val_max_points": 7}, 7), ({"val_fraction": 0.0}, 0)])
+@pytest.mark.parametrize(
+    ("values", "rows"),
+    [
+        ({"val_fraction": 0.05, "val_max_points": 4000}, 50),
+        ({"val_max_points": 7}, 7),
+        ({"val_fraction": 0.0}, 0),
+    ],
+)
 def test_validation_size_is_bounded(make_config, tmp_path, values, rows):
     config = make_config(data={"val_fraction": 0.05, **values}).data
     assert len(validation_rows(sp.csr_matrix(np.eye(1000)), config, tmp_path)) == rows
-    assert len(validation_rows(sp.csr_matrix(np.eye(1)), config, tmp_path)) == 0      # one point is needed for training
+    # one point is needed for training
+    assert len(validation_rows(sp.csr_matrix(np.eye(1)), config, tmp_path)) == 0
 
 
 @pytest.mark.parametrize(("fraction", "rows"), [(0.1, 16), (0.05, 8), (0.01, 0), (0.0, 0)])
 def test_groups_of_similar_texts_are_held_out_together(make_config, tmp_path, fraction, rows):
-    words = np.arange(160) % 20      # twenty words, eight texts of each
+    words = np.arange(160) % 20  # twenty words, eight texts of each
     features = sp.csr_matrix((np.ones(160, np.float32), (np.arange(160), words)))
     relevance = sp.csr_matrix(np.ones((160, 1)))
-    for name, matrix in (("X.trn", features), ("X.tst", features), ("Y.trn", relevance), ("Y.tst", relevance)):
+    for name, matrix in (
+        ("X.trn", features),
+        ("X.tst", features),
+        ("Y.trn", relevance),
+        ("Y.tst", relevance),
+    ):
         sp.save_npz(tmp_path / f"{name}.npz", matrix)
     config = make_config(data={"val_fraction": fraction, "val_group_size": 8}).data
     held_out = validation_rows(relevance, config, tmp_path)
     assert len(held_out) == rows
     groups = np.bincount(words[held_out], minlength=20)
     assert np.array_equal(held_out, validation_rows(relevance, config, tmp_path))
-    assert np.square(groups).sum() >= 4 * rows      # together: single draws would give less than 2 a row
+    # together: single draws would give less than 2 a row
+    assert np.square(groups).sum() >= 4 * rows
 
 
-def test_points_without_labels_are_skipped_in_training_and_kept_in_test(tmp_path, make_config, tokenizer, caplog):
+def test_points_without_labels_are_skipped_in_training_and_kept_in_test(
+    tmp_path, make_config, tokenizer, caplog
+):
     folder = write_dataset(tmp_path / "sets" / "tiny")
     for split in ("trn", "tst"):
         edit(folder, split, lambda m: m.__setitem__((slice(0, 3), slice(None)), 0))
@@ -104,24 +121,45 @@ def test_empty_texts_are_allowed(tmp_path, make_config, tokenizer):
     lines = (folder / "raw" / "trn_X.txt").read_text().split("\n")
     (folder / "raw" / "trn_X.txt").write_text("\n".join(["", *lines[1:]]))
     data = load_dataset(make_config(data={"root": str(tmp_path / "sets")}), tokenizer)
-    assert data.splits["trn"].tokens.lengths[0] == 2      # the special tokens
+    assert data.splits["trn"].tokens.lengths[0] == 2  # the special tokens
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda f: (f / "raw" / "trn_X.txt").unlink(), "trn_X.txt: no such file"),
-    (lambda f: (f / "raw" / "Y.txt").write_text(""), "Y.txt: the file is empty"),
-    (lambda f: (f / "Y.tst.npz").unlink(), "Y.tst.npz: no such file"),
-    (lambda f: (f / "Y.trn.npz").write_bytes(b"not a matrix"), "Y.trn.npz: not a scipy sparse matrix"),
-    (lambda f: (f / "raw" / "tst_X.txt").write_text("a\nb\n"), "has 20 rows but"),
-    (lambda f: (f / "raw" / "Y.txt").write_text("a\nb\n"), "has 20 columns but"),
-    (lambda f: edit(f, "trn", lambda m: m.__setitem__((7, 3), -1.0)), "Y.trn.npz"),
-    (lambda f: edit(f, "trn", lambda m: m.__setitem__((7, 3), np.nan)), "Y.trn.npz"),
-    (lambda f: edit(f, "trn", lambda m: m.__setitem__((slice(None), slice(None)), 0)), "no training point has a label"),
-    (lambda f: (f / "filter_labels_train.txt").write_text("0 1\n0 20\n"), "line 2: pair 0 20 is out of range"),
-    (lambda f: (f / "filter_labels_test.txt").write_text("20 0\n"), "line 1: pair 20 0 is out of range"),
-    (lambda f: (f / "filter_labels_test.txt").write_text("1 0\n\nx\n"), "line 3: expected 'row label', got 'x'"),
-    (lambda f: (f / "raw" / "trn_X.txt").write_bytes(b"ok\n" * 58 + b"\xe9t\xe9\nok\n"), "line 59 is not UTF-8"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: (f / "raw" / "trn_X.txt").unlink(), "trn_X.txt: no such file"),
+        (lambda f: (f / "raw" / "Y.txt").write_text(""), "Y.txt: the file is empty"),
+        (lambda f: (f / "Y.tst.npz").unlink(), "Y.tst.npz: no such file"),
+        (
+            lambda f: (f / "Y.trn.npz").write_bytes(b"not a matrix"),
+            "Y.trn.npz: not a scipy sparse matrix",
+        ),
+        (lambda f: (f / "raw" / "tst_X.txt").write_text("a\nb\n"), "has 20 rows but"),
+        (lambda f: (f / "raw" / "Y.txt").write_text("a\nb\n"), "has 20 columns but"),
+        (lambda f: edit(f, "trn", lambda m: m.__setitem__((7, 3), -1.0)), "Y.trn.npz"),
+        (lambda f: edit(f, "trn", lambda m: m.__setitem__((7, 3), np.nan)), "Y.trn.npz"),
+        (
+            lambda f: edit(f, "trn", lambda m: m.__setitem__((slice(None), slice(None)), 0)),
+            "no training point has a label",
+        ),
+        (
+            lambda f: (f / "filter_labels_train.txt").write_text("0 1\n0 20\n"),
+            "line 2: pair 0 20 is out of range",
+        ),
+        (
+            lambda f: (f / "filter_labels_test.txt").write_text("20 0\n"),
+            "line 1: pair 20 0 is out of range",
+        ),
+        (
+            lambda f: (f / "filter_labels_test.txt").write_text("1 0\n\nx\n"),
+            "line 3: expected 'row label', got 'x'",
+        ),
+        (
+            lambda f: (f / "raw" / "trn_X.txt").write_bytes(b"ok\n" * 58 + b"\xe9t\xe9\nok\n"),
+            "line 59 is not UTF-8",
+        ),
+    ],
+)
 def test_bad_data_gets_one_clear_error(broken, change, message):
     assert message in broken(change)
 
@@ -136,8 +174,15 @@ def test_an_index_out_of_range_is_refused(broken):
     def change(folder):
         matrix = sp.load_npz(folder / "Y.trn.npz")
         matrix.indices[5] = 99
-        np.savez(folder / "Y.trn.npz", format=b"csr", shape=matrix.shape, data=matrix.data, indices=matrix.indices,
-                 indptr=matrix.indptr)
+        np.savez(
+            folder / "Y.trn.npz",
+            format=b"csr",
+            shape=matrix.shape,
+            data=matrix.data,
+            indices=matrix.indices,
+            indptr=matrix.indptr,
+        )
+
     assert "Y.trn.npz" in broken(change)
 
 
@@ -156,7 +201,10 @@ def test_an_epoch_sees_every_point_once_and_no_batch_is_empty(make_config, token
     assert all(0 < len(b.points) <= batch_size for b in batches)
     first = batches[0]
     assert (first.relevance != split.relevance[first.points]).nnz == 0
-    assert first.queries.host_lengths.tolist() == split.tokens.lengths[split.rows[first.points]].tolist()
+    assert (
+        first.queries.host_lengths.tolist()
+        == split.tokens.lengths[split.rows[first.points]].tolist()
+    )
 
 
 def test_batches_depend_on_seed_and_epoch_and_can_start_in_the_middle(make_config, tokenizer):
@@ -165,6 +213,7 @@ def test_batches_depend_on_seed_and_epoch_and_can_start_in_the_middle(make_confi
 
     def points(config, epoch, first=0):
         return [b.points.tolist() for b in training_batches(split, None, config, epoch, first)]
+
     assert points(config, 0) == points(config, 0)
     assert points(config, 0) != points(config, 1)
     assert points(config, 0) != points(with_values(config, run={"seed": 1}), 0)
@@ -179,7 +228,9 @@ def test_worker_processes_give_the_same_batches(make_config, tokenizer):
     plain = list(training_batches(split, None, config, 0))
     worked = list(training_batches(split, None, with_values(config, data={"workers": 2}), 0))
     assert [b.points.tolist() for b in plain] == [b.points.tolist() for b in worked]
-    assert all(torch.equal(a.queries.ids, b.queries.ids) for a, b in zip(plain, worked, strict=True))
+    assert all(
+        torch.equal(a.queries.ids, b.queries.ids) for a, b in zip(plain, worked, strict=True)
+    )
 
 
 def ragged(lengths):
@@ -193,7 +244,9 @@ def test_padding_reaches_the_longest_text_and_no_further(lengths):
     ids, mask = TextBatch.take(rows, np.arange(len(lengths))).padded(pad_id=0)
     assert ids.shape == mask.shape == (len(lengths), max(lengths))
     for i, n in enumerate(lengths):
-        assert ids[i].tolist() == rows.ids[rows.offsets[i]:rows.offsets[i + 1]].tolist() + [0] * (max(lengths) - n)
+        assert ids[i].tolist() == rows.ids[rows.offsets[i] : rows.offsets[i + 1]].tolist() + [0] * (
+            max(lengths) - n
+        )
         assert mask[i].tolist() == [1] * n + [0] * (max(lengths) - n)
 
 
@@ -201,7 +254,9 @@ def test_padding_reaches_the_longest_text_and_no_further(lengths):
 def test_split_batches_hold_the_same_texts(size):
     batch = TextBatch.take(ragged([3, 0, 4, 1, 2]), np.array([4, 2, 0, 1, 3]))
     parts = batch.split(size)
-    assert [len(p) for p in parts] == [len(c) for c in np.array_split(np.arange(5), range(size, 5, size))]
+    assert [len(p) for p in parts] == [
+        len(c) for c in np.array_split(np.arange(5), range(size, 5, size))
+    ]
     assert torch.cat([p.ids for p in parts]).tolist() == batch.ids.tolist()
     for part in parts:
         assert part.offsets.tolist() == [0, *np.cumsum(part.host_lengths)]
@@ -221,15 +276,19 @@ def test_token_document_counts_count_texts_not_occurrences(make_config, tokenize
     counts, texts = data.token_document_counts(len(tokenizer))
     assert texts == 80
     assert counts[tokenizer.cls_token_id] == 80
-    trn, labels = ((data.folder / "raw" / f"{n}.txt").read_text().splitlines() for n in ("trn_X", "Y"))
+    trn, labels = (
+        (data.folder / "raw" / f"{n}.txt").read_text().splitlines() for n in ("trn_X", "Y")
+    )
     word = tokenizer.convert_tokens_to_ids("kernel")
     assert counts[word] == sum("kernel" in t.split() for t in trn + labels)
 
 
-# ---------------------------------------------------------------- files that are not what they seem
+# -------------------------------- files that are not what they seem
+
 
 def _matrix_of(folder, name, kind, change):
-    """The matrix of a file in another format, its raw arrays changed; scipy's own checks never see them."""
+    """The matrix of a file in another format, its raw arrays changed; scipy's own checks never see
+    them."""
     matrix = getattr(sp, f"{kind}_matrix")(sp.load_npz(folder / f"{name}.npz"))
     names = {"coo": ("row", "col"), "dia": ("offsets",)}.get(kind, ("indices", "indptr"))
     arrays = {part: getattr(matrix, part).copy() for part in ("data", *names)}
@@ -240,29 +299,43 @@ def _matrix_of(folder, name, kind, change):
 def _far(name):
     def change(arrays):
         arrays[name][-1] = 10**9
+
     return change
 
 
 def _negative(name):
     def change(arrays):
         arrays[name] = -arrays[name] - 1
+
     return change
 
 
 def _of_type(dtype):
     def change(arrays):
         arrays["data"] = arrays["data"].astype(np.int64).astype(dtype)
+
     return change
 
 
 BROKEN = {
-    **{f"{kind}, {name} far": (kind, _far(name)) for kind in ("csr", "csc", "bsr") for name in ("indices", "indptr")},
-    **{f"{kind}, {name} negative": (kind, _negative(name)) for kind in ("csr", "csc", "bsr")
-       for name in ("indices", "indptr")},
+    **{
+        f"{kind}, {name} far": (kind, _far(name))
+        for kind in ("csr", "csc", "bsr")
+        for name in ("indices", "indptr")
+    },
+    **{
+        f"{kind}, {name} negative": (kind, _negative(name))
+        for kind in ("csr", "csc", "bsr")
+        for name in ("indices", "indptr")
+    },
     **{f"coo, {name}": ("coo", _far(name)) for name in ("row", "col")},
     "dia, a far diagonal": ("dia", _far("offsets")),
-    **{f"values of {dtype}": ("csr", _of_type(dtype)) for dtype in ("S4", "U4", "M8[s]", "m8[s]", "c8")},
-    "a huge shape": ("csc", lambda arrays: (2**60, 20)), "a shape below zero": ("csr", lambda arrays: (-60, 20)),
+    **{
+        f"values of {dtype}": ("csr", _of_type(dtype))
+        for dtype in ("S4", "U4", "M8[s]", "m8[s]", "c8")
+    },
+    "a huge shape": ("csc", lambda arrays: (2**60, 20)),
+    "a shape below zero": ("csr", lambda arrays: (-60, 20)),
 }
 
 
@@ -286,17 +359,24 @@ def test_broken_matrices_are_one_error_and_no_crash(tmp_path, make_config):
                         found.append(f"{case}: {error}")
             (folder / f"{name}.npz").write_bytes(good)
         return found
+
     assert in_child(messages) == []
 
 
 @pytest.mark.parametrize("kind", ["csc", "coo", "dia"])
-def test_rows_are_counted_before_a_matrix_of_so_many_is_made(tmp_path, make_config, kind, monkeypatch):
+def test_rows_are_counted_before_a_matrix_of_so_many_is_made(
+    tmp_path, make_config, kind, monkeypatch
+):
     """A header of a few bytes asks for 2^31 rows: pointers of 8 GB in a CSR."""
     config = make_config(data={"root": str(tmp_path / "sets"), "name": "tiny"})
     folder = write_dataset(tmp_path / "sets" / "tiny")
     _matrix_of(folder, "Y.tst", kind, lambda arrays: (2**31 - 1, 20))
-    monkeypatch.setattr("utils.data.dataset.read_matrix", lambda path, values: sp.load_npz(folder / "Y.trn.npz"))
-    with pytest.raises(InputError, match=r"Y.tst.npz has 2,147,483,647 rows but .*tst_X.txt has 20 lines"):
+    monkeypatch.setattr(
+        "utils.data.dataset.read_matrix", lambda path, values: sp.load_npz(folder / "Y.trn.npz")
+    )
+    with pytest.raises(
+        InputError, match=r"Y.tst.npz has 2,147,483,647 rows but .*tst_X.txt has 20 lines"
+    ):
         load_dataset(config, None)
 
 
@@ -318,8 +398,10 @@ def in_child(work):
     return json.loads(said)
 
 
-@pytest.mark.parametrize("name", ["X.trn.npz", "X.tst.npz", "Y.trn.npz", "raw/trn_X.txt", "raw/Y.txt",
-                                  "filter_labels_test.txt"])
+@pytest.mark.parametrize(
+    "name",
+    ["X.trn.npz", "X.tst.npz", "Y.trn.npz", "raw/trn_X.txt", "raw/Y.txt", "filter_labels_test.txt"],
+)
 @pytest.mark.parametrize("kind", ["fifo", "loop", "device", "folder", "lost"])
 def test_what_is_there_and_cannot_be_read_is_not_absent(tmp_path, make_config, name, kind):
     folder = write_dataset(tmp_path / "sets" / "tiny")
@@ -331,7 +413,9 @@ def test_what_is_there_and_cannot_be_read_is_not_absent(tmp_path, make_config, n
         path.mkdir()
     else:
         path.symlink_to({"loop": path, "device": "/dev/zero", "lost": folder / "gone"}[kind])
-    config = make_config(data={"root": str(folder.parent), "name": "tiny"}, method={"name": "xr-linear"})
+    config = make_config(
+        data={"root": str(folder.parent), "name": "tiny"}, method={"name": "xr-linear"}
+    )
     with pytest.raises(InputError) as error:
         train.fit(config)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
@@ -341,10 +425,14 @@ def test_what_is_there_and_cannot_be_read_is_not_absent(tmp_path, make_config, n
 def test_small_integers_with_repeated_entries_keep_their_labels(tmp_path, make_config):
     folder = write_dataset(tmp_path / "sets" / "tiny")
     whole = sp.load_npz(folder / "Y.trn.npz")
-    for dtype, value in ((np.int8, 100), (np.uint8, 128)):      # twice: -56 and 0 in their own type
+    for dtype, value in ((np.int8, 100), (np.uint8, 128)):  # twice: -56 and 0 in their own type
         twice = np.repeat(whole.indices, 2)
-        sp.save_npz(folder / "Y.trn.npz", sp.csr_matrix((np.full(len(twice), value, dtype), twice, whole.indptr * 2),
-                                                        whole.shape))
+        sp.save_npz(
+            folder / "Y.trn.npz",
+            sp.csr_matrix(
+                (np.full(len(twice), value, dtype), twice, whole.indptr * 2), whole.shape
+            ),
+        )
         data = load_dataset(make_config(data={"root": str(folder.parent), "name": "tiny"}), None)
         assert data.label_counts.tolist() == np.bincount(whole.indices, minlength=20).tolist()
         assert set(data.splits["trn"].relevance.data.tolist()) == {2.0 * value}
@@ -357,7 +445,9 @@ def test_a_number_of_labels_that_only_a_header_says(tmp_path, make_config):
         matrix = sp.load_npz(folder / f"Y.{split}.npz")
         matrix.resize(matrix.shape[0], 2**31 - 1)
         sp.save_npz(folder / f"Y.{split}.npz", matrix)
-    with pytest.raises(InputError, match=r"Y\.trn\.npz: expected a number of columns that its .* got 2,147,483,647"):
+    with pytest.raises(
+        InputError, match=r"Y\.trn\.npz: expected a number of columns that its .* got 2,147,483,647"
+    ):
         load_dataset(make_config(data={"root": str(folder.parent), "name": "tiny"}), None)
 
 
@@ -370,8 +460,13 @@ def test_features_that_no_tree_can_read_leave_no_run(tmp_path, make_config, spli
         if name == split:
             matrix.data[3] = value
         sp.save_npz(folder / f"X.{name}.npz", matrix)
-    config = make_config(data={"root": str(folder.parent), "name": "tiny"}, method={"name": "xr-linear"})
-    with pytest.raises(InputError, match=rf"X\.{split}\.npz: expected a feature from -1e15 to 1e15, got .* at row 0"):
+    config = make_config(
+        data={"root": str(folder.parent), "name": "tiny"}, method={"name": "xr-linear"}
+    )
+    with pytest.raises(
+        InputError,
+        match=rf"X\.{split}\.npz: expected a feature from -1e15 to 1e15, got .* at row 0",
+    ):
         train.fit(config)
     assert not config.run_folder.exists()
 

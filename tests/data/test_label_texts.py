@@ -1,4 +1,6 @@
-"""Labels without text: up to 1 % get their name or id, more are refused by all that read them alike."""
+"""Labels without text: up to 1 % get their name or id, more are refused by all that read them
+alike."""
+
 import numpy as np
 import pytest
 
@@ -9,16 +11,19 @@ from tests.conftest import write_dataset
 from utils.data.dataset import label_texts, load_dataset
 from utils.errors import InputError
 
-READERS = {      # methods that read label texts
+READERS = {  # methods that read label texts
     "dexml": {"method": {"name": "dexml"}},
     "ngame": {"method": {"name": "ngame"}},
     "dexa": {"method": {"name": "dexa", "num_vectors": 8}},
     "elias-1": {"method": {"name": "elias-1", "init": "labels"}},
     "xr-linear": {"method": {"name": "xr-linear", "label_embedding": "pifa+text"}},
 }
-OTHERS = {"ova": {"method": {"name": "ova"}}, "xr-linear": {"method": {"name": "xr-linear"}},
-          "surrogate": {"method": {"name": "surrogate", "num_clusters": 16}}}
-LABELS = 210      # of which two may be without text
+OTHERS = {
+    "ova": {"method": {"name": "ova"}},
+    "xr-linear": {"method": {"name": "xr-linear"}},
+    "surrogate": {"method": {"name": "surrogate", "num_clusters": 16}},
+}
+LABELS = 210  # of which two may be without text
 
 
 def blank(folder, labels, text=""):
@@ -33,14 +38,22 @@ def blank(folder, labels, text=""):
 @pytest.fixture
 def config(make_config, tmp_path):
     """config(labels without text, **sections) on a data set of 210 labels."""
+
     def make(without, names=False, text="", **sections):
         folder = write_dataset(tmp_path / "sets" / "few", labels=LABELS, points=80, filters=False)
         blank(folder, without, text)
         if names:
-            (folder / "raw" / "Y_ids.txt").write_text("".join(f"name{label}\n" for label in range(LABELS)))
+            (folder / "raw" / "Y_ids.txt").write_text(
+                "".join(f"name{label}\n" for label in range(LABELS))
+            )
         base = {"data": {"root": str(tmp_path / "sets"), "name": "few"}, "train": {"epochs": 1}}
-        return make_config(**{section: {**base.get(section, {}), **sections.get(section, {})}
-                              for section in {*base, *sections}})
+        return make_config(
+            **{
+                section: {**base.get(section, {}), **sections.get(section, {})}
+                for section in {*base, *sections}
+            }
+        )
+
     return make
 
 
@@ -57,7 +70,11 @@ def test_more_than_one_in_a_hundred_are_refused_alike(config, tmp_path, reader):
 def test_a_name_or_an_id_stands_in(config, reader, names):
     made = config([0, LABELS - 1], names, text=" ", **READERS[reader])
     folder = train.fit(made)
-    named = "label 0 as 'name0', label 209 as 'name209'" if names else "label 0 as '0', label 209 as '209'"
+    named = (
+        "label 0 as 'name0', label 209 as 'name209'"
+        if names
+        else "label 0 as '0', label 209 as '209'"
+    )
     log = (folder / "train.log").read_text().splitlines()
     assert [named in line for line in log if f"2 of {LABELS} labels have no text" in line] == [True]
     evaluation.evaluate(folder)
@@ -73,8 +90,10 @@ def test_methods_that_read_no_label_texts_take_any(config, other):
 
 def test_the_tokens_are_those_of_the_name(config, tiny_encoder):
     made = config([3, 17], names=True)
-    labels = [f"name{label}" if label in (3, 17) else text
-              for label, text in enumerate(label_texts(made.dataset_folder, LABELS))]
+    labels = [
+        f"name{label}" if label in (3, 17) else text
+        for label, text in enumerate(label_texts(made.dataset_folder, LABELS))
+    ]
     found = load_dataset(made, tiny_encoder).label_tokens
     path = made.dataset_folder / "raw" / "Y.txt"
     path.write_text("".join(f"{text}\n" for text in labels))
@@ -84,14 +103,16 @@ def test_the_tokens_are_those_of_the_name(config, tiny_encoder):
 
 
 def test_a_name_without_words_leaves_the_id(config, tiny_encoder):
-    made = config([3], text="\u200b")      # no word for the tokenizer, though not blank
+    made = config([3], text="\u200b")  # no word for the tokenizer, though not blank
     (made.dataset_folder / "raw" / "Y_ids.txt").write_text("\u200b\n" * LABELS)
     tokens = load_dataset(made, tiny_encoder).label_tokens
     ids = [label for label in range(LABELS) if tokens.lengths[label] <= 2]
     assert ids == [] and tokens.lengths[3] == 3
 
 
-@pytest.mark.parametrize("method", ["dexml", "ngame", "dexa", "ova", "elias-1", "xr-linear", "surrogate"])
+@pytest.mark.parametrize(
+    "method", ["dexml", "ngame", "dexa", "ova", "elias-1", "xr-linear", "surrogate"]
+)
 def test_a_point_without_text_is_a_point_for_every_method(config, method):
     made = config([], **{**READERS, **OTHERS}[method])
     for split in ("trn", "tst"):
@@ -100,6 +121,6 @@ def test_a_point_without_text_is_a_point_for_every_method(config, method):
         path.write_text("".join(f"{line}\n" for line in ["", " ", *lines[2:]]))
     folder = train.fit(made)
     evaluation.evaluate(folder)
-    if method != "surrogate":       # which ranks clusters
+    if method != "surrogate":  # which ranks clusters
         (answers,) = Predictor(folder)([""], k=3)
         assert len(answers) == 3 and all(np.isfinite(answer["score"]) for answer in answers)

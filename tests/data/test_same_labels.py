@@ -1,4 +1,6 @@
-"""Label texts of a run and of the data set now: another order is refused, other line ends are the same labels."""
+"""Label texts of a run and of the data set now: another order is refused, other line ends are the
+same labels."""
+
 import codecs
 import hashlib
 import json
@@ -42,7 +44,7 @@ def record(folder, labels_hash):
 @pytest.mark.parametrize("closed", [True, False])
 def test_the_same_lines_have_the_same_hash_however_they_are_written(tmp_path, mark, end, closed):
     plain, other = tmp_path / "plain.txt", tmp_path / "other.txt"
-    lines = LINES if closed else LINES[:-1]      # an empty last line without an end would be none
+    lines = LINES if closed else LINES[:-1]  # an empty last line without an end would be none
     plain.write_bytes("".join(f"{line}\n" for line in lines).encode())
     other.write_bytes(mark + (end.join(lines) + (end if closed else "")).encode())
     assert lines_hash(other) == lines_hash(plain) == old_hash(plain.read_bytes())
@@ -95,7 +97,9 @@ def test_line_ends_do_not_matter_and_hashes_of_old_runs_stay_valid(run):
             assert Predictor(folder).label_texts[19] == "robot"
     evaluation.evaluate(folder)
     path.unlink()
-    with pytest.raises(ValueError, match=r"Y.txt: no such file; expected the label texts that .* was trained with"):
+    with pytest.raises(
+        ValueError, match=r"Y.txt: no such file; expected the label texts that .* was trained with"
+    ):
         Predictor(folder)
 
 

@@ -22,12 +22,15 @@ def tokenizer():
 def text_file(tmp_path):
     path = tmp_path / "raw" / "texts.txt"
     path.parent.mkdir()
-    path.write_text("\n".join(TEXTS), encoding="utf-8")      # no line end at the end
+    path.write_text("\n".join(TEXTS), encoding="utf-8")  # no line end at the end
     return path
 
 
 def rows_of(ragged):
-    return [ragged.ids[a:b].tolist() for a, b in zip(ragged.offsets[:-1], ragged.offsets[1:], strict=True)]
+    return [
+        ragged.ids[a:b].tolist()
+        for a, b in zip(ragged.offsets[:-1], ragged.offsets[1:], strict=True)
+    ]
 
 
 def test_rows_are_those_of_the_plain_tokenizer(text_file, tokenizer, tmp_path):
@@ -44,7 +47,9 @@ def test_take_gathers_any_rows_in_any_order(tokenizer):
     for rows in ([3, 0, 0, 4], [], [1], list(range(5))):
         ids, lengths = ragged.take(np.array(rows, int))
         expected = [rows_of(ragged)[r] for r in rows]
-        assert np.split(ids, np.cumsum(lengths)[:-1])[0].tolist() == (expected[0] if expected else [])
+        assert np.split(ids, np.cumsum(lengths)[:-1])[0].tolist() == (
+            expected[0] if expected else []
+        )
         assert ids.tolist() == [i for row in expected for i in row]
         assert lengths.tolist() == [len(r) for r in expected]
 
@@ -55,7 +60,7 @@ def test_a_current_file_is_opened_not_made_again(text_file, tokenizer, tmp_path)
     made = {p.name: p.stat().st_mtime_ns for p in cache.iterdir()}
     assert len(made) == 3
     assert isinstance(tokenize_file(text_file, tokenizer, cache).ids, np.memmap)
-    os.utime(text_file)      # another time, the same text
+    os.utime(text_file)  # another time, the same text
     tokenize_file(text_file, tokenizer, cache)
     assert {p.name: p.stat().st_mtime_ns for p in cache.iterdir()} == made
 
@@ -82,10 +87,13 @@ def test_two_lengths_may_share_one_tokenizer(tokenizer):
     assert short.fingerprint() != tokenizer.fingerprint()
 
 
-@pytest.mark.parametrize(("content", "message"), [
-    (b"", "the file is empty"),
-    (b"good\nbad \xff\xfe\n", "line 2 is not UTF-8"),
-])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the file is empty"),
+        (b"good\nbad \xff\xfe\n", "line 2 is not UTF-8"),
+    ],
+)
 def test_bad_text_files_leave_nothing_behind(tmp_path, tokenizer, content, message):
     path = tmp_path / "bad.txt"
     path.write_bytes(content)
@@ -110,18 +118,45 @@ def test_only_line_feeds_end_lines(tmp_path):
 
 
 def test_command(text_file):
-    got = subprocess.run([sys.executable, "utils/tokenization_utils.py", "--data-path", str(text_file), "--tf-max-len",
-                          "8", "--tf-token-type", "minilm"], capture_output=True, text=True, check=True, cwd=ROOT)
+    got = subprocess.run(
+        [
+            sys.executable,
+            "utils/tokenization_utils.py",
+            "--data-path",
+            str(text_file),
+            "--tf-max-len",
+            "8",
+            "--tf-token-type",
+            "minilm",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
     assert "5 lines" in got.stdout
     assert len(list((text_file.parent.parent / "tokens").iterdir())) == 3
 
 
 def test_command_says_what_was_tried_for_an_unknown_tokenizer(text_file, monkeypatch):
-    got = subprocess.run([sys.executable, "utils/tokenization_utils.py", "--data-path", str(text_file),
-                          "--tf-token-type", "no/such-model"], capture_output=True, text=True, cwd=ROOT,
-                         env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    got = subprocess.run(
+        [
+            sys.executable,
+            "utils/tokenization_utils.py",
+            "--data-path",
+            str(text_file),
+            "--tf-token-type",
+            "no/such-model",
+        ],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
     assert got.returncode == 2
-    assert got.stderr.splitlines()[-1].startswith("error: encoder 'no/such-model' cannot be loaded: tried the folder")
+    assert got.stderr.splitlines()[-1].startswith(
+        "error: encoder 'no/such-model' cannot be loaded: tried the folder"
+    )
     assert "`minilm` and `bag` need no network" in got.stderr
 
 
@@ -133,5 +168,6 @@ def test_int32_where_the_vocabulary_is_large(tokenizer):
 
         def __len__(self):
             return 70_000
+
     assert Tokenizer(Large(), 8).dtype is np.int32
     assert Ragged(np.zeros(0, np.int32), np.zeros(1, np.int64)).take(np.array([], int))[0].size == 0

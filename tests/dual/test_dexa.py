@@ -1,4 +1,6 @@
-"""Auxiliary vectors against the formula; the axes that make NGAME, SiameseXML and DEXML of one class."""
+"""Auxiliary vectors against the formula; the axes that make NGAME, SiameseXML and DEXML of one
+class."""
+
 import numpy as np
 import pytest
 import torch
@@ -19,50 +21,79 @@ TRIPLET = {"name": "triplet", "sample": True}
 @pytest.fixture
 def built(make_config, tiny_encoder):
     """built(**sections) -> (method, first batch, accelerator), prepared."""
+
     def build(**sections):
         config = make_config(**sections)
         torch.manual_seed(0)
-        method = METHODS[config.method.name].build(config, load_dataset(config, load_tokenizer(tiny_encoder)))
+        method = METHODS[config.method.name].build(
+            config, load_dataset(config, load_tokenizer(tiny_encoder))
+        )
         accelerator = Accelerator(cpu=True)
         method.prepare(None, accelerator)
-        return method, next(training_batches(method.data.splits["trn"], None, config, 0)), accelerator
+        return (
+            method,
+            next(training_batches(method.data.splits["trn"], None, config, 0)),
+            accelerator,
+        )
+
     return build
 
 
 def gradients(method):
-    return {n: p.grad.to_dense().clone() for n, p in method.named_parameters() if p.grad is not None}
+    return {
+        n: p.grad.to_dense().clone() for n, p in method.named_parameters() if p.grad is not None
+    }
 
 
 @pytest.mark.parametrize("gc_batch_size", [3, 64])
 def test_a_step_equals_the_formula(built, gc_batch_size):
-    """w_l = norm(E(z_l) + a_C(l)), decoupled softmax over all labels, by plain autograd on full matrices."""
-    method, batch, accelerator = built(method={"name": "dexa", "num_vectors": 8, "num_head_vectors": 2, "tau": 0.2,
-                                               "pool": "all", "gc_batch_size": gc_batch_size})
+    """w_l = norm(E(z_l) + a_C(l)), decoupled softmax over all labels, by plain autograd on full
+    matrices."""
+    method, batch, accelerator = built(
+        method={
+            "name": "dexa",
+            "num_vectors": 8,
+            "num_head_vectors": 2,
+            "tau": 0.2,
+            "pool": "all",
+            "gc_batch_size": gc_batch_size,
+        }
+    )
     loss = method.backward(batch, accelerator)
     got = gradients(method)
     method.zero_grad()
     queries = method.encoder(batch.queries)
     texts = method.encoder(TextBatch.take(method.data.label_tokens, np.arange(20)))
-    labels = torch.stack([F.normalize(texts[i] + method.auxiliary.table[int(method.auxiliary.clusters[i])], dim=0)
-                          for i in range(20)])
+    labels = torch.stack(
+        [
+            F.normalize(texts[i] + method.auxiliary.table[int(method.auxiliary.clusters[i])], dim=0)
+            for i in range(20)
+        ]
+    )
     scores = queries @ labels.T / 0.2
     known = torch.from_numpy(batch.relevance.toarray()) > 0
     absent = (torch.from_numpy(batch.filters.toarray()) > 0) & ~known
     expected = 0.0
     for i in range(len(scores)):
-        negatives, positive = torch.logsumexp(scores[i][~known[i] & ~absent[i]], 0), scores[i][known[i]]
+        negatives, positive = (
+            torch.logsumexp(scores[i][~known[i] & ~absent[i]], 0),
+            scores[i][known[i]],
+        )
         expected = expected + (torch.logaddexp(positive, negatives) - positive).mean() / len(scores)
     expected.backward()
     torch.testing.assert_close(loss, expected.detach(), rtol=1e-5, atol=1e-6)
     plain = gradients(method)
     assert got.keys() == plain.keys()
     for name, value in plain.items():
-        torch.testing.assert_close(got[name], value, rtol=1e-4, atol=1e-5 * float(value.abs().max()))
+        torch.testing.assert_close(
+            got[name], value, rtol=1e-4, atol=1e-5 * float(value.abs().max())
+        )
 
 
 def test_a_step_moves_the_vectors_of_its_labels_only(make_config, built):
-    method, batch, accelerator = built(method={"name": "dexa", "num_vectors": "labels"}, loss=TRIPLET,
-                                       train={"batch_size": 4})
+    method, batch, accelerator = built(
+        method={"name": "dexa", "num_vectors": "labels"}, loss=TRIPLET, train={"batch_size": 4}
+    )
     before = method.auxiliary.table.detach().clone()
     pool = method._pool(batch, batch.rng(), torch.device("cpu"))[0]
     method.backward(batch, accelerator)
@@ -86,14 +117,18 @@ def test_without_vectors_it_is_ngame_and_with_all_labels_dexml(built, plain):
 
 def test_vectors_of_zeros_leave_the_labels_where_their_texts_are(built):
     """SiameseXML's residual at the start."""
-    method, _, accelerator = built(method={"name": "dexa", "num_vectors": "labels", "vector_init": "zeros"})
+    method, _, accelerator = built(
+        method={"name": "dexa", "num_vectors": "labels", "vector_init": "zeros"}
+    )
     method.prepare_scoring(accelerator)
     texts = method.embed_labels(method.data.label_tokens, accelerator)
     torch.testing.assert_close(method.label_embeddings, texts)
     assert method.auxiliary.clusters.tolist() == list(range(20))
 
 
-@pytest.mark.parametrize(("vectors", "head"), [(8, 0), (8, 3), (16, 15), (1, 0), (2, 1), (20, 0), (11, 3), (19, 3)])
+@pytest.mark.parametrize(
+    ("vectors", "head"), [(8, 0), (8, 3), (16, 15), (1, 0), (2, 1), (20, 0), (11, 3), (19, 3)]
+)
 def test_frequent_labels_have_a_vector_each_and_the_others_share(vectors, head):
     rng = np.random.default_rng(0)
     embeddings, counts = rng.normal(size=(20, 6)).astype(np.float32), rng.integers(0, 9, 20)
@@ -124,8 +159,12 @@ def test_labels_of_similar_texts_share_a_vector():
 
 
 def test_a_new_label_gets_its_text_and_the_vector_of_the_nearest_cluster(make_config):
-    folder = train.fit(make_config(method={"name": "dexa", "num_vectors": 4, "pool": "all", "tau": 0.05},
-                                   train={"epochs": 15}))
+    folder = train.fit(
+        make_config(
+            method={"name": "dexa", "num_vectors": 4, "pool": "all", "tau": 0.05},
+            train={"epochs": 15},
+        )
+    )
     predictor = Predictor(folder, labels=["zebra", "a kernel", "teapot"])
     assert predictor(["the linux tool"], k=3)[0][0]["text"] == "a kernel"
     method = Predictor(folder).method
@@ -138,26 +177,53 @@ def test_a_new_label_gets_its_text_and_the_vector_of_the_nearest_cluster(make_co
 
 
 def test_it_starts_from_any_encoder_and_keeps_the_vectors_of_its_like(make_config, tmp_path):
-    first = train.fit(make_config(method={"name": "dexml"}, train={"epochs": 1}, run={"dir": str(tmp_path / "a")}))
+    first = train.fit(
+        make_config(method={"name": "dexml"}, train={"epochs": 1}, run={"dir": str(tmp_path / "a")})
+    )
     settings = {"name": "dexa", "num_vectors": 4, "pool": "all"}
-    second = train.fit(make_config(method=settings, train={"epochs": 1}, run={"dir": str(tmp_path / "b"),
-                                                                              "start_from": str(first)}))
-    third = train.fit(make_config(method=settings, train={"epochs": 0}, run={"dir": str(tmp_path / "c"),
-                                                                             "start_from": str(second)}))
+    second = train.fit(
+        make_config(
+            method=settings,
+            train={"epochs": 1},
+            run={"dir": str(tmp_path / "b"), "start_from": str(first)},
+        )
+    )
+    third = train.fit(
+        make_config(
+            method=settings,
+            train={"epochs": 0},
+            run={"dir": str(tmp_path / "c"), "start_from": str(second)},
+        )
+    )
     one, two = (Predictor(f).method for f in (second, third))
     assert torch.equal(one.auxiliary.table, two.auxiliary.table)
     assert torch.equal(one.auxiliary.clusters, two.auxiliary.clusters)
     assert np.allclose(one.label_embeddings, two.label_embeddings)
 
 
-@pytest.mark.parametrize(("method", "message"), [
-    ({"num_vectors": 6}, r"num_vectors is 6, expected a power of two, or one beyond .* \(near: 4, 8\)"),
-    ({"num_vectors": 9, "num_head_vectors": 3}, r"num_vectors is 9, .* \(near: 7 or 11 with the 3 head vectors\)"),
-    ({"num_vectors": 32}, "num_vectors is 32, more than the labels of tiny, 20"),
-    ({"num_vectors": 8, "num_head_vectors": 21}, "num_head_vectors is 21, more than the labels of tiny, 20"),
-    ({"num_vectors": 8, "num_head_vectors": 8}, "num_head_vectors is 8, which leaves none of method.num_vectors, 8"),
-    ({"num_vectors": "label"}, "num_vectors must be whole number or labels, got 'label'"),
-])
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (
+            {"num_vectors": 6},
+            r"num_vectors is 6, expected a power of two, or one beyond .* \(near: 4, 8\)",
+        ),
+        (
+            {"num_vectors": 9, "num_head_vectors": 3},
+            r"num_vectors is 9, .* \(near: 7 or 11 with the 3 head vectors\)",
+        ),
+        ({"num_vectors": 32}, "num_vectors is 32, more than the labels of tiny, 20"),
+        (
+            {"num_vectors": 8, "num_head_vectors": 21},
+            "num_head_vectors is 21, more than the labels of tiny, 20",
+        ),
+        (
+            {"num_vectors": 8, "num_head_vectors": 8},
+            "num_head_vectors is 8, which leaves none of method.num_vectors, 8",
+        ),
+        ({"num_vectors": "label"}, "num_vectors must be whole number or labels, got 'label'"),
+    ],
+)
 def test_vectors_that_do_not_fit_are_one_clear_error(make_config, method, message):
     with pytest.raises(ConfigError, match=message):
         train.fit(make_config(method={"name": "dexa", **method}))

@@ -1,4 +1,5 @@
 """DEXML's step against plain autograd on the formula, and its pools."""
+
 import numpy as np
 import pytest
 import torch
@@ -22,17 +23,27 @@ def tokenizer():
 @pytest.fixture
 def built(make_config, tokenizer):
     """built(**sections) -> (method, first batch, accelerator)."""
+
     def build(**sections):
         config = make_config(**sections)
         data = load_dataset(config, tokenizer)
         torch.manual_seed(0)
         method = METHODS["dexml"].build(config, data)
-        return method, next(training_batches(data.splits["trn"], None, config, 0)), Accelerator(cpu=True)
+        return (
+            method,
+            next(training_batches(data.splits["trn"], None, config, 0)),
+            Accelerator(cpu=True),
+        )
+
     return build
 
 
 def gradients(method):
-    return {name: p.grad.to_dense().clone() for name, p in method.named_parameters() if p.grad is not None}
+    return {
+        name: p.grad.to_dense().clone()
+        for name, p in method.named_parameters()
+        if p.grad is not None
+    }
 
 
 def plain_loss(method, batch, loss_name, tau):
@@ -53,15 +64,22 @@ def plain_loss(method, batch, loss_name, tau):
             total = total + (torch.logaddexp(positive, negatives) - positive).mean()
         else:
             targets = known[i][~absent[i]].float()
-            total = total + F.binary_cross_entropy_with_logits(present, targets, reduction="sum") / scores.shape[1]
+            total = (
+                total
+                + F.binary_cross_entropy_with_logits(present, targets, reduction="sum")
+                / scores.shape[1]
+            )
     return total / len(scores)
 
 
 @pytest.mark.parametrize("loss", ["softmax", "decoupled-softmax", "bce"])
 @pytest.mark.parametrize("gc_batch_size", [1, 3, 7, 64])
 def test_a_step_with_gradient_caching_equals_the_formula(built, loss, gc_batch_size):
-    method, batch, accelerator = built(loss={"name": loss}, method={"gc_batch_size": gc_batch_size, "tau": 0.2},
-                                       train={"batch_size": 10})
+    method, batch, accelerator = built(
+        loss={"name": loss},
+        method={"gc_batch_size": gc_batch_size, "tau": 0.2},
+        train={"batch_size": 10},
+    )
     got = method.backward(batch, accelerator)
     cached = gradients(method)
     method.zero_grad()
@@ -71,18 +89,30 @@ def test_a_step_with_gradient_caching_equals_the_formula(built, loss, gc_batch_s
     plain = gradients(method)
     assert cached.keys() == plain.keys()
     for name, value in plain.items():
-        torch.testing.assert_close(cached[name], value, rtol=1e-5, atol=1e-5 * float(value.abs().max()))
+        torch.testing.assert_close(
+            cached[name], value, rtol=1e-5, atol=1e-5 * float(value.abs().max())
+        )
 
 
-@pytest.mark.parametrize("encoder", [{"name": "bag", "dropout": 0.3}, {"name": "minilm", "layers": 1, "dropout": 0.3}])
+@pytest.mark.parametrize(
+    "encoder", [{"name": "bag", "dropout": 0.3}, {"name": "minilm", "layers": 1, "dropout": 0.3}]
+)
 def test_gradient_caching_equals_plain_autograd_with_dropout_on(built, encoder, monkeypatch):
-    """The plain version keeps every micro-batch's graph; both see the same random numbers in the same order."""
-    settings = {"encoder": encoder, "method": {"gc_batch_size": 4, "tau": 0.2}, "train": {"batch_size": 10}}
+    """The plain version keeps every micro-batch's graph; both see the same random numbers in the
+    same order."""
+    settings = {
+        "encoder": encoder,
+        "method": {"gc_batch_size": 4, "tau": 0.2},
+        "train": {"batch_size": 10},
+    }
     results = []
     for cached in (True, False):
         if not cached:
-            monkeypatch.setattr(GradCache, "embed",
-                                lambda self: torch.cat([self.encode(t) for t in self.micro_batches]))
+            monkeypatch.setattr(
+                GradCache,
+                "embed",
+                lambda self: torch.cat([self.encode(t) for t in self.micro_batches]),
+            )
             monkeypatch.setattr(GradCache, "backward", lambda self: None)
         method, batch, accelerator = built(**settings)
         torch.manual_seed(1)
@@ -90,8 +120,11 @@ def test_gradient_caching_equals_plain_autograd_with_dropout_on(built, encoder, 
         results.append((loss, gradients(method), torch.rand(1)))
     torch.testing.assert_close(results[0][0], results[1][0], rtol=1e-6, atol=0)
     for name, value in results[1][1].items():
-        torch.testing.assert_close(results[0][1][name], value, rtol=1e-5, atol=1e-5 * float(value.abs().max()))
-    assert results[0][2] == results[1][2]      # the random state goes on as if nothing had been computed twice
+        torch.testing.assert_close(
+            results[0][1][name], value, rtol=1e-5, atol=1e-5 * float(value.abs().max())
+        )
+    # the random state goes on as if nothing had been computed twice
+    assert results[0][2] == results[1][2]
 
 
 def test_micro_batches_with_zero_gradient_are_not_computed_again():
@@ -103,13 +136,14 @@ def test_micro_batches_with_zero_gradient_are_not_computed_again():
     def encode(texts):
         calls.append(len(texts))
         return weight.expand(len(texts), 3) * texts.offsets[1:, None]
+
     parts = TextBatch(torch.ones(6, dtype=torch.int32), np.ones(6, int)).split(2)
     cache = GradCache(encode, parts)
     embeddings = cache.embed()
     assert embeddings.shape == (6, 3)
     embeddings[2:4].sum().backward()
     cache.backward()
-    assert len(calls) == 4      # three forward, one again
+    assert len(calls) == 4  # three forward, one again
     assert weight.grad.tolist() == [3.0, 3.0, 3.0]
 
 
@@ -123,8 +157,10 @@ def test_in_batch_pool_is_the_sampled_positives(built):
 
 
 def test_hard_negatives_are_the_top_labels_that_are_not_positive(built):
-    method, batch, accelerator = built(method={"pool": "hnm", "shortlist_size": 4, "num_negatives": 2,
-                                               "hard_neg_start": 1}, train={"batch_size": 8})
+    method, batch, accelerator = built(
+        method={"pool": "hnm", "shortlist_size": 4, "num_negatives": 2, "hard_neg_start": 1},
+        train={"batch_size": 8},
+    )
     method.on_epoch_start(0, accelerator)
     assert method.training_state() == {}
     method.on_epoch_start(1, accelerator)
@@ -143,7 +179,7 @@ def test_hard_negatives_are_the_top_labels_that_are_not_positive(built):
     drawn = method._draw_negatives(batch, np.random.default_rng(0))
     assert len(drawn) == 16
     for i, point in enumerate(batch.points):
-        mine = drawn[2 * i:2 * i + 2]
+        mine = drawn[2 * i : 2 * i + 2]
         assert len(set(mine)) == 2
         assert set(mine) <= set(lists[point])
     pool, _, sampled = method._pool(batch, batch.rng(), CPU)
@@ -152,7 +188,9 @@ def test_hard_negatives_are_the_top_labels_that_are_not_positive(built):
 
 
 def test_shortlists_shorter_than_the_label_set_allow_are_padded_not_filled(built):
-    method, batch, accelerator = built(method={"pool": "hnm", "shortlist_size": 100, "num_negatives": 100})
+    method, batch, accelerator = built(
+        method={"pool": "hnm", "shortlist_size": 100, "num_negatives": 100}
+    )
     method.on_epoch_start(0, accelerator)
     lists = method.training_state()["shortlists"]
     split = method.data.splits["trn"]
@@ -163,7 +201,9 @@ def test_shortlists_shorter_than_the_label_set_allow_are_padded_not_filled(built
 
 
 def test_shortlists_are_refreshed_at_their_interval_and_restored(built):
-    method, _, accelerator = built(method={"pool": "hnm", "refresh_interval": 2, "hard_neg_start": 1})
+    method, _, accelerator = built(
+        method={"pool": "hnm", "refresh_interval": 2, "hard_neg_start": 1}
+    )
     method.on_epoch_start(1, accelerator)
     first = method.training_state()["shortlists"]
     with torch.no_grad():

@@ -1,4 +1,5 @@
 """ELIAS's graphs made by a step of their own: by whose model, who takes them, who refuses them."""
+
 import json
 import logging
 import shutil
@@ -28,11 +29,26 @@ def trained(tmp_path_factory, tiny_encoder):
     """A finished stage 1 in a folder of its own with its data set; tests work on copies."""
     root = tmp_path_factory.mktemp("trained")
     write_dataset(root / "sets" / "set", points=80, labels=24, seed=3)
-    train.fit(build_config({
-        "data": {"root": str(root / "sets"), "name": "set", "max_len": 16, "val_fraction": 0.2},
-        "encoder": {"name": "bag", "init": tiny_encoder}, "method": STAGE1, "loss": {"name": "bce"},
-        "optim": {"lr": 0.05}, "train": {"epochs": 3, "batch_size": 16},
-        "run": {"dir": str(root / "one"), "tensorboard": False}}, METHOD_CONFIGS, {}))
+    train.fit(
+        build_config(
+            {
+                "data": {
+                    "root": str(root / "sets"),
+                    "name": "set",
+                    "max_len": 16,
+                    "val_fraction": 0.2,
+                },
+                "encoder": {"name": "bag", "init": tiny_encoder},
+                "method": STAGE1,
+                "loss": {"name": "bce"},
+                "optim": {"lr": 0.05},
+                "train": {"epochs": 3, "batch_size": 16},
+                "run": {"dir": str(root / "one"), "tensorboard": False},
+            },
+            METHOD_CONFIGS,
+            {},
+        )
+    )
     return root
 
 
@@ -61,7 +77,8 @@ def same(one, two) -> bool:
     return np.array_equal(Graph.load(one, 24).labels, Graph.load(two, 24).labels)
 
 
-# ---------------------------------------------------------------- whose model
+# -------------------------------- whose model
+
 
 def test_the_run_that_is_given_is_the_model(place):
     """By its folder or its config.yaml, wherever it lies now; --no_model is something else."""
@@ -80,8 +97,12 @@ def test_the_run_that_is_given_is_the_model(place):
 
 def test_a_config_means_the_run_that_it_has_trained(place):
     trained = settings(place, run={"dir": str(place / "one")})
-    assert same(gen_cluster_A(trained), gen_cluster_A(place / "one", out=place / "a.npz",
-                                                      overrides=["--data.root", str(place / "sets")]))
+    assert same(
+        gen_cluster_A(trained),
+        gen_cluster_A(
+            place / "one", out=place / "a.npz", overrides=["--data.root", str(place / "sets")]
+        ),
+    )
     untrained = Graph.origin(gen_cluster_A(settings(place)))
     assert "embeddings of" not in untrained
 
@@ -104,41 +125,63 @@ def test_a_config_named_config_is_a_config(place, monkeypatch, capsys):
 
 def test_stages_make_their_own_graphs(place):
     config = settings(place)
-    stages = build_config({s: v for s, v in elias_utils.to_mapping(config).items() if s != "stages"}, METHOD_CONFIGS,
-                          {}, [{"name": "warm-up"}, {"name": "stage-1"}])
-    with pytest.raises(ConfigError, match="this config has stages, each of which makes its own graph"):
+    stages = build_config(
+        {s: v for s, v in elias_utils.to_mapping(config).items() if s != "stages"},
+        METHOD_CONFIGS,
+        {},
+        [{"name": "warm-up"}, {"name": "stage-1"}],
+    )
+    with pytest.raises(
+        ConfigError, match="this config has stages, each of which makes its own graph"
+    ):
         gen_cluster_A(stages)
     assert gen_cluster_A(stages, out=place / "a.npz").is_file()
 
 
-# ---------------------------------------------------------------- the published order
+# -------------------------------- the published order
+
 
 def test_the_published_order(place, monkeypatch, capsys):
-    """Cluster, train, approximate, train: each step finds what the one before has left, without a flag."""
+    """Cluster, train, approximate, train: each step finds what the one before has left, without a
+    flag."""
     first, second = place / "elias-1.yaml", place / "elias-2.yaml"
     first.write_text(to_yaml(settings(place, run={"dir": str(place / "ELIAS-1")})))
-    second.write_text(to_yaml(settings(place, method=STAGE2, run={"dir": str(place / "ELIAS-2"),
-                                                                  "start_from": str(place / "ELIAS-1")})))
+    second.write_text(
+        to_yaml(
+            settings(
+                place,
+                method=STAGE2,
+                run={"dir": str(place / "ELIAS-2"), "start_from": str(place / "ELIAS-1")},
+            )
+        )
+    )
     configs = [load_any_config(path, method_configs=METHOD_CONFIGS) for path in (first, second)]
     graph = command(monkeypatch, capsys, "gen_cluster_A", first, "--no_model", "true")
     assert graph == f"graph: {place}/ELIAS-1.cluster_A.npz"
     one = train.fit(configs[0])
-    assert f"graph: {one}.cluster_A.npz, made of TF-IDF features\n" in (one / "train.log").read_text()
+    assert (
+        f"graph: {one}.cluster_A.npz, made of TF-IDF features\n" in (one / "train.log").read_text()
+    )
     assert same(one / "graph.npz", f"{one}.cluster_A.npz")
     assert command(monkeypatch, capsys, "gen_approx_A", first) == f"graph: {one}/approx_A.npz"
     two = train.fit(configs[1])
-    assert f"graph: {one}/approx_A.npz, made of what the clusters" in (two / "train.log").read_text()
+    assert (
+        f"graph: {one}/approx_A.npz, made of what the clusters" in (two / "train.log").read_text()
+    )
     assert same(two / "graph.npz", one / "approx_A.npz")
 
     # the longer order of the released script: clusters by the trained model, then stage 1 anew
     before = (one / "graph.npz").read_bytes()
-    assert command(monkeypatch, capsys, "gen_cluster_A", one / "config.yaml") == f"graph: {one}.cluster_A.npz"
+    assert (
+        command(monkeypatch, capsys, "gen_cluster_A", one / "config.yaml")
+        == f"graph: {one}.cluster_A.npz"
+    )
     train.fit(configs[0], overwrite=True)
     log = (one / "train.log").read_text()
     assert f"graph: {one}.cluster_A.npz, made of TF-IDF features and the embeddings of {one}" in log
     assert (one / "graph.npz").read_bytes() != before
     assert same(one / "graph.npz", f"{one}.cluster_A.npz")
-    assert not (one / "approx_A.npz").exists()      # it was of the run that is gone
+    assert not (one / "approx_A.npz").exists()  # it was of the run that is gone
 
 
 def test_the_file_is_what_is_taken(place):
@@ -152,7 +195,8 @@ def test_the_file_is_what_is_taken(place):
     assert same(folder / "graph.npz", path)
 
 
-# ---------------------------------------------------------------- refusals
+# -------------------------------- refusals
+
 
 def other_labels(place):
     path = place / "sets" / "set" / "Y.trn.npz"
@@ -166,43 +210,63 @@ def other_texts(place):
         built.unlink()
 
 
-@pytest.mark.parametrize(("sections", "change", "message"), [
-    ({"method": {"max_leaf": 12}}, None, "with method.max_leaf 5, this run has 12"),
-    ({"method": {"cluster_seed": 9}}, None, "with method.cluster_seed 0, this run has 9"),
-    ({"data": {"val_fraction": 0.3}}, None, "of other training points"),
-    ({}, other_labels, "of other labels of the points"),
-    ({}, other_texts, "of other TF-IDF features"),
-])
+@pytest.mark.parametrize(
+    ("sections", "change", "message"),
+    [
+        ({"method": {"max_leaf": 12}}, None, "with method.max_leaf 5, this run has 12"),
+        ({"method": {"cluster_seed": 9}}, None, "with method.cluster_seed 0, this run has 9"),
+        ({"data": {"val_fraction": 0.3}}, None, "of other training points"),
+        ({}, other_labels, "of other labels of the points"),
+        ({}, other_texts, "of other TF-IDF features"),
+    ],
+)
 def test_clusters_of_another_kind_are_refused(place, sections, change, message):
     path = gen_cluster_A(settings(place), model=False)
     if change:
         change(place)
-    with pytest.raises(InputError, match=rf"next\.cluster_A\.npz: this graph was made {message}; make it again \(pyth"):
+    with pytest.raises(
+        InputError,
+        match=rf"next\.cluster_A\.npz: this graph was made {message}; make it again \(pyth",
+    ):
         train.fit(settings(place, **sections))
     assert not (place / "next").exists()
     path.unlink()
-    assert "graph: balanced clusters of sparse" in (train.fit(settings(place, **sections)) / "train.log").read_text()
+    assert (
+        "graph: balanced clusters of sparse"
+        in (train.fit(settings(place, **sections)) / "train.log").read_text()
+    )
 
 
 def test_clusters_by_another_run_than_the_one_it_starts_from(place):
     gen_cluster_A(settings(place, run={"start_from": str(place / "one")}))
     other = train.fit(settings(place, train={"epochs": 1}, run={"dir": str(place / "other")}))
-    with pytest.raises(InputError, match=r"next\.cluster_A\.npz: this graph was made of other weights of the model"):
+    with pytest.raises(
+        InputError, match=r"next\.cluster_A\.npz: this graph was made of other weights of the model"
+    ):
         train.fit(settings(place, run={"start_from": str(other)}))
 
 
-@pytest.mark.parametrize(("method", "message"), [
-    ({"kappa": 11}, "with method.kappa 24, this run has 11"),
-    ({"beam": 2}, "with method.beam 8, this run has 2"),
-])
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ({"kappa": 11}, "with method.kappa 24, this run has 11"),
+        ({"beam": 2}, "with method.beam 8, this run has 2"),
+    ],
+)
 def test_a_graph_approximated_otherwise_is_made_anew(place, method, message):
     """As the run would have made it, and said; kappa is an option of the run that comes after."""
     path = gen_approx_A(settled(place))
     config = settings(place, method={**STAGE2, **method}, run={"start_from": str(place / "one")})
     folder = train.fit(config)
-    assert f"graph: {path} was made {message}, so the run makes its own" in (folder / "train.log").read_text()
+    assert (
+        f"graph: {path} was made {message}, so the run makes its own"
+        in (folder / "train.log").read_text()
+    )
     path.unlink()
-    assert same(folder / "graph.npz", train.fit(with_values(config, run={"dir": str(place / "two")})) / "graph.npz")
+    assert same(
+        folder / "graph.npz",
+        train.fit(with_values(config, run={"dir": str(place / "two")})) / "graph.npz",
+    )
 
 
 def test_a_graph_of_a_model_that_was_trained_again_is_made_anew(place):
@@ -210,14 +274,19 @@ def test_a_graph_of_a_model_that_was_trained_again_is_made_anew(place):
     kept = path.read_bytes()
     train.fit(settings(place, run={"dir": str(place / "one"), "seed": 5}), overwrite=True)
     assert not path.exists()
-    path.write_bytes(kept)      # as after a run that was gone on with
+    path.write_bytes(kept)  # as after a run that was gone on with
     folder = train.fit(settings(place, method=STAGE2, run={"start_from": str(place / "one")}))
-    assert f"graph: {path} was made of other weights of the model" in (folder / "train.log").read_text()
+    assert (
+        f"graph: {path} was made of other weights of the model"
+        in (folder / "train.log").read_text()
+    )
 
 
 def settled(place) -> Path:
     """The run `one` with its data set where it lies now."""
-    (place / "one" / "config.yaml").write_text(to_yaml(settings(place, run={"dir": str(place / "one")})))
+    (place / "one" / "config.yaml").write_text(
+        to_yaml(settings(place, run={"dir": str(place / "one")}))
+    )
     return place / "one"
 
 
@@ -226,7 +295,10 @@ def test_a_graph_that_says_nothing_is_taken(place):
     path = gen_cluster_A(settings(place), model=False)
     sp.save_npz(path, sp.load_npz(path))
     folder = train.fit(settings(place, train={"epochs": 1}))
-    assert f"graph: {path}, which says nothing of what it was made of" in (folder / "train.log").read_text()
+    assert (
+        f"graph: {path}, which says nothing of what it was made of"
+        in (folder / "train.log").read_text()
+    )
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(InputError, match=r"cluster_A\.npz: not an .npz of arrays"):
         train.fit(settings(place), overwrite=True)
@@ -237,7 +309,9 @@ def test_a_graph_that_says_nothing_is_taken(place):
     assert (folder / "finished").exists()
 
 
-@pytest.mark.parametrize("said", [b"{", b"[1]", b"x" * 100_000, b"[" * 60_000, b'{"method.max_leaf": {"a": [1]}}'])
+@pytest.mark.parametrize(
+    "said", [b"{", b"[1]", b"x" * 100_000, b"[" * 60_000, b'{"method.max_leaf": {"a": [1]}}']
+)
 def test_a_file_that_says_strange_things(place, said, monkeypatch):
     path = gen_cluster_A(settings(place), model=False)
     monkeypatch.setattr(json, "dumps", lambda value: said.decode())
@@ -246,7 +320,9 @@ def test_a_file_that_says_strange_things(place, said, monkeypatch):
     if said == b"[1]":
         assert Graph.origin(path) == {}
         return
-    with pytest.raises(InputError, match=r"cluster_A\.npz: (made_of: not JSON|this graph was made with)"):
+    with pytest.raises(
+        InputError, match=r"cluster_A\.npz: (made_of: not JSON|this graph was made with)"
+    ):
         train.fit(settings(place))
     assert not (place / "next").exists()
 
@@ -256,16 +332,21 @@ def test_a_file_by_name_of_other_points_is_said(place, caplog):
     other_labels(place)
     with caplog.at_level(logging.WARNING):
         folder = train.fit(settings(place, method={"graph": str(path)}, train={"epochs": 1}))
-    assert f"method.graph: {path} was made of the labels of other points" in (folder / "train.log").read_text()
+    assert (
+        f"method.graph: {path} was made of the labels of other points"
+        in (folder / "train.log").read_text()
+    )
 
 
 def test_what_a_file_says(place):
-    said = Graph.origin(gen_cluster_A(place / "one", overrides=["--data.root", str(place / "sets")]))
+    said = Graph.origin(
+        gen_cluster_A(place / "one", overrides=["--data.root", str(place / "sets")])
+    )
     assert json.loads(json.dumps(said)) == said
     assert (said["method.max_leaf"], said["method.cluster_seed"]) == (5, 0)
 
 
-# ---------------------------------------------------------------- the released YAMLs
+# -------------------------------- the released YAMLs
 
 RELEASED = """project: ELIAS
 loss: elias-loss
@@ -319,13 +400,19 @@ def test_the_released_yamls_in_their_order(trained, tiny_encoder, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs" / "set").mkdir(parents=True)
     (tmp_path / "configs" / "elias.yaml").write_text(RELEASED.format(encoder=tiny_encoder))
-    first, second = tmp_path / "configs" / "set" / "elias-1.yaml", tmp_path / "configs" / "set" / "elias-2.yaml"
+    first, second = (
+        tmp_path / "configs" / "set" / "elias-1.yaml",
+        tmp_path / "configs" / "set" / "elias-2.yaml",
+    )
     first.write_text(RELEASED_1)
     second.write_text(RELEASED_2)
     shutil.copytree(trained / "sets", tmp_path / "Datasets")
     one, two = (Path("Results") / "ELIAS" / "set" / name for name in ("ELIAS-1", "ELIAS-2"))
 
-    assert command(monkeypatch, capsys, "gen_cluster_A", first, "--no_model", "true") == f"graph: {one}.cluster_A.npz"
+    assert (
+        command(monkeypatch, capsys, "gen_cluster_A", first, "--no_model", "true")
+        == f"graph: {one}.cluster_A.npz"
+    )
     assert train.fit(load_any_config(first, method_configs=METHOD_CONFIGS)) == one
     assert command(monkeypatch, capsys, "gen_approx_A", first) == f"graph: {one / 'approx_A.npz'}"
     assert train.fit(load_any_config(second, method_configs=METHOD_CONFIGS)) == two
@@ -337,25 +424,44 @@ def test_the_released_yamls_in_their_order(trained, tiny_encoder, tmp_path, monk
 
 def _graph(**changes):
     """The members of a graph of 4 clusters and 20 labels, some of them changed."""
-    members = {"format": b"csr", "shape": (4, 20), "data": np.ones(20, np.float32),
-               "indices": np.arange(20), "indptr": np.arange(0, 21, 5)}
+    members = {
+        "format": b"csr",
+        "shape": (4, 20),
+        "data": np.ones(20, np.float32),
+        "indices": np.arange(20),
+        "indptr": np.arange(0, 21, 5),
+    }
     return members | changes
 
 
-@pytest.mark.parametrize(("members", "message"), [
-    (_graph(indices=np.arange(20) - 3), "got -3 in indices at entry 0, outside [0, 20)"),      # wrapped around
-    (_graph(indices=np.arange(20) + 3), "got 20 in indices at entry 17, outside [0, 20)"),
-    (_graph(data=np.full(20, np.nan)), "expected a finite number, got nan at row 0, column 0"),
-    (_graph(data=np.full(20, 2.0)), "expected edge values in (0, 1], got 2.0 to 2.0"),
-    (_graph(data=np.full(20, "1.0")), "array 'data': expected real numbers, got values of type <U3"),
-    (_graph(format=b"csc"), "expected a valid CSC of shape (4, 20), got indptr of 5 numbers, not 21"),
-    (_graph(indptr=np.array([0, 9, 3, 15, 20])), "got indptr that falls after 1"),
-    (_graph(indptr=np.array([0, 0, 5, 10, 20])), "cluster 0 (1 in all) has none"),
-])
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        # wrapped around
+        (_graph(indices=np.arange(20) - 3), "got -3 in indices at entry 0, outside [0, 20)"),
+        (_graph(indices=np.arange(20) + 3), "got 20 in indices at entry 17, outside [0, 20)"),
+        (_graph(data=np.full(20, np.nan)), "expected a finite number, got nan at row 0, column 0"),
+        (_graph(data=np.full(20, 2.0)), "expected edge values in (0, 1], got 2.0 to 2.0"),
+        (
+            _graph(data=np.full(20, "1.0")),
+            "array 'data': expected real numbers, got values of type <U3",
+        ),
+        (
+            _graph(format=b"csc"),
+            "expected a valid CSC of shape (4, 20), got indptr of 5 numbers, not 21",
+        ),
+        (_graph(indptr=np.array([0, 9, 3, 15, 20])), "got indptr that falls after 1"),
+        (_graph(indptr=np.array([0, 0, 5, 10, 20])), "cluster 0 (1 in all) has none"),
+    ],
+)
 def test_a_broken_graph_is_one_error_before_there_is_a_run(make_config, tmp_path, members, message):
     np.savez(tmp_path / "graph.npz", **members)
-    config = make_config(method={**STAGE1, "graph": str(tmp_path / "graph.npz")}, loss={"name": "bce"})
+    config = make_config(
+        method={**STAGE1, "graph": str(tmp_path / "graph.npz")}, loss={"name": "bce"}
+    )
     with pytest.raises(InputError) as error:
         train.fit(config)
-    assert str(error.value).startswith(f"{tmp_path / 'graph.npz'}: ") and message in str(error.value)
+    assert str(error.value).startswith(f"{tmp_path / 'graph.npz'}: ") and message in str(
+        error.value
+    )
     assert not config.run_folder.exists()

@@ -1,4 +1,5 @@
 """ELIAS's search, pool and losses against loops over clusters, edges and labels."""
+
 import math
 
 import numpy as np
@@ -48,7 +49,8 @@ def slow_selection(clusters, log_scores, labels, log_edges, rows, size):
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("select", [select_labels, sorted_selection])
 def test_selection_equals_the_loops(select, seed):
-    """Duplicates, padding, clusters that are not there, ties of whole numbers, shortlists larger than what is there."""
+    """Duplicates, padding, clusters that are not there, ties of whole numbers, shortlists larger
+    than what is there."""
     rng = np.random.default_rng(seed)
     clusters, width, num_labels = (int(rng.integers(1, n)) for n in (8, 9, 20))
     labels = torch.from_numpy(random_graph(rng, clusters, width, num_labels))
@@ -60,39 +62,53 @@ def test_selection_equals_the_loops(select, seed):
     log_edges = torch.from_numpy(rng.integers(-3, 1, labels.shape)).float()
     size = min(int(rng.integers(1, 15)), slots * width)
     got = select(chosen, log_scores, labels, log_edges, rows, size)
-    for query, expected in enumerate(slow_selection(chosen, log_scores, labels, log_edges, rows, size)):
+    for query, expected in enumerate(
+        slow_selection(chosen, log_scores, labels, log_edges, rows, size)
+    ):
         ids = got.labels[query]
-        assert ids[:len(expected)].tolist() == list(expected)
-        assert (ids[len(expected):] == -1).all()
-        assert got.log_paths[query, len(expected):].isneginf().all()
+        assert ids[: len(expected)].tolist() == list(expected)
+        assert (ids[len(expected) :] == -1).all()
+        assert got.log_paths[query, len(expected) :].isneginf().all()
         for place, (path, edge) in enumerate(expected.values()):
-            assert (got.log_paths[query, place].item(), got.edges[query, place].item()) == (path, edge)
+            assert (got.log_paths[query, place].item(), got.edges[query, place].item()) == (
+                path,
+                edge,
+            )
 
 
 def test_no_queries_and_no_clusters():
     labels = torch.tensor([[0, 1]], dtype=torch.int32)
     none = torch.zeros(0, 1, dtype=torch.long)
-    assert select_labels(none, torch.zeros(0, 1), labels, torch.zeros(1, 2), none, 2).labels.shape == (0, 2)
+    assert select_labels(
+        none, torch.zeros(0, 1), labels, torch.zeros(1, 2), none, 2
+    ).labels.shape == (0, 2)
     nowhere = torch.full((1, 1), -1)
-    got = select_labels(nowhere, torch.zeros(1, 1), labels, torch.zeros(1, 2), nowhere.clamp(min=0), 2)
+    got = select_labels(
+        nowhere, torch.zeros(1, 1), labels, torch.zeros(1, 2), nowhere.clamp(min=0), 2
+    )
     assert got.labels.tolist() == [[-1, -1]]
 
 
-# ---------------------------------------------------------------- the whole search
+# -------------------------------- the whole search
+
 
 def slow_search(x, weights, s, k):
     """The definition: softmax, clip, products, maximum, top K, sigmoid; one number at a time."""
     clusters, labels, bias, edges, log_edges = weights
-    logits = [sum(a * b for a, b in zip(x, row, strict=True)) / s.cluster_tau for row in clusters.tolist()]
+    logits = [
+        sum(a * b for a, b in zip(x, row, strict=True)) / s.cluster_tau for row in clusters.tolist()
+    ]
     total = sum(math.exp(z - max(logits)) for z in logits)
     score = [min(max(s.alpha * math.exp(z - max(logits)) / total, 0), 1) for z in logits]
-    beam = sorted(range(len(score)), key=lambda c: -logits[c])[:s.beam]
+    beam = sorted(range(len(score)), key=lambda c: -logits[c])[: s.beam]
     path = {}
     for cluster in beam:
         for place, label in enumerate(edges[cluster].tolist()):
             if label >= 0:
-                path[label] = max(path.get(label, 0), score[cluster] * math.exp(log_edges[cluster, place]))
-    kept = sorted(path, key=lambda label: (-path[label], label))[:s.size]
+                path[label] = max(
+                    path.get(label, 0), score[cluster] * math.exp(log_edges[cluster, place])
+                )
+    kept = sorted(path, key=lambda label: (-path[label], label))[: s.size]
     final = {}
     for label in kept:
         z = sum(a * b for a, b in zip(x, labels[label].tolist(), strict=True)) / s.tau + bias[label]
@@ -103,14 +119,20 @@ def slow_search(x, weights, s, k):
 
 def random_weights(rng, clusters=16, width=12, num_labels=60, dim=5):
     edges = random_graph(rng, clusters, width, num_labels)
-    return (rng.normal(size=(clusters, dim)).astype(np.float32), rng.normal(size=(num_labels, dim)).astype(np.float32),
-            rng.normal(size=num_labels).astype(np.float32), edges,
-            np.log(rng.uniform(0.05, 1, edges.shape)).astype(np.float32))
+    return (
+        rng.normal(size=(clusters, dim)).astype(np.float32),
+        rng.normal(size=(num_labels, dim)).astype(np.float32),
+        rng.normal(size=num_labels).astype(np.float32),
+        edges,
+        np.log(rng.uniform(0.05, 1, edges.shape)).astype(np.float32),
+    )
 
 
 def index_of(weights, settings, precision="float32"):
     clusters, labels, *rest = weights
-    return GraphIndex(RowStore.of(clusters, precision), RowStore.of(labels, precision), *rest, settings)
+    return GraphIndex(
+        RowStore.of(clusters, precision), RowStore.of(labels, precision), *rest, settings
+    )
 
 
 @pytest.mark.parametrize(("beam", "size", "k"), [(4, 10, 5), (16, 200, 60), (1, 3, 7), (5, 1, 1)])
@@ -122,24 +144,27 @@ def test_search_equals_the_definition(beam, size, k):
     assert scores.shape == ids.shape == (9, k)
     for query, row, found in zip(queries.tolist(), scores, ids, strict=True):
         best, expected = slow_search(query, weights, settings, k)
-        assert found[:len(best)].tolist() == best
-        np.testing.assert_allclose(row[:len(best)], expected, rtol=2e-6, atol=1e-6)
-        assert (found[len(best):] == -1).all()
-        assert row[len(best):].isneginf().all()
+        assert found[: len(best)].tolist() == best
+        np.testing.assert_allclose(row[: len(best)], expected, rtol=2e-6, atol=1e-6)
+        assert (found[len(best) :] == -1).all()
+        assert row[len(best) :].isneginf().all()
 
 
 @pytest.mark.parametrize(("beam", "size"), [(3, 8), (16, 200)])
 def test_scores_of_given_labels_equal_the_search(beam, size, monkeypatch):
-    """Labels that the search returns have its scores; others those of a search through all clusters."""
+    """Labels that the search returns have its scores; others those of a search through all
+    clusters."""
     rng = np.random.default_rng(beam)
     clusters, labels, bias, edges, log_edges = random_weights(rng)
-    edges[edges == 7] = -1      # label 7 is in no cluster
+    edges[edges == 7] = -1  # label 7 is in no cluster
     weights = (clusters, labels, bias, *packed(edges, log_edges))
     settings = SearchSettings(3.0, 0.7, 0.9, beam, size)
     index = index_of(weights, settings)
     queries = torch.from_numpy(rng.normal(size=(9, 5)).astype(np.float32))
-    monkeypatch.setattr("models.elias.index.SCORES_AT_ONCE", 64)      # four queries at a time
-    given = np.concatenate([np.full((9, 1), -1), rng.permuted(np.tile(np.arange(60), (9, 1)), axis=1)], 1)
+    monkeypatch.setattr("models.elias.index.SCORES_AT_ONCE", 64)  # four queries at a time
+    given = np.concatenate(
+        [np.full((9, 1), -1), rng.permuted(np.tile(np.arange(60), (9, 1)), axis=1)], 1
+    )
     got = index.score_labels(queries, given)
     assert got.dtype == np.float32
     assert np.isneginf(got[(given == -1) | (given == 7)]).all()
@@ -149,8 +174,13 @@ def test_scores_of_given_labels_equal_the_search(beam, size, monkeypatch):
         found = dict(zip(given[row].tolist(), got[row].tolist(), strict=True))
         for label, score in zip(ids[row].tolist(), scores[row].tolist(), strict=True):
             assert label < 0 or found[label] == pytest.approx(score, rel=2e-5)
-        reached = {label for cluster in top_clusters(queries[row:row + 1] @ torch.from_numpy(clusters).T / 0.7, 3.0,
-                                                     beam)[0][0].tolist() for label in weights[3][cluster].tolist()}
+        reached = {
+            label
+            for cluster in top_clusters(
+                queries[row : row + 1] @ torch.from_numpy(clusters).T / 0.7, 3.0, beam
+            )[0][0].tolist()
+            for label in weights[3][cluster].tolist()
+        }
         for label, score in zip(*slow_search(query, weights, everywhere, 60), strict=True):
             assert label in reached or found[label] == pytest.approx(score, rel=2e-5)
 
@@ -162,7 +192,8 @@ def packed(edges, log_edges):
 
 
 def test_search_on_a_gpu_finds_the_same(monkeypatch):
-    """Its operations, here on the CPU: sorts in the place of hash tables, gathered rows in that of compiled loops."""
+    """Its operations, here on the CPU: sorts in the place of hash tables, gathered rows in that of
+    compiled loops."""
     rng = np.random.default_rng(2)
     index = index_of(random_weights(rng), SearchSettings(3.0, 0.8, 0.9, 5, 12))
     queries = torch.from_numpy(rng.normal(size=(20, 5)).astype(np.float32))
@@ -171,7 +202,7 @@ def test_search_on_a_gpu_finds_the_same(monkeypatch):
     got = index._on_gpu(queries, queries)
     assert torch.equal(got[0], expected[0])
     torch.testing.assert_close(got[1], expected[1])
-    assert isinstance(index.bias, np.ndarray)      # what is on disk stays as it was
+    assert isinstance(index.bias, np.ndarray)  # what is on disk stays as it was
 
 
 def test_search_does_not_depend_on_the_batch(monkeypatch):
@@ -179,9 +210,11 @@ def test_search_does_not_depend_on_the_batch(monkeypatch):
     index = index_of(random_weights(rng), SearchSettings(3.0, 1.0, 1.0, 4, 10))
     queries = torch.from_numpy(rng.normal(size=(7, 5)).astype(np.float32))
     whole = index.search(queries, 5)
-    monkeypatch.setattr("models.elias.index.SCORES_AT_ONCE", 32)      # two queries at a time
-    for got in (index.search(queries, 5), [torch.cat(p) for p in zip(*(index.search(q[None], 5) for q in queries),
-                                                                     strict=True)]):
+    monkeypatch.setattr("models.elias.index.SCORES_AT_ONCE", 32)  # two queries at a time
+    for got in (
+        index.search(queries, 5),
+        [torch.cat(p) for p in zip(*(index.search(q[None], 5) for q in queries), strict=True)],
+    ):
         assert torch.equal(got[1], whole[1])
         torch.testing.assert_close(got[0], whole[0])
     assert index.search(queries[:0], 5)[1].shape == (0, 5)
@@ -194,28 +227,40 @@ def test_index_on_disk(tmp_path, precision):
     weights, settings = random_weights(rng, 64, 30, 500, 24), SearchSettings(3.0, 1.0, 1.0, 8, 100)
     exact = index_of(weights, settings)
     exact.save(tmp_path)
-    made = GraphIndex.load(tmp_path, settings, precision)      # of the float32 files
+    made = GraphIndex.load(tmp_path, settings, precision)  # of the float32 files
     made.labels.save(tmp_path, "labels")
     made.clusters.save(tmp_path, "clusters")
     mapped = GraphIndex.load(tmp_path, settings, precision)
     assert isinstance(mapped.labels.rows, np.memmap)
-    assert mapped.labels.rows.dtype == {"float32": np.float32, "bfloat16": np.uint16, "int8": np.int8}[precision]
+    assert (
+        mapped.labels.rows.dtype
+        == {"float32": np.float32, "bfloat16": np.uint16, "int8": np.int8}[precision]
+    )
     queries = torch.from_numpy(rng.normal(size=(40, 24)).astype(np.float32))
     (scores, ids), (expected, exact_ids) = mapped.search(queries, 10), exact.search(queries, 10)
     assert torch.equal(made.search(queries, 10)[1], ids)
     one = mapped.search(queries[:1], 10)
     torch.testing.assert_close(one[0], scores[:1], rtol=1e-4, atol=1e-5)
-    agreement = np.mean([len(set(a) & set(b)) for a, b in zip(ids.tolist(), exact_ids.tolist(), strict=True)]) / 10
+    agreement = (
+        np.mean(
+            [len(set(a) & set(b)) for a, b in zip(ids.tolist(), exact_ids.tolist(), strict=True)]
+        )
+        / 10
+    )
     assert agreement == 1 if precision == "float32" else agreement > 0.93
-    torch.testing.assert_close(scores, expected, rtol=1e-6 if precision == "float32" else 0.1, atol=0.01)
+    torch.testing.assert_close(
+        scores, expected, rtol=1e-6 if precision == "float32" else 0.1, atol=0.01
+    )
 
 
 def test_rows_in_every_precision():
     rows = np.random.default_rng(0).normal(size=(9, 7)).astype(np.float32)
     rows[3] = 0
-    for precision, error in (("float32", 0), ("bfloat16", 2 ** -8), ("int8", 0.5 / 127)):
+    for precision, error in (("float32", 0), ("bfloat16", 2**-8), ("int8", 0.5 / 127)):
         store = RowStore.of(rows, precision)
-        limit = error * (np.abs(rows) if precision == "bfloat16" else np.abs(rows).max(1, keepdims=True))
+        limit = error * (
+            np.abs(rows) if precision == "bfloat16" else np.abs(rows).max(1, keepdims=True)
+        )
         assert (np.abs(store.floats(slice(None)) - rows) <= limit + 1e-7).all()
         assert not store.floats(slice(3, 4)).any()
         queries = rows[:2] + 1
@@ -224,11 +269,19 @@ def test_rows_in_every_precision():
         np.testing.assert_allclose(store.products(queries[:1]), expected[:1], rtol=1e-4, atol=1e-4)
         ids = np.array([[4, -1, 0], [8, 8, 3]])
         got = store.dots(queries, ids, lambda work, rows: work(0, rows))
-        np.testing.assert_allclose(got, np.where(ids < 0, 0, np.take_along_axis(expected, ids.clip(0), 1)), rtol=1e-4,
-                                   atol=1e-4)
-    assert torch.equal(torch.from_numpy(RowStore.of(rows, "bfloat16").floats(slice(None))),
-                       torch.from_numpy(rows).bfloat16().float())
-    with pytest.raises(ValueError, match="unknown precision 'int4'; known: float32, bfloat16, int8"):
+        np.testing.assert_allclose(
+            got,
+            np.where(ids < 0, 0, np.take_along_axis(expected, ids.clip(0), 1)),
+            rtol=1e-4,
+            atol=1e-4,
+        )
+    assert torch.equal(
+        torch.from_numpy(RowStore.of(rows, "bfloat16").floats(slice(None))),
+        torch.from_numpy(rows).bfloat16().float(),
+    )
+    with pytest.raises(
+        ValueError, match="unknown precision 'int4'; known: float32, bfloat16, int8"
+    ):
         RowStore.of(rows, "int4")
 
 
@@ -253,10 +306,11 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path):
         GraphIndex.load(tmp_path, settings)
 
 
-# ---------------------------------------------------------------- teacher forcing
+# -------------------------------- teacher forcing
+
 
 def test_parents_join_and_duplicates_become_random_clusters():
-    log_scores = torch.log_softmax(torch.arange(10.0), 0)[None].repeat(3, 1)      # top 2: 9, 8
+    log_scores = torch.log_softmax(torch.arange(10.0), 0)[None].repeat(3, 1)  # top 2: 9, 8
     parents = torch.tensor([[0, 1, -1], [9, 8, 9], [-1, -1, -1]])
     fill = torch.tensor([[5, 6, 7, 4, 3]]).repeat(3, 1)
     noise = torch.zeros(3, 2 + 3 + 5)
@@ -276,7 +330,9 @@ def test_more_parents_than_room_are_drawn_by_score():
 
 
 def test_fewer_clusters_than_places():
-    got = forced_clusters(torch.zeros(1, 2), 2, torch.tensor([[1]]), torch.tensor([[0, 0, 1]]), torch.zeros(1, 6))
+    got = forced_clusters(
+        torch.zeros(1, 2), 2, torch.tensor([[1]]), torch.tensor([[0, 0, 1]]), torch.zeros(1, 6)
+    )
     assert sorted(got[0].tolist()) == [-1, 0, 1]
 
 
@@ -288,7 +344,8 @@ def test_top_clusters_are_those_of_the_clipped_softmax():
     assert torch.equal(clusters, logits.topk(5).indices)
 
 
-# ---------------------------------------------------------------- the pool
+# -------------------------------- the pool
+
 
 @pytest.mark.parametrize(("labels", "reads"), [(7, True), (4000, True), (4000, False)])
 def test_pool_equals_autograd(labels, reads, monkeypatch):
@@ -309,13 +366,19 @@ def test_pool_equals_autograd(labels, reads, monkeypatch):
     torch.testing.assert_close(got + bias[ids, 0], expected)
     torch.testing.assert_close(queries.grad, plain.grad)
     outer = pool_gradient(ids, inside, got.grad, queries)
-    torch.testing.assert_close(outer.to_sparse(weight.shape).to_dense(), rows.grad, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        outer.to_sparse(weight.shape).to_dense(), rows.grad, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_factored_gradients_add_up():
     torch.manual_seed(0)
-    parts = [OuterGradient(torch.randint(9, (n,)), torch.randint(3, (n,)), torch.randn(n), torch.randn(3, 2))
-             for n in (11, 0, 5)]
+    parts = [
+        OuterGradient(
+            torch.randint(9, (n,)), torch.randint(3, (n,)), torch.randn(n), torch.randn(3, 2)
+        )
+        for n in (11, 0, 5)
+    ]
     shape = torch.Size((9, 2))
     whole = OuterGradient.join(parts)
     expected = sum(p.to_sparse(shape).to_dense() for p in parts)
@@ -323,7 +386,9 @@ def test_factored_gradients_add_up():
     torch.testing.assert_close(whole.scaled(3.0).to_sparse(shape).to_dense(), 3 * expected)
     blocks = list(whole.blocks(2))
     assert all(len(rows) <= 2 for rows, _ in blocks)
-    torch.testing.assert_close(torch.cat([v for _, v in blocks]), expected[torch.cat([r for r, _ in blocks])])
+    torch.testing.assert_close(
+        torch.cat([v for _, v in blocks]), expected[torch.cat([r for r, _ in blocks])]
+    )
     assert list(parts[1].blocks(4)) == []
 
 
@@ -340,7 +405,9 @@ def test_pool_holds_no_copies():
         scores.square().sum().backward()
         for _, values in pool_gradient(ids, ids >= 0, scores.grad, queries).blocks(2048):
             peak.append(values.numel() * 4)
+
     from torch.profiler import ProfilerActivity, profile
+
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         measured()
     largest = max(event.self_cpu_memory_usage for event in seen.events())
@@ -348,19 +415,28 @@ def test_pool_holds_no_copies():
     assert max(peak) <= 2048 * 64 * 4
 
 
-# ---------------------------------------------------------------- losses
+# -------------------------------- losses
+
 
 def slow_losses(logits, log_paths, positive, counted):
     bce = decoupled = paths = 0.0
     for z_row, path_row, y_row, c_row in zip(logits, log_paths, positive, counted, strict=True):
-        scores = [(1 / (1 + math.exp(-z)) * math.exp(path), y) for z, path, y, c in
-                  zip(z_row.tolist(), path_row.tolist(), y_row.tolist(), c_row.tolist(), strict=True) if c]
+        scores = [
+            (1 / (1 + math.exp(-z)) * math.exp(path), y)
+            for z, path, y, c in zip(
+                z_row.tolist(), path_row.tolist(), y_row.tolist(), c_row.tolist(), strict=True
+            )
+            if c
+        ]
         bce += sum(-math.log(p if y else 1 - p) for p, y in scores)
         negatives = sum(p for p, y in scores if not y)
         terms = [-math.log(p / (p + negatives)) for p, y in scores if y]
         decoupled += sum(terms) / max(len(terms), 1)
-        paths -= sum(path for path, y, c in zip(path_row.tolist(), y_row.tolist(), c_row.tolist(), strict=True)
-                     if y and c)
+        paths -= sum(
+            path
+            for path, y, c in zip(path_row.tolist(), y_row.tolist(), c_row.tolist(), strict=True)
+            if y and c
+        )
     return bce, decoupled, paths
 
 
@@ -368,13 +444,14 @@ def test_losses_equal_the_formulas():
     torch.manual_seed(0)
     logits, log_paths = torch.randn(6, 9).double() * 3, torch.rand(6, 9).double().log()
     positive, counted = torch.rand(6, 9) < 0.3, torch.rand(6, 9) < 0.8
-    positive[0], counted[1] = False, False      # a row without positives, a row without labels
+    positive[0], counted[1] = False, False  # a row without positives, a row without labels
     log_paths = torch.where(counted, log_paths, -torch.inf)
     log_paths[2, 0] = 0.0
     arguments = {"logits": logits, "log_paths": log_paths, "positive": positive, "counted": counted}
     expected = slow_losses(**arguments)
-    for loss, value in zip((shortlist_bce, shortlist_decoupled_softmax, path_loss),
-                           expected, strict=True):
+    for loss, value in zip(
+        (shortlist_bce, shortlist_decoupled_softmax, path_loss), expected, strict=True
+    ):
         given = {n: v for n, v in arguments.items() if loss is not path_loss or n != "logits"}
         assert loss(**given).item() == pytest.approx(value, rel=1e-9)
 
@@ -382,10 +459,19 @@ def test_losses_equal_the_formulas():
 @pytest.mark.parametrize("loss", [shortlist_bce, shortlist_decoupled_softmax])
 def test_losses_stay_finite_at_both_ends(loss):
     logits = torch.tensor([[80.0, -80.0, 80.0, -80.0]]).repeat(2, 1).requires_grad_()
-    log_paths = torch.tensor([[0.0, 0.0, -90.0, -90.0], [0.0, -1e-6, -1e-3, -30.0]]).requires_grad_()
-    for positive in (torch.tensor([[True, True, False, False]]), torch.tensor([[False, False, True, True]])):
-        value = loss(logits=logits, log_paths=log_paths, positive=positive.repeat(2, 1),
-                     counted=torch.ones(2, 4, dtype=torch.bool))
+    log_paths = torch.tensor(
+        [[0.0, 0.0, -90.0, -90.0], [0.0, -1e-6, -1e-3, -30.0]]
+    ).requires_grad_()
+    for positive in (
+        torch.tensor([[True, True, False, False]]),
+        torch.tensor([[False, False, True, True]]),
+    ):
+        value = loss(
+            logits=logits,
+            log_paths=log_paths,
+            positive=positive.repeat(2, 1),
+            counted=torch.ones(2, 4, dtype=torch.bool),
+        )
         gradients = torch.autograd.grad(value, (logits, log_paths))
         assert torch.isfinite(value)
         assert all(torch.isfinite(g).all() for g in gradients)
@@ -393,10 +479,12 @@ def test_losses_stay_finite_at_both_ends(loss):
 
 def test_gradients_of_the_losses():
     torch.manual_seed(0)
-    logits, log_paths = torch.randn(3, 4).double().requires_grad_(), torch.rand(3, 4).double().log().requires_grad_()
+    logits, log_paths = (
+        torch.randn(3, 4).double().requires_grad_(),
+        torch.rand(3, 4).double().log().requires_grad_(),
+    )
     marks = {"positive": torch.rand(3, 4) < 0.4, "counted": torch.rand(3, 4) < 0.8}
     for loss in (shortlist_bce, shortlist_decoupled_softmax):
-        assert torch.autograd.gradcheck(lambda z, s, loss=loss: loss(logits=z, log_paths=s, **marks),
-                                        (logits, log_paths))
-
-
+        assert torch.autograd.gradcheck(
+            lambda z, s, loss=loss: loss(logits=z, log_paths=s, **marks), (logits, log_paths)
+        )

@@ -1,4 +1,6 @@
-"""Transformers of many types: built with fewer layers, saved, read back, padded and exported, or refused by name."""
+"""Transformers of many types: built with fewer layers, saved, read back, padded and exported, or
+refused by name."""
+
 import numpy as np
 import pytest
 import torch
@@ -18,10 +20,23 @@ from utils.plan_sizes import _table_shape as encoder_table
 from utils.run.folder import find_run
 
 TEXTS = ["the kernel", "a python compiler of linux and the shell : editor tool", "", "font"]
-REFUSED = {"clip": "a model of type clip holds a model of texts beside others",
-           "fnet": "a model of type fnet takes no attention mask",
-           "marian": "a model of type marian cannot encode texts"}
-CAUSAL = {"bloom", "gemma3", "gpt2", "gpt-neo", "llama", "mamba", "mistral", "opt", "qwen2", "qwen3"}
+REFUSED = {
+    "clip": "a model of type clip holds a model of texts beside others",
+    "fnet": "a model of type fnet takes no attention mask",
+    "marian": "a model of type marian cannot encode texts",
+}
+CAUSAL = {
+    "bloom",
+    "gemma3",
+    "gpt2",
+    "gpt-neo",
+    "llama",
+    "mamba",
+    "mistral",
+    "opt",
+    "qwen2",
+    "qwen3",
+}
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +48,7 @@ def tiny(tmp_path_factory):
         if kind not in made:
             made[kind] = str(write_tiny(kind, tmp_path_factory.mktemp(kind)))
         return made[kind]
+
     return get
 
 
@@ -46,12 +62,15 @@ def test_a_transformer_of_any_type_works_or_is_refused_by_name(tiny, tmp_path, k
     encoder = build_encoder(config, None).eval()
     embeddings = embed(encoder, TEXTS, 30)
     alone = torch.cat([embed(encoder, [text], 30) for text in TEXTS])
-    torch.testing.assert_close(embeddings, alone, atol=1e-5, rtol=0)      # whatever padding its neighbours bring
+    # whatever padding its neighbours bring
+    torch.testing.assert_close(embeddings, alone, atol=1e-5, rtol=0)
     encoder.save(tmp_path)
     assert torch.equal(embed(load_encoder(config, tmp_path).eval(), TEXTS, 30), embeddings)
     (tmp_path / "out").mkdir()
     write_encoder(encoder, tmp_path / "out", 30)
-    theirs = SentenceTransformer(str(tmp_path / "out"), device="cpu").encode(TEXTS, show_progress_bar=False)
+    theirs = SentenceTransformer(str(tmp_path / "out"), device="cpu").encode(
+        TEXTS, show_progress_bar=False
+    )
     np.testing.assert_allclose(theirs, embeddings, atol=1e-6)
 
 
@@ -59,7 +78,9 @@ def test_a_transformer_of_any_type_works_or_is_refused_by_name(tiny, tmp_path, k
 def test_cls_of_a_causal_model_is_refused(tiny, kind):
     config = EncoderConfig(name=tiny(kind), pooling="cls")
     if kind in CAUSAL:
-        with pytest.raises(InputError, match=r"is causal: .* it needs mean, or last, which is not supported yet"):
+        with pytest.raises(
+            InputError, match=r"is causal: .* it needs mean, or last, which is not supported yet"
+        ):
             build_encoder(config, None)
     else:
         found = embed(build_encoder(config, None).eval(), TEXTS, 30)
@@ -75,19 +96,38 @@ def test_a_bert_made_causal_is_refused_too(tmp_path):
 @pytest.mark.parametrize("kind", ["bart", "gpt2", "mamba", "qwen3", "t5"])
 def test_training_with_such_encoders(tiny, make_config, tmp_path, kind):
     """Plan, training, the checkpoint of tied weights, going on from it, and the export."""
-    config = make_config(encoder={"name": tiny(kind), "layers": 2, "dropout": 0.0}, data={"max_len": 30},
-                         train={"epochs": 2, "stop_epoch": 1}, optim={"lr": 1e-3})
+    config = make_config(
+        encoder={"name": tiny(kind), "layers": 2, "dropout": 0.0},
+        data={"max_len": 30},
+        train={"epochs": 2, "stop_epoch": 1},
+        optim={"lr": 1e-3},
+    )
     assert sum(plan(config).parameters.values()) == sum(
-        p.numel() for p in build_encoder(config.encoder, None).parameters())
+        p.numel() for p in build_encoder(config.encoder, None).parameters()
+    )
     run = train.fit(config)
-    whole = make_config(encoder={"name": tiny(kind), "layers": 2, "dropout": 0.0}, data={"max_len": 30},
-                        optim={"lr": 1e-3}, run={"dir": str(tmp_path / "whole"), "threads": 2})
+    whole = make_config(
+        encoder={"name": tiny(kind), "layers": 2, "dropout": 0.0},
+        data={"max_len": 30},
+        optim={"lr": 1e-3},
+        run={"dir": str(tmp_path / "whole"), "threads": 2},
+    )
     train.fit(whole)
-    (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("stop_epoch: 1", "stop_epoch: null"))
-    train.fit(make_config(encoder={"name": tiny(kind), "layers": 2, "dropout": 0.0}, data={"max_len": 30},
-                          optim={"lr": 1e-3}), resume=True)
-    found = [embed(load_method(*reversed(find_run(folder, METHOD_CONFIGS))).eval().encoder, TEXTS, 30)
-             for folder in (run, tmp_path / "whole")]
+    (run / "config.yaml").write_text(
+        (run / "config.yaml").read_text().replace("stop_epoch: 1", "stop_epoch: null")
+    )
+    train.fit(
+        make_config(
+            encoder={"name": tiny(kind), "layers": 2, "dropout": 0.0},
+            data={"max_len": 30},
+            optim={"lr": 1e-3},
+        ),
+        resume=True,
+    )
+    found = [
+        embed(load_method(*reversed(find_run(folder, METHOD_CONFIGS))).eval().encoder, TEXTS, 30)
+        for folder in (run, tmp_path / "whole")
+    ]
     torch.testing.assert_close(*found, atol=1e-5, rtol=0)
     assert export(run, tmp_path / "out")["sentence-transformers"] < 1e-5
 
@@ -104,14 +144,20 @@ def test_a_bag_starts_from_any_model_of_texts(tiny):
     for kind in ("gpt2", "t5", "fnet", "xlnet"):
         config = EncoderConfig(name="bag", init=tiny(kind), token_weights="equal")
         assert build_encoder(config, None).table.shape == encoder_table(tiny(kind), {})
-    with pytest.raises(InputError, match="a model of type clip holds a model of texts beside others"):
+    with pytest.raises(
+        InputError, match="a model of type clip holds a model of texts beside others"
+    ):
         build_encoder(EncoderConfig(name="bag", init=tiny("clip"), token_weights="equal"), None)
-    with pytest.raises(InputError, match="a model of type clip holds a model of texts beside others"):
+    with pytest.raises(
+        InputError, match="a model of type clip holds a model of texts beside others"
+    ):
         encoder_table(tiny("clip"), {})
 
 
 def test_recomputing_is_refused_where_the_model_cannot(tiny):
-    with pytest.raises(InputError, match=r"gradient_checkpointing is true, .* of type mpnet, cannot do it"):
+    with pytest.raises(
+        InputError, match=r"gradient_checkpointing is true, .* of type mpnet, cannot do it"
+    ):
         build_encoder(EncoderConfig(name=tiny("mpnet"), gradient_checkpointing=True), None)
 
 

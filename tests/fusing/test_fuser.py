@@ -1,4 +1,5 @@
 """The learned fusion against its slow definition."""
+
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +16,16 @@ from utils.fusing.candidates import (
     relevant_places,
     rising_features,
 )
-from utils.fusing.fuser import KINDS, Boosted, Fuser, FuserSettings, SeenLabels, _platt, cross_fit, fit
+from utils.fusing.fuser import (
+    KINDS,
+    Boosted,
+    Fuser,
+    FuserSettings,
+    SeenLabels,
+    _platt,
+    cross_fit,
+    fit,
+)
 from utils.metrics import reliability
 
 LABELS, MEMBERS = 40, 3
@@ -39,7 +49,9 @@ def fitted(problem, kind):
     found, relevance, counts = problem
     log_odds, calibration = cross_fit(found, relevance, counts, kind, LIMITS)
     seen = SeenLabels(counts, np.linspace(1, 3, LABELS))
-    return fit(found, relevance, seen, kind, ["a", "b", "c"], LIMITS, calibration, tail=0.0), log_odds
+    return fit(
+        found, relevance, seen, kind, ["a", "b", "c"], LIMITS, calibration, tail=0.0
+    ), log_odds
 
 
 def test_the_union_holds_every_proposal_once_with_its_ranks():
@@ -69,34 +81,67 @@ def test_features_are_those_of_each_member_their_agreement_and_frequency(problem
                 z = (own - own.max()) / own.std()
                 gap = score - own.max()
                 np.testing.assert_allclose(
-                    rows[at, PER_MEMBER * m:PER_MEMBER * (m + 1)],
-                    [score, gap, gap / own.std(), gap / own.std() - np.log(np.exp(z).sum()),
-                     ordered[-1] - ordered[-2] if gap == 0 else 0, np.log(rank), 1 / rank], rtol=1e-4, atol=1e-4)
+                    rows[at, PER_MEMBER * m : PER_MEMBER * (m + 1)],
+                    [
+                        score,
+                        gap,
+                        gap / own.std(),
+                        gap / own.std() - np.log(np.exp(z).sum()),
+                        ordered[-1] - ordered[-2] if gap == 0 else 0,
+                        np.log(rank),
+                        1 / rank,
+                    ],
+                    rtol=1e-4,
+                    atol=1e-4,
+                )
             ranks = found.ranks[i, j]
             logs = np.log(ranks + 1)
-            np.testing.assert_allclose(rows[at, PER_MEMBER * MEMBERS:], [
-                *((ranks < min(most, found.k)).sum() for most in (1, 3, 10, 100)), logs.min(), logs.mean(),
-                counts[found.labels[i, j]]], rtol=1e-5)
+            np.testing.assert_allclose(
+                rows[at, PER_MEMBER * MEMBERS :],
+                [
+                    *((ranks < min(most, found.k)).sum() for most in (1, 3, 10, 100)),
+                    logs.min(),
+                    logs.mean(),
+                    counts[found.labels[i, j]],
+                ],
+                rtol=1e-5,
+            )
             at += 1
     assert at == len(rows)
 
 
 def test_features_of_one_candidate_and_of_equal_scores_are_finite():
-    one = Candidates(np.array([[4, -1], [2, 3]]), np.zeros((2, 2, 1), np.int32), np.ones((2, 2, 1), np.float32), 1)
+    one = Candidates(
+        np.array([[4, -1], [2, 3]]),
+        np.zeros((2, 2, 1), np.int32),
+        np.ones((2, 2, 1), np.float32),
+        1,
+    )
     rows = features(one, np.zeros(5, np.float32))
     assert rows.shape == (3, PER_MEMBER + TOGETHER)
-    np.testing.assert_allclose(rows[:, :5], [[1, 0, 0, 0, 0], *[[1, 0, 0, -np.log(2), 0]] * 2], atol=1e-6)
+    np.testing.assert_allclose(
+        rows[:, :5], [[1, 0, 0, 0, 0], *[[1, 0, 0, -np.log(2), 0]] * 2], atol=1e-6
+    )
 
 
 def test_the_exported_trees_are_those_of_scikit_learn(problem):
     from sklearn.ensemble import HistGradientBoostingClassifier
+
     found, relevance, counts = problem
     x, relevant = features(found, counts), relevant_places(found, relevance)
     model = HistGradientBoostingClassifier(
-        max_iter=20, max_leaf_nodes=6, learning_rate=0.1, min_samples_leaf=10, l2_regularization=1.0,
-        monotonic_cst=rising_features(MEMBERS), early_stopping=False,
-        random_state=0).fit(x, relevant)
-    np.testing.assert_allclose(Boosted.fit(x, relevant, MEMBERS, 20, 6, 10)(x), model.decision_function(x), atol=1e-6)
+        max_iter=20,
+        max_leaf_nodes=6,
+        learning_rate=0.1,
+        min_samples_leaf=10,
+        l2_regularization=1.0,
+        monotonic_cst=rising_features(MEMBERS),
+        early_stopping=False,
+        random_state=0,
+    ).fit(x, relevant)
+    np.testing.assert_allclose(
+        Boosted.fit(x, relevant, MEMBERS, 20, 6, 10)(x), model.decision_function(x), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -104,9 +149,19 @@ def test_fused_beats_each_member_and_probabilities_are_reliable(problem, kind):
     found, relevance, _ = problem
     fuser, log_odds = fitted(problem, kind)
     assert fuser.kind == kind
-    best = {name: np.take_along_axis(relevance.toarray(), np.take_along_axis(
-        found.labels, np.where(found.known, values, -np.inf).argmax(1)[:, None], 1), 1).mean()
-        for name, values in {"fused": fuser(found), **{m: found.scores[:, :, m] for m in range(MEMBERS)}}.items()}
+    best = {
+        name: np.take_along_axis(
+            relevance.toarray(),
+            np.take_along_axis(
+                found.labels, np.where(found.known, values, -np.inf).argmax(1)[:, None], 1
+            ),
+            1,
+        ).mean()
+        for name, values in {
+            "fused": fuser(found),
+            **{m: found.scores[:, :, m] for m in range(MEMBERS)},
+        }.items()
+    }
     assert best["fused"] > max(best[m] for m in range(MEMBERS))
     assert (fuser(found)[~found.known] == -np.inf).all()
     told = reliability(1 / (1 + np.exp(-log_odds)), relevant_places(found, relevance))
@@ -124,7 +179,9 @@ def test_shares_add_up_to_the_log_odds(problem, kind):
     x = features(found, counts)
     every = fuser.calibration[0] * fuser.model.shares(x, feature_owners(MEMBERS))
     assert every.shape == (len(x), MEMBERS + 1)
-    np.testing.assert_allclose(fuser.shares(found)[found.known], every[:, :MEMBERS], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        fuser.shares(found)[found.known], every[:, :MEMBERS], rtol=1e-5, atol=1e-6
+    )
     rest = odds - every.sum(1)
     np.testing.assert_allclose(rest, rest[0], atol=1e-3)
 
@@ -147,17 +204,24 @@ def test_a_fuser_of_other_training_points_has_their_frequencies(problem):
     moved = fuser.of_points(SeenLabels(counts + 1, np.full(LABELS, 4.0)))
     assert (moved.boost == 2).all() and moved.model is fuser.model
     np.testing.assert_allclose(moved.log_counts, counts + 1)
-    slope = fuser.calibration[0] * fuser.model.weight[-1]      # of the last feature, a label's log frequency
-    odds = [np.log(p / (1 - p)) for p in (f(found)[found.known] / f.boost[found.labels[found.known]]
-                                          for f in (fuser, moved))]
+    # of the last feature, a label's log frequency
+    slope = fuser.calibration[0] * fuser.model.weight[-1]
+    odds = [
+        np.log(p / (1 - p))
+        for p in (
+            f(found)[found.known] / f.boost[found.labels[found.known]] for f in (fuser, moved)
+        )
+    ]
     np.testing.assert_allclose(odds[1] - odds[0], slope, atol=1e-2)
 
 
 def test_damaged_files_are_refused(problem, tmp_path):
     fuser, _ = fitted(problem, "boosted")
-    fuser.model.left[:] = 0      # a walk that never ends
+    fuser.model.left[:] = 0  # a walk that never ends
     fuser.save(tmp_path / "circle.npz")
-    with pytest.raises(ValueError, match="circle.npz: not a saved fuser .*children come after their parents"):
+    with pytest.raises(
+        ValueError, match="circle.npz: not a saved fuser .*children come after their parents"
+    ):
         Fuser.load(tmp_path / "circle.npz")
     (tmp_path / "text.npz").write_text("no")
     with pytest.raises(ValueError, match="text.npz: not an .npz of arrays"):
@@ -184,8 +248,11 @@ def test_scores_that_are_not_finite_name_their_member(problem):
     found.check_finite(["a", "b", "c"], "validation points")
     scores = found.scores.copy()
     scores[3, :2, 1] = np.nan
-    with pytest.raises(ValueError, match=rf"b: 2 of .* scores of candidates of validation points are not finite; "
-                                         rf"the first is nan, point 3, label {found.labels[3, 0]}"):
+    with pytest.raises(
+        ValueError,
+        match=rf"b: 2 of .* scores of candidates of validation points are not finite; "
+        rf"the first is nan, point 3, label {found.labels[3, 0]}",
+    ):
         replace(found, scores=scores).check_finite(["a", "b", "c"], "validation points")
 
 
@@ -195,7 +262,10 @@ def test_without_right_or_wrong_candidates_the_members_are_summed(problem, value
     same = sp.csr_matrix(np.full(relevance.shape, value, np.float32))
     same.eliminate_zeros()
     fuser, _ = fitted((found, same, counts), "boosted")
-    total = (found.scores - np.where(found.known[:, :, None], found.scores, -np.inf).max(1, keepdims=True)).sum(2)
+    total = (
+        found.scores
+        - np.where(found.known[:, :, None], found.scores, -np.inf).max(1, keepdims=True)
+    ).sum(2)
     order = np.argsort(np.where(found.known, -total, np.inf), 1)
     sorted_scores = np.take_along_axis(fuser(found), order, 1)
     assert (np.diff(np.where(np.isfinite(sorted_scores), sorted_scores, -1)) <= 1e-7).all()
@@ -215,33 +285,48 @@ def test_candidates_that_are_all_right_or_all_wrong_are_called_so(problem, kind,
     for probability in (1 / (1 + np.exp(-log_odds)), scores):
         assert probability.mean() == pytest.approx(expected, rel=0.1)
         np.testing.assert_allclose(probability, expected, atol=2 / n)
-    assert len(np.unique(scores)) > 100      # the members' order is still there
+    assert len(np.unique(scores)) > 100  # the members' order is still there
 
 
 @pytest.mark.parametrize("right", [1, 3, 50, 99])
 def test_calibration_fits_the_smoothed_targets(right):
-    """A calibration of both classes is the best of all near it; separable margins make no certainty."""
+    """A calibration of both classes is the best of all near it; separable margins make no
+    certainty."""
     rng = np.random.default_rng(right)
     margins = rng.normal(size=100) * 7 + 3
     relevant = np.zeros(100, bool)
-    relevant[np.argsort(margins)[100 - right:]] = True      # separable
+    relevant[np.argsort(margins)[100 - right :]] = True  # separable
     slope, intercept = _platt(margins, relevant)
     target = np.where(relevant, (right + 1) / (right + 2), 1 / (100 - right + 2))
 
     def loss(a, b):
         odds = a * margins + b
         return np.mean(np.logaddexp(0, odds) - target * odds)
-    assert all(loss(slope, intercept) <= loss(slope * x, intercept + y) + 1e-6
-               for x in (0.95, 1, 1.05) for y in (-0.1, 0, 0.1))
-    assert np.mean(1 / (1 + np.exp(-slope * margins - intercept))) == pytest.approx(target.mean(), abs=1e-3)
+
+    assert all(
+        loss(slope, intercept) <= loss(slope * x, intercept + y) + 1e-6
+        for x in (0.95, 1, 1.05)
+        for y in (-0.1, 0, 0.1)
+    )
+    assert np.mean(1 / (1 + np.exp(-slope * margins - intercept))) == pytest.approx(
+        target.mean(), abs=1e-3
+    )
 
 
 @pytest.mark.parametrize("margins", [[], [2.0], [5.0, 5.0, 5.0], [1.0, 2.0, 3.0]])
 def test_calibration_of_few_or_equal_margins(margins):
     margins = np.array(margins)
-    for relevant in (np.zeros(len(margins), bool), np.ones(len(margins), bool), np.arange(len(margins)) == 0):
+    for relevant in (
+        np.zeros(len(margins), bool),
+        np.ones(len(margins), bool),
+        np.arange(len(margins)) == 0,
+    ):
         slope, intercept = _platt(margins, relevant)
-        assert slope > 0      # also where the relevant ones have the lowest margin
-        target = np.where(relevant, (relevant.sum() + 1) / (relevant.sum() + 2), 1 / ((~relevant).sum() + 2))
+        assert slope > 0  # also where the relevant ones have the lowest margin
+        target = np.where(
+            relevant, (relevant.sum() + 1) / (relevant.sum() + 2), 1 / ((~relevant).sum() + 2)
+        )
         if len(margins):
-            assert np.mean(1 / (1 + np.exp(-slope * margins - intercept))) == pytest.approx(target.mean(), abs=0.01)
+            assert np.mean(1 / (1 + np.exp(-slope * margins - intercept))) == pytest.approx(
+                target.mean(), abs=0.01
+            )

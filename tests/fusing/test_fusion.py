@@ -1,4 +1,6 @@
-"""Fusion against scikit-learn's own prediction and against loops; and that it does not fool itself."""
+"""Fusion against scikit-learn's own prediction and against loops; and that it does not fool
+itself."""
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -20,14 +22,15 @@ from utils.sparse import contains, entry_rows
 
 
 def made(points=200, labels=30, seed=0, noise=0.5):
-    """(two members that score different candidates, relevance): each sees half of what makes a label relevant."""
+    """(two members that score different candidates, relevance): each sees half of what makes a
+    label relevant."""
     rng = np.random.default_rng(seed)
     hidden = rng.normal(size=(2, points, labels))
     relevance = sp.csr_matrix(hidden.sum(0) > 2.2, dtype=np.float32)
     members = []
     for part in hidden:
         scores = part + noise * rng.normal(size=part.shape)
-        scores[scores < np.sort(scores, 1)[:, -12, None]] = 0      # its 12 best
+        scores[scores < np.sort(scores, 1)[:, -12, None]] = 0  # its 12 best
         members.append(sp.csr_matrix(scores.astype(np.float32)))
     return members, relevance, rng.uniform(1, 5, (labels, 1)).astype(np.float32)
 
@@ -40,7 +43,9 @@ def test_the_tree_of_arrays_predicts_as_scikit_learn(depth):
     rng = np.random.default_rng(0)
     features, relevant = rng.normal(size=(500, 3)).astype(np.float32), rng.random(500) < 0.2
     tree = fit_tree(features, relevant, depth, 5)
-    expected = DecisionTreeRegressor(max_depth=depth, min_samples_leaf=5, random_state=0).fit(features, relevant)
+    expected = DecisionTreeRegressor(max_depth=depth, min_samples_leaf=5, random_state=0).fit(
+        features, relevant
+    )
     new = rng.normal(size=(300, 3))
     np.testing.assert_allclose(tree(new), expected.predict(new), rtol=1e-6)
     assert tree(new[:0]).shape == (0,)
@@ -57,9 +62,14 @@ def test_every_candidate_gets_a_score_of_every_member():
     first = sp.csr_matrix(np.array([[3.0, 0, 1, 0], [0, 0, 0, 0]], np.float32))
     second = sp.csr_matrix(np.array([[0, 5.0, 2, 0], [0, 0, 0, -4]], np.float32))
     union = candidates([first, second])
-    assert list(zip(entry_rows(union).tolist(), union.indices.tolist(), strict=True)) == [(0, 0), (0, 1), (0, 2),
-                                                                                          (1, 3)]
-    assert aligned([first, second], union).tolist() == [[3, 2], [1, 5], [1, 2], [0, -4]]      # the lowest where missing
+    assert list(zip(entry_rows(union).tolist(), union.indices.tolist(), strict=True)) == [
+        (0, 0),
+        (0, 1),
+        (0, 2),
+        (1, 3),
+    ]
+    # the lowest where missing
+    assert aligned([first, second], union).tolist() == [[3, 2], [1, 5], [1, 2], [0, -4]]
 
 
 def test_the_final_score_is_the_formula():
@@ -69,9 +79,13 @@ def test_the_final_score_is_the_formula():
     union = candidates(members)
     fused = fusion.fuse(members)
     dense = [m.toarray() for m in members]
-    for (row, label), got in zip(zip(entry_rows(union), union.indices, strict=True), fused.data, strict=True):
-        scores = [d[row, label] if contains(m, row, label) else m[row].data.min()
-                  for m, d in zip(members, dense, strict=True)]
+    for (row, label), got in zip(
+        zip(entry_rows(union), union.indices, strict=True), fused.data, strict=True
+    ):
+        scores = [
+            d[row, label] if contains(m, row, label) else m[row].data.min()
+            for m, d in zip(members, dense, strict=True)
+        ]
         p = fusion.tree(np.array([[*scores, statistics[label, 0]]]))[0]
         assert got == pytest.approx(0.3 * p + 0.7 * scores[0], rel=1e-5)
 
@@ -82,20 +96,28 @@ def test_fusing_helps_on_points_it_was_not_fitted_on_and_cross_fitting_says_how_
     fused = evaluate(fusion.fuse([first[400:], second[400:]]), relevance[400:], ks=(1,))["P@1"]
     alone = max(evaluate(m[400:], relevance[400:], ks=(1,))["P@1"] for m in (first, second))
     assert fused > alone + 10
-    said = evaluate(cross_fit([first[:400], second[:400]], statistics, relevance[:400], SETTINGS), relevance[:400],
-                    ks=(1,))["P@1"]
+    said = evaluate(
+        cross_fit([first[:400], second[:400]], statistics, relevance[:400], SETTINGS),
+        relevance[:400],
+        ks=(1,),
+    )["P@1"]
     assert said == pytest.approx(fused, abs=6)
 
 
 def test_a_tree_that_learns_noise_is_found_out_by_cross_fitting():
-    """Relevance that nothing predicts: on the points it was fitted on a deep tree looks far better than it is."""
+    """Relevance that nothing predicts: on the points it was fitted on a deep tree looks far better
+    than it is."""
     rng = np.random.default_rng(1)
     members = [sp.csr_matrix(rng.random((60, 20), np.float32) + 1) for _ in range(2)]
     relevance = sp.csr_matrix(rng.random((60, 20)) < 0.1, dtype=np.float32)
     settings = FusionSettings(1.0, (0.0, 0.0), depth=12, min_leaf=1)
     statistics = np.ones((20, 1), np.float32)
-    seen = evaluate(fit(members, statistics, relevance, settings).fuse(members), relevance, ks=(1,))["P@1"]
-    honest = evaluate(cross_fit(members, statistics, relevance, settings), relevance, ks=(1,))["P@1"]
+    seen = evaluate(
+        fit(members, statistics, relevance, settings).fuse(members), relevance, ks=(1,)
+    )["P@1"]
+    honest = evaluate(cross_fit(members, statistics, relevance, settings), relevance, ks=(1,))[
+        "P@1"
+    ]
     assert seen > 60
     assert honest < 35
 
@@ -129,7 +151,10 @@ def test_weights_are_chosen_by_cross_fitting():
     noise = first.copy()
     noise.data = np.random.default_rng(5).normal(size=first.nnz).astype(np.float32)
     choices = [FusionSettings(0.1, (1.0, w), depth=3, min_leaf=30) for w in (4.0, 0.0, 1.0)]
-    assert choose([first, noise], statistics, relevance, choices, "nDCG@5").member_weights == (1.0, 0.0)
+    assert choose([first, noise], statistics, relevance, choices, "nDCG@5").member_weights == (
+        1.0,
+        0.0,
+    )
     with pytest.raises(ValueError, match="settings of one depth and min_leaf"):
         choose([first, noise], statistics, relevance, [SETTINGS, *choices], "P@1")
 
@@ -145,7 +170,7 @@ def test_saved_without_pickles_and_read_back(tmp_path):
         Fusion.load(tmp_path / "fusion.npz")
     fusion.save(tmp_path / "whole.npz")
     whole = (tmp_path / "whole.npz").read_bytes()
-    (tmp_path / "fusion.npz").write_bytes(whole[:len(whole) // 2])
+    (tmp_path / "fusion.npz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"fusion\.npz: not an .npz of arrays"):
         Fusion.load(tmp_path / "fusion.npz")
     with pytest.raises(ValueError, match=r"none\.npz: no such file"):

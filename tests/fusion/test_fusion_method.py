@@ -1,4 +1,6 @@
-"""The method `fusion`: members, the fuser's stage, members trained again, one left out, and bad input."""
+"""The method `fusion`: members, the fuser's stage, members trained again, one left out, and bad
+input."""
+
 import json
 import shutil
 
@@ -18,10 +20,17 @@ from utils.report.tables import read_run
 from utils.run.folder import find_run
 
 DUAL = {"name": "dual", "method": {"name": "dexml"}, "train": {"epochs": 8}}
-TREE = {"name": "tree", "run": {"start_from": None}, "method": {"name": "xr-linear", "max_leaf": 4, "splits": 2}}
+TREE = {
+    "name": "tree",
+    "run": {"start_from": None},
+    "method": {"name": "xr-linear", "max_leaf": 4, "splits": 2},
+}
 METHOD = {"name": "fusion", "memory": "dual", "fuser": "linear"}
-FUSION = {"name": "fusion", "run": {"start_from": None},
-          "method": {**METHOD, "members": {"dual": "stage:dual", "tree": "stage:tree"}}}
+FUSION = {
+    "name": "fusion",
+    "run": {"start_from": None},
+    "method": {**METHOD, "members": {"dual": "stage:dual", "tree": "stage:tree"}},
+}
 
 
 @pytest.fixture
@@ -42,18 +51,31 @@ def test_it_needs_no_other_run_explains_itself_and_can_do_without_a_member(folde
     _, ids = method.score_points(split, points, 5, Accelerator(cpu=True))
     views = method.explain(split, points, ids, 4, Accelerator(cpu=True))
     assert [view.name for view in views] == ["dual", "tree", "memory"]
-    assert all(view.ids.shape == (len(split), 4) and view.contributions.shape == (len(split), 5) for view in views)
+    assert all(
+        view.ids.shape == (len(split), 4) and view.contributions.shape == (len(split), 5)
+        for view in views
+    )
     assert not np.allclose(views[0].contributions, views[1].contributions)
-    assert not any(split.filters[i, label] for view in views for i, row in enumerate(view.ids)
-                   for label in row[row >= 0])
+    assert not any(
+        split.filters[i, label]
+        for view in views
+        for i, row in enumerate(view.ids)
+        for label in row[row >= 0]
+    )
     left_out = {}
     for name in ("dual", "tree", "memory"):
-        left_out[name] = evaluation.evaluate(folder, overrides=["--eval.without", f"[{name}]"])["nDCG@3"]
+        left_out[name] = evaluation.evaluate(folder, overrides=["--eval.without", f"[{name}]"])[
+            "nDCG@3"
+        ]
         assert json.loads((folder / "tst_metrics.json").read_text())["without"] == [name]
-        with pytest.raises(ValueError, match=f"tst_metrics.json: measured without {name}; measure the whole with"):
+        with pytest.raises(
+            ValueError, match=f"tst_metrics.json: measured without {name}; measure the whole with"
+        ):
             read_run(folder, "tst")
     assert len({*left_out.values(), whole["nDCG@3"]}) > 2
-    with pytest.raises(ValueError, match=r"eval.without is \['nobody'\]: expected exactly one of the members"):
+    with pytest.raises(
+        ValueError, match=r"eval.without is \['nobody'\]: expected exactly one of the members"
+    ):
         evaluation.evaluate(folder, overrides=["--eval.without", "[nobody]"])
     assert Predictor(folder)(["the linux tool", ""], k=3)[0][0]["text"] == "kernel"
     told = json.loads((folder / "model" / "fusion.json").read_text())
@@ -62,30 +84,58 @@ def test_it_needs_no_other_run_explains_itself_and_can_do_without_a_member(folde
 
 def test_members_trained_again_on_all_points_take_the_fuser(make_config):
     whole = {"val_fraction": 0}
-    folder = train.fit(make_config(method={"name": "fusion"}, stages=[
-        DUAL, TREE, {**FUSION, "name": "fuser"},
-        {**DUAL, "name": "dual-all", "data": whole, "run": {"start_from": None},
-         "train": {"epochs": 8, "stop_epoch": "best:dual"}},
-        {**TREE, "name": "tree-all", "data": whole},
-        {"name": "fusion", "data": whole, "run": {"start_from": "stage:fuser"},
-         "method": {**METHOD, "members": {"dual": "stage:dual-all", "tree": "stage:tree-all"}}}]))
+    folder = train.fit(
+        make_config(
+            method={"name": "fusion"},
+            stages=[
+                DUAL,
+                TREE,
+                {**FUSION, "name": "fuser"},
+                {
+                    **DUAL,
+                    "name": "dual-all",
+                    "data": whole,
+                    "run": {"start_from": None},
+                    "train": {"epochs": 8, "stop_epoch": "best:dual"},
+                },
+                {**TREE, "name": "tree-all", "data": whole},
+                {
+                    "name": "fusion",
+                    "data": whole,
+                    "run": {"start_from": "stage:fuser"},
+                    "method": {
+                        **METHOD,
+                        "members": {"dual": "stage:dual-all", "tree": "stage:tree-all"},
+                    },
+                },
+            ],
+        )
+    )
     best = json.loads((folder / "stages" / "dual" / "finished").read_text())["best_epoch"]
     assert json.loads((folder / "stages" / "dual-all" / "finished").read_text())["epochs"] == best
     one, two = (np.load(f / "model" / "fuser.npz") for f in (folder, folder / "stages" / "fuser"))
-    assert all(np.array_equal(one[name], two[name]) for name in {*one.files} - {"log_counts", "boost"})
+    assert all(
+        np.array_equal(one[name], two[name]) for name in {*one.files} - {"log_counts", "boost"}
+    )
     relevant = sp.load_npz(make_config().dataset_folder / "Y.trn.npz") != 0
     held_out = np.load(folder / "stages" / "fuser" / "val_rows.npy")
     for fuser, rows in ((one, np.arange(60)), (two, np.setdiff1d(np.arange(60), held_out))):
-        np.testing.assert_allclose(np.expm1(fuser["log_counts"]), np.asarray(relevant[rows].sum(0)).ravel(), atol=1e-4)
-    assert len(np.load(folder / "model" / "memory" / "keys.npy")) == 60      # all training points
+        np.testing.assert_allclose(
+            np.expm1(fuser["log_counts"]), np.asarray(relevant[rows].sum(0)).ravel(), atol=1e-4
+        )
+    assert len(np.load(folder / "model" / "memory" / "keys.npy")) == 60  # all training points
     assert evaluation.evaluate(folder)["P@1"] > 40
 
 
 def test_members_may_be_configs_that_are_trained_when_missing(make_config, tmp_path):
     for name, method in (("dual", {"name": "dexml"}), ("tree", {**TREE["method"]})):
         (tmp_path / f"{name}.yaml").write_text(to_yaml(make_config(method=method)))
-    config = make_config(method={"name": "fusion", "members": {
-        name: str(tmp_path / f"{name}.yaml") for name in ("dual", "tree")}})
+    config = make_config(
+        method={
+            "name": "fusion",
+            "members": {name: str(tmp_path / f"{name}.yaml") for name in ("dual", "tree")},
+        }
+    )
     folder = train.fit(config)
     assert evaluation.evaluate(folder)["P@1"] > 40
     written = (folder / "stages" / "tree" / "finished").stat().st_mtime_ns
@@ -104,31 +154,64 @@ def test_the_tail_is_weighed_by_the_target(make_config, target):
     assert len(tried) == 8 and tried[fuser["tail"].item()] == max(tried.values())
     assert (fuser["boost"] > 1).all() == (fuser["tail"] > 0)
     evaluation.evaluate(folder)
-    method, scores = load_method(find_run(folder, METHOD_CONFIGS)[1], folder), sp.load_npz(folder / "tst_score_mat.npz")
+    method, scores = (
+        load_method(find_run(folder, METHOD_CONFIGS)[1], folder),
+        sp.load_npz(folder / "tst_score_mat.npz"),
+    )
     probabilities = method.probabilities(scores.data, scores.indices)
     assert 0 <= probabilities.min() <= probabilities.max() <= 1
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"method": {**METHOD, "members": {}}}, "method.members is empty: name the runs"),
-    ({"method": {**METHOD, "members": {"a/b": "stage:dual"}}}, "'a/b' cannot be a member's name"),
-    ({"method": {**METHOD, "members": {"memory": "stage:dual"}}}, "'memory' cannot be a member's name"),
-    ({"method": {**METHOD, "memory": "x", "members": {"dual": "stage:dual"}}}, "method.memory is 'x', expected one of"),
-    ({"method": {**METHOD, "members": {"dual": "stage:later"}}}, "there is no earlier stage later; earlier .*: dual"),
-    ({"data": {"val_fraction": 0}}, "fitted on validation points: expected at least 2"),
-    ({"data": {"val_fraction": 0.1}}, "dual: another validation split than data.val_fraction 0.1, data.val_max"),
-    ({"run": {"start_from": "stage:dual"}}, "expected a fusion of dual, memory over dual, whose .* got a dexml run"),
-    ({"method": {**METHOD, "members": {"eval": "stage:dual"}}}, "'eval' cannot be a member's name"),
-    ({"eval": {"index": "hnsw"}}, "eval.index is 'hnsw': a fusion asks its members for exact scores"),
-    ({"data": {"name": "other"}}, "dual: a run on tiny, this one is on other"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"method": {**METHOD, "members": {}}}, "method.members is empty: name the runs"),
+        (
+            {"method": {**METHOD, "members": {"a/b": "stage:dual"}}},
+            "'a/b' cannot be a member's name",
+        ),
+        (
+            {"method": {**METHOD, "members": {"memory": "stage:dual"}}},
+            "'memory' cannot be a member's name",
+        ),
+        (
+            {"method": {**METHOD, "memory": "x", "members": {"dual": "stage:dual"}}},
+            "method.memory is 'x', expected one of",
+        ),
+        (
+            {"method": {**METHOD, "members": {"dual": "stage:later"}}},
+            "there is no earlier stage later; earlier .*: dual",
+        ),
+        ({"data": {"val_fraction": 0}}, "fitted on validation points: expected at least 2"),
+        (
+            {"data": {"val_fraction": 0.1}},
+            "dual: another validation split than data.val_fraction 0.1, data.val_max",
+        ),
+        (
+            {"run": {"start_from": "stage:dual"}},
+            "expected a fusion of dual, memory over dual, whose .* got a dexml run",
+        ),
+        (
+            {"method": {**METHOD, "members": {"eval": "stage:dual"}}},
+            "'eval' cannot be a member's name",
+        ),
+        (
+            {"eval": {"index": "hnsw"}},
+            "eval.index is 'hnsw': a fusion asks its members for exact scores",
+        ),
+        ({"data": {"name": "other"}}, "dual: a run on tiny, this one is on other"),
+    ],
+)
 def test_bad_members_are_one_clear_error(make_config, tmp_path, tiny_root, change, message):
     root = tmp_path / "sets"
     shutil.copytree(tiny_root / "tiny", root / "tiny")
     write_dataset(root / "other", points=40)
     stage = {**FUSION, "method": {**METHOD, "members": {"dual": "stage:dual"}}, **change}
-    config = make_config(method={"name": "fusion"}, data={"root": str(root)}, stages=[
-        {**DUAL, "train": {"epochs": 1}}, stage])
+    config = make_config(
+        method={"name": "fusion"},
+        data={"root": str(root)},
+        stages=[{**DUAL, "train": {"epochs": 1}}, stage],
+    )
     with pytest.raises(ConfigError, match=message):
         train.fit(config)
     assert not (config.run_folder / "model").exists()
@@ -138,48 +221,79 @@ def test_members_that_cannot_be_asked_are_refused(make_config, folder, tiny_root
     members = {name: str(folder / "stages" / name) for name in ("dual", "tree")}
 
     def refused(match, **sections):
-        config = make_config(method={"name": "fusion", "members": members, **sections.get("method", {})},
-                             run={"dir": str(tmp_path / "x"), **sections.get("run", {})})
+        config = make_config(
+            method={"name": "fusion", "members": members, **sections.get("method", {})},
+            run={"dir": str(tmp_path / "x"), **sections.get("run", {})},
+        )
         with pytest.raises(ConfigError, match=match):
             train.fit(config)
         assert not (tmp_path / "x").exists()
-    refused("method.memory is 'tree', a xr-linear run, which has no encoder", method={"memory": "tree"})
-    refused(r"whole \(.*\) is a fusion itself; name its members instead", method={"members": {"whole": str(folder)}})
-    refused("expected a fusion of dual, tree, whose fuser is taken, got a fusion of dual, tree, memory over dual",
-            run={"start_from": str(folder)})
+
+    refused(
+        "method.memory is 'tree', a xr-linear run, which has no encoder", method={"memory": "tree"}
+    )
+    refused(
+        r"whole \(.*\) is a fusion itself; name its members instead",
+        method={"members": {"whole": str(folder)}},
+    )
+    refused(
+        "expected a fusion of dual, tree, whose fuser is taken, got a fusion of dual, tree, "
+        "memory over dual",
+        run={"start_from": str(folder)},
+    )
     other = tmp_path / "model-of-other"
     shutil.copytree(folder, other)
     told = json.loads((other / "model" / "method.json").read_text())
     (other / "model" / "method.json").write_text(json.dumps({**told, "data_hash": "another"}))
-    refused("over dual on data .*got a fusion of dual, tree, memory over dual on data another",
-            method={"memory": "dual"}, run={"start_from": str(other)})
+    refused(
+        "over dual on data .*got a fusion of dual, tree, memory over dual on data another",
+        method={"memory": "dual"},
+        run={"start_from": str(other)},
+    )
 
 
 def test_a_score_does_not_depend_on_how_many_are_asked_for(make_config):
     few = {**FUSION, "method": {**FUSION["method"], "candidates": 3}}
-    predictor = Predictor(train.fit(make_config(method={"name": "fusion"}, stages=[DUAL, TREE, few])))
+    predictor = Predictor(
+        train.fit(make_config(method={"name": "fusion"}, stages=[DUAL, TREE, few]))
+    )
     for text in ("the linux tool", "glyph and letter"):
         short, long = predictor([text], k=1)[0], predictor([text], k=20)[0]
         assert short[0] == long[0]
-        assert 3 <= len(long) <= 9      # the union of what three members proposed
+        assert 3 <= len(long) <= 9  # the union of what three members proposed
 
 
 def test_a_fuser_of_other_labels_is_refused(folder):
     path = folder / "model" / "without-tree.npz"
     arrays = dict(np.load(path))
-    np.savez(path, **{**arrays, "log_counts": arrays["log_counts"][:1], "boost": arrays["boost"][:1]})
-    with pytest.raises(ValueError, match=r"without-tree.npz: expected members dual, memory and 20 labels.* and 1"):
+    np.savez(
+        path, **{**arrays, "log_counts": arrays["log_counts"][:1], "boost": arrays["boost"][:1]}
+    )
+    with pytest.raises(
+        ValueError, match=r"without-tree.npz: expected members dual, memory and 20 labels.* and 1"
+    ):
         evaluation.evaluate(folder)
 
 
 def test_stages_of_a_members_config_keep_what_they_start_from(make_config, tmp_path):
-    """A tree starts from nothing though an encoder stands before it; names inside the config are found."""
-    stages = [{**DUAL, "train": {"epochs": 2}},
-              {"name": "again", "run": {"start_from": "stage:dual"}, "method": {"name": "dexml"},
-               "train": {"epochs": 1}},
-              {**TREE, "name": "last"}]
-    (tmp_path / "two.yaml").write_text(to_yaml(make_config(method={"name": "dexml"}, stages=stages)))
-    folder = train.fit(make_config(method={"name": "fusion", "members": {"two": str(tmp_path / "two.yaml")}}))
+    """A tree starts from nothing though an encoder stands before it; names inside the config are
+    found."""
+    stages = [
+        {**DUAL, "train": {"epochs": 2}},
+        {
+            "name": "again",
+            "run": {"start_from": "stage:dual"},
+            "method": {"name": "dexml"},
+            "train": {"epochs": 1},
+        },
+        {**TREE, "name": "last"},
+    ]
+    (tmp_path / "two.yaml").write_text(
+        to_yaml(make_config(method={"name": "dexml"}, stages=stages))
+    )
+    folder = train.fit(
+        make_config(method={"name": "fusion", "members": {"two": str(tmp_path / "two.yaml")}})
+    )
     assert sorted(p.name for p in (folder / "stages").iterdir()) == ["two", "two-again", "two-dual"]
     assert "start_from: null" in (folder / "stages" / "two" / "config.yaml").read_text()
     assert "stages/two-dual" in (folder / "stages" / "two-again" / "config.yaml").read_text()
@@ -195,10 +309,23 @@ def test_a_fusion_of_candidates_that_are_all_alike_says_so(make_config, tmp_path
     else:
         matrix = sp.csr_matrix(sp.load_npz(folder / "Y.trn.npz"))
         pairs = zip(*matrix.nonzero(), strict=True)
-        (folder / "filter_labels_train.txt").write_text("".join(f"{row} {label}\n" for row, label in pairs))
-    run = train.fit(make_config(data={"root": str(root), "name": "alike"}, method={"name": "fusion"},
-                                stages=[DUAL, TREE, FUSION]))
-    lines = [line for line in (run / "train.log").read_text().splitlines() if "candidates of the validation" in line]
+        (folder / "filter_labels_train.txt").write_text(
+            "".join(f"{row} {label}\n" for row, label in pairs)
+        )
+    run = train.fit(
+        make_config(
+            data={"root": str(root), "name": "alike"},
+            method={"name": "fusion"},
+            stages=[DUAL, TREE, FUSION],
+        )
+    )
+    lines = [
+        line
+        for line in (run / "train.log").read_text().splitlines()
+        if "candidates of the validation" in line
+    ]
     assert len(lines) == 1 and f" are {'right' if right else 'wrong'}: how to weigh" in lines[0]
-    scores = [entry["score"] for row in Predictor(run)(["the linux tool", "vim"], k=3) for entry in row]
+    scores = [
+        entry["score"] for row in Predictor(run)(["the linux tool", "vim"], k=3) for entry in row
+    ]
     assert min(scores) > 0.9 if right else max(scores) < 0.1

@@ -1,4 +1,5 @@
 """Scores of given labels against their slow definitions."""
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -25,20 +26,29 @@ def test_inner_products_of_given_labels(asked, kind, with_bias):
     bias = torch.randn(LABELS, generator=generator) if with_bias else None
     rows = rows.half() if kind == "half" else rows
     expected = (queries @ rows.float().T + (0 if bias is None else bias)).numpy()
-    found = InnerProducts(queries, ExactIndex(rows.numpy() if kind == "array" else rows, bias)).of(asked)
+    found = InnerProducts(queries, ExactIndex(rows.numpy() if kind == "array" else rows, bias)).of(
+        asked
+    )
     assert found.dtype == np.float32
     known = asked >= 0
-    np.testing.assert_allclose(found[known], expected[np.nonzero(known)[0], asked[known]], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        found[known], expected[np.nonzero(known)[0], asked[known]], rtol=1e-5, atol=1e-5
+    )
 
 
 def test_reached_labels_are_ranked_and_looked_up(asked):
     """Rows of any length, an empty one among them, and equal scores."""
     scores = sp.random(POINTS, LABELS, 0.4, "csr", np.float32, np.random.default_rng(0))
     scores.data = np.ceil(scores.data * 5) / 5
-    scores = sp.vstack([scores[:3], sp.csr_matrix((1, LABELS), dtype=np.float32), scores[4:]], "csr")
+    scores = sp.vstack(
+        [scores[:3], sp.csr_matrix((1, LABELS), dtype=np.float32), scores[4:]], "csr"
+    )
     reached = Reached(scores)
-    np.testing.assert_array_equal(reached.of(asked), lookup(scores, np.arange(POINTS)[:, None], asked))
-    below = Reached(-scores, negative=True).of(asked)      # where scores may be negative, no score is the lowest
+    np.testing.assert_array_equal(
+        reached.of(asked), lookup(scores, np.arange(POINTS)[:, None], asked)
+    )
+    # where scores may be negative, no score is the lowest
+    below = Reached(-scores, negative=True).of(asked)
     dense, stored = -scores.toarray(), scores.toarray() != 0
     for i, j in np.argwhere(asked >= 0):
         lowest = dense[i][stored[i]].min(initial=0)

@@ -1,4 +1,5 @@
 """Beam search against loops over the tree, and the tree's growth."""
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -7,11 +8,23 @@ from tests.linear.test_linear_layer import made, planted, weights_of
 from utils.arrays import map_arrays, save_arrays
 from utils.linear.layer import Solver
 from utils.linear.partition_tree import COMBINERS
-from utils.linear.tree_training import Ranking, beam_matrix, fit_tree, grow, label_centroids, normalised, tree_levels
+from utils.linear.tree_training import (
+    Ranking,
+    beam_matrix,
+    fit_tree,
+    grow,
+    label_centroids,
+    normalised,
+    tree_levels,
+)
 
-FORMULAS = {"l1-hinge": lambda s: np.exp(-max(0, 1 - s)), "l3-hinge": lambda s: np.exp(-max(0, 1 - s) ** 3),
-            "sigmoid": lambda s: 1 / (1 + np.exp(-s)), "log-sigmoid": lambda s: np.log(1 / (1 + np.exp(-s))),
-            "sum": lambda s: s}
+FORMULAS = {
+    "l1-hinge": lambda s: np.exp(-max(0, 1 - s)),
+    "l3-hinge": lambda s: np.exp(-(max(0, 1 - s) ** 3)),
+    "sigmoid": lambda s: 1 / (1 + np.exp(-s)),
+    "log-sigmoid": lambda s: np.log(1 / (1 + np.exp(-s))),
+    "sum": lambda s: s,
+}
 
 
 def ranking(negatives="positives", threads=1, **solver):
@@ -21,20 +34,33 @@ def ranking(negatives="positives", threads=1, **solver):
 def small_tree(dense=0, labels=23, max_leaf=3, splits=3, negatives="positives", copies=False):
     features = made(points=90, columns=40, dense=dense)
     relevance = planted(features, labels).tocsr()
-    skeleton = grow(label_centroids(relevance, features.sparse), np.arange(labels), max_leaf=max_leaf, splits=splits,
-                    seed=0, threads=1)
+    skeleton = grow(
+        label_centroids(relevance, features.sparse),
+        np.arange(labels),
+        max_leaf=max_leaf,
+        splits=splits,
+        seed=0,
+        threads=1,
+    )
     if copies:
         rng = np.random.default_rng(0)
         members = skeleton.membership(labels).toarray()
         members[np.arange(labels), rng.integers(0, skeleton.leaves, labels)] = 1
         skeleton = skeleton.with_leaves(sp.csr_matrix(members))
-    return features, relevance, skeleton, fit_tree(features, relevance, skeleton, ranking(negatives))
+    return (
+        features,
+        relevance,
+        skeleton,
+        fit_tree(features, relevance, skeleton, ranking(negatives)),
+    )
 
 
 def slow_search(tree, features, k, beam, name, mean):
     """Beam search by the formula, a point and a node at a time."""
     multiply = name not in ("log-sigmoid", "sum")
-    whole = np.hstack([features.sparse.toarray(), features.dense, np.full((len(features), 1), tree.bias)])
+    whole = np.hstack(
+        [features.sparse.toarray(), features.dense, np.full((len(features), 1), tree.bias)]
+    )
     margins = [whole @ weights_of(layer, tree.shape) for layer in tree.layers]
     found = []
     for point in range(len(features)):
@@ -51,26 +77,41 @@ def slow_search(tree, features, k, beam, name, mean):
         by_label = {}
         for score, node in kept:
             by_label.setdefault(int(tree.node_labels[node]), []).append(score)
-        merged = {label: np.mean(scores) if mean else max(scores) for label, scores in by_label.items()}
+        merged = {
+            label: np.mean(scores) if mean else max(scores) for label, scores in by_label.items()
+        }
         found.append((sorted(merged.items(), key=lambda item: (-item[1], item[0]))[:k], len(kept)))
     return found
 
 
-@pytest.mark.parametrize(("name", "mean", "dense", "copies"), [
-    ("l3-hinge", True, 0, False), ("l1-hinge", True, 4, True), ("sigmoid", False, 0, True),
-    ("log-sigmoid", True, 3, False), ("sum", True, 0, True)])
+@pytest.mark.parametrize(
+    ("name", "mean", "dense", "copies"),
+    [
+        ("l3-hinge", True, 0, False),
+        ("l1-hinge", True, 4, True),
+        ("sigmoid", False, 0, True),
+        ("log-sigmoid", True, 3, False),
+        ("sum", True, 0, True),
+    ],
+)
 @pytest.mark.parametrize("beam", [1, 4])
 def test_search_equals_the_slow_definition(name, mean, dense, copies, beam):
     features, _, _, tree = small_tree(dense=dense, copies=copies)
-    ids, values, products = tree.search(features, 10, beam=beam, combiner=COMBINERS[name], mean=mean, threads=2)
+    ids, values, products = tree.search(
+        features, 10, beam=beam, combiner=COMBINERS[name], mean=mean, threads=2
+    )
     slow = slow_search(tree, features, 10, beam, name, mean)
     for point, (expected, _) in enumerate(slow):
         length = len(expected)
-        np.testing.assert_allclose(values[point, :length], [score for _, score in expected], rtol=2e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            values[point, :length], [score for _, score in expected], rtol=2e-4, atol=1e-5
+        )
         assert (ids[point, length:] == -1).all()
         assert len(set(ids[point, :length])) == length
-    agree = np.mean([ids[p, :len(e)].tolist() == [label for label, _ in e] for p, (e, _) in enumerate(slow)])
-    assert agree > 0.95      # two scores may round to another order
+    agree = np.mean(
+        [ids[p, : len(e)].tolist() == [label for label, _ in e] for p, (e, _) in enumerate(slow)]
+    )
+    assert agree > 0.95  # two scores may round to another order
     assert products == pytest.approx(np.mean([count for _, count in slow]))
 
 
@@ -84,7 +125,10 @@ def test_more_labels_asked_for_than_there_are():
 
 def test_features_of_another_width_are_refused():
     _, _, _, tree = small_tree()
-    with pytest.raises(ValueError, match="features of 41 sparse and 0 dense columns, expected 40 and 0 as in training"):
+    with pytest.raises(
+        ValueError,
+        match="features of 41 sparse and 0 dense columns, expected 40 and 0 as in training",
+    ):
         tree.search(made(columns=41), 3, beam=2, combiner=COMBINERS["sum"])
 
 
@@ -115,7 +159,7 @@ def test_every_label_is_in_one_leaf_and_near_its_like():
 
 def test_centroids_are_normalised_sums_of_points():
     features = made()
-    relevance = planted(features, 4).tocsr() * 3      # graded relevance does not matter
+    relevance = planted(features, 4).tocsr() * 3  # graded relevance does not matter
     got = label_centroids(relevance, features.sparse).toarray()
     for label in range(4):
         total = features.sparse.toarray()[relevance[:, [label]].toarray().ravel() > 0].sum(axis=0)
@@ -125,13 +169,17 @@ def test_centroids_are_normalised_sums_of_points():
 
 @pytest.mark.parametrize("negatives", ["beam", "both"])
 def test_negatives_of_the_beam(negatives):
-    """The rankers of the leaves see the points that the beam brings; with positives too for `both`."""
+    """The rankers of the leaves see the points that the beam brings; with positives too for
+    `both`."""
     from utils.linear.tree_training import _positives, _reach
+
     features, relevance, skeleton, tree = small_tree()
     rank = ranking(negatives)
     last = len(tree.layers) - 1
     positives = _positives(relevance, skeleton)
-    reach = _reach(features, positives, list(tree.layers[:last]), skeleton, rank, last).toarray() > 0
+    reach = (
+        _reach(features, positives, list(tree.layers[:last]), skeleton, rank, last).toarray() > 0
+    )
     nodes, _ = tree.clusters(features, beam=2, combiner=COMBINERS["l3-hinge"], level=last - 1)
     expected = beam_matrix(nodes, skeleton.leaves).toarray() > 0
     if negatives == "both":
@@ -144,24 +192,36 @@ def test_negatives_of_the_beam(negatives):
 def test_kept_levels_are_not_trained_again():
     features, relevance, skeleton, tree = small_tree()
     seen = []
-    again = fit_tree(features, relevance, skeleton, ranking(), kept=tree.layers[:1],
-                     keep=lambda level, _: seen.append(level))
+    again = fit_tree(
+        features,
+        relevance,
+        skeleton,
+        ranking(),
+        kept=tree.layers[:1],
+        keep=lambda level, _: seen.append(level),
+    )
     assert seen == list(range(1, len(tree.layers)))
     for a, b in zip(tree.layers, again.layers, strict=True):
         np.testing.assert_array_equal(a.values, b.values)
 
 
 def test_arrays_are_mapped(tmp_path):
-    arrays = {"a": np.arange(6).reshape(2, 3), "none": np.zeros((0, 4), np.float32), "one": np.array(5)}
+    arrays = {
+        "a": np.arange(6).reshape(2, 3),
+        "none": np.zeros((0, 4), np.float32),
+        "one": np.array(5),
+    }
     save_arrays(tmp_path / "x.npz", arrays)
     got = map_arrays(tmp_path / "x.npz")
     for name, array in arrays.items():
         np.testing.assert_array_equal(got[name], array)
     assert isinstance(got["a"].base, np.memmap)
     whole = (tmp_path / "x.npz").read_bytes()
-    (tmp_path / "cut.npz").write_bytes(whole[:len(whole) // 2])
+    (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"cut.npz: not an .npz of arrays"):
         map_arrays(tmp_path / "cut.npz")
     np.savez(tmp_path / "objects.npz", a=np.array([{}], dtype=object))
-    with pytest.raises(ValueError, match=r"objects.npz: array 'a': expected .*, got values of type object"):
+    with pytest.raises(
+        ValueError, match=r"objects.npz: array 'a': expected .*, got values of type object"
+    ):
         map_arrays(tmp_path / "objects.npz")

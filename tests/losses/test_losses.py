@@ -1,4 +1,5 @@
-"""Every loss against the slow obvious version, sharded against whole, and the threshold against bisection."""
+"""Every loss against the slow obvious version, sharded against whole, and the threshold against
+bisection."""
 
 import dataclasses
 import threading
@@ -23,15 +24,21 @@ def one_thread():
 
 
 def make(num_queries=6, num_labels=23, dim=5, dtype=torch.float64, density=0.2, seed=0, spread=1.0):
-    """Tensors and positives with absent entries, weights, a row without positives, a positive last label."""
+    """Tensors and positives with absent entries, weights, a row without positives, a positive last
+    label."""
     rng = torch.Generator().manual_seed(seed)
     queries = torch.randn(num_queries, dim, generator=rng, dtype=torch.float64) * spread
-    labels, bias = torch.randn(num_labels, dim + 1, generator=rng, dtype=torch.float64).split([dim, 1], 1)
+    labels, bias = torch.randn(num_labels, dim + 1, generator=rng, dtype=torch.float64).split(
+        [dim, 1], 1
+    )
     known = torch.rand(num_queries, num_labels, generator=rng) < density
     if num_queries > 1:
         known[1], known[0, -1] = False, True
     rows, cols = known.nonzero(as_tuple=True)
-    weights, counted = torch.rand(len(rows), generator=rng) + 0.1, torch.rand(len(rows), generator=rng) < 0.7
+    weights, counted = (
+        torch.rand(len(rows), generator=rng) + 0.1,
+        torch.rand(len(rows), generator=rng) < 0.7,
+    )
     positives = Positives.build(rows, cols, num_queries, weights, counted)
     tensors = {"queries": queries, "labels": labels.contiguous(), "bias": bias[:, 0].contiguous()}
     return {key: value.to(dtype).requires_grad_() for key, value in tensors.items()}, positives
@@ -62,7 +69,9 @@ def naive_row(name, own, negatives, weights, k=5, alpha=2.0):
         if name == "softmax":
             total = total + weight * (everything.logsumexp(0) - score)
         elif name == "decoupled-softmax":
-            total = total + weight * (torch.stack([score, *negatives]).logsumexp(0) - score) / len(own)
+            total = total + weight * (torch.stack([score, *negatives]).logsumexp(0) - score) / len(
+                own
+            )
         else:
             k_row = min(len(own) if k == "num_pos" else k, len(everything) - 0.5)
             t = bisect(everything.detach(), k_row, alpha)
@@ -77,7 +86,10 @@ def naive_row(name, own, negatives, weights, k=5, alpha=2.0):
 
 def naive(name, queries, labels, positives, bias=None, tau=1.0, **options):
     scores = queries @ labels.T / tau + (0 if bias is None else bias)
-    known = {(int(i), int(j)): n for n, (i, j) in enumerate(zip(positives.rows, positives.cols, strict=True))}
+    known = {
+        (int(i), int(j)): n
+        for n, (i, j) in enumerate(zip(positives.rows, positives.cols, strict=True))
+    }
     total = scores.sum() * 0
     for i in range(len(queries)):
         own, negatives, weights = [], [], []
@@ -110,7 +122,9 @@ def assert_same(got, expected, rtol):
 
 def assert_equals_naive(name, tensors, positives, rtol=1e-9, tau=0.7, chunk=None, **options):
     exact = {key: value.detach().double() for key, value in tensors.items()}
-    expected = evaluate(lambda **kw: naive(name, positives=positives, tau=tau, **options, **kw), exact)
+    expected = evaluate(
+        lambda **kw: naive(name, positives=positives, tau=tau, **options, **kw), exact
+    )
     got = evaluate(LOSSES[name], tensors, positives=positives, tau=tau, chunk=chunk, **options)
     assert_same([x.double() for x in got], expected, rtol)
     return got
@@ -220,7 +234,11 @@ class Threads(Exchange):
     """All-reduce between threads, one of them per shard."""
 
     def __init__(self, size):
-        self.size, self.slots, self.barrier = size, [None] * size, threading.Barrier(size, timeout=20)
+        self.size, self.slots, self.barrier = (
+            size,
+            [None] * size,
+            threading.Barrier(size, timeout=20),
+        )
 
     def reduce(self, value, combine):
         self.slots[int(threading.current_thread().name)] = value
@@ -283,8 +301,13 @@ def score_rows(kind, num_labels, rows=16):
     }[kind]
 
 
-# no small pool of wide scores: a gap beyond float32's exponents around the k-th has no threshold to find
-POOLS = [(kind, n) for kind in ("cosine", "wide", "uniform", "equal", "two clouds") for n in (60, 1000, 6491)]
+# no small pool of wide scores: a gap beyond float32's exponents around the k-th has no threshold to
+# find
+POOLS = [
+    (kind, n)
+    for kind in ("cosine", "wide", "uniform", "equal", "two clouds")
+    for n in (60, 1000, 6491)
+]
 
 
 @pytest.mark.parametrize(("kind", "num_labels"), [*POOLS, ("cosine", 9), ("equal", 9)])
@@ -300,12 +323,15 @@ def test_threshold_equals_bisection_in_few_passes(kind, num_labels):
 
 
 def test_threshold_with_absent_entries_and_k_per_row():
-    scores = torch.randn(5, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 10
+    scores = (
+        torch.randn(5, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 10
+    )
     scores[1, 3:] = scores[2, 1:] = scores[3] = -torch.inf
     k = torch.tensor([7.0, 3.0, 5.0, 5.0, 0.25], dtype=torch.float64)
     threshold, _ = soft_topk_threshold(scores, k, alpha=1.0)
     reached = torch.sigmoid(scores + threshold[:, None]).sum(1)
-    expected = torch.tensor([7.0, 2.5, 0.5, 0.0, 0.25], dtype=torch.float64)  # k_i = min(k_i, M_i - 0.5)
+    # k_i = min(k_i, M_i - 0.5)
+    expected = torch.tensor([7.0, 2.5, 0.5, 0.0, 0.25], dtype=torch.float64)
     torch.testing.assert_close(reached, expected, rtol=1e-12, atol=1e-12)
 
 
@@ -318,7 +344,9 @@ def test_large_pool_streams_without_a_full_matrix(name, monkeypatch):
     monkeypatch.setattr("losses.stream.CHUNK_BYTES", {"cpu": 1 << 12})
     pools = []
     apply = _Streamed.apply
-    monkeypatch.setattr(_Streamed, "apply", lambda *inputs: (pools.append(inputs[-1]), apply(*inputs))[1])
+    monkeypatch.setattr(
+        _Streamed, "apply", lambda *inputs: (pools.append(inputs[-1]), apply(*inputs))[1]
+    )
     assert_same(evaluate(LOSSES[name], tensors, positives=positives), whole, 1e-9)
     assert len(pools[0].chunks) == 5 and pools[0].width == 85
 

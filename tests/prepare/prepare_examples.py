@@ -1,4 +1,5 @@
 """One small data set in every format that utils.prepare reads, for its tests."""
+
 import gzip
 import json
 import re
@@ -10,8 +11,9 @@ from scipy import sparse
 from utils.prepare.command import Source
 
 ROOT = Path(__file__).resolve().parents[2]
-Y_TRN = np.array([[0, 1, 0, .5], [0, 0, 0, 0], [1, 0, 0, 0]], np.float32)     # [3, 4]; point 1 has no label
-Y_TST = np.array([[0, 0, 1, 1], [0, 1, 0, 0]], np.float32)      # [2, 4]; label 2 is in test alone
+# [3, 4]; point 1 has no label
+Y_TRN = np.array([[0, 1, 0, 0.5], [0, 0, 0, 0], [1, 0, 0, 0]], np.float32)
+Y_TST = np.array([[0, 0, 1, 1], [0, 1, 0, 0]], np.float32)  # [2, 4]; label 2 is in test alone
 TEXTS = {"trn": ["alpha", "", "b\u00e9ta"], "tst": ["gamma", "delta"]}
 LABELS = ["zero", "one", "two", "three"]
 
@@ -39,7 +41,9 @@ def check(out: Path, labels: list[str] | None = LABELS) -> None:
         assert read(out / "raw" / f"{split}_X.txt") == TEXTS[split]
     if labels:
         assert read(out / "raw" / "Y.txt") == labels
-    leftovers = [path.name for path in out.parent.iterdir() if re.search(r"\.(partial|old)-", path.name)]
+    leftovers = [
+        path.name for path in out.parent.iterdir() if re.search(r"\.(partial|old)-", path.name)
+    ]
     assert not leftovers
 
 
@@ -48,28 +52,44 @@ def rows_of(matrix: np.ndarray) -> list[list[tuple[int, float]]]:
 
 
 def repository(folder: Path, zipped: bool = True, **changes: list[str]) -> Path:
-    """The example as trn.json.gz, tst.json.gz and lbl.json.gz; `changes` replaces the lines of one."""
+    """The example as trn.json.gz, tst.json.gz and lbl.json.gz; `changes` replaces the lines of
+    one."""
     files = {"lbl": [json.dumps({"uid": f"u{i}", "title": text}) for i, text in enumerate(LABELS)]}
     for split, matrix in (("trn", Y_TRN), ("tst", Y_TST)):
-        files[split] = [json.dumps({"uid": "p", "title": text, "content": "",
-                                    "target_ind": [j for j, _ in row],
-                                    "target_rel": [v for _, v in row]})
-                        for text, row in zip(TEXTS[split], rows_of(matrix), strict=True)]
+        files[split] = [
+            json.dumps(
+                {
+                    "uid": "p",
+                    "title": text,
+                    "content": "",
+                    "target_ind": [j for j, _ in row],
+                    "target_rel": [v for _, v in row],
+                }
+            )
+            for text, row in zip(TEXTS[split], rows_of(matrix), strict=True)
+        ]
     for stem, lines in (files | changes).items():
         write(folder / f"{stem}.json{'.gz' if zipped else ''}", lines, zipped=zipped)
     return folder
 
 
 def named(folder: Path, end: str = "\n", **changes: list[str]) -> Source:
-    """The example as train.jsonl, test.jsonl and labels.tsv, which fixes the order of the labels."""
-    files = {split: [json.dumps({"text": text, "labels": [[f"n{j}", v] for j, v in row]})
-                     for text, row in zip(TEXTS[split], rows_of(matrix), strict=True)]
-             for split, matrix in (("trn", Y_TRN), ("tst", Y_TST))}
+    """The example as train.jsonl, test.jsonl and labels.tsv, which fixes the order of the
+    labels."""
+    files = {
+        split: [
+            json.dumps({"text": text, "labels": [[f"n{j}", v] for j, v in row]})
+            for text, row in zip(TEXTS[split], rows_of(matrix), strict=True)
+        ]
+        for split, matrix in (("trn", Y_TRN), ("tst", Y_TST))
+    }
     files["lbl"] = [f"n{i}\t{text}" for i, text in enumerate(LABELS)]
     files |= changes
-    return Source(write(folder / "train.jsonl", files["trn"], end),
-                  write(folder / "test.jsonl", files["tst"], end),
-                  write(folder / "labels.tsv", files["lbl"], end))
+    return Source(
+        write(folder / "train.jsonl", files["trn"], end),
+        write(folder / "test.jsonl", files["tst"], end),
+        write(folder / "labels.tsv", files["lbl"], end),
+    )
 
 
 def sparse_text(folder: Path, features: bool = True) -> Path:
@@ -89,7 +109,9 @@ def pecos(folder: Path, features: str = ".") -> Path:
     (folder / features).mkdir(parents=True)
     for split, matrix in (("trn", Y_TRN), ("tst", Y_TST)):
         sparse.save_npz(folder / f"Y.{split}.npz", sparse.csc_matrix(matrix.astype(np.float64)))
-        sparse.save_npz(folder / features / f"X.{split}.npz", sparse.csr_matrix(np.eye(len(matrix), 5)))
+        sparse.save_npz(
+            folder / features / f"X.{split}.npz", sparse.csr_matrix(np.eye(len(matrix), 5))
+        )
         write(folder / f"X.{split}.txt", TEXTS[split])
     write(folder / "output-items.txt", LABELS)
     return folder

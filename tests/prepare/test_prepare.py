@@ -1,4 +1,5 @@
 """utils.prepare: every format round-trips a small example, as functions and as a command."""
+
 import csv
 import hashlib
 import json
@@ -52,18 +53,29 @@ def test_xml_repository(tmp_path, zipped):
     assert read(out / "filter_labels_train.txt") == ["2 3", "0 1"]
     assert (out / "filter_labels_test.txt").read_bytes() == b""
     stats = json.loads((out / "stats.json").read_text())
-    assert [stats[key] for key in ("train_points", "test_points", "labels", "train_pairs")] == [3, 2, 4, 3]
+    assert [stats[key] for key in ("train_points", "test_points", "labels", "train_pairs")] == [
+        3,
+        2,
+        4,
+        3,
+    ]
     assert stats["train_points_without_labels"] == 1 and stats["labels_without_train_points"] == 1
     assert stats["avg_labels_per_train_point"] == 1 and stats["format"] == "xml-repository"
 
 
 def test_xml_repository_fields(tmp_path):
     point = json.dumps({"title": " a ", "content": "b\n\t c", "target_ind": [0], "target_rel": [1]})
-    folder = repository(tmp_path / "in", trn=[point], tst=[point],
-                        lbl=[json.dumps({"title": "t", "content": "c"}), json.dumps({"title": "u"})])
-    for fields, label_fields, text, labels in (("title+content", None, "a b c", ["t c", "u"]),
-                                               ("title", None, "a", ["t", "u"]),
-                                               ("title+content", "title", "a b c", ["t", "u"])):
+    folder = repository(
+        tmp_path / "in",
+        trn=[point],
+        tst=[point],
+        lbl=[json.dumps({"title": "t", "content": "c"}), json.dumps({"title": "u"})],
+    )
+    for fields, label_fields, text, labels in (
+        ("title+content", None, "a b c", ["t c", "u"]),
+        ("title", None, "a", ["t", "u"]),
+        ("title+content", "title", "a b c", ["t", "u"]),
+    ):
         out = prepare_xml_repository(folder, tmp_path / "out", fields, label_fields, overwrite=True)
         assert read(out / "raw" / "trn_X.txt") == [text] and read(out / "raw" / "Y.txt") == labels
         assert not (out / "raw" / "Y_ids.txt").exists()
@@ -86,12 +98,16 @@ def test_sparse_text_without_features(tmp_path):
 
 
 def test_bag_of_words(tmp_path):
-    write(tmp_path / "in" / "train.txt", ["4 3 2", "1,0 0:.5 2:1e-1", " 1:2", "1:3", "1"], zipped=True)
+    write(
+        tmp_path / "in" / "train.txt", ["4 3 2", "1,0 0:.5 2:1e-1", " 1:2", "1:3", "1"], zipped=True
+    )
     write(tmp_path / "in" / "test.txt", ["1 3 2", "0 0:1"])
     out = prepare_sparse_text(tmp_path / "in", tmp_path / "out")
     assert sparse.load_npz(out / "Y.trn.npz").toarray().tolist() == [[1, 1], [0, 0], [0, 0], [0, 1]]
-    np.testing.assert_array_equal(sparse.load_npz(out / "X.trn.npz").toarray(),
-                                  np.array([[.5, 0, .1], [0, 2, 0], [0, 3, 0], [0, 0, 0]], np.float32))
+    np.testing.assert_array_equal(
+        sparse.load_npz(out / "X.trn.npz").toarray(),
+        np.array([[0.5, 0, 0.1], [0, 2, 0], [0, 3, 0], [0, 0, 0]], np.float32),
+    )
     assert not list((out / "raw").iterdir())
 
 
@@ -117,18 +133,28 @@ def test_jsonl(tmp_path, end):
 
 
 def test_jsonl_shapes_of_labels_and_their_order(tmp_path):
-    trn = ['{"text": "a", "labels": ["z", ["y", 0.5]]}', '{"text": "b", "labels": {"x": 2, "z": 0.25}}',
-           '{"text": "c", "labels": [{"w": 1}, "w", ["w", 3], "x\\ty"]}', '{"text": "d", "labels": []}']
+    trn = [
+        '{"text": "a", "labels": ["z", ["y", 0.5]]}',
+        '{"text": "b", "labels": {"x": 2, "z": 0.25}}',
+        '{"text": "c", "labels": [{"w": 1}, "w", ["w", 3], "x\\ty"]}',
+        '{"text": "d", "labels": []}',
+    ]
     tst = ['{"text": "e", "labels": ["v", ["y", 0]]}']
-    labels = ['{"label": "x", "text": "the\\nx"}', '{"label": "q", "text": ""}',
-              '{"label": "x", "text": "the x"}']
+    labels = [
+        '{"label": "x", "text": "the\\nx"}',
+        '{"label": "q", "text": ""}',
+        '{"label": "x", "text": "the x"}',
+    ]
     out = prepare_jsonl(named(tmp_path / "in", trn=trn, tst=tst, lbl=labels), tmp_path / "out")
-    assert read(out / "raw" / "Y_ids.txt") == ["x", "q", "z", "y", "w", "x y", "v"]     # by first appearance
+    # by first appearance
+    assert read(out / "raw" / "Y_ids.txt") == ["x", "q", "z", "y", "w", "x y", "v"]
     assert read(out / "raw" / "Y.txt") == ["the x", "", "z", "y", "w", "x y", "v"]
-    np.testing.assert_array_equal(sparse.load_npz(out / "Y.trn.npz").toarray(), [
-        [0, 0, 1, .5, 0, 0, 0], [2, 0, .25, 0, 0, 0, 0], [0, 0, 0, 0, 3, 1, 0], [0] * 7])
+    np.testing.assert_array_equal(
+        sparse.load_npz(out / "Y.trn.npz").toarray(),
+        [[0, 0, 1, 0.5, 0, 0, 0], [2, 0, 0.25, 0, 0, 0, 0], [0, 0, 0, 0, 3, 1, 0], [0] * 7],
+    )
     tst = sparse.load_npz(out / "Y.tst.npz")
-    assert tst.nnz == 1 and tst[0, 6] == 1      # relevance 0 is no pair
+    assert tst.nnz == 1 and tst[0, 6] == 1  # relevance 0 is no pair
     stats = json.loads((out / "stats.json").read_text())
     assert (stats["train_pairs"], stats["train_pairs_read"], stats["test_pairs_read"]) == (6, 8, 2)
 
@@ -149,9 +175,17 @@ def test_split_is_deterministic_and_of_the_right_size(tmp_path):
     def texts(name: str, seed: int) -> tuple[list[str], list[str], list[str]]:
         out = prepare_jsonl(Source(train, test_fraction=0.3, seed=seed), tmp_path / name)
         return tuple(read(out / "raw" / f"{stem}.txt") for stem in ("trn_X", "tst_X", "Y"))
+
     first, again, other = texts("a", 1), texts("b", 1), texts("c", 2)
-    assert first == again and first[1] != other[1] and first[2] == other[2] == [f"l{i}" for i in range(7)]
-    assert sorted(first[0] + first[1]) == sorted(f"t{i}" for i in range(101)) and len(first[1]) in (30, 31)
+    assert (
+        first == again
+        and first[1] != other[1]
+        and first[2] == other[2] == [f"l{i}" for i in range(7)]
+    )
+    assert sorted(first[0] + first[1]) == sorted(f"t{i}" for i in range(101)) and len(first[1]) in (
+        30,
+        31,
+    )
     for fraction in (0.01, 0.37, 0.5, 0.9):
         splits = list(islice(split_off(fraction, 5), 2000))
         assert abs(splits.count("tst") - 2000 * fraction) <= 2
@@ -165,17 +199,21 @@ def test_csv(tmp_path):
             for text, row in zip(TEXTS[split], rows_of(np.ceil(matrix)), strict=True):
                 writer.writerow([1, "|".join(f" n{j} " for j, _ in row), text and f" {text}\r\n"])
         return path
-    source = Source(table(tmp_path / "a.csv", "trn", Y_TRN), table(tmp_path / "b.csv", "tst", Y_TST),
-                    write(tmp_path / "l.tsv", [f"n{i}\t{text}" for i, text in enumerate(LABELS)]))
+
+    source = Source(
+        table(tmp_path / "a.csv", "trn", Y_TRN),
+        table(tmp_path / "b.csv", "tst", Y_TST),
+        write(tmp_path / "l.tsv", [f"n{i}\t{text}" for i, text in enumerate(LABELS)]),
+    )
     out = prepare_csv(source, tmp_path / "out")
     np.testing.assert_array_equal(sparse.load_npz(out / "Y.trn.npz").toarray(), np.ceil(Y_TRN))
     assert read(out / "raw" / "trn_X.txt") == TEXTS["trn"] and read(out / "raw" / "Y.txt") == LABELS
 
 
 def test_csv_quotes_columns_and_long_fields(tmp_path):
-    long = "x" * 200_000                        # more than the csv module takes by default
+    long = "x" * 200_000  # more than the csv module takes by default
     limit = csv.field_size_limit()
-    rows = ['body;tags', '"two\nlines; ""quoted""";a, b,', "", f"{long};b"]
+    rows = ["body;tags", '"two\nlines; ""quoted""";a, b,', "", f"{long};b"]
     train, test = write(tmp_path / "a.csv", rows), write(tmp_path / "b.csv", ["tags;body", "c;t"])
     out = prepare_csv(Source(train, test), tmp_path / "out", Columns("body", "tags", ",", ";"))
     assert read(out / "raw" / "trn_X.txt") == ['two lines; "quoted"', long]
@@ -186,8 +224,10 @@ def test_csv_quotes_columns_and_long_fields(tmp_path):
 
 def test_lines_end_at_newlines_alone(tmp_path):
     odd = "a\u2028b\u2029c\x85d\x0ce\x1cf\rg\u00a0h\u3000i"
-    trn = [json.dumps({"text": odd, "labels": ["l"]}, ensure_ascii=False).replace("\\r", "\\u000d"),
-           '{"text": " a \\n \\t b\\u0000 ", "labels": []}']
+    trn = [
+        json.dumps({"text": odd, "labels": ["l"]}, ensure_ascii=False).replace("\\r", "\\u000d"),
+        '{"text": " a \\n \\t b\\u0000 ", "labels": []}',
+    ]
     out = prepare_jsonl(named(tmp_path / "in", trn=trn, lbl=["l\tx\u2028y"]), tmp_path / "out")
     assert read(out / "raw" / "trn_X.txt") == ["a b c d e f g\u00a0h\u3000i", "a b"]
     assert read(out / "raw" / "Y.txt")[0] == "x y"
@@ -200,20 +240,32 @@ def test_lines_end_at_newlines_alone(tmp_path):
 def test_hash_is_that_of_the_matrix(tmp_path):
     out = prepare_jsonl(named(tmp_path / "in"), tmp_path / "out")
     matrix = sparse.load_npz(out / "Y.trn.npz")
-    parts = (np.array(matrix.shape, "<i8"), matrix.indptr.astype("<i8"), matrix.indices.astype("<i8"),
-             matrix.data)
+    parts = (
+        np.array(matrix.shape, "<i8"),
+        matrix.indptr.astype("<i8"),
+        matrix.indices.astype("<i8"),
+        matrix.data,
+    )
     expected = hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()
     assert json.loads((out / "stats.json").read_text())["sha256_Y.trn"] == expected
 
 
 def test_command(tmp_path, capsys):
     named(tmp_path / "in")
-    files = [f"--{key}={tmp_path / 'in' / name}" for key, name in
-             (("train", "train.jsonl"), ("test", "test.jsonl"), ("labels", "labels.tsv"))]
+    files = [
+        f"--{key}={tmp_path / 'in' / name}"
+        for key, name in (
+            ("train", "train.jsonl"),
+            ("test", "test.jsonl"),
+            ("labels", "labels.tsv"),
+        )
+    ]
     assert main(["jsonl", *files, "--out", str(tmp_path / "Datasets" / "x")]) == 0
     check(tmp_path / "Datasets" / "x")
     said = capsys.readouterr().out
-    assert "3 training and 2 test points, 4 labels" in said and "1 train points without labels" in said
+    assert (
+        "3 training and 2 test points, 4 labels" in said and "1 train points without labels" in said
+    )
     assert f"data: {{root: {tmp_path / 'Datasets'}, name: x}}" in said
     assert main(["jsonl", *files, "--out", str(tmp_path / "Datasets" / "x")]) == 2
     error = capsys.readouterr().err
@@ -229,14 +281,35 @@ def test_command_for_folders(tmp_path, make):
 
 def test_csv_command_with_tabs(tmp_path):
     write(tmp_path / "a.tsv", ["x\ty", *[f"text {i}\tl{i % 3}" for i in range(10)]])
-    assert main(["csv", "--train", str(tmp_path / "a.tsv"), "--text-column", "x", "--labels-column", "y",
-                 "--delimiter", "\\t", "--out", str(tmp_path / "out")]) == 0
+    assert (
+        main(
+            [
+                "csv",
+                "--train",
+                str(tmp_path / "a.tsv"),
+                "--text-column",
+                "x",
+                "--labels-column",
+                "y",
+                "--delimiter",
+                "\\t",
+                "--out",
+                str(tmp_path / "out"),
+            ]
+        )
+        == 0
+    )
     assert sparse.load_npz(tmp_path / "out" / "Y.tst.npz").shape == (2, 3)
 
 
 def test_help_shows_an_example_of_each_format():
-    run = subprocess.run([sys.executable, "-m", "utils.prepare", "--help"], cwd=ROOT, capture_output=True,
-                         text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-m", "utils.prepare", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     for name in ("xml-repository", "sparse-text", "pecos", "jsonl", "csv"):
         assert f"python -m utils.prepare {name} " in run.stdout
 
@@ -258,18 +331,36 @@ def test_memory_does_not_grow_with_the_text(tmp_path):
     for name, lines in (("small", 1000), ("large", 300_000)):
         with open(tmp_path / f"{name}.jsonl", "w") as file:
             file.writelines(line % (i % 50) for i in range(lines))
-    run = subprocess.run([sys.executable, "-c", MEMORY], cwd=tmp_path, capture_output=True, text=True,
-                         check=True, env={"PYTHONPATH": str(ROOT)})
+    run = subprocess.run(
+        [sys.executable, "-c", MEMORY],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": str(ROOT)},
+    )
     text, pairs, points = (tmp_path / "large.jsonl").stat().st_size, 600_000, 300_000
     assert text > 90e6
-    # bytes; the finished CSR and its copy on the way to disk, hashes of texts and what sorting them takes
+    # bytes; the finished CSR and its copy on the way to disk, hashes of texts and what sorting them
+    # takes
     assert int(run.stdout) < 32 * (pairs + points)
 
 
 def test_a_killed_command_leaves_nothing(tmp_path):
     path = write(tmp_path / "a.jsonl", ['{"text": "a", "labels": ["b"]}'] * 1_000_000)
-    run = subprocess.Popen([sys.executable, "-m", "utils.prepare", "jsonl", "--train", str(path),
-                            "--out", str(tmp_path / "Datasets" / "x")], cwd=ROOT)
+    run = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "utils.prepare",
+            "jsonl",
+            "--train",
+            str(path),
+            "--out",
+            str(tmp_path / "Datasets" / "x"),
+        ],
+        cwd=ROOT,
+    )
     partial = tmp_path / "Datasets" / f"x.partial-{run.pid}"
     while not partial.exists() and run.poll() is None:
         time.sleep(0.01)
@@ -278,22 +369,44 @@ def test_a_killed_command_leaves_nothing(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
 
 
-@pytest.mark.parametrize(("pairs", "total"), [([(2, 100), (2, 100)], 200), ([(1, .5), (1, .25), (1, .25)], 1)])
+@pytest.mark.parametrize(
+    ("pairs", "total"), [([(2, 100), (2, 100)], 200), ([(1, 0.5), (1, 0.25), (1, 0.25)], 1)]
+)
 def test_a_repeated_pair_is_the_same_in_text_and_in_npz(tmp_path, pairs, total):
-    """Numbered entries add up, in every format of numbers; a name that is said twice counts once."""
+    """Numbered entries add up, in every format of numbers; a name that is said twice counts
+    once."""
     column, values = pairs[0][0], [value for _, value in pairs]
     text, repo, binary = (tmp_path / name for name in ("text", "repo", "binary"))
     sparse_text(text, features=False)
     write(text / "trn_X_Y.txt", ["3 4", " ".join(f"{c}:{v}" for c, v in pairs), "0:1", "1:1"])
     record = {"title": "t", "target_ind": [column] * len(values), "target_rel": values}
-    repository(repo, trn=[json.dumps(record), *[json.dumps(record | {"target_ind": [0], "target_rel": [1]})] * 2])
+    repository(
+        repo,
+        trn=[
+            json.dumps(record),
+            *[json.dumps(record | {"target_ind": [0], "target_rel": [1]})] * 2,
+        ],
+    )
     pecos(binary)
     dtype = np.int8 if total > 1 else np.float16
-    matrix = sparse.csr_matrix((np.array([*values, 1, 1], dtype), [column] * len(values) + [0, 1],
-                                np.cumsum([0, len(values), 1, 1])), (3, 4))
+    matrix = sparse.csr_matrix(
+        (
+            np.array([*values, 1, 1], dtype),
+            [column] * len(values) + [0, 1],
+            np.cumsum([0, len(values), 1, 1]),
+        ),
+        (3, 4),
+    )
     sparse.save_npz(binary / "Y.trn.npz", matrix)
     expected = np.zeros(4)
     expected[column] = total
-    for number, made in enumerate((prepare_sparse_text(text, tmp_path / "1"), prepare_pecos(binary, tmp_path / "2"),
-                                   prepare_xml_repository(repo, tmp_path / "3"))):
-        np.testing.assert_array_equal(sparse.load_npz(made / "Y.trn.npz").toarray()[0], expected, str(number))
+    for number, made in enumerate(
+        (
+            prepare_sparse_text(text, tmp_path / "1"),
+            prepare_pecos(binary, tmp_path / "2"),
+            prepare_xml_repository(repo, tmp_path / "3"),
+        )
+    ):
+        np.testing.assert_array_equal(
+            sparse.load_npz(made / "Y.trn.npz").toarray()[0], expected, str(number)
+        )

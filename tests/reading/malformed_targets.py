@@ -1,8 +1,10 @@
-"""Who reads each kind of file from outside: what `tests/reading/test_malformed.py` hands damaged copies to.
+"""Who reads each kind of file from outside: what `tests/reading/test_malformed.py` hands damaged
+copies to.
 
 Preloaded by the server whose children read one damaged file each, so it imports all that they need.
 A target takes a folder of its own, which holds the damaged file, and returns what the file meant.
 """
+
 from __future__ import annotations
 
 import json
@@ -37,8 +39,10 @@ TEXTS = ["the linux tool", "glyph and letter"]
 
 def data_set(folder: Path) -> object:
     """Relevance, filters and tokens of a data set's folder."""
-    sections = {"data": {"root": str(folder.parent), "name": folder.name, "max_len": 16},
-                "method": {"name": "dexml"}}
+    sections = {
+        "data": {"root": str(folder.parent), "name": folder.name, "max_len": 16},
+        "method": {"name": "dexml"},
+    }
     data = load_dataset(build_config(sections, METHOD_CONFIGS, {}), load_tokenizer("minilm"))
     parts = []
     for split in data.splits.values():
@@ -82,17 +86,23 @@ def config(folder: Path) -> object:
 
 def prepared(layout: str, *words: str) -> Callable[[Path], object]:
     """The data set that `python -m utils.prepare` makes of a folder's files."""
+
     def read(folder: Path) -> object:
         out = folder / "out"
         named = [str(folder / word[1:]) if word.startswith("@") else word for word in words]
         make, _ = preparing.FORMATS[layout]
         make(preparing._parser().parse_args([layout, *named, "--out", str(out)]))
         return {path.name: path.read_text() for path in sorted(out.rglob("*.txt"))}
+
     return read
 
 
 TARGETS: dict[str, Callable[[Path], object]] = {
-    "data_set": data_set, "features": features, "graph": graph, "run": run, "told": told,
+    "data_set": data_set,
+    "features": features,
+    "graph": graph,
+    "run": run,
+    "told": told,
     "config": config,
     "csv": prepared("csv", "--train", "@rows.csv", "--test-fraction", "0.4"),
     "jsonl": prepared("jsonl", "--train", "@rows.jsonl", "--test-fraction", "0.4"),
@@ -101,11 +111,13 @@ TARGETS: dict[str, Callable[[Path], object]] = {
 }
 
 
-# ---------------------------------------------------------------- in the child
+# -------------------------------- in the child
+
 
 @dataclass(frozen=True)
 class Outcome:
     """How a child ended: `said` is its error, `result` what the file meant."""
+
     crash: str | None = None
     error: str | None = None
     said: str = ""

@@ -7,6 +7,7 @@ Every mutation of a structured kind (npz, npy, safetensors, json) breaks the fil
 meaning: whoever reads it must refuse it or give the same result. Mutations of texts (lines, csv,
 libsvm, yaml) may also make another valid file (`Mutation.may_differ`).
 """
+
 from __future__ import annotations
 
 import io
@@ -23,6 +24,7 @@ import numpy as np
 @dataclass(frozen=True)
 class Mutation:
     """One way to damage a file of a kind; the same seed gives the same bytes."""
+
     kind: str
     name: str
     seed: int
@@ -37,10 +39,11 @@ class Mutation:
         return f"{self.kind}-{self.name}-{self.seed}"
 
 
-# ---------------------------------------------------------------- any bytes
+# -------------------------------- any bytes
+
 
 def _cut(data: bytes, rng: random.Random) -> bytes:
-    return data[:rng.randrange(len(data))]
+    return data[: rng.randrange(len(data))]
 
 
 def _nothing(data: bytes, rng: random.Random) -> bytes:
@@ -61,11 +64,24 @@ def _flip(data: bytes, rng: random.Random) -> bytes:
 
 
 def _other_kind(data: bytes, rng: random.Random) -> bytes:
-    return rng.choice([b"PK\x03\x04", b"\x93NUMPY", b"{}", b"%PDF-1.4\n", b"\x1f\x8b\x08\x00",
-                       b"\x80\x04K\x01.", b"\xff\xfe{\x00"]) + data[:rng.randrange(20)]
+    return (
+        rng.choice(
+            [
+                b"PK\x03\x04",
+                b"\x93NUMPY",
+                b"{}",
+                b"%PDF-1.4\n",
+                b"\x1f\x8b\x08\x00",
+                b"\x80\x04K\x01.",
+                b"\xff\xfe{\x00",
+            ]
+        )
+        + data[: rng.randrange(20)]
+    )
 
 
-# ---------------------------------------------------------------- npy
+# -------------------------------- npy
+
 
 def npy(array: np.ndarray) -> bytes:
     """An array as the bytes of a .npy file; object arrays are pickled."""
@@ -88,14 +104,16 @@ def _forge_shape(array: np.ndarray, rng: random.Random) -> bytes:
 
 
 def _forge_header(array: np.ndarray, rng: random.Random) -> bytes:
-    return rng.choice([
-        _forged(array, "shape"),
-        _forged(array, (array.size,), "|V0"),
-        _forged(array, (array.size,), "no such kind"),
-        _forged(array, None),
-        b"\x93NUMPY\x01\x00\xff\xff" + b"(" * 65535,
-        b"\x93NUMPY\x09\x00" + npy(array)[8:],
-    ])
+    return rng.choice(
+        [
+            _forged(array, "shape"),
+            _forged(array, (array.size,), "|V0"),
+            _forged(array, (array.size,), "no such kind"),
+            _forged(array, None),
+            b"\x93NUMPY\x01\x00\xff\xff" + b"(" * 65535,
+            b"\x93NUMPY\x09\x00" + npy(array)[8:],
+        ]
+    )
 
 
 def _strings(array: np.ndarray, rng: random.Random) -> np.ndarray:
@@ -123,7 +141,7 @@ def _more_axes(array: np.ndarray, rng: random.Random) -> np.ndarray:
 
 
 def _scalar(array: np.ndarray, rng: random.Random) -> np.ndarray:
-    if not array.ndim:      # another number may be as good
+    if not array.ndim:  # another number may be as good
         return array[None]
     return np.array(rng.choice([0, 7, -1]), array.dtype if array.dtype.kind in "if" else np.int64)
 
@@ -140,12 +158,22 @@ def _longer(array: np.ndarray, rng: random.Random) -> np.ndarray:
     return np.concatenate([array, array[-1:]]) if array.ndim and len(array) else np.zeros(3)
 
 
-ARRAY_CHANGES = (_strings, _dates, _complex, _objects, _records, _more_axes, _scalar, _emptied,
-                 _shorter, _longer)
+ARRAY_CHANGES = (
+    _strings,
+    _dates,
+    _complex,
+    _objects,
+    _records,
+    _more_axes,
+    _scalar,
+    _emptied,
+    _shorter,
+    _longer,
+)
 
 
 def _change_array(array: np.ndarray, rng: random.Random) -> bytes:
-    if array.dtype.kind not in "biuf":      # a name among the numbers, as that of a sparse format
+    if array.dtype.kind not in "biuf":  # a name among the numbers, as that of a sparse format
         return npy(rng.choice([np.array(b"abc"), np.array(7), np.array([b"csc", b"csr"])]))
     if rng.random() < 0.25:
         return rng.choice([_forge_shape, _forge_header])(array, rng)
@@ -169,7 +197,8 @@ def _npy_not_finite(data: bytes, rng: random.Random) -> bytes:
     return _cut(data, rng) if array is None else npy(array)
 
 
-# ---------------------------------------------------------------- npz
+# -------------------------------- npz
+
 
 def members_of(data: bytes) -> dict[str, bytes]:
     """The members of a zip archive."""
@@ -221,8 +250,11 @@ def _npz_indices(data: bytes, rng: random.Random) -> bytes:
     """Integers that point outside: of a sparse matrix, a tree, a list of ids."""
     members = members_of(data)
     arrays = {name: np.load(io.BytesIO(content)) for name, content in members.items()}
-    pointing = sorted(name for name, array in arrays.items()
-                      if array.dtype.kind in "iu" and array.ndim and array.size)
+    pointing = sorted(
+        name
+        for name, array in arrays.items()
+        if array.dtype.kind in "iu" and array.ndim and array.size
+    )
     if not pointing:
         return _npz_missing(data, rng)
     name = rng.choice(pointing)
@@ -241,11 +273,12 @@ def _npz_bomb(data: bytes, rng: random.Random) -> bytes:
     return zipped(members)
 
 
-# ---------------------------------------------------------------- safetensors
+# -------------------------------- safetensors
+
 
 def _header(data: bytes) -> tuple[dict, bytes]:
     size = struct.unpack("<Q", data[:8])[0]
-    return json.loads(data[8:8 + size]), data[8 + size:]
+    return json.loads(data[8 : 8 + size]), data[8 + size :]
 
 
 def _safetensors(header: object, body: bytes) -> bytes:
@@ -277,25 +310,35 @@ def _st_header(data: bytes, rng: random.Random) -> bytes:
 
 def _st_not_finite(data: bytes, rng: random.Random) -> bytes:
     header, body = _header(data)
-    floats = sorted(k for k, v in header.items() if k != "__metadata__" and v["dtype"] == "F32"
-                    and v["data_offsets"][1] > v["data_offsets"][0])
+    floats = sorted(
+        k
+        for k, v in header.items()
+        if k != "__metadata__"
+        and v["dtype"] == "F32"
+        and v["data_offsets"][1] > v["data_offsets"][0]
+    )
     if not floats:
         return _cut(data, rng)
     start, stop = header[rng.choice(floats)]["data_offsets"]
     place = start + 4 * rng.randrange((stop - start) // 4)
     value = struct.pack("<f", rng.choice([float("nan"), float("inf")]))
-    return data[:len(data) - len(body)] + body[:place] + value + body[place + 4:]
+    return data[: len(data) - len(body)] + body[:place] + value + body[place + 4 :]
 
 
-# ---------------------------------------------------------------- JSON
+# -------------------------------- JSON
 
-ODD_VALUES = (None, True, -1, 3.5, 10 ** 30, "x", "", [], {}, [[]], {"a": {}}, [None], "\ud83d")
+ODD_VALUES = (None, True, -1, 3.5, 10**30, "x", "", [], {}, [[]], {"a": {}}, [None], "\ud83d")
 
 
 def _places(value: object, path: tuple = ()) -> Iterator[tuple]:
     yield path
-    items = value.items() if isinstance(value, dict) else enumerate(value) \
-        if isinstance(value, list) else ()
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     for key, part in items:
         yield from _places(part, (*path, key))
 
@@ -304,8 +347,8 @@ def replaced(value: object, path: tuple, new: object) -> object:
     """A copy of nested lists and maps with another value at a path."""
     if not path:
         return new
-    out = dict(value) if isinstance(value, dict) else list(value)      # type: ignore[call-overload]
-    out[path[0]] = replaced(out[path[0]], path[1:], new)               # type: ignore[index]
+    out = dict(value) if isinstance(value, dict) else list(value)  # type: ignore[call-overload]
+    out[path[0]] = replaced(out[path[0]], path[1:], new)  # type: ignore[index]
     return out
 
 
@@ -333,11 +376,21 @@ def _json_deep(data: bytes, rng: random.Random) -> bytes:
 
 
 def _json_text(data: bytes, rng: random.Random) -> bytes:
-    return rng.choice([data.replace(b":", b"=", 1), data + b"}", b"\xff" + data, data[:-3],
-                       data.decode().encode("utf-16"), b"NaN", b"1" * 5000])
+    return rng.choice(
+        [
+            data.replace(b":", b"=", 1),
+            data + b"}",
+            b"\xff" + data,
+            data[:-3],
+            data.decode().encode("utf-16"),
+            b"NaN",
+            b"1" * 5000,
+        ]
+    )
 
 
-# ---------------------------------------------------------------- lines of text
+# -------------------------------- lines of text
+
 
 def _lines(data: bytes) -> list[bytes]:
     return data.split(b"\n")
@@ -349,13 +402,32 @@ def _line_changed(change: Callable[[bytes, random.Random], bytes]) -> Callable:
         place = rng.randrange(len(lines))
         lines[place] = change(lines[place], rng)
         return b"\n".join(lines)
+
     return apply
 
 
 def _odd_bytes(line: bytes, rng: random.Random) -> bytes:
     place = rng.randrange(len(line) + 1)
-    odd = rng.choice([b"\xff", b"\x00", b"\r", b"\"", b"\xed\xa0\xbd", b"\xe2\x80\xa8", b"\t",
-                      b",", b":", b" ", b"9" * 400, b"-", b"nan", b"1e999", b"[", b"\\"])
+    odd = rng.choice(
+        [
+            b"\xff",
+            b"\x00",
+            b"\r",
+            b'"',
+            b"\xed\xa0\xbd",
+            b"\xe2\x80\xa8",
+            b"\t",
+            b",",
+            b":",
+            b" ",
+            b"9" * 400,
+            b"-",
+            b"nan",
+            b"1e999",
+            b"[",
+            b"\\",
+        ]
+    )
     return line[:place] + odd + line[place:]
 
 
@@ -382,11 +454,28 @@ def _other_ends(data: bytes, rng: random.Random) -> bytes:
 
 
 ANY = (_cut, _nothing, _noise, _flip, _other_kind)
-TEXT = (_line_changed(_odd_bytes), _line_changed(_odd_bytes), _line_changed(_line_gone),
-        _line_changed(_long_line), _doubled, _other_coding, _other_ends)
+TEXT = (
+    _line_changed(_odd_bytes),
+    _line_changed(_odd_bytes),
+    _line_changed(_line_gone),
+    _line_changed(_long_line),
+    _doubled,
+    _other_coding,
+    _other_ends,
+)
 KINDS: dict[str, tuple[Callable[[bytes, random.Random], bytes], ...]] = {
-    "npz": (*ANY, _npz_member, _npz_member, _npz_member, _npz_missing, _npz_bytes,
-            _npz_not_finite, _npz_indices, _npz_indices, _npz_bomb),
+    "npz": (
+        *ANY,
+        _npz_member,
+        _npz_member,
+        _npz_member,
+        _npz_missing,
+        _npz_bytes,
+        _npz_not_finite,
+        _npz_indices,
+        _npz_indices,
+        _npz_bomb,
+    ),
     "npy": (*ANY, _npy_array, _npy_array, _npy_array, _npy_not_finite),
     "safetensors": (*ANY, _st_header, _st_header, _st_header, _st_not_finite),
     "json": (*ANY, _json_value, _json_value, _json_value, _json_missing, _json_deep, _json_text),
@@ -398,5 +487,13 @@ TEXTS = ("lines",)
 def mutations(kind: str, seed: int, count: int) -> list[Mutation]:
     """`count` mutations of a kind, its ways in turn."""
     ways = KINDS[kind]
-    return [Mutation(kind, f"{ways[i % len(ways)].__name__.strip('_')}", seed * 10_000 + i,
-                     ways[i % len(ways)], kind in TEXTS) for i in range(count)]
+    return [
+        Mutation(
+            kind,
+            f"{ways[i % len(ways)].__name__.strip('_')}",
+            seed * 10_000 + i,
+            ways[i % len(ways)],
+            kind in TEXTS,
+        )
+        for i in range(count)
+    ]

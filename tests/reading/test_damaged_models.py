@@ -1,7 +1,10 @@
-"""Saved models whose numbers are NaN or infinite: an answer that is none is refused with the name of the run.
+"""Saved models whose numbers are NaN or infinite: an answer that is none is refused with the name
+of the run.
 
-What is looked at when a model is opened has its tests elsewhere; here the files are larger than that.
+What is looked at when a model is opened has its tests elsewhere; here the files are larger than
+that.
 """
+
 import shutil
 
 import numpy as np
@@ -30,7 +33,7 @@ def unseen(monkeypatch):
 def damage(path, value):
     """A third of an array's numbers become `value`."""
     rows = np.load(path)
-    rows.reshape(-1)[:max(rows.size // 3, 1)] = value
+    rows.reshape(-1)[: max(rows.size // 3, 1)] = value
     path.unlink()
     np.save(path, rows)
 
@@ -38,7 +41,10 @@ def damage(path, value):
 def refused(run, *overrides):
     """By predict and by eval, with the name of the run; nothing is written."""
     words = [str(run).replace("\\", ".") + "/model", "finite|NaN"]
-    for ask in (lambda: Predictor(run, overrides=overrides)(TEXTS, 3), lambda: evaluate(run, "tst", list(overrides))):
+    for ask in (
+        lambda: Predictor(run, overrides=overrides)(TEXTS, 3),
+        lambda: evaluate(run, "tst", list(overrides)),
+    ):
         with pytest.raises(InputError, match=words[1]) as error:
             ask()
         assert words[0] in str(error.value)
@@ -59,7 +65,9 @@ def test_label_vectors(make_config, unseen, value):
 def test_weights_of_a_transformer(make_config, tiny_encoder, index):
     if index == "hnsw":
         pytest.importorskip("faiss")
-    run = train.fit(make_config(encoder={"name": tiny_encoder, "init": "minilm"}, train={"epochs": 0}))
+    run = train.fit(
+        make_config(encoder={"name": tiny_encoder, "init": "minilm"}, train={"epochs": 0})
+    )
     path = run / "model" / "model.safetensors"
     weights = load_file(path)
     weights["embeddings.LayerNorm.bias"][3] = float("nan")
@@ -80,11 +88,16 @@ def test_parts_of_a_graph_of_clusters(make_config, unseen, tmp_path, value):
 
 
 def test_members_of_a_fusion(make_config, unseen, tmp_path):
-    runs = {name: train.fit(make_config(**settings, run={"dir": str(tmp_path / name)}))
-            for name, settings in (("encoder", {}), ("other", SETTINGS["ova"]))}
+    runs = {
+        name: train.fit(make_config(**settings, run={"dir": str(tmp_path / name)}))
+        for name, settings in (("encoder", {}), ("other", SETTINGS["ova"]))
+    }
     members = {name: str(folder) for name, folder in runs.items()}
-    run = train.fit(make_config(method={**FUSION["method"], "members": members},
-                                run={"dir": str(tmp_path / "fusion")}))
+    run = train.fit(
+        make_config(
+            method={**FUSION["method"], "members": members}, run={"dir": str(tmp_path / "fusion")}
+        )
+    )
     damage(run / "model" / "members" / "encoder" / "model" / "label_embeddings.npy", np.nan)
     refused(run)
 
@@ -92,13 +105,18 @@ def test_members_of_a_fusion(make_config, unseen, tmp_path):
 def test_a_graph_of_near_neighbours_takes_finite_vectors_alone():
     pytest.importorskip("faiss")
     import torch
+
     labels = torch.eye(5)
     found = HnswIndex(labels)
     assert found.search(torch.eye(5), 1)[1].ravel().tolist() == [0, 1, 2, 3, 4]
-    with pytest.raises(saved.NotFiniteError, match="query embeddings: expected finite numbers, got nan at place 0"):
+    with pytest.raises(
+        saved.NotFiniteError, match="query embeddings: expected finite numbers, got nan at place 0"
+    ):
         found.search(torch.full((1, 5), float("nan")), 1)
     labels[2, 1] = float("inf")
-    with pytest.raises(saved.NotFiniteError, match="label vectors: expected finite numbers, got inf at place 11"):
+    with pytest.raises(
+        saved.NotFiniteError, match="label vectors: expected finite numbers, got inf at place 11"
+    ):
         HnswIndex(labels).search(torch.eye(5), 1)
 
 

@@ -4,6 +4,7 @@ Each input is read by a child of one preloaded server, so that a crash is the ch
 end with our own error that names the file, or with the result of the whole file; leave nothing
 behind; take neither long nor much memory.
 """
+
 from __future__ import annotations
 
 import json
@@ -31,7 +32,8 @@ SECONDS = 30
 MOST_MEMORY = 1 << 30
 
 
-# ---------------------------------------------------------------- one input in one child
+# -------------------------------- one input in one child
+
 
 def outcome_of(target: str, folder: Path) -> Outcome:
     """What becomes of one folder in a child of the server."""
@@ -51,11 +53,13 @@ def outcome_of(target: str, folder: Path) -> Outcome:
     return got
 
 
-# ---------------------------------------------------------------- what there is to damage
+# -------------------------------- what there is to damage
+
 
 @dataclass(frozen=True)
 class Subject:
     """A file of a whole folder, and who reads it."""
+
     target: str
     folder: Path
     file: str
@@ -71,9 +75,17 @@ class Subject:
         return self.target == "told" or Path(self.file).name.startswith("tokenizer")
 
 
-KIND_OF = {".npz": "npz", ".npy": "npy", ".safetensors": "safetensors", ".json": "json",
-           ".jsonl": "lines", ".txt": "lines", ".csv": "lines", ".yaml": "lines"}
-UNREAD = {"README.md", "modules.json", "special_tokens_map.json"}      # for other programs
+KIND_OF = {
+    ".npz": "npz",
+    ".npy": "npy",
+    ".safetensors": "safetensors",
+    ".json": "json",
+    ".jsonl": "lines",
+    ".txt": "lines",
+    ".csv": "lines",
+    ".yaml": "lines",
+}
+UNREAD = {"README.md", "modules.json", "special_tokens_map.json"}  # for other programs
 
 
 def subject(target: str, folder: Path, file: str, count: int) -> Subject:
@@ -82,26 +94,52 @@ def subject(target: str, folder: Path, file: str, count: int) -> Subject:
 
 def saved_files(folder: Path) -> list[str]:
     """Files of a saved model that its loading reads."""
-    return sorted(str(path.relative_to(folder)) for path in (folder / "model").rglob("*")
-                  if path.suffix in KIND_OF and path.name not in UNREAD)
+    return sorted(
+        str(path.relative_to(folder))
+        for path in (folder / "model").rglob("*")
+        if path.suffix in KIND_OF and path.name not in UNREAD
+    )
 
 
 RECIPES = {
-    "fusion": {"method": {"name": "fusion", "memory": "dual"}, "stages": [
-        {"name": "encoder", "method": {"name": "dexml"}},
-        {"name": "tree", "run": {"start_from": None},
-         "method": {"name": "xr-linear", "max_leaf": 4, "splits": 2, "beam": 8}},
-        {"name": "fusion", "run": {"start_from": None}, "method": {
-            "name": "fusion", "members": {"dual": "stage:encoder", "tree": "stage:tree"}}}]},
-    "fused": {"method": {"name": "fused"}, "stages": [
-        {"name": "encoder", "method": {"name": "dexml"}},
-        {"name": "classifiers", "method": {"name": "xc", "tau": 0.05, "cluster_size": 4}},
-        {"name": "fused", "train": {"epochs": 0}}]},
-    "ranker": {"method": {"name": "elias-ranker", "candidates": 20}, "stages": [
-        {"name": "search", "method": {"name": "elias-1", "max_leaf": 5, "tau": 0.1}},
-        {"name": "rank"}]},
-    "dexa": {"method": {"name": "dexa", "num_vectors": 8},
-             "loss": {"name": "triplet", "sample": True}},
+    "fusion": {
+        "method": {"name": "fusion", "memory": "dual"},
+        "stages": [
+            {"name": "encoder", "method": {"name": "dexml"}},
+            {
+                "name": "tree",
+                "run": {"start_from": None},
+                "method": {"name": "xr-linear", "max_leaf": 4, "splits": 2, "beam": 8},
+            },
+            {
+                "name": "fusion",
+                "run": {"start_from": None},
+                "method": {
+                    "name": "fusion",
+                    "members": {"dual": "stage:encoder", "tree": "stage:tree"},
+                },
+            },
+        ],
+    },
+    "fused": {
+        "method": {"name": "fused"},
+        "stages": [
+            {"name": "encoder", "method": {"name": "dexml"}},
+            {"name": "classifiers", "method": {"name": "xc", "tau": 0.05, "cluster_size": 4}},
+            {"name": "fused", "train": {"epochs": 0}},
+        ],
+    },
+    "ranker": {
+        "method": {"name": "elias-ranker", "candidates": 20},
+        "stages": [
+            {"name": "search", "method": {"name": "elias-1", "max_leaf": 5, "tau": 0.1}},
+            {"name": "rank"},
+        ],
+    },
+    "dexa": {
+        "method": {"name": "dexa", "num_vectors": 8},
+        "loss": {"name": "triplet", "sample": True},
+    },
     "surrogate": {"method": {"name": "surrogate", "num_clusters": 16, "tau": 0.05}},
     "ova": {"method": {"name": "ova", "tau": 0.05}},
 }
@@ -112,13 +150,17 @@ def runs(tmp_path_factory, tiny_root, tiny_encoder) -> dict[str, Path]:
     """A finished run of each recipe."""
     from models import METHOD_CONFIGS
     from utils.config.config import build_config
+
     root = tmp_path_factory.mktemp("runs")
     found = {}
     for name, recipe in RECIPES.items():
-        sections = {"data": {"root": str(tiny_root), "name": "tiny", "val_fraction": 0.2},
-                    "encoder": {"name": "bag", "init": tiny_encoder},
-                    "train": {"epochs": 2, "batch_size": 16}, **recipe,
-                    "run": {"dir": str(root / name), "tensorboard": False, "threads": 1}}
+        sections = {
+            "data": {"root": str(tiny_root), "name": "tiny", "val_fraction": 0.2},
+            "encoder": {"name": "bag", "init": tiny_encoder},
+            "train": {"epochs": 2, "batch_size": 16},
+            **recipe,
+            "run": {"dir": str(root / name), "tensorboard": False, "threads": 1},
+        }
         stages = sections.pop("stages", ())
         found[name] = train.fit(build_config(sections, METHOD_CONFIGS, {}, stages))
     evaluate(found["ova"])
@@ -135,22 +177,30 @@ def inputs(tmp_path_factory) -> Path:
     for split, points in (("trn", 30), ("tst", 10)):
         features = sp.random(points, 12, 0.4, "csr", np.float32, rng=rng)
         sp.save_npz(root / "features" / f"X.{split}.npz", features)
-    shutil.copytree(root / "features", root / "pecos", ignore=shutil.ignore_patterns("raw", "filter*"))
+    shutil.copytree(
+        root / "features", root / "pecos", ignore=shutil.ignore_patterns("raw", "filter*")
+    )
     (root / "graph").mkdir()
     graph_of_clusters(np.arange(20) % 4, 4).save(root / "graph" / "A.npz")
     (root / "config").mkdir()
     (root / "config" / "config.yaml").write_text(CONFIG)
     (root / "csv").mkdir()
-    (root / "csv" / "rows.csv").write_text("text,labels\n" + "".join(
-        f"text {i} of some words,{'red|blue' if i % 2 else 'green'}\n" for i in range(12)))
+    (root / "csv" / "rows.csv").write_text(
+        "text,labels\n"
+        + "".join(f"text {i} of some words,{'red|blue' if i % 2 else 'green'}\n" for i in range(12))
+    )
     (root / "jsonl").mkdir()
-    (root / "jsonl" / "rows.jsonl").write_text("".join(
-        json.dumps({"text": f"text {i}", "labels": ["red", "blue"][:1 + i % 2]}) + "\n"
-        for i in range(12)))
+    (root / "jsonl" / "rows.jsonl").write_text(
+        "".join(
+            json.dumps({"text": f"text {i}", "labels": ["red", "blue"][: 1 + i % 2]}) + "\n"
+            for i in range(12)
+        )
+    )
     (root / "sparse").mkdir()
     for split in ("train", "test"):
-        (root / "sparse" / f"{split}.txt").write_text("6 9 4\n" + "".join(
-            f"{i % 4},{(i + 1) % 4} {i}:0.5 {i + 1}:1.25\n" for i in range(6)))
+        (root / "sparse" / f"{split}.txt").write_text(
+            "6 9 4\n" + "".join(f"{i % 4},{(i + 1) % 4} {i}:0.5 {i + 1}:1.25\n" for i in range(6))
+        )
     return root
 
 
@@ -186,7 +236,8 @@ def subjects(runs: dict[str, Path], inputs: Path) -> Iterator[Subject]:
             yield subject("run", folder, file, 4)
 
 
-# ---------------------------------------------------------------- the test
+# -------------------------------- the test
+
 
 def alike(one: object, other: object) -> bool:
     """Equal, numbers to three digits."""
@@ -230,7 +281,7 @@ def test_damaged_files_are_refused_by_name_or_mean_the_same(runs, inputs, tmp_pa
             if damaged == original:
                 continue
             folder = _copy(subject.folder, tmp_path / "damaged" / subject.folder.name)
-            (folder / subject.file).unlink()      # it may be a link to the whole file
+            (folder / subject.file).unlink()  # it may be a link to the whole file
             (folder / subject.file).write_bytes(damaged)
             got = outcome_of(subject.target, folder)
             may_differ = mutation.may_differ or subject.may_differ

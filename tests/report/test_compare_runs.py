@@ -1,4 +1,6 @@
-"""`python -m utils.report compare`: the bootstrap against a slow loop, the table, the page, and bad input."""
+"""`python -m utils.report compare`: the bootstrap against a slow loop, the table, the page, and bad
+input."""
+
 import json
 import shutil
 
@@ -20,31 +22,43 @@ def test_bootstrap_is_that_of_a_loop_over_samples(monkeypatch):
     relevance = sp.csr_matrix((rng.random((15, 9)) < 0.3).astype(np.float32))
     systems = [sp.csr_matrix(rng.random((15, 9))) for _ in range(2)]
     weights = inverse_propensity(rng.integers(0, 9, 9), 30, a=0.55, b=1.5)
-    monkeypatch.setattr("utils.metrics.CELLS", 15 * 7)      # 7 samples at a time, 20 in all
-    found = paired_bootstrap([per_point(s, relevance, weights, (1, 3)) for s in systems], 20, seed=4)
+    monkeypatch.setattr("utils.metrics.CELLS", 15 * 7)  # 7 samples at a time, 20 in all
+    found = paired_bootstrap(
+        [per_point(s, relevance, weights, (1, 3)) for s in systems], 20, seed=4
+    )
     generator = np.random.default_rng(4)
     for sample in range(20):
         drawn = generator.integers(15, size=15)
         for scores, values in zip(systems, found, strict=True):
-            slow = evaluate(scores[drawn], relevance[drawn], weights, (1, 3))      # of the same points for both
-            assert {key: value[sample] for key, value in values.items()} == pytest.approx(slow, rel=1e-12)
+            # of the same points for both
+            slow = evaluate(scores[drawn], relevance[drawn], weights, (1, 3))
+            assert {key: value[sample] for key, value in values.items()} == pytest.approx(
+                slow, rel=1e-12
+            )
 
 
 def test_interval_of_a_difference_is_about_two_standard_errors():
     rng = np.random.default_rng(0)
     relevance = sp.csr_matrix(np.eye(2)[np.zeros(800, int)])
-    one, two = (sp.csr_matrix(np.eye(2)[(rng.random(800) > share).astype(int)]) for share in (0.4, 0.5))
+    one, two = (
+        sp.csr_matrix(np.eye(2)[(rng.random(800) > share).astype(int)]) for share in (0.4, 0.5)
+    )
     points = [per_point(scores, relevance, ks=(1,)).only(["P@1"]) for scores in (one, two)]
     first, second = paired_bootstrap(points, 4000)
     low, high = np.percentile(second["P@1"] - first["P@1"], (2.5, 97.5))
     gain = 100 * (points[1].values["P@1"] - points[0].values["P@1"])
     error = gain.std() / np.sqrt(800)
-    assert [low, high] == pytest.approx([gain.mean() - 1.96 * error, gain.mean() + 1.96 * error], abs=0.3 * error)
+    assert [low, high] == pytest.approx(
+        [gain.mean() - 1.96 * error, gain.mean() + 1.96 * error], abs=0.3 * error
+    )
 
 
 def test_points_differ_where_true_labels_stand_elsewhere():
     relevance = sp.csr_matrix(np.array([[1, 0, 0], [1, 0, 0], [1, 1, 0], [0, 0, 1]]))
-    one, two = np.array([[0, 1], [0, 1], [0, 1], [0, 1]]), np.array([[0, 2], [1, 0], [1, 0], [1, -1]])
+    one, two = (
+        np.array([[0, 1], [0, 1], [0, 1], [0, 1]]),
+        np.array([[0, 2], [1, 0], [1, 0], [1, -1]]),
+    )
     assert differing([one, two], relevance).tolist() == [False, True, True, False]
     assert differing([one, one, two], relevance).tolist() == [False, True, True, False]
 
@@ -54,12 +68,22 @@ def two_runs(tmp_path_factory, tiny_root):
     """Folders of two evaluated linear trees, one with a beam that loses labels."""
     from models import METHOD_CONFIGS
     from utils.config.config import build_config
+
     root, folders = tmp_path_factory.mktemp("runs"), []
     for name, beam in (("wide", 10), ("narrow", 1)):
-        folders.append(train.fit(build_config({
-            "data": {"root": str(tiny_root), "name": "tiny", "val_fraction": 0.2},
-            "method": {"name": "xr-linear", "max_leaf": 4, "splits": 2, "beam": beam},
-            "run": {"dir": str(root / name), "tensorboard": False, "threads": 1}}, METHOD_CONFIGS, {})))
+        folders.append(
+            train.fit(
+                build_config(
+                    {
+                        "data": {"root": str(tiny_root), "name": "tiny", "val_fraction": 0.2},
+                        "method": {"name": "xr-linear", "max_leaf": 4, "splits": 2, "beam": beam},
+                        "run": {"dir": str(root / name), "tensorboard": False, "threads": 1},
+                    },
+                    METHOD_CONFIGS,
+                    {},
+                )
+            )
+        )
         for split in ("tst", "val"):
             evaluation.evaluate(folders[-1], split)
     return folders
@@ -67,19 +91,41 @@ def two_runs(tmp_path_factory, tiny_root):
 
 def test_table_and_page(two_runs, tmp_path, capsys):
     folders = [str(f) for f in two_runs]
-    main(["compare", *folders, "--metrics", "P@1", "PSP@5", "P@99", "--out", str(tmp_path / "c.html")])
+    main(
+        [
+            "compare",
+            *folders,
+            "--metrics",
+            "P@1",
+            "PSP@5",
+            "P@99",
+            "--out",
+            str(tmp_path / "c.html"),
+        ]
+    )
     lines = capsys.readouterr().out.splitlines()
     one, two = (json.loads((f / "tst_metrics.json").read_text()) for f in two_runs)
     assert lines[0] == "| run | P@1 | PSP@5 |"
     assert lines[2] == f"| wide | {one['P@1']:.2f} | {one['PSP@5']:.2f} |"
     assert lines[3] == f"| narrow | {two['P@1']:.2f} | {two['PSP@5']:.2f} |"
-    assert lines[4].startswith("| narrow − wide | ") and f"{two['PSP@5'] - one['PSP@5']:+.2f}" in lines[4]
+    assert (
+        lines[4].startswith("| narrow − wide | ")
+        and f"{two['PSP@5'] - one['PSP@5']:+.2f}" in lines[4]
+    )
     assert "20 points of split tst (10,000 resamples)" in lines[6]
     found = payload_of(tmp_path / "c.html")
-    assert found["runs"] == ["wide", "narrow"] and [d["run"] for d in found["deciles"]] == ["wide", "narrow"]
-    assert found["deciles"][0].keys() == found["deciles"][1].keys()      # though the second kept fewer labels
+    assert found["runs"] == ["wide", "narrow"] and [d["run"] for d in found["deciles"]] == [
+        "wide",
+        "narrow",
+    ]
+    # though the second kept fewer labels
+    assert found["deciles"][0].keys() == found["deciles"][1].keys()
     value, low, high, clear = found["comparison"]["rows"][1]["differences"][0]
-    assert value == pytest.approx(two["P@1"] - one["P@1"]) and low <= value <= high and clear == (high < 0 or low > 0)
+    assert (
+        value == pytest.approx(two["P@1"] - one["P@1"])
+        and low <= value <= high
+        and clear == (high < 0 or low > 0)
+    )
     assert 0 < len(found["points"]) == found["num_points"] <= 20
     tops = [sp.load_npz(f / "tst_score_mat.npz") for f in two_runs]
     for point in found["points"]:
@@ -99,9 +145,12 @@ def test_bad_runs_are_one_clear_line(two_runs, tmp_path, tiny_root):
             main(["compare", *map(str, words)])
         assert "\n" not in str(found.value)
         return str(found.value)
+
     assert error(one) == "error: compare: expected two runs or more, got 1"
     assert error(one, two, one / ".." / one.name).endswith("the same run stands twice")
-    assert "trn_metrics.json: no such file; make it with: python eval.py trn" in error(one, two, "--split", "trn")
+    assert "trn_metrics.json: no such file; make it with: python eval.py trn" in error(
+        one, two, "--split", "trn"
+    )
     assert "none of the metrics P@77 is in every run" in error(one, two, "--metrics", "P@77")
     assert "--resamples: expected at least 1, got 0" in error(one, two, "--resamples", "0")
     other = tmp_path / "other"
@@ -110,24 +159,33 @@ def test_bad_runs_are_one_clear_line(two_runs, tmp_path, tiny_root):
 
     def tell(**values):
         (other / "tst_metrics.json").write_text(json.dumps(told | values))
+
     tell(data_hash="feed")
     assert f"{other}: evaluated on data tiny (feed), but {one} on tiny (" in error(one, other)
     tell(**{"P@1": 99.0})
-    assert "its P@1 is " in error(one, other) and "but tst_metrics.json says 99.00; make it again" in error(one, other)
+    assert "its P@1 is " in error(
+        one, other
+    ) and "but tst_metrics.json says 99.00; make it again" in error(one, other)
     tell()
     sp.save_npz(other / "tst_score_mat.npz", sp.csr_matrix((3, 20)))
     assert "tst_score_mat.npz: expected shape (20, 20), got (3, 20)" in error(one, other)
     broken = sp.csc_matrix((20, 20))
     broken.indptr = broken.indptr - 10**6
-    for scores, message in ((broken, "expected a valid CSC of shape (20, 20), got indptr from -1000000"),
-                            (sp.csr_matrix(np.full((20, 20), np.nan)), "expected a score other than NaN, got nan")):
+    for scores, message in (
+        (broken, "expected a valid CSC of shape (20, 20), got indptr from -1000000"),
+        (sp.csr_matrix(np.full((20, 20), np.nan)), "expected a score other than NaN, got nan"),
+    ):
         sp.save_npz(other / "tst_score_mat.npz", scores)
         assert f"tst_score_mat.npz: {message}" in error(one, other)
     (other / "tst_score_mat.npz").write_bytes(b"cut off")
     assert "not a scipy sparse matrix" in error(one, other)
     (other / "tst_score_mat.npz").unlink()
-    assert "tst_score_mat.npz: no such file; make it again with: python eval.py tst" in error(one, other)
+    assert "tst_score_mat.npz: no such file; make it again with: python eval.py tst" in error(
+        one, other
+    )
     np.save(other / "val_rows.npy", np.arange(12))
     assert "another validation split than that of" in error(one, other, "--split", "val")
     write_dataset(tmp_path / "sets" / "tiny", seed=9)
-    assert "expected the data that the runs were evaluated on" in error(one, two, "--root", tmp_path / "sets")
+    assert "expected the data that the runs were evaluated on" in error(
+        one, two, "--root", tmp_path / "sets"
+    )

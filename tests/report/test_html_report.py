@@ -1,4 +1,5 @@
 """report.html: its numbers against slow loops, and that no text can break the page."""
+
 import base64
 import json
 import math
@@ -17,16 +18,22 @@ from utils.sparse import topk_rows
 
 def payload_of(path):
     """The data inside a written page."""
-    found = re.findall(r'<script type="application/json" id="payload">(.*?)</script>', path.read_text(), re.DOTALL)
+    found = re.findall(
+        r'<script type="application/json" id="payload">(.*?)</script>', path.read_text(), re.DOTALL
+    )
     assert len(found) == 1
     return json.loads(found[0])
 
 
 @pytest.fixture
 def made():
-    """(scores, relevance, label counts): 40 points, 23 labels; some points without predictions or labels."""
+    """(scores, relevance, label counts): 40 points, 23 labels; some points without predictions or
+    labels."""
     rng = np.random.default_rng(0)
-    scores, relevance = (sp.csr_matrix(rng.random((40, 23)) * (rng.random((40, 23)) < share)) for share in (0.5, 0.15))
+    scores, relevance = (
+        sp.csr_matrix(rng.random((40, 23)) * (rng.random((40, 23)) < share))
+        for share in (0.5, 0.15)
+    )
     return scores, relevance, rng.integers(0, 9, 23)
 
 
@@ -53,7 +60,11 @@ def test_deciles_by_loops_and_they_add_up_to_precision(made):
 
 def test_fewer_labels_than_groups():
     found = html.by_decile(np.array([[0]]), sp.csr_matrix([[1.0, 0, 0]]), np.array([3, 1, 2]), (1,))
-    assert found["labels"] == [1, 1, 1] and found["P@1"] == [0, 0, 100] and found["recall@1"] == [None, None, 100]
+    assert (
+        found["labels"] == [1, 1, 1]
+        and found["P@1"] == [0, 0, 100]
+        and found["recall@1"] == [None, None, 100]
+    )
 
 
 def test_reliability_by_loops():
@@ -87,38 +98,57 @@ def test_confused_pairs_by_loops(made):
 
 def test_histogram_and_examples_of_clusters():
     found = html.cluster_histogram(np.array([3, 3, 5, 9]))
-    assert (found["clusters"], found["smallest"], found["largest"], sum(found["counts"])) == (4, 3, 9, 4)
+    assert (found["clusters"], found["smallest"], found["largest"], sum(found["counts"])) == (
+        4,
+        3,
+        9,
+        4,
+    )
     assert len(found["edges"]) == len(found["counts"]) + 1 == 7
     assert html.cluster_histogram(np.array([4, 4]))["counts"] == [2]
     tree = sp.csr_matrix([[1.0, 0, 0, 1], [0, 1, 1, 0]])
     graph = sp.csr_matrix([[0.2, 0.9, 0.2, 0.2]])
-    first, second, third = html.cluster_examples({"tree 1": tree, "graph": graph}, np.array([1, 6, 2, 3]),
-                                                 ["a", "b", "c", "d" * 99])
+    first, second, third = html.cluster_examples(
+        {"tree 1": tree, "graph": graph}, np.array([1, 6, 2, 3]), ["a", "b", "c", "d" * 99]
+    )
     assert first == {"name": "1, tree 1", "labels": 2, "pairs": 8, "texts": ["b", "c"]}
-    assert second["texts"] == ["d" * html.MAX_NAME, "a"]                # by frequency
-    assert third["texts"] == ["b", "d" * html.MAX_NAME, "c", "a"]      # the strongest edge first
+    assert second["texts"] == ["d" * html.MAX_NAME, "a"]  # by frequency
+    assert third["texts"] == ["b", "d" * html.MAX_NAME, "c", "a"]  # the strongest edge first
 
 
 def test_no_text_can_end_the_script_and_no_number_break_the_json(tmp_path):
-    text = "a</script><script>alert(1)</script><!-- \u2028 & \"quoted\" \ud800 \U0001f600"
-    html.write_report(tmp_path / "r.html", html.ReportData(
-        title=text, facts={text: np.float32(0.5), "n": np.int64(3), "none": None, "list": (1, np.inf)},
-        metrics={"P@1": math.nan, "P@5": -math.inf, "R@1": 2.0}, labels={3: text, 5: "__PAYLOAD__"}))
+    text = 'a</script><script>alert(1)</script><!-- \u2028 & "quoted" \ud800 \U0001f600'
+    html.write_report(
+        tmp_path / "r.html",
+        html.ReportData(
+            title=text,
+            facts={text: np.float32(0.5), "n": np.int64(3), "none": None, "list": (1, np.inf)},
+            metrics={"P@1": math.nan, "P@5": -math.inf, "R@1": 2.0},
+            labels={3: text, 5: "__PAYLOAD__"},
+        ),
+    )
     found = payload_of(tmp_path / "r.html")
     assert found["title"] == found["labels"]["3"] == text
     assert found["facts"] == {text: 0.5, "n": 3, "none": None, "list": [1, None]}
-    assert found["metrics"] == {"P@1": None, "P@5": None, "R@1": 2.0} and found["labels"]["5"] == "__PAYLOAD__"
+    assert (
+        found["metrics"] == {"P@1": None, "P@5": None, "R@1": 2.0}
+        and found["labels"]["5"] == "__PAYLOAD__"
+    )
     assert "<" not in html.to_payload(text)
 
 
 def test_curves_of_a_run_and_its_stages(tmp_path):
     (tmp_path / "stages" / "first").mkdir(parents=True)
     lines = [{"kind": "train", "step": s, "loss": 1 / (s + 1), "note": "x"} for s in range(1200)]
-    lines += [{"kind": "val", "step": 7, "P@1": 1.0}, {"kind": "train", "step": 0, "loss": 9.0}]      # again
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines) + '{"kind": "tr')
+    # again
+    lines += [{"kind": "val", "step": 7, "P@1": 1.0}, {"kind": "train", "step": 0, "loss": 9.0}]
+    (tmp_path / "metrics.jsonl").write_text(
+        "".join(json.dumps(x) + "\n" for x in lines) + '{"kind": "tr'
+    )
     (tmp_path / "stages" / "first" / "metrics.jsonl").write_text(
-        "".join(json.dumps({"kind": "val", "step": s, "P@5": s}) + "\n" for s in (2, 1)))
-    stage, loss = html.read_curves(tmp_path)      # one value of P@1 is no curve
+        "".join(json.dumps({"kind": "val", "step": s, "P@5": s}) + "\n" for s in (2, 1))
+    )
+    stage, loss = html.read_curves(tmp_path)  # one value of P@1 is no curve
     assert stage == {"stage": "first", "kind": "val", "name": "P@5", "points": [[1, 1], [2, 2]]}
     assert (loss["stage"], loss["kind"], loss["name"]) == ("", "train", "loss")
     assert len(loss["points"]) == html.MAX_CURVE
@@ -136,7 +166,10 @@ def test_plots_and_peers_and_places(tmp_path):
     assert "recall of the shortlists" in first["alt"] and second["alt"] == "plot other"
     assert html.peers_of("Debtags", "tst")[0]["PECOS XR-Linear"]["P@1"] == 80.65
     assert html.peers_of("Debtags", "val") == html.peers_of("mine", "tst") == ({}, "")
-    assert [html.report_path(tmp_path, s).name for s in ("tst", "val")] == ["report.html", "val_report.html"]
+    assert [html.report_path(tmp_path, s).name for s in ("tst", "val")] == [
+        "report.html",
+        "val_report.html",
+    ]
 
 
 def test_the_table_holds_what_a_loop_would():
@@ -144,14 +177,31 @@ def test_the_table_holds_what_a_loop_would():
     assert html.chosen_points(9, 3).tolist() == [0, 4, 8]
     scores = sp.csr_matrix(np.array([[0.123456, 0.9, 0, 0.5], [0, 0, 0, 0]]))
     relevance = sp.csr_matrix(np.array([[1.0, 0, 1, 0], [0, 0, 0, 0]]))
-    view = html.PointViews("m", np.array([[2, 1], [-1, -1]]), np.array([[0.25, -1.0, 2.0, 7], [0, 0, 0, 0]]))
-    first, second = html.points_table(np.array([4, 8]), ["x" * 600, "short"], scores, relevance, [view])
-    assert first == {"id": 4, "text": "x" * 500, "more": True, "true": [0, 2], "hidden": 0,
-                     "top": [[1, 0.9, 0], [3, 0.5, 0], [0, 0.1235, 1]],
-                     "views": [[[[2, 1], [1, 0]], [0.25, -1.0, 2.0]]]}
-    assert (second["top"], second["true"], second["views"], second["more"]) == ([], [], [[[], []]], False)
+    view = html.PointViews(
+        "m", np.array([[2, 1], [-1, -1]]), np.array([[0.25, -1.0, 2.0, 7], [0, 0, 0, 0]])
+    )
+    first, second = html.points_table(
+        np.array([4, 8]), ["x" * 600, "short"], scores, relevance, [view]
+    )
+    assert first == {
+        "id": 4,
+        "text": "x" * 500,
+        "more": True,
+        "true": [0, 2],
+        "hidden": 0,
+        "top": [[1, 0.9, 0], [3, 0.5, 0], [0, 0.1235, 1]],
+        "views": [[[[2, 1], [1, 0]], [0.25, -1.0, 2.0]]],
+    }
+    assert (second["top"], second["true"], second["views"], second["more"]) == (
+        [],
+        [],
+        [[[], []]],
+        False,
+    )
     assert html.used_labels([first, second]) == [0, 1, 2, 3]
-    many = html.points_table(np.array([0]), [""], sp.csr_matrix((1, 60)), sp.csr_matrix(np.ones((1, 60))))[0]
+    many = html.points_table(
+        np.array([0]), [""], sp.csr_matrix((1, 60)), sp.csr_matrix(np.ones((1, 60)))
+    )[0]
     assert len(many["true"]) == html.MAX_TRUE and many["hidden"] == 10 and "views" not in many
 
 
@@ -159,11 +209,15 @@ def test_the_report_of_a_tree_run(make_config):
     folder = train.fit(make_config(method={"name": "xr-linear", "max_leaf": 4, "splits": 2}))
     metrics = evaluation.evaluate(folder)
     found = payload_of(folder / "report.html")
-    assert found["facts"]["method"] == "xr-linear" and found["num_points"] == len(found["points"]) == 20
+    assert (
+        found["facts"]["method"] == "xr-linear"
+        and found["num_points"] == len(found["points"]) == 20
+    )
     assert found["metrics"] == metrics and found["runs"] == [] and found["comparison"] is None
     assert sum(found["deciles"][0]["P@1"]) == pytest.approx(metrics["P@1"])
     assert sum(found["clusters"][0]["counts"]) == found["clusters"][0]["clusters"]
-    assert sum(e["labels"] for e in found["examples"]) == 20      # every label is in one of few clusters
+    # every label is in one of few clusters
+    assert sum(e["labels"] for e in found["examples"]) == 20
     right = [p["top"][0][2] for p in found["points"]]
     assert 100 * np.mean(right) == pytest.approx(metrics["P@1"])
     point = found["points"][0]

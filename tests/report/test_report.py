@@ -9,13 +9,19 @@ from utils.report.tables import main, rows_alike, seeds_table
 @pytest.fixture
 def make_run(tmp_path):
     """make_run(seed, P@1, expname, epochs) -> folder of a finished run."""
+
     def make(seed, value, expname="dexa", epochs=3, split="tst"):
         folder = tmp_path / f"{expname}-{seed}-{epochs}-{value}"
         folder.mkdir()
-        (folder / "config.yaml").write_text(f"data: {{name: D}}\ntrain: {{epochs: {epochs}}}\n"
-                                            f"run: {{expname: {expname}, seed: {seed}, dir: {folder}}}\n")
-        (folder / f"{split}_metrics.json").write_text(json.dumps({"P@1": value, "R@100": 2 * value, "points": 7}))
+        (folder / "config.yaml").write_text(
+            f"data: {{name: D}}\ntrain: {{epochs: {epochs}}}\n"
+            f"run: {{expname: {expname}, seed: {seed}, dir: {folder}}}\n"
+        )
+        (folder / f"{split}_metrics.json").write_text(
+            json.dumps({"P@1": value, "R@100": 2 * value, "points": 7})
+        )
         return folder
+
     return make
 
 
@@ -23,8 +29,12 @@ def test_mean_and_standard_deviation_over_seeds(make_run):
     values = [44.1, 45.3, 44.9]
     lines = seeds_table([make_run(seed, value) for seed, value in enumerate(values)]).splitlines()
     mean, deviation = statistics.mean(values), statistics.stdev(values)
-    assert lines[0] == "| config | seeds | P@1 | R@100 |"      # what a run does not have is left out
-    assert lines[2] == (f"| D/dexa | 0, 1, 2 | {mean:.2f} ± {deviation:.2f} | {2 * mean:.2f} ± {2 * deviation:.2f} |")
+    # what a run does not have is left out
+    assert lines[0] == "| config | seeds | P@1 | R@100 |"
+    assert lines[2] == (
+        f"| D/dexa | 0, 1, 2 | {mean:.2f} ± {deviation:.2f} | {2 * mean:.2f} ± "
+        f"{2 * deviation:.2f} |"
+    )
 
 
 def test_a_row_for_each_config_and_no_deviation_of_one_seed(make_run):
@@ -34,10 +44,18 @@ def test_a_row_for_each_config_and_no_deviation_of_one_seed(make_run):
 
 
 def test_names_may_end_with_the_seed(make_run):
-    runs = [make_run(1, 10.0, "dexa-seed1"), make_run(0, 20.0, "dexa-seed0"), make_run(0, 3.0, "elias-1"),
-            make_run(2, 5.0, "s2")]
+    runs = [
+        make_run(1, 10.0, "dexa-seed1"),
+        make_run(0, 20.0, "dexa-seed0"),
+        make_run(0, 3.0, "elias-1"),
+        make_run(2, 5.0, "s2"),
+    ]
     lines = seeds_table(runs, columns=["P@1"]).splitlines()
-    assert lines[2:] == ["| D/dexa | 0, 1 | 15.00 ± 7.07 |", "| D/elias-1 | 0 | 3.00 |", "| D/s2 | 2 | 5.00 |"]
+    assert lines[2:] == [
+        "| D/dexa | 0, 1 | 15.00 ± 7.07 |",
+        "| D/elias-1 | 0 | 3.00 |",
+        "| D/s2 | 2 | 5.00 |",
+    ]
 
 
 def test_members_inside_of_a_run_are_those_of_every_seed(make_run):
@@ -54,7 +72,11 @@ def test_members_inside_of_a_run_are_those_of_every_seed(make_run):
 
 
 def test_rows_of_one_config_are_named(make_run):
-    runs = [make_run(0, 10.0, "first"), make_run(1, 20.0, "second"), make_run(0, 3.0, "other", epochs=4)]
+    runs = [
+        make_run(0, 10.0, "first"),
+        make_run(1, 20.0, "second"),
+        make_run(0, 3.0, "other", epochs=4),
+    ]
     assert rows_alike(runs, "tst").startswith("D/first, D/second: runs of one config")
     assert rows_alike(runs[1:], "tst") == ""
 
@@ -62,14 +84,22 @@ def test_rows_of_one_config_are_named(make_run):
 def test_runs_that_do_not_belong_together_are_named(make_run, tmp_path):
     one = make_run(0, 10.0)
     for folders, message in (
-            ([one, make_run(0, 11.0)], r"D/dexa: seeds \[0, 0\]: a seed stands twice"),
-            ([one, make_run(1, 10.0, epochs=9)], r"seed 1 has another config than that of seed 0 \(sections train\)"),
-            ([tmp_path / "none"], "none: not a run folder"),
-            ([make_run(2, 1.0, split="val")], r"tst_metrics\.json: no such file; make it with: python eval\.py tst"),
+        ([one, make_run(0, 11.0)], r"D/dexa: seeds \[0, 0\]: a seed stands twice"),
+        (
+            [one, make_run(1, 10.0, epochs=9)],
+            r"seed 1 has another config than that of seed 0 \(sections train\)",
+        ),
+        ([tmp_path / "none"], "none: not a run folder"),
+        (
+            [make_run(2, 1.0, split="val")],
+            r"tst_metrics\.json: no such file; make it with: python eval\.py tst",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             seeds_table(folders)
-    with pytest.raises(ValueError, match="none of the metrics P@9 is in every run; these are: P@1, R@100"):
+    with pytest.raises(
+        ValueError, match="none of the metrics P@9 is in every run; these are: P@1, R@100"
+    ):
         seeds_table([one], columns=["P@9"])
 
 

@@ -28,7 +28,10 @@ def test_equals_adamw_when_every_row_has_a_gradient(weight_decay):
     b = torch.optim.AdamW([reference], weight_decay=weight_decay, **settings)
     for _ in range(5):
         gradient = torch.randn(5, 3)
-        ours.grad, reference.grad = sparse([4, 1, 0, 2, 3], gradient[[4, 1, 0, 2, 3]], (5, 3)), gradient
+        ours.grad, reference.grad = (
+            sparse([4, 1, 0, 2, 3], gradient[[4, 1, 0, 2, 3]], (5, 3)),
+            gradient,
+        )
         a.step()
         b.step()
     torch.testing.assert_close(ours, reference, rtol=1e-5, atol=1e-6)
@@ -41,7 +44,8 @@ def test_rows_without_gradient_do_not_move_and_repeated_rows_add_up():
     optimizer.step()
     assert torch.equal(table[[1, 3]], torch.ones(2, 2))
     torch.testing.assert_close(table[0], torch.full((2,), 1 - 0.1 - 0.05))
-    torch.testing.assert_close(table[2], torch.full((2,), 1 - 0.05))      # 1 and -1 cancel; decay remains
+    # 1 and -1 cancel; decay remains
+    torch.testing.assert_close(table[2], torch.full((2,), 1 - 0.05))
     assert optimizer.state[table]["row_steps"].tolist() == [1, 0, 1, 0]
 
 
@@ -51,7 +55,10 @@ def test_compiled_step_equals_tensor_operations(threads, monkeypatch):
     monkeypatch.setattr(optim, "ONE_THREAD", 8)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     torch.manual_seed(0)
-    start, settings = torch.randn(9, 2, 3), {"lr": 0.1, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.2}
+    start, settings = (
+        torch.randn(9, 2, 3),
+        {"lr": 0.1, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.2},
+    )
     tables = [nn.Parameter(start.to(dtype).clone()) for dtype in (torch.float32, torch.float64)]
     optimizers = [RowSparseAdamW([table], **settings) for table in tables]
     for rows in ([0, 3, 8], [8, 1, 3, 1], [], [5], list(range(9))):
@@ -61,7 +68,9 @@ def test_compiled_step_equals_tensor_operations(threads, monkeypatch):
             optimizer.step()
     torch.testing.assert_close(tables[0].double(), tables[1], rtol=1e-5, atol=1e-6)
     for name in ("exp_avg", "exp_avg_sq", "row_steps"):
-        ours, reference = (o.state[t][name].double() for o, t in zip(optimizers, tables, strict=True))
+        ours, reference = (
+            o.state[t][name].double() for o, t in zip(optimizers, tables, strict=True)
+        )
         torch.testing.assert_close(ours, reference, rtol=1e-5, atol=1e-7)
 
 
@@ -96,11 +105,14 @@ def test_groups_by_decay_and_kind():
     net = Net()
     groups = decay_groups(net, "encoder", 0.01)
     found = {(g["name"], g["weight_decay"]): g["params"] for g in groups}
-    assert found == {("table", 0.0): [net.table], ("encoder", 0.01): [net.linear.weight],
-                     ("encoder", 0.0): [net.linear.bias]}
+    assert found == {
+        ("table", 0.0): [net.table],
+        ("encoder", 0.01): [net.linear.weight],
+        ("encoder", 0.0): [net.linear.bias],
+    }
     optimizers = build_optimizers(groups, OptimConfig(lr=0.1, group_lr={"table": 0.5}))
     assert [type(o) for o in optimizers] == [torch.optim.AdamW, RowSparseAdamW]
-    assert optimizers[0].defaults["fused"]      # one pass over memory
+    assert optimizers[0].defaults["fused"]  # one pass over memory
     assert [g["lr"] for o in optimizers for g in o.param_groups] == [0.1, 0.1, 0.5]
     set_learning_rates(optimizers, 0.5)
     assert [g["lr"] for o in optimizers for g in o.param_groups] == [0.05, 0.05, 0.25]
@@ -131,7 +143,7 @@ def test_clipping_equals_torch_and_leaves_tables_alone():
     torch.testing.assert_close(norm, expected)
     torch.testing.assert_close(net.linear.weight.grad, reference[0] / (expected + 1e-6))
     assert net.table.grad.to_dense().max() == 100
-    small = clip_gradients(net.parameters(), 5.0)      # below the limit: unchanged
+    small = clip_gradients(net.parameters(), 5.0)  # below the limit: unchanged
     assert small.item() == pytest.approx(1.0, abs=1e-4)
     torch.testing.assert_close(net.linear.bias.grad, reference[1] / (expected + 1e-6))
     assert clip_gradients([], 1.0).item() == 0.0

@@ -1,4 +1,6 @@
-"""A run killed at any instant goes on as if nothing had happened; a full disk or a damaged file loses nothing."""
+"""A run killed at any instant goes on as if nothing had happened; a full disk or a damaged file
+loses nothing."""
+
 import json
 import os
 import random
@@ -23,7 +25,11 @@ ROOT = Path(__file__).parents[2]
 
 
 def weights(folder):
-    return {n: v for f in ("shared", "process-0") for n, v in load_file(folder / "last" / f"{f}.safetensors").items()}
+    return {
+        n: v
+        for f in ("shared", "process-0")
+        for n, v in load_file(folder / "last" / f"{f}.safetensors").items()
+    }
 
 
 def equal(first, second):
@@ -37,7 +43,8 @@ def log_lines(folder):
 
 
 class Killer:
-    """Runs fit in a forked child and kills it with SIGKILL after a random time: no start-up to wait for each time."""
+    """Runs fit in a forked child and kills it with SIGKILL after a random time: no start-up to wait
+    for each time."""
 
     def __init__(self, config, slow):
         self.config, self.slow = config, slow
@@ -52,6 +59,7 @@ class Killer:
                 def slower(method, batch, accelerator):
                     time.sleep(self.slow)
                     return original(method, batch, accelerator)
+
                 Dexml.backward = slower
                 train.fit(self.config, resume=True)
                 os._exit(0)
@@ -70,12 +78,17 @@ class Killer:
         return False
 
 
-SETTINGS = {"encoder": {"dropout": 0.2}, "method": {"pool": "hnm", "refresh_interval": 2, "gc_batch_size": 8},
-            "train": {"epochs": 80, "batch_size": 8}, "run": {"save_minutes": 0.0005, "threads": 1}}
+SETTINGS = {
+    "encoder": {"dropout": 0.2},
+    "method": {"pool": "hnm", "refresh_interval": 2, "gc_batch_size": 8},
+    "train": {"epochs": 80, "batch_size": 8},
+    "run": {"save_minutes": 0.0005, "threads": 1},
+}
 
 
 def test_twenty_kills_change_nothing(make_config, tmp_path, capfd):
-    """Each kill comes at a random instant: while reading, training, evaluating, writing the model or a checkpoint."""
+    """Each kill comes at a random instant: while reading, training, evaluating, writing the model
+    or a checkpoint."""
     config = make_config(**SETTINGS, data={"val_fraction": 0.2})
     torch.set_num_threads(1)
     whole = train.fit(with_values(config, run={"dir": str(tmp_path / "whole")}))
@@ -92,9 +105,13 @@ def test_twenty_kills_change_nothing(make_config, tmp_path, capfd):
     assert not [p.name for p in killed.iterdir() if p.name.startswith(".")]
 
 
-@pytest.mark.parametrize("settings", [{"encoder": {"dropout": 0.2}}, {"method": {"name": "ova", "tau": 0.1}}])
+@pytest.mark.parametrize(
+    "settings", [{"encoder": {"dropout": 0.2}}, {"method": {"name": "ova", "tau": 0.1}}]
+)
 def test_signals_save_and_say_how_to_go_on(make_config, tmp_path, settings):
-    config = make_config(**settings, train={"epochs": 400, "batch_size": 8}, run={"dir": str(tmp_path / "run")})
+    config = make_config(
+        **settings, train={"epochs": 400, "batch_size": 8}, run={"dir": str(tmp_path / "run")}
+    )
     path = tmp_path / "c.yaml"
     path.write_text(to_yaml(config))
     for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
@@ -102,12 +119,17 @@ def test_signals_save_and_say_how_to_go_on(make_config, tmp_path, settings):
         log = tmp_path / "run" / "metrics.jsonl"
         before = len(log.read_text().splitlines()) if log.exists() else 0
         deadline = time.monotonic() + 60
-        while (not log.exists() or len(log.read_text().splitlines()) <= before) and time.monotonic() < deadline:
+        while (
+            not log.exists() or len(log.read_text().splitlines()) <= before
+        ) and time.monotonic() < deadline:
             time.sleep(0.02)
         child.send_signal(number)
         got = child.finish(timeout=60)
         assert got.returncode == code, got.stderr
-        assert f"stopped by {number.name} after saving; go on with the same command and --resume" in got.stderr
+        assert (
+            f"stopped by {number.name} after saving; go on with the same command and --resume"
+            in got.stderr
+        )
     progress = json.loads((tmp_path / "run" / "last" / "progress.json").read_text())
     assert 0 < progress["step"] < 400 * 6
 
@@ -123,13 +145,14 @@ def test_mid_epoch_checkpoints_go_on_in_the_middle(make_config, tmp_path, monkey
         if len(calls) == 10:
             raise MemoryError
         return original(self, batch, accelerator)
+
     monkeypatch.setattr(Dexml, "backward", die_at_the_tenth_step)
     with pytest.raises(MemoryError):
         train.fit(cut)
     progress = json.loads((cut.run_folder / "last" / "progress.json").read_text())
     assert (progress["epoch"], progress["epoch_step"], progress["step"]) == (1, 3, 9)
     train.fit(cut, resume=True)
-    assert len(calls) == 10 + 3      # the steps after the ninth, no others
+    assert len(calls) == 10 + 3  # the steps after the ninth, no others
     assert equal(weights(whole), weights(cut.run_folder))
     assert log_lines(whole) == log_lines(cut.run_folder)
 
@@ -140,7 +163,7 @@ def test_a_damaged_checkpoint_is_a_clear_error(make_config):
     for name in ("shared.safetensors", "process-0.safetensors", "progress.json", "method.npz"):
         path = folder / "last" / name
         whole = path.read_bytes()
-        path.write_bytes(whole[:len(whole) // 2])
+        path.write_bytes(whole[: len(whole) // 2])
         with pytest.raises(ValueError, match="is damaged or of another version of this program"):
             train.fit(config, resume=True)
         path.write_bytes(whole)
@@ -171,6 +194,7 @@ def test_a_full_disk_while_saving_keeps_the_previous_checkpoint(make_config, mon
         if len(calls) == 4:
             Path(path).write_bytes(Path(path).read_bytes()[:100])
             raise OSError(28, "No space left on device")
+
     monkeypatch.setattr(checkpoint, "save_file", full)
     with pytest.raises(OSError, match="No space left on device"):
         train.fit(config)
@@ -190,15 +214,20 @@ def test_a_limit_of_the_file_system_while_saving_is_one_clear_error(make_config,
     path = tmp_path / "c.yaml"
     path.write_text(to_yaml(small))
     progress = folder / "last" / "progress.json"
-    progress.write_text(json.dumps({**json.loads(progress.read_text()), "epoch": 0, "epoch_step": 0, "step": 0}))
-    code = ("import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
-            "resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000)); "
-            f"sys.argv = ['train.py', {str(path)!r}, '--resume']; runpy.run_path('train.py', run_name='__main__')")
+    progress.write_text(
+        json.dumps({**json.loads(progress.read_text()), "epoch": 0, "epoch_step": 0, "step": 0})
+    )
+    code = (
+        "import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000)); "
+        f"sys.argv = ['train.py', {str(path)!r}, '--resume']; runpy.run_path('train.py', "
+        f"run_name='__main__')"
+    )
     got = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert got.returncode == 1
     assert got.stderr.splitlines()[-1].startswith("error: ")
     assert "Traceback" not in got.stderr
     assert (folder / "last" / "shared.safetensors").read_bytes() == before
     assert not list(folder.glob(".*partial*"))
-    assert [p.name for p in (folder / "model").iterdir()]      # the best model so far is whole, too
+    assert [p.name for p in (folder / "model").iterdir()]  # the best model so far is whole, too
     train.fit(small, resume=True)

@@ -1,4 +1,5 @@
 """The loop, the run folder, evaluation and prediction as a user runs them."""
+
 import json
 import math
 import shutil
@@ -24,11 +25,19 @@ ROOT = Path(__file__).parents[2]
 
 
 def lines(folder, kind):
-    return [r for r in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()) if r["kind"] == kind]
+    return [
+        r
+        for r in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+        if r["kind"] == kind
+    ]
 
 
 def weights(folder):
-    return {n: v for f in ("shared", "process-0") for n, v in load_file(folder / "last" / f"{f}.safetensors").items()}
+    return {
+        n: v
+        for f in ("shared", "process-0")
+        for n, v in load_file(folder / "last" / f"{f}.safetensors").items()
+    }
 
 
 def equal(first, second):
@@ -38,8 +47,18 @@ def equal(first, second):
 def test_a_run_folder_holds_what_the_design_says(make_config):
     folder = train.fit(make_config(run={"tensorboard": True}))
     names = {p.name for p in folder.iterdir()}
-    assert names == {"config.yaml", "environment.json", "train.log", "metrics.jsonl", "val_rows.npy",
-                     "val_metrics.json", "model", "last", "tensorboard", "finished"}
+    assert names == {
+        "config.yaml",
+        "environment.json",
+        "train.log",
+        "metrics.jsonl",
+        "val_rows.npy",
+        "val_metrics.json",
+        "model",
+        "last",
+        "tensorboard",
+        "finished",
+    }
     environment = json.loads((folder / "environment.json").read_text())
     assert environment["versions"]["torch"] == torch.__version__
     assert {"commit", "cpu", "cores", "data_hash", "processes"} <= set(environment)
@@ -57,9 +76,17 @@ def test_same_seed_same_weights_other_seed_other_weights(make_config, tmp_path):
     assert not equal(first, other)
 
 
-@pytest.mark.parametrize("settings", [{"encoder": {"dropout": 0.2}}, {"method": {"name": "ova", "tau": 0.1}},
-                                      {"method": {"pool": "hnm", "refresh_interval": 2}}])
-def test_resuming_gives_the_weights_of_an_uninterrupted_run(make_config, tmp_path, settings, monkeypatch):
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"encoder": {"dropout": 0.2}},
+        {"method": {"name": "ova", "tau": 0.1}},
+        {"method": {"pool": "hnm", "refresh_interval": 2}},
+    ],
+)
+def test_resuming_gives_the_weights_of_an_uninterrupted_run(
+    make_config, tmp_path, settings, monkeypatch
+):
     config = make_config(**settings, train={"epochs": 4})
     whole = train.fit(config)
     cut = with_values(config, run={"dir": str(tmp_path / "cut")})
@@ -71,13 +98,16 @@ def test_resuming_gives_the_weights_of_an_uninterrupted_run(make_config, tmp_pat
         if len(epochs) == 3:
             raise KeyboardInterrupt
         return original(run, clock)
+
     monkeypatch.setattr(train, "train_epoch", stop_in_the_third)
     with pytest.raises(KeyboardInterrupt):
         train.fit(cut)
     monkeypatch.setattr(train, "train_epoch", original)
     train.fit(cut, resume=True)
     assert equal(weights(whole), weights(cut.run_folder))
-    assert [r["loss"] for r in lines(whole, "train")] == [r["loss"] for r in lines(cut.run_folder, "train")]
+    assert [r["loss"] for r in lines(whole, "train")] == [
+        r["loss"] for r in lines(cut.run_folder, "train")
+    ]
 
 
 def test_resume_on_an_empty_folder_starts(make_config):
@@ -88,16 +118,20 @@ def test_resume_on_an_empty_folder_starts(make_config):
 def test_a_folder_with_a_run_is_refused(make_config):
     config = make_config()
     folder = train.fit(config)
-    with pytest.raises(ValueError, match="holds this run already; use --resume to go on, --overwrite"):
+    with pytest.raises(
+        ValueError, match="holds this run already; use --resume to go on, --overwrite"
+    ):
         train.fit(config)
     other = with_values(config, optim={"lr": 0.5}, loss={"name": "softmax"})
     for resume in (False, True):
-        with pytest.raises(ValueError, match=r"another config: loss.name .*, optim.lr \(0.05 -> 0.5\)"):
+        with pytest.raises(
+            ValueError, match=r"another config: loss.name .*, optim.lr \(0.05 -> 0.5\)"
+        ):
             train.fit(other, resume=resume)
     before = weights(folder)
     train.fit(other, overwrite=True)
     assert not equal(before, weights(folder))
-    assert len(lines(folder, "train")) == 2      # the old log is gone
+    assert len(lines(folder, "train")) == 2  # the old log is gone
 
 
 def test_a_damaged_config_of_a_run_is_a_clear_error(make_config):
@@ -117,7 +151,7 @@ def test_two_runs_do_not_share_a_folder(make_config):
         for again in ({"resume": True}, {"overwrite": True}, {}):
             with pytest.raises(ValueError, match="another process is training in this folder"):
                 train.fit(config, **again)
-    (folder / ".lock").touch()      # left by a run that was killed
+    (folder / ".lock").touch()  # left by a run that was killed
     train.fit(config, resume=True)
     assert not (folder / ".lock").exists()
 
@@ -132,14 +166,17 @@ def test_a_folder_with_other_things_is_never_touched(make_config, tmp_path):
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(make_config, monkeypatch):
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
+    make_config, monkeypatch
+):
     original, calls = Dexml.backward, []
 
     def poisoned(self, batch, accelerator):
         calls.append(1)
         return original(self, batch, accelerator) * (math.nan if len(calls) == 5 else 1.0)
+
     monkeypatch.setattr(Dexml, "backward", poisoned)
-    config = make_config(train={"epochs": 3})      # 3 steps an epoch
+    config = make_config(train={"epochs": 3})  # 3 steps an epoch
     with pytest.raises(FloatingPointError, match=r"the loss became nan at step 5 \(epoch 2\)"):
         train.fit(config)
     assert json.loads((config.run_folder / "last" / "progress.json").read_text())["epoch"] == 1
@@ -151,6 +188,7 @@ def test_the_best_epoch_is_kept_and_patience_stops(make_config, monkeypatch):
 
     def scored(*_):
         return {"nDCG@5": next(values)}, None
+
     monkeypatch.setattr(train, "score_split", scored)
     config = make_config(train={"epochs": 5, "patience": 2})
     folder = train.fit(config)
@@ -174,7 +212,9 @@ def test_without_a_validation_split_the_loss_decides(make_config):
 
 
 def test_unknown_track_metric(make_config):
-    with pytest.raises(ConfigError, match=r"track_metric 'nDCG@4' is not computed; computed: .*nDCG@5"):
+    with pytest.raises(
+        ConfigError, match=r"track_metric 'nDCG@4' is not computed; computed: .*nDCG@5"
+    ):
         train.fit(make_config(train={"track_metric": "nDCG@4"}))
 
 
@@ -187,7 +227,10 @@ def test_k_larger_than_the_number_of_labels(make_config, settings):
 
 
 def test_stages_run_in_order_in_one_folder_and_finished_ones_are_skipped(make_config):
-    stages = ({"name": "first", "train": {"epochs": 2}}, {"name": "second", "method": {"name": "ova"}})
+    stages = (
+        {"name": "first", "train": {"epochs": 2}},
+        {"name": "second", "method": {"name": "ova"}},
+    )
     config = make_config(stages=stages, train={"epochs": 1})
     folder = train.fit(config)
     first = folder / "stages" / "first"
@@ -204,11 +247,20 @@ def test_stages_run_in_order_in_one_folder_and_finished_ones_are_skipped(make_co
 
 def test_a_run_starts_from_another_ones_model(make_config, tmp_path):
     start = train.fit(make_config())
-    config = make_config(run={"start_from": str(start), "dir": str(tmp_path / "next")}, train={"epochs": 0})
+    config = make_config(
+        run={"start_from": str(start), "dir": str(tmp_path / "next")}, train={"epochs": 0}
+    )
     folder = train.fit(config)
-    assert equal(load_file(folder / "model" / "head.safetensors"), load_file(start / "model" / "head.safetensors"))
-    ova = train.fit(make_config(method={"name": "ova"}, run={"dir": str(tmp_path / "ova")}, train={"epochs": 1}))
-    with pytest.raises(ValueError, match="a dexml run cannot start from a ova run: it is of another method"):
+    assert equal(
+        load_file(folder / "model" / "head.safetensors"),
+        load_file(start / "model" / "head.safetensors"),
+    )
+    ova = train.fit(
+        make_config(method={"name": "ova"}, run={"dir": str(tmp_path / "ova")}, train={"epochs": 1})
+    )
+    with pytest.raises(
+        ValueError, match="a dexml run cannot start from a ova run: it is of another method"
+    ):
         train.fit(with_values(config, run={"start_from": str(ova), "dir": str(tmp_path / "bad")}))
 
 
@@ -230,20 +282,29 @@ def test_evaluation_refuses_another_validation_split(make_config):
 def test_what_the_run_fixed_cannot_be_overridden_later(make_config, caplog):
     folder = train.fit(make_config())
     for word in ("--data.max_len", "--encoder.normalize", "--method.tau"):
-        with pytest.raises(ConfigError, match=f"{word[2:]} is fixed by the run; what can be overridden: eval"):
+        with pytest.raises(
+            ConfigError, match=f"{word[2:]} is fixed by the run; what can be overridden: eval"
+        ):
             evaluation.evaluate(folder, "tst", [word, "5"])
-    with pytest.raises(ConfigError, match="eval.ks is 21, larger than the number of labels of tiny, 20"):
+    with pytest.raises(
+        ConfigError, match="eval.ks is 21, larger than the number of labels of tiny, 20"
+    ):
         evaluation.evaluate(folder, "tst", ["--eval.ks", "[1, 21]"])
     assert set(evaluation.evaluate(folder, "tst", ["--eval.ks", "[1, 2]"])) >= {"P@1", "P@2"}
 
 
 def test_a_failed_start_leaves_nothing_and_takes_nothing(make_config, tmp_path):
-    """Whatever is refused before the first step neither makes a folder nor removes the run that is there."""
+    """Whatever is refused before the first step neither makes a folder nor removes the run that is
+    there."""
     config = make_config()
     good = train.fit(config)
     before = weights(good)
-    for change in ({"encoder": {"init": "no/such"}}, {"data": {"name": "tinny"}}, {"train": {"track_metric": "P@7"}},
-                   {"run": {"start_from": str(tmp_path / "nothing")}}):
+    for change in (
+        {"encoder": {"init": "no/such"}},
+        {"data": {"name": "tinny"}},
+        {"train": {"track_metric": "P@7"}},
+        {"run": {"start_from": str(tmp_path / "nothing")}},
+    ):
         bad = with_values(config, **change)
         with pytest.raises(ValueError):
             train.fit(bad, overwrite=True)
@@ -254,7 +315,10 @@ def test_a_failed_start_leaves_nothing_and_takes_nothing(make_config, tmp_path):
         assert not (tmp_path / "fresh").exists()
     staged = with_values(config, data={"name": "tinny"})
     with pytest.raises(ValueError):
-        train.fit(type(staged)(**{**vars(staged), "stages": ({"name": "a"}, {"name": "b"})}), overwrite=True)
+        train.fit(
+            type(staged)(**{**vars(staged), "stages": ({"name": "a"}, {"name": "b"})}),
+            overwrite=True,
+        )
     assert equal(before, weights(good))
 
 
@@ -263,20 +327,27 @@ def test_damaged_models_are_one_clear_error(make_config):
     for name in ("head.safetensors", "method.json", "label_embeddings.npy", "bag.json"):
         path = folder / "model" / name
         whole = path.read_bytes()
-        path.write_bytes(whole[:len(whole) // 2])
-        with pytest.raises(ValueError, match="the model cannot be loaded; a file is missing or damaged"):
+        path.write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(
+            ValueError, match="the model cannot be loaded; a file is missing or damaged"
+        ):
             evaluation.evaluate(folder)
         path.unlink()
-        with pytest.raises(ValueError, match="the model cannot be loaded; a file is missing or damaged"):
+        with pytest.raises(
+            ValueError, match="the model cannot be loaded; a file is missing or damaged"
+        ):
             evaluation.evaluate(folder)
         path.write_bytes(whole)
 
 
 def test_labels_without_texts(make_config, tmp_path):
     from predict import Predictor
+
     root = tmp_path / "sets"
     (write_dataset(root / "tiny") / "raw" / "Y.txt").unlink()
-    with pytest.raises(ValueError, match=r"Y.txt: no such file; method dexml encodes the labels' texts"):
+    with pytest.raises(
+        ValueError, match=r"Y.txt: no such file; method dexml encodes the labels' texts"
+    ):
         train.fit(make_config(data={"root": str(root)}))
     folder = train.fit(make_config(data={"root": str(root)}, method={"name": "ova", "tau": 0.1}))
     assert evaluation.evaluate(folder)["P@1"] >= 0
@@ -285,12 +356,17 @@ def test_labels_without_texts(make_config, tmp_path):
 
 def test_splits_without_points_or_labels(make_config, tmp_path, caplog):
     import scipy.sparse as sp
+
     folder = train.fit(make_config(data={"val_fraction": 0.0}))
-    with pytest.raises(ValueError, match=r"split val of tiny has no points \(data.val_fraction is 0.0\)"):
+    with pytest.raises(
+        ValueError, match=r"split val of tiny has no points \(data.val_fraction is 0.0\)"
+    ):
         evaluation.evaluate(folder, "val")
     made = write_dataset(tmp_path / "sets" / "tiny")
     sp.save_npz(made / "Y.tst.npz", sp.csr_matrix((20, 20), dtype=np.float32))
-    empty = train.fit(make_config(data={"root": str(made.parent)}, run={"dir": str(tmp_path / "empty")}))
+    empty = train.fit(
+        make_config(data={"root": str(made.parent)}, run={"dir": str(tmp_path / "empty")})
+    )
     assert evaluation.evaluate(empty)["P@1"] == 0.0
 
 
@@ -327,14 +403,16 @@ def test_accumulated_files_are_whole_or_absent(tmp_path):
         (partial / "x").write_text("three")
         raise OSError("disk full")
     assert (folder / "x").read_text() == "two"
-    folder.rename(tmp_path / ".model.old")      # killed between the two renames
+    folder.rename(tmp_path / ".model.old")  # killed between the two renames
     assert (settled_folder(folder) / "x").read_text() == "two"
 
 
 def test_commands(make_config, tmp_path):
     """train.py, eval.py and predict.py as commands."""
     config = tmp_path / "my.yaml"
-    config.write_text(to_yaml(make_config(run={"dir": None, "root": str(tmp_path / "R"), "expname": None})))
+    config.write_text(
+        to_yaml(make_config(run={"dir": None, "root": str(tmp_path / "R"), "expname": None}))
+    )
     command = ["train.py", "--train.epochs", "3", config]
     got = run(*command)
     folder = tmp_path / "R" / "XMCKit" / "tiny" / "my"
@@ -356,14 +434,17 @@ def test_commands(make_config, tmp_path):
     names = tmp_path / "new.txt"
     names.write_text("zebra\nkernel\n")
     got = run("predict.py", folder, "--text", "x", "--labels", names)
-    assert len(json.loads(got.stdout)["labels"]) == 2      # the default k gives way to fewer labels
+    assert len(json.loads(got.stdout)["labels"]) == 2  # the default k gives way to fewer labels
     got = run("predict.py", folder, "--text", "x", "--k", "21", check=False)
     assert got.returncode == 1
-    assert got.stderr.splitlines()[-1] == "error: k must be from 1 to the number of labels, 20; got 21"
+    assert (
+        got.stderr.splitlines()[-1] == "error: k must be from 1 to the number of labels, 20; got 21"
+    )
 
 
 def test_score_matrix_is_the_saved_top_k(make_config):
     import scipy.sparse as sp
+
     folder = train.fit(make_config(eval={"top_k": 6, "ks": [1, 5]}))
     evaluation.evaluate(folder)
     scores = sp.load_npz(folder / "tst_score_mat.npz")
@@ -377,23 +458,41 @@ def test_data_whose_labels_stand_in_another_order_is_refused(make_config, tmp_pa
     assert Predictor(folder)(["the linux tool"])
     lines = (root / "tiny" / "raw" / "Y.txt").read_text().splitlines()
     (root / "tiny" / "raw" / "Y.txt").write_text("\n".join(reversed(lines)) + "\n")
-    with pytest.raises(ValueError, match=r"Y.txt is not what .* was trained with .*: an id would be another label"):
+    with pytest.raises(
+        ValueError, match=r"Y.txt is not what .* was trained with .*: an id would be another label"
+    ):
         Predictor(folder)
     for split in ("trn", "tst"):
         matrix = sp.load_npz(root / "tiny" / f"Y.{split}.npz")
         sp.save_npz(root / "tiny" / f"Y.{split}.npz", matrix[:, ::-1].tocsr())
-    with pytest.raises(ValueError, match=r"was trained on data .*, but .*tiny is .*another order of labels"):
+    with pytest.raises(
+        ValueError, match=r"was trained on data .*, but .*tiny is .*another order of labels"
+    ):
         evaluation.evaluate(folder)
 
 
 def test_a_stage_that_names_nothing_is_refused_before_any_is_trained(make_config):
     first = {"name": "first", "method": {"name": "dexml"}}
     for second, message in (
-            ({"name": "second", "method": {"name": "fusion", "members": {"a": "stage:first", "b": "stage:third"}}},
-             "'stage:third': there is no earlier stage third; earlier stages: first"),
-            ({"name": "second", "method": {"name": "fusion", "members": {"a": "stage:first", "b": "no/run"}}},
-             "no/run: not a run folder"),
-            ({"name": "second", "train": {"stop_epoch": "best:secnod"}}, "there is no earlier stage secnod")):
+        (
+            {
+                "name": "second",
+                "method": {"name": "fusion", "members": {"a": "stage:first", "b": "stage:third"}},
+            },
+            "'stage:third': there is no earlier stage third; earlier stages: first",
+        ),
+        (
+            {
+                "name": "second",
+                "method": {"name": "fusion", "members": {"a": "stage:first", "b": "no/run"}},
+            },
+            "no/run: not a run folder",
+        ),
+        (
+            {"name": "second", "train": {"stop_epoch": "best:secnod"}},
+            "there is no earlier stage secnod",
+        ),
+    ):
         config = make_config(method={"name": "fusion"}, stages=[first, second])
         with pytest.raises(ValueError, match=message):
             train.fit(config)
@@ -406,4 +505,7 @@ def test_a_model_of_an_unfinished_run_says_so(make_config):
     assert "not finished" not in (folder / "train.log").read_text()
     (folder / "finished").unlink()
     evaluation.evaluate(folder)
-    assert "the run is not finished; this is its best model so far" in (folder / "train.log").read_text()
+    assert (
+        "the run is not finished; this is its best model so far"
+        in (folder / "train.log").read_text()
+    )

@@ -1,4 +1,6 @@
-"""The overlap paper's experiments: merged labels, Variation of Information, and the command on a small run."""
+"""The overlap paper's experiments: merged labels, Variation of Information, and the command on a
+small run."""
+
 import itertools
 import json
 from math import log
@@ -20,7 +22,10 @@ def slow_vi(one, two):
     for a, b in itertools.product((0, 1), (0, 1)):
         joint = sum(x == a and y == b for x, y in zip(one, two, strict=True)) / n
         if joint:
-            total -= joint * (log(joint / (sum(x == a for x in one) / n)) + log(joint / (sum(y == b for y in two) / n)))
+            total -= joint * (
+                log(joint / (sum(x == a for x in one) / n))
+                + log(joint / (sum(y == b for y in two) / n))
+            )
     return total
 
 
@@ -29,20 +34,27 @@ def test_variation_of_information():
     one, two = rng.integers(0, 2, 30), rng.integers(0, 2, 30)
     assert variation_of_information(one, two) == pytest.approx(slow_vi(one, two))
     assert variation_of_information(one, one) == pytest.approx(0, abs=1e-12)
-    assert variation_of_information(one, 1 - one) == pytest.approx(0, abs=1e-12)      # names of the parts do not matter
-    assert variation_of_information(np.array([0, 1, 0, 1]), np.array([0, 0, 1, 1])) == pytest.approx(2 * log(2))
+    # names of the parts do not matter
+    assert variation_of_information(one, 1 - one) == pytest.approx(0, abs=1e-12)
+    assert variation_of_information(
+        np.array([0, 1, 0, 1]), np.array([0, 0, 1, 1])
+    ) == pytest.approx(2 * log(2))
 
 
 def test_pairs_are_merged_inside_their_super_clusters():
     _, _, skeleton, _ = small_tree(labels=23, max_leaf=3, splits=3)
-    merged = merge_pairs(skeleton, 25, seed=1)      # labels 23 and 24 have no points
+    merged = merge_pairs(skeleton, 25, seed=1)  # labels 23 and 24 have no points
     assert (np.asarray(merged.sum(axis=1)) == 1).all()
     sizes = np.asarray(merged.sum(axis=0)).ravel()
     assert set(sizes) == {1, 2}
     above = skeleton.child_ptrs[-2]
-    group = dict(zip(skeleton.node_labels.tolist(),
-                     np.repeat(np.arange(len(above) - 1), np.diff(above))[skeleton.node_clusters].tolist(),
-                     strict=True))
+    group = dict(
+        zip(
+            skeleton.node_labels.tolist(),
+            np.repeat(np.arange(len(above) - 1), np.diff(above))[skeleton.node_clusters].tolist(),
+            strict=True,
+        )
+    )
     for column in np.flatnonzero(sizes == 2):
         one, two = merged[:, [column]].nonzero()[0]
         assert group[one] == group[two]
@@ -51,8 +63,10 @@ def test_pairs_are_merged_inside_their_super_clusters():
 
 
 def test_summary():
-    rows = [{"vi": 0.2, "random_vi_coin": 0.9, "random_vi_sizes": 0.1},
-            {"vi": 0.4, "random_vi_coin": 0.8, "random_vi_sizes": 0.5}]
+    rows = [
+        {"vi": 0.2, "random_vi_coin": 0.9, "random_vi_sizes": 0.1},
+        {"vi": 0.4, "random_vi_coin": 0.8, "random_vi_sizes": 0.5},
+    ]
     got = summary(rows)
     assert (got["pairs"], got["better_than_coin"], got["better_than_sizes"]) == (2, 100.0, 50.0)
     assert got["mean_vi"] == pytest.approx(0.3)
@@ -78,7 +92,12 @@ def test_experiments_of_a_run(make_config):
 def test_a_made_problem_is_learned(tmp_path, capsys):
     write_problem(tmp_path, 0.002)
     rows, metrics = run_at_scale(tmp_path, threads=2, max_leaf=50)
-    assert [row[0].split(":")[0] for row in rows][:4] == ["read", "label centroids", "clusters", "rankers"]
+    assert [row[0].split(":")[0] for row in rows][:4] == [
+        "read",
+        "label centroids",
+        "clusters",
+        "rankers",
+    ]
     frequent = np.bincount(sp.load_npz(tmp_path / "Y.trn.npz").indices).argmax()
     share = (sp.load_npz(tmp_path / "Y.tst.npz")[:, [frequent]] > 0).mean() * 100
     assert metrics["P@1"] > 2 * share

@@ -1,4 +1,5 @@
 """XR-Linear and overlap as methods of the trainer: runs, resume, features, bad input."""
+
 import json
 import shutil
 import time
@@ -52,9 +53,12 @@ def test_a_single_text_takes_milliseconds(make_config):
 
 
 def test_inner_products_and_copies(make_config, tmp_path):
-    """Every label in its `copies` best clusters by the definition; the cost that is reported follows from them."""
+    """Every label in its `copies` best clusters by the definition; the cost that is reported
+    follows from them."""
     base = train.fit(make_config(method=TREE))
-    folder = train.fit(make_config(method={**OVERLAP, "copies": 2}, run={"dir": str(tmp_path / "overlap")}))
+    folder = train.fit(
+        make_config(method={**OVERLAP, "copies": 2}, run={"dir": str(tmp_path / "overlap")})
+    )
     config, method = load(folder)
     tree, before = method.trees[0], load(base)[1]
     members = np.zeros((20, len(tree.layers[-1].child_ptr) - 1))
@@ -64,20 +68,23 @@ def test_inner_products_and_copies(make_config, tmp_path):
     split = data.splits["trn"]
     method.features = None
     features = build_features(config, split)
-    nodes, _ = before.trees[0].clusters(features, beam=8, combiner=COMBINERS["l3-hinge"],
-                                        level=len(before.trees[0].layers) - 2)
+    nodes, _ = before.trees[0].clusters(
+        features, beam=8, combiner=COMBINERS["l3-hinge"], level=len(before.trees[0].layers) - 2
+    )
     counts, ranks = np.zeros((20, members.shape[1])), np.zeros((20, members.shape[1]))
     for point in range(len(split)):
         for label in split.relevance[[point]].indices:
             kept = nodes[point][nodes[point] >= 0]
             counts[label, kept] += 1
-            ranks[label, kept] += 8 - np.arange(len(kept))      # decide between equal counts
+            ranks[label, kept] += 8 - np.arange(len(kept))  # decide between equal counts
     for label in range(20):
         best = np.lexsort((np.arange(members.shape[1]), -ranks[label], -counts[label]))[:2]
         assert set(np.flatnonzero(members[label])) == set(best)
     metrics = evaluation.evaluate(folder) and json.loads((folder / "tst_metrics.json").read_text())
     test = build_features(config, data.splits["tst"])
-    reached, _ = tree.clusters(test, beam=8, combiner=COMBINERS["l3-hinge"], level=len(tree.layers) - 2)
+    reached, _ = tree.clusters(
+        test, beam=8, combiner=COMBINERS["l3-hinge"], level=len(tree.layers) - 2
+    )
     sizes = np.append(members.sum(axis=0), 0)
     assert metrics["inner_products"] == pytest.approx(sizes[reached].sum(axis=1).mean(), abs=0.1)
 
@@ -85,12 +92,14 @@ def test_inner_products_and_copies(make_config, tmp_path):
 def load(folder):
     from models import METHOD_CONFIGS, load_method
     from utils.run.folder import find_run
+
     found, config = find_run(folder, METHOD_CONFIGS)
     return config, load_method(config, found)
 
 
 def dataset(config):
     from utils.data.dataset import load_dataset
+
     return load_dataset(config, None)
 
 
@@ -98,6 +107,7 @@ def build_features(config, split):
     from accelerate import Accelerator
 
     from models.trees.features import TreeFeatures
+
     features = TreeFeatures.build(["tfidf"], config, None)
     return features.of_points(split, np.arange(len(split)), Accelerator(cpu=True))
 
@@ -115,6 +125,7 @@ def test_resume_trains_only_the_levels_that_are_missing(make_config, method, mon
             raise KeyboardInterrupt
         done.append(1)
         return fit_layer(*arguments, **options)
+
     monkeypatch.setitem(module.fit_tree.__globals__, "fit_layer", counted)
     with pytest.raises(KeyboardInterrupt):
         train.fit(second)
@@ -122,32 +133,44 @@ def test_resume_trains_only_the_levels_that_are_missing(make_config, method, mon
     assert len([name for name in levels(folder) if "level" in name]) == 3
     assert not (folder / "model").exists()
     later = []
-    monkeypatch.setitem(module.fit_tree.__globals__, "fit_layer",
-                        lambda *a, **o: later.append(1) or fit_layer(*a, **o))
+    monkeypatch.setitem(
+        module.fit_tree.__globals__,
+        "fit_layer",
+        lambda *a, **o: later.append(1) or fit_layer(*a, **o),
+    )
     train.fit(second, resume=True)
     assert {path.name: path.read_bytes() for path in (folder / "model").glob("*.npz")} == expected
     assert len(done) + len(later) == len([name for name in levels(folder) if "level" in name])
-    train.fit(second, resume=True)      # finished: nothing is done
+    train.fit(second, resume=True)  # finished: nothing is done
     assert len(done) + len(later) == len([name for name in levels(folder) if "level" in name])
 
 
 def test_embeddings_of_a_run_beside_tfidf(make_config, tmp_path):
     encoder = train.fit(make_config(train={"epochs": 8}, run={"dir": str(tmp_path / "encoder")}))
-    config = make_config(method={**TREE, "features": ["tfidf", str(encoder)]}, run={"dir": str(tmp_path / "tree")})
+    config = make_config(
+        method={**TREE, "features": ["tfidf", str(encoder)]}, run={"dir": str(tmp_path / "tree")}
+    )
     folder = train.fit(config)
     dim = json.loads((folder / "model" / "method.json").read_text())["columns"][1]
     assert dim == 16
     assert evaluation.evaluate(folder)["P@1"] > 40
     expected = Predictor(folder)(["linux and chess"], k=3)
-    encoder.rename(tmp_path / "moved")      # the model has its own copy
+    encoder.rename(tmp_path / "moved")  # the model has its own copy
     assert Predictor(folder)(["linux and chess"], k=3) == expected
-    alone = train.fit(make_config(method={**TREE, "features": [str(tmp_path / "moved")]},
-                                  run={"dir": str(tmp_path / "alone")}))
+    alone = train.fit(
+        make_config(
+            method={**TREE, "features": [str(tmp_path / "moved")]},
+            run={"dir": str(tmp_path / "alone")},
+        )
+    )
     assert evaluation.evaluate(alone)["P@1"] > 20
 
 
 def test_stages_give_the_tree_the_encoder_before_it(make_config):
-    stages = ({"name": "encoder"}, {"name": "tree", "method": {**TREE, "features": ["tfidf", "start"]}})
+    stages = (
+        {"name": "encoder"},
+        {"name": "tree", "method": {**TREE, "features": ["tfidf", "start"]}},
+    )
     folder = train.fit(make_config(train={"epochs": 4}, stages=stages))
     assert json.loads((folder / "model" / "method.json").read_text())["columns"][1] == 16
     assert evaluation.evaluate(folder)["P@1"] > 40
@@ -195,15 +218,32 @@ def test_duplicate_labels_score_alike(make_config, own_root):
     assert scores[3] == pytest.approx(scores[5], abs=1e-3)
 
 
-@pytest.mark.parametrize(("method", "message"), [
-    ({**OVERLAP, "copies": 9}, "method.copies is 9, but 20 labels with method.max_leaf 4 make only 8; lower"),
-    ({**TREE, "features": ["tfidf", "tfidf"]}, "expected one source or more, none of them twice"),
-    ({**TREE, "features": ["start"]}, "method.features names `start`, but there is no run.start_from"),
-    ({**TREE, "features": ["/nowhere"]},
-     "method.features: expected tfidf, start, a run folder or a .npy file, got '/nowhere'"),
-    ({**TREE, "trees": 2, "combiner": "sum"}, "scores of several trees are averaged, those of method.combiner sum"),
-    ({**TREE, "features": []}, "expected one source or more"),
-])
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (
+            {**OVERLAP, "copies": 9},
+            "method.copies is 9, but 20 labels with method.max_leaf 4 make only 8; lower",
+        ),
+        (
+            {**TREE, "features": ["tfidf", "tfidf"]},
+            "expected one source or more, none of them twice",
+        ),
+        (
+            {**TREE, "features": ["start"]},
+            "method.features names `start`, but there is no run.start_from",
+        ),
+        (
+            {**TREE, "features": ["/nowhere"]},
+            "method.features: expected tfidf, start, a run folder or a .npy file, got '/nowhere'",
+        ),
+        (
+            {**TREE, "trees": 2, "combiner": "sum"},
+            "scores of several trees are averaged, those of method.combiner sum",
+        ),
+        ({**TREE, "features": []}, "expected one source or more"),
+    ],
+)
 def test_settings_that_cannot_be(make_config, method, message):
     config = make_config(method=method)
     with pytest.raises(ValueError, match=message):
@@ -215,17 +255,25 @@ def test_runs_that_have_no_encoder(make_config, tmp_path):
     tree = train.fit(make_config(method=TREE, run={"dir": str(tmp_path / "tree")}))
     with pytest.raises(ValueError, match="a run of method xr-linear has no encoder"):
         train.fit(make_config(method={**TREE, "features": ["tfidf", str(tree)]}))
-    with pytest.raises(ValueError, match="takes from another run only its embeddings: name `start`"):
-        train.fit(make_config(method=TREE, run={"start_from": str(tree), "dir": str(tmp_path / "other")}))
+    with pytest.raises(
+        ValueError, match="takes from another run only its embeddings: name `start`"
+    ):
+        train.fit(
+            make_config(method=TREE, run={"start_from": str(tree), "dir": str(tmp_path / "other")})
+        )
 
 
 def test_new_texts_need_the_vocabulary(make_config, own_root):
     config = make_config(method=TREE, data={"root": str(own_root)})
     for split, rows in (("trn", 60), ("tst", 20)):
-        sp.save_npz(own_root / "tiny" / f"X.{split}.npz", sp.random(rows, 30, 0.3, "csr", np.float32))
+        sp.save_npz(
+            own_root / "tiny" / f"X.{split}.npz", sp.random(rows, 30, 0.3, "csr", np.float32)
+        )
     folder = train.fit(config)
     evaluation.evaluate(folder)
-    with pytest.raises(ValueError, match=r"Xf.txt: no such file; the data set's X.trn.npz came without its vocab"):
+    with pytest.raises(
+        ValueError, match=r"Xf.txt: no such file; the data set's X.trn.npz came without its vocab"
+    ):
         Predictor(folder)(["linux"])
     (folder / "model" / "Xf.txt").write_text("a\t1\n")
     with pytest.raises(ValueError, match=r"Xf.txt has 1 terms, expected 30, one for each column"):
@@ -234,6 +282,7 @@ def test_new_texts_need_the_vocabulary(make_config, own_root):
 
 def test_a_data_set_of_features_alone(make_config, own_root):
     from utils.features.files import find_features
+
     built = find_features(own_root / "tiny", DataConfig()).folder
     for path in built.iterdir():
         shutil.copyfile(path, own_root / "tiny" / path.name)
@@ -256,10 +305,16 @@ def test_damaged_models_are_one_error(make_config):
 
 
 def test_weights_that_point_outside_are_refused(make_config):
-    """A stranger's model must not write outside of its memory: the kernels do not look at indices."""
+    """A stranger's model must not write outside of its memory: the kernels do not look at
+    indices."""
     folder = train.fit(make_config(method=OVERLAP))
-    for level, name, change in ((1, "children", 500_000_000), (0, "features", -3), (1, "ptr", 1 << 40),
-                                (0, "ptr", None), (1, "child_ptr", 9999)):
+    for level, name, change in (
+        (1, "children", 500_000_000),
+        (0, "features", -3),
+        (1, "ptr", 1 << 40),
+        (0, "ptr", None),
+        (1, "child_ptr", 9999),
+    ):
         path = folder / "model" / f"tree0.level{level}.npz"
         whole = path.read_bytes()
         arrays = {key: array.copy() for key, array in map_arrays(path).items()}
@@ -267,9 +322,11 @@ def test_weights_that_point_outside_are_refused(make_config):
             del arrays[name]
         else:
             arrays[name][len(arrays[name]) // 2] = change
-        path.unlink()      # a link to the level of the run
+        path.unlink()  # a link to the level of the run
         save_arrays(path, arrays)
-        with pytest.raises(ValueError, match=r"damaged or of another tree|expected 'ptr', got only"):
+        with pytest.raises(
+            ValueError, match=r"damaged or of another tree|expected 'ptr', got only"
+        ):
             Predictor(folder)
         path.write_bytes(whole)
     assert Predictor(folder)(["linux"], k=1)
@@ -277,7 +334,9 @@ def test_weights_that_point_outside_are_refused(make_config):
 
 @pytest.mark.parametrize("combiner", ["l3-hinge", "sigmoid"])
 def test_the_first_labels_of_a_forest_do_not_depend_on_k(make_config, combiner):
-    predictor = Predictor(train.fit(make_config(method={**TREE, "trees": 3, "beam": 2, "combiner": combiner})))
+    predictor = Predictor(
+        train.fit(make_config(method={**TREE, "trees": 3, "beam": 2, "combiner": combiner}))
+    )
     texts = ["linux and chess", "photo", "the socket and the gcc tool", "arm and table"]
     for one, many in zip(predictor(texts, k=1), predictor(texts, k=15), strict=True):
         assert one == many[:1]

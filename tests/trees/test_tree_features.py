@@ -1,4 +1,6 @@
-"""What runs read: features of the texts as they are, of a model's own vocabulary, of a published layout, of arrays."""
+"""What runs read: features of the texts as they are, of a model's own vocabulary, of a published
+layout, of arrays."""
+
 import json
 import logging
 
@@ -30,7 +32,9 @@ def write_texts(folder, texts, copies=3):
     """A data set whose label l has the text texts[l], its training points being copies of it."""
     (folder / "raw").mkdir(parents=True, exist_ok=True)
     for name, lines in (("Y", texts), ("trn_X", texts * copies), ("tst_X", texts)):
-        (folder / "raw" / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        (folder / "raw" / f"{name}.txt").write_text(
+            "".join(f"{line}\n" for line in lines), encoding="utf-8"
+        )
     one = sp.identity(len(texts), np.float32, format="csr")
     sp.save_npz(folder / "Y.trn.npz", sp.vstack([one] * copies, format="csr"))
     sp.save_npz(folder / "Y.tst.npz", one)
@@ -60,8 +64,9 @@ def test_texts_that_were_edited_are_read_anew_and_an_older_run_keeps_its_own(mak
     second = train.fit(tree(make_config, tmp_path, run={"dir": str(tmp_path / "second")}))
     answer = Predictor(second)(["wolf howl"], k=2)[0]
     assert answer[0]["label"] == 0 and answer[0]["score"] > 0.99
-    assert contents(folder) == before      # no X, and Y as it was
-    with pytest.raises(InputError, match="Y.txt is not what .* was trained with"):      # other labels too
+    assert contents(folder) == before  # no X, and Y as it was
+    # other labels too
+    with pytest.raises(InputError, match="Y.txt is not what .* was trained with"):
         Predictor(first)
 
 
@@ -86,13 +91,17 @@ def test_levels_of_other_features_are_not_gone_on_with(make_config, own_root, mo
         train.fit(config)
     monkeypatch.undo()
     replace(own_root, "linux", "wolf")
-    with pytest.raises(InputError, match="levels: its trees were trained on other features .*--overwrite"):
+    with pytest.raises(
+        InputError, match="levels: its trees were trained on other features .*--overwrite"
+    ):
         train.fit(config, resume=True)
     replace(own_root, "wolf", "linux")
     assert evaluation.evaluate(train.fit(config, resume=True))["P@1"] > 40
 
 
-def test_groups_of_texts_as_they_are_now_and_a_run_keeps_its_validation_points(make_config, own_root):
+def test_groups_of_texts_as_they_are_now_and_a_run_keeps_its_validation_points(
+    make_config, own_root
+):
     config = tree(make_config, own_root, data={"val_fraction": 0.3, "val_group_size": 5})
     folder = train.fit(config)
     held_out = np.load(folder / "val_rows.npy")
@@ -118,10 +127,16 @@ def test_the_published_layout_of_elias_is_only_read(make_config, own_root):
     features = sp.load_npz(folder / "X.trn.npz")[data.splits["trn"].rows]
     assert graph.num_labels == 20 and features.shape[1] == 70
     config = tree(make_config, own_root, run={"dir": str(own_root / "run")})
-    with pytest.raises(InputError, match=r"X.tst.npz: no such file, but X.trn.npz is there.*--data.features texts"):
+    with pytest.raises(
+        InputError, match=r"X.tst.npz: no such file, but X.trn.npz is there.*--data.features texts"
+    ):
         train.fit(config)
-    stages = [{"name": "encoder"}, {"name": "tree", "method": {**TREE, "features": ["tfidf", "start"]}}]
-    with pytest.raises(InputError, match=r"stage 'tree': .*X.tst.npz: no such file"):      # before the first one
+    stages = [
+        {"name": "encoder"},
+        {"name": "tree", "method": {**TREE, "features": ["tfidf", "start"]}},
+    ]
+    # before the first one
+    with pytest.raises(InputError, match=r"stage 'tree': .*X.tst.npz: no such file"):
         train.fit(make_config(data={"root": str(own_root)}, stages=stages))
     assert not config.run_folder.exists()
     run = train.fit(with_values(config, data={"features": "texts"}))
@@ -129,28 +144,33 @@ def test_the_published_layout_of_elias_is_only_read(make_config, own_root):
     assert contents(folder) == before
 
 
-@pytest.mark.parametrize(("texts", "characters"), [
-    (["बिल्ली म्याऊँ", "कुत्ता भौंक", "बकरी मिमिया", "गधा रेंक"], False),
-    (["పిల్లి మ్యావ్", "కుక్క మొరుగు", "గేదె", "కోడి కూత"], False),
-    (["বিড়াল মিউ", "কুকুর ঘেউ", "গরু হাম্বা"], False),
-    (["كَلْبٌ", "قِطَّةٌ", "كَلَبٌ"], False),
-    (["c", "c++", "c#", "objective-c", "f#", "f"], False),
-    (["😀", "🐱", "👩‍👩‍👧", "👩"], False),
-    (["我们喜欢猫", "公园遛狗", "他们养牛"], True),
-    (["แมวร้องเหมียว", "หมาเห่าดัง", "วัวกินหญ้า"], True),
-    (["猫が鳴く", "犬が吠える", "牛が食べる"], True)])
+@pytest.mark.parametrize(
+    ("texts", "characters"),
+    [
+        (["बिल्ली म्याऊँ", "कुत्ता भौंक", "बकरी मिमिया", "गधा रेंक"], False),
+        (["పిల్లి మ్యావ్", "కుక్క మొరుగు", "గేదె", "కోడి కూత"], False),
+        (["বিড়াল মিউ", "কুকুর ঘেউ", "গরু হাম্বা"], False),
+        (["كَلْبٌ", "قِطَّةٌ", "كَلَبٌ"], False),
+        (["c", "c++", "c#", "objective-c", "f#", "f"], False),
+        (["😀", "🐱", "👩‍👩‍👧", "👩"], False),
+        (["我们喜欢猫", "公园遛狗", "他们养牛"], True),
+        (["แมวร้องเหมียว", "หมาเห่าดัง", "วัวกินหญ้า"], True),
+        (["猫が鳴く", "犬が吠える", "牛が食べる"], True),
+    ],
+)
 def test_labels_of_all_scripts_are_told_apart(make_config, tmp_path, texts, characters, caplog):
     caplog.set_level(logging.INFO)
     write_texts(tmp_path / "tiny", texts)
     folder = train.fit(tree(make_config, tmp_path))
     assert evaluation.evaluate(folder)["P@1"] == 100
     assert ("character n-grams" in caplog.text) == characters
-    if characters:      # a part of what was learned, as no word stands alone
+    if characters:  # a part of what was learned, as no word stands alone
         answers = Predictor(folder)([text[:-1] for text in texts], k=1)
         assert [answer[0]["label"] for answer in answers] == list(range(len(texts)))
 
 
-# ---------------------------------------------------------------- dense arrays
+# -------------------------------- dense arrays
+
 
 @pytest.fixture
 def arrays(own_root):
@@ -158,7 +178,10 @@ def arrays(own_root):
     vectors = np.random.default_rng(0).normal(size=(20, 24)).astype(np.float32)
     for split in ("trn", "tst"):
         relevance = sp.load_npz(own_root / "tiny" / f"Y.{split}.npz")
-        np.save(own_root / "tiny" / f"X.{split}.npy", relevance.astype(bool).astype(np.float32) @ vectors)
+        np.save(
+            own_root / "tiny" / f"X.{split}.npy",
+            relevance.astype(bool).astype(np.float32) @ vectors,
+        )
     return own_root / "tiny"
 
 
@@ -168,17 +191,24 @@ def test_arrays_are_features(make_config, arrays, tmp_path):
     assert evaluation.evaluate(folder)["P@1"] > 80
     own = np.load(arrays / "X.tst.npy")
     from tests.trees.test_overlap_xmc import load
+
     features = load(folder)[1].features
     split = load_dataset(config, None).splits["tst"]
     dense = features.of_points(split, np.array([3, 7]), Accelerator(cpu=True)).dense
-    np.testing.assert_allclose(dense, own[[3, 7]] / np.linalg.norm(own[[3, 7]], axis=1, keepdims=True), rtol=1e-5)
-    with pytest.raises(InputError, match=r"reads precomputed features, X.trn.npy, which new texts do not have"):
+    np.testing.assert_allclose(
+        dense, own[[3, 7]] / np.linalg.norm(own[[3, 7]], axis=1, keepdims=True), rtol=1e-5
+    )
+    with pytest.raises(
+        InputError, match=r"reads precomputed features, X.trn.npy, which new texts do not have"
+    ):
         Predictor(folder)(["linux"])
     told = folder / "model" / "arrays0.json"
     as_saved = told.read_text()
     for damaged in ("{}", '{"name": 3, "columns": 24}', '{"name": "X.trn.npy", "columns": null}'):
         told.write_text(damaged)
-        with pytest.raises(InputError, match=r"arrays0\.json: (expected a key 'name'|name|columns)"):
+        with pytest.raises(
+            InputError, match=r"arrays0\.json: (expected a key 'name'|name|columns)"
+        ):
             load(folder)
     told.write_text(as_saved)
     facts = folder / "model" / "method.json"
@@ -188,10 +218,13 @@ def test_arrays_are_features(make_config, arrays, tmp_path):
         with pytest.raises(InputError, match=rf"method\.json: {key}: expected"):
             load(folder)
     facts.write_text(as_saved)
-    both = train.fit(with_values(config, method={"features": ["tfidf", str(arrays)]},
-                                 run={"dir": str(tmp_path / "both")}))
+    both = train.fit(
+        with_values(
+            config, method={"features": ["tfidf", str(arrays)]}, run={"dir": str(tmp_path / "both")}
+        )
+    )
     assert evaluation.evaluate(both)["P@1"] > 80
-    for split in ("trn", "tst"):      # nothing else is needed
+    for split in ("trn", "tst"):  # nothing else is needed
         (arrays / "raw" / f"{split}_X.txt").unlink()
     assert evaluation.evaluate(folder)["P@1"] > 80
     (arrays / "X.tst.npy").unlink()
@@ -203,22 +236,46 @@ def test_arrays_are_features(make_config, arrays, tmp_path):
 def test_arrays_as_members_of_a_fusion(make_config, arrays, kind):
     for split in ("trn", "tst"):
         np.save(arrays / f"X.{split}.npy", np.load(arrays / f"X.{split}.npy").astype(kind))
-    stages = [{"name": "words", "method": TREE}, {"name": "dense", "method": {**TREE, "features": ["X.npy"]}},
-              {"name": "fusion", "method": {"name": "fusion", "fuser": "linear",
-                                            "members": {"words": "stage:words", "dense": "stage:dense"}}}]
-    folder = train.fit(make_config(method={"name": "fusion"}, data={"root": str(arrays.parent)}, stages=[
-        {**stage, "run": {"start_from": None}} for stage in stages]))
+    stages = [
+        {"name": "words", "method": TREE},
+        {"name": "dense", "method": {**TREE, "features": ["X.npy"]}},
+        {
+            "name": "fusion",
+            "method": {
+                "name": "fusion",
+                "fuser": "linear",
+                "members": {"words": "stage:words", "dense": "stage:dense"},
+            },
+        },
+    ]
+    folder = train.fit(
+        make_config(
+            method={"name": "fusion"},
+            data={"root": str(arrays.parent)},
+            stages=[{**stage, "run": {"start_from": None}} for stage in stages],
+        )
+    )
     assert evaluation.evaluate(folder)["P@1"] > 80
 
 
-@pytest.mark.parametrize(("name", "trn", "tst"), [
-    ("X.trn.npy", "X.trn.npy", "X.tst.npy"), ("X.tst.npy", "X.trn.npy", "X.tst.npy"),
-    ("X.npy", "X.trn.npy", "X.tst.npy"), ("X.{trn,tst}.npy", "X.trn.npy", "X.tst.npy"),
-    ("X.trn.finetune.xlnet.npy", "X.trn.finetune.xlnet.npy", "X.tst.finetune.xlnet.npy"),
-    ("trn_embeddings.npy", "trn_embeddings.npy", "tst_embeddings.npy"),
-    ("train-bert.npy", "train-bert.npy", "test-bert.npy"), ("trained.npy", "trained.trn.npy", "trained.tst.npy")])
+@pytest.mark.parametrize(
+    ("name", "trn", "tst"),
+    [
+        ("X.trn.npy", "X.trn.npy", "X.tst.npy"),
+        ("X.tst.npy", "X.trn.npy", "X.tst.npy"),
+        ("X.npy", "X.trn.npy", "X.tst.npy"),
+        ("X.{trn,tst}.npy", "X.trn.npy", "X.tst.npy"),
+        ("X.trn.finetune.xlnet.npy", "X.trn.finetune.xlnet.npy", "X.tst.finetune.xlnet.npy"),
+        ("trn_embeddings.npy", "trn_embeddings.npy", "tst_embeddings.npy"),
+        ("train-bert.npy", "train-bert.npy", "test-bert.npy"),
+        ("trained.npy", "trained.trn.npy", "trained.tst.npy"),
+    ],
+)
 def test_names_of_pairs(tmp_path, name, trn, tst):
-    assert {split: path.name for split, path in array_pair(name, tmp_path).items()} == {"trn": trn, "tst": tst}
+    assert {split: path.name for split, path in array_pair(name, tmp_path).items()} == {
+        "trn": trn,
+        "tst": tst,
+    }
     (tmp_path / "deep").mkdir()
     for file in (trn, tst):
         (tmp_path / "deep" / file).touch()
@@ -226,20 +283,46 @@ def test_names_of_pairs(tmp_path, name, trn, tst):
     assert array_pair(f"deep/{name}", tmp_path) == expected
     assert array_pair("deep", tmp_path) == expected
     (tmp_path / "deep" / "Other.trn.npy").touch()
-    with pytest.raises(InputError, match="expected one pair, such as X.trn.npy and X.tst.npy; name one of its files"):
+    with pytest.raises(
+        InputError,
+        match="expected one pair, such as X.trn.npy and X.tst.npy; name one of its files",
+    ):
         array_pair("deep", tmp_path)
 
 
-@pytest.mark.parametrize(("array", "message"), [
-    (np.ones((19, 24), np.float32), r"X.tst.npy has 19 rows but raw/tst_X.txt has 20 lines"),
-    (np.ones((20, 23), np.float32), r"X.npy: the training points have 24 columns, the test points 23"),
-    (np.ones(20, np.float32), r"X.tst.npy: expected 2 dimensions, got shape \(20,\)"),
-    (np.ones((20, 24), np.int64), r"X.tst.npy: expected real numbers, got values of type int64"),
-    (np.ones((20, 24), complex), r"X.tst.npy: expected real numbers, got values of type complex128"),
-    (np.full((20, 24), np.nan, np.float16), r"X.tst.npy: row 0: a feature is NaN, infinite or beyond 1e\+15"),
-    (np.full((20, 24), -1e300), r"X.tst.npy: row 0: a feature is NaN, infinite or beyond 1e\+15"),
-    (np.full((20, 24), 1e20, np.float32), r"X.tst.npy: row 0: a feature is NaN, infinite or beyond 1e\+15"),
-    (b"\x93NUMPY", r"X.tst.npy: not a .npy array"), (None, r"X.tst.npy does not exist")])
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.ones((19, 24), np.float32), r"X.tst.npy has 19 rows but raw/tst_X.txt has 20 lines"),
+        (
+            np.ones((20, 23), np.float32),
+            r"X.npy: the training points have 24 columns, the test points 23",
+        ),
+        (np.ones(20, np.float32), r"X.tst.npy: expected 2 dimensions, got shape \(20,\)"),
+        (
+            np.ones((20, 24), np.int64),
+            r"X.tst.npy: expected real numbers, got values of type int64",
+        ),
+        (
+            np.ones((20, 24), complex),
+            r"X.tst.npy: expected real numbers, got values of type complex128",
+        ),
+        (
+            np.full((20, 24), np.nan, np.float16),
+            r"X.tst.npy: row 0: a feature is NaN, infinite or beyond 1e\+15",
+        ),
+        (
+            np.full((20, 24), -1e300),
+            r"X.tst.npy: row 0: a feature is NaN, infinite or beyond 1e\+15",
+        ),
+        (
+            np.full((20, 24), 1e20, np.float32),
+            r"X.tst.npy: row 0: a feature is NaN, infinite or beyond 1e\+15",
+        ),
+        (b"\x93NUMPY", r"X.tst.npy: not a .npy array"),
+        (None, r"X.tst.npy does not exist"),
+    ],
+)
 def test_arrays_that_cannot_be(make_config, arrays, array, message):
     path = arrays / "X.tst.npy"
     path.unlink()
@@ -256,12 +339,17 @@ def test_arrays_that_cannot_be(make_config, arrays, array, message):
 def test_a_run_of_given_features_needs_them(make_config, own_root):
     folder = own_root / "tiny"
     for split, rows in (("trn", 60), ("tst", 20)):
-        sp.save_npz(folder / f"X.{split}.npz", sp.random(rows, 30, 0.3, "csr", np.float32, random_state=0))
+        sp.save_npz(
+            folder / f"X.{split}.npz", sp.random(rows, 30, 0.3, "csr", np.float32, random_state=0)
+        )
     run = train.fit(tree(make_config, own_root))
     evaluation.evaluate(run)
     for split in ("trn", "tst"):
         (folder / f"X.{split}.npz").unlink()
-    with pytest.raises(InputError, match=r"X.tst.npz: no such file; expected the features that came with the data set"):
+    with pytest.raises(
+        InputError,
+        match=r"X.tst.npz: no such file; expected the features that came with the data set",
+    ):
         evaluation.evaluate(run)
 
 

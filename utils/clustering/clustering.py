@@ -1,12 +1,15 @@
 """Hierarchical balanced spherical k-means over dense or sparse rows, in numpy and numba.
 
-    hierarchy = balanced_hierarchy(rows, splits_for(len(rows), max_leaf=100, per_level=32), seed=0, threads=2)
+    hierarchy = balanced_hierarchy(rows, splits_for(len(rows), max_leaf=100, per_level=32), seed=0,
+        threads=2)
     hierarchy.clusters()      # leaf of each row
 
-Every node is cut in two by 2-means in which the most similar half of the rows goes to the first centre, as in Parabel
-(Prabhu et al., WWW 2018); a level of k splits is a cascade of such cuts with sizes in proportion. Rows are never
-copied nor made dense, and the result depends on the seed alone, not on the number of threads.
+Every node is cut in two by 2-means in which the most similar half of the rows goes to the first
+centre, as in Parabel (Prabhu et al., WWW 2018); a level of k splits is a cascade of such cuts with
+sizes in proportion. Rows are never copied nor made dense, and the result depends on the seed alone,
+not on the number of threads.
 """
+
 from __future__ import annotations
 
 import threading
@@ -33,9 +36,11 @@ from utils.clustering.kernels import (
 from utils.progress import tqdm
 from utils.sparse import canonical
 
-WIDE = 1 << 16          # nodes of more rows are shared by all threads, smaller ones are done by one thread each
-BLOCK = 1 << 13         # rows of a wide node scored at once
-PARTS = 8               # partial sums of a wide node: a fixed number, so that rounding does not depend on the threads
+# nodes of more rows are shared by all threads, smaller ones are done by one thread each
+WIDE = 1 << 16
+BLOCK = 1 << 13  # rows of a wide node scored at once
+# partial sums of a wide node: a fixed number, so that rounding does not depend on the threads
+PARTS = 8
 
 
 @dataclass(frozen=True)
@@ -43,9 +48,12 @@ class Hierarchy:
     """Balanced clusters of n rows, level by level, coarse to fine.
 
     Attributes:
-        order: row ids [n], leaf by leaf, ascending inside a leaf: every cluster of every level is a contiguous run.
-        bounds: for each level [clusters + 1]; cluster c of the level owns order[bounds[c]:bounds[c + 1]].
+        order: row ids [n], leaf by leaf, ascending inside a leaf: every cluster of every level is a
+        contiguous run.
+        bounds: for each level [clusters + 1]; cluster c of the level owns order[bounds[c]:bounds[c
+        + 1]].
     """
+
     order: np.ndarray
     bounds: tuple[np.ndarray, ...]
 
@@ -58,7 +66,8 @@ class Hierarchy:
         return ids
 
     def parents(self, level: int) -> np.ndarray:
-        """For each cluster of a level its cluster in the level above, int64; zeros for the first level."""
+        """For each cluster of a level its cluster in the level above, int64; zeros for the first
+        level."""
         level = range(len(self.bounds))[level]
         starts = self.bounds[level][:-1]
         if level == 0:
@@ -67,17 +76,21 @@ class Hierarchy:
 
 
 def splits_for(n: int, max_leaf: int, per_level: int) -> list[int]:
-    """Splits of each level for leaves of at most `max_leaf` rows: `per_level`, the first level what remains.
+    """Splits of each level for leaves of at most `max_leaf` rows: `per_level`, the first level what
+    remains.
 
-    For a power of two there are 2^ceil(log2(n / max_leaf)) leaves, as in PECOS and ELIAS. [] if one leaf is enough.
-    With max_leaf 1 there may be more leaves than rows, which `balanced_hierarchy` refuses.
+    For a power of two there are 2^ceil(log2(n / max_leaf)) leaves, as in PECOS and ELIAS. [] if one
+    leaf is enough. With max_leaf 1 there may be more leaves than rows, which `balanced_hierarchy`
+    refuses.
     """
     if max_leaf < 1 or per_level < 2:
-        raise ValueError(f"splits_for: expected max_leaf >= 1 and per_level >= 2, got {max_leaf} and {per_level}")
+        raise ValueError(
+            f"splits_for: expected max_leaf >= 1 and per_level >= 2, got {max_leaf} and {per_level}"
+        )
     leaves = -(-n // max_leaf)
     if leaves <= 1:
         return []
-    below = 1      # leaves under a cluster of the first level
+    below = 1  # leaves under a cluster of the first level
     levels = []
     while below * per_level < leaves:
         below *= per_level
@@ -88,36 +101,59 @@ def splits_for(n: int, max_leaf: int, per_level: int) -> list[int]:
     return [first, *levels]
 
 
-def balanced_hierarchy(rows: np.ndarray | sp.csr_matrix, splits: Sequence[int], *, seed: int, threads: int = 1,
-                       iterations: int = 20, name: str = "cluster") -> Hierarchy:
-    """Clusters of rows [n, F] by direction: level by level every cluster is split into splits[level] children.
+def balanced_hierarchy(
+    rows: np.ndarray | sp.csr_matrix,
+    splits: Sequence[int],
+    *,
+    seed: int,
+    threads: int = 1,
+    iterations: int = 20,
+    name: str = "cluster",
+) -> Hierarchy:
+    """Clusters of rows [n, F] by direction: level by level every cluster is split into
+    splits[level] children.
 
-    Sizes inside a level differ by at most 1. A cut starts from two random rows as centres, and repeats: the rows with
-    the largest x . (c1 - c2) go to c1, equal scores by lower row id, and both centres become the normalised means;
-    until the mean similarity gains less than TOLERANCE. Rows count by direction; rows of zeros are placed like others.
+    Sizes inside a level differ by at most 1. A cut starts from two random rows as centres, and
+    repeats: the rows with the largest x . (c1 - c2) go to c1, equal scores by lower row id, and
+    both centres become the normalised means; until the mean similarity gains less than TOLERANCE.
+    Rows count by direction; rows of zeros are placed like others.
 
     Args:
         rows: dense or CSR, best float32, which is used in place; other types are copied.
         iterations: of a cut, at most.
         name: of the progress bar.
     Raises:
-        ValueError: more clusters than rows, no rows, a split below 1, or NaN, infinite or huge rows.
+        ValueError: more clusters than rows, no rows, a split below 1, or NaN, infinite or huge
+        rows.
     """
     if min(splits, default=1) < 1 or threads < 1 or iterations < 1:
-        raise ValueError(f"{name}: expected splits, threads and iterations of at least 1, got {list(splits)}, "
-                         f"{threads} and {iterations}")
-    n, totals = rows.shape[0], [prod(splits[:level + 1]) for level in range(len(splits))]
+        raise ValueError(
+            f"{name}: expected splits, threads and iterations of at least 1, got {list(splits)}, "
+            f"{threads} and {iterations}"
+        )
+    n, totals = rows.shape[0], [prod(splits[: level + 1]) for level in range(len(splits))]
     if prod(splits) > n:
         raise ValueError(f"{name}: {prod(splits):,} clusters cannot be made of {n:,} rows")
     rows = _Rows.of(rows, name)
-    # Cluster c of C starts at c * n // C: sizes differ by at most 1, and c * k of C * k starts where c of C does.
+    # Cluster c of C starts at c * n // C: sizes differ by at most 1, and c * k of C * k starts
+    # where c of C does.
     bounds = tuple(np.arange(total + 1, dtype=np.int64) * n // total for total in totals)
     order, draws = np.arange(n, dtype=np.int64), 0
-    with ThreadPoolExecutor(threads) as pool, tqdm(total=_work(splits, n), desc=name, unit=" rows", unit_scale=True,
-                                                   leave=False, disable=None) as bar:
+    with (
+        ThreadPoolExecutor(threads) as pool,
+        tqdm(
+            total=_work(splits, n),
+            desc=name,
+            unit=" rows",
+            unit_scale=True,
+            leave=False,
+            disable=None,
+        ) as bar,
+    ):
         cutter = _Cutter(rows, order, iterations, threads, pool, bar)
         for split, total, edges in zip(splits, totals, bounds, strict=True):
-            low = np.arange(0, total, split)      # the clusters of the level that a node will become: [low, high)
+            # the clusters of the level that a node will become: [low, high)
+            low = np.arange(0, total, split)
             high = low + split
             while (high - low > 1).any():
                 open_ = high - low > 1
@@ -130,16 +166,23 @@ def balanced_hierarchy(rows: np.ndarray | sp.csr_matrix, splits: Sequence[int], 
     return Hierarchy(order, bounds)
 
 
-def centroids(rows: np.ndarray | sp.csr_matrix, clusters: np.ndarray, number: int) -> np.ndarray | sp.csr_matrix:
-    """Directions of clusters: the L2-normalised sums of the L2-normalised rows [number, F], dense or CSR as `rows`.
+def centroids(
+    rows: np.ndarray | sp.csr_matrix, clusters: np.ndarray, number: int
+) -> np.ndarray | sp.csr_matrix:
+    """Directions of clusters: the L2-normalised sums of the L2-normalised rows [number, F], dense
+    or CSR as `rows`.
 
-    A cluster without rows, or of zeros, gets zeros. clusters: [n] ids in [0, number); others raise ValueError.
+    A cluster without rows, or of zeros, gets zeros. clusters: [n] ids in [0, number); others raise
+    ValueError.
     """
     clusters = np.asarray(clusters)
     n = rows.shape[0]
     if clusters.shape != (n,) or (n and not 0 <= clusters.min() <= clusters.max() < number):
-        raise ValueError(f"centroids: expected a cluster id in [0, {number}) for each of {n:,} rows, got shape "
-                         f"{clusters.shape}" + (f", {clusters.min()} to {clusters.max()}" if clusters.size else ""))
+        raise ValueError(
+            f"centroids: expected a cluster id in [0, {number}) for each of {n:,} rows, got shape "
+            f"{clusters.shape}"
+            + (f", {clusters.min()} to {clusters.max()}" if clusters.size else "")
+        )
     inverse = _Rows.of(rows, "centroids").inverse
     sums = sp.csr_matrix((inverse, (clusters, np.arange(n))), shape=(number, n)) @ rows
     if sp.issparse(sums):
@@ -158,7 +201,9 @@ def _work(splits: Sequence[int], n: int) -> int:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Rows as the kernels take them: dense (values [n, F], two empty arrays) or CSR; 1 / norm of each row [n]."""
+    """Rows as the kernels take them: dense (values [n, F], two empty arrays) or CSR; 1 / norm of
+    each row [n]."""
+
     values: np.ndarray
     indices: np.ndarray
     indptr: np.ndarray
@@ -177,7 +222,10 @@ class _Rows:
         inverse = np.empty(rows.shape[0], np.float32)
         bad = inverse_norms(*arrays, inverse)
         if bad >= 0:
-            raise ValueError(f"{name}: expected rows shorter than {LONGEST:g}, got NaN, infinity or more in row {bad}")
+            raise ValueError(
+                f"{name}: expected rows shorter than {LONGEST:g}, got NaN, infinity or more in "
+                f"row {bad}"
+            )
         return cls(*arrays, inverse, rows.shape[1])
 
     @property
@@ -186,14 +234,24 @@ class _Rows:
 
 
 class _Cutter:
-    """Cuts nodes in two, all nodes of a round at once: small ones a thread each, wide ones by all threads together."""
+    """Cuts nodes in two, all nodes of a round at once: small ones a thread each, wide ones by all
+    threads together."""
 
-    def __init__(self, rows: _Rows, order: np.ndarray, iterations: int, threads: int, pool: ThreadPoolExecutor,
-                 bar: tqdm) -> None:
+    def __init__(
+        self,
+        rows: _Rows,
+        order: np.ndarray,
+        iterations: int,
+        threads: int,
+        pool: ThreadPoolExecutor,
+        bar: tqdm,
+    ) -> None:
         self.rows, self.order, self.iterations, self.threads = rows, order, iterations, threads
         self.pool, self.bar, self._own = pool, bar, threading.local()
 
-    def cut(self, starts: np.ndarray, middles: np.ndarray, stops: np.ndarray, pairs: np.ndarray) -> None:
+    def cut(
+        self, starts: np.ndarray, middles: np.ndarray, stops: np.ndarray, pairs: np.ndarray
+    ) -> None:
         """Reorder order[start:stop] of every node so that the first side is order[start:middle].
 
         pairs: [nodes, 2] in [0, 1), the two rows that a node starts from.
@@ -215,10 +273,15 @@ class _Cutter:
 
     def _cut_small(self, nodes: np.ndarray) -> int:
         scratch = getattr(self._own, "scratch", None)
-        if scratch is None:      # all zeros between nodes
+        if scratch is None:  # all zeros between nodes
             width = self.rows.width
-            scratch = self._own.scratch = (np.zeros(width, np.float32), np.zeros(width), np.zeros(width),
-                                           np.zeros(width, np.bool_), np.zeros(width, np.int32))
+            scratch = self._own.scratch = (
+                np.zeros(width, np.float32),
+                np.zeros(width),
+                np.zeros(width),
+                np.zeros(width, np.bool_),
+                np.zeros(width, np.int32),
+            )
         cut_nodes(*self.rows.arrays, self.order, nodes, self.iterations, *scratch)
         return int((nodes[:, 2] - nodes[:, 0]).sum())
 
@@ -226,13 +289,21 @@ class _Cutter:
         """`cut_nodes` for one node, its loops over rows shared by the threads."""
         rows, members, n, width = self.rows, self.order[start:stop], stop - start, self.rows.width
         scores, sides, moves = np.empty(n, np.float32), np.zeros(n, np.bool_), np.ones(n, np.int8)
-        left, columns, direction = np.zeros(width), np.arange(width, dtype=np.int32), np.zeros(width, np.float32)
+        left, columns, direction = (
+            np.zeros(width),
+            np.arange(width, dtype=np.int32),
+            np.zeros(width, np.float32),
+        )
         for row, sign in ((self.order[first], 1), (self.order[second], -1)):
             add(*rows.arrays, row, sign, direction)
         total, best = self._sum(members, moves), -np.inf
         for _ in range(self.iterations):
             blocks = [slice(at, at + BLOCK) for at in range(0, n, BLOCK)]
-            list(self.pool.map(lambda b: score(*rows.arrays, members[b], direction, scores[b]), blocks))
+            list(
+                self.pool.map(
+                    lambda b: score(*rows.arrays, members[b], direction, scores[b]), blocks
+                )
+            )
             if not halve(scores, middle - start, sides, moves):
                 break
             left += self._sum(members, moves)
@@ -250,4 +321,5 @@ class _Cutter:
             out, own = np.zeros(self.rows.width), slice(edges[at], edges[at + 1])
             add_all(*self.rows.arrays, members[own], signs[own], out)
             return out
+
         return sum(self.pool.map(part, range(PARTS)))

@@ -1,16 +1,19 @@
 """Compiled kernels of balanced clustering: scores, centres and cuts of rows that are never copied.
 
-Rows are given as values, indices, indptr and 1 / norm of each: dense (values [n, F], the others empty) or CSR.
-`values.ndim` is known when a kernel is compiled: 2 for dense rows, 1 for CSR.
+Rows are given as values, indices, indptr and 1 / norm of each: dense (values [n, F], the others
+empty) or CSR. `values.ndim` is known when a kernel is compiled: 2 for dense rows, 1 for CSR.
 """
+
 from __future__ import annotations
 
 import numpy as np
 from numba import njit
 
-TOLERANCE = 1e-4        # smallest gain in the mean similarity of a row to its centre that is worth another iteration
-LONGEST, SHORTEST = 1e18, 1e-30      # rows between these are safe in float32; shorter ones count as zeros
-VANISHED = 1e-6         # a sum of unit rows that is shorter has no direction: its centre is 0
+# smallest gain in the mean similarity of a row to its centre that is worth another iteration
+TOLERANCE = 1e-4
+# rows between these are safe in float32; shorter ones count as zeros
+LONGEST, SHORTEST = 1e18, 1e-30
+VANISHED = 1e-6  # a sum of unit rows that is shorter has no direction: its centre is 0
 
 
 @njit(nogil=True, cache=True)
@@ -24,9 +27,9 @@ def inverse_norms(values, indices, indptr, inverse):
         else:
             for at in range(indptr[row], indptr[row + 1]):
                 squares += np.float64(values[at]) ** 2
-        if not squares < LONGEST ** 2:
+        if not squares < LONGEST**2:
             return row
-        inverse[row] = 1 / np.sqrt(squares) if squares > SHORTEST ** 2 else 0
+        inverse[row] = 1 / np.sqrt(squares) if squares > SHORTEST**2 else 0
     return -1
 
 
@@ -67,7 +70,8 @@ def add_all(values, indices, indptr, inverse, members, signs, out):
 def separate(columns, left, total, direction):
     """direction = unit(left) - unit(total - left) in these columns; |left| + |total - left|.
 
-    That is the similarity of all rows to their centres, summed: the objective, which no iteration lowers.
+    That is the similarity of all rows to their centres, summed: the objective, which no iteration
+    lowers.
     """
     one, two = 0.0, 0.0
     for j in columns:
@@ -83,7 +87,8 @@ def separate(columns, left, total, direction):
 
 @njit(nogil=True, cache=True)
 def halve(scores, number, sides, moves):
-    """Mark the `number` best scores in sides, the earlier of equal ones; moves = new - old side. Rows that moved."""
+    """Mark the `number` best scores in sides, the earlier of equal ones; moves = new - old side.
+    Rows that moved."""
     bar = np.partition(scores, len(scores) - number)[len(scores) - number]
     ties = number - np.sum(scores > bar)
     moved = 0
@@ -112,7 +117,8 @@ def partition(members, sides):
 
 @njit(nogil=True, cache=True)
 def _columns_of(values, indices, indptr, members, seen, columns):
-    """The columns that the members have, written to the front of `columns` (their number is returned)."""
+    """The columns that the members have, written to the front of `columns` (their number is
+    returned)."""
     if values.ndim == 2:
         columns[:] = np.arange(len(columns))
         return len(columns)
@@ -129,7 +135,20 @@ def _columns_of(values, indices, indptr, members, seen, columns):
 
 
 @njit(nogil=True, cache=True)
-def cut_nodes(values, indices, indptr, inverse, order, nodes, iterations, direction, left, total, seen, columns):
+def cut_nodes(
+    values,
+    indices,
+    indptr,
+    inverse,
+    order,
+    nodes,
+    iterations,
+    direction,
+    left,
+    total,
+    seen,
+    columns,
+):
     """Cut nodes [nodes, 5] (start, middle, stop, two first centres) one after the other.
 
     The scratch arrays [F] come and go as zeros; a node touches its own columns only.
@@ -138,7 +157,7 @@ def cut_nodes(values, indices, indptr, inverse, order, nodes, iterations, direct
         start, middle, stop, first, second = nodes[node]
         members, n = order[start:stop], stop - start
         scores, sides, moves = np.empty(n, np.float32), np.zeros(n, np.bool_), np.ones(n, np.int8)
-        own = columns[:_columns_of(values, indices, indptr, members, seen, columns)]
+        own = columns[: _columns_of(values, indices, indptr, members, seen, columns)]
         add(values, indices, indptr, inverse, order[first], 1, direction)
         add(values, indices, indptr, inverse, order[second], -1, direction)
         add_all(values, indices, indptr, inverse, members, moves, total)

@@ -1,8 +1,9 @@
 """Prints every key with its default, its limits and its meaning.
 
-    python -m utils.config                    # all sections, all methods
-    python -m utils.config data xr-linear     # these alone
+python -m utils.config                    # all sections, all methods
+python -m utils.config data xr-linear     # these alone
 """
+
 from __future__ import annotations
 
 import argparse
@@ -14,10 +15,15 @@ from utils.console import show_anything
 
 def main() -> None:
     show_anything()
-    parser = argparse.ArgumentParser(prog="python -m utils.config", description=__doc__.split("\n")[0])
-    parser.add_argument("asked", nargs="*", metavar="SECTION|METHOD", help="these alone, such as: data xr-linear")
+    parser = argparse.ArgumentParser(
+        prog="python -m utils.config", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument(
+        "asked", nargs="*", metavar="SECTION|METHOD", help="these alone, such as: data xr-linear"
+    )
     words = parser.parse_args().asked
     from models import METHOD_CONFIGS  # here: it imports torch
+
     try:
         print(describe(METHOD_CONFIGS, words))
     except ConfigError as error:

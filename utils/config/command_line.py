@@ -5,6 +5,7 @@
 
 The type of a key says how its value is read: text is taken as it is written, `null` aside.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -20,7 +21,9 @@ from utils.config.yaml_text import shown_word
 from utils.errors import ConfigError
 
 OVERRIDE = re.compile(r"--[A-Za-z_]+\.")
-SPELLING = re.compile(r"--(?:stages\.(?P<stage>.+)\.)?(?P<section>[A-Za-z_]+)\.(?P<key>[A-Za-z_0-9]+)")
+SPELLING = re.compile(
+    r"--(?:stages\.(?P<stage>.+)\.)?(?P<section>[A-Za-z_]+)\.(?P<key>[A-Za-z_0-9]+)"
+)
 
 
 class Word(str):
@@ -44,19 +47,26 @@ def split_words(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def parse_overrides(arguments: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """['--train.epochs', '3', '--stages.warm.run.seed=1'] -> {'train': {'epochs': Word('3')}, 'stages': {'warm':
-    {'run': {'seed': Word('1')}}}}; of a key given twice, the last value."""
+    """['--train.epochs', '3', '--stages.warm.run.seed=1'] -> {'train': {'epochs': Word('3')},
+    'stages': {'warm': {'run': {'seed': Word('1')}}}}; of a key given twice, the last value."""
     values: dict[str, dict[str, Any]] = {}
     words = list(arguments)
     while words:
         name, equals, text = words.pop(0).partition("=")
         matched = SPELLING.fullmatch(name)
         if not matched or matched["section"] == "stages":
-            raise ConfigError(f"command line: expected --section.key VALUE or --stages.NAME.section.key VALUE, got "
-                              f"'{shown_word(name)}'")
+            raise ConfigError(
+                f"command line: expected --section.key VALUE or --stages.NAME.section.key VALUE, "
+                f"got "
+                f"'{shown_word(name)}'"
+            )
         if not equals:
             if not words or words[0].startswith("--"):
-                came = f", got '{shown_word(words[0])}' ({name}=--... for a value that begins so)" if words else ""
+                came = (
+                    f", got '{shown_word(words[0])}' ({name}=--... for a value that begins so)"
+                    if words
+                    else ""
+                )
                 raise ConfigError(f"command line: '{name}' needs a value{came}")
             text = words.pop(0)
         target = values
@@ -72,9 +82,12 @@ def spelling(section: str, key: str, value: Any, stage: str | None = None) -> st
     return f"--{place}{section}.{key} {shlex.quote(shown_word(value))}"
 
 
-def parse_words(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None,
-                ) -> tuple[argparse.Namespace, list[str]]:
-    """(argparse's options, overrides) of the command line; a word that neither knows ends the program with a hint."""
+def parse_words(
+    parser: argparse.ArgumentParser,
+    arguments: Sequence[str] | None = None,
+) -> tuple[argparse.Namespace, list[str]]:
+    """(argparse's options, overrides) of the command line; a word that neither knows ends the
+    program with a hint."""
     plain, overrides = split_words(sys.argv[1:] if arguments is None else arguments)
     options, unknown = parser.parse_known_args(plain)
     if unknown:
@@ -83,7 +96,8 @@ def parse_words(parser: argparse.ArgumentParser, arguments: Sequence[str] | None
 
 
 def _hint(unknown: Sequence[str], plain: Sequence[str], options: Mapping[str, Any]) -> str:
-    """What to write instead of words that are not known: flat names of the older code, a second config."""
+    """What to write instead of words that are not known: flat names of the older code, a second
+    config."""
     flags = [word for word in unknown if word.startswith("--")]
     if flags:
         return "; ".join(_flag_hint(flag, plain) for flag in flags)
@@ -91,27 +105,39 @@ def _hint(unknown: Sequence[str], plain: Sequence[str], options: Mapping[str, An
         return f"'{shown_word(unknown[0])}': write {spelling(*matched.groups())}"
     if unknown[0].endswith((".yaml", ".yml")) and "config" in options:
         files = ", ".join(shown_word(word) for word in (options["config"], *unknown))
-        return (f"one config a command, got {files}: make a file that names them in `base: [{files}]` (merged in that "
-                "order, paths relative to that file), and give that one")
+        return (
+            f"one config a command, got {files}: make a file that names them in `base: [{files}]` "
+            f"(merged in that "
+            "order, paths relative to that file), and give that one"
+        )
     return f"unexpected words: {' '.join(map(shown_word, unknown))}"
 
 
 def _flag_hint(flag: str, plain: Sequence[str]) -> str:
     name, equals, value = flag.partition("=")
-    after = [word for word in plain[plain.index(flag) + 1:][:1] if not word.startswith("--")]
+    after = [word for word in plain[plain.index(flag) + 1 :][:1] if not word.startswith("--")]
     if not equals:
         value = after[0] if after else "VALUE"
     places = known_places(name.removeprefix("--"))
     if not places:
-        return f"unknown option {shown_word(name)}; keys of a config are given as --section.key VALUE"
+        return (
+            f"unknown option {shown_word(name)}; keys of a config are given as --section.key VALUE"
+        )
     section, key = places[0].split(".")
     also = f" (or {', '.join('--' + place for place in places[1:])})" if places[1:] else ""
     return f"unknown option {shown_word(name)}: write {spelling(section, key, value)}{also}"
 
 
 def known_places(name: str) -> list[str]:
-    """The "section.key"s that a bare name may mean: what the older code's flat name became, or keys of that name."""
-    from utils.config.legacy_yaml import NEW_NAMES  # needed where there is something to say, and it imports this module
+    """The "section.key"s that a bare name may mean: what the older code's flat name became, or keys
+    of that name."""
+    # needed where there is something to say, and it imports this module
+    from utils.config.legacy_yaml import NEW_NAMES
+
     if name in NEW_NAMES:
         return [NEW_NAMES[name]]
-    return [f"{section}.{name}" for section, kind in SECTIONS.items() if name in {f.name for f in fields(kind)}]
+    return [
+        f"{section}.{name}"
+        for section, kind in SECTIONS.items()
+        if name in {f.name for f in fields(kind)}
+    ]

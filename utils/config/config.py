@@ -4,7 +4,8 @@
 
 `utils/config/sections.py` is the one home of every default. A YAML states only what differs:
 
-    base: [dataset.yaml]              # merged first, in order; paths are relative to the file that names them
+    base: [dataset.yaml]              # merged first, in order; paths are relative to the file that
+    names them
     method: {name: dexml, pool: all}
     train: {epochs: 10}
     stages:                           # optional: overlays run one after the other in one run folder
@@ -14,6 +15,7 @@
 This module imports neither torch nor the methods: whoever loads a config passes the methods' own
 `Config` classes (see `models.METHOD_CONFIGS`), which become the type of the section `method:`.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -25,7 +27,15 @@ from pathlib import Path
 from typing import Any
 
 from utils.config.command_line import parse_overrides, spelling, split_words
-from utils.config.options import LIMITS, build_section, check_text, nearest, read_option, shown, type_name
+from utils.config.options import (
+    LIMITS,
+    build_section,
+    check_text,
+    nearest,
+    read_option,
+    shown,
+    type_name,
+)
 from utils.config.sections import (
     SECTIONS,
     DataConfig,
@@ -69,18 +79,18 @@ __all__ = [
     "to_yaml",
 ]
 
-MAX_FILES = 100           # that a config's `base:` leads to
+MAX_FILES = 100  # that a config's `base:` leads to
 MAX_STAGES = 100
-MAX_NAME = 200            # bytes of a folder's name
-COMMAND_LINE = "command line"      # where a key comes from
-OF_THE_WHOLE_RUN = ("root", "project", "expname", "dir")      # of section run: no stage has its own
+MAX_NAME = 200  # bytes of a folder's name
+COMMAND_LINE = "command line"  # where a key comes from
+OF_THE_WHOLE_RUN = ("root", "project", "expname", "dir")  # of section run: no stage has its own
 
 
 @dataclass(frozen=True)
 class Config:
     data: DataConfig
     encoder: EncoderConfig
-    method: Any          # the Config of the chosen method, a MethodConfig
+    method: Any  # the Config of the chosen method, a MethodConfig
     loss: LossConfig
     optim: OptimConfig
     train: TrainConfig
@@ -97,19 +107,30 @@ class Config:
         """Where the run lives: `run.dir`, or <root>/<project>/<data set>/<expname>."""
         if self.run.dir:
             return Path(self.run.dir)
-        return Path(self.run.root) / self.run.project / self.data.name / (self.run.expname or self.method.name)
+        return (
+            Path(self.run.root)
+            / self.run.project
+            / self.data.name
+            / (self.run.expname or self.method.name)
+        )
 
 
-# ---------------------------------------------------------------- merging
+# -------------------------------- merging
+
 
 def merge_sections(into: dict, values: Mapping, where: str, origin: dict[str, str]) -> None:
-    """Merge section by section; later wins key by key. `origin` keeps where each key came from, for errors."""
+    """Merge section by section; later wins key by key. `origin` keeps where each key came from, for
+    errors."""
     for section, content in values.items():
         if section not in SECTIONS:
             known = [name for name in (*SECTIONS, "base", "stages") if name != section]
-            raise ConfigError(f"{where}: unknown section '{shown_word(section)}'{nearest(section, known)}")
+            raise ConfigError(
+                f"{where}: unknown section '{shown_word(section)}'{nearest(section, known)}"
+            )
         if not isinstance(content, Mapping):
-            raise ConfigError(f"{where}: section '{section}' must be a mapping of keys, got {shown(content)}")
+            raise ConfigError(
+                f"{where}: section '{section}' must be a mapping of keys, got {shown(content)}"
+            )
         for key, value in content.items():
             into.setdefault(section, {})[key] = value
             origin[f"{section}.{key}"] = where
@@ -118,6 +139,7 @@ def merge_sections(into: dict, values: Mapping, where: str, origin: dict[str, st
 @dataclass
 class _Chain:
     """A config file and what it inherits: sections, stages, and the files that were opened."""
+
     merged: dict[str, dict[str, Any]] = field(default_factory=dict)
     origin: dict[str, str] = field(default_factory=dict)
     stages: Any = None
@@ -129,11 +151,15 @@ def _load_file(path: Path, chain: _Chain, above: tuple[Path, ...] = ()) -> None:
     """Merge `path`, after its bases, into `chain`."""
     chain.files += 1
     if chain.files > MAX_FILES:
-        raise ConfigError(f"{above[0]}: its `base:` leads to more than {MAX_FILES} files, by way of {above[-1]}")
+        raise ConfigError(
+            f"{above[0]}: its `base:` leads to more than {MAX_FILES} files, by way of {above[-1]}"
+        )
     try:
         values = read_yaml(path)
     except ConfigError as error:
-        raise ConfigError(f"{error}{f', which is a `base:` of {above[-1]}' if above else ''}") from error
+        raise ConfigError(
+            f"{error}{f', which is a `base:` of {above[-1]}' if above else ''}"
+        ) from error
     if path.resolve() in above:
         raise ConfigError(f"{path}: `base:` goes in a circle")
     for base in _bases(values.get("base"), path):
@@ -154,15 +180,24 @@ def _bases(value: Any, path: Path) -> list[str]:
     return bases
 
 
-# ---------------------------------------------------------------- building
+# -------------------------------- building
 
-def build_config(merged: Mapping[str, Mapping], method_configs: Mapping[str, type], origin: Mapping[str, str],
-                 stages: Sequence[Mapping] = (), where: str = "config") -> Config:
-    """Merged mapping -> Config. The section `method:` gets the type that `method_configs` has for its name."""
+
+def build_config(
+    merged: Mapping[str, Mapping],
+    method_configs: Mapping[str, type],
+    origin: Mapping[str, str],
+    stages: Sequence[Mapping] = (),
+    where: str = "config",
+) -> Config:
+    """Merged mapping -> Config. The section `method:` gets the type that `method_configs` has for
+    its name."""
     name = merged.get("method", {}).get("name", "")
     if not name:
         others = "".join(f" (there is {shown(key)})" for key in list(merged.get("method", {}))[:1])
-        raise ConfigError(f"{where}: method.name is missing{others}; known: {', '.join(sorted(method_configs))}")
+        raise ConfigError(
+            f"{where}: method.name is missing{others}; known: {', '.join(sorted(method_configs))}"
+        )
     method = _method_type(name, method_configs, origin.get("method.name", where))
     if not merged.get("data", {}).get("name"):
         raise ConfigError(f"{where}: data.name is missing: the name of a folder in data.root")
@@ -170,28 +205,39 @@ def build_config(merged: Mapping[str, Mapping], method_configs: Mapping[str, typ
     sections = {s: build_section(kind, s, merged.get(s, {}), origin) for s, kind in kinds.items()}
     for key in ("project", "expname"):
         value = getattr(sections["run"], key)
-        plain = value is None or (value and not value.startswith(".") and not {"/", "\\"} & set(value))
+        plain = value is None or (
+            value and not value.startswith(".") and not {"/", "\\"} & set(value)
+        )
         if not plain or len((value or "").encode()) > MAX_NAME:
-            raise ConfigError(f"{origin.get(f'run.{key}', 'config')}: run.{key} must be a plain folder name, got "
-                              f"{shown(value)}; run.dir takes a path")
+            raise ConfigError(
+                f"{origin.get(f'run.{key}', 'config')}: run.{key} must be a plain folder name, got "
+                f"{shown(value)}; run.dir takes a path"
+            )
     return Config(**sections, stages=tuple(stages))
 
 
 def _method_type(name: Any, method_configs: Mapping[str, type], where: str) -> type:
     if not isinstance(name, str) or name not in method_configs:
-        raise ConfigError(f"{where}: unknown method.name '{shown_word(name)}'; known: "
-                          f"{', '.join(sorted(method_configs))}")
+        raise ConfigError(
+            f"{where}: unknown method.name '{shown_word(name)}'; known: "
+            f"{', '.join(sorted(method_configs))}"
+        )
     return method_configs[name]
 
 
-def load_config(path: str | Path, overrides: Sequence[str] | Mapping[str, Mapping] = (), *,
-                method_configs: Mapping[str, type], expand: Callable[[Config], Config] | None = None) -> Config:
+def load_config(
+    path: str | Path,
+    overrides: Sequence[str] | Mapping[str, Mapping] = (),
+    *,
+    method_configs: Mapping[str, type],
+    expand: Callable[[Config], Config] | None = None,
+) -> Config:
     """Read a YAML config with its bases, apply `overrides`, and check everything.
 
     Args:
         path: the YAML file.
-        overrides: command-line words (`--section.key value`, `--stages.NAME.section.key value`) or a mapping
-            {section: {key: value}, "stages": {NAME: {section: {key: value}}}}.
+        overrides: command-line words (`--section.key value`, `--stages.NAME.section.key value`) or
+            a mapping {section: {key: value}, "stages": {NAME: {section: {key: value}}}}.
         method_configs: method name -> its Config class.
         expand: makes stages of a config that has none, before overrides of stages are applied.
     Raises:
@@ -200,15 +246,32 @@ def load_config(path: str | Path, overrides: Sequence[str] | Mapping[str, Mappin
     chain = _Chain()
     _load_file(Path(path), chain)
     stages = _check_stages(chain.stages, chain.stages_of)
-    return finish_config(chain.merged, chain.origin, overrides, method_configs, expname=Path(path).stem, stages=stages,
-                         expand=expand, where=str(path))
+    return finish_config(
+        chain.merged,
+        chain.origin,
+        overrides,
+        method_configs,
+        expname=Path(path).stem,
+        stages=stages,
+        expand=expand,
+        where=str(path),
+    )
 
 
-def finish_config(merged: dict[str, dict[str, Any]], origin: dict[str, str], overrides: Any,
-                  method_configs: Mapping[str, type], *, expname: str, stages: Sequence[Mapping] = (),
-                  expand: Callable[[Config], Config] | None = None, where: str = "config") -> Config:
-    """What a file says, and overrides -> Config; ConfigError if a stage cannot be built, or an override reaches only
-    some of the stages. Arguments as of `load_config`; expname is that of a run without one, `where` the file."""
+def finish_config(
+    merged: dict[str, dict[str, Any]],
+    origin: dict[str, str],
+    overrides: Any,
+    method_configs: Mapping[str, type],
+    *,
+    expname: str,
+    stages: Sequence[Mapping] = (),
+    expand: Callable[[Config], Config] | None = None,
+    where: str = "config",
+) -> Config:
+    """What a file says, and overrides -> Config; ConfigError if a stage cannot be built, or an
+    override reaches only some of the stages. Arguments as of `load_config`; expname is that of a
+    run without one, `where` the file."""
     if not isinstance(overrides, Mapping):
         overrides = parse_overrides(overrides)
     of_all = {section: content for section, content in overrides.items() if section != "stages"}
@@ -220,47 +283,70 @@ def finish_config(merged: dict[str, dict[str, Any]], origin: dict[str, str], ove
     if expand is not None:
         config = expand(config)
     of_stages = overrides.get("stages") or {}
-    config = dataclasses.replace(config, stages=tuple(_override_stages(config, of_stages, method_configs)))
-    built = {stage["name"]: stage_config(config, stage, method_configs, where) for stage in config.stages}
+    config = dataclasses.replace(
+        config, stages=tuple(_override_stages(config, of_stages, method_configs))
+    )
+    built = {
+        stage["name"]: stage_config(config, stage, method_configs, where) for stage in config.stages
+    }
     _check_all_are_reached(config, built, of_all, of_stages)
     return config
 
 
-# ---------------------------------------------------------------- stages
+# -------------------------------- stages
+
 
 def _check_stages(stages: Any, where: str) -> list[dict]:
-    """The stages of a file, each with a name; ConfigError if they are no list of mappings of sections."""
+    """The stages of a file, each with a name; ConfigError if they are no list of mappings of
+    sections."""
     if stages is None:
         return []
     if not isinstance(stages, (list, tuple)) or not all(isinstance(s, Mapping) for s in stages):
         raise ConfigError(f"{where}: `stages:` must be a list of mappings, got {shown(stages)}")
     if len(stages) > MAX_STAGES:
-        raise ConfigError(f"{where}: `stages:` must have at most {MAX_STAGES} entries, got {len(stages)}")
+        raise ConfigError(
+            f"{where}: `stages:` must have at most {MAX_STAGES} entries, got {len(stages)}"
+        )
     named = [{"name": f"stage{number}", **stage} for number, stage in enumerate(stages, 1)]
     names = [stage["name"] for stage in named]
-    bad = [name for name in names if not isinstance(name, str) or not re.fullmatch(r"[\w-][\w.-]{0,99}", name)]
+    bad = [
+        name
+        for name in names
+        if not isinstance(name, str) or not re.fullmatch(r"[\w-][\w.-]{0,99}", name)
+    ]
     if bad or len(set(names)) < len(names):
         raise ConfigError(f"{where}: stage names must be distinct plain names, got {shown(names)}")
     for stage in named:
-        of_whole = [key for key in OF_THE_WHOLE_RUN if key in _sections_of(stage, where).get("run", {})]
+        of_whole = [
+            key for key in OF_THE_WHOLE_RUN if key in _sections_of(stage, where).get("run", {})
+        ]
         if of_whole:
-            raise ConfigError(f"{where}: stage '{stage['name']}' sets run.{of_whole[0]}, but all stages lie in one run "
-                              "folder: it stands outside of `stages:`")
+            raise ConfigError(
+                f"{where}: stage '{stage['name']}' sets run.{of_whole[0]}, but all stages lie in "
+                f"one run "
+                "folder: it stands outside of `stages:`"
+            )
     return named
 
 
-def _sections_of(stage: Mapping[str, Any], where: str = "", origin: dict[str, str] | None = None) -> dict[str, dict]:
+def _sections_of(
+    stage: Mapping[str, Any], where: str = "", origin: dict[str, str] | None = None
+) -> dict[str, dict]:
     """What a stage says, section by section."""
     sections: dict[str, dict[str, Any]] = {}
     prefix = f"{where}: " if where else ""
     values = {section: content for section, content in stage.items() if section != "name"}
-    merge_sections(sections, values, f"{prefix}stage '{stage.get('name')}'", {} if origin is None else origin)
+    merge_sections(
+        sections, values, f"{prefix}stage '{stage.get('name')}'", {} if origin is None else origin
+    )
     return sections
 
 
-def stage_config(config: Config, stage: Mapping[str, Any], method_configs: Mapping[str, type],
-                 where: str = "") -> Config:
-    """The config of one stage: the file's sections overlaid with the stage's; a new method starts from defaults."""
+def stage_config(
+    config: Config, stage: Mapping[str, Any], method_configs: Mapping[str, type], where: str = ""
+) -> Config:
+    """The config of one stage: the file's sections overlaid with the stage's; a new method starts
+    from defaults."""
     origin: dict[str, str] = {}
     overlay = _sections_of(stage, where, origin)
     merged = to_mapping(config)
@@ -270,14 +356,22 @@ def stage_config(config: Config, stage: Mapping[str, Any], method_configs: Mappi
     for section, content in overlay.items():
         merged[section] |= content
     place = f"stage '{stage.get('name')}'"
-    return build_config(merged, method_configs, origin, where=f"{where}: {place}" if where else place)
+    return build_config(
+        merged, method_configs, origin, where=f"{where}: {place}" if where else place
+    )
 
 
-def _override_stages(config: Config, overrides: Any, method_configs: Mapping[str, type]) -> list[dict[str, Any]]:
+def _override_stages(
+    config: Config, overrides: Any, method_configs: Mapping[str, type]
+) -> list[dict[str, Any]]:
     """The stages with {name: {section: {key: value}}} put in."""
     stages = {stage["name"]: dict(stage) for stage in config.stages}
-    if not isinstance(overrides, Mapping) or not all(isinstance(sections, Mapping) for sections in overrides.values()):
-        raise ConfigError(f"overrides of stages must be a mapping of names to sections, got {shown(overrides)}")
+    if not isinstance(overrides, Mapping) or not all(
+        isinstance(sections, Mapping) for sections in overrides.values()
+    ):
+        raise ConfigError(
+            f"overrides of stages must be a mapping of names to sections, got {shown(overrides)}"
+        )
     for name, sections in overrides.items():
         if name not in stages:
             known = nearest(name, list(stages)) if stages else "; the config has no stages"
@@ -286,22 +380,40 @@ def _override_stages(config: Config, overrides: Any, method_configs: Mapping[str
     return _check_stages(list(stages.values()), COMMAND_LINE)
 
 
-def _override_stage(config: Config, stage: Mapping[str, Any], sections: Mapping[str, Mapping],
-                    method_configs: Mapping[str, type]) -> dict[str, Any]:
+def _override_stage(
+    config: Config,
+    stage: Mapping[str, Any],
+    sections: Mapping[str, Mapping],
+    method_configs: Mapping[str, type],
+) -> dict[str, Any]:
     """The sections of a stage that overrides change, with values of the right type."""
     where = f"{COMMAND_LINE}: stages.{stage['name']}"
-    merge_sections({}, sections, where, {})      # checks them
+    merge_sections({}, sections, where, {})  # checks them
     own = _sections_of(stage)
-    method = {"name": config.method.name, **own.get("method", {}), **sections.get("method", {})}["name"]
+    method = {"name": config.method.name, **own.get("method", {}), **sections.get("method", {})}[
+        "name"
+    ]
     kinds = {**SECTIONS, "method": _method_type(method, method_configs, where)}
-    return {section: {**own.get(section, {}), **{key: _plain(read_option(kinds[section], section, key, value, where))
-                                                 for key, value in content.items()}}
-            for section, content in sections.items()}
+    return {
+        section: {
+            **own.get(section, {}),
+            **{
+                key: _plain(read_option(kinds[section], section, key, value, where))
+                for key, value in content.items()
+            },
+        }
+        for section, content in sections.items()
+    }
 
 
-def _check_it_is_no_stages_own(merged: Mapping[str, Mapping], overrides: Mapping[str, Mapping],
-                               stages: Sequence[Mapping], method_configs: Mapping[str, type]) -> None:
+def _check_it_is_no_stages_own(
+    merged: Mapping[str, Mapping],
+    overrides: Mapping[str, Mapping],
+    stages: Sequence[Mapping],
+    method_configs: Mapping[str, type],
+) -> None:
     """ConfigError for an override of an option that only the method of some stage has."""
+
     def has(sections: Mapping[str, Mapping], key: str) -> bool:
         name = sections.get("method", {}).get("name")
         kind = method_configs.get(name) if isinstance(name, str) else None
@@ -310,28 +422,43 @@ def _check_it_is_no_stages_own(merged: Mapping[str, Mapping], overrides: Mapping
     for key, value in overrides.get("method", {}).items():
         owners = [stage["name"] for stage in stages if has(_sections_of(stage), key)]
         if owners and has(merged, "name") and not has(merged, key):
-            raise ConfigError(f"{COMMAND_LINE}: method {merged['method']['name']} has no option {key}, but that of "
-                              f"stage {owners[0]} has: {spelling('method', key, value, owners[0])}")
+            raise ConfigError(
+                f"{COMMAND_LINE}: method {merged['method']['name']} has no option {key}, but that "
+                f"of "
+                f"stage {owners[0]} has: {spelling('method', key, value, owners[0])}"
+            )
 
 
-def _check_all_are_reached(config: Config, built: Mapping[str, Config], overrides: Mapping[str, Mapping],
-                           of_stages: Mapping[str, Mapping]) -> None:
-    """ConfigError for an override of all stages that some do not take: they set the key, or have another method."""
+def _check_all_are_reached(
+    config: Config,
+    built: Mapping[str, Config],
+    overrides: Mapping[str, Mapping],
+    of_stages: Mapping[str, Mapping],
+) -> None:
+    """ConfigError for an override of all stages that some do not take: they set the key, or have
+    another method."""
     for section, content in overrides.items():
         for key, value in content.items():
             wanted = getattr(getattr(config, section), key)
-            values = {name: getattr(getattr(stage, section), key, wanted) for name, stage in built.items()
-                      if key not in of_stages.get(name, {}).get(section, {})}
+            values = {
+                name: getattr(getattr(stage, section), key, wanted)
+                for name, stage in built.items()
+                if key not in of_stages.get(name, {}).get(section, {})
+            }
             kept = {name: own for name, own in values.items() if own != wanted}
             if kept:
                 owners = ", ".join(f"{name} ({shown(_plain(own))})" for name, own in kept.items())
                 named = " ".join(spelling(section, key, value, name) for name in list(kept)[:3])
-                raise ConfigError(f"{COMMAND_LINE}: {spelling(section, key, value)} does not reach the stages with a "
-                                  f"value or a method of their own: {owners}; name each stage that is meant, of "
-                                  f"{', '.join(built)}: {named}")
+                raise ConfigError(
+                    f"{COMMAND_LINE}: {spelling(section, key, value)} does not reach the stages "
+                    f"with a "
+                    f"value or a method of their own: {owners}; name each stage that is meant, of "
+                    f"{', '.join(built)}: {named}"
+                )
 
 
-# ---------------------------------------------------------------- saving
+# -------------------------------- saving
+
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
@@ -340,9 +467,15 @@ def _plain(value: Any) -> Any:
 
 
 def to_mapping(config: Config) -> dict[str, Any]:
-    """Config -> nested plain dict, every key resolved; `build_config` of it gives the same Config."""
-    sections = {s: {f.name: _plain(getattr(getattr(config, s), f.name))
-                    for f in dataclasses.fields(getattr(config, s))} for s in SECTIONS}
+    """Config -> nested plain dict, every key resolved; `build_config` of it gives the same
+    Config."""
+    sections = {
+        s: {
+            f.name: _plain(getattr(getattr(config, s), f.name))
+            for f in dataclasses.fields(getattr(config, s))
+        }
+        for s in SECTIONS
+    }
     return {**sections, "stages": _plain(config.stages)} if config.stages else sections
 
 
@@ -354,14 +487,22 @@ def to_yaml(config: Config) -> str:
 def describe(method_configs: Mapping[str, type] | None = None, asked: Sequence[str] = ()) -> str:
     """Every key with its type, default, limits and meaning, as text.
 
-    `asked` names the sections and methods that are meant, none all of them; `method` stands for all methods.
+    `asked` names the sections and methods that are meant, none all of them; `method` stands for all
+    methods.
     """
-    methods = [(f"method ({name})", kind, ("method", name)) for name, kind in sorted((method_configs or {}).items())]
-    kinds = [(section, kind, (section,)) for section, kind in SECTIONS.items() if section != "method"] + methods
+    methods = [
+        (f"method ({name})", kind, ("method", name))
+        for name, kind in sorted((method_configs or {}).items())
+    ]
+    kinds = [
+        (section, kind, (section,)) for section, kind in SECTIONS.items() if section != "method"
+    ] + methods
     known = {name for _, _, names in kinds for name in names}
     for name in asked:
         if name not in known:
-            raise ConfigError(f"there is no section or method {shown(name)}{nearest(name, sorted(known))}")
+            raise ConfigError(
+                f"there is no section or method {shown(name)}{nearest(name, sorted(known))}"
+            )
     kinds = [(title, kind) for title, kind, names in kinds if not asked or set(names) & set(asked)]
     lines = []
     for section, kind in kinds:
@@ -369,8 +510,11 @@ def describe(method_configs: Mapping[str, type] | None = None, asked: Sequence[s
         hints = typing.get_type_hints(kind)
         for key in dataclasses.fields(kind):
             default = dump_yaml(_plain(key.default)).split("\n")[0]
-            limits = "".join(f", {LIMITS[name][0]} {bound:,}" for name, bound in key.metadata["limits"].items())
-            lines.append(f"  {f'{key.name}: {default}':<32} # {type_name(hints[key.name])}{limits}: "
-                         f"{key.metadata['meaning']}")
+            limits = "".join(
+                f", {LIMITS[name][0]} {bound:,}" for name, bound in key.metadata["limits"].items()
+            )
+            lines.append(
+                f"  {f'{key.name}: {default}':<32} # {type_name(hints[key.name])}{limits}: "
+                f"{key.metadata['meaning']}"
+            )
     return "\n".join(lines)
-

@@ -1,14 +1,19 @@
-"""JSON configs of the released NGAME and DEXA code -> the typed sections and stages of `utils.config`.
+"""JSON configs of the released NGAME and DEXA code -> the typed sections and stages of
+`utils.config`.
 
-    python train.py DEXA/LF-AmazonTitles-131K.json --run.seed 108      # Results/DEXA/LF-AmazonTitles-131K/v_0_108
+    # Results/DEXA/LF-AmazonTitles-131K/v_0_108
+    python train.py DEXA/LF-AmazonTitles-131K.json --run.seed 108
 
-A file has three sections: global; siamese, the encoder (M1); extreme, the classifiers (M4), which take from siamese
-what they do not say themselves. They become three stages: encoder, classifiers, fused. Every key is converted, dropped
-for a stated reason, or refused, and the log says which. What the released code fixes without a key stands in `GIVEN`.
+A file has three sections: global; siamese, the encoder (M1); extreme, the classifiers (M4), which
+take from siamese what they do not say themselves. They become three stages: encoder, classifiers,
+fused. Every key is converted, dropped for a stated reason, or refused, and the log says which. What
+the released code fixes without a key stands in `GIVEN`.
 
-Its command line has a type, a version and a seed, which name its folders: the type is the folder that the file lies in
-(else what its keys make it), the seed is run.seed, and runs are named v_<version>_<seed>.
+Its command line has a type, a version and a seed, which name its folders: the type is the folder
+that the file lies in (else what its keys make it), the seed is run.seed, and runs are named
+v_<version>_<seed>.
 """
+
 from __future__ import annotations
 
 import re
@@ -20,28 +25,54 @@ from utils.config.config import Config, ConfigError, finish_config, nearest, par
 from utils.config.legacy_log import log, say, shown
 
 Values = dict[str, Any]
-Converted = tuple[Values, str]      # {"section.key" or "stage:section.key": value}, and a note for the log
-Rule = Callable[[Any, Values], Converted]      # of a key's value and all keys of the section, inherited ones too
+# {"section.key" or "stage:section.key": value}, and a note for the log
+Converted = tuple[Values, str]
+# of a key's value and all keys of the section, inherited ones too
+Rule = Callable[[Any, Values], Converted]
 
 SECTIONS = ("global", "siamese", "extreme")
 TYPES = ("DEXA", "NGAME", "SiameseXML", "DeepXML")
-NEEDED = {"global": ("dataset", "encoder_name", "max_length"),
-          "siamese": ("num_epochs", "batch_size", "learning_rate", "warmup_steps", "margin", "sampling_curr_epochs"),
-          "extreme": ("num_epochs", "batch_size", "learning_rate", "margin", "sampling_curr_epochs")}
-XC = "classifiers:"      # before a key: of that stage; without, of the whole config
+NEEDED = {
+    "global": ("dataset", "encoder_name", "max_length"),
+    "siamese": (
+        "num_epochs",
+        "batch_size",
+        "learning_rate",
+        "warmup_steps",
+        "margin",
+        "sampling_curr_epochs",
+    ),
+    "extreme": ("num_epochs", "batch_size", "learning_rate", "margin", "sampling_curr_epochs"),
+}
+XC = "classifiers:"  # before a key: of that stage; without, of the whole config
 FUSED = "fused:"
 GIVEN: Values = {
-    "encoder.pooling": "mean", "encoder.normalize": True, "encoder.dropout": None,
-    "method.name": "dexa", "method.pool": "in-batch", "method.tau": 1.0, "method.batches": "clustered",
-    "loss.name": "triplet", "loss.sample": True, "loss.hardness_tau": 0.1,
-    "optim.eps": 1e-6, "optim.weight_decay": 0.0, "optim.clip_norm": None,
-    f"{XC}method.name": "xc", f"{XC}method.pool": "in-batch", f"{XC}method.dropout": 0.5,
-    f"{XC}method.batches": "clustered", f"{XC}loss.sample": False, f"{XC}loss.hardness_tau": 1.0,
-    f"{FUSED}method.name": "fused", f"{FUSED}method.depth": 7, f"{FUSED}train.epochs": 0,
+    "encoder.pooling": "mean",
+    "encoder.normalize": True,
+    "encoder.dropout": None,
+    "method.name": "dexa",
+    "method.pool": "in-batch",
+    "method.tau": 1.0,
+    "method.batches": "clustered",
+    "loss.name": "triplet",
+    "loss.sample": True,
+    "loss.hardness_tau": 0.1,
+    "optim.eps": 1e-6,
+    "optim.weight_decay": 0.0,
+    "optim.clip_norm": None,
+    f"{XC}method.name": "xc",
+    f"{XC}method.pool": "in-batch",
+    f"{XC}method.dropout": 0.5,
+    f"{XC}method.batches": "clustered",
+    f"{XC}loss.sample": False,
+    f"{XC}loss.hardness_tau": 1.0,
+    f"{FUSED}method.name": "fused",
+    f"{FUSED}method.depth": 7,
+    f"{FUSED}train.epochs": 0,
 }
 
 
-# ---------------------------------------------------------------- rules
+# -------------------------------- rules
 def _move(*targets: str) -> Rule:
     return lambda value, settings: (dict.fromkeys(targets, value), "")
 
@@ -52,10 +83,15 @@ def _drop(reason: str) -> Rule:
 
 def _only(*allowed: Any, reason: str) -> Rule:
     """A key whose other values have no counterpart: refused rather than ignored."""
+
     def convert(value: Any, settings: Values) -> Converted:
         if not any(value == known and type(value) is type(known) for known in allowed):
-            raise ConfigError(f"{shown(value)} has no counterpart, only {' or '.join(map(shown, allowed))}: {reason}")
+            raise ConfigError(
+                f"{shown(value)} has no counterpart, only {' or '.join(map(shown, allowed))}: "
+                f"{reason}"
+            )
         return {}, reason
+
     return convert
 
 
@@ -67,13 +103,16 @@ def _encoder_name(name: Any, settings: Values) -> Converted:
 
 def _loss(name: Any, settings: Values) -> Converted:
     if name != "triplet_margin_ohnm":
-        raise ConfigError(f"{shown(name)} has no counterpart, only triplet_margin_ohnm"
-                          f"{nearest(name, ['triplet_margin_ohnm'])}")
+        raise ConfigError(
+            f"{shown(name)} has no counterpart, only triplet_margin_ohnm"
+            f"{nearest(name, ['triplet_margin_ohnm'])}"
+        )
     return {}, "loss.name triplet in both"
 
 
 def _clusters(prefix: str) -> Rule:
     """Clusters of 1 are no clusters: they begin where they have doubled."""
+
     def convert(epochs: Any, settings: Values) -> Converted:
         size = settings.get("sampling_init_cluster_size", 1)
         is_whole = isinstance(epochs, list) and type(size) is int and size > 0
@@ -83,28 +122,39 @@ def _clusters(prefix: str) -> Rule:
         if epochs == []:
             return {f"{prefix}method.batches": "random"}, "clusters of one query"
         return {f"{prefix}method.curr_epochs": epochs, f"{prefix}method.cluster_size": size}, ""
+
     return convert
 
 
 def _optimizer(name: Any, settings: Values) -> Converted:
     """Adam there is SparseAdam, without decay."""
     if name not in ("Adam", "AdamW"):
-        raise ConfigError(f"{shown(name)} has no counterpart, only Adam or AdamW: AdamW is the only optimizer")
+        raise ConfigError(
+            f"{shown(name)} has no counterpart, only Adam or AdamW: AdamW is the only optimizer"
+        )
     return {}, "AdamW, without decay for Adam"
 
 
 def _weight_decay(prefix: str) -> Rule:
     def convert(value: Any, settings: Values) -> Converted:
-        return {f"{prefix}optim.weight_decay": 0.0 if settings.get("optim") == "Adam" else value}, ""
+        return {
+            f"{prefix}optim.weight_decay": 0.0 if settings.get("optim") == "Adam" else value
+        }, ""
+
     return convert
 
 
 def _batch_size(value: Any, settings: Values) -> Converted:
-    return {"train.batch_size": value, "method.gc_batch_size": value}, "and so many texts are encoded at once"
+    return {
+        "train.batch_size": value,
+        "method.gc_batch_size": value,
+    }, "and so many texts are encoded at once"
 
 
 def _precision(value: Any, settings: Values) -> Converted:
-    return {"train.mixed_precision": "fp16" if value is True else "no" if value is False else value}, ""
+    return {
+        "train.mixed_precision": "fp16" if value is True else "no" if value is False else value
+    }, ""
 
 
 def _version(version: Any, settings: Values) -> Converted:
@@ -125,34 +175,52 @@ def _filters(*names: str) -> Rule:
     def convert(value: Any, settings: Values) -> Converted:
         note = known(value, settings)[1]
         return ({"data.filters": "required"}, "") if value else ({}, note)
+
     return convert
 
 
 TOKENS = "{0}_input_ids.npy,{0}_attention_mask.npy"
 GLOBAL: dict[str, Rule] = {
-    "dataset": _move("data.name"), "max_length": _move("data.max_len"), "encoder_name": _encoder_name,
-    "A": _move("data.propensity_a"), "B": _move("data.propensity_b"),
-    "aux_num_vectors": _move("method.num_vectors"), "aux_num_hlp_vectors": _move("method.num_head_vectors"),
-    "top_k": _move("eval.top_k"), "beta": _move(f"{FUSED}method.embedding_weight", f"{FUSED}method.tree_weight"),
-    "type": _move("run.project"), "seed": _move("run.seed"), "version": _version,
+    "dataset": _move("data.name"),
+    "max_length": _move("data.max_len"),
+    "encoder_name": _encoder_name,
+    "A": _move("data.propensity_a"),
+    "B": _move("data.propensity_b"),
+    "aux_num_vectors": _move("method.num_vectors"),
+    "aux_num_hlp_vectors": _move("method.num_head_vectors"),
+    "top_k": _move("eval.top_k"),
+    "beta": _move(f"{FUSED}method.embedding_weight", f"{FUSED}method.tree_weight"),
+    "type": _move("run.project"),
+    "seed": _move("run.seed"),
+    "version": _version,
     "feature_type": _only("sequential", "seq", reason="texts are sequences of tokens"),
     "arch": _only("STransformer", reason="encoder.name says which"),
     "share_weights": _only(True, reason="one encoder for texts and labels"),
-    "surrogate_method": _only(0, 1, reason="labels without points stay; their texts speak for them"),
+    "surrogate_method": _only(
+        0, 1, reason="labels without points stay; their texts speak for them"
+    ),
     "eval_method": _only("score_fusion", reason="the stage fused"),
-    "num_labels": _drop("the data set says"), "num_points": _drop("the data set says"),
-    "embedding_dims": _drop("the encoder says"), "save_predictions": _drop("eval.py writes them"),
-    "trn_label_fname": _file("trn_X_Y.txt"), "val_label_fname": _file("tst_X_Y.txt"),
-    "tst_label_fname": _file("tst_X_Y.txt"), "lbl_feat_fname": _file(TOKENS.format("lbl")),
-    "trn_feat_fname": _file(TOKENS.format("trn_doc")), "val_feat_fname": _file(TOKENS.format("tst_doc")),
+    "num_labels": _drop("the data set says"),
+    "num_points": _drop("the data set says"),
+    "embedding_dims": _drop("the encoder says"),
+    "save_predictions": _drop("eval.py writes them"),
+    "trn_label_fname": _file("trn_X_Y.txt"),
+    "val_label_fname": _file("tst_X_Y.txt"),
+    "tst_label_fname": _file("tst_X_Y.txt"),
+    "lbl_feat_fname": _file(TOKENS.format("lbl")),
+    "trn_feat_fname": _file(TOKENS.format("trn_doc")),
+    "val_feat_fname": _file(TOKENS.format("tst_doc")),
     "tst_feat_fname": _file(TOKENS.format("tst_doc")),
     "trn_filter_fname": _filters("filter_labels_train.txt"),
     "val_filter_fname": _file("filter_labels_test.txt", "filter_labels_text.txt", "", None),
     "tst_filter_fname": _filters("filter_labels_test.txt", "filter_labels_text.txt"),
 }
-SHARED: dict[str, Rule] = {      # of siamese and extreme
-    "batch_type": _only("doc", reason="batches are of texts"), "metric": _only("cosine", reason="encoder.normalize"),
-    "normalize": _only(True, reason="encoder.normalize"), "loss": _loss, "optim": _optimizer,
+SHARED: dict[str, Rule] = {  # of siamese and extreme
+    "batch_type": _only("doc", reason="batches are of texts"),
+    "metric": _only("cosine", reason="encoder.normalize"),
+    "normalize": _only(True, reason="encoder.normalize"),
+    "loss": _loss,
+    "optim": _optimizer,
     "loss_agressive": _only(True, reason="negatives are weighted by a softmax"),
     "sampling_type": _only("implicit", reason="method.pool in-batch"),
     "sampling_asynchronous": _drop("embeddings of the epoch before are clustered"),
@@ -163,31 +231,48 @@ SHARED: dict[str, Rule] = {      # of siamese and extreme
     "save_intermediate": _drop("each stage keeps its model"),
 }
 SIAMESE = SHARED | {
-    "num_epochs": _move("train.epochs"), "batch_size": _batch_size, "learning_rate": _move("optim.lr"),
-    "warmup_steps": _move("optim.warmup"), "validate_after": _move("train.eval_interval"),
-    "weight_decay": _weight_decay(""), "margin": _move("loss.margin"),
+    "num_epochs": _move("train.epochs"),
+    "batch_size": _batch_size,
+    "learning_rate": _move("optim.lr"),
+    "warmup_steps": _move("optim.warmup"),
+    "validate_after": _move("train.eval_interval"),
+    "weight_decay": _weight_decay(""),
+    "margin": _move("loss.margin"),
     "loss_num_negatives": _move("loss.hardest_negatives"),
     "loss_num_positives": _only(1, reason="loss.sample takes one positive a text"),
-    "sampling_curr_epochs": _clusters(""), "sampling_refresh_interval": _move("method.cluster_interval"),
-    "use_amp": _precision, "init": _only("auto", reason="the pretrained encoder"),
+    "sampling_curr_epochs": _clusters(""),
+    "sampling_refresh_interval": _move("method.cluster_interval"),
+    "use_amp": _precision,
+    "init": _only("auto", reason="the pretrained encoder"),
     "model_type": _only("siamese", reason="the stage encoder"),
     "network_type": _only("siamese", reason="the stage encoder"),
     "inference_method": _only(None, "mips", reason="search of the label embeddings"),
 }
 EXTREME = SHARED | {
-    "num_epochs": _move(f"{XC}train.epochs"), "batch_size": _move(f"{XC}train.batch_size"),
-    "learning_rate": _move(f"{XC}optim.lr"), "warmup_steps": _move(f"{XC}optim.warmup"),
-    "validate_after": _move(f"{XC}train.eval_interval"), "weight_decay": _weight_decay(XC),
-    "margin": _move(f"{XC}loss.margin"), "loss_num_negatives": _move(f"{XC}loss.hardest_negatives"),
-    "loss_num_positives": _move(f"{XC}loss.hardest_positives"), "sampling_curr_epochs": _clusters(XC),
+    "num_epochs": _move(f"{XC}train.epochs"),
+    "batch_size": _move(f"{XC}train.batch_size"),
+    "learning_rate": _move(f"{XC}optim.lr"),
+    "warmup_steps": _move(f"{XC}optim.warmup"),
+    "validate_after": _move(f"{XC}train.eval_interval"),
+    "weight_decay": _weight_decay(XC),
+    "margin": _move(f"{XC}loss.margin"),
+    "loss_num_negatives": _move(f"{XC}loss.hardest_negatives"),
+    "loss_num_positives": _move(f"{XC}loss.hardest_positives"),
+    "sampling_curr_epochs": _clusters(XC),
     "sampling_refresh_interval": _move(f"{XC}method.cluster_interval"),
-    "freeze_encoder": _move(f"{XC}method.freeze"), "num_nbrs": _move(f"{FUSED}method.candidates"),
-    "M": _move("eval.hnsw_m"), "efC": _move("eval.hnsw_ef_construction"), "efS": _move("eval.hnsw_ef"),
+    "freeze_encoder": _move(f"{XC}method.freeze"),
+    "num_nbrs": _move(f"{FUSED}method.candidates"),
+    "M": _move("eval.hnsw_m"),
+    "efC": _move("eval.hnsw_ef_construction"),
+    "efS": _move("eval.hnsw_ef"),
     "ann_method": _only("hnswlib", "brute", reason="search is exact; --eval.index hnsw is not"),
     "ann_threads": _drop("run.threads is of the whole process"),
     "beta": _drop("the released code reads the one of global"),
-    "num_centroids": _only(1, reason="a row a label"), "surrogate_mapping": _only(None, reason="all labels are kept"),
-    "use_amp": _drop("classifiers are trained in float32, on embeddings in the precision of siamese"),
+    "num_centroids": _only(1, reason="a row a label"),
+    "surrogate_mapping": _only(None, reason="all labels are kept"),
+    "use_amp": _drop(
+        "classifiers are trained in float32, on embeddings in the precision of siamese"
+    ),
     "init": _only("intermediate", reason="the encoder of the stage before"),
     "model_type": _only("xc", reason="the stage classifiers"),
     "network_type": _only("xc", reason="the stage classifiers"),
@@ -195,18 +280,29 @@ EXTREME = SHARED | {
 }
 RULES = {"global": GLOBAL, "siamese": SIAMESE, "extreme": EXTREME}
 # What extreme takes over from siamese where its stage would start from a default of its own.
-INHERITED = ("sampling_curr_epochs", "sampling_refresh_interval", "loss_num_positives", "optim", "weight_decay",
-             "sampling_init_cluster_size")
+INHERITED = (
+    "sampling_curr_epochs",
+    "sampling_refresh_interval",
+    "loss_num_positives",
+    "optim",
+    "weight_decay",
+    "sampling_init_cluster_size",
+)
 
 
-# ---------------------------------------------------------------- the door
+# -------------------------------- the door
 def is_released(values: Mapping[str, Any]) -> bool:
     """Whether a file's keys are sections of the released NGAME and DEXA code."""
     return any(section in values for section in SECTIONS)
 
 
-def load_released(path: Path, values: Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any],
-                  method_configs: Mapping[str, type], expand: Callable[[Config], Config] | None = None) -> Config:
+def load_released(
+    path: Path,
+    values: Mapping[str, Any],
+    overrides: Sequence[str] | Mapping[str, Any],
+    method_configs: Mapping[str, type],
+    expand: Callable[[Config], Config] | None = None,
+) -> Config:
     """A file's mapping -> Config. Arguments as of `utils.config.config.load_config`."""
     log.info("%s is a config of the released NGAME or DEXA code:", path)
     settings = _checked(values, path)
@@ -218,22 +314,35 @@ def load_released(path: Path, values: Mapping[str, Any], overrides: Sequence[str
     seed = overrides.get("run", {}).get("seed", run.get("seed", 0))
     expname = f"v_{settings['global'].get('version', 0)}_{seed}"
     say("type, version and seed", {"run.project": run["project"], "run.expname": expname})
-    return finish_config(merged, origin, overrides, method_configs, expname=expname, stages=stages, expand=expand,
-                         where=str(path))
+    return finish_config(
+        merged,
+        origin,
+        overrides,
+        method_configs,
+        expname=expname,
+        stages=stages,
+        expand=expand,
+        where=str(path),
+    )
 
 
 def _checked(values: Mapping[str, Any], path: Path) -> dict[str, Values]:
-    """The three sections; ConfigError for one that is missing or is none, and for keys that are unknown or missing."""
+    """The three sections; ConfigError for one that is missing or is none, and for keys that are
+    unknown or missing."""
     for name in [*values, *SECTIONS]:
         if name not in SECTIONS:
             raise ConfigError(f"{path}: unknown section '{name}'{nearest(name, SECTIONS)}")
         if not isinstance(values.get(name), Mapping):
-            raise ConfigError(f"{path}: expected the sections {', '.join(SECTIONS)}, each a mapping; '{name}' is "
-                              f"{shown(values[name]) if name in values else 'missing'}")
+            raise ConfigError(
+                f"{path}: expected the sections {', '.join(SECTIONS)}, each a mapping; '{name}' is "
+                f"{shown(values[name]) if name in values else 'missing'}"
+            )
     for section, rules in RULES.items():
         for key in values[section]:
             if key not in rules:
-                raise ConfigError(f"{path}: unknown key '{section}.{key}'{nearest(key, list(rules))}")
+                raise ConfigError(
+                    f"{path}: unknown key '{section}.{key}'{nearest(key, list(rules))}"
+                )
     settings = {section: dict(values[section]) for section in SECTIONS}
     inherited = {key: settings["siamese"][key] for key in INHERITED if key in settings["siamese"]}
     settings["extreme"] = inherited | settings["extreme"]
@@ -243,8 +352,11 @@ def _checked(values: Mapping[str, Any], path: Path) -> dict[str, Values]:
     return settings
 
 
-def convert(settings: Mapping[str, Values], where: str) -> tuple[dict[str, Values], list[Values], dict[str, str]]:
-    """Sections of the released code -> ({section: {key: value}}, stages, where each "section.key" comes from)."""
+def convert(
+    settings: Mapping[str, Values], where: str
+) -> tuple[dict[str, Values], list[Values], dict[str, str]]:
+    """Sections of the released code -> ({section: {key: value}}, stages, where each "section.key"
+    comes from)."""
     placed: dict[str, dict[str, Values]] = {"": {}, XC: {}, FUSED: {}}
     origin: dict[str, str] = {}
     if settings["global"].get("aux_num_vectors"):
@@ -262,7 +374,11 @@ def convert(settings: Mapping[str, Values], where: str) -> tuple[dict[str, Value
             say(f"{section}.{key}: {shown(value)}", values, note)
             _place(values, placed)
             origin |= dict.fromkeys(values, f"{where} ({section}.{key})")
-    stages = [{"name": "encoder"}, {"name": XC[:-1], **placed[XC]}, {"name": FUSED[:-1], **placed[FUSED]}]
+    stages = [
+        {"name": "encoder"},
+        {"name": XC[:-1], **placed[XC]},
+        {"name": FUSED[:-1], **placed[FUSED]},
+    ]
     return placed[""], stages, origin
 
 

@@ -1,4 +1,5 @@
 """What the doors for older configs say of each key."""
+
 from __future__ import annotations
 
 import json

@@ -1,4 +1,6 @@
-"""Options of a section: values of YAML or of the command line -> the types and limits that their fields declare."""
+"""Options of a section: values of YAML or of the command line -> the types and limits that their
+fields declare."""
+
 from __future__ import annotations
 
 import contextlib
@@ -16,7 +18,7 @@ from utils.config.command_line import Word
 from utils.config.yaml_text import parse_yaml, shown_word
 from utils.errors import ConfigError
 
-MAX_TEXT = 4096           # characters of a text, which is often a path
+MAX_TEXT = 4096  # characters of a text, which is often a path
 
 
 def nearest(name: Any, known: Sequence[str]) -> str:
@@ -37,12 +39,20 @@ def type_name(kind: Any) -> str:
     if origin in (typing.Union, types.UnionType):
         return " or ".join(type_name(a) for a in arguments)
     if origin is Literal:
-        return "one of " + ", ".join(map(str, arguments)) if len(arguments) > 1 else str(arguments[0])
+        return (
+            "one of " + ", ".join(map(str, arguments)) if len(arguments) > 1 else str(arguments[0])
+        )
     if origin is tuple:
         return f"list of {type_name(arguments[0])}"
     if origin is Mapping:
         return f"mapping of names to {type_name(arguments[1])}"
-    return {type(None): "null", bool: "true or false", int: "whole number", float: "number", str: "text"}[kind]
+    return {
+        type(None): "null",
+        bool: "true or false",
+        int: "whole number",
+        float: "number",
+        str: "text",
+    }[kind]
 
 
 class _Mismatch(Exception):
@@ -62,12 +72,15 @@ def _convert(value: Any, kind: Any) -> Any:
             except _Mismatch:
                 continue
     elif origin is Literal:
-        text = {True: "yes", False: "no"}[value] if isinstance(value, bool) else value   # YAML reads `no` so
+        # YAML reads `no` so
+        text = {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
         if isinstance(text, str) and text in arguments:
             return text
     elif origin is tuple and isinstance(value, (list, tuple)):
         return tuple(_convert(v, arguments[0]) for v in value)
-    elif origin is Mapping and isinstance(value, Mapping) and all(isinstance(k, str) for k in value):
+    elif (
+        origin is Mapping and isinstance(value, Mapping) and all(isinstance(k, str) for k in value)
+    ):
         return types.MappingProxyType({k: _convert(v, arguments[1]) for k, v in value.items()})
     elif kind is type(None) and value is None:
         return None
@@ -81,19 +94,22 @@ def _convert(value: Any, kind: Any) -> Any:
 def _float(value: float) -> float:
     try:
         return float(value)
-    except OverflowError:      # a whole number that no float holds
+    except OverflowError:  # a whole number that no float holds
         return float("inf")
 
 
 def _read_word(word: Word, kind: Any) -> Any:
-    """A word of the command line as type `kind`: `null` and named choices first, numbers, lists and maps as YAML has
-    them, text as it is written."""
+    """A word of the command line as type `kind`: `null` and named choices first, numbers, lists and
+    maps as YAML has them, text as it is written."""
     union = typing.get_origin(kind) in (typing.Union, types.UnionType)
     choices = typing.get_args(kind) if union else (kind,)
     text = str(word)
     if text == "null" and type(None) in choices:
         return None
-    if any(typing.get_origin(choice) is Literal and text in typing.get_args(choice) for choice in choices):
+    if any(
+        typing.get_origin(choice) is Literal and text in typing.get_args(choice)
+        for choice in choices
+    ):
         return text
     others = tuple(choice for choice in choices if choice not in (str, type(None)))
     problem = ""
@@ -110,28 +126,44 @@ def _read_word(word: Word, kind: Any) -> Any:
     raise _Mismatch(problem)
 
 
-LIMITS = {"ge": ("at least", lambda v, m: v >= m), "gt": ("above", lambda v, m: v > m),
-           "le": ("at most", lambda v, m: v <= m), "lt": ("below", lambda v, m: v < m)}
+LIMITS = {
+    "ge": ("at least", lambda v, m: v >= m),
+    "gt": ("above", lambda v, m: v > m),
+    "le": ("at most", lambda v, m: v <= m),
+    "lt": ("below", lambda v, m: v < m),
+}
 
 
-def build_section(kind: type, name: str, values: Mapping[str, Any], origin: Mapping[str, str] | None = None) -> Any:
-    """Mapping -> frozen section `kind`; ConfigError on an unknown key, a wrong type or a value out of range."""
+def build_section(
+    kind: type, name: str, values: Mapping[str, Any], origin: Mapping[str, str] | None = None
+) -> Any:
+    """Mapping -> frozen section `kind`; ConfigError on an unknown key, a wrong type or a value out
+    of range."""
     origin = origin or {}
-    return kind(**{key: read_option(kind, name, key, value, origin.get(f"{name}.{key}", "config"))
-                   for key, value in values.items()})
+    return kind(
+        **{
+            key: read_option(kind, name, key, value, origin.get(f"{name}.{key}", "config"))
+            for key, value in values.items()
+        }
+    )
 
 
 def read_option(kind: type, section: str, key: str, value: Any, where: str) -> Any:
-    """The value of one key of a section of type `kind`, as its field has it; ConfigError names `where`."""
+    """The value of one key of a section of type `kind`, as its field has it; ConfigError names
+    `where`."""
     fields = {f.name: f for f in dataclasses.fields(kind)}
     if key not in fields:
-        raise ConfigError(f"{where}: unknown key '{section}.{shown_word(key)}'{nearest(key, list(fields))}")
+        raise ConfigError(
+            f"{where}: unknown key '{section}.{shown_word(key)}'{nearest(key, list(fields))}"
+        )
     hint = _hints(kind)[key]
     try:
         converted = _convert(value, hint)
     except _Mismatch as problem:
-        raise ConfigError(f"{where}: {section}.{key} must be {type_name(hint)}, got {shown(value)}"
-                          f"{_quote_it(value, hint)}{problem}") from None
+        raise ConfigError(
+            f"{where}: {section}.{key} must be {type_name(hint)}, got {shown(value)}"
+            f"{_quote_it(value, hint)}{problem}"
+        ) from None
     _check_values(f"{where}: {section}.{key}", converted, fields[key].metadata)
     return converted
 
@@ -142,11 +174,16 @@ def _hints(kind: type) -> dict[str, Any]:
 
 
 def _quote_it(value: Any, hint: Any) -> str:
-    """What to write where a YAML file has a number or a truth value for text, or a text stands alone for a list."""
+    """What to write where a YAML file has a number or a truth value for text, or a text stands
+    alone for a list."""
     kinds = (hint, *typing.get_args(hint))
     if str in kinds and isinstance(value, (int, float)):
         return "; with quotation marks around it, it is text"
-    if isinstance(value, str) and value[:1] != "[" and any(typing.get_origin(kind) is tuple for kind in kinds):
+    if (
+        isinstance(value, str)
+        and value[:1] != "["
+        and any(typing.get_origin(kind) is tuple for kind in kinds)
+    ):
         return f"; a list is written [{shown_word(value)}]"
     return ""
 
@@ -156,8 +193,11 @@ def _check_values(where: str, value: Any, metadata: Mapping[str, Any]) -> None:
         if isinstance(single, str):
             check_text(where, single)
             if not single.startswith(metadata["starts"]):
-                raise ConfigError(f"{where} must be a whole number or text that starts with {metadata['starts']}, got "
-                                  f"{shown(single)}")
+                raise ConfigError(
+                    f"{where} must be a whole number or text that starts with "
+                    f"{metadata['starts']}, got "
+                    f"{shown(single)}"
+                )
         elif isinstance(single, (int, float)) and not isinstance(single, bool):
             _check_limits(where, single, metadata["limits"])
 
@@ -172,9 +212,13 @@ def _singles(value: Any) -> Iterable[Any]:
 def check_text(where: str, text: str) -> None:
     """ConfigError for text that can be no name, path or pattern."""
     if re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", text):
-        raise ConfigError(f"{where} must be text of UTF-8 without control characters, got {shown(text)}")
+        raise ConfigError(
+            f"{where} must be text of UTF-8 without control characters, got {shown(text)}"
+        )
     if len(text) > MAX_TEXT:
-        raise ConfigError(f"{where} must be text of at most {MAX_TEXT:,} characters, got {len(text):,}")
+        raise ConfigError(
+            f"{where} must be text of at most {MAX_TEXT:,} characters, got {len(text):,}"
+        )
 
 
 def _check_limits(where: str, value: float, limits: Mapping[str, float]) -> None:

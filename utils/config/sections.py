@@ -1,4 +1,6 @@
-"""The typed sections of a config: every key with its default, its meaning and its limits. The one home of defaults."""
+"""The typed sections of a config: every key with its default, its meaning and its limits. The one
+home of defaults."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -6,73 +8,136 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-# Limits that no sane value meets, so that a typing error is met before memory or patience is at an end.
-SMALLEST = 1e-6                  # of temperatures and the like
-LARGEST = 1e6                    # of weights
+# Limits that no sane value meets, so that a typing error is met before memory or patience is at an
+# end.
+SMALLEST = 1e-6  # of temperatures and the like
+LARGEST = 1e6  # of weights
 MANY_LABELS = 10**9
-MANY_TEXTS = 10**7               # in a step
-MANY_TOKENS = 10**6              # of a text
+MANY_TEXTS = 10**7  # in a step
+MANY_TOKENS = 10**6  # of a text
 MANY_EPOCHS = 10**6
 MANY_DIMENSIONS = 10**5
 
 
 def option(default: Any, meaning: str, *, starts: str = "", **limits: float) -> Any:
-    """A field of a section: its default, its meaning, and limits `ge`, `gt`, `le`, `lt` on its value, if that is a
-    number, and on every number in a list or mapping; `starts`: how text begins where numbers are usual."""
-    return dataclasses.field(default=default, metadata={"meaning": meaning, "starts": starts, "limits": limits})
+    """A field of a section: its default, its meaning, and limits `ge`, `gt`, `le`, `lt` on its
+    value, if that is a number, and on every number in a list or mapping; `starts`: how text begins
+    where numbers are usual."""
+    return dataclasses.field(
+        default=default, metadata={"meaning": meaning, "starts": starts, "limits": limits}
+    )
 
 
 @dataclass(frozen=True)
 class DataConfig:
     root: str = option("Datasets", "folder that holds the data sets")
     name: str = option("", "data set: the folder <root>/<name>")
-    max_len: int = option(32, "longest query in tokens, special tokens included; the rest is cut off",
-                          ge=3, le=MANY_TOKENS)
-    label_max_len: int | None = option(None, "longest label text in tokens; null = max_len", ge=3, le=MANY_TOKENS)
-    val_fraction: float = option(0.05, "share of the training points held out for validation", ge=0, lt=1)
+    max_len: int = option(
+        32,
+        "longest query in tokens, special tokens included; the rest is cut off",
+        ge=3,
+        le=MANY_TOKENS,
+    )
+    label_max_len: int | None = option(
+        None, "longest label text in tokens; null = max_len", ge=3, le=MANY_TOKENS
+    )
+    val_fraction: float = option(
+        0.05, "share of the training points held out for validation", ge=0, lt=1
+    )
     val_max_points: int = option(4000, "most points held out for validation", ge=0, le=MANY_LABELS)
-    val_group_size: int = option(1, "hold out whole groups of about so many similar texts (by TF-IDF), as where a test "
-                                    "split has no near-duplicates of training texts; 1 = each text by itself",
-                                 ge=1, le=10**6)
-    propensity_a: float = option(0.55, "constant A of the propensity model (0.6 Amazon, 0.5 Wikipedia)", gt=0, le=100)
-    propensity_b: float = option(1.5, "constant B of the propensity model (2.6 Amazon, 0.4 Wikipedia)", gt=0, le=1000)
+    val_group_size: int = option(
+        1,
+        "hold out whole groups of about so many similar texts (by TF-IDF), as where a test "
+        "split has no near-duplicates of training texts; 1 = each text by itself",
+        ge=1,
+        le=10**6,
+    )
+    propensity_a: float = option(
+        0.55, "constant A of the propensity model (0.6 Amazon, 0.5 Wikipedia)", gt=0, le=100
+    )
+    propensity_b: float = option(
+        1.5, "constant B of the propensity model (2.6 Amazon, 0.4 Wikipedia)", gt=0, le=1000
+    )
     filters: Literal["optional", "required"] = option(
-        "optional", "required: filter_labels_train.txt and filter_labels_test.txt, the pairs that published numbers "
-                    "leave out, must be there")
+        "optional",
+        "required: filter_labels_train.txt and filter_labels_test.txt, the pairs that published "
+        "numbers "
+        "leave out, must be there",
+    )
     features: Literal["given", "texts"] = option(
-        "given", "where TF-IDF comes from: X.{trn,tst}.npz of the data set, built from the texts where it has none; "
-                 "texts = built, whatever it has")
+        "given",
+        "where TF-IDF comes from: X.{trn,tst}.npz of the data set, built from the texts where it "
+        "has none; "
+        "texts = built, whatever it has",
+    )
     terms: Literal["auto", "words", "characters"] = option(
-        "auto", "what built TF-IDF counts: words and pairs of them, or character n-grams; auto = characters where most "
-                "texts have no blanks between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese)")
-    feature_cache: str | None = option(None, "folder of TF-IDF that is built; null = <root>/<name>/features")
+        "auto",
+        "what built TF-IDF counts: words and pairs of them, or character n-grams; auto = "
+        "characters where most "
+        "texts have no blanks between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese)",
+    )
+    feature_cache: str | None = option(
+        None, "folder of TF-IDF that is built; null = <root>/<name>/features"
+    )
     token_cache: str | None = option(None, "folder of token files; null = <root>/<name>/tokens")
-    workers: int = option(0, "processes that assemble batches; 0 = in the training process", ge=0, le=256)
+    workers: int = option(
+        0, "processes that assemble batches; 0 = in the training process", ge=0, le=256
+    )
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    name: str = option("minilm", "`bag`, `minilm`, or any Hugging Face id or folder, sentence-transformers' and "
-                                "RUN/model too")
-    init: str = option("minilm", "`bag` only: encoder whose tokenizer and token embeddings it starts from")
+    name: str = option(
+        "minilm",
+        "`bag`, `minilm`, or any Hugging Face id or folder, sentence-transformers' and "
+        "RUN/model too",
+    )
+    init: str = option(
+        "minilm", "`bag` only: encoder whose tokenizer and token embeddings it starts from"
+    )
     token_weights: Literal["idf", "equal"] = option("idf", "`bag` only: token weights at the start")
     residual: bool = option(True, "`bag` only: add a residual layer behind the sum")
-    tokenizer: str | None = option(None, "encoder or folder whose tokenizer to use; null = the encoder's own")
-    prompt: str | None = option(None, "put before the text of every point; null = as the model was made, nothing if it "
-                                      "does not say")
-    label_prompt: str | None = option(None, "put before the text of every label; null = as the model was made, "
-                                            "encoder.prompt if it does not say")
-    pooling: Literal["cls", "mean"] | None = option(None, "how a transformer's token states become one vector; null = "
-                                                          "as the model was made, mean if it does not say; cls is "
-                                                          "refused of causal models")
-    layers: int | None = option(None, "keep the first n transformer layers; null = all", ge=1, le=1000)
-    projection: int | None = option(None, "project embeddings to this many dimensions; null = as the model "
-                                           "was made, not at all if it does not say", ge=1, le=MANY_DIMENSIONS)
-    normalize: bool | None = option(None, "L2-normalise embeddings, so that scores are cosines; null = as the model "
-                                          "was made, true if it does not say")
-    dropout: float | None = option(None, "dropout rate; null = the pretrained model's own (`bag`: 0)", ge=0, lt=1)
+    tokenizer: str | None = option(
+        None, "encoder or folder whose tokenizer to use; null = the encoder's own"
+    )
+    prompt: str | None = option(
+        None,
+        "put before the text of every point; null = as the model was made, nothing if it "
+        "does not say",
+    )
+    label_prompt: str | None = option(
+        None,
+        "put before the text of every label; null = as the model was made, "
+        "encoder.prompt if it does not say",
+    )
+    pooling: Literal["cls", "mean"] | None = option(
+        None,
+        "how a transformer's token states become one vector; null = "
+        "as the model was made, mean if it does not say; cls is "
+        "refused of causal models",
+    )
+    layers: int | None = option(
+        None, "keep the first n transformer layers; null = all", ge=1, le=1000
+    )
+    projection: int | None = option(
+        None,
+        "project embeddings to this many dimensions; null = as the model "
+        "was made, not at all if it does not say",
+        ge=1,
+        le=MANY_DIMENSIONS,
+    )
+    normalize: bool | None = option(
+        None,
+        "L2-normalise embeddings, so that scores are cosines; null = as the model "
+        "was made, true if it does not say",
+    )
+    dropout: float | None = option(
+        None, "dropout rate; null = the pretrained model's own (`bag`: 0)", ge=0, lt=1
+    )
     gradient_checkpointing: bool = option(False, "recompute activations in backward to save memory")
-    trust_remote_code: bool = option(False, "allow a Hugging Face repository to run its own Python code")
+    trust_remote_code: bool = option(
+        False, "allow a Hugging Face repository to run its own Python code"
+    )
 
     @property
     def point_prompt(self) -> str:
@@ -87,7 +152,9 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class MethodConfig:
-    """Base of every method's own section; each method adds its fields, and says what other runs can start from."""
+    """Base of every method's own section; each method adds its fields, and says what other runs can
+    start from."""
+
     has_encoder: ClassVar[bool] = True
     has_label_vectors: ClassVar[bool] = False
     name: str = option("", "which method")
@@ -96,70 +163,139 @@ class MethodConfig:
 @dataclass(frozen=True)
 class LossConfig:
     name: Literal["softmax", "decoupled-softmax", "soft-topk", "bce", "triplet"] = option(
-        "decoupled-softmax", "which loss")
-    sample: bool = option(False, "train on one sampled positive a query (soft-topk: min(k, positives)); rest absent")
+        "decoupled-softmax", "which loss"
+    )
+    sample: bool = option(
+        False, "train on one sampled positive a query (soft-topk: min(k, positives)); rest absent"
+    )
     weighted: bool = option(False, "multiply each positive's term by its graded relevance")
-    k: int | Literal["num_pos"] = option(5, "soft-topk: k, or num_pos for the query's number of positives",
-                                         ge=1, le=MANY_LABELS)
+    k: int | Literal["num_pos"] = option(
+        5, "soft-topk: k, or num_pos for the query's number of positives", ge=1, le=MANY_LABELS
+    )
     alpha: float = option(2.0, "soft-topk: steepness of the sigmoid", ge=SMALLEST, le=LARGEST)
-    margin: float = option(0.3, "triplet: by how much a positive's score should exceed a negative's", ge=0, le=LARGEST)
-    hardest_negatives: int = option(10, "triplet: negatives of highest score that count for a query",
-                                    ge=1, le=MANY_LABELS)
-    hardest_positives: int | None = option(None, "triplet: positives of lowest score that count; null = all",
-                                           ge=1, le=MANY_LABELS)
-    hardness_tau: float = option(0.1, "triplet: temperature of the softmax that weighs the violating negatives",
-                                 ge=SMALLEST, le=LARGEST)
+    margin: float = option(
+        0.3, "triplet: by how much a positive's score should exceed a negative's", ge=0, le=LARGEST
+    )
+    hardest_negatives: int = option(
+        10, "triplet: negatives of highest score that count for a query", ge=1, le=MANY_LABELS
+    )
+    hardest_positives: int | None = option(
+        None, "triplet: positives of lowest score that count; null = all", ge=1, le=MANY_LABELS
+    )
+    hardness_tau: float = option(
+        0.1,
+        "triplet: temperature of the softmax that weighs the violating negatives",
+        ge=SMALLEST,
+        le=LARGEST,
+    )
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    lr: float = option(1e-4, "learning rate, as written: never multiplied by the number of processes", ge=0, le=1000)
+    lr: float = option(
+        1e-4,
+        "learning rate, as written: never multiplied by the number of processes",
+        ge=0,
+        le=1000,
+    )
     group_lr: Mapping[str, float] | None = option(
-        None, "learning rates of single parameter groups by name (table, encoder, classifier); others take lr. One "
-              "counts in those stages that have such a group",
-        ge=0, le=1000)
-    weight_decay: float = option(0.01, "decoupled weight decay; biases, norms and tables go without", ge=0, le=1000)
+        None,
+        "learning rates of single parameter groups by name (table, encoder, classifier); others "
+        "take lr. One "
+        "counts in those stages that have such a group",
+        ge=0,
+        le=1000,
+    )
+    weight_decay: float = option(
+        0.01, "decoupled weight decay; biases, norms and tables go without", ge=0, le=1000
+    )
     beta1: float = option(0.9, "AdamW's first moment decay", ge=0, lt=1)
     beta2: float = option(0.999, "AdamW's second moment decay", ge=0, lt=1)
     eps: float = option(1e-8, "AdamW's epsilon", ge=1e-30, le=1)
     schedule: Literal["linear", "constant"] = option("linear", "learning rate after the warm-up")
-    warmup: float = option(0.1, "warm-up: share of all steps if below 1, else a number of steps", ge=0, le=10**9)
-    clip_norm: float | None = option(1.0, "clip the gradient's norm (row-sparse tables excluded); null = never",
-                                     ge=SMALLEST, le=1e12)
+    warmup: float = option(
+        0.1, "warm-up: share of all steps if below 1, else a number of steps", ge=0, le=10**9
+    )
+    clip_norm: float | None = option(
+        1.0,
+        "clip the gradient's norm (row-sparse tables excluded); null = never",
+        ge=SMALLEST,
+        le=1e12,
+    )
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    epochs: int = option(10, "passes over the training split; 0 = no training", ge=0, le=MANY_EPOCHS)
-    stop_epoch: int | str | None = option(None, "stop after so many epochs, with the learning rates of train.epochs; "
-                                                "in a stage `best:NAME` = the best epoch of an earlier stage",
-                                          starts="best:", ge=1, le=MANY_EPOCHS)
+    epochs: int = option(
+        10, "passes over the training split; 0 = no training", ge=0, le=MANY_EPOCHS
+    )
+    stop_epoch: int | str | None = option(
+        None,
+        "stop after so many epochs, with the learning rates of train.epochs; "
+        "in a stage `best:NAME` = the best epoch of an earlier stage",
+        starts="best:",
+        ge=1,
+        le=MANY_EPOCHS,
+    )
     batch_size: int = option(512, "queries a step over all processes together", ge=1, le=MANY_TEXTS)
-    eval_interval: int = option(1, "epochs between two evaluations on the validation split", ge=1, le=MANY_EPOCHS)
-    track_metric: str | None = option(None, "validation metric that selects the checkpoint; null = nDCG@5, or nDCG at "
-                                            "the largest k if there are fewer labels; the loss if there is no split")
-    patience: int | None = option(None, "stop after this many evaluations without a better one; null = never",
-                                  ge=1, le=MANY_EPOCHS)
-    mixed_precision: Literal["no", "fp16", "bf16"] | None = option(None, "null = what accelerate is set to")
+    eval_interval: int = option(
+        1, "epochs between two evaluations on the validation split", ge=1, le=MANY_EPOCHS
+    )
+    track_metric: str | None = option(
+        None,
+        "validation metric that selects the checkpoint; null = nDCG@5, or nDCG at "
+        "the largest k if there are fewer labels; the loss if there is no split",
+    )
+    patience: int | None = option(
+        None,
+        "stop after this many evaluations without a better one; null = never",
+        ge=1,
+        le=MANY_EPOCHS,
+    )
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = option(
+        None, "null = what accelerate is set to"
+    )
 
 
 @dataclass(frozen=True)
 class EvalConfig:
-    ks: tuple[int, ...] | None = option(None, "the k of the metrics; null = 1, 3, 5, 10, 100 up to the label count",
-                                        ge=1, le=MANY_LABELS)
-    top_k: int | None = option(None, "labels kept per point, at least the largest of ks; null = 100, or all labels "
-                                     "if there are fewer", ge=1, le=MANY_LABELS)
+    ks: tuple[int, ...] | None = option(
+        None,
+        "the k of the metrics; null = 1, 3, 5, 10, 100 up to the label count",
+        ge=1,
+        le=MANY_LABELS,
+    )
+    top_k: int | None = option(
+        None,
+        "labels kept per point, at least the largest of ks; null = 100, or all labels "
+        "if there are fewer",
+        ge=1,
+        le=MANY_LABELS,
+    )
     batch_size: int = option(1024, "queries per prediction batch and process", ge=1, le=MANY_TEXTS)
-    label_block: int = option(65536, "labels scored at once in exact search: bounds its memory", ge=1, le=MANY_LABELS)
-    index: Literal["exact", "hnsw"] = option("exact", "search of a saved model's labels; hnsw: approximate, needs "
-                                                      "faiss-cpu. Validation during training is always exact")
+    label_block: int = option(
+        65536, "labels scored at once in exact search: bounds its memory", ge=1, le=MANY_LABELS
+    )
+    index: Literal["exact", "hnsw"] = option(
+        "exact",
+        "search of a saved model's labels; hnsw: approximate, needs "
+        "faiss-cpu. Validation during training is always exact",
+    )
     precision: Literal["float32", "bfloat16", "int8"] = option(
-        "float32", "of a saved elias model's cluster and label classifiers: less memory, slightly other scores")
-    without: tuple[str, ...] | None = option(None, "members of a fusion that are left out at prediction")
+        "float32",
+        "of a saved elias model's cluster and label classifiers: less memory, slightly other "
+        "scores",
+    )
+    without: tuple[str, ...] | None = option(
+        None, "members of a fusion that are left out at prediction"
+    )
     hnsw_m: int = option(100, "hnsw: neighbours a label keeps in the graph", ge=2, le=2048)
-    hnsw_ef_construction: int = option(300, "hnsw: candidates looked at when a label is added to the graph",
-                                       ge=1, le=10**6)
-    hnsw_ef: int = option(300, "hnsw: candidates looked at in a search; at least the labels asked for", ge=1, le=10**6)
+    hnsw_ef_construction: int = option(
+        300, "hnsw: candidates looked at when a label is added to the graph", ge=1, le=10**6
+    )
+    hnsw_ef: int = option(
+        300, "hnsw: candidates looked at in a search; at least the labels asked for", ge=1, le=10**6
+    )
 
 
 @dataclass(frozen=True)
@@ -169,14 +305,27 @@ class RunConfig:
     expname: str | None = option(None, "null = the name of the config file")
     dir: str | None = option(None, "run folder; overrides root, project and expname")
     seed: int = option(0, "seed of everything random", ge=0, le=2**32 - 1)
-    threads: int | None = option(None, "CPU threads of a process; null = all cores it may use", ge=1, le=1024)
+    threads: int | None = option(
+        None, "CPU threads of a process; null = all cores it may use", ge=1, le=1024
+    )
     start_from: str | None = option(None, "a run folder whose model this run starts from")
-    save_minutes: float = option(15.0, "minutes between two checkpoints; one is also saved at each evaluation",
-                                 gt=0, le=10**6)
+    save_minutes: float = option(
+        15.0,
+        "minutes between two checkpoints; one is also saved at each evaluation",
+        gt=0,
+        le=10**6,
+    )
     tensorboard: bool = option(True, "write TensorBoard events")
     wandb: bool = option(False, "log to Weights & Biases (install the package wandb)")
 
 
-SECTIONS: dict[str, type] = {"data": DataConfig, "encoder": EncoderConfig, "method": MethodConfig,
-                             "loss": LossConfig, "optim": OptimConfig, "train": TrainConfig,
-                             "eval": EvalConfig, "run": RunConfig}
+SECTIONS: dict[str, type] = {
+    "data": DataConfig,
+    "encoder": EncoderConfig,
+    "method": MethodConfig,
+    "loss": LossConfig,
+    "optim": OptimConfig,
+    "train": TrainConfig,
+    "eval": EvalConfig,
+    "run": RunConfig,
+}

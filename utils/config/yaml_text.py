@@ -4,6 +4,7 @@ Size, depth and what aliases expand to are checked on the parser's events, befor
 built. Other than YAML 1.1 has it: 1e-4 is a number; 0010, 12:30 and 2024-01-31 are text, not
 numbers to another base or dates; a key is the word that stands there, and stands there once.
 """
+
 from __future__ import annotations
 
 import os
@@ -17,15 +18,17 @@ import yaml
 
 from utils.errors import ConfigError
 
-MAX_CHARACTERS = 1 << 20      # of a file; and of its values, aliases expanded
-MAX_DEPTH = 32                # of lists and mappings inside each other
-VALUE_COSTS = 8               # characters that a value counts beside its own
+MAX_CHARACTERS = 1 << 20  # of a file; and of its values, aliases expanded
+MAX_DEPTH = 32  # of lists and mappings inside each other
+VALUE_COSTS = 8  # characters that a value counts beside its own
 TAG = "tag:yaml.org,2002:"
 TAGS = {None, "!", *(TAG + name for name in ("str", "int", "float", "bool", "null", "seq", "map"))}
-OTHERWISE = ("int", "float", "timestamp", "value")      # tags that plain words get by other rules
+OTHERWISE = ("int", "float", "timestamp", "value")  # tags that plain words get by other rules
 INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F_]+|0b[01_]+)$")
-NUMBER = re.compile(r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?$"
-                    r"|[-+]?[0-9]+[eE][-+]?[0-9]+$|[-+]?\.(?:inf|Inf|INF)$|\.(?:nan|NaN|NAN)$")
+NUMBER = re.compile(
+    r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?$"
+    r"|[-+]?[0-9]+[eE][-+]?[0-9]+$|[-+]?\.(?:inf|Inf|INF)$|\.(?:nan|NaN|NAN)$"
+)
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
@@ -33,8 +36,10 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         if isinstance(node, yaml.MappingNode):
-            self.flatten_mapping(node)      # `<<: *anchor`; what stands beside it wins
-            node.value = [(yaml.ScalarNode(f"{TAG}str", key.value), value) for key, value in node.value]
+            self.flatten_mapping(node)  # `<<: *anchor`; what stands beside it wins
+            node.value = [
+                (yaml.ScalarNode(f"{TAG}str", key.value), value) for key, value in node.value
+            ]
         return super().construct_mapping(node, deep)
 
 
@@ -44,7 +49,8 @@ class _Dumper(yaml.SafeDumper):
 
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in rules if tag.removeprefix(TAG) not in OTHERWISE]
-    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 _Loader.add_implicit_resolver(f"{TAG}int", INTEGER, list("-+0123456789"))
 _Loader.add_implicit_resolver(f"{TAG}float", NUMBER, list("-+0123456789."))
 _Dumper.add_implicit_resolver(f"{TAG}float", NUMBER, list("-+0123456789."))
@@ -53,17 +59,19 @@ _Dumper.add_implicit_resolver(f"{TAG}float", NUMBER, list("-+0123456789."))
 @dataclass
 class _Open:
     """A list, a mapping or the whole text, whose end has not come yet."""
+
     anchor: str | None = None
     is_mapping: bool = False
-    size: int = 0                                # characters of the values in it, aliases expanded
+    size: int = 0  # characters of the values in it, aliases expanded
     nodes: int = 0
     keys: set[str] = field(default_factory=set)
 
 
 def _check(text: str) -> None:
-    """ConfigError for what is too large or too deep, has a key twice, or other tags than plain values need."""
+    """ConfigError for what is too large or too deep, has a key twice, or other tags than plain
+    values need."""
     whole = [_Open()]
-    sizes: dict[str, int] = {}      # of what has an anchor
+    sizes: dict[str, int] = {}  # of what has an anchor
     for event in yaml.parse(text, Loader=_Loader):
         if isinstance(event, yaml.CollectionEndEvent):
             closed = whole.pop()
@@ -74,10 +82,16 @@ def _check(text: str) -> None:
             if isinstance(event, yaml.CollectionStartEvent):
                 whole.append(_Open(event.anchor, isinstance(event, yaml.MappingStartEvent)))
                 if len(whole) > MAX_DEPTH:
-                    raise _at(event, f"lists and mappings inside each other, more than {MAX_DEPTH} deep")
+                    raise _at(
+                        event, f"lists and mappings inside each other, more than {MAX_DEPTH} deep"
+                    )
             elif isinstance(event, yaml.AliasEvent):
                 if event.anchor not in sizes:
-                    raise _at(event, f"*{event.anchor} stands inside &{event.anchor}, or there is no such anchor")
+                    raise _at(
+                        event,
+                        f"*{event.anchor} stands inside &{event.anchor}, or there is no such "
+                        f"anchor",
+                    )
                 _add(whole[-1], sizes[event.anchor], event)
             else:
                 sizes[event.anchor] = VALUE_COSTS + len(event.value)
@@ -107,8 +121,11 @@ def _kind(event: yaml.NodeEvent) -> str:
 def _add(parent: _Open, size: int, event: yaml.Event) -> None:
     parent.size += size
     if parent.size > MAX_CHARACTERS:
-        raise _at(event, f"more than {MAX_CHARACTERS:,} characters of values, aliases expanded "
-                         f"(a value counts {VALUE_COSTS} more than it has)")
+        raise _at(
+            event,
+            f"more than {MAX_CHARACTERS:,} characters of values, aliases expanded "
+            f"(a value counts {VALUE_COSTS} more than it has)",
+        )
 
 
 def _at(event: yaml.Event, message: str) -> ConfigError:
@@ -117,7 +134,11 @@ def _at(event: yaml.Event, message: str) -> ConfigError:
 
 def shown_word(word: Any) -> str:
     """A word inside a message: on one line, and not long."""
-    text = str(word).encode("unicode_escape", "replace").decode() if not str(word).isprintable() else str(word)
+    text = (
+        str(word).encode("unicode_escape", "replace").decode()
+        if not str(word).isprintable()
+        else str(word)
+    )
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
@@ -125,24 +146,29 @@ def parse_yaml(text: str, where: str) -> Any:
     """YAML text -> Python values; ConfigError names `where` and the line."""
     try:
         _check(text)
-        return yaml.load(text, Loader=_Loader)      # a safe loader
+        return yaml.load(text, Loader=_Loader)  # a safe loader
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
-    except (yaml.YAMLError, ValueError, LookupError) as error:      # `!!int x`, 5000 digits, a lone surrogate
+    # `!!int x`, 5000 digits, a lone surrogate
+    except (yaml.YAMLError, ValueError, LookupError) as error:
         message = " ".join(str(error).replace('in "<unicode string>", ', "at ").split())
         raise ConfigError(f"{where}: not valid YAML: {message[:300]}") from error
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """One YAML file as a mapping; ConfigError if it is missing, too large, unreadable or not a mapping."""
+    """One YAML file as a mapping; ConfigError if it is missing, too large, unreadable or not a
+    mapping."""
     path = Path(path)
     try:
         text = _read_text(path)
-        if path.suffix == ".json":      # is YAML but for tabs between its words; inside of them there is none
+        # is YAML but for tabs between its words; inside of them there is none
+        if path.suffix == ".json":
             text = text.replace("\t", " ")
         values = parse_yaml(text, str(path))
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such config file (run from the folder that holds train.py?)") from None
+        raise ConfigError(
+            f"{path}: no such config file (run from the folder that holds train.py?)"
+        ) from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from error
     except OSError as error:
@@ -160,7 +186,7 @@ def _read_text(path: Path) -> str:
         inside = path / "config.yaml"
         holds = f"; it holds {inside}" if inside.is_file() else ""
         raise ConfigError(f"{path}: expected a config file, got a folder{holds}")
-    if not stat.S_ISREG(mode):      # a pipe or a device may never end
+    if not stat.S_ISREG(mode):  # a pipe or a device may never end
         raise ConfigError(f"{path}: expected a config file, got no regular file")
     with open(path, "rb") as file:
         content = file.read(MAX_CHARACTERS + 1)

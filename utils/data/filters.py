@@ -1,8 +1,10 @@
 """Pairs that a data set never counts: filter_labels_{train,test}.txt, a line `row label` each.
 
-Published numbers of the sets whose labels are other points' texts leave these pairs out; without them a text's own
-label stands first. A file that is there and is not read would change every number in silence.
+Published numbers of the sets whose labels are other points' texts leave these pairs out; without
+them a text's own label stands first. A file that is there and is not read would change every number
+in silence.
 """
+
 from __future__ import annotations
 
 import logging
@@ -21,9 +23,11 @@ PAIR = re.compile(r"([0-9]{1,18})\s+([0-9]{1,18})", re.ASCII)
 LONGEST_LINE = 1 << 16
 
 
-def load_filters(folder: Path, shapes: dict[str, tuple[int, int]],
-                 required: bool = False) -> dict[str, sp.csr_matrix]:
-    """Return the filter pairs of splits as CSRs of ones; names each file of that kind that is not used.
+def load_filters(
+    folder: Path, shapes: dict[str, tuple[int, int]], required: bool = False
+) -> dict[str, sp.csr_matrix]:
+    """Return the filter pairs of splits as CSRs of ones; names each file of that kind that is not
+    used.
 
     Args:
         shapes: (points, labels) of the splits, `trn` and `tst`.
@@ -31,22 +35,33 @@ def load_filters(folder: Path, shapes: dict[str, tuple[int, int]],
     Raises:
         InputError: a file is missing, or not as it should be; two files say different things.
     """
-    found = {split: [folder / name for name in FILTER_FILES[split] if present(folder / name)] for split in shapes}
+    found = {
+        split: [folder / name for name in FILTER_FILES[split] if present(folder / name)]
+        for split in shapes
+    }
     missing = [FILTER_FILES[split][0] for split, paths in found.items() if not paths]
     if required and missing:
         raise InputError(
-            f"{folder}: data.filters is required, but there is no {' and no '.join(missing)}; expected "
-            f"{FILTER_FILES['trn'][0]} and {FILTER_FILES['tst'][0]} with lines `row label`, empty where no pair is "
-            f"left out (data.filters: optional goes without){_unused(folder)}")
+            f"{folder}: data.filters is required, but there is no {' and no '.join(missing)}; "
+            f"expected "
+            f"{FILTER_FILES['trn'][0]} and {FILTER_FILES['tst'][0]} with lines `row label`, empty "
+            f"where no pair is "
+            f"left out (data.filters: optional goes without){_unused(folder)}"
+        )
     filters = {split: _load_one(paths, shapes[split]) for split, paths in found.items()}
     if unused := _unused(folder):
-        log.warning("%s: filters are read from %s alone%s", folder,
-                    " and ".join(names[0] for names in FILTER_FILES.values()), unused)
+        log.warning(
+            "%s: filters are read from %s alone%s",
+            folder,
+            " and ".join(names[0] for names in FILTER_FILES.values()),
+            unused,
+        )
     return filters
 
 
 def load_filter(path: Path, shape: tuple[int, int]) -> sp.csr_matrix:
-    """Return the pairs of one file as a CSR of ones [N, L]; InputError names the line that is none."""
+    """Return the pairs of one file as a CSR of ones [N, L]; InputError names the line that is
+    none."""
     rows, labels = [], []
     with open(path, "rb") as file:
         for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), b""), 1):
@@ -58,12 +73,14 @@ def load_filter(path: Path, shape: tuple[int, int]) -> sp.csr_matrix:
                 raise InputError(f"{path}: line {number}: expected 'row label', got {text[:60]!r}")
             row, label = int(pair[1]), int(pair[2])
             if row >= shape[0] or label >= shape[1]:
-                raise InputError(f"{path}: line {number}: pair {row} {label} is out of range: rows go from 0 to "
-                                 f"{shape[0] - 1}, labels from 0 to {shape[1] - 1}")
+                raise InputError(
+                    f"{path}: line {number}: pair {row} {label} is out of range: rows go from 0 to "
+                    f"{shape[0] - 1}, labels from 0 to {shape[1] - 1}"
+                )
             rows.append(row)
             labels.append(label)
     matrix = sp.csr_matrix((np.ones(len(rows), np.float32), (rows, labels)), shape=shape)
-    matrix.data[:] = 1.0      # a pair that stands twice was summed
+    matrix.data[:] = 1.0  # a pair that stands twice was summed
     return matrix
 
 
@@ -74,16 +91,22 @@ def _load_one(paths: list[Path], shape: tuple[int, int]) -> sp.csr_matrix:
     first, *others = [load_filter(path, shape) for path in paths]
     for path, other in zip(paths[1:], others, strict=True):
         if (first != other).nnz:
-            raise InputError(f"{path}: expected the pairs of {paths[0].name}, which is there as well, got others; "
-                             "remove one of the two")
+            raise InputError(
+                f"{path}: expected the pairs of {paths[0].name}, which is there as well, got "
+                f"others; "
+                "remove one of the two"
+            )
     if paths[0].name not in (names[0] for names in FILTER_FILES.values()):
         log.warning("%s: taken as %s", paths[0], FILTER_FILES["tst"][0])
     return first
 
 
 def _unused(folder: Path) -> str:
-    """What to say of files that look like filters and have none of the names; empty if there are none."""
+    """What to say of files that look like filters and have none of the names; empty if there are
+    none."""
     known = {name for names in FILTER_FILES.values() for name in names}
-    there = sorted(path.name for path in folder.iterdir() if path.name.lower().startswith(FILTER_PREFIX))
+    there = sorted(
+        path.name for path in folder.iterdir() if path.name.lower().startswith(FILTER_PREFIX)
+    )
     unused = [name for name in there if name not in known]
     return f"; not used: {', '.join(unused[:5])} ({len(unused)})" if unused else ""

@@ -1,8 +1,11 @@
-"""The labels' texts, raw/Y.txt, and what stands in for a label that has none: its name in raw/Y_ids.txt, or its id.
+"""The labels' texts, raw/Y.txt, and what stands in for a label that has none: its name in
+raw/Y_ids.txt, or its id.
 
-Two labels without text would look the same to an encoder, and training on many such would learn nothing: up to a share
-of MOST_WITHOUT_TEXT is logged, more are a problem for whatever reads label texts.
+Two labels without text would look the same to an encoder, and training on many such would learn
+nothing: up to a share of MOST_WITHOUT_TEXT is logged, more are a problem for whatever reads label
+texts.
 """
+
 from __future__ import annotations
 
 import logging
@@ -28,19 +31,24 @@ def label_text_path(folder: Path) -> Path:
 
 
 def label_texts(folder: Path, num_labels: int) -> Sequence[str]:
-    """The labels' texts by id; for one without, its name or id; `label 17` where the data set has none."""
+    """The labels' texts by id; for one without, its name or id; `label 17` where the data set has
+    none."""
     path = label_text_path(folder)
     if not present(path):
         return [f"label {i}" for i in range(num_labels)]
     lines = LabelTexts(folder)
     if len(lines) != num_labels:
-        raise InputError(f"{path} has {len(lines):,} lines, expected one for each of {num_labels:,} labels; it is not "
-                         "the data set of this run")
+        raise InputError(
+            f"{path} has {len(lines):,} lines, expected one for each of {num_labels:,} labels; it "
+            f"is not "
+            "the data set of this run"
+        )
     return lines
 
 
 class LabelTexts(TextLines):
-    """Lines of raw/Y.txt; an empty one is the label's line of raw/Y_ids.txt, which may be absent, or its id."""
+    """Lines of raw/Y.txt; an empty one is the label's line of raw/Y_ids.txt, which may be absent,
+    or its id."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(label_text_path(folder))
@@ -70,12 +78,16 @@ def label_text_problem(folder: Path, without: np.ndarray, num_labels: int) -> st
     """Why the labels' texts cannot be read where these labels have none; empty where they can."""
     if len(without) <= MOST_WITHOUT_TEXT * num_labels:
         return ""
-    return (f"{label_text_path(folder)}: {len(without):,} of {num_labels:,} labels have no text, e.g. line "
-            f"{without[0] + 1}, expected at most {MOST_WITHOUT_TEXT:.0%}")
+    return (
+        f"{label_text_path(folder)}: {len(without):,} of {num_labels:,} labels have no text, e.g. "
+        f"line "
+        f"{without[0] + 1}, expected at most {MOST_WITHOUT_TEXT:.0%}"
+    )
 
 
 def blank_text_problem(folder: Path, num_labels: int) -> str:
-    """The same of blank lines, before anything is tokenised, or of a data set without label texts."""
+    """The same of blank lines, before anything is tokenised, or of a data set without label
+    texts."""
     path = label_text_path(folder)
     if not present(path):
         return NO_TEXTS.format(path)
@@ -87,12 +99,19 @@ def stand_ins(folder: Path, without: np.ndarray) -> str:
     if not len(without):
         return ""
     texts = LabelTexts(folder)
-    examples = ", ".join(f"label {label} as {texts.stand_in(label)!r}" for label in without[:5].tolist())
-    return (f"{texts.path}: {len(without)} of {len(texts):,} labels have no text, their name or id stands in: "
-            f"{examples}")
+    examples = ", ".join(
+        f"label {label} as {texts.stand_in(label)!r}" for label in without[:5].tolist()
+    )
+    return (
+        f"{texts.path}: {len(without)} of {len(texts):,} labels have no text, their name or id "
+        f"stands in: "
+        f"{examples}"
+    )
 
 
-def with_stand_ins(folder: Path, tokens: Ragged, without: np.ndarray, tokenizer: Tokenizer) -> Ragged:
+def with_stand_ins(
+    folder: Path, tokens: Ragged, without: np.ndarray, tokenizer: Tokenizer
+) -> Ragged:
     """Tokens of the labels' texts; where these labels have none, those of their name or id."""
     texts = LabelTexts(folder)
     names = tokenize_texts([texts.stand_in(label) for label in without.tolist()], tokenizer)

@@ -1,8 +1,10 @@
-"""Sizes of a data set without its texts and entries: what a recipe is checked against before anything is loaded.
+"""Sizes of a data set without its texts and entries: what a recipe is checked against before
+anything is loaded.
 
-    sizes = DataSizes.read(config)      # from headers and row pointers alone
-    sizes = DataSizes.of(data)          # of a loaded Dataset, exactly
+sizes = DataSizes.read(config)      # from headers and row pointers alone
+sizes = DataSizes.of(data)          # of a loaded Dataset, exactly
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -24,15 +26,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DataSizes:
-    """Attributes: training, validation, points of these splits; used_labels, labels with training points. If they were
-    `read`, there are at most so many validation points and used labels."""
+    """Attributes: training, validation, points of these splits; used_labels, labels with training
+    points. If they were `read`, there are at most so many validation points and used labels."""
+
     name: str
     folder: Path
     num_labels: int
     training: int
     validation: int
     used_labels: int
-    label_problem: str      # why the labels' texts cannot be read; empty where they can
+    label_problem: str  # why the labels' texts cannot be read; empty where they can
 
     @classmethod
     def of(cls, data: Dataset) -> DataSizes:
@@ -40,7 +43,15 @@ class DataSizes:
         splits = data.splits
         used = int(np.count_nonzero(data.seen_counts))
         problem = data.label_problem or blank_text_problem(data.folder, data.num_labels)
-        return cls(data.name, data.folder, data.num_labels, len(splits["trn"]), len(splits["val"]), used, problem)
+        return cls(
+            data.name,
+            data.folder,
+            data.num_labels,
+            len(splits["trn"]),
+            len(splits["val"]),
+            used,
+            problem,
+        )
 
     @classmethod
     def read(cls, config: Config) -> DataSizes:
@@ -59,19 +70,22 @@ class DataSizes:
         return cls(config.data.name, folder, labels, labelled - held_out, held_out, labels, problem)
 
     def check_label_texts(self, needed: str) -> None:
-        """InputError unless the labels have texts, but for the share that may have none; `needed` says what for."""
+        """InputError unless the labels have texts, but for the share that may have none; `needed`
+        says what for."""
         if self.label_problem:
             raise InputError(f"{self.label_problem}; {needed}")
 
 
 def _labelled_points(path: Path, entries: int) -> int:
-    """Rows of Y.trn.npz that have an entry; of a sound matrix in CSR the entries themselves are not read."""
+    """Rows of Y.trn.npz that have an entry; of a sound matrix in CSR the entries themselves are not
+    read."""
     if read_arrays(path, ["format"], kinds="SU")["format"].item() in (b"csr", "csr"):
         ends = read_arrays(path, ["indptr"], kinds="iu")["indptr"]
         counts = np.diff(ends)
         if counts.sum() == entries and (counts >= 0).all():
             return int(np.count_nonzero(counts))
-    return int(np.count_nonzero(np.diff(load_relevance(path, None, path).indptr)))      # it says what is wrong
+    # it says what is wrong
+    return int(np.count_nonzero(np.diff(load_relevance(path, None, path).indptr)))
 
 
 def read_once() -> Callable[[Config], DataSizes]:
@@ -84,4 +98,5 @@ def read_once() -> Callable[[Config], DataSizes]:
         if key not in known:
             known[key] = DataSizes.read(config)
         return known[key]
+
     return read

@@ -1,4 +1,6 @@
-"""README.md of an exported run: the header that the Hugging Face hub reads, data, metrics, config, licences, usage."""
+"""README.md of an exported run: the header that the Hugging Face hub reads, data, metrics, config,
+licences, usage."""
+
 from __future__ import annotations
 
 import json
@@ -12,45 +14,94 @@ import yaml
 from utils.config.config import Config, to_mapping
 from utils.reading.saved import read_facts
 
-SHOWN = ("P@1", "P@3", "P@5", "nDCG@1", "nDCG@3", "nDCG@5", "PSP@1", "PSP@3", "PSP@5", "R@10", "R@100")
-SPLITS = {"tst": "test", "val": "validation"}      # the first that was measured is told
+SHOWN = (
+    "P@1",
+    "P@3",
+    "P@5",
+    "nDCG@1",
+    "nDCG@3",
+    "nDCG@5",
+    "PSP@1",
+    "PSP@3",
+    "PSP@5",
+    "R@10",
+    "R@100",
+)
+SPLITS = {"tst": "test", "val": "validation"}  # the first that was measured is told
 CODE_LICENCE = "Apache-2.0"
 
 
-def model_card(config: Config, run: Path, dim: int, vectors: Mapping[str, Any], files: Sequence[str]) -> str:
+def model_card(
+    config: Config, run: Path, dim: int, vectors: Mapping[str, Any], files: Sequence[str]
+) -> str:
     """The card's text.
 
     Args:
-        dim: D; vectors: what labels are ranked by, as Method.search_vectors gives it; files: names in the folder.
+        dim: D; vectors: what labels are ranked by, as Method.search_vectors gives it; files: names
+        in the folder.
     """
     name, metrics = f"{config.data.name} {config.method.name}", found_metrics(run)
     licence = data_licence(config.dataset_folder)
-    head = {"library_name": "sentence-transformers", "pipeline_tag": "sentence-similarity",
-            "license": "unknown" if licence is None else "other",
-            "tags": ["sentence-transformers", "feature-extraction", "sentence-similarity",
-                     "extreme-multi-label-classification", "xmckit", config.method.name]}
+    head = {
+        "library_name": "sentence-transformers",
+        "pipeline_tag": "sentence-similarity",
+        "license": "unknown" if licence is None else "other",
+        "tags": [
+            "sentence-transformers",
+            "feature-extraction",
+            "sentence-similarity",
+            "extreme-multi-label-classification",
+            "xmckit",
+            config.method.name,
+        ],
+    }
     if licence is not None:
         head["license_name"] = "see-data-licence-below"
     if metrics:
         split, values = metrics
-        head["model-index"] = [{"name": name, "results": [{
-            "task": {"type": "text-classification", "name": "extreme multi-label classification"},
-            "dataset": {"type": config.data.name, "name": config.data.name, "split": SPLITS[split]},
-            "metrics": [{"type": metric, "name": metric, "value": round(value, 2)} for metric, value in values.items()],
-        }]}]
-    parts = [f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n", f"# {name}\n",
-             f"A text encoder of {dim} dimensions, trained by XMCKit (method {config.method.name}) on "
-             f"{config.data.name}; texts are cut at {config.data.max_len} tokens"
-             f"{_label_length(config)}.{_prompts(config)} Scores are "
-             f"{'cosines' if _unit(config) else 'inner products'} of embeddings{_ranked(vectors)}.\n",
-             _files(files), _metrics(metrics), _usage(config, vectors, files),
-             "## Licence\n", f"Code: {CODE_LICENCE}. Data: {licence or 'unknown'}\n",
-             "## Config\n", f"```yaml\n{yaml.safe_dump(_config(config), sort_keys=False, allow_unicode=True)}```\n"]
+        head["model-index"] = [
+            {
+                "name": name,
+                "results": [
+                    {
+                        "task": {
+                            "type": "text-classification",
+                            "name": "extreme multi-label classification",
+                        },
+                        "dataset": {
+                            "type": config.data.name,
+                            "name": config.data.name,
+                            "split": SPLITS[split],
+                        },
+                        "metrics": [
+                            {"type": metric, "name": metric, "value": round(value, 2)}
+                            for metric, value in values.items()
+                        ],
+                    }
+                ],
+            }
+        ]
+    parts = [
+        f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
+        f"# {name}\n",
+        f"A text encoder of {dim} dimensions, trained by XMCKit (method {config.method.name}) on "
+        f"{config.data.name}; texts are cut at {config.data.max_len} tokens"
+        f"{_label_length(config)}.{_prompts(config)} Scores are "
+        f"{'cosines' if _unit(config) else 'inner products'} of embeddings{_ranked(vectors)}.\n",
+        _files(files),
+        _metrics(metrics),
+        _usage(config, vectors, files),
+        "## Licence\n",
+        f"Code: {CODE_LICENCE}. Data: {licence or 'unknown'}\n",
+        "## Config\n",
+        f"```yaml\n{yaml.safe_dump(_config(config), sort_keys=False, allow_unicode=True)}```\n",
+    ]
     return "\n".join(part for part in parts if part)
 
 
 def found_metrics(run: Path) -> tuple[str, dict[str, float]] | None:
-    """(split, metrics in percent) of the test split, else the validation split; None if neither was measured."""
+    """(split, metrics in percent) of the test split, else the validation split; None if neither was
+    measured."""
     for split in SPLITS:
         path = run / f"{split}_metrics.json"
         if path.is_file():
@@ -61,15 +112,17 @@ def found_metrics(run: Path) -> tuple[str, dict[str, float]] | None:
 
 
 def data_licence(folder: Path) -> str | None:
-    """What the data set's README says of its licence: the paragraph or field that begins with the word; else None."""
+    """What the data set's README says of its licence: the paragraph or field that begins with the
+    word; else None."""
     for path in sorted(folder.glob("README*")):
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         for number, line in enumerate(lines):
             if not (found := re.match(r"[#*\s]*licen[cs]e\b[\s:*]*(.*)", line, re.IGNORECASE)):
                 continue
             rest = []
-            for more in lines[number + 1:]:
-                field = bool(found[1]) and not more[:1].isspace()      # the next field is not indented
+            for more in lines[number + 1 :]:
+                # the next field is not indented
+                field = bool(found[1]) and not more[:1].isspace()
                 if field or (not more.strip() and (found[1] or rest)):
                     break
                 rest.append(more)
@@ -100,8 +153,12 @@ def _prompts(config: Config) -> str:
     before, of_labels = config.encoder.point_prompt, config.encoder.prompt_of_labels
     if not before and not of_labels:
         return ""
-    return (f" Before a text stands the prompt {json.dumps(before, ensure_ascii=False)}, before a label's text "
-            f"{json.dumps(of_labels, ensure_ascii=False)}: `encode_query` and `encode_document` put them there.")
+    return (
+        f" Before a text stands the prompt {json.dumps(before, ensure_ascii=False)}, before a "
+        f"label's text "
+        f"{json.dumps(of_labels, ensure_ascii=False)}: `encode_query` and `encode_document` put "
+        f"them there."
+    )
 
 
 def _ranked(vectors: Mapping[str, Any]) -> str:
@@ -113,56 +170,105 @@ def _ranked(vectors: Mapping[str, Any]) -> str:
 
 
 def _files(files: Sequence[str]) -> str:
-    known = {"modules.json": "the encoder in the layout of sentence-transformers",
-             "labels.safetensors": "`embeddings` [L, D]; `classifier.weight` [L, D] and `classifier.bias` [L]: "
-                                   "score = embedding . row (+ bias); which of them are there depends on the method",
-             "labels.txt": "the labels' texts, one a line, in the order of the rows",
-             "embeddings.faiss": "faiss index (flat, inner product) over `embeddings`",
-             "classifier.faiss": "faiss index over `classifier.weight`, its bias as one more dimension in which a "
-                                 "query is 1",
-             "encoder.onnx": "inputs `input_ids` and `attention_mask` [texts, tokens] int64, as tokenizer.json makes "
-                             "them, special tokens included; output `sentence_embedding` [texts, D] float32"}
-    return "\n".join(["| file | holds |", "| --- | --- |", *(f"| {f} | {known[f]} |" for f in known if f in files), ""])
+    known = {
+        "modules.json": "the encoder in the layout of sentence-transformers",
+        "labels.safetensors": "`embeddings` [L, D]; `classifier.weight` [L, D] and "
+        "`classifier.bias` [L]: "
+        "score = embedding . row (+ bias); which of them are there depends on the method",
+        "labels.txt": "the labels' texts, one a line, in the order of the rows",
+        "embeddings.faiss": "faiss index (flat, inner product) over `embeddings`",
+        "classifier.faiss": "faiss index over `classifier.weight`, its bias as one more dimension "
+        "in which a "
+        "query is 1",
+        "encoder.onnx": "inputs `input_ids` and `attention_mask` [texts, tokens] int64, as "
+        "tokenizer.json makes "
+        "them, special tokens included; output `sentence_embedding` [texts, D] float32",
+    }
+    return "\n".join(
+        [
+            "| file | holds |",
+            "| --- | --- |",
+            *(f"| {f} | {known[f]} |" for f in known if f in files),
+            "",
+        ]
+    )
 
 
 def _metrics(metrics: tuple[str, dict[str, float]] | None) -> str:
     if metrics is None:
         return ""
     split, values = metrics
-    return "\n".join([f"## Metrics ({SPLITS[split]} split, percent)\n",
-                      "| " + " | ".join(values) + " |", "| --- " * len(values) + "|",
-                      "| " + " | ".join(f"{value:.2f}" for value in values.values()) + " |", ""])
+    return "\n".join(
+        [
+            f"## Metrics ({SPLITS[split]} split, percent)\n",
+            "| " + " | ".join(values) + " |",
+            "| --- " * len(values) + "|",
+            "| " + " | ".join(f"{value:.2f}" for value in values.values()) + " |",
+            "",
+        ]
+    )
 
 
 def _usage(config: Config, vectors: Mapping[str, Any], files: Sequence[str]) -> str:
-    lines = ["## Usage\n", "```python",
-             *(["from pathlib import Path", "", "from safetensors.numpy import load_file"] if vectors else []),
-             "from sentence_transformers import SentenceTransformer", "",
-             'folder = "."      # this folder', "model = SentenceTransformer(folder)",
-             'queries = model.encode(["a text", "another text"])      # [2, D]']
+    lines = [
+        "## Usage\n",
+        "```python",
+        *(
+            ["from pathlib import Path", "", "from safetensors.numpy import load_file"]
+            if vectors
+            else []
+        ),
+        "from sentence_transformers import SentenceTransformer",
+        "",
+        'folder = "."      # this folder',
+        "model = SentenceTransformer(folder)",
+        'queries = model.encode(["a text", "another text"])      # [2, D]',
+    ]
     if vectors:
-        rows = ['labels = Path(folder, "labels.txt").read_text(encoding="utf-8").split("\\n")[:-1]',
-                'found = load_file(f"{folder}/labels.safetensors")']
+        rows = [
+            'labels = Path(folder, "labels.txt").read_text(encoding="utf-8").split("\\n")[:-1]',
+            'found = load_file(f"{folder}/labels.safetensors")',
+        ]
         name = next(iter(vectors))
         biased = vectors[name][1] is not None
-        rows.append('scores = queries @ found["classifier.weight"].T + found["classifier.bias"]      # [2, L]' if biased
-                    else f'scores = queries @ found["{name}"].T      # [2, L]')
+        rows.append(
+            'scores = queries @ found["classifier.weight"].T + found["classifier.bias"]      # '
+            "[2, L]"
+            if biased
+            else f'scores = queries @ found["{name}"].T      # [2, L]'
+        )
         rows += ["for row in scores:", "    print([labels[i] for i in (-row).argsort()[:5]])"]
         lines += rows
         if f"{name}.faiss" in files:
             ones = ["import numpy as np"] if biased else []
             asked = "np.pad(queries, ((0, 0), (0, 1)), constant_values=1)" if biased else "queries"
-            lines += ["```\n", "The same by faiss:\n", "```python", "import faiss", *ones, "",
-                      f'index = faiss.read_index(f"{{folder}}/{name}.faiss")',
-                      f"scores, ids = index.search({asked}, min(5, len(labels)))"]
+            lines += [
+                "```\n",
+                "The same by faiss:\n",
+                "```python",
+                "import faiss",
+                *ones,
+                "",
+                f'index = faiss.read_index(f"{{folder}}/{name}.faiss")',
+                f"scores, ids = index.search({asked}, min(5, len(labels)))",
+            ]
     if "encoder.onnx" in files:
-        lines += ["```\n", "The encoder by onnxruntime:\n", "```python", "import numpy as np", "import onnxruntime",
-                  "from tokenizers import Tokenizer", "",
-                  'tokenizer = Tokenizer.from_file(f"{folder}/tokenizer.json")', "tokenizer.enable_padding()",
-                  f"prompt = {config.encoder.point_prompt!r}",
-                  'encoded = tokenizer.encode_batch([prompt + text for text in ("a text", "another text")])',
-                  'session = onnxruntime.InferenceSession(f"{folder}/encoder.onnx")',
-                  'inputs = {"input_ids": np.array([e.ids for e in encoded]),',
-                  '          "attention_mask": np.array([e.attention_mask for e in encoded])}',
-                  "embeddings = session.run(None, inputs)[0]"]
+        lines += [
+            "```\n",
+            "The encoder by onnxruntime:\n",
+            "```python",
+            "import numpy as np",
+            "import onnxruntime",
+            "from tokenizers import Tokenizer",
+            "",
+            'tokenizer = Tokenizer.from_file(f"{folder}/tokenizer.json")',
+            "tokenizer.enable_padding()",
+            f"prompt = {config.encoder.point_prompt!r}",
+            'encoded = tokenizer.encode_batch([prompt + text for text in ("a text", "another '
+            'text")])',
+            'session = onnxruntime.InferenceSession(f"{folder}/encoder.onnx")',
+            'inputs = {"input_ids": np.array([e.ids for e in encoded]),',
+            '          "attention_mask": np.array([e.attention_mask for e in encoded])}',
+            "embeddings = session.run(None, inputs)[0]",
+        ]
     return "\n".join([*lines, "```\n"])

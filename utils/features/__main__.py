@@ -1,7 +1,8 @@
 """Build or check the TF-IDF features of a data set: see utils/features/files.py.
 
-    python -m utils.features Datasets/LF-DebianTitles-small
+python -m utils.features Datasets/LF-DebianTitles-small
 """
+
 from __future__ import annotations
 
 import argparse
@@ -11,12 +12,21 @@ from pathlib import Path
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m utils.features", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m utils.features",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("folder", type=Path, help="data set folder")
-    parser.add_argument("--texts", action="store_true", help="build, even where X.{trn,tst}.npz are given")
-    parser.add_argument("--terms", choices=("auto", "words", "characters"), default="auto", help="as data.terms")
-    parser.add_argument("--cache", metavar="FOLDER", help="as data.feature_cache: where features are built")
+    parser.add_argument(
+        "--texts", action="store_true", help="build, even where X.{trn,tst}.npz are given"
+    )
+    parser.add_argument(
+        "--terms", choices=("auto", "words", "characters"), default="auto", help="as data.terms"
+    )
+    parser.add_argument(
+        "--cache", metavar="FOLDER", help="as data.feature_cache: where features are built"
+    )
     return parser.parse_args()
 
 
@@ -24,10 +34,14 @@ def main(options: argparse.Namespace) -> None:
     from utils.config.config import DataConfig  # here: --help is instant
     from utils.console import show_anything
     from utils.features.files import check_available, find_features
+
     show_anything()
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    settings = DataConfig(features="texts" if options.texts else "given", terms=options.terms,
-                          feature_cache=options.cache)
+    settings = DataConfig(
+        features="texts" if options.texts else "given",
+        terms=options.terms,
+        feature_cache=options.cache,
+    )
     try:
         check_available(options.folder, settings)
         files = find_features(options.folder, settings)
@@ -35,7 +49,10 @@ def main(options: argparse.Namespace) -> None:
         tst = files.matrix("tst")
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    print(f"{files.folder}: X.trn {trn.shape[0]:,} x {trn.shape[1]:,}, X.tst {tst.shape[0]:,} x {tst.shape[1]:,}")
+    print(
+        f"{files.folder}: X.trn {trn.shape[0]:,} x {trn.shape[1]:,}, X.tst {tst.shape[0]:,} x "
+        f"{tst.shape[1]:,}"
+    )
 
 
 if __name__ == "__main__":

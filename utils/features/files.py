@@ -1,12 +1,15 @@
-"""TF-IDF features of a data set: X.{trn,tst}.npz where it comes with them, built from the raw texts where not.
+"""TF-IDF features of a data set: X.{trn,tst}.npz where it comes with them, built from the raw texts
+where not.
 
     python -m utils.features Datasets/LF-DebianTitles-small
 
-What lies in the data set's folder is only read. What is built lies apart, in <folder>/features/<key>/, the key a hash
-of the texts and of the rule by which they are cut into terms: other texts have another key. Xf.txt holds the rule and
-`term <TAB> idf`, a line a column, so that new texts get the same features. Terms are words and pairs of neighbours, or
-character n-grams where most texts have no blanks (`--terms`), counted on the training texts; rows L2-normalised.
+What lies in the data set's folder is only read. What is built lies apart, in
+<folder>/features/<key>/, the key a hash of the texts and of the rule by which they are cut into
+terms: other texts have another key. Xf.txt holds the rule and `term <TAB> idf`, a line a column, so
+that new texts get the same features. Terms are words and pairs of neighbours, or character n-grams
+where most texts have no blanks (`--terms`), counted on the training texts; rows L2-normalised.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -48,12 +51,12 @@ from utils.sparse import normalised
 from utils.text import TextLines, check_text_file, count_lines, iter_lines, lines_hash
 
 log = logging.getLogger(__name__)
-MIN_DOCUMENTS = 2           # that a term of a vocabulary occurs in, at the least
-MAX_TERMS = 500_000         # of a vocabulary, at the most
+MIN_DOCUMENTS = 2  # that a term of a vocabulary occurs in, at the least
+MAX_TERMS = 500_000  # of a vocabulary, at the most
 SPLITS = ("trn", "tst")
-TEXTS_LOOKED_AT = 2000      # for whether words are written without blanks
-LETTERS_LOOKED_AT = 1000    # of each of them
-ROWS_LOOKED_AT = 100        # for whether given features are those of the texts
+TEXTS_LOOKED_AT = 2000  # for whether words are written without blanks
+LETTERS_LOOKED_AT = 1000  # of each of them
+ROWS_LOOKED_AT = 100  # for whether given features are those of the texts
 VOCABULARY = "Xf.txt"
 
 
@@ -61,8 +64,10 @@ VOCABULARY = "Xf.txt"
 class FeatureFiles:
     """Sparse features of a data set's splits.
 
-    Attributes: data, the data set's folder; folder, that of X.{trn,tst}.npz and Xf.txt, as far as they are there.
+    Attributes: data, the data set's folder; folder, that of X.{trn,tst}.npz and Xf.txt, as far as
+    they are there.
     """
+
     data: Path
     folder: Path
 
@@ -80,13 +85,14 @@ class FeatureFiles:
         return self.folder / f"X.{split}.npz"
 
     def matrix(self, split: str) -> sp.csr_matrix:
-        """X.trn or X.tst [N, F] float32, checked; made by Xf.txt where the data set came without it.
+        """X.trn or X.tst [N, F] float32, checked; made by Xf.txt where the data set came without
+        it.
 
         Raises:
             InputError: as `require`, or the file is no finite matrix with a row for each point.
         """
         if present(self.path(split)):
-            rows = matrix_header(self.path(split))[0]      # before a matrix of so many is made
+            rows = matrix_header(self.path(split))[0]  # before a matrix of so many is made
             check_rows(rows, self.path(split), self.data, split)
             matrix = read_matrix(self.path(split), FEATURES)
             check_size_is_meant(matrix.shape[1], matrix.nnz, str(self.path(split)))
@@ -108,9 +114,15 @@ class FeatureFiles:
         other = next(name for name in SPLITS if name != split)
         texts = text_path(self.data, split)
         if not present(self.path(other)):
-            raise InputError(f"{self.path(split)}: no such file; expected the features that came with the data set")
-        missing = (f"{self.path(split)}: no such file, but X.{other}.npz is there: expected both, or Xf.txt of "
-                   f"`term <TAB> idf` lines beside it and {texts}")
+            raise InputError(
+                f"{self.path(split)}: no such file; expected the features that came with the data "
+                f"set"
+            )
+        missing = (
+            f"{self.path(split)}: no such file, but X.{other}.npz is there: expected both, or "
+            f"Xf.txt of "
+            f"`term <TAB> idf` lines beside it and {texts}"
+        )
         if present(texts):
             missing += "; `--data.features texts` builds both from the texts instead"
         if self.vocabulary is None or not present(texts):
@@ -132,7 +144,9 @@ class FeatureFiles:
         if self.given and present(self.path("tst")):
             columns = self.matrix("tst").shape[1]
             if columns != matrix.shape[1]:
-                raise InputError(f"{self.data}: X.trn.npz has {matrix.shape[1]:,} columns, X.tst.npz {columns:,}")
+                raise InputError(
+                    f"{self.data}: X.trn.npz has {matrix.shape[1]:,} columns, X.tst.npz {columns:,}"
+                )
         self.warn_if_edited(matrix)
         return matrix
 
@@ -143,24 +157,35 @@ class FeatureFiles:
             return
         try:
             features = TextFeatures(self.vocabulary)
-        except InputError:      # lines of another form: nothing to compare with
+        except InputError:  # lines of another form: nothing to compare with
             return
         rows = _spread(matrix.shape[0], ROWS_LOOKED_AT)
         lines = TextLines(texts)
         expected = features([lines[row] for row in rows.tolist()])
         if expected.shape[1] != matrix.shape[1]:
-            raise InputError(f"{self.vocabulary} has {expected.shape[1]:,} terms, expected {matrix.shape[1]:,}, one "
-                             f"for each column of {self.path('trn')}")
+            raise InputError(
+                f"{self.vocabulary} has {expected.shape[1]:,} terms, expected "
+                f"{matrix.shape[1]:,}, one "
+                f"for each column of {self.path('trn')}"
+            )
         difference = abs(normalised(matrix[rows]) - expected)
         wrong = rows[difference.max(axis=1).toarray().ravel() > 0.01]
         if len(wrong):
-            log.warning("%s: %d of %d rows looked at are not what %s makes of their texts, such as row %d: the texts "
-                        "may have been edited since; `--data.features texts` builds features from them",
-                        self.path("trn"), len(wrong), len(rows), VOCABULARY, wrong[0])
+            log.warning(
+                "%s: %d of %d rows looked at are not what %s makes of their texts, such as row "
+                "%d: the texts "
+                "may have been edited since; `--data.features texts` builds features from them",
+                self.path("trn"),
+                len(wrong),
+                len(rows),
+                VOCABULARY,
+                wrong[0],
+            )
 
 
 def check_available(data: Path, settings: DataConfig) -> None:
-    """InputError unless both splits' features are given, or can be made or built; nothing is read whole."""
+    """InputError unless both splits' features are given, or can be made or built; nothing is read
+    whole."""
     files = _given(data, settings)
     for split in SPLITS:
         if files is not None:
@@ -177,10 +202,12 @@ def _given(data: Path, settings: DataConfig) -> FeatureFiles | None:
 
 
 def find_features(data: Path, settings: DataConfig) -> FeatureFiles:
-    """The features to train on: those given with a data set, or those built from its texts, now if need be.
+    """The features to train on: those given with a data set, or those built from its texts, now if
+    need be.
 
     Raises:
-        InputError: there are neither features nor texts, no text has a term, or nothing can be written there.
+        InputError: there are neither features nor texts, no text has a term, or nothing can be
+        written there.
     """
     given = _given(data, settings)
     if given is not None:
@@ -193,7 +220,8 @@ def find_features(data: Path, settings: DataConfig) -> FeatureFiles:
 def grouping_features(data: Path, settings: DataConfig) -> sp.csr_matrix:
     """What similar training texts are grouped by [N, F].
 
-    Words are those of the first rule: a better one must not hold out other points than in earlier runs.
+    Words are those of the first rule: a better one must not hold out other points than in earlier
+    runs.
     """
     files = _given(data, settings)
     if files is None:
@@ -213,7 +241,8 @@ def _built_now(data: Path, settings: DataConfig, rule: str) -> FeatureFiles:
 def features_by(vocabulary: Path, data: Path, settings: DataConfig, split: str) -> sp.csr_matrix:
     """Features of a split [N, F] in the columns of a saved model's own Xf.txt.
 
-    A matrix that is there is read if its vocabulary is the model's; else they are computed from the texts.
+    A matrix that is there is read if its vocabulary is the model's; else they are computed from the
+    texts.
 
     Raises:
         InputError: there is neither such a matrix nor the texts.
@@ -223,12 +252,17 @@ def features_by(vocabulary: Path, data: Path, settings: DataConfig, split: str) 
     if all(texts):
         candidates.append(_built(data, settings, rule_of(vocabulary)))
     for files in candidates:
-        same = files.vocabulary is not None and filecmp.cmp(files.vocabulary, vocabulary, shallow=False)
+        same = files.vocabulary is not None and filecmp.cmp(
+            files.vocabulary, vocabulary, shallow=False
+        )
         if same and present(files.path(split)):
             return files.matrix(split)
     if not present(text_path(data, split)):
-        raise InputError(f"{text_path(data, split)}: no such file; expected it, or {data / f'X.{split}.npz'} with the "
-                         f"vocabulary that the model was trained on, {vocabulary}")
+        raise InputError(
+            f"{text_path(data, split)}: no such file; expected it, or {data / f'X.{split}.npz'} "
+            f"with the "
+            f"vocabulary that the model was trained on, {vocabulary}"
+        )
     log.info("%s: features by the model's own vocabulary", text_path(data, split))
     return TextFeatures(vocabulary).of_file(text_path(data, split))
 
@@ -242,7 +276,8 @@ def text_path(data: Path, split: str) -> Path:
     return data / "raw" / f"{split}_X.txt"
 
 
-# ---------------------------------------------------------------- building
+# -------------------------------- building
+
 
 def choose_rule(texts: Path, terms: str) -> str:
     """The rule that `data.terms` asks for; `auto` looks at texts from all of the file."""
@@ -253,16 +288,26 @@ def choose_rule(texts: Path, terms: str) -> str:
     unspaced = sum(has_no_blanks(lines[row][:LETTERS_LOOKED_AT]) for row in rows.tolist())
     if 2 * unspaced <= len(rows):
         return RULE_OF["words"]
-    log.info("%s: %d of %d texts looked at have no blanks between words: their terms are character n-grams "
-             "(data.terms: words for words)", texts, unspaced, len(rows))
+    log.info(
+        "%s: %d of %d texts looked at have no blanks between words: their terms are character "
+        "n-grams "
+        "(data.terms: words for words)",
+        texts,
+        unspaced,
+        len(rows),
+    )
     return RULE_OF["characters"]
 
 
 def _built(data: Path, settings: DataConfig, rule: str) -> FeatureFiles:
     """Where the features built by a rule from the texts as they are now lie, or will lie."""
     cache = Path(settings.feature_cache) if settings.feature_cache else data / "features"
-    told = {"rule": rule, "min_documents": MIN_DOCUMENTS, "max_terms": MAX_TERMS,
-            **{split: text_hash(text_path(data, split)) for split in SPLITS}}
+    told = {
+        "rule": rule,
+        "min_documents": MIN_DOCUMENTS,
+        "max_terms": MAX_TERMS,
+        **{split: text_hash(text_path(data, split)) for split in SPLITS},
+    }
     key = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
     return FeatureFiles(data, cache / key)
 
@@ -286,7 +331,8 @@ def _build(files: FeatureFiles, rule: str) -> None:
     Features of earlier texts stay: a run may be reading them.
     """
     texts = {split: text_path(files.data, split) for split in SPLITS}
-    documents = min(MIN_DOCUMENTS, count_lines(texts["trn"]))      # a set of one text keeps its words
+    # a set of one text keeps its words
+    documents = min(MIN_DOCUMENTS, count_lines(texts["trn"]))
     tfidf = vectorizer(rule, min_df=documents, max_features=MAX_TERMS)
     log.info("building TF-IDF features of %s in %s", files.data, files.folder)
     with _folder_made(files.folder) as partial:
@@ -295,39 +341,52 @@ def _build(files: FeatureFiles, rule: str) -> None:
         except ValueError as error:
             if "vocabulary" not in str(error) and "no terms" not in str(error).lower():
                 raise
-            raise InputError(f"{texts['trn']}: no word occurs in {documents} texts, so there are no TF-IDF "
-                             "features") from None
+            raise InputError(
+                f"{texts['trn']}: no word occurs in {documents} texts, so there are no TF-IDF "
+                "features"
+            ) from None
         for split in SPLITS:
             with written_whole(partial / f"X.{split}.npz") as file:
-                sp.save_npz(file, (matrix if split == "trn" else tfidf.transform(iter_lines(texts[split]))).tocsr())
+                sp.save_npz(
+                    file,
+                    (
+                        matrix if split == "trn" else tfidf.transform(iter_lines(texts[split]))
+                    ).tocsr(),
+                )
         with written_whole(partial / VOCABULARY) as file, open(file, "w", encoding="utf-8") as out:
             out.writelines(vocabulary_lines(tfidf, rule))
 
 
 @contextlib.contextmanager
 def _folder_made(path: Path) -> Iterator[Path]:
-    """A folder to write to, renamed to `path` at the end and removed on an error; who is first counts."""
+    """A folder to write to, renamed to `path` at the end and removed on an error; who is first
+    counts."""
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         partial.mkdir(parents=True)
     except OSError as error:
-        raise InputError(f"{path.parent}: cannot hold TF-IDF features ({error.strerror}); set data.feature_cache to a "
-                         "folder that can be written") from None
+        raise InputError(
+            f"{path.parent}: cannot hold TF-IDF features ({error.strerror}); set "
+            f"data.feature_cache to a "
+            "folder that can be written"
+        ) from None
     try:
         yield partial
         try:
             os.rename(partial, path)
-        except OSError:      # another process has made the same meanwhile
+        except OSError:  # another process has made the same meanwhile
             if not path.is_dir():
                 raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-# ---------------------------------------------------------------- reading
+# -------------------------------- reading
+
 
 def check_rows(rows: int, path: Path, data: Path, split: str) -> None:
-    """InputError unless there is a row for each text, or of the relevance where a data set has features alone."""
+    """InputError unless there is a row for each text, or of the relevance where a data set has
+    features alone."""
     texts = text_path(data, split)
     if present(texts):
         expected = count_lines(texts)

@@ -1,9 +1,10 @@
-"""TF-IDF of texts, by nothing but numpy, scipy and scikit-learn: other systems are measured with it in environments of
-their own (benchmarks/compare_worker.py).
+"""TF-IDF of texts, by nothing but numpy, scipy and scikit-learn: other systems are measured with it
+in environments of their own (benchmarks/compare_worker.py).
 
 A rule says which terms a text has. The first line of Xf.txt names the rule by which its terms were
 counted, so that new texts are read by the same one, whatever later versions do.
 """
+
 from __future__ import annotations
 
 import functools
@@ -22,31 +23,39 @@ from utils.errors import InputError
 from utils.text import iter_lines
 
 HEADER = "# terms: "
-CHARACTERS = (1, 2, 3)      # lengths of character n-grams
+CHARACTERS = (1, 2, 3)  # lengths of character n-grams
 TEXTS_AT_ONCE = 8192
 
-# A word with what tells c++, c#, f# and a+ from c, f and a; not the plus of a+b or the hash of issue#12.
+# A word with what tells c++, c#, f# and a+ from c, f and a; not the plus of a+b or the hash of
+# issue#12.
 _SUFFIX = r"(?:\+\+|[+#](?!\w))?"
 _DOT_NET = r"(?<![\w.])\.net\b"
 _ASCII_WORD = re.compile(rf"\w+{_SUFFIX}|{_DOT_NET}")
 _OLD_WORD = re.compile(r"\w+")
-_UNSPACED = ("\u0e00-\u0eff"                          # Thai, Lao
-             "\u1000-\u109f\u1780-\u17ff"             # Burmese, Khmer
-             "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f"      # Japanese syllables
-             "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af")      # Chinese characters
+_UNSPACED = (
+    "\u0e00-\u0eff"  # Thai, Lao
+    "\u1000-\u109f\u1780-\u17ff"  # Burmese, Khmer
+    "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f"  # Japanese syllables
+    # Chinese characters
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
+)
 _UNSPACED_LETTER = re.compile(rf"[{_UNSPACED}]")
 _BLANK_BETWEEN = re.compile(rf"(?<=[{_UNSPACED}])\s+(?=[{_UNSPACED}])")
-LONGEST_WORD = 4      # unspaced letters between two blanks, on average: more is no word but a phrase
+# unspaced letters between two blanks, on average: more is no word but a phrase
+LONGEST_WORD = 4
 
 
 @functools.cache
 def _any_word() -> re.Pattern[str]:
     """Words that keep their combining marks and joiners, and emoji with what modifies them.
 
-    `\\w` has no marks: it would cut Hindi, Telugu, Bangla and pointed Arabic and Hebrew inside of words.
+    `\\w` has no marks: it would cut Hindi, Telugu, Bangla and pointed Arabic and Hebrew inside of
+    words.
     """
     points = itertools.chain(range(0x300, 0x1F000), range(0xE0100, 0xE01F0))
-    marks = "".join(chr(point) for point in points if unicodedata.category(chr(point)).startswith("M"))
+    marks = "".join(
+        chr(point) for point in points if unicodedata.category(chr(point)).startswith("M")
+    )
     word = rf"\w+(?:(?=[^\x00-\u02ff])(?:[{marks}]\w*|[\u200c\u200d]+\w+))*{_SUFFIX}"
     emoji = "[\u2300-\u23ff\u2600-\u27bf\u2b00-\u2bff\U0001f000-\U0001faff]"
     modified = rf"{emoji}[\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f]*"
@@ -59,7 +68,8 @@ def _words(text: str) -> list[str]:
     text = text.lower()
     if text.isascii():
         return _ASCII_WORD.findall(text)
-    text = unicodedata.normalize("NFC", text).replace("\ufe0f", "")      # an emoji with or without its colour
+    # an emoji with or without its colour
+    text = unicodedata.normalize("NFC", text).replace("\ufe0f", "")
     return _any_word().findall(text)
 
 
@@ -73,7 +83,8 @@ def _word_pairs(text: str) -> list[str]:
 
 
 def _old_word_pairs(text: str) -> list[str]:
-    """Words without their marks, and pairs of neighbours: what Xf.txt without a first line of its own was made by."""
+    """Words without their marks, and pairs of neighbours: what Xf.txt without a first line of its
+    own was made by."""
     return _with_pairs(_OLD_WORD.findall(text.lower()))
 
 
@@ -82,25 +93,32 @@ def _character_ngrams(text: str) -> list[str]:
     terms = []
     for word in _words(text):
         for length in CHARACTERS:
-            terms += [word[start:start + length] for start in range(len(word) - length + 1)]
+            terms += [word[start : start + length] for start in range(len(word) - length + 1)]
         if len(word) > max(CHARACTERS):
             terms.append(word)
     return terms
 
 
 OLD_RULE = "words-1"
-RULES: dict[str, Callable[[str], list[str]]] = {OLD_RULE: _old_word_pairs, "words-2": _word_pairs,
-                                                "characters-1": _character_ngrams}
-RULE_OF = {"words": "words-2", "characters": "characters-1"}      # what is built today for a value of data.terms
+RULES: dict[str, Callable[[str], list[str]]] = {
+    OLD_RULE: _old_word_pairs,
+    "words-2": _word_pairs,
+    "characters-1": _character_ngrams,
+}
+# what is built today for a value of data.terms
+RULE_OF = {"words": "words-2", "characters": "characters-1"}
 
 
 def has_no_blanks(text: str) -> bool:
-    """Is most of a text Chinese, Japanese, Thai, Lao, Khmer or Burmese, without blanks between words?"""
+    """Is most of a text Chinese, Japanese, Thai, Lao, Khmer or Burmese, without blanks between
+    words?"""
     if text.isascii():
         return False
     letters = len(_UNSPACED_LETTER.findall(text))
     parts = 1 + len(_BLANK_BETWEEN.findall(text))
-    return 2 * letters > sum(map(len, _words(text))) and (parts == 1 or letters > LONGEST_WORD * parts)
+    return 2 * letters > sum(map(len, _words(text))) and (
+        parts == 1 or letters > LONGEST_WORD * parts
+    )
 
 
 def vectorizer(rule: str, **options) -> TfidfVectorizer:
@@ -116,21 +134,26 @@ def vocabulary_lines(tfidf: TfidfVectorizer, rule: str) -> Iterator[str]:
 
 
 def rule_of(path: str | Path) -> str:
-    """The rule that the first line of Xf.txt names, the old one where it names none; InputError if it is not known."""
+    """The rule that the first line of Xf.txt names, the old one where it names none; InputError if
+    it is not known."""
     first = next(iter_lines(path))
     if "\t" in first or not first.startswith(HEADER):
         return OLD_RULE
     rule = first.removeprefix(HEADER)
     if rule not in RULES:
-        raise InputError(f"{path}: its terms are of the rule '{rule}', expected one of {', '.join(RULES)}; it was "
-                         "written by another version")
+        raise InputError(
+            f"{path}: its terms are of the rule '{rule}', expected one of {', '.join(RULES)}; it "
+            f"was "
+            "written by another version"
+        )
     return rule
 
 
 class TextFeatures:
     """TF-IDF of new texts in the columns of a data set's features; reads Xf.txt once.
 
-    The same as scikit-learn's transform, whose checks take longer than the work where there is one text.
+    The same as scikit-learn's transform, whose checks take longer than the work where there is one
+    text.
 
     Raises:
         InputError: Xf.txt is not of `term <TAB> idf` lines, or names a rule that is not known.
@@ -145,22 +168,35 @@ class TextFeatures:
         except ValueError as error:
             raise InputError(f"{path}: expected `term <TAB> idf` in every line ({error})") from None
         if not np.isfinite(self._idf).all():
-            raise InputError(f"{path}: the idf of '{pairs[int(np.argmin(np.isfinite(self._idf)))][0]}' is not finite")
+            raise InputError(
+                f"{path}: the idf of '{pairs[int(np.argmin(np.isfinite(self._idf)))][0]}' is not "
+                f"finite"
+            )
         self._columns = {term: column for column, (term, _, _) in enumerate(pairs)}
 
     def __call__(self, texts: Iterable[str]) -> sp.csr_matrix:
         """Features [n, F] float32 of n texts; a text without known words has none."""
         ends, columns, values = [0], [], []
         for text in texts:
-            counts = Counter(self._columns[term] for term in self._terms(text) if term in self._columns)
+            counts = Counter(
+                self._columns[term] for term in self._terms(text) if term in self._columns
+            )
             own = np.array(sorted(counts), np.int32)
-            weights = np.array([counts[column] for column in own.tolist()], np.float32) * self._idf[own]
+            weights = (
+                np.array([counts[column] for column in own.tolist()], np.float32) * self._idf[own]
+            )
             columns.append(own)
             values.append(weights / max(float(np.linalg.norm(weights)), 1e-12))
             ends.append(ends[-1] + len(own))
         empty = np.empty(0, np.int32)
-        return sp.csr_matrix((np.concatenate([empty.astype(np.float32), *values]), np.concatenate([empty, *columns]),
-                              np.array(ends)), shape=(len(ends) - 1, len(self._idf)))
+        return sp.csr_matrix(
+            (
+                np.concatenate([empty.astype(np.float32), *values]),
+                np.concatenate([empty, *columns]),
+                np.array(ends),
+            ),
+            shape=(len(ends) - 1, len(self._idf)),
+        )
 
     def of_file(self, path: Path) -> sp.csr_matrix:
         """Features [n, F] float32 of the lines of a text file, which is streamed."""

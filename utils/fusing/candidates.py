@@ -1,10 +1,11 @@
-"""Candidates of a fusion: the union of what its members propose for a point, their scores of it, and the features that
-a fuser reads.
+"""Candidates of a fusion: the union of what its members propose for a point, their scores of it,
+and the features that a fuser reads.
 
     labels, ranks = merge([ids of member 1 [n, k], ids of member 2 [n, k]], num_labels)
     found = Candidates(labels, ranks, scores, k)
     x = features(found, log_counts)      # [candidates, num_features(members)]
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -17,7 +18,8 @@ from numba import njit
 from utils.reading.saved import NotFiniteError
 from utils.sparse import contains, topk_csr
 
-PER_MEMBER, TOGETHER = 7, 7      # features of each member and of all together, as `features` lists them
+# features of each member and of all together, as `features` lists them
+PER_MEMBER, TOGETHER = 7, 7
 SMALLEST_SPREAD = 1e-6
 OPTIONS = {"cache": True, "nogil": True, "boundscheck": False}
 
@@ -26,10 +28,11 @@ OPTIONS = {"cache": True, "nogil": True, "boundscheck": False}
 class Candidates:
     """Candidates of n points from m members, w places a point.
 
-    Attributes: labels [n, w] int64, -1 = an empty place; ranks [n, w, m] int32, place among the member's proposals
-    from 0, k where it proposed another; scores [n, w, m] float32, whatever in empty places; k, labels that each member
-    proposed.
+    Attributes: labels [n, w] int64, -1 = an empty place; ranks [n, w, m] int32, place among the
+    member's proposals from 0, k where it proposed another; scores [n, w, m] float32, whatever in
+    empty places; k, labels that each member proposed.
     """
+
     labels: np.ndarray
     ranks: np.ndarray
     scores: np.ndarray
@@ -43,7 +46,9 @@ class Candidates:
         """The same candidates seen by the other members alone; what only it proposed is dropped."""
         ranks = np.delete(self.ranks, member, 2)
         proposed = (ranks < self.k).any(2)
-        return Candidates(np.where(proposed, self.labels, -1), ranks, np.delete(self.scores, member, 2), self.k)
+        return Candidates(
+            np.where(proposed, self.labels, -1), ranks, np.delete(self.scores, member, 2), self.k
+        )
 
     def without_pairs(self, pairs: sp.csr_matrix) -> Candidates:
         """The same without pairs of a point and a label, stored in CSR [n, L]."""
@@ -57,14 +62,17 @@ class Candidates:
         return topk_csr(dense, self.labels, num_labels)
 
     def check_finite(self, names: Sequence[str], where: str) -> None:
-        """NotFiniteError that names a member whose scores of the candidates of `where` are not finite."""
+        """NotFiniteError that names a member whose scores of the candidates of `where` are not
+        finite."""
         for m, name in enumerate(names):
             bad = np.argwhere(self.known & ~np.isfinite(self.scores[:, :, m]))
             if len(bad):
                 point, place = bad[0]
-                raise NotFiniteError(f"{name}: {len(bad):,} of {self.known.sum():,} scores of candidates of {where} "
-                                     f"are not finite; the first is {self.scores[point, place, m]}, point {point}, "
-                                     f"label {self.labels[point, place]}")
+                raise NotFiniteError(
+                    f"{name}: {len(bad):,} of {self.known.sum():,} scores of candidates of {where} "
+                    f"are not finite; the first is {self.scores[point, place, m]}, point {point}, "
+                    f"label {self.labels[point, place]}"
+                )
 
 
 def joined(parts: Sequence[Candidates]) -> Candidates:
@@ -74,9 +82,13 @@ def joined(parts: Sequence[Candidates]) -> Candidates:
     def widen(array: np.ndarray, value: float) -> np.ndarray:
         pad = [(0, 0), (0, width - array.shape[1])] + [(0, 0)] * (array.ndim - 2)
         return np.pad(array, pad, constant_values=value)
-    return Candidates(np.concatenate([widen(p.labels, -1) for p in parts]),
-                      np.concatenate([widen(p.ranks, 0) for p in parts]),
-                      np.concatenate([widen(p.scores, 0) for p in parts]), parts[0].k)
+
+    return Candidates(
+        np.concatenate([widen(p.labels, -1) for p in parts]),
+        np.concatenate([widen(p.ranks, 0) for p in parts]),
+        np.concatenate([widen(p.scores, 0) for p in parts]),
+        parts[0].k,
+    )
 
 
 def relevant_places(found: Candidates, relevance: sp.csr_matrix) -> np.ndarray:
@@ -106,11 +118,15 @@ def _merge(proposals, place, labels, ranks):
 
 
 def merge(proposals: Sequence[np.ndarray], num_labels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Union of the members' proposals, [n, k] label ids each, -1 = none: (labels [n, m k], ranks [n, m k, m])."""
+    """Union of the members' proposals, [n, k] label ids each, -1 = none: (labels [n, m k], ranks
+    [n, m k, m])."""
     stacked = np.ascontiguousarray(np.stack(proposals), np.int64)
     members, n, k = stacked.shape
     if stacked.size and not -1 <= stacked.min() <= stacked.max() < num_labels:
-        raise ValueError(f"merge: expected label ids in [-1, {num_labels}), got {stacked.min()} to {stacked.max()}")
+        raise ValueError(
+            f"merge: expected label ids in [-1, {num_labels}), got {stacked.min()} to "
+            f"{stacked.max()}"
+        )
     labels = np.full((n, members * k), -1, np.int64)
     ranks = np.full((n, members * k, members), k, np.int32)
     _merge(stacked, np.full(num_labels, -1, np.int32), labels, ranks)
@@ -120,7 +136,8 @@ def merge(proposals: Sequence[np.ndarray], num_labels: int) -> tuple[np.ndarray,
 
 @njit(**OPTIONS)
 def _of_member(labels, ranks, scores, out):
-    """PER_MEMBER features of a point's candidates by one member: out [candidates, F]; places [w]."""
+    """PER_MEMBER features of a point's candidates by one member: out [candidates, F]; places
+    [w]."""
     best = second = -np.inf
     total, count = 0.0, 0
     for j in range(len(labels)):
@@ -160,8 +177,12 @@ def _features(labels, ranks, scores, k, log_counts, out):
     together, first = PER_MEMBER * members, 0
     for i in range(n):
         for m in range(members):
-            count = _of_member(labels[i], ranks[i, :, m], scores[i, :, m],
-                               out[first:, PER_MEMBER * m:PER_MEMBER * (m + 1)])
+            count = _of_member(
+                labels[i],
+                ranks[i, :, m],
+                scores[i, :, m],
+                out[first:, PER_MEMBER * m : PER_MEMBER * (m + 1)],
+            )
         row = first
         for j in range(width):
             if labels[i, j] < 0:
@@ -198,14 +219,17 @@ def rising_features(members: int) -> list[int]:
 def features(found: Candidates, log_counts: np.ndarray) -> np.ndarray:
     """[candidates, num_features(m)] float32, in the order of `found.labels[found.known]`.
 
-    Of each member: the score; its gap to the member's best for the point; that gap in standard deviations of the
-    member's scores for the point, and the logarithm of its softmax over the candidates; the lead over the second, if it
-    is the best; the logarithm of the rank from 1, and 1 / rank. Together: how many members rank it first, among 3, 10
-    and 100; the logarithm of its best rank, and the mean logarithm; the label's log frequency.
+    Of each member: the score; its gap to the member's best for the point; that gap in standard
+    deviations of the member's scores for the point, and the logarithm of its softmax over the
+    candidates; the lead over the second, if it is the best; the logarithm of the rank from 1, and 1
+    / rank. Together: how many members rank it first, among 3, 10 and 100; the logarithm of its best
+    rank, and the mean logarithm; the label's log frequency.
 
     Args:
         log_counts: [L] log(1 + training points).
     """
     out = np.empty((int(found.known.sum()), num_features(found.scores.shape[2])), np.float32)
-    _features(found.labels, found.ranks, np.ascontiguousarray(found.scores), found.k, log_counts, out)
+    _features(
+        found.labels, found.ranks, np.ascontiguousarray(found.scores), found.k, log_counts, out
+    )
     return out

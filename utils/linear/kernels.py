@@ -1,12 +1,16 @@
-"""Compiled kernels of linear rankers on sparse features: fit the children of a cluster, score (query, cluster) pairs.
+"""Compiled kernels of linear rankers on sparse features: fit the children of a cluster, score
+(query, cluster) pairs.
 
-Weights live in chunks, one per cluster (parent), as in MSCM (Etter et al., WWW 2022): a chunk lists, sorted, the
-features that any child of the cluster uses, and for each the entries (child, weight). A query's features are looked up
-once per chunk instead of once per child. Features are a sparse and a dense part side by side: ids 0..F-1 are the sparse
-columns, F..F+D-1 the dense ones, F+D the bias.
+Weights live in chunks, one per cluster (parent), as in MSCM (Etter et al., WWW 2022): a chunk
+lists, sorted, the features that any child of the cluster uses, and for each the entries (child,
+weight). A query's features are looked up once per chunk instead of once per child. Features are a
+sparse and a dense part side by side: ids 0..F-1 are the sparse columns, F..F+D-1 the dense ones,
+F+D the bias.
 
-Everything here releases the GIL and allocates its own output, so that threads of a pool can run it side by side.
+Everything here releases the GIL and allocates its own output, so that threads of a pool can run it
+side by side.
 """
+
 from __future__ import annotations
 
 import numpy as np
@@ -14,15 +18,17 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-LANES = 16      # children fitted together: 16 float32 are one cache line
+LANES = 16  # children fitted together: 16 float32 are one cache line
 OPTIONS = {"nogil": True, "cache": True, "fastmath": {"contract", "nsz"}, "error_model": "numpy"}
 
 
 @intrinsic
 def _add_scaled(typing_context, target, at, source, row, scale):
-    """target[at:at + LANES] += scale * source[row:row + LANES] as one vector instruction each, float32, unchecked.
+    """target[at:at + LANES] += scale * source[row:row + LANES] as one vector instruction each,
+    float32, unchecked.
 
-    Written out because LLVM, left alone, vectorises the loop around it with gathers, four times as slow.
+    Written out because LLVM, left alone, vectorises the loop around it with gathers, four times as
+    slow.
     """
     signature = types.void(target, types.intp, source, types.intp, types.float32)
 
@@ -33,18 +39,25 @@ def _add_scaled(typing_context, target, at, source, row, scale):
         def pointer(kind, array, offset):
             data = context.make_array(kind)(context, builder, array).data
             return builder.bitcast(builder.gep(data, [offset]), vector.as_pointer())
+
         to, other = (pointer(signature.args[i], arguments[i], arguments[i + 1]) for i in (0, 2))
         factor = builder.insert_element(empty, arguments[4], ir.Constant(lane, 0))
-        factor = builder.shuffle_vector(factor, empty, ir.Constant(ir.VectorType(lane, LANES), [0] * LANES))
+        factor = builder.shuffle_vector(
+            factor, empty, ir.Constant(ir.VectorType(lane, LANES), [0] * LANES)
+        )
         product = builder.fmul(builder.load(other, align=4), factor, flags=["contract"])
-        builder.store(builder.fadd(builder.load(to, align=4), product, flags=["contract"]), to, align=4)
+        builder.store(
+            builder.fadd(builder.load(to, align=4), product, flags=["contract"]), to, align=4
+        )
         return context.get_dummy_value()
+
     return signature, generate
 
 
 @njit(**OPTIONS)
 def _local_rows(indptr, indices, data, points, where, lptr, lidx, lval, feats):
-    """Rows `points` with their columns renumbered in the order of appearance; returns how many columns there are."""
+    """Rows `points` with their columns renumbered in the order of appearance; returns how many
+    columns there are."""
     count = 0
     at = 0
     for i in range(len(points)):
@@ -75,14 +88,33 @@ def _shuffle(order, state):
 
 
 @njit(**OPTIONS)
-def _solve(lptr, lidx, lval, dense, points, width, bias, sign, active, cost, eps, passes, seed, weight, alpha):
-    """Dual coordinate descent for up to LANES problems over the same points, in lockstep (Hsieh et al., ICML 2008).
+def _solve(
+    lptr,
+    lidx,
+    lval,
+    dense,
+    points,
+    width,
+    bias,
+    sign,
+    active,
+    cost,
+    eps,
+    passes,
+    seed,
+    weight,
+    alpha,
+):
+    """Dual coordinate descent for up to LANES problems over the same points, in lockstep (Hsieh et
+    al., ICML 2008).
 
-    Problem l: min_w 1/2 |w|^2 + C sum_i max(0, 1 - sign_il w.x_i)^2. Neighbouring problems share every feature
-    look-up, and a row of `weight` holds a feature's weights of all of them, so the inner loops are vector instructions.
-    A problem has converged when its projected gradients of a whole pass lie within `eps`; then it rests.
+    Problem l: min_w 1/2 |w|^2 + C sum_i max(0, 1 - sign_il w.x_i)^2. Neighbouring problems share
+    every feature look-up, and a row of `weight` holds a feature's weights of all of them, so the
+    inner loops are vector instructions. A problem has converged when its projected gradients of a
+    whole pass lie within `eps`; then it rests.
 
-    weight [(width + D + 1) * LANES], alpha [n * LANES]: zero at entry; sign [n * LANES], 0 where a point is absent.
+    weight [(width + D + 1) * LANES], alpha [n * LANES]: zero at entry; sign [n * LANES], 0 where a
+    point is absent.
     """
     n, dims = len(points), dense.shape[1]
     order = np.arange(n)
@@ -143,39 +175,63 @@ def _solve(lptr, lidx, lval, dense, points, width, bias, sign, active, cost, eps
 @njit(**OPTIONS)
 def _grow(array, size):
     larger = np.empty(max(size, 2 * len(array)), array.dtype)
-    larger[:len(array)] = array
+    larger[: len(array)] = array
     return larger
 
 
 @njit(**OPTIONS)
-def fit_chunk(indptr, indices, data, num_features, dense, points, marked_ptr, marked, marks, cost, bias, eps, passes,
-              threshold, seed, where):
+def fit_chunk(
+    indptr,
+    indices,
+    data,
+    num_features,
+    dense,
+    points,
+    marked_ptr,
+    marked,
+    marks,
+    cost,
+    bias,
+    eps,
+    passes,
+    threshold,
+    seed,
+    where,
+):
     """Fit the children of one cluster on the points that reach it.
 
     Args:
-        indptr, indices, data: sparse features of all points, CSR float32 with F = num_features columns.
+        indptr, indices, data: sparse features of all points, CSR float32 with F = num_features
+        columns.
         dense: dense features [N, D] float32; D may be 0.
         points: rows that reach the cluster [n], ascending.
-        marked_ptr, marked, marks: rows that are no negatives of each child [children + 1], [entries], positive where
-            the mark is > 0, else absent; those that are not among `points` do not count.
+        marked_ptr, marked, marks: rows that are no negatives of each child [children + 1],
+            [entries], positive where the mark is > 0, else absent; those that are not among
+                `points` do not count.
         cost: C. bias: value of the constant feature.
         eps, passes: when to stop; `_solve`.
         threshold: weights of a smaller magnitude are dropped, the bias excepted.
         where: scratch [F] int32 of -1; left so.
     Returns:
-        (features [R] int32 ascending, ptr [R + 1] int64, children [entries] int32, values [entries] float32)
+        (features [R] int32 ascending, ptr [R + 1] int64, children [entries] int32, values [entries]
+            float32)
     """
     n, dims, children = len(points), dense.shape[1], len(marked_ptr) - 1
     entries = 0
     for p in points:
         entries += indptr[p + 1] - indptr[p]
-    lptr, lidx, lval = np.empty(n + 1, np.int64), np.empty(entries, np.int32), np.empty(entries, np.float32)
+    lptr, lidx, lval = (
+        np.empty(n + 1, np.int64),
+        np.empty(entries, np.int32),
+        np.empty(entries, np.float32),
+    )
     feats = np.empty(min(entries, num_features), np.int32)
     width = _local_rows(indptr, indices, data, points, where, lptr, lidx, lval, feats)
     size = (width + dims + 1) * LANES
     weight = np.empty(size + LANES, np.float32)
-    skipped = (64 - weight.ctypes.data % 64) % 64 // 4      # a feature's weights lie in one cache line
-    weight = weight[skipped:skipped + size]
+    # a feature's weights lie in one cache line
+    skipped = (64 - weight.ctypes.data % 64) % 64 // 4
+    weight = weight[skipped : skipped + size]
     sign, alpha = np.empty(n * LANES, np.float32), np.empty(n * LANES, np.float32)
     active = np.empty(LANES, np.float32)
     rows_at, child_at = np.empty(1024, np.int32), np.empty(1024, np.int32)
@@ -190,8 +246,23 @@ def fit_chunk(indptr, indices, data, num_features, dense, points, marked_ptr, ma
                 at = np.searchsorted(points, marked[j])
                 if at < n and points[at] == marked[j]:
                     sign[at * LANES + lane] = 1 if marks[j] > 0 else 0
-        _solve(lptr, lidx, lval, dense, points, width, np.float32(bias), sign, active, cost, eps, passes,
-               seed + first, weight, alpha)
+        _solve(
+            lptr,
+            lidx,
+            lval,
+            dense,
+            points,
+            width,
+            np.float32(bias),
+            sign,
+            active,
+            cost,
+            eps,
+            passes,
+            seed + first,
+            weight,
+            alpha,
+        )
         for row in range(width + dims + 1):
             limit = threshold if row < width + dims else np.float32(0)
             for lane in range(lanes):
@@ -202,12 +273,15 @@ def fit_chunk(indptr, indices, data, num_features, dense, points, marked_ptr, ma
                         value_at = _grow(value_at, 2 * kept)
                     rows_at[kept], child_at[kept], value_at[kept] = row, first + lane, v
                     kept += 1
-    return _by_feature(rows_at[:kept], child_at[:kept], value_at[:kept], feats[:width], num_features, dims)
+    return _by_feature(
+        rows_at[:kept], child_at[:kept], value_at[:kept], feats[:width], num_features, dims
+    )
 
 
 @njit(**OPTIONS)
 def _by_feature(rows, children, values, feats, num_features, dims):
-    """Entries (local feature, child, value) sorted by feature id, then child: (features, ptr, children, values)."""
+    """Entries (local feature, child, value) sorted by feature id, then child: (features, ptr,
+    children, values)."""
     width = len(feats)
     counts = np.zeros(width + dims + 1, np.int64)
     for row in rows:
@@ -228,7 +302,7 @@ def _by_feature(rows, children, values, feats, num_features, dims):
         start[row] = ptr[at]
         ptr[at + 1] = ptr[at] + counts[row]
     out_children, out_values = np.empty(len(rows), np.int32), np.empty(len(rows), np.float32)
-    for j in range(len(rows)):      # groups of children come in ascending order: the sort is stable
+    for j in range(len(rows)):  # groups of children come in ascending order: the sort is stable
         to = start[rows[j]]
         out_children[to], out_values[to] = children[j], values[j]
         start[rows[j]] = to + 1
@@ -237,20 +311,37 @@ def _by_feature(rows, children, values, feats, num_features, dims):
 
 @njit(**OPTIONS)
 def _add_row(ptr, children, values, row, v, out, base):
-    start = np.uint64(base)      # unsigned: no check for indices that count from the end
+    start = np.uint64(base)  # unsigned: no check for indices that count from the end
     for j in range(np.uint64(ptr[row]), np.uint64(ptr[row + 1])):
         out[start + np.uint64(children[j])] += v * values[j]
 
 
 @njit(**OPTIONS)
-def score_pairs(indptr, indices, data, dense, bias, queries, chunks, offsets, chunk_ptr, features, ptr, children,
-                values, num_features, where, out):
+def score_pairs(
+    indptr,
+    indices,
+    data,
+    dense,
+    bias,
+    queries,
+    chunks,
+    offsets,
+    chunk_ptr,
+    features,
+    ptr,
+    children,
+    values,
+    num_features,
+    where,
+    out,
+):
     """Inner products of queries with the children of clusters.
 
     Args:
         indptr, indices, data, dense: features of the queries, as in `fit_chunk`.
-        queries, chunks, offsets: pair p asks for query queries[p], cluster chunks[p]; its children's scores go to
-            out[offsets[p]:]. Sorted by chunk, so that a chunk's features are spread out once for all its queries.
+        queries, chunks, offsets: pair p asks for query queries[p], cluster chunks[p]; its
+            children's scores go to out[offsets[p]:]. Sorted by chunk, so that a chunk's features
+                are spread out once for all its queries.
         chunk_ptr: rows of cluster c are chunk_ptr[c]:chunk_ptr[c + 1] of `features` and `ptr`.
         where: scratch [F] int32 of -1; left so.
         out: zeros.
@@ -295,7 +386,8 @@ def score_pairs(indptr, indices, data, dense, bias, queries, chunks, offsets, ch
 
 @njit(**OPTIONS)
 def spread_beam(child_ptr, parents, scores, offsets, out_children, out_scores):
-    """Write the children of each pair's cluster, and the cluster's score for each, from offsets[p] on."""
+    """Write the children of each pair's cluster, and the cluster's score for each, from offsets[p]
+    on."""
     for p in range(len(parents)):
         child = child_ptr[parents[p]]
         for at in range(offsets[p], offsets[p + 1]):
@@ -305,16 +397,18 @@ def spread_beam(child_ptr, parents, scores, offsets, out_children, out_scores):
 
 @njit(**OPTIONS)
 def best_of_rows(ptr, ids, values, k, out_ids, out_values):
-    """The k best candidates of each row, best first; equal values by lower id. Rows are ptr[i]:ptr[i + 1].
+    """The k best candidates of each row, best first; equal values by lower id. Rows are
+    ptr[i]:ptr[i + 1].
 
     out_ids [n, k] is padded with -1, out_values [n, k] with -inf.
     """
     kept_ids = np.empty(k, ids.dtype)
     for i in range(len(ptr) - 1):
-        row_ids, row_values = ids[ptr[i]:ptr[i + 1]], values[ptr[i]:ptr[i + 1]]
+        row_ids, row_values = ids[ptr[i] : ptr[i + 1]], values[ptr[i] : ptr[i + 1]]
         size = min(k, len(row_ids))
         if size < len(row_ids):
-            least = np.partition(row_values, len(row_ids) - k)[len(row_ids) - k]      # the k-th best value
+            # the k-th best value
+            least = np.partition(row_values, len(row_ids) - k)[len(row_ids) - k]
             kept = np.empty(k, values.dtype)
             count, ties = 0, 0
             for at in range(len(row_ids)):
@@ -331,13 +425,20 @@ def best_of_rows(ptr, ids, values, k, out_ids, out_values):
                     ties += 1
             if ties > k - count:
                 tied.sort()
-            kept_ids[count:], kept[count:] = tied[:k - count], least
+            kept_ids[count:], kept[count:] = tied[: k - count], least
             row_ids, row_values = kept_ids, kept
         order = np.argsort(-row_values)
         for place in range(size):
-            out_ids[i, place], out_values[i, place] = row_ids[order[place]], row_values[order[place]]
-            at = place      # equal values: an insertion sort by id
-            while at > 0 and out_values[i, at - 1] == out_values[i, at] and out_ids[i, at - 1] > out_ids[i, at]:
+            out_ids[i, place], out_values[i, place] = (
+                row_ids[order[place]],
+                row_values[order[place]],
+            )
+            at = place  # equal values: an insertion sort by id
+            while (
+                at > 0
+                and out_values[i, at - 1] == out_values[i, at]
+                and out_ids[i, at - 1] > out_ids[i, at]
+            ):
                 out_ids[i, at - 1], out_ids[i, at] = out_ids[i, at], out_ids[i, at - 1]
                 at -= 1
         out_ids[i, size:], out_values[i, size:] = -1, -np.inf

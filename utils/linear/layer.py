@@ -1,10 +1,13 @@
-"""Linear rankers of many clusters at once: L2-regularised squared hinge on sparse and dense features.
+"""Linear rankers of many clusters at once: L2-regularised squared hinge on sparse and dense
+features.
 
     layer = fit_layer(features, child_ptr, positives, reach, Solver(), threads=2)
     margins = score_candidates(layer, features, candidates, threads=2)
 
-numpy, scipy and numba alone; the kernels and the layout of the weights are in utils/linear/kernels.py.
+numpy, scipy and numba alone; the kernels and the layout of the weights are in
+utils/linear/kernels.py.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
@@ -23,31 +26,47 @@ from utils.progress import tqdm
 from utils.reading.saved import Shape, check_arrays
 from utils.sparse import canonical, entry_rows
 
-BLOCK = 4096      # points scored at once by a thread
+BLOCK = 4096  # points scored at once by a thread
 
 
 @dataclass(frozen=True)
 class Features:
-    """Sparse and dense features of n points side by side: sparse CSR [n, F] float32, dense [n, D] float32, D >= 0."""
+    """Sparse and dense features of n points side by side: sparse CSR [n, F] float32, dense [n, D]
+    float32, D >= 0."""
+
     sparse: sp.csr_matrix
     dense: np.ndarray
 
     @classmethod
     def build(cls, sparse: sp.spmatrix, dense: np.ndarray | None = None) -> Features:
         sparse = canonical(sparse).astype(np.float32, copy=False)
-        if sparse.indices.dtype != np.int32 or sparse.indptr.dtype != np.int64:      # one type: one compiled kernel
-            sparse = sp.csr_matrix(sparse.shape, dtype=np.float32) if sparse.nnz == 0 else sparse.copy()
-            sparse.indices, sparse.indptr = sparse.indices.astype(np.int32), sparse.indptr.astype(np.int64)
-        dense = np.zeros((sparse.shape[0], 0), np.float32) if dense is None else np.ascontiguousarray(dense, np.float32)
+        if (
+            sparse.indices.dtype != np.int32 or sparse.indptr.dtype != np.int64
+        ):  # one type: one compiled kernel
+            sparse = (
+                sp.csr_matrix(sparse.shape, dtype=np.float32) if sparse.nnz == 0 else sparse.copy()
+            )
+            sparse.indices, sparse.indptr = (
+                sparse.indices.astype(np.int32),
+                sparse.indptr.astype(np.int64),
+            )
+        dense = (
+            np.zeros((sparse.shape[0], 0), np.float32)
+            if dense is None
+            else np.ascontiguousarray(dense, np.float32)
+        )
         if len(dense) != sparse.shape[0]:
-            raise ValueError(f"{sparse.shape[0]:,} rows of sparse features but {len(dense):,} of dense ones")
+            raise ValueError(
+                f"{sparse.shape[0]:,} rows of sparse features but {len(dense):,} of dense ones"
+            )
         return cls(sparse, dense)
 
     def __len__(self) -> int:
         return self.sparse.shape[0]
 
     def __getitem__(self, rows: np.ndarray | slice) -> Features:
-        if isinstance(rows, slice) and rows.indices(len(self)) == (0, len(self), 1):      # one text is searched whole
+        # one text is searched whole
+        if isinstance(rows, slice) and rows.indices(len(self)) == (0, len(self), 1):
             return self
         return Features.build(self.sparse[rows], self.dense[rows])
 
@@ -70,23 +89,27 @@ class Features:
 @dataclass(frozen=True)
 class Solver:
     """How rankers are fitted: L2-regularised squared hinge, dual coordinate descent."""
-    cost: float = 1.0            # C of the points
-    bias: float = 1.0            # value of the constant feature
-    eps: float = 0.1             # a problem stops when its projected gradients lie within eps
-    passes: int = 100            # or after so many passes
-    threshold: float = 0.1       # smaller weights are dropped
+
+    cost: float = 1.0  # C of the points
+    bias: float = 1.0  # value of the constant feature
+    eps: float = 0.1  # a problem stops when its projected gradients lie within eps
+    passes: int = 100  # or after so many passes
+    threshold: float = 0.1  # smaller weights are dropped
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Layer:
-    """Rankers of one level, a chunk per parent cluster; see utils.linear.kernels for the chunks' layout."""
-    child_ptr: np.ndarray      # [parents + 1] children of parent c are the nodes child_ptr[c]:child_ptr[c + 1]
-    chunk_ptr: np.ndarray      # [parents + 1] rows of chunk c in `features`
-    features: np.ndarray       # [rows] feature ids, ascending in a chunk
-    ptr: np.ndarray            # [rows + 1] entries of a row
-    children: np.ndarray       # [entries] child, counted from the chunk's first
-    values: np.ndarray         # [entries] weights
+    """Rankers of one level, a chunk per parent cluster; see utils.linear.kernels for the chunks'
+    layout."""
+
+    # [parents + 1] children of parent c are the nodes child_ptr[c]:child_ptr[c + 1]
+    child_ptr: np.ndarray
+    chunk_ptr: np.ndarray  # [parents + 1] rows of chunk c in `features`
+    features: np.ndarray  # [rows] feature ids, ascending in a chunk
+    ptr: np.ndarray  # [rows + 1] entries of a row
+    children: np.ndarray  # [entries] child, counted from the chunk's first
+    values: np.ndarray  # [entries] weights
 
     @property
     def weights(self) -> tuple[np.ndarray, ...]:
@@ -100,29 +123,47 @@ class Layer:
             parents: clusters of the level above. columns: F + D of the features.
         """
         sizes = np.diff(self.child_ptr)
-        pointers = ((self.child_ptr, parents, None), (self.chunk_ptr, parents, len(self.features)),
-                    (self.ptr, len(self.features), len(self.values)))
-        good = all(p.shape == (n + 1,) and p[0] == 0 and (np.diff(p) >= 0).all()
-                   and end in (None, p[-1]) for p, n, end in pointers)
+        pointers = (
+            (self.child_ptr, parents, None),
+            (self.chunk_ptr, parents, len(self.features)),
+            (self.ptr, len(self.features), len(self.values)),
+        )
+        good = all(
+            p.shape == (n + 1,) and p[0] == 0 and (np.diff(p) >= 0).all() and end in (None, p[-1])
+            for p, n, end in pointers
+        )
         good = good and len(self.children) == len(self.values)
         if good and len(self.values):
             of_row = np.repeat(np.arange(parents), np.diff(self.chunk_ptr))
             limit = np.repeat(sizes[of_row], np.diff(self.ptr))
             ascending = np.diff(self.features)[np.diff(of_row) == 0]
-            good = (self.children >= 0).all() and (self.children < limit).all() and (ascending > 0).all() \
-                and self.features.min() >= 0 and self.features.max() <= columns
+            good = (
+                (self.children >= 0).all()
+                and (self.children < limit).all()
+                and (ascending > 0).all()
+                and self.features.min() >= 0
+                and self.features.max() <= columns
+            )
         if not good:
-            raise InputError(f"{where}: the weights are damaged or of another tree: an index points outside of its "
-                             "array")
+            raise InputError(
+                f"{where}: the weights are damaged or of another tree: an index points outside of "
+                f"its "
+                "array"
+            )
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All fields by name; Layer(**arrays) is the layer again."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
-LAYER: dict[str, tuple[Shape, type]] = {      # of a saved layer
-    "child_ptr": ((None,), np.int64), "chunk_ptr": ((None,), np.int64), "features": ((None,), np.int32),
-    "ptr": ((None,), np.int64), "children": ((None,), np.int32), "values": ((None,), np.float32)}
+LAYER: dict[str, tuple[Shape, type]] = {  # of a saved layer
+    "child_ptr": ((None,), np.int64),
+    "chunk_ptr": ((None,), np.int64),
+    "features": ((None,), np.int32),
+    "ptr": ((None,), np.int64),
+    "children": ((None,), np.int32),
+    "values": ((None,), np.float32),
+}
 
 
 def load_layer(path: Path) -> Layer:
@@ -132,15 +173,22 @@ def load_layer(path: Path) -> Layer:
     return Layer(**arrays)
 
 
-def fit_layer(features: Features, child_ptr: np.ndarray, positives: sp.csc_matrix, reach: sp.csc_matrix,
-              solver: Solver, threads: int = 1, name: str = "fit") -> Layer:
+def fit_layer(
+    features: Features,
+    child_ptr: np.ndarray,
+    positives: sp.csc_matrix,
+    reach: sp.csc_matrix,
+    solver: Solver,
+    threads: int = 1,
+    name: str = "fit",
+) -> Layer:
     """Fit the rankers of one level.
 
     Args:
         features: of the N training points.
         child_ptr: [parents + 1].
-        positives: [N, nodes] points that are positive for a node, > 0, or absent for it, a stored 0; others that reach
-            its cluster are its negatives.
+        positives: [N, nodes] points that are positive for a node, > 0, or absent for it, a stored
+            0; others that reach its cluster are its negatives.
         reach: [N, parents] which points a cluster's rankers are trained on.
     """
     shape, scratch = features.shape, SimpleQueue()
@@ -150,20 +198,35 @@ def fit_layer(features: Features, child_ptr: np.ndarray, positives: sp.csc_matri
     def fit(parent: int) -> tuple[np.ndarray, ...]:
         first, stop = child_ptr[parent], child_ptr[parent + 1]
         begin, end = positives.indptr[first], positives.indptr[stop]
-        points = reach.indices[reach.indptr[parent]:reach.indptr[parent + 1]]
+        points = reach.indices[reach.indptr[parent] : reach.indptr[parent + 1]]
         where = scratch.get()
         try:
-            return fit_chunk(*features.arrays, shape[0], features.dense, points.astype(np.int32, copy=False),
-                             positives.indptr[first:stop + 1].astype(np.int64) - begin,
-                             positives.indices[begin:end].astype(np.int32, copy=False), positives.data[begin:end],
-                             solver.cost, solver.bias, solver.eps, solver.passes, solver.threshold,
-                             solver.seed + 1_000_003 * parent, where)
+            return fit_chunk(
+                *features.arrays,
+                shape[0],
+                features.dense,
+                points.astype(np.int32, copy=False),
+                positives.indptr[first : stop + 1].astype(np.int64) - begin,
+                positives.indices[begin:end].astype(np.int32, copy=False),
+                positives.data[begin:end],
+                solver.cost,
+                solver.bias,
+                solver.eps,
+                solver.passes,
+                solver.threshold,
+                solver.seed + 1_000_003 * parent,
+                where,
+            )
         finally:
             scratch.put(where)
+
     parents = len(child_ptr) - 1
     sizes = np.diff(reach.indptr) * np.diff(child_ptr)
     chunks: list = [None] * parents
-    with ThreadPoolExecutor(threads) as pool, tqdm(total=parents, desc=name, leave=False, disable=None) as bar:
+    with (
+        ThreadPoolExecutor(threads) as pool,
+        tqdm(total=parents, desc=name, leave=False, disable=None) as bar,
+    ):
         largest_first = np.argsort(-sizes, kind="stable").tolist()
         for parent, chunk in zip(largest_first, pool.map(fit, largest_first), strict=True):
             chunks[parent] = chunk
@@ -175,14 +238,25 @@ def _join(child_ptr: np.ndarray, chunks: list[tuple[np.ndarray, ...]]) -> Layer:
     """One layer of the chunks of all parents."""
     rows = np.concatenate([[0], np.cumsum([len(c[0]) for c in chunks])])
     ends = np.concatenate([[0], np.cumsum([c[1][-1] for c in chunks])])
-    ptr = np.concatenate([*(c[1][:-1] + start for c, start in zip(chunks, ends[:-1], strict=True)), ends[-1:]])
-    return Layer(child_ptr.astype(np.int64), rows.astype(np.int64), np.concatenate([c[0] for c in chunks]), ptr,
-                 np.concatenate([c[2] for c in chunks]), np.concatenate([c[3] for c in chunks]))
+    ptr = np.concatenate(
+        [*(c[1][:-1] + start for c, start in zip(chunks, ends[:-1], strict=True)), ends[-1:]]
+    )
+    return Layer(
+        child_ptr.astype(np.int64),
+        rows.astype(np.int64),
+        np.concatenate([c[0] for c in chunks]),
+        ptr,
+        np.concatenate([c[2] for c in chunks]),
+        np.concatenate([c[3] for c in chunks]),
+    )
 
 
-# ---------------------------------------------------------------- scoring
+# -------------------------------- scoring
 
-def in_blocks(work: Callable[[slice, np.ndarray], object], points: int, columns: int, threads: int) -> Iterator:
+
+def in_blocks(
+    work: Callable[[slice, np.ndarray], object], points: int, columns: int, threads: int
+) -> Iterator:
     """Results of work(rows, scratch) for blocks of points, in order, on a pool of threads.
 
     scratch: [columns] int32 of -1 for `score_pairs`, each for one call at a time.
@@ -197,6 +271,7 @@ def in_blocks(work: Callable[[slice, np.ndarray], object], points: int, columns:
             return work(slice(start, min(start + BLOCK, points)), where)
         finally:
             scratch.put(where)
+
     starts = range(0, points, BLOCK)
     if threads == 1:
         yield from map(run, starts)
@@ -205,24 +280,46 @@ def in_blocks(work: Callable[[slice, np.ndarray], object], points: int, columns:
             yield from pool.map(run, starts)
 
 
-def score_candidates(layer: Layer, features: Features, candidates: sp.csr_matrix, bias: float = 1.0, threads: int = 1,
-                     ) -> sp.csr_matrix:
-    """Margins of a layer whose every cluster has one child (rankers by label): CSR [n, L] with `candidates`' pattern.
+def score_candidates(
+    layer: Layer,
+    features: Features,
+    candidates: sp.csr_matrix,
+    bias: float = 1.0,
+    threads: int = 1,
+) -> sp.csr_matrix:
+    """Margins of a layer whose every cluster has one child (rankers by label): CSR [n, L] with
+    `candidates`' pattern.
 
     Args:
         candidates: [n, L] labels to score for each point; its values do not matter.
     """
     candidates = canonical(candidates)
-    if (np.diff(layer.child_ptr) != 1).any() or candidates.shape != (len(features), len(layer.child_ptr) - 1):
-        raise ValueError(f"score_candidates: expected one child a cluster and candidates of shape "
-                         f"{(len(features), len(layer.child_ptr) - 1)}, got {candidates.shape}")
+    if (np.diff(layer.child_ptr) != 1).any() or candidates.shape != (
+        len(features),
+        len(layer.child_ptr) - 1,
+    ):
+        raise ValueError(
+            f"score_candidates: expected one child a cluster and candidates of shape "
+            f"{(len(features), len(layer.child_ptr) - 1)}, got {candidates.shape}"
+        )
 
     def score(rows: slice, scratch: np.ndarray) -> np.ndarray:
         part, wanted = features[rows], candidates[rows]
         out, order = np.zeros(wanted.nnz, np.float32), np.argsort(wanted.indices, kind="stable")
-        score_pairs(*part.arrays, part.dense, np.float32(bias), entry_rows(wanted)[order],
-                    wanted.indices[order].astype(np.int64), order, *layer.weights, features.shape[0], scratch, out)
+        score_pairs(
+            *part.arrays,
+            part.dense,
+            np.float32(bias),
+            entry_rows(wanted)[order],
+            wanted.indices[order].astype(np.int64),
+            order,
+            *layer.weights,
+            features.shape[0],
+            scratch,
+            out,
+        )
         return out
+
     blocks = list(in_blocks(score, len(features), features.shape[0], threads))
     values = np.concatenate([np.zeros(0, np.float32), *blocks])
     return sp.csr_matrix((values, candidates.indices, candidates.indptr), shape=candidates.shape)

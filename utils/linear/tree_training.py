@@ -1,4 +1,6 @@
-"""Training of partition trees: clusters of labels, the positives of every level, and one layer of rankers a level."""
+"""Training of partition trees: clusters of labels, the positives of every level, and one layer of
+rankers a level."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -21,9 +23,11 @@ class Skeleton:
     """A tree without weights: the clusters of every level, and the labels in the last ones.
 
     Attributes:
-        child_ptrs: for each level [parents + 1]: children of parent c are the nodes ptr[c]:ptr[c + 1] of the level.
+        child_ptrs: for each level [parents + 1]: children of parent c are the nodes ptr[c]:ptr[c +
+        1] of the level.
         node_labels: label of each node of the last level [nodes].
     """
+
     child_ptrs: tuple[np.ndarray, ...]
     node_labels: np.ndarray
 
@@ -40,17 +44,24 @@ class Skeleton:
     def membership(self, num_labels: int) -> sp.csr_matrix:
         """Which labels live in which clusters: binary [L, C]."""
         ones = np.ones(len(self.node_labels), np.float32)
-        return sp.csr_matrix((ones, (self.node_labels, self.node_clusters)), shape=(num_labels, self.leaves))
+        return sp.csr_matrix(
+            (ones, (self.node_labels, self.node_clusters)), shape=(num_labels, self.leaves)
+        )
 
     def with_leaves(self, assignment: sp.csr_matrix) -> Skeleton:
-        """The same tree with other labels in its last clusters: assignment [L, C], one entry a copy."""
+        """The same tree with other labels in its last clusters: assignment [L, C], one entry a
+        copy."""
         columns = assignment.tocsc()
         columns.sort_indices()
-        return Skeleton((*self.child_ptrs[:-1], columns.indptr.astype(np.int64)), columns.indices.astype(np.int64))
+        return Skeleton(
+            (*self.child_ptrs[:-1], columns.indptr.astype(np.int64)),
+            columns.indices.astype(np.int64),
+        )
 
 
 def label_centroids(relevance: sp.csr_matrix, features: sp.csr_matrix) -> sp.csr_matrix:
-    """PIFA, positive instance feature aggregation: each label's normalised sum of its points' features [L, F]."""
+    """PIFA, positive instance feature aggregation: each label's normalised sum of its points'
+    features [L, F]."""
     ones = relevance.copy()
     ones.data = np.ones_like(ones.data)
     sums = (ones.T.tocsr() @ features).astype(np.float32, copy=False)
@@ -58,34 +69,48 @@ def label_centroids(relevance: sp.csr_matrix, features: sp.csr_matrix) -> sp.csr
 
 
 def pifa(relevance: sp.csr_matrix, features: Features) -> sp.csr_matrix:
-    """Label embeddings [L, F + D]: unit centroids of the points' sparse and, beside them, of their dense features."""
+    """Label embeddings [L, F + D]: unit centroids of the points' sparse and, beside them, of their
+    dense features."""
     sparse = label_centroids(relevance, features.sparse)
     if not features.dense.shape[1]:
         return sparse
-    ones = sp.csr_matrix((np.ones(relevance.nnz, np.float32), relevance.indices, relevance.indptr), relevance.shape)
+    ones = sp.csr_matrix(
+        (np.ones(relevance.nnz, np.float32), relevance.indices, relevance.indptr), relevance.shape
+    )
     return sp.hstack([sparse, normalised(sp.csr_matrix(ones.T @ features.dense))], format="csr")
 
 
 def tree_levels(labels: int, max_leaf: int, splits: int) -> list[int]:
-    """Splits of each level above the leaves; where leaves are small, never more leaves than labels."""
+    """Splits of each level above the leaves; where leaves are small, never more leaves than
+    labels."""
     levels = splits_for(labels, max_leaf, splits)
     if prod(levels) > labels:
         levels[0] = max(1, labels // prod(levels[1:]))
     return levels
 
 
-def grow(embeddings: sp.csr_matrix, labels: np.ndarray, *, max_leaf: int, splits: int, seed: int, threads: int,
-         ) -> Skeleton:
+def grow(
+    embeddings: sp.csr_matrix,
+    labels: np.ndarray,
+    *,
+    max_leaf: int,
+    splits: int,
+    seed: int,
+    threads: int,
+) -> Skeleton:
     """Cluster labels into a tree whose last clusters hold at most `max_leaf` of them.
 
     Args:
-        embeddings: [L, F]; labels: the ids to place [n], in any number, those without training points left out.
+        embeddings: [L, F]; labels: the ids to place [n], in any number, those without training
+        points left out.
         splits: children of a cluster above the last level.
     """
     levels = tree_levels(len(labels), max_leaf, splits)
     if not levels:
         return Skeleton((np.array([0, len(labels)]),), labels)
-    hierarchy = balanced_hierarchy(embeddings[labels], levels, seed=seed, threads=threads, name="cluster labels")
+    hierarchy = balanced_hierarchy(
+        embeddings[labels], levels, seed=seed, threads=threads, name="cluster labels"
+    )
     counts = [np.bincount(hierarchy.parents(level)) for level in range(len(levels))]
     pointers = [np.concatenate([[0], np.cumsum(count)]) for count in counts]
     return Skeleton((*pointers, hierarchy.bounds[-1]), labels[hierarchy.order])
@@ -96,10 +121,12 @@ class Ranking:
     """How a tree's rankers are trained.
 
     Attributes:
-        negatives: points a cluster's rankers are trained on: `positives` = those with a label in it (teacher forcing),
-            `beam` = those whose beam reaches it (matcher aware), `both` = their union.
+        negatives: points a cluster's rankers are trained on: `positives` = those with a label in it
+            (teacher forcing), `beam` = those whose beam reaches it (matcher aware), `both` = their
+                union.
         beam, combiner: of the beam search for these negatives.
     """
+
     solver: Solver
     negatives: Literal["positives", "beam", "both"]
     beam: int
@@ -107,9 +134,15 @@ class Ranking:
     threads: int
 
 
-def fit_tree(features: Features, relevance: sp.csr_matrix, skeleton: Skeleton, ranking: Ranking,
-             absent: sp.csr_matrix | None = None, kept: Sequence[Layer] = (),
-             keep: Callable[[int, Layer], None] = lambda level, layer: None) -> PartitionTree:
+def fit_tree(
+    features: Features,
+    relevance: sp.csr_matrix,
+    skeleton: Skeleton,
+    ranking: Ranking,
+    absent: sp.csr_matrix | None = None,
+    kept: Sequence[Layer] = (),
+    keep: Callable[[int, Layer], None] = lambda level, layer: None,
+) -> PartitionTree:
     """Train the rankers of every level.
 
     Args:
@@ -117,38 +150,65 @@ def fit_tree(features: Features, relevance: sp.csr_matrix, skeleton: Skeleton, r
         kept: layers that were trained before. keep: called with each new layer.
     """
     positives, layers = _positives(relevance, skeleton), list(kept)
-    marked = positives if absent is None else [_marked(*pair) for pair in zip(
-        positives, _positives(absent, skeleton), strict=True)]
+    marked = (
+        positives
+        if absent is None
+        else [_marked(*pair) for pair in zip(positives, _positives(absent, skeleton), strict=True)]
+    )
     for level in range(len(layers), len(skeleton.child_ptrs)):
         reach = _reach(features, positives, layers, skeleton, ranking, level)
-        layers.append(fit_layer(features, skeleton.child_ptrs[level], marked[level], reach, ranking.solver,
-                                ranking.threads, f"rankers of level {level + 1} of {len(positives)}"))
+        layers.append(
+            fit_layer(
+                features,
+                skeleton.child_ptrs[level],
+                marked[level],
+                reach,
+                ranking.solver,
+                ranking.threads,
+                f"rankers of level {level + 1} of {len(positives)}",
+            )
+        )
         keep(level, layers[-1])
-    return PartitionTree(tuple(layers), skeleton.node_labels, relevance.shape[1], features.shape, ranking.solver.bias)
+    return PartitionTree(
+        tuple(layers), skeleton.node_labels, relevance.shape[1], features.shape, ranking.solver.bias
+    )
 
 
-def reassign(tree: PartitionTree, skeleton: Skeleton, features: Features, relevance: sp.csr_matrix, copies: int,
-             ranking: Ranking) -> Skeleton:
-    """Label disentanglement: every label into the clusters that the beams of its points reach most often.
+def reassign(
+    tree: PartitionTree,
+    skeleton: Skeleton,
+    features: Features,
+    relevance: sp.csr_matrix,
+    copies: int,
+    ranking: Ranking,
+) -> Skeleton:
+    """Label disentanglement: every label into the clusters that the beams of its points reach most
+    often.
 
-    The matching matrix M [N, C] is the beam's last-level clusters of each training point; a label joins its top
-    `copies` clusters of Y^T M, and stays where it was if no beam counts for it (Liu et al., section 3). Equal counts,
-    the rule for labels of few points, go to the cluster that ranked higher in the beams; the released code takes the
-    first. The levels above keep their clusters; their rankers are trained again, as more clusters are right for a point
-    now.
+    The matching matrix M [N, C] is the beam's last-level clusters of each training point; a label
+    joins its top `copies` clusters of Y^T M, and stays where it was if no beam counts for it (Liu
+    et al., section 3). Equal counts, the rule for labels of few points, go to the cluster that
+    ranked higher in the beams; the released code takes the first. The levels above keep their
+    clusters; their rankers are trained again, as more clusters are right for a point now.
     """
     level = len(skeleton.child_ptrs) - 2
-    if level < 0:      # one cluster holds all labels
+    if level < 0:  # one cluster holds all labels
         return skeleton
-    nodes, _ = tree.clusters(features, beam=ranking.beam, combiner=ranking.combiner, level=level,
-                             threads=ranking.threads)
+    nodes, _ = tree.clusters(
+        features, beam=ranking.beam, combiner=ranking.combiner, level=level, threads=ranking.threads
+    )
     counts = count_matrix(relevance, beam_matrix(nodes, skeleton.leaves)).astype(np.float64)
-    ranks = count_matrix(relevance, beam_matrix(nodes, skeleton.leaves, by_rank=True))      # of the same pattern
+    # of the same pattern
+    ranks = count_matrix(relevance, beam_matrix(nodes, skeleton.leaves, by_rank=True))
     counts.data += ranks.data / (ranks.data.max(initial=0) + 1)
     labels, first = np.unique(skeleton.node_labels, return_index=True)
-    best = top_assignment(counts[labels], copies, axis="label", binary=True, fallback=skeleton.node_clusters[first])
-    place = sp.csr_matrix((np.ones(len(labels), np.float32), (labels, np.arange(len(labels)))),
-                          shape=(relevance.shape[1], len(labels)))
+    best = top_assignment(
+        counts[labels], copies, axis="label", binary=True, fallback=skeleton.node_clusters[first]
+    )
+    place = sp.csr_matrix(
+        (np.ones(len(labels), np.float32), (labels, np.arange(len(labels)))),
+        shape=(relevance.shape[1], len(labels)),
+    )
     return skeleton.with_leaves(place @ best)
 
 
@@ -160,8 +220,10 @@ def _positives(relevance: sp.csr_matrix, skeleton: Skeleton) -> list[sp.csc_matr
     for pointer in skeleton.child_ptrs[:0:-1]:
         children = np.arange(pointer[-1])
         parents = np.repeat(np.arange(len(pointer) - 1), np.diff(pointer))
-        up = sp.csr_matrix((np.ones(len(children), np.float32), (children, parents)),
-                           shape=(len(children), len(pointer) - 1))
+        up = sp.csr_matrix(
+            (np.ones(len(children), np.float32), (children, parents)),
+            shape=(len(children), len(pointer) - 1),
+        )
         above = (levels[0].tocsr() @ up).tocsc()
         above.sort_indices()
         levels.insert(0, above)
@@ -170,13 +232,21 @@ def _positives(relevance: sp.csr_matrix, skeleton: Skeleton) -> list[sp.csc_matr
 
 def _marked(positives: sp.csc_matrix, absent: sp.csc_matrix) -> sp.csc_matrix:
     """Positives > 0 and, where there is none, absent ones as stored zeros: [N, nodes]."""
-    rows, columns = (np.concatenate(part) for part in zip(positives.nonzero(), absent.nonzero(), strict=True))
+    rows, columns = (
+        np.concatenate(part) for part in zip(positives.nonzero(), absent.nonzero(), strict=True)
+    )
     values = np.concatenate([np.ones(positives.nnz, np.float32), np.zeros(absent.nnz, np.float32)])
     return sp.csc_matrix((values, (rows, columns)), shape=positives.shape)
 
 
-def _reach(features: Features, positives: list[sp.csc_matrix], layers: list[Layer], skeleton: Skeleton,
-           ranking: Ranking, level: int) -> sp.csc_matrix:
+def _reach(
+    features: Features,
+    positives: list[sp.csc_matrix],
+    layers: list[Layer],
+    skeleton: Skeleton,
+    ranking: Ranking,
+    level: int,
+) -> sp.csc_matrix:
     """Which points the rankers below each cluster are trained on: [N, parents]."""
     n = positives[0].shape[0]
     if level == 0:
@@ -185,9 +255,16 @@ def _reach(features: Features, positives: list[sp.csc_matrix], layers: list[Laye
     if ranking.negatives in ("positives", "both"):
         parts.append(positives[level - 1])
     if ranking.negatives in ("beam", "both"):
-        upper = PartitionTree(tuple(layers), skeleton.node_labels, 0, features.shape, ranking.solver.bias)
-        nodes, _ = upper.clusters(features, beam=ranking.beam, combiner=ranking.combiner, level=level - 1,
-                                  threads=ranking.threads)
+        upper = PartitionTree(
+            tuple(layers), skeleton.node_labels, 0, features.shape, ranking.solver.bias
+        )
+        nodes, _ = upper.clusters(
+            features,
+            beam=ranking.beam,
+            combiner=ranking.combiner,
+            level=level - 1,
+            threads=ranking.threads,
+        )
         parts.append(beam_matrix(nodes, positives[level - 1].shape[1]).tocsc())
     reach = parts[0] if len(parts) == 1 else parts[0] + parts[1]
     reach.sort_indices()
@@ -201,5 +278,9 @@ def beam_matrix(nodes: np.ndarray, number: int, by_rank: bool = False) -> sp.csr
     """
     inside = nodes >= 0
     indptr = np.concatenate([[0], np.cumsum(inside.sum(axis=1))])
-    values = np.broadcast_to(np.arange(nodes.shape[1], 0, -1) if by_rank else np.ones(nodes.shape[1]), nodes.shape)
-    return sp.csr_matrix((values[inside].astype(np.float32), nodes[inside], indptr), shape=(len(nodes), number))
+    values = np.broadcast_to(
+        np.arange(nodes.shape[1], 0, -1) if by_rank else np.ones(nodes.shape[1]), nodes.shape
+    )
+    return sp.csr_matrix(
+        (values[inside].astype(np.float32), nodes[inside], indptr), shape=(len(nodes), number)
+    )

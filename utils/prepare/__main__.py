@@ -1,4 +1,5 @@
 """The command `python -m utils.prepare`: see utils/prepare/command.py."""
+
 import signal
 import sys
 
@@ -10,6 +11,6 @@ def _stop(number: int, _frame: object) -> None:
 
 
 if __name__ == "__main__":
-    for _signal in (signal.SIGTERM, signal.SIGINT):     # an exception removes the unfinished folder
+    for _signal in (signal.SIGTERM, signal.SIGINT):  # an exception removes the unfinished folder
         signal.signal(_signal, _stop)
     sys.exit(main())

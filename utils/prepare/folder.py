@@ -1,4 +1,6 @@
-"""A folder of published files: finds them by name, knows which were read, and which format they are of."""
+"""A folder of published files: finds them by name, knows which were read, and which format they are
+of."""
+
 from __future__ import annotations
 
 import os
@@ -47,7 +49,9 @@ class Folder:
             several = ", ".join(str(path.relative_to(self.path)) for path in found)
             raise InputError(f"{self.path}: expected one file of {several}, got all")
         if required and not found:
-            raise InputError(f"{self.path}: expected a file {' or '.join(names)} (or .gz), got none")
+            raise InputError(
+                f"{self.path}: expected a file {' or '.join(names)} (or .gz), got none"
+            )
         return self._take(found[0]) if found else None
 
     def first(self, *names: str, required: bool = True) -> Path | None:
@@ -59,11 +63,14 @@ class Folder:
 
     def matching(self, *patterns: str) -> Path | None:
         """Return the one file like one of these patterns; InputError if there are several."""
-        found = sorted({path.name.removesuffix(".gz") for pattern in patterns
-                        for path in self._like(pattern)})
+        found = sorted(
+            {path.name.removesuffix(".gz") for pattern in patterns for path in self._like(pattern)}
+        )
         if len(found) > 1:
-            raise InputError(f"{self.path}: expected one file {' or '.join(patterns)}, "
-                             f"got {', '.join(found[:5])}")
+            raise InputError(
+                f"{self.path}: expected one file {' or '.join(patterns)}, "
+                f"got {', '.join(found[:5])}"
+            )
         return self.find(found[0]) if found else None
 
     def has(self, pattern: str) -> bool:
@@ -73,18 +80,28 @@ class Folder:
     def unread(self) -> list[str]:
         """Return the names of the data files here that nothing asked for."""
         there = (path for path in sorted(self.path.iterdir()) if path.is_file())
-        return [path.name for path in there
-                if path not in self._read and not path.name.lower().startswith(ABOUT)]
+        return [
+            path.name
+            for path in there
+            if path not in self._read and not path.name.lower().startswith(ABOUT)
+        ]
 
     def _present(self, names: tuple[str, ...]) -> list[Path]:
         # lexists: what is there and no file is an error where it is taken, not an absent file
-        return [path for name in names for path in (self.path / name, self.path / f"{name}.gz")
-                if os.path.lexists(path)]
+        return [
+            path
+            for name in names
+            for path in (self.path / name, self.path / f"{name}.gz")
+            if os.path.lexists(path)
+        ]
 
     def _like(self, pattern: str) -> list[Path]:
         # filter_labels_train.txt is like *_train.txt, and no data
-        return [path for path in (*self.path.glob(pattern), *self.path.glob(f"{pattern}.gz"))
-                if not path.name.startswith(FILTER_PREFIX)]
+        return [
+            path
+            for path in (*self.path.glob(pattern), *self.path.glob(f"{pattern}.gz"))
+            if not path.name.startswith(FILTER_PREFIX)
+        ]
 
     def _take(self, path: Path) -> Path:
         self._read.add(path)
@@ -109,7 +126,8 @@ def recognise(path: str | Path) -> str | None:
 
 
 def hint(path: str | Path, given: str) -> str:
-    """Return what to say where a folder has no file of the format `given`; empty if nothing helps."""
+    """Return what to say where a folder has no file of the format `given`; empty if nothing
+    helps."""
     if not Path(path).is_dir():
         return ""
     folder = Folder(path)
@@ -119,7 +137,9 @@ def hint(path: str | Path, given: str) -> str:
     kind = recognise(path)
     if kind is not None:
         return f"; its files look like `{kind}`"
-    inside = [child for child in sorted(Path(path).iterdir()) if child.is_dir() and recognise(child)]
+    inside = [
+        child for child in sorted(Path(path).iterdir()) if child.is_dir() and recognise(child)
+    ]
     if inside:
         return f"; did you mean {inside[0]}?"
     commands = [single_file(child) for child in sorted(Path(path).iterdir())]

@@ -1,4 +1,5 @@
 """Formats whose labels are names: JSON lines, CSV, and the text files of AttentionXML."""
+
 from __future__ import annotations
 
 import logging
@@ -24,10 +25,11 @@ log = logging.getLogger(__name__)
 class Source:
     """Files with named labels.
 
-    Without `test`, a share `test_fraction` of the training file's points is split off, by `seed`. `labels`
-    gives label texts, as JSON lines {"label": name, "text": ...} or as name<TAB>text (the first line decides:
-    JSON begins with a brace). A label without text there has its name as text.
+    Without `test`, a share `test_fraction` of the training file's points is split off, by `seed`.
+    `labels` gives label texts, as JSON lines {"label": name, "text": ...} or as name<TAB>text (the
+    first line decides: JSON begins with a brace). A label without text there has its name as text.
     """
+
     train: str | Path
     test: str | Path | None = None
     labels: str | Path | None = None
@@ -45,7 +47,9 @@ class Source:
 
 @dataclass(frozen=True)
 class Reader:
-    """One format: its name, path -> (line, item) pairs, item -> (text, [(name, relevance)]), what to say at the end."""
+    """One format: its name, path -> (line, item) pairs, item -> (text, [(name, relevance)]), what
+    to say at the end."""
+
     kind: str
     items: Callable
     parse: Callable
@@ -53,37 +57,50 @@ class Reader:
 
 
 def prepare_jsonl(source: Source, out: str | Path, overwrite: bool = False) -> Path:
-    """JSON lines {"text": "...", "labels": [LABEL, ...]}; LABEL: "name", ["name", 0.5] or {"name": 0.5}.
+    """JSON lines {"text": "...", "labels": [LABEL, ...]}; LABEL: "name", ["name", 0.5] or {"name":
+    0.5}.
 
-    `labels` may also be one such object as a whole. Labels are numbered by first appearance: file of labels,
-    then training file, then test file; so the seed of the split moves none. Labels of test points alone stay.
+    `labels` may also be one such object as a whole. Labels are numbered by first appearance: file
+    of labels, then training file, then test file; so the seed of the split moves none. Labels of
+    test points alone stay.
     """
     return _prepare(source, out, overwrite, Reader("jsonl", lines, _parse_json))
 
 
-def prepare_csv(source: Source, out: str | Path, columns: Columns | None = None,
-                overwrite: bool = False) -> Path:
-    """CSV with a header row, one column of texts and one of labels; numbering as in `prepare_jsonl`.
+def prepare_csv(
+    source: Source, out: str | Path, columns: Columns | None = None, overwrite: bool = False
+) -> Path:
+    """CSV with a header row, one column of texts and one of labels; numbering as in
+    `prepare_jsonl`.
 
-    A cell of labels has names between separators, or is a list as pandas or JSON writes it: ['x', 'y'].
-    Quotation marks may enclose a field; --quote none reads them as they stand, as many tab-separated files need.
+    A cell of labels has names between separators, or is a list as pandas or JSON writes it: ['x',
+    'y']. Quotation marks may enclose a field; --quote none reads them as they stand, as many
+    tab-separated files need.
     """
     columns = columns or Columns()
     cells = LabelCells(columns)
-    return _prepare(source, out, overwrite, Reader("csv", partial(csv_rows, columns=columns), cells.parse,
-                                                   cells.report))
+    return _prepare(
+        source,
+        out,
+        overwrite,
+        Reader("csv", partial(csv_rows, columns=columns), cells.parse, cells.report),
+    )
 
 
 def prepare_attention_xml(folder: str | Path, out: str | Path, overwrite: bool = False) -> Path:
-    """AttentionXML and LightXML: texts {train,test}_raw_texts.txt, or {train,test}_texts.txt where there are no
-    raw ones, and {train,test}_labels.txt with the names of a point's labels, parted by blanks, in the same line.
+    """AttentionXML and LightXML: texts {train,test}_raw_texts.txt, or {train,test}_texts.txt where
+    there are no raw ones, and {train,test}_labels.txt with the names of a point's labels, parted by
+    blanks, in the same line.
 
     Label names, numbered by first appearance, serve as label texts.
     """
     source = Folder(folder)
     with Writer(out, "attention-xml", [folder], overwrite) as writer:
         labels = Labels(writer)
-        rows = {split: _label_rows(source.find(f"{long}_labels.txt"), labels) for split, long in SPLITS.items()}
+        rows = {
+            split: _label_rows(source.find(f"{long}_labels.txt"), labels)
+            for split, long in SPLITS.items()
+        }
         for split, long in SPLITS.items():
             writer.put(f"Y.{split}", rows[split].csr(len(labels)), rows[split].read)
             path = source.first(f"{long}_raw_texts.txt", f"{long}_texts.txt")
@@ -99,6 +116,7 @@ def _label_rows(path: Path, labels: Labels) -> Rows:
     def store(line: str) -> None:
         names = line.split()
         rows.add([labels.id(name) for name in names], [1.0] * len(names))
+
     consume(path, lines(path), store)
     return rows
 
@@ -113,14 +131,25 @@ def _prepare(source: Source, out: str | Path, overwrite: bool, reader: Reader) -
             text, pairs = reader.parse(item)
             split = next(splits)
             writer.write(f"raw/{split}_X.txt", text)
-            rows[split].add([labels.id(name) for name, _ in pairs], [relevance for _, relevance in pairs])
-        first = iter(lambda: "trn", None) if source.test else split_off(source.test_fraction, source.seed)
+            rows[split].add(
+                [labels.id(name) for name, _ in pairs], [relevance for _, relevance in pairs]
+            )
+
+        first = (
+            iter(lambda: "trn", None)
+            if source.test
+            else split_off(source.test_fraction, source.seed)
+        )
         consume(source.train, reader.items(source.train), partial(store, first))
         if source.test is not None:
-            consume(source.test, reader.items(source.test), partial(store, iter(lambda: "tst", None)))
+            consume(
+                source.test, reader.items(source.test), partial(store, iter(lambda: "tst", None))
+            )
         if not (len(rows["trn"]) and len(rows["tst"])):
-            raise InputError(f"{source.train}: expected enough points for both splits at a test fraction of "
-                             f"{source.test_fraction}, got {len(rows['trn'])} + {len(rows['tst'])}")
+            raise InputError(
+                f"{source.train}: expected enough points for both splits at a test fraction of "
+                f"{source.test_fraction}, got {len(rows['trn'])} + {len(rows['tst'])}"
+            )
         for split, matrix in rows.items():
             writer.put(f"Y.{split}", matrix.csr(len(labels)), matrix.read)
         reader.report()
@@ -129,13 +158,16 @@ def _prepare(source: Source, out: str | Path, overwrite: bool, reader: Reader) -
 
 
 def split_off(fraction: float, seed: int) -> Iterator[str]:
-    """'trn' or 'tst' for point after point, however many come: one random test point in each 1/fraction.
+    """'trn' or 'tst' for point after point, however many come: one random test point in each
+    1/fraction.
 
-    Test point j falls uniformly into [j, j + 1) / fraction: N points give fraction * N, give or take one.
+    Test point j falls uniformly into [j, j + 1) / fraction: N points give fraction * N, give or
+    take one.
     """
     chance, position = random.Random(seed), 0
     for j in count():
-        chosen = max(position, int((j + chance.random()) / fraction))   # never the place of the one before
+        # never the place of the one before
+        chosen = max(position, int((j + chance.random()) / fraction))
         for _ in range(position, chosen):
             yield "trn"
         yield "tst"
@@ -147,13 +179,15 @@ class Labels:
 
     def __init__(self, writer: Writer) -> None:
         self.writer, self.ids, self.size = writer, {}, 0
-        self.text_hashes = array("q")       # of the labels from a file: enough to tell two texts apart
+        # of the labels from a file: enough to tell two texts apart
+        self.text_hashes = array("q")
 
     def __len__(self) -> int:
         return self.size
 
     def id(self, name: str) -> int:
-        """The id of `name`, a new one if it is new; names are compared on one line, as they are written."""
+        """The id of `name`, a new one if it is new; names are compared on one line, as they are
+        written."""
         found = self.ids.get(name)
         return self._id(name, None) if found is None else found
 
@@ -169,12 +203,19 @@ class Labels:
         return self.ids.setdefault(raw, self.ids[name])
 
     def warn(self) -> None:
-        """Log names that differ by their spelling alone, those that are no texts, and empty texts."""
-        if empty := self.text_hashes.count(0):          # hash("") is 0
+        """Log names that differ by their spelling alone, those that are no texts, and empty
+        texts."""
+        if empty := self.text_hashes.count(0):  # hash("") is 0
             first = self.text_hashes.index(0)
             name = next(name for name, index in self.ids.items() if index == first)
-            log.warning("%d of %d labels have an empty text in the file of label texts, e.g. %r; methods that read "
-                        "label texts refuse more than 1%%", empty, self.size, name)
+            log.warning(
+                "%d of %d labels have an empty text in the file of label texts, e.g. %r; methods "
+                "that read "
+                "label texts refuse more than 1%%",
+                empty,
+                self.size,
+                name,
+            )
         warn_of_names(self.ids, texts=not self.text_hashes)
 
     def read(self, path: str | Path) -> None:
@@ -189,7 +230,10 @@ class Labels:
             if index == len(self.text_hashes):
                 self.text_hashes.append(hash(clean(text)))
             elif self.text_hashes[index] != hash(clean(text)):
-                raise InputError(f"expected one text for each label, got another for {name!r}: {text[:60]!r}")
+                raise InputError(
+                    f"expected one text for each label, got another for {name!r}: {text[:60]!r}"
+                )
+
         consume(path, lines(path), store)
 
 
@@ -212,7 +256,7 @@ def _parse_json(line: str) -> tuple[str, list[tuple[str, float]]]:
     if type(labels) is dict:
         labels = [labels]
     elif type(labels) is not list:
-        labels = field(record, "labels", list)      # says what is wrong
+        labels = field(record, "labels", list)  # says what is wrong
     return text, [pair for label in labels for pair in _named(label)]
 
 
@@ -223,7 +267,9 @@ def _named(label: object) -> list[tuple[str, float]]:
     pairs = list(label.items()) if type(label) is dict else [label]
     for pair in pairs:
         if type(pair) not in (list, tuple) or len(pair) != 2 or type(pair[0]) is not str:
-            raise InputError('expected a label as "name", ["name", relevance] or {"name": relevance}, '
-                             f"got {str(label)[:60]!r}")
+            raise InputError(
+                'expected a label as "name", ["name", relevance] or {"name": relevance}, '
+                f"got {str(label)[:60]!r}"
+            )
         check_relevance(pair[1])
     return [tuple(pair) for pair in pairs]

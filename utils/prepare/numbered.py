@@ -1,4 +1,6 @@
-"""Formats of numbered labels in one folder: the Extreme Classification repository, sparse text, PECOS."""
+"""Formats of numbered labels in one folder: the Extreme Classification repository, sparse text,
+PECOS."""
+
 from __future__ import annotations
 
 import json
@@ -16,7 +18,9 @@ from utils.prepare.writer import SPLITS, Rows, Writer, check_index, check_releva
 from utils.reading.matrix_limits import FEATURE_MAX, LARGEST
 
 log = logging.getLogger(__name__)
-POINT_TEXTS = {split: (f"{split}_X.txt", f"raw/{split}_X.txt", f"{split}.raw.txt") for split in SPLITS}
+POINT_TEXTS = {
+    split: (f"{split}_X.txt", f"raw/{split}_X.txt", f"{split}.raw.txt") for split in SPLITS
+}
 LABEL_TEXTS = ("Y.txt", "lbl.txt", "raw/Y.txt", "raw/lbl.txt", "lbl.raw.txt")
 FIELDS = {"title": ("title",), "title+content": ("title", "content")}
 
@@ -28,9 +32,11 @@ def json_object(line: str) -> dict:
         if type(record) is dict and not _surely_distinct(line, len(record)):
             record = DISTINCT.decode(line)
     except json.JSONDecodeError as error:
-        raise InputError(f"expected a JSON object, got {line[:60]!r} "
-                         f"(column {error.colno}: {error.msg})") from error
-    except (ValueError, RecursionError) as error:       # a number of thousands of digits, or of brackets
+        raise InputError(
+            f"expected a JSON object, got {line[:60]!r} (column {error.colno}: {error.msg})"
+        ) from error
+    # a number of thousands of digits, or of brackets
+    except (ValueError, RecursionError) as error:
         raise InputError(f"expected a JSON object, got {line[:60]!r} ({error})") from error
     if type(record) is not dict:
         raise InputError(f"expected a JSON object, got {type(record).__name__} {line[:60]!r}")
@@ -38,7 +44,8 @@ def json_object(line: str) -> dict:
 
 
 def _distinct(pairs: list[tuple[str, object]]) -> dict:
-    """The dict of a JSON object; ValueError for a key that stands twice, of which json would keep the last."""
+    """The dict of a JSON object; ValueError for a key that stands twice, of which json would keep
+    the last."""
     record = dict(pairs)
     if len(record) != len(pairs):
         twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
@@ -46,11 +53,12 @@ def _distinct(pairs: list[tuple[str, object]]) -> dict:
     return record
 
 
-DISTINCT = json.JSONDecoder(object_pairs_hook=_distinct)       # three times slower
+DISTINCT = json.JSONDecoder(object_pairs_hook=_distinct)  # three times slower
 
 
 def _surely_distinct(line: str, keys: int) -> bool:
-    """Whether no key stands twice in a JSON object of so many: colons after keys are counted, with those of texts."""
+    """Whether no key stands twice in a JSON object of so many: colons after keys are counted, with
+    those of texts."""
     if line.count(":") == keys:
         return True
     blank_before = " :" in line or "\t" in line or "\r" in line
@@ -62,8 +70,10 @@ def field(record: dict, key: str, kind: type):
     if key not in record:
         raise InputError(f"expected a key {key!r}, got only {sorted(record)}")
     if type(record[key]) is not kind:
-        raise InputError(f"expected {key!r} to be a {kind.__name__}, got {type(record[key]).__name__} "
-                         f"{str(record[key])[:60]!r}")
+        raise InputError(
+            f"expected {key!r} to be a {kind.__name__}, got {type(record[key]).__name__} "
+            f"{str(record[key])[:60]!r}"
+        )
     return record[key]
 
 
@@ -73,18 +83,24 @@ def _record_text(record: dict, fields: tuple[str, ...]) -> str:
     return " ".join(filter(None, texts))
 
 
-def prepare_xml_repository(folder: str | Path, out: str | Path, fields: str | None = None,
-                           label_fields: str | None = None, overwrite: bool = False,
-                           num_labels: int | None = None) -> Path:
-    """The repository's raw data: trn.json, tst.json and lbl.json, one JSON object a line; all may be .json.gz
-    or, as in Amazon-670K and Wikipedia-500K, .raw.json.gz. Yf.txt in place of lbl.json has a label's text a line
-    (AmazonCat-13K, AmazonCat-14K). Lines that are not UTF-8 are read as latin-1.
+def prepare_xml_repository(
+    folder: str | Path,
+    out: str | Path,
+    fields: str | None = None,
+    label_fields: str | None = None,
+    overwrite: bool = False,
+    num_labels: int | None = None,
+) -> Path:
+    """The repository's raw data: trn.json, tst.json and lbl.json, one JSON object a line; all may
+    be .json.gz or, as in Amazon-670K and Wikipedia-500K, .raw.json.gz. Yf.txt in place of lbl.json
+    has a label's text a line (AmazonCat-13K, AmazonCat-14K). Lines that are not UTF-8 are read as
+    latin-1.
 
-    Points have `title`, `content` (optional), `target_ind` and `target_rel`; labels have `title`, `content`
-    (optional) and `uid` (optional, for raw/Y_ids.txt). `fields` and `label_fields` (default: as `fields`) are
-    'title' or 'title+content'; the default is 'title' where the name of the folder or of the data set says
-    Titles. Points without labels are kept, as filter_labels_*.txt counts them. Labels without texts:
-    `num_labels` says how many there are.
+    Points have `title`, `content` (optional), `target_ind` and `target_rel`; labels have `title`,
+    `content` (optional) and `uid` (optional, for raw/Y_ids.txt). `fields` and `label_fields`
+    (default: as `fields`) are 'title' or 'title+content'; the default is 'title' where the name of
+    the folder or of the data set says Titles. Points without labels are kept, as
+    filter_labels_*.txt counts them. Labels without texts: `num_labels` says how many there are.
     """
     source = Folder(folder)
     fields = fields or _fields_by_name(folder, out)
@@ -108,6 +124,7 @@ def prepare_xml_repository(folder: str | Path, out: str | Path, fields: str | No
                 record = json_object(line)
                 writer.write(f"raw/{split}_X.txt", _record_text(record, FIELDS[fields]))
                 rows.add(*_targets(record, width))
+
             consume(path, lines(path, latin=True), store)
             writer.put(f"Y.{split}", rows.csr(width), rows.read, path)
         writer.copy_filters(source)
@@ -118,7 +135,10 @@ def _fields_by_name(folder: str | Path, out: str | Path) -> str:
     """Titles alone where a data set's name says so: those sets are made of titles."""
     if not any("titles" in Path(path).resolve().name.lower() for path in (folder, out)):
         return "title+content"
-    log.info("texts are titles alone, as the name says Titles (--fields title+content joins title and content)")
+    log.info(
+        "texts are titles alone, as the name says Titles (--fields title+content joins title and "
+        "content)"
+    )
     return "title"
 
 
@@ -136,14 +156,17 @@ def _repository_labels(path: Path, fields: tuple[str, ...], writer: Writer) -> i
         if "uid" in record:
             writer.write("raw/Y_ids.txt", field(record, "uid", str))
         writer.write("raw/Y.txt", _record_text(record, fields))
+
     return consume(path, lines(path, latin=True), store)
 
 
 def _targets(record: dict, num_labels: int) -> tuple[list[int], list[float]]:
     indices, relevances = field(record, "target_ind", list), field(record, "target_rel", list)
     if len(indices) != len(relevances):
-        raise InputError("expected target_ind and target_rel of one length, "
-                         f"got {len(indices)} and {len(relevances)}")
+        raise InputError(
+            "expected target_ind and target_rel of one length, "
+            f"got {len(indices)} and {len(relevances)}"
+        )
     for index, relevance in zip(indices, relevances, strict=True):
         check_index(index, num_labels)
         check_relevance(relevance)
@@ -154,10 +177,11 @@ def _targets(record: dict, num_labels: int) -> tuple[list[int], list[float]]:
 class SparseText:
     """How the files of `prepare_sparse_text` are to be read.
 
-    `train` and `test` are names of bag-of-words files; None: train.txt, or the one *_train.txt. `num_features`
-    and `num_labels` are the sizes of files without a header. `split` is the column, from 1, of files *_trSplit.txt
-    and *_tstSplit.txt. `tokenizer` is that of *_input_ids.npy.
+    `train` and `test` are names of bag-of-words files; None: train.txt, or the one *_train.txt.
+    `num_features` and `num_labels` are the sizes of files without a header. `split` is the column,
+    from 1, of files *_trSplit.txt and *_tstSplit.txt. `tokenizer` is that of *_input_ids.npy.
     """
+
     train: str | None = None
     test: str | None = None
     num_features: int | None = None
@@ -171,7 +195,10 @@ class SparseText:
             raise InputError("expected --features and --labels together, got only one")
         if self.num_labels is None:
             return None
-        return [_checked_size("features", self.num_features), _checked_size("labels", self.num_labels)]
+        return [
+            _checked_size("features", self.num_features),
+            _checked_size("labels", self.num_labels),
+        ]
 
 
 def _checked_size(what: str, size: int) -> int:
@@ -180,19 +207,21 @@ def _checked_size(what: str, size: int) -> int:
     return size
 
 
-def prepare_sparse_text(folder: str | Path, out: str | Path, options: SparseText | None = None,
-                        overwrite: bool = False) -> Path:
+def prepare_sparse_text(
+    folder: str | Path, out: str | Path, options: SparseText | None = None, overwrite: bool = False
+) -> Path:
     """Matrices as text, one row a line, in one of three shapes. All numbers count from 0.
 
     New: trn_X_Y.txt and tst_X_Y.txt with header 'N L' and rows 'label:relevance ...'; optionally
     trn_X_Xf.txt and tst_X_Xf.txt likewise for features.
-    Old bag of words, or LibSVM: train.txt and test.txt (or *_train.txt and *_test.txt, or --train and --test)
-    with header 'N F L' and rows 'l1,l2 feature:value ...'; without a header, --features and --labels give F and L.
-    One file for both splits: *_data.txt like those, with *_trSplit.txt and *_tstSplit.txt, whose columns hold row
-    numbers from 1; --split chooses the column.
-    All: optionally texts trn_X.txt and tst_X.txt (here or in raw/), or {trn,tst}.raw.txt, and of labels Y.txt or
-    lbl.txt (here or in raw/), lbl.raw.txt. Where there are none, as in data that scripts of DEXA or NGAME
-    prepared, texts are made of {trn_doc,tst_doc,lbl}_{input_ids,attention_mask}.npy with --tokenizer.
+    Old bag of words, or LibSVM: train.txt and test.txt (or *_train.txt and *_test.txt, or --train
+    and --test) with header 'N F L' and rows 'l1,l2 feature:value ...'; without a header, --features
+    and --labels give F and L. One file for both splits: *_data.txt like those, with *_trSplit.txt
+    and *_tstSplit.txt, whose columns hold row numbers from 1; --split chooses the column.
+    All: optionally texts trn_X.txt and tst_X.txt (here or in raw/), or {trn,tst}.raw.txt, and of
+    labels Y.txt or lbl.txt (here or in raw/), lbl.raw.txt. Where there are none, as in data that
+    scripts of DEXA or NGAME prepared, texts are made of
+    {trn_doc,tst_doc,lbl}_{input_ids,attention_mask}.npy with --tokenizer.
     """
     source = Folder(folder)
     options = options or SparseText()
@@ -219,7 +248,9 @@ def _shape_of(source: Folder, options: SparseText) -> str:
     found = [kind for kind, mark in marks.items() if source.has(mark)]
     if len(found) != 1:
         wanted = ", ".join(marks[kind] for kind in found or marks)
-        raise InputError(f"{source.path}: expected one of {wanted} (or .gz), got {'all' if found else 'none'}")
+        raise InputError(
+            f"{source.path}: expected one of {wanted} (or .gz), got {'all' if found else 'none'}"
+        )
     return found[0]
 
 
@@ -244,10 +275,14 @@ def _read_whole(source: Folder, options: SparseText, writer: Writer) -> None:
         rows[split] = _split_rows(file, options.split, len(labels))
     both = sorted(rows["trn"].keys() & rows["tst"].keys())
     if both:
-        raise InputError(f"{source.path}: expected rows in one split each, got {len(both)} in both, "
-                         f"e.g. {both[0] + 1}")
+        raise InputError(
+            f"{source.path}: expected rows in one split each, got {len(both)} in both, "
+            f"e.g. {both[0] + 1}"
+        )
     if left := len(labels) - sum(map(len, rows.values())):
-        log.warning("%s: %d of %d rows are in neither split and are left out", path, left, len(labels))
+        log.warning(
+            "%s: %d of %d rows are in neither split and are left out", path, left, len(labels)
+        )
     for name, matrix in (("Y", labels.csr(header[1])), ("X", features.csr(header[0]))):
         for split, chosen in rows.items():
             writer.put(f"{name}.{split}", matrix[list(chosen)], path=path)
@@ -260,25 +295,34 @@ def _split_rows(path: Path, column: int, size: int) -> dict[int, None]:
     def store(line: str) -> None:
         numbers = line.split()
         if not 1 <= column <= len(numbers):
-            raise InputError(f"expected at least {max(column, 1)} columns for --split {column}, got {line[:60]!r}")
+            raise InputError(
+                f"expected at least {max(column, 1)} columns for --split {column}, got "
+                f"{line[:60]!r}"
+            )
         row = _number(int, numbers[column - 1], "row numbers")
         if not 1 <= row <= size:
             raise InputError(f"expected a row from 1 to {size}, got {row}")
         if row - 1 in rows:
             raise InputError(f"expected each row once, got {row} again")
         rows[row - 1] = None
+
     consume(path, lines(path), store)
     return rows
 
 
 def _read_pair_files(source: Folder, split: str, writer: Writer) -> None:
     """<split>_X_Y.txt and, where present, <split>_X_Xf.txt."""
-    for name, stem, check, required in ((f"Y.{split}", f"{split}_X_Y.txt", check_relevance, True),
-                                        (f"X.{split}", f"{split}_X_Xf.txt", _check_feature, False)):
+    for name, stem, check, required in (
+        (f"Y.{split}", f"{split}_X_Y.txt", check_relevance, True),
+        (f"X.{split}", f"{split}_X_Xf.txt", _check_feature, False),
+    ):
         if path := source.find(stem, required=required):
             rows = Rows()
-            header = _read_rows(path, "N columns", lambda line, size, rows=rows, check=check:
-                                rows.add(*_pairs(line, size[1], check)))
+            header = _read_rows(
+                path,
+                "N columns",
+                lambda line, size, rows=rows, check=check: rows.add(*_pairs(line, size[1], check)),
+            )
             writer.put(name, rows.csr(header[1]), rows.read, path)
 
 
@@ -290,27 +334,37 @@ def _read_bag_of_words(path: Path, split: str, writer: Writer, options: SparseTe
 
 
 def _bag_of_words_rows(path: Path, options: SparseText) -> tuple[Rows, Rows, list[int]]:
-    """(labels, features, [F, L]) of old repository format; the row of a point without labels begins with a blank."""
+    """(labels, features, [F, L]) of old repository format; the row of a point without labels begins
+    with a blank."""
     labels, features = Rows(), Rows()
 
     def store(line: str, size: list[int]) -> None:
         first, _, rest = line.partition(" ")
-        if ":" in first:                        # some writers leave out the blank
+        if ":" in first:  # some writers leave out the blank
             first, rest = "", line
-        indices = [_number(int, label, "labels 'l1,l2'") for label in first.split(",")] if first else []
+        indices = (
+            [_number(int, label, "labels 'l1,l2'") for label in first.split(",")] if first else []
+        )
         for index in indices:
             check_index(index, size[2])
         labels.add(indices, [1.0] * len(indices))
         features.add(*_pairs(rest, size[1], _check_feature))
+
     header = _read_rows(path, "N F L", store, options.header())
     return labels, features, header[1:]
 
 
-def _read_rows(path: Path, names: str, store: Callable[[str, list[int]], None],
-               columns: list[int] | None = None) -> list[int]:
-    """Calls `store(line, header)` for each line after the header; returns the header, its N checked.
+def _read_rows(
+    path: Path,
+    names: str,
+    store: Callable[[str, list[int]], None],
+    columns: list[int] | None = None,
+) -> list[int]:
+    """Calls `store(line, header)` for each line after the header; returns the header, its N
+    checked.
 
-    Of a file without header `columns` gives what stands there after N; a header that says the same may be there.
+    Of a file without header `columns` gives what stands there after N; a header that says the same
+    may be there.
     """
     header = [-1, *columns] if columns else []
     first = True
@@ -321,15 +375,20 @@ def _read_rows(path: Path, names: str, store: Callable[[str, list[int]], None],
             first = False
             found = _header(line, names, required=not columns)
             if found and columns and found[1:] != columns:
-                raise InputError(f"expected a header with {columns} after the number of rows, as given, "
-                                 f"got {line!r}")
+                raise InputError(
+                    f"expected a header with {columns} after the number of rows, as given, "
+                    f"got {line!r}"
+                )
             if found:
                 header[:] = found
                 return
         store(line, header)
+
     rows = consume(path, lines(path), handle) - (header[0] >= 0)
     if header[0] not in (-1, rows):
-        raise InputError(f"{path}: expected {header[0]} rows after the header, as it says, got {rows}")
+        raise InputError(
+            f"{path}: expected {header[0]} rows after the header, as it says, got {rows}"
+        )
     if not rows:
         raise InputError(f"{path}: expected at least one row, got the header alone")
     return [rows, *header[1:]]
@@ -340,7 +399,11 @@ def _header(line: str, names: str, required: bool) -> list[int] | None:
     parts = line.split()
     if len(parts) != len(names.split()) or not all(part.isdecimal() for part in parts):
         if required:
-            hint = "; of a file without one --features and --labels give F and L" if "F" in names else ""
+            hint = (
+                "; of a file without one --features and --labels give F and L"
+                if "F" in names
+                else ""
+            )
             raise InputError(f"expected the header '{names}', got {line[:60]!r}{hint}")
         return None
     header = list(map(int, parts))
@@ -362,7 +425,7 @@ def _pairs(line: str, width: int, check: Callable[[float], None]) -> tuple[list[
 
 def _number(kind: type, text: str, what: str):
     try:
-        if "_" in text or not text.isascii():      # Python's own spellings of numbers: 1_000
+        if "_" in text or not text.isascii():  # Python's own spellings of numbers: 1_000
             raise ValueError
         return kind(text)
     except ValueError:
@@ -373,15 +436,19 @@ def _check_feature(value: float) -> None:
     if not math.isfinite(value):
         raise InputError(f"expected a finite feature, got {value!r}")
     if abs(value) > FEATURE_MAX:
-        raise InputError(f"expected a feature from {-FEATURE_MAX:g} to {FEATURE_MAX:g}, got {value!r}")
+        raise InputError(
+            f"expected a feature from {-FEATURE_MAX:g} to {FEATURE_MAX:g}, got {value!r}"
+        )
 
 
 def prepare_pecos(folder: str | Path, out: str | Path, overwrite: bool = False) -> Path:
-    """PECOS and X-Transformer: Y.{trn,tst}.npz; features X.{trn,tst}.npz (here or in tfidf-attnxml/, as in the
-    published eurlex-4k, wiki10-31k, amazoncat-13k, amazon-670k, wiki-500k and amazon-3m), texts, or both.
+    """PECOS and X-Transformer: Y.{trn,tst}.npz; features X.{trn,tst}.npz (here or in
+    tfidf-attnxml/, as in the published eurlex-4k, wiki10-31k, amazoncat-13k, amazon-670k, wiki-500k
+    and amazon-3m), texts, or both.
 
-    Texts: X.{trn,tst}.txt, {train,test}_raw_texts.txt (X-Transformer, DEXML's EURLex-4K) or raw/{trn,tst}_X.txt;
-    of labels, optionally: output-items.txt, label_map.txt (X-Transformer) or raw/Y.txt.
+    Texts: X.{trn,tst}.txt, {train,test}_raw_texts.txt (X-Transformer, DEXML's EURLex-4K) or
+    raw/{trn,tst}_X.txt; of labels, optionally: output-items.txt, label_map.txt (X-Transformer) or
+    raw/Y.txt.
     """
     source = Folder(folder)
     with Writer(out, "pecos", [folder], overwrite) as writer:
@@ -391,11 +458,15 @@ def prepare_pecos(folder: str | Path, out: str | Path, overwrite: bool = False) 
             read = matrix.nnz
             matrix.eliminate_zeros()
             writer.put(f"Y.{split}", matrix, read, path)
-            if path := source.find(f"X.{split}.npz", f"tfidf-attnxml/X.{split}.npz", required=False):
+            if path := source.find(
+                f"X.{split}.npz", f"tfidf-attnxml/X.{split}.npz", required=False
+            ):
                 writer.put(f"X.{split}", _load_matrix(path, "features"), path=path)
         _same_width(writer, folder)
-        points = {split: (f"X.{split}.txt", f"{long}_raw_texts.txt", f"raw/{split}_X.txt")
-                  for split, long in SPLITS.items()}
+        points = {
+            split: (f"X.{split}.txt", f"{long}_raw_texts.txt", f"raw/{split}_X.txt")
+            for split, long in SPLITS.items()
+        }
         _copy_texts(writer, source, points, ("output-items.txt", "label_map.txt", "raw/Y.txt"))
         writer.copy_filters(source)
         return writer.finish(source)
@@ -404,6 +475,7 @@ def prepare_pecos(folder: str | Path, out: str | Path, overwrite: bool = False) 
 def _load_matrix(path: Path, what: str):
     """Relevance or features: a CSR in float32 with at least one row."""
     from utils.reading.matrices import FEATURES, RELEVANCE, read_matrix
+
     matrix = read_matrix(path, RELEVANCE if what == "relevance" else FEATURES)
     if not matrix.shape[0]:
         raise InputError(f"{path}: expected at least one row, got shape {matrix.shape}")
@@ -417,32 +489,44 @@ def _same_width(writer: Writer, folder: str | Path) -> None:
         raise InputError(f"{folder}: expected features of both splits or of none, got those of one")
     for kind, columns in (("Y", "labels"), ("X", "features")):
         if f"{kind}.trn" in shapes and shapes[f"{kind}.trn"][1] != shapes[f"{kind}.tst"][1]:
-            raise InputError(f"{folder}: expected as many {columns} in both splits, got "
-                             f"{shapes[f'{kind}.trn'][1]} (trn) and {shapes[f'{kind}.tst'][1]} (tst)"
-                             + _widths(writer, kind))
+            raise InputError(
+                f"{folder}: expected as many {columns} in both splits, got "
+                f"{shapes[f'{kind}.trn'][1]} (trn) and {shapes[f'{kind}.tst'][1]} (tst)"
+                + _widths(writer, kind)
+            )
     for split in SPLITS:
         if f"X.{split}" in shapes and shapes[f"X.{split}"][0] != shapes[f"Y.{split}"][0]:
-            raise InputError(f"{folder}: expected as many rows in X.{split} as in Y.{split}, "
-                             f"{shapes[f'Y.{split}'][0]}, got {shapes[f'X.{split}'][0]}")
+            raise InputError(
+                f"{folder}: expected as many rows in X.{split} as in Y.{split}, "
+                f"{shapes[f'Y.{split}'][0]}, got {shapes[f'X.{split}'][0]}"
+            )
 
 
 def _widths(writer: Writer, kind: str) -> str:
-    """What each file says of its columns, and the largest that it uses: which of the two is wrong is seen at once."""
+    """What each file says of its columns, and the largest that it uses: which of the two is wrong
+    is seen at once."""
     told = []
     for split in SPLITS:
         matrix = writer.matrices[f"{kind}.{split}"]
         if path := writer.read_from[f"{kind}.{split}"]:
-            told.append(f"{path.name} says {matrix.shape[1]}, its largest index is {matrix.indices.max(initial=-1)}")
+            told.append(
+                f"{path.name} says {matrix.shape[1]}, its largest index is "
+                f"{matrix.indices.max(initial=-1)}"
+            )
     return f"; {'; '.join(told)}" if told else ""
 
 
-def _copy_texts(writer: Writer, source: Folder, points: dict[str, tuple[str, ...]],
-                labels: tuple[str, ...]) -> bool:
-    """Texts of both splits or of none, and label texts where present, counted against Y; whether points had any."""
+def _copy_texts(
+    writer: Writer, source: Folder, points: dict[str, tuple[str, ...]], labels: tuple[str, ...]
+) -> bool:
+    """Texts of both splits or of none, and label texts where present, counted against Y; whether
+    points had any."""
     paths = {split: source.find(*names, required=False) for split, names in points.items()}
     if (paths["trn"] is None) != (paths["tst"] is None):
-        raise InputError(f"{source.path}: expected texts of both splits or of none, got only "
-                         f"{(paths['trn'] or paths['tst']).name}")
+        raise InputError(
+            f"{source.path}: expected texts of both splits or of none, got only "
+            f"{(paths['trn'] or paths['tst']).name}"
+        )
     for split, path in paths.items():
         if path:
             rows = writer.matrices[f"Y.{split}"].shape[0]

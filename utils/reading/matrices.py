@@ -1,15 +1,19 @@
-"""The door for files from outside: looked at before they are unpacked, believed only where the bytes agree.
+"""The door for files from outside: looked at before they are unpacked, believed only where the
+bytes agree.
 
     check_file("raw/trn_X.txt")                        # a readable regular file, or one clear error
-    if present("X.trn.npz"): ...                       # an optional file: what is there and unreadable is an error
+    # an optional file: what is there and unreadable is an error
+    if present("X.trn.npz"): ...
     read_matrix("Y.trn.npz", RELEVANCE)                # scipy's save_npz, any format -> CSR float32
     read_array("scores.npy", ndim=2, mapped=True)      # numpy's save, real numbers alone
     read_arrays("tree.npz")                            # numpy's savez -> {name: array}
 
-A header that asks for more than the file holds, or than the machine has memory for, is refused before any of it is
-allocated. Every error is an `InputError` of one line that begins with the file. Where only `check_file` and `present`
-are wanted they come from `utils.reading.input_files`, which imports nothing that takes time.
+A header that asks for more than the file holds, or than the machine has memory for, is refused
+before any of it is allocated. Every error is an `InputError` of one line that begins with the file.
+Where only `check_file` and `present` are wanted they come from `utils.reading.input_files`, which
+imports nothing that takes time.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -41,22 +45,38 @@ from utils.reading.matrix_checks import (
 )
 from utils.reading.matrix_limits import LARGEST
 
-__all__ = ["FEATURES", "NUMBERS", "RELEVANCE", "SCORES", "Values", "array_names", "available_for", "check_file",
-           "check_size_is_meant", "matrix_header", "present", "read_array", "read_arrays", "read_matrix"]
+__all__ = [
+    "FEATURES",
+    "NUMBERS",
+    "RELEVANCE",
+    "SCORES",
+    "Values",
+    "array_names",
+    "available_for",
+    "check_file",
+    "check_size_is_meant",
+    "matrix_header",
+    "present",
+    "read_array",
+    "read_arrays",
+    "read_matrix",
+]
 
-DEFLATE_RATIO = 1032        # bytes that one deflated byte can stand for, at the most
-SMALL = 1 << 16             # bytes that need no look at the memory
-MOST_MEMBERS = 10_000       # arrays of one .npz
+DEFLATE_RATIO = 1032  # bytes that one deflated byte can stand for, at the most
+SMALL = 1 << 16  # bytes that need no look at the memory
+MOST_MEMBERS = 10_000  # arrays of one .npz
 MB = 1 << 20
-LOCAL_HEADER = struct.Struct("<26xHH")      # of a zip member: the lengths of its name and of its extra field
+# of a zip member: the lengths of its name and of its extra field
+LOCAL_HEADER = struct.Struct("<26xHH")
 
 
 class Header(NamedTuple):
     """What a .npy says of itself."""
+
     shape: tuple[int, ...]
     fortran: bool
     dtype: np.dtype
-    start: int              # byte where its values begin
+    start: int  # byte where its values begin
 
     @property
     def values(self) -> int:
@@ -64,10 +84,14 @@ class Header(NamedTuple):
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-# ---------------------------------------------------------------- what others call
+# -------------------------------- what others call
 
-def read_matrix(path: str | Path, values: Values = NUMBERS, dtype: type | None = np.float32) -> sp.csr_matrix:
-    """Return the sparse matrix of scipy's `save_npz`, of any of its formats, as a canonical CSR; explicit zeros stay.
+
+def read_matrix(
+    path: str | Path, values: Values = NUMBERS, dtype: type | None = np.float32
+) -> sp.csr_matrix:
+    """Return the sparse matrix of scipy's `save_npz`, of any of its formats, as a canonical CSR;
+    explicit zeros stay.
 
     Entries that stand twice add up, in floating point: 100 + 100 is 200 in int8 too.
 
@@ -87,15 +111,18 @@ def read_matrix(path: str | Path, values: Values = NUMBERS, dtype: type | None =
         del raw
         matrix.sum_duplicates()
         if 0 < matrix.nnz < entries and not np.abs(matrix.data).max() <= values.high:
-            raise InputError(f"{path}: entries that stand more than once add up beyond {values.high:.4g}")
+            raise InputError(
+                f"{path}: entries that stand more than once add up beyond {values.high:.4g}"
+            )
         if dtype is not None:
-            with np.errstate(over="ignore"):      # only where infinity may stand in it
+            with np.errstate(over="ignore"):  # only where infinity may stand in it
                 matrix = matrix.astype(dtype, copy=False)
     return matrix
 
 
 def matrix_header(path: str | Path) -> tuple[int, int, int]:
-    """Return (rows, columns, stored entries) of the sparse matrix of scipy's `save_npz`, from its headers alone.
+    """Return (rows, columns, stored entries) of the sparse matrix of scipy's `save_npz`, from its
+    headers alone.
 
     Raises:
         InputError: naming the file and what is wrong with its headers.
@@ -106,7 +133,9 @@ def matrix_header(path: str | Path) -> tuple[int, int, int]:
     return *plan.shape, math.prod(plan.headers["data"].shape)
 
 
-def read_array(path: str | Path, ndim: int | None = None, kinds: str = REAL, mapped: bool = False) -> np.ndarray:
+def read_array(
+    path: str | Path, ndim: int | None = None, kinds: str = REAL, mapped: bool = False
+) -> np.ndarray:
     """Return the array of numpy's `save`.
 
     Args:
@@ -127,8 +156,9 @@ def read_array(path: str | Path, ndim: int | None = None, kinds: str = REAL, map
         return np.lib.format.read_array(file, allow_pickle=False)
 
 
-def read_arrays(path: str | Path, names: Collection[str] | None = None, kinds: str = REAL,
-                mapped: bool = False) -> dict[str, np.ndarray]:
+def read_arrays(
+    path: str | Path, names: Collection[str] | None = None, kinds: str = REAL, mapped: bool = False
+) -> dict[str, np.ndarray]:
     """Return the arrays of numpy's `savez`, by name.
 
     Args:
@@ -142,13 +172,27 @@ def read_arrays(path: str | Path, names: Collection[str] | None = None, kinds: s
     with _reported(path, "an .npz of arrays"), _archive(path) as archive:
         members = _members(archive, path)
         if missing := sorted(set(names or ()) - members.keys()):
-            raise InputError(f"{path}: expected an array {missing[0]!r}, got only {', '.join(sorted(members))}")
+            raise InputError(
+                f"{path}: expected an array {missing[0]!r}, got only {', '.join(sorted(members))}"
+            )
         chosen = members if names is None else {name: members[name] for name in names}
-        headers = {name: _member_header(archive, info, path, kinds) for name, info in chosen.items()}
-        in_place = {name for name, info in chosen.items() if mapped and info.compress_type == zipfile.ZIP_STORED}
-        available_for(sum(headers[name].values for name in chosen if name not in in_place), str(path))
-        return {name: _mapped(path, headers[name], _start(path, info) + headers[name].start) if name in in_place
-                else _read_member(archive, info) for name, info in chosen.items()}
+        headers = {
+            name: _member_header(archive, info, path, kinds) for name, info in chosen.items()
+        }
+        in_place = {
+            name
+            for name, info in chosen.items()
+            if mapped and info.compress_type == zipfile.ZIP_STORED
+        }
+        available_for(
+            sum(headers[name].values for name in chosen if name not in in_place), str(path)
+        )
+        return {
+            name: _mapped(path, headers[name], _start(path, info) + headers[name].start)
+            if name in in_place
+            else _read_member(archive, info)
+            for name, info in chosen.items()
+        }
 
 
 def array_names(path: str | Path) -> set[str]:
@@ -161,13 +205,18 @@ def array_names(path: str | Path) -> set[str]:
 def available_for(wanted: int, where: str) -> None:
     """Raise InputError if the machine has less than `wanted` bytes of memory left."""
     if wanted > SMALL and wanted > (available := host_memory()["available"]):
-        raise InputError(f"{where}: needs {wanted / MB:,.0f} MB of memory, but {available / MB:,.0f} MB are available")
+        raise InputError(
+            f"{where}: needs {wanted / MB:,.0f} MB of memory, but {available / MB:,.0f} MB are "
+            f"available"
+        )
 
 
-# ---------------------------------------------------------------- matrices
+# -------------------------------- matrices
+
 
 class Plan(NamedTuple):
     """What is to be read of a sparse matrix."""
+
     kind: str
     shape: tuple[int, int]
     members: dict[str, zipfile.ZipInfo]
@@ -184,22 +233,32 @@ def _plan(archive: zipfile.ZipFile, path: Path) -> Plan:
     coords = kind == "coo" and "coords" in members
     names = ("data", "coords") if coords else ("data", *MEMBERS[kind])
     if missing := [name for name in names if name not in members]:
-        raise InputError(f"{path}: not a scipy sparse matrix (it is a {kind} matrix without an array {missing[0]!r})")
+        raise InputError(
+            f"{path}: not a scipy sparse matrix (it is a {kind} matrix without an array "
+            f"{missing[0]!r})"
+        )
     shape = _shape(archive, members["shape"], path)
     headers = {name: _member_header(archive, members[name], path, REAL) for name in names}
     if coords and headers["coords"].shape[:1] != (2,):
-        raise InputError(f"{path}: not a scipy sparse matrix (coords of shape {headers['coords'].shape})")
+        raise InputError(
+            f"{path}: not a scipy sparse matrix (coords of shape {headers['coords'].shape})"
+        )
     _check_lengths(kind, shape, headers, path)
     return Plan(kind, shape, {name: members[name] for name in names}, headers)
 
 
-def _check_lengths(kind: str, shape: tuple[int, int], headers: dict[str, Header], path: Path) -> None:
-    """Headers that tell already that the arrays do not fit each other: nothing is unpacked for them."""
+def _check_lengths(
+    kind: str, shape: tuple[int, int], headers: dict[str, Header], path: Path
+) -> None:
+    """Headers that tell already that the arrays do not fit each other: nothing is unpacked for
+    them."""
     where = f"{path}: expected a valid {kind.upper()} of shape {shape}, got"
     lengths = {name: header.shape[0] for name, header in headers.items() if header.shape}
     for name in ("indices", "row", "col"):
         if name in lengths and lengths[name] != lengths.get("data"):
-            raise InputError(f"{where} {name} of {lengths[name]} numbers for {lengths.get('data', 1)} values")
+            raise InputError(
+                f"{where} {name} of {lengths[name]} numbers for {lengths.get('data', 1)} values"
+            )
     outer = {"csr": shape[0], "csc": shape[1]}.get(kind)
     if outer is not None and lengths.get("indptr", outer + 1) != outer + 1:
         raise InputError(f"{where} indptr of {lengths['indptr']} numbers, not {outer + 1}")
@@ -224,12 +283,20 @@ def _format(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> st
     """The member `format`: bytes or text, one word."""
     header = _member_header(archive, member, path, "SU")
     if header.values > 256:
-        raise InputError(f"{path}: not a scipy sparse matrix (its array 'format' holds {header.values} bytes)")
+        raise InputError(
+            f"{path}: not a scipy sparse matrix (its array 'format' holds {header.values} bytes)"
+        )
     word = _read_member(archive, member).reshape(-1).tolist()
-    found = word[0].decode("ascii", "replace") if word and isinstance(word[0], bytes) else "".join(word[:1])
+    found = (
+        word[0].decode("ascii", "replace")
+        if word and isinstance(word[0], bytes)
+        else "".join(word[:1])
+    )
     if found not in MEMBERS or len(word) != 1:
-        raise InputError(f"{path}: not a scipy sparse matrix (expected a format of {', '.join(MEMBERS)}, "
-                         f"got {found[:20]!r})")
+        raise InputError(
+            f"{path}: not a scipy sparse matrix (expected a format of {', '.join(MEMBERS)}, "
+            f"got {found[:20]!r})"
+        )
     return found
 
 
@@ -237,23 +304,31 @@ def _shape(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> tup
     """The member `shape`: two whole numbers."""
     header = _member_header(archive, member, path, "iu")
     if header.shape != (2,):
-        raise InputError(f"{path}: not a scipy sparse matrix (its shape has the shape {header.shape}, expected two "
-                         "numbers)")
+        raise InputError(
+            f"{path}: not a scipy sparse matrix (its shape has the shape {header.shape}, expected "
+            f"two "
+            "numbers)"
+        )
     rows, columns = _read_member(archive, member).tolist()
     if not all(0 <= size <= LARGEST for size in (rows, columns)):
-        raise InputError(f"{path}: not a scipy sparse matrix (its shape is {(rows, columns)}, expected sizes from 0 to "
-                         f"{LARGEST})")
+        raise InputError(
+            f"{path}: not a scipy sparse matrix (its shape is {(rows, columns)}, expected sizes "
+            f"from 0 to "
+            f"{LARGEST})"
+        )
     return rows, columns
 
 
-# ---------------------------------------------------------------- .npz: a zip of .npy
+# -------------------------------- .npz: a zip of .npy
+
 
 @contextlib.contextmanager
 def _reported(path: Path, expected: str) -> Iterator[None]:
-    """Turn what numpy, zipfile, zlib and scipy raise for a damaged file, each its own, into one error of ours."""
+    """Turn what numpy, zipfile, zlib and scipy raise for a damaged file, each its own, into one
+    error of ours."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")      # headers of Python 2, comments of zip files
+            warnings.simplefilter("ignore")  # headers of Python 2, comments of zip files
             yield
     except InputError:
         raise
@@ -274,7 +349,8 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
 
 
 def _members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
-    """Arrays by name, once no member claims more than the file can hold and no two share its bytes."""
+    """Arrays by name, once no member claims more than the file can hold and no two share its
+    bytes."""
     infos = archive.infolist()
     if len(infos) > MOST_MEMBERS:
         raise InputError(f"{path}: expected at most {MOST_MEMBERS} arrays, got {len(infos)}")
@@ -291,10 +367,14 @@ def _members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]
         elif info.compress_type == zipfile.ZIP_DEFLATED:
             most = info.compress_size * DEFLATE_RATIO
         else:
-            raise InputError(f"{path}: the array {name!r} is packed in a way that numpy does not write")
+            raise InputError(
+                f"{path}: the array {name!r} is packed in a way that numpy does not write"
+            )
         if info.file_size > most:
-            raise InputError(f"{path}: the array {name!r} claims {info.file_size:,} bytes in "
-                             f"{info.compress_size:,} bytes of the file")
+            raise InputError(
+                f"{path}: the array {name!r} claims {info.file_size:,} bytes in "
+                f"{info.compress_size:,} bytes of the file"
+            )
         end = info.header_offset + zipfile.sizeFileHeader + info.compress_size
         members[name] = info
     if end > path.stat().st_size:
@@ -302,7 +382,9 @@ def _members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]
     return members
 
 
-def _member_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, kinds: str) -> Header:
+def _member_header(
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, kinds: str
+) -> Header:
     """The checked header of an array: its values are exactly what the zip holds of it."""
     where = f"{path}: array {info.filename.removesuffix('.npy')!r}"
     with archive.open(info) as stream:
@@ -314,22 +396,28 @@ def _member_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, 
 def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
     with archive.open(info) as stream:
         array = np.lib.format.read_array(stream, allow_pickle=False)
-        stream.read(1)      # to its end, where the checksum is compared
+        stream.read(1)  # to its end, where the checksum is compared
     return array
 
 
 def _start(path: Path, info: zipfile.ZipInfo) -> int:
-    """The byte of the file where a member that is not compressed begins, behind a header of its own."""
+    """The byte of the file where a member that is not compressed begins, behind a header of its
+    own."""
     with open(path, "rb") as file:
         file.seek(info.header_offset)
-        return info.header_offset + zipfile.sizeFileHeader + sum(LOCAL_HEADER.unpack(file.read(LOCAL_HEADER.size)))
+        return (
+            info.header_offset
+            + zipfile.sizeFileHeader
+            + sum(LOCAL_HEADER.unpack(file.read(LOCAL_HEADER.size)))
+        )
 
 
-# ---------------------------------------------------------------- .npy
+# -------------------------------- .npy
+
 
 def _mapped(path: Path, header: Header, start: int) -> np.ndarray:
     """The values that begin at byte `start`, mapped copy-on-write."""
-    if header.values == 0:      # no bytes cannot be mapped
+    if header.values == 0:  # no bytes cannot be mapped
         return np.empty(header.shape, header.dtype)
     return np.memmap(path, header.dtype, "c", start, header.shape, "F" if header.fortran else "C")
 
@@ -345,7 +433,9 @@ def _header(stream: IO[bytes], where: str, kinds: str, ndim: int | None = None) 
     if any(size < 0 for size in shape):
         raise InputError(f"{where}: expected sizes of 0 or more, got shape {shape}")
     if ndim is not None and len(shape) != ndim:
-        raise InputError(f"{where}: expected {ndim} dimension{'s' if ndim > 1 else ''}, got shape {shape}")
+        raise InputError(
+            f"{where}: expected {ndim} dimension{'s' if ndim > 1 else ''}, got shape {shape}"
+        )
     return Header(shape, fortran, dtype, stream.tell())
 
 
@@ -357,4 +447,6 @@ def _kinds(kinds: str) -> str:
 
 def _check_size(where: str, held: int, wanted: int) -> None:
     if held != wanted:
-        raise InputError(f"{where}: the header asks for {wanted:,} bytes of values, {held:,} are there")
+        raise InputError(
+            f"{where}: the header asks for {wanted:,} bytes of values, {held:,} are there"
+        )

@@ -1,7 +1,10 @@
-"""A sparse matrix from outside, looked at before scipy is: its C++ trusts every pointer and ends the process.
+"""A sparse matrix from outside, looked at before scipy is: its C++ trusts every pointer and ends
+the process.
 
-    matrix = checked_csr(RawMatrix("csc", {"data": ..., "indices": ..., "indptr": ...}, (3, 5)), "Y.npz", RELEVANCE)
+matrix = checked_csr(RawMatrix("csc", {"data": ..., "indices": ..., "indptr": ...}, (3, 5)),
+"Y.npz", RELEVANCE)
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
@@ -14,11 +17,11 @@ import scipy.sparse as sp
 from utils.errors import InputError
 from utils.reading.matrix_limits import FEATURE_MAX, FLOAT32_MAX, LARGEST
 
-REAL = "bfiu"                                # kinds of dtype: truth values and real numbers
+REAL = "bfiu"  # kinds of dtype: truth values and real numbers
 WHOLE = "iu"
-MANY_COLUMNS = 10_000_000                    # more than published sets have; fewer are believed
+MANY_COLUMNS = 10_000_000  # more than published sets have; fewer are believed
 COLUMNS_AN_ENTRY = 100
-MEMBERS = {                                  # of each format: names of its arrays, beside `data`
+MEMBERS = {  # of each format: names of its arrays, beside `data`
     "csr": ("indices", "indptr"),
     "csc": ("indices", "indptr"),
     "bsr": ("indices", "indptr"),
@@ -30,6 +33,7 @@ MEMBERS = {                                  # of each format: names of its arra
 @dataclass(frozen=True)
 class Values:
     """Which values a matrix may hold."""
+
     wanted: str
     low: float
     high: float
@@ -44,7 +48,9 @@ SCORES = Values("a score other than NaN", -np.inf, np.inf, "label")
 
 @dataclass(frozen=True)
 class RawMatrix:
-    """The arrays of a sparse matrix as they came: `data` and those that `MEMBERS` names, and its shape."""
+    """The arrays of a sparse matrix as they came: `data` and those that `MEMBERS` names, and its
+    shape."""
+
     kind: str
     arrays: Mapping[str, np.ndarray]
     shape: tuple[int, int]
@@ -52,7 +58,8 @@ class RawMatrix:
     @classmethod
     def of(cls, matrix: sp.spmatrix | sp.sparray) -> RawMatrix:
         """The arrays of a scipy matrix of any format, unchanged."""
-        if matrix.format not in MEMBERS:      # lists and dictionaries are Python's own: nothing to trust
+        # lists and dictionaries are Python's own: nothing to trust
+        if matrix.format not in MEMBERS:
             matrix = matrix.tocoo()
         arrays = {name: getattr(matrix, name) for name in ("data", *MEMBERS[matrix.format])}
         return cls(matrix.format, arrays, tuple(matrix.shape))
@@ -61,17 +68,22 @@ class RawMatrix:
 def checked_csr(raw: RawMatrix, where: str, values: Values = NUMBERS) -> sp.csr_matrix:
     """Return `raw` [N, L] as a CSR of float32 or float64; explicit zeros stay.
 
-    Numbers become float32, those of float64 stay, before anything adds up: a small integer would overflow. A CSR keeps
-    the order of its entries and entries that stand twice, and shares its arrays where their types fit.
+    Numbers become float32, those of float64 stay, before anything adds up: a small integer would
+    overflow. A CSR keeps the order of its entries and entries that stand twice, and shares its
+    arrays where their types fit.
 
     Args:
         where: what the messages begin with, the file.
         values: which values may stand in it.
     Raises:
-        InputError: arrays that do not make up a matrix of this shape; the first value that may not stand in it.
+        InputError: arrays that do not make up a matrix of this shape; the first value that may not
+        stand in it.
     """
+
     def fail(got: str) -> NoReturn:
-        raise InputError(f"{where}: expected a valid {raw.kind.upper()} of shape {raw.shape}, got {got}")
+        raise InputError(
+            f"{where}: expected a valid {raw.kind.upper()} of shape {raw.shape}, got {got}"
+        )
 
     if raw.kind not in MEMBERS:
         raise InputError(f"{where}: expected a format of {', '.join(MEMBERS)}, got {raw.kind!r}")
@@ -82,59 +94,74 @@ def checked_csr(raw: RawMatrix, where: str, values: Values = NUMBERS) -> sp.csr_
     parts = CHECKS[raw.kind](raw.arrays, raw.shape, fail)
     data = _as_float(raw.arrays["data"])
     matrix = getattr(sp, f"{raw.kind}_matrix")((data, *parts), shape=raw.shape)
-    if raw.kind == "dia":      # what lies outside the matrix may be anything
+    if raw.kind == "dia":  # what lies outside the matrix may be anything
         matrix = matrix.tocoo()
     _check_values(matrix, where, values)
     return sp.csr_matrix(matrix)
 
 
 def check_size_is_meant(columns: int, entries: int, where: str) -> None:
-    """Raise InputError for a number of columns, told by a header alone, that the entries make a slip or a lie.
+    """Raise InputError for a number of columns, told by a header alone, that the entries make a
+    slip or a lie.
 
     Whatever is later made for each column would fill the memory, or the day.
     """
     if columns > MANY_COLUMNS and columns > COLUMNS_AN_ENTRY * entries:
-        raise InputError(f"{where}: expected a number of columns that its {entries:,} entries make likely, at most "
-                         f"{max(MANY_COLUMNS, COLUMNS_AN_ENTRY * entries):,}, got {columns:,}")
+        raise InputError(
+            f"{where}: expected a number of columns that its {entries:,} entries make likely, at "
+            f"most "
+            f"{max(MANY_COLUMNS, COLUMNS_AN_ENTRY * entries):,}, got {columns:,}"
+        )
 
 
 def _as_float(data: np.ndarray) -> np.ndarray:
     """Numbers of any type in float32; those of float64 and longer in float64."""
     is_long = data.dtype.kind == "f" and data.dtype.itemsize >= 8
-    with np.errstate(over="ignore"):      # of a longer type: it becomes infinite, which is looked at next
+    with np.errstate(
+        over="ignore"
+    ):  # of a longer type: it becomes infinite, which is looked at next
         return data.astype(np.float64 if is_long else np.float32, copy=False)
 
 
 def _check_values(matrix: sp.spmatrix, where: str, values: Values) -> None:
-    """Raise InputError for the first value outside the range; min and max of NaN are NaN, and no comparison holds."""
+    """Raise InputError for the first value outside the range; min and max of NaN are NaN, and no
+    comparison holds."""
     data = matrix.data
     if data.size == 0 or (data.min() >= values.low and data.max() <= values.high):
         return
     coo = matrix.tocoo()
     first = int(np.argmin((coo.data >= values.low) & (coo.data <= values.high)))
-    raise InputError(f"{where}: expected {values.wanted}, got {coo.data[first]} at row {coo.row[first]}, "
-                     f"{values.column} {coo.col[first]}")
+    raise InputError(
+        f"{where}: expected {values.wanted}, got {coo.data[first]} at row {coo.row[first]}, "
+        f"{values.column} {coo.col[first]}"
+    )
 
 
-# ---------------------------------------------------------------- the arrays of each format
+# -------------------------------- the arrays of each format
 
 Fail = Callable[[str], NoReturn]
 Arrays = Mapping[str, np.ndarray]
 
 
-def _check_compressed(arrays: Arrays, shape: tuple[int, int], fail: Fail) -> tuple[np.ndarray, np.ndarray]:
+def _check_compressed(
+    arrays: Arrays, shape: tuple[int, int], fail: Fail
+) -> tuple[np.ndarray, np.ndarray]:
     """CSR: indices of columns [nnz], pointers [rows + 1]."""
     if arrays["data"].ndim != 1:
         fail(f"values of shape {arrays['data'].shape}")
     return _check_pointers(arrays, shape, len(arrays["data"]), fail)
 
 
-def _check_columns(arrays: Arrays, shape: tuple[int, int], fail: Fail) -> tuple[np.ndarray, np.ndarray]:
+def _check_columns(
+    arrays: Arrays, shape: tuple[int, int], fail: Fail
+) -> tuple[np.ndarray, np.ndarray]:
     """CSC: as CSR, with the sizes exchanged."""
     return _check_compressed(arrays, shape[::-1], fail)
 
 
-def _check_blocks(arrays: Arrays, shape: tuple[int, int], fail: Fail) -> tuple[np.ndarray, np.ndarray]:
+def _check_blocks(
+    arrays: Arrays, shape: tuple[int, int], fail: Fail
+) -> tuple[np.ndarray, np.ndarray]:
     """BSR: values [blocks, R, C]; the rest as CSR, of blocks."""
     data = arrays["data"]
     if data.ndim != 3 or 0 in data.shape[1:]:
@@ -145,8 +172,11 @@ def _check_blocks(arrays: Arrays, shape: tuple[int, int], fail: Fail) -> tuple[n
     return _check_pointers(arrays, blocks, len(data), fail)
 
 
-def _check_pointers(arrays: Arrays, shape: tuple[int, int], stored: int, fail: Fail) -> tuple[np.ndarray, np.ndarray]:
-    """Indices [stored] of the second size and pointers [first size + 1] into them, in the type that scipy wants."""
+def _check_pointers(
+    arrays: Arrays, shape: tuple[int, int], stored: int, fail: Fail
+) -> tuple[np.ndarray, np.ndarray]:
+    """Indices [stored] of the second size and pointers [first size + 1] into them, in the type that
+    scipy wants."""
     indices, pointers = arrays["indices"], arrays["indptr"]
     if pointers.ndim != 1 or pointers.dtype.kind not in WHOLE:
         fail(f"indptr of type {pointers.dtype} and shape {pointers.shape}")
@@ -158,11 +188,14 @@ def _check_pointers(arrays: Arrays, shape: tuple[int, int], stored: int, fail: F
     if falls.any():
         fail(f"indptr that falls after {np.argmax(falls)}")
     kind = _index_type(stored)
-    return _check_ids("indices", indices, shape[1], stored, fail).astype(kind, copy=False), \
-        pointers.astype(kind, copy=False)
+    return _check_ids("indices", indices, shape[1], stored, fail).astype(
+        kind, copy=False
+    ), pointers.astype(kind, copy=False)
 
 
-def _check_pairs(arrays: Arrays, shape: tuple[int, int], fail: Fail) -> tuple[tuple[np.ndarray, np.ndarray]]:
+def _check_pairs(
+    arrays: Arrays, shape: tuple[int, int], fail: Fail
+) -> tuple[tuple[np.ndarray, np.ndarray]]:
     """COO: rows [nnz] and columns [nnz]."""
     data = arrays["data"]
     if data.ndim != 1:
@@ -179,7 +212,10 @@ def _check_diagonals(arrays: Arrays, shape: tuple[int, int], fail: Fail) -> tupl
     if data.ndim != 2 or data.shape[1] > shape[1]:
         fail(f"values of shape {data.shape}")
     if offsets.shape != data.shape[:1] or offsets.dtype.kind not in WHOLE:
-        fail(f"offsets of type {offsets.dtype} and shape {offsets.shape} for values of shape {data.shape}")
+        fail(
+            f"offsets of type {offsets.dtype} and shape {offsets.shape} for values of shape "
+            f"{data.shape}"
+        )
     if offsets.size and (int(offsets.min()) <= -shape[0] or int(offsets.max()) >= shape[1]):
         fail(f"offsets from {offsets.min()} to {offsets.max()}")
     if len(np.unique(offsets)) != len(offsets):

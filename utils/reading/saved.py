@@ -7,6 +7,7 @@
 A model may come from a stranger: what it holds is never believed before it has been looked at.
 Every error is an `InputError` that begins with the file.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -24,14 +25,16 @@ from torch import Tensor
 from utils.errors import InputError
 from utils.reading.matrices import check_file, read_array
 
-Shape = tuple[int | None, ...]      # None = any size
-LARGEST_JSON = 1 << 26              # bytes
-LOOKED_AT = 1 << 26                 # numbers of a mapped array whose values are looked at when it is opened
-BLOCK = 1 << 22                     # numbers looked at at once
-DTYPES = {"F32": torch.float32, "I64": torch.int64}      # of tensors that a saved model may hold
+Shape = tuple[int | None, ...]  # None = any size
+LARGEST_JSON = 1 << 26  # bytes
+# numbers of a mapped array whose values are looked at when it is opened
+LOOKED_AT = 1 << 26
+BLOCK = 1 << 22  # numbers looked at at once
+DTYPES = {"F32": torch.float32, "I64": torch.int64}  # of tensors that a saved model may hold
 
 
-# ---------------------------------------------------------------- JSON
+# -------------------------------- JSON
+
 
 def read_json(path: Path) -> Any:
     """Return the value of a JSON file.
@@ -47,7 +50,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except RecursionError:
         raise InputError(f"{path}: not JSON that can be read (lists or maps too deep)") from None
-    except ValueError as error:      # of json, of int, and of the decoder
+    except ValueError as error:  # of json, of int, and of the decoder
         raise InputError(f"{path}: not JSON ({error})") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
@@ -66,7 +69,9 @@ def read_facts(path: Path, **kinds: Any) -> dict[str, Any]:
         raise InputError(f"{path}: expected a JSON map, got {str(found)[:60]!r}")
     for key, kind in kinds.items():
         if key not in found:
-            raise InputError(f"{path}: expected a key {key!r}, got only {', '.join(sorted(found)) or 'none'}")
+            raise InputError(
+                f"{path}: expected a key {key!r}, got only {', '.join(sorted(found)) or 'none'}"
+            )
         if not _is_a(found[key], kind):
             wanted = str(kind) if typing.get_args(kind) else kind.__name__
             raise InputError(f"{path}: {key}: expected {wanted}, got {str(found[key])[:60]!r}")
@@ -84,7 +89,8 @@ def _is_a(value: object, kind: Any) -> bool:
     return isinstance(value, kind)
 
 
-# ---------------------------------------------------------------- tensors and arrays
+# -------------------------------- tensors and arrays
+
 
 @contextlib.contextmanager
 def open_tensors(path: Path) -> Iterator[safe_open]:
@@ -99,18 +105,23 @@ def open_tensors(path: Path) -> Iterator[safe_open]:
             yield file
     except InputError:
         raise
-    except Exception as error:      # safetensors has its own, and those of the Rust below it
-        raise InputError(f"{path}: not a safetensors file ({' '.join(str(error).split())[:200]})") from error
+    except Exception as error:  # safetensors has its own, and those of the Rust below it
+        raise InputError(
+            f"{path}: not a safetensors file ({' '.join(str(error).split())[:200]})"
+        ) from error
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
     """Return all tensors of a safetensors file, whatever they are; InputError where it is none."""
     with open_tensors(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}      # noqa: SIM118
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
-def read_tensors(path: Path, expected: Mapping[str, Shape], whole: frozenset[str] = frozenset(),
-                 ) -> dict[str, Tensor]:
+def read_tensors(
+    path: Path,
+    expected: Mapping[str, Shape],
+    whole: frozenset[str] = frozenset(),
+) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file: float32, finite, of the shapes that are expected.
 
     Args:
@@ -137,15 +148,24 @@ def read_tensors(path: Path, expected: Mapping[str, Shape], whole: frozenset[str
 def check_names(path: Path, found: Any, expected: Any) -> None:
     """Raise InputError unless a file holds what is expected, and nothing else."""
     if missing := sorted(set(expected) - set(found)):
-        raise InputError(f"{path}: expected {missing[0]!r}, got only {', '.join(sorted(found))[:200] or 'nothing'}")
+        raise InputError(
+            f"{path}: expected {missing[0]!r}, got only "
+            f"{', '.join(sorted(found))[:200] or 'nothing'}"
+        )
     if extra := sorted(set(found) - set(expected)):
-        raise InputError(f"{path}: {extra[0]!r} does not belong here, expected {', '.join(sorted(expected))[:200]}")
+        raise InputError(
+            f"{path}: {extra[0]!r} does not belong here, expected "
+            f"{', '.join(sorted(expected))[:200]}"
+        )
 
 
-def map_rows(path: Path, shape: Shape, dtype: Any = np.float32, low: float | None = None) -> np.ndarray:
+def map_rows(
+    path: Path, shape: Shape, dtype: Any = np.float32, low: float | None = None
+) -> np.ndarray:
     """Return the array of a .npy file, mapped copy-on-write from disk.
 
-    Values are looked at in arrays of up to LOOKED_AT numbers. Of larger ones, which a search reads in parts, they are
+    Values are looked at in arrays of up to LOOKED_AT numbers. Of larger ones, which a search reads
+    in parts, they are
     not: there `check_answers` refuses what comes of them.
 
     Args:
@@ -162,14 +182,19 @@ def map_rows(path: Path, shape: Shape, dtype: Any = np.float32, low: float | Non
     return array
 
 
-def check_arrays(path: Path, arrays: Mapping[str, np.ndarray], expected: Mapping[str, tuple[Shape, type]]) -> None:
-    """Raise InputError unless arrays have the expected names, shapes and kinds, and their numbers are finite."""
+def check_arrays(
+    path: Path, arrays: Mapping[str, np.ndarray], expected: Mapping[str, tuple[Shape, type]]
+) -> None:
+    """Raise InputError unless arrays have the expected names, shapes and kinds, and their numbers
+    are finite."""
     check_names(path, arrays, expected)
     for name, (shape, dtype) in expected.items():
         array = arrays[name]
         _check_shape(path, name, array.shape, shape)
         if array.dtype != dtype:
-            raise InputError(f"{path}: {name}: expected values of {np.dtype(dtype)}, got {array.dtype}")
+            raise InputError(
+                f"{path}: {name}: expected values of {np.dtype(dtype)}, got {array.dtype}"
+            )
         check_finite(array, f"{path}: {name}")
 
 
@@ -179,19 +204,22 @@ def check_finite(values: np.ndarray, where: str) -> None:
         return
     flat = values.reshape(-1)
     for start in range(0, flat.size, BLOCK):
-        good = np.isfinite(flat[start:start + BLOCK])
+        good = np.isfinite(flat[start : start + BLOCK])
         if not good.all():
             place = start + int(np.argmin(good))
-            raise NotFiniteError(f"{where}: expected finite numbers, got {flat[place]} at place {place}")
+            raise NotFiniteError(
+                f"{where}: expected finite numbers, got {flat[place]} at place {place}"
+            )
 
 
 def check_answers(values: np.ndarray | Tensor, what: str) -> None:
-    """Raise NotFiniteError for what a model computed, where a value is NaN or plus infinity; -inf is `none`."""
+    """Raise NotFiniteError for what a model computed, where a value is NaN or plus infinity; -inf
+    is `none`."""
     if 0 in values.shape:
         return
     if isinstance(values, Tensor):
         values = values.detach()
-    largest = float(values.max())      # NaN, if there is one
+    largest = float(values.max())  # NaN, if there is one
     if not largest < np.inf:
         raise NotFiniteError(f"{what}: expected finite numbers, got {largest}")
 
@@ -206,17 +234,25 @@ def answers_of(run: Path) -> Iterator[None]:
     try:
         yield
     except NotFiniteError as error:
-        raise NotFiniteError(f"{run / 'model'}: the model is damaged, or was when it was trained: {error}") from None
+        raise NotFiniteError(
+            f"{run / 'model'}: the model is damaged, or was when it was trained: {error}"
+        ) from None
 
 
 def check_ids(ids: Tensor | np.ndarray, count: int, where: str) -> None:
     """Raise InputError unless all ids lie in [0, count)."""
     if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < count:
-        raise InputError(f"{where}: expected ids in [0, {count}), got {int(ids.min())} to {int(ids.max())}")
+        raise InputError(
+            f"{where}: expected ids in [0, {count}), got {int(ids.min())} to {int(ids.max())}"
+        )
 
 
 def _check_shape(path: Path, name: str, found: tuple[int, ...], expected: Shape) -> None:
-    fits = len(found) == len(expected) and all(e in (None, f) for f, e in zip(found, expected, strict=True))
+    fits = len(found) == len(expected) and all(
+        e in (None, f) for f, e in zip(found, expected, strict=True)
+    )
     if not fits:
         wanted = ", ".join("any" if size is None else str(size) for size in expected)
-        raise InputError(f"{path}: {name + ': ' if name else ''}expected shape ({wanted}), got {found}")
+        raise InputError(
+            f"{path}: {name + ': ' if name else ''}expected shape ({wanted}), got {found}"
+        )

@@ -1,9 +1,13 @@
-"""Runs of one data set side by side, with intervals of a paired bootstrap over the points of a split.
+"""Runs of one data set side by side, with intervals of a paired bootstrap over the points of a
+split.
 
-    python -m utils.report compare RUN RUN... [--split val] [--metrics P@1 PSP@5] [--out compare.html]
+    python -m utils.report compare RUN RUN... [--split val] [--metrics P@1 PSP@5] [--out
+        compare.html]
 
-Everything is read from saved predictions (<split>_score_mat.npz, filter pairs removed); no model is loaded.
+Everything is read from saved predictions (<split>_score_mat.npz, filter pairs removed); no model is
+loaded.
 """
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -25,12 +29,14 @@ from utils.sparse import contains, topk_rows
 from utils.text import text_of
 
 DECILE_KS = (5, 100)
-TOLERANCE = 0.01         # percent, between saved metrics and those of the saved predictions
+TOLERANCE = 0.01  # percent, between saved metrics and those of the saved predictions
 
 
 @dataclass
 class ComparedRun:
-    """A run and its saved predictions of the split: scores, CSR [n, L]; points, its metrics point by point."""
+    """A run and its saved predictions of the split: scores, CSR [n, L]; points, its metrics point
+    by point."""
+
     name: str
     folder: Path
     scores: sp.csr_matrix
@@ -39,8 +45,9 @@ class ComparedRun:
 
 @dataclass
 class Comparison:
-    """Runs, and their metrics: values, one dict a run, in percent; differences, of every run after the first
-    {metric: (difference to the first, low, high)}."""
+    """Runs, and their metrics: values, one dict a run, in percent; differences, of every run after
+    the first {metric: (difference to the first, low, high)}."""
+
     runs: list[ComparedRun]
     data: Dataset
     split: Split
@@ -49,8 +56,13 @@ class Comparison:
     differences: list[dict[str, tuple[float, float, float]]]
 
 
-def compare(found: Sequence[Mapping[str, Any]], split: str, columns: Sequence[str], root: str | None = None,
-            resamples: int = 10_000) -> Comparison:
+def compare(
+    found: Sequence[Mapping[str, Any]],
+    split: str,
+    columns: Sequence[str],
+    root: str | None = None,
+    resamples: int = 10_000,
+) -> Comparison:
     """Compare runs.
 
     Args:
@@ -58,23 +70,34 @@ def compare(found: Sequence[Mapping[str, Any]], split: str, columns: Sequence[st
         columns: metrics, each in <split>_metrics.json of every run.
         root: folder of the data sets, where it is another than that of training.
     Raises:
-        ValueError: fewer than two runs, one that stands twice, other data or another validation split, predictions
-            that do not fit the data or the saved metrics.
+        ValueError: fewer than two runs, one that stands twice, other data or another validation
+            split, predictions that do not fit the data or the saved metrics.
     """
     names = _names([run["folder"] for run in found])
     data = _load_data(found, split, root)
     points = data.splits[split]
-    runs = [_read_predictions(run, name, data, points, columns) for run, name in zip(found, names, strict=True)]
+    runs = [
+        _read_predictions(run, name, data, points, columns)
+        for run, name in zip(found, names, strict=True)
+    ]
     samples = paired_bootstrap([run.points for run in runs], resamples)
     values = [run.points.mean() for run in runs]
-    differences = [{c: (values[i][c] - values[0][c],
-                        *np.percentile(samples[i][c] - samples[0][c], (2.5, 97.5)).tolist())
-                    for c in columns} for i in range(1, len(runs))]
+    differences = [
+        {
+            c: (
+                values[i][c] - values[0][c],
+                *np.percentile(samples[i][c] - samples[0][c], (2.5, 97.5)).tolist(),
+            )
+            for c in columns
+        }
+        for i in range(1, len(runs))
+    ]
     return Comparison(runs, data, points, list(columns), values, differences)
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """Folder names, or whole paths where names are the same; ValueError for one run or the same run twice."""
+    """Folder names, or whole paths where names are the same; ValueError for one run or the same run
+    twice."""
     if len(folders) < 2:
         raise InputError(f"compare: expected two runs or more, got {len(folders)}")
     places = [folder.resolve() for folder in folders]
@@ -90,11 +113,16 @@ def _load_data(found: Sequence[Mapping[str, Any]], split: str, root: str | None)
     first, rows = found[0], [_validation_rows(run["folder"]) for run in found]
     for run, own in zip(found, rows, strict=True):
         if "data_hash" not in run["metrics"]:
-            raise InputError(f"{run['folder'] / f'{split}_metrics.json'}: written by training, not by eval.py; make it "
-                             f"again with: python eval.py {split} {run['folder']}")
+            raise InputError(
+                f"{run['folder'] / f'{split}_metrics.json'}: written by training, not by eval.py; "
+                f"make it "
+                f"again with: python eval.py {split} {run['folder']}"
+            )
         if split != "tst" and not np.array_equal(own, rows[0]):
-            raise InputError(f"{run['folder'] / 'val_rows.npy'}: another validation split than that of "
-                             f"{first['folder']}; split {split} has other points")
+            raise InputError(
+                f"{run['folder'] / 'val_rows.npy'}: another validation split than that of "
+                f"{first['folder']}; split {split} has other points"
+            )
     section = first["config"]["data"] | ({"root": root} if root else {})
     config = Config(build_section(DataConfig, "data", section, {}), *[None] * 7)
     data = load_dataset(config, None, rows[0])
@@ -105,15 +133,21 @@ def _load_data(found: Sequence[Mapping[str, Any]], split: str, root: str | None)
 
 
 def _check_data(found: Sequence[Mapping[str, Any]], data: Dataset) -> None:
-    """Raise InputError unless all runs were evaluated on this data, filters included where they say so."""
-    known = (data.hash, data.relevance_hash)      # older runs said nothing of filters
+    """Raise InputError unless all runs were evaluated on this data, filters included where they say
+    so."""
+    known = (data.hash, data.relevance_hash)  # older runs said nothing of filters
     for run in found:
         if run["metrics"]["data_hash"] not in known and found[0]["metrics"]["data_hash"] in known:
-            raise InputError(f"{run['folder']}: evaluated on data {_data_of(run)}, but {found[0]['folder']} on "
-                             f"{_data_of(found[0])}; only runs of one data set, and its filters, can be compared")
+            raise InputError(
+                f"{run['folder']}: evaluated on data {_data_of(run)}, but {found[0]['folder']} on "
+                f"{_data_of(found[0])}; only runs of one data set, and its filters, can be compared"
+            )
     if found[0]["metrics"]["data_hash"] not in known:
-        raise InputError(f"{data.folder}: expected the data that the runs were evaluated on, {_data_of(found[0])}, "
-                         f"got data of hash {data.hash}")
+        raise InputError(
+            f"{data.folder}: expected the data that the runs were evaluated on, "
+            f"{_data_of(found[0])}, "
+            f"got data of hash {data.hash}"
+        )
 
 
 def _data_of(run: Mapping[str, Any]) -> str:
@@ -127,8 +161,13 @@ def _validation_rows(folder: Path) -> np.ndarray:
     return read_array(path, ndim=1, kinds="iu")
 
 
-def _read_predictions(run: Mapping[str, Any], name: str, data: Dataset, points: Split, columns: Sequence[str],
-                      ) -> ComparedRun:
+def _read_predictions(
+    run: Mapping[str, Any],
+    name: str,
+    data: Dataset,
+    points: Split,
+    columns: Sequence[str],
+) -> ComparedRun:
     path = run["folder"] / f"{points.name}_score_mat.npz"
     again = f"make it again with: python eval.py {points.name} {run['folder']}"
     if not present(path):
@@ -138,21 +177,26 @@ def _read_predictions(run: Mapping[str, Any], name: str, data: Dataset, points: 
     except InputError as error:
         raise InputError(f"{error}; {again}") from error
     if scores.shape != points.relevance.shape:
-        raise InputError(f"{path}: expected shape {points.relevance.shape}, got {scores.shape}; {again}")
+        raise InputError(
+            f"{path}: expected shape {points.relevance.shape}, got {scores.shape}; {again}"
+        )
     ks = {int(column.partition("@")[2]) for column in columns}
     measured = per_point(scores, points.relevance, data.inverse_propensity(), ks).only(columns)
     for key, value in measured.mean().items():
         if abs(value - run["metrics"][key]) > TOLERANCE:
-            raise InputError(f"{path}: its {key} is {value:.2f}, but {points.name}_metrics.json says "
-                             f"{run['metrics'][key]:.2f}; {again}")
+            raise InputError(
+                f"{path}: its {key} is {value:.2f}, but {points.name}_metrics.json says "
+                f"{run['metrics'][key]:.2f}; {again}"
+            )
     return ComparedRun(name, run["folder"], scores, measured)
 
 
-# ---------------------------------------------------------------- what is shown
+# -------------------------------- what is shown
+
 
 def markdown(comparison: Comparison) -> str:
-    """A row a run, and after each but the first its difference to the first with the interval; bold where 0 is
-    outside."""
+    """A row a run, and after each but the first its difference to the first with the interval; bold
+    where 0 is outside."""
     columns, runs = comparison.columns, comparison.runs
     lines = ["| run | " + " | ".join(columns) + " |", "| --- " * (len(columns) + 1) + "|"]
     for i, (run, values) in enumerate(zip(runs, comparison.values, strict=True)):
@@ -174,22 +218,39 @@ def _difference(value: float, low: float, high: float) -> str:
 
 
 def page_data(comparison: Comparison) -> html.ReportData:
-    """The data of the page: table, metrics by label frequency, and the points where the runs differ."""
+    """The data of the page: table, metrics by label frequency, and the points where the runs
+    differ."""
     runs, data, split = comparison.runs, comparison.data, comparison.split
     tops = [topk_rows(run.scores, min(html.SHOWN, data.num_labels))[0] for run in runs]
     differ = np.flatnonzero(differing(tops, split.relevance))
     chosen = differ[html.chosen_points(len(differ))]
     texts = text_of(split.text_path, split.rows[chosen])
-    tables = [html.points_table(chosen, texts, run.scores[chosen], split.relevance[chosen]) for run in runs]
+    tables = [
+        html.points_table(chosen, texts, run.scores[chosen], split.relevance[chosen])
+        for run in runs
+    ]
     labels = sorted({label for table in tables for label in html.used_labels(table)})
     return html.ReportData(
         title=f"{data.name}: " + " against ".join(run.name for run in runs),
-        facts={"data set": data.name, "split": split.name, "points": len(split), "labels": data.num_labels,
-               "data hash": data.hash, **{f"run {i}": str(run.folder) for i, run in enumerate(runs, 1)}},
-        metrics={}, comparison=_table(comparison), deciles=_deciles(comparison),
+        facts={
+            "data set": data.name,
+            "split": split.name,
+            "points": len(split),
+            "labels": data.num_labels,
+            "data hash": data.hash,
+            **{f"run {i}": str(run.folder) for i, run in enumerate(runs, 1)},
+        },
+        metrics={},
+        comparison=_table(comparison),
+        deciles=_deciles(comparison),
         labels={label: data.label_texts[label] for label in labels},
-        points=[{**entries[0], "top": [entry["top"] for entry in entries]} for entries in zip(*tables, strict=True)],
-        num_points=len(differ), runs=[run.name for run in runs])
+        points=[
+            {**entries[0], "top": [entry["top"] for entry in entries]}
+            for entries in zip(*tables, strict=True)
+        ],
+        num_points=len(differ),
+        runs=[run.name for run in runs],
+    )
 
 
 def differing(tops: Sequence[np.ndarray], relevance: sp.csr_matrix) -> np.ndarray:
@@ -205,15 +266,35 @@ def differing(tops: Sequence[np.ndarray], relevance: sp.csr_matrix) -> np.ndarra
 def _table(comparison: Comparison) -> dict[str, Any]:
     """{columns, rows: [{name, values, differences: [value, low, high, clear] or none}]}"""
     columns, differences = comparison.columns, [None, *comparison.differences]
-    return {"columns": columns, "rows": [
-        {"name": run.name, "values": [values[c] for c in columns],
-         "differences": own and [[*own[c], is_clear(*own[c][1:])] for c in columns]}
-        for run, values, own in zip(comparison.runs, comparison.values, differences, strict=True)]}
+    return {
+        "columns": columns,
+        "rows": [
+            {
+                "name": run.name,
+                "values": [values[c] for c in columns],
+                "differences": own and [[*own[c], is_clear(*own[c][1:])] for c in columns],
+            }
+            for run, values, own in zip(
+                comparison.runs, comparison.values, differences, strict=True
+            )
+        ],
+    }
 
 
 def _deciles(comparison: Comparison) -> list[dict[str, Any]]:
     width = min(max(DECILE_KS), comparison.data.num_labels)
     kept = min(int(np.diff(run.scores.indptr).max(initial=1)) for run in comparison.runs)
-    ks = [k for k in DECILE_KS if k <= min(kept, width)] or [1]      # beyond the saved predictions a k would mislead
-    return [{"run": run.name, **html.by_decile(topk_rows(run.scores, width)[0], comparison.split.relevance,
-                                               comparison.data.label_counts, ks)} for run in comparison.runs]
+    # beyond the saved predictions a k would mislead
+    ks = [k for k in DECILE_KS if k <= min(kept, width)] or [1]
+    return [
+        {
+            "run": run.name,
+            **html.by_decile(
+                topk_rows(run.scores, width)[0],
+                comparison.split.relevance,
+                comparison.data.label_counts,
+                ks,
+            ),
+        }
+        for run in comparison.runs
+    ]

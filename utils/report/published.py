@@ -1,10 +1,15 @@
-"""Test metrics of other systems on the data sets that can be made or downloaded here, for the table of a report.
+"""Test metrics of other systems on the data sets that can be made or downloaded here, for the table
+of a report.
 
-Measured with the systems' released packages on the same files, test split, the labels' own items filtered, propensities
-a = 0.55, b = 1.5, one CPU thread; what was not measured is left out.
+Measured with the systems' released packages on the same files, test split, the labels' own items
+filtered, propensities a = 0.55, b = 1.5, one CPU thread; what was not measured is left out.
 """
-SOURCE = ("Other systems: measured with their released packages on the same data set and split (filtered, one CPU "
-          "thread): napkinXC 0.7.2, omikuji 0.5.2, PECOS 1.2.8 and the released code of overlap-XMC.")
+
+SOURCE = (
+    "Other systems: measured with their released packages on the same data set and split "
+    "(filtered, one CPU "
+    "thread): napkinXC 0.7.2, omikuji 0.5.2, PECOS 1.2.8 and the released code of overlap-XMC."
+)
 COLUMNS = ("P@1", "P@3", "P@5", "PSP@1", "PSP@5", "R@100")
 
 _VALUES = {
@@ -14,15 +19,21 @@ _VALUES = {
         "omikuji Parabel (3 trees)": (42.21, 27.67, 21.00, 16.66, 20.49, 59.58),
         "omikuji Bonsai": (42.68, 27.26, 20.88, 17.96, 21.13, 58.54),
         "PECOS XR-Linear": (41.50, 26.93, 20.46, 16.92, 20.24, 56.40),
-        "one-vs-rest linear SVM": (41.50, 26.50, 19.70)},
+        "one-vs-rest linear SVM": (41.50, 26.50, 19.70),
+    },
     "LF-DebianTitles": {
         "napkinXC PLT": (42.82, 29.09, 22.41, 13.54, 17.62, 62.46),
         "omikuji Parabel (3 trees)": (44.11, 29.99, 23.03, 14.98, 19.80, 61.0),
         "omikuji Bonsai": (44.68, 30.61, 23.48, 15.80, 21.19, 61.7),
         "PECOS XR-Linear": (43.38, 29.69, 22.67, 15.23, 20.02, 57.17),
-        "overlap-XMC, 2 copies (unfiltered)": (44.86, 30.26, 23.11)},
+        "overlap-XMC, 2 copies (unfiltered)": (44.86, 30.26, 23.11),
+    },
     "Debtags": {
         "omikuji Parabel (3 trees)": (81.79, 59.94, 46.47, 50.52, 64.09, 96.61),
-        "PECOS XR-Linear": (80.65, 59.24, 45.82, 49.57, 63.09, 95.12)}}
-PUBLISHED = {data: {system: dict(zip(COLUMNS, values, strict=False)) for system, values in systems.items()}
-             for data, systems in _VALUES.items()}
+        "PECOS XR-Linear": (80.65, 59.24, 45.82, 49.57, 63.09, 95.12),
+    },
+}
+PUBLISHED = {
+    data: {system: dict(zip(COLUMNS, values, strict=False)) for system, values in systems.items()}
+    for data, systems in _VALUES.items()
+}

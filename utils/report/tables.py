@@ -1,11 +1,14 @@
 """Tables over finished runs.
 
-    python -m utils.report seeds RUN...                     # mean and standard deviation over the runs of one config
-    python -m utils.report seeds RUN... --split val         # of the validation split
-    python -m utils.report seeds Results/*/*/dexa-seed*     # runs of several configs: a row each
-    python -m utils.report compare RUN RUN...               # differences to the first, bootstrap intervals
-    python -m utils.report compare RUN RUN... --out c.html  # and a page with the points where they differ
+python -m utils.report seeds RUN...                     # mean and standard deviation over the runs
+of one config
+python -m utils.report seeds RUN... --split val         # of the validation split
+python -m utils.report seeds Results/*/*/dexa-seed*     # runs of several configs: a row each
+python -m utils.report compare RUN RUN...               # differences to the first, bootstrap
+intervals python -m utils.report compare RUN RUN... --out c.html  # and a page with the points where
+they differ
 """
+
 from __future__ import annotations
 
 import argparse
@@ -27,9 +30,11 @@ COLUMNS = ("P@1", "P@3", "P@5", "nDCG@5", "PSP@1", "PSP@5", "R@100")
 
 
 def read_run(folder: str | Path, split: str) -> dict[str, Any]:
-    """{name, folder, config, seed, metrics} of a run; ValueError if it is none, or was not evaluated on the split.
+    """{name, folder, config, seed, metrics} of a run; ValueError if it is none, or was not
+    evaluated on the split.
 
-    name: data set and experiment, without the seed that an experiment's name may end with, as in dexa-seed1 or dexa-s1.
+    name: data set and experiment, without the seed that an experiment's name may end with, as in
+    dexa-seed1 or dexa-s1.
     """
     folder = Path(folder)
     if not (folder / "config.yaml").is_file():
@@ -38,7 +43,11 @@ def read_run(folder: str | Path, split: str) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path}: no such file; make it with: python eval.py {split} {folder}")
     metrics = read_facts(path)
-    if odd := [name for name, value in metrics.items() if "@" in name and not isinstance(value, (int, float))]:
+    if odd := [
+        name
+        for name, value in metrics.items()
+        if "@" in name and not isinstance(value, (int, float))
+    ]:
         raise InputError(f"{path}: {odd[0]}: expected a number, got {str(metrics[odd[0]])[:60]!r}")
     try:
         seed = config["run"]["seed"]
@@ -46,18 +55,25 @@ def read_run(folder: str | Path, split: str) -> dict[str, Any]:
         stem = re.sub(rf"[-_.]?(s|seed)?{seed}$", "", whole) or whole
         name = f"{config['data']['name']}/{stem}"
     except (KeyError, TypeError) as error:
-        raise InputError(f"{folder / 'config.yaml'}: not the config of a run ({error!r})") from error
+        raise InputError(
+            f"{folder / 'config.yaml'}: not the config of a run ({error!r})"
+        ) from error
     if without := metrics.get("without"):
-        raise InputError(f"{path}: measured without {', '.join(map(str, without))}; measure the whole with: python "
-                         f"eval.py {split} {folder}")
+        raise InputError(
+            f"{path}: measured without {', '.join(map(str, without))}; measure the whole with: "
+            f"python "
+            f"eval.py {split} {folder}"
+        )
     trained = {section: content for section, content in config.items() if section not in MAY_DIFFER}
-    if place := config["run"].get("dir"):      # its own stages, such as a fusion's members, are those of every seed
+    # its own stages, such as a fusion's members, are those of every seed
+    if place := config["run"].get("dir"):
         trained = with_folder_renamed(trained, str(place), "RUN")
     return {"name": name, "folder": folder, "config": trained, "seed": seed, "metrics": metrics}
 
 
 def group_runs(runs: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """Runs of one config, seeds ascending; ValueError for a seed that stands twice or a name with two configs."""
+    """Runs of one config, seeds ascending; ValueError for a seed that stands twice or a name with
+    two configs."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
         groups.setdefault(run["name"], []).append(run)
@@ -68,9 +84,13 @@ def group_runs(runs: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
             raise InputError(f"{name}: seeds {seeds}: a seed stands twice")
         for run in group[1:]:
             if run["config"] != group[0]["config"]:
-                different = [s for s in run["config"] if run["config"][s] != group[0]["config"].get(s)]
-                raise InputError(f"{name}: the run of seed {run['seed']} has another config than that of seed "
-                                 f"{seeds[0]} (sections {', '.join(different)})")
+                different = [
+                    s for s in run["config"] if run["config"][s] != group[0]["config"].get(s)
+                ]
+                raise InputError(
+                    f"{name}: the run of seed {run['seed']} has another config than that of seed "
+                    f"{seeds[0]} (sections {', '.join(different)})"
+                )
     return list(groups.values())
 
 
@@ -80,16 +100,25 @@ def common_metrics(runs: Sequence[dict[str, Any]], columns: Sequence[str]) -> li
     if not found:
         common = set.intersection(*(set(run["metrics"]) for run in runs))
         known = [name for name in runs[0]["metrics"] if "@" in name and name in common]
-        raise InputError(f"none of the metrics {', '.join(columns)} is in every run; "
-                         f"these are: {', '.join(known) or 'none'}")
+        raise InputError(
+            f"none of the metrics {', '.join(columns)} is in every run; "
+            f"these are: {', '.join(known) or 'none'}"
+        )
     return found
 
 
-def compare_runs(folders: Sequence[str | Path], split: str, columns: Sequence[str], out: Path | None = None,
-                 root: str | None = None, resamples: int = 10_000) -> str:
+def compare_runs(
+    folders: Sequence[str | Path],
+    split: str,
+    columns: Sequence[str],
+    out: Path | None = None,
+    root: str | None = None,
+    resamples: int = 10_000,
+) -> str:
     """Markdown: the runs' metrics and differences to the first; the page is written to `out`."""
     from utils.report import compare as comparing  # here: it reads data sets, which imports torch
     from utils.report.html import write_report
+
     if resamples < 1:
         raise InputError(f"--resamples: expected at least 1, got {resamples}")
     runs = [read_run(folder, split) for folder in folders]
@@ -98,13 +127,20 @@ def compare_runs(folders: Sequence[str | Path], split: str, columns: Sequence[st
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_report(out, comparing.page_data(found))
-    return (f"{comparing.markdown(found)}\n\nDifferences to {found.runs[0].name}, with 95 % intervals of a paired "
-            f"bootstrap over the {len(found.split):,} points of split {split} ({resamples:,} resamples); bold: "
-            "without 0.")
+    return (
+        f"{comparing.markdown(found)}\n\nDifferences to {found.runs[0].name}, with 95 % intervals "
+        f"of a paired "
+        f"bootstrap over the {len(found.split):,} points of split {split} ({resamples:,} "
+        f"resamples); bold: "
+        "without 0."
+    )
 
 
-def seeds_table(folders: Sequence[str | Path], split: str = "tst", columns: Sequence[str] = COLUMNS) -> str:
-    """Markdown: a row per config with mean ± standard deviation (n - 1) of each metric over its seeds.
+def seeds_table(
+    folders: Sequence[str | Path], split: str = "tst", columns: Sequence[str] = COLUMNS
+) -> str:
+    """Markdown: a row per config with mean ± standard deviation (n - 1) of each metric over its
+    seeds.
 
     Metrics that a run does not have are left out of all rows.
     """
@@ -123,28 +159,48 @@ def seeds_table(folders: Sequence[str | Path], split: str = "tst", columns: Sequ
 
 
 def rows_alike(folders: Sequence[str | Path], split: str) -> str:
-    """What to say of rows that would be one, had their runs been named so; empty if there are none."""
+    """What to say of rows that would be one, had their runs been named so; empty if there are
+    none."""
     groups = group_runs([read_run(folder, split) for folder in folders])
     for i, group in enumerate(groups):
-        names = [other[0]["name"] for other in groups[i:] if other[0]["config"] == group[0]["config"]]
+        names = [
+            other[0]["name"] for other in groups[i:] if other[0]["config"] == group[0]["config"]
+        ]
         if len(names) > 1:
-            return (f"{', '.join(names)}: runs of one config; they make one row where their names differ by the "
-                    "seed at their end alone, as dexml-seed0 and dexml-seed1")
+            return (
+                f"{', '.join(names)}: runs of one config; they make one row where their names "
+                f"differ by the "
+                "seed at their end alone, as dexml-seed0 and dexml-seed1"
+            )
     return ""
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
-    seeds = commands.add_parser("seeds", help="mean and standard deviation over the seeds of each config")
-    comparison = commands.add_parser("compare", help="runs of one data set beside the first, with bootstrap intervals")
+    seeds = commands.add_parser(
+        "seeds", help="mean and standard deviation over the seeds of each config"
+    )
+    comparison = commands.add_parser(
+        "compare", help="runs of one data set beside the first, with bootstrap intervals"
+    )
     for command in (seeds, comparison):
         command.add_argument("runs", nargs="+", metavar="RUN", help="run folder")
         command.add_argument("--split", default="tst", choices=("trn", "val", "tst"))
-        command.add_argument("--metrics", nargs="+", default=COLUMNS, metavar="METRIC", help="columns, such as P@1")
-    comparison.add_argument("--out", type=Path, metavar="FILE", help="also write a page, such as compare.html")
-    comparison.add_argument("--root", help="folder of the data sets, if it has moved since training")
-    comparison.add_argument("--resamples", type=int, default=10_000, help="of the bootstrap (default %(default)s)")
+        command.add_argument(
+            "--metrics", nargs="+", default=COLUMNS, metavar="METRIC", help="columns, such as P@1"
+        )
+    comparison.add_argument(
+        "--out", type=Path, metavar="FILE", help="also write a page, such as compare.html"
+    )
+    comparison.add_argument(
+        "--root", help="folder of the data sets, if it has moved since training"
+    )
+    comparison.add_argument(
+        "--resamples", type=int, default=10_000, help="of the bootstrap (default %(default)s)"
+    )
     show_anything()
     options = parser.parse_args(words)
     try:
@@ -153,7 +209,15 @@ def main(words: Sequence[str] | None = None) -> None:
             if alike := rows_alike(options.runs, options.split):
                 print(alike, file=sys.stderr)
         else:
-            print(compare_runs(options.runs, options.split, options.metrics, options.out, options.root,
-                               options.resamples))
+            print(
+                compare_runs(
+                    options.runs,
+                    options.split,
+                    options.metrics,
+                    options.out,
+                    options.root,
+                    options.resamples,
+                )
+            )
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

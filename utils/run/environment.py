@@ -1,4 +1,6 @@
-"""What a run was made by and of: environment.json, and whether the data is still the same; memory of the process."""
+"""What a run was made by and of: environment.json, and whether the data is still the same; memory
+of the process."""
+
 from __future__ import annotations
 
 import contextlib
@@ -29,14 +31,21 @@ log = logging.getLogger(__name__)
 VERSIONED = ("torch", "transformers", "tokenizers", "accelerate", "numpy", "scipy", "safetensors")
 
 
-def write_environment(folder: Path, data: Dataset, labels_hash: str, computing: Mapping[str, str]) -> None:
+def write_environment(
+    folder: Path, data: Dataset, labels_hash: str, computing: Mapping[str, str]
+) -> None:
     """environment.json of a new run; of a resumed one, how it was gone on with.
 
     Args:
         computing: what else is to be known: the device and the precision in effect.
     """
     path = folder / "environment.json"
-    now = {**environment(data.hash), "relevance_hash": data.relevance_hash, **computing, "labels_hash": labels_hash}
+    now = {
+        **environment(data.hash),
+        "relevance_hash": data.relevance_hash,
+        **computing,
+        "labels_hash": labels_hash,
+    }
     if path.exists():
         before = read_facts(path)
         now = {**before, "resumed": [*before.get("resumed", []), now]}
@@ -46,15 +55,26 @@ def write_environment(folder: Path, data: Dataset, labels_hash: str, computing: 
 def environment(data_hash: str) -> dict[str, Any]:
     """What a result needs to be made again: commit, versions, machine, data."""
     import torch
+
     versions = {}
     for package in VERSIONED:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"command": sys.argv, "commit": _commit(), "python": platform.python_version(), "versions": versions,
-            "host": platform.node(), "machine": platform.machine(), "cpu": _cpu_name(), "cores": os.cpu_count(),
-            "devices": devices,
-            "processes": distributed.world_size(), "threads": torch.get_num_threads(), "data_hash": data_hash}
+    return {
+        "command": sys.argv,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "versions": versions,
+        "host": platform.node(),
+        "machine": platform.machine(),
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "devices": devices,
+        "processes": distributed.world_size(),
+        "threads": torch.get_num_threads(),
+        "data_hash": data_hash,
+    }
 
 
 def _recorded(folder: Path, name: str) -> str | None:
@@ -67,17 +87,23 @@ def _recorded(folder: Path, name: str) -> str | None:
 
 
 def check_labels(folder: Path, data: Path) -> None:
-    """InputError if the label texts of a data set are not those that a run was trained with, in their order."""
+    """InputError if the label texts of a data set are not those that a run was trained with, in
+    their order."""
     path = label_text_path(data)
     trained = _recorded(folder, "labels_hash")
-    if not trained:      # by an older version, or without label texts
+    if not trained:  # by an older version, or without label texts
         return
     if not path.is_file():
-        raise InputError(f"{path}: no such file; expected the label texts that {folder} was trained with")
+        raise InputError(
+            f"{path}: no such file; expected the label texts that {folder} was trained with"
+        )
     now = lines_hash(path)
     if trained != now and trained not in byte_hashes(path):
-        raise InputError(f"{path} is not what {folder} was trained with (labels_hash {now}, then {trained}): an id "
-                         "would be another label")
+        raise InputError(
+            f"{path} is not what {folder} was trained with (labels_hash {now}, then {trained}): "
+            f"an id "
+            "would be another label"
+        )
 
 
 def check_same_data(folder: Path, data: Dataset) -> None:
@@ -86,28 +112,40 @@ def check_same_data(folder: Path, data: Dataset) -> None:
     Its scores of other points would not be those of unseen ones, and its labels perhaps others.
     """
     whole = _recorded(folder, "data_hash")
-    trained = _recorded(folder, "relevance_hash") or whole      # older runs have the one, under the other's name
+    # older runs have the one, under the other's name
+    trained = _recorded(folder, "relevance_hash") or whole
     if trained != data.relevance_hash:
-        raise InputError(f"{folder} was trained on data {trained}, but {data.folder} is {data.relevance_hash}: other "
-                         "points, or another order of labels")
+        raise InputError(
+            f"{folder} was trained on data {trained}, but {data.folder} is {data.relevance_hash}: "
+            f"other "
+            "points, or another order of labels"
+        )
     if whole not in (data.hash, data.relevance_hash):
         log.warning("%s was trained with other filter pairs than those of %s", folder, data.folder)
     check_labels(folder, data.folder)
     rows = folder / "val_rows.npy"
     if not rows.is_file():
-        raise InputError(f"{rows}: no such file; without it validation points cannot be told from training points")
+        raise InputError(
+            f"{rows}: no such file; without it validation points cannot be told from training "
+            f"points"
+        )
     if not np.array_equal(read_array(rows, ndim=1, kinds="iu"), data.splits["val"].rows):
-        raise InputError(f"{rows}: another validation split than data.val_fraction {data.config.val_fraction} and "
-                         f"data.val_group_size {data.config.val_group_size} give, so that its points may have been "
-                         "trained on")
+        raise InputError(
+            f"{rows}: another validation split than data.val_fraction {data.config.val_fraction} "
+            f"and "
+            f"data.val_group_size {data.config.val_group_size} give, so that its points may have "
+            f"been "
+            "trained on"
+        )
 
 
 def peak_memory(device: Any) -> dict[str, float]:
     """Largest memory of this process so far, in MB: resident, and on the GPU where there is one."""
     import torch
+
     found = {"memory_mb": _peak_resident()}
     if device.type == "cuda":
-        found["gpu_memory_mb"] = torch.cuda.max_memory_allocated(device) / 2 ** 20
+        found["gpu_memory_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
     return found
 
 
@@ -116,14 +154,24 @@ def _peak_resident() -> float:
         for line in file:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) / 1024
-    import resource  # elsewhere than on Linux; on Linux it would count what the parent process held before
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2 ** 20 if sys.platform == "darwin" else 1024)
+    # elsewhere than on Linux; on Linux it would count what the parent process held before
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        2**20 if sys.platform == "darwin" else 1024
+    )
 
 
 def _commit() -> str | None:
     try:
-        got = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True,
-                             timeout=5, cwd=Path(__file__).parent, check=True)
+        got = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            cwd=Path(__file__).parent,
+            check=True,
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return got.stdout.strip()

@@ -1,11 +1,16 @@
-"""The run folder: what it holds, written so that a process killed at any instant leaves nothing half written.
+"""The run folder: what it holds, written so that a process killed at any instant leaves nothing
+half written.
 
-    recipe.yaml        all stages of the run, if it has some: each but the last has a folder like this in stages/
-    config.yaml        resolved config            environment.json   commit, versions, host, device, data hash
-    train.log          log                        metrics.jsonl      one JSON object a line: training and validation
-    model/             best on validation         last/              everything needed to go on
-    val_rows.npy       training rows held out     {val,tst}_metrics.json, tst_score_mat.npz, report.html
+recipe.yaml        all stages of the run, if it has some: each but the last has a folder like this
+in stages/
+config.yaml        resolved config            environment.json   commit, versions, host, device,
+data hash
+train.log          log                        metrics.jsonl      one JSON object a line: training
+and validation
+model/             best on validation         last/              everything needed to go on
+val_rows.npy       training rows held out     {val,tst}_metrics.json, tst_score_mat.npz, report.html
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -19,7 +24,15 @@ from pathlib import Path
 from typing import Any
 
 from utils import distributed
-from utils.config.config import Config, ConfigError, load_config, parse_overrides, read_yaml, to_mapping, to_yaml
+from utils.config.config import (
+    Config,
+    ConfigError,
+    load_config,
+    parse_overrides,
+    read_yaml,
+    to_mapping,
+    to_yaml,
+)
 from utils.console import show_anything
 from utils.errors import InputError
 from utils.files import clear_folder, settled_folder, write_text
@@ -28,14 +41,29 @@ from utils.reading.saved import read_facts
 log = logging.getLogger(__name__)
 LOCK = ".lock"
 RECIPE = "recipe.yaml"
-MAY_DIFFER = {"run", "eval"}      # sections that do not change what is trained
-MAY_CHANGE = {"data.root", "data.token_cache", "data.feature_cache", "data.workers", "encoder.trust_remote_code",
-              "train.mixed_precision"}      # of a run that goes on, if the data is the same
-MAY_BE_OVERRIDDEN = ("data.root", "data.feature_cache", "data.token_cache", "data.workers", "encoder.trust_remote_code",
-                     "run.threads", "train.mixed_precision")      # of a finished run, beside all of `eval`
+MAY_DIFFER = {"run", "eval"}  # sections that do not change what is trained
+MAY_CHANGE = {
+    "data.root",
+    "data.token_cache",
+    "data.feature_cache",
+    "data.workers",
+    "encoder.trust_remote_code",
+    "train.mixed_precision",
+}  # of a run that goes on, if the data is the same
+MAY_BE_OVERRIDDEN = (
+    "data.root",
+    "data.feature_cache",
+    "data.token_cache",
+    "data.workers",
+    "encoder.trust_remote_code",
+    # of a finished run, beside all of `eval`
+    "run.threads",
+    "train.mixed_precision",
+)
 
 
-# ---------------------------------------------------------------- the folder of a run
+# -------------------------------- the folder of a run
+
 
 def open_run(config: Config, recipe: Config, resume: bool, overwrite: bool) -> Path:
     """Make or reopen the run folder and save the resolved config.
@@ -45,8 +73,8 @@ def open_run(config: Config, recipe: Config, resume: bool, overwrite: bool) -> P
         recipe: of the whole run, whose folder `overwrite` clears.
 
     Raises:
-        InputError: the folder holds a run already and neither `resume` nor `overwrite` is given, or it holds a run of
-            another config.
+        InputError: the folder holds a run already and neither `resume` nor `overwrite` is given, or
+            it holds a run of another config.
     """
     folder = config.run_folder
     problem = None
@@ -67,9 +95,12 @@ def _write_configs(config: Config, recipe: Config) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{folder}: the run folder cannot be made ({error.strerror}); choose another run.dir or "
-                         "run.root") from error
-    for leftover in folder.glob(".*.partial-*"):      # of a process that was killed while it wrote
+        raise InputError(
+            f"{folder}: the run folder cannot be made ({error.strerror}); choose another run.dir "
+            f"or "
+            "run.root"
+        ) from error
+    for leftover in folder.glob(".*.partial-*"):  # of a process that was killed while it wrote
         leftover.unlink()
     if recipe.stages:
         write_text(recipe.run_folder / RECIPE, to_yaml(recipe))
@@ -79,12 +110,13 @@ def _write_configs(config: Config, recipe: Config) -> None:
         for key, (old, new) in differences(before, config).items():
             log.info("%s is %r from here on; until now it was %r", key, new, old)
         if _stop(before) != config.train.stop_epoch:
-            (folder / "finished").unlink(missing_ok=True)      # it is not any more
+            (folder / "finished").unlink(missing_ok=True)  # it is not any more
     write_text(saved, to_yaml(config))
 
 
 def check_folders(stages: Sequence[Config], resume: bool, overwrite: bool) -> None:
-    """What `open_run` will refuse of the folders of a run's stages, before the first one is trained.
+    """What `open_run` will refuse of the folders of a run's stages, before the first one is
+    trained.
 
     Finished stages before the last are kept as they are, whatever the config says of them now.
     """
@@ -105,19 +137,26 @@ def is_finished(config: Config) -> bool:
     folder = config.run_folder
     if not (folder / "finished").exists():
         return False
-    return not (folder / "config.yaml").is_file() or _stop(read_yaml(folder / "config.yaml")) == config.train.stop_epoch
+    return (
+        not (folder / "config.yaml").is_file()
+        or _stop(read_yaml(folder / "config.yaml")) == config.train.stop_epoch
+    )
 
 
 def _say_kept(config: Config) -> None:
     saved = config.run_folder / "config.yaml"
     changed = differences(read_yaml(saved), config) if saved.is_file() else {}
     if changed := {key: values for key, values in changed.items() if key not in MAY_CHANGE}:
-        log.warning("%s is finished and kept as it was trained: %s has no effect on it", config.run_folder,
-                    _as_text(changed))
+        log.warning(
+            "%s is finished and kept as it was trained: %s has no effect on it",
+            config.run_folder,
+            _as_text(changed),
+        )
 
 
 def differences(saved: Mapping[str, Any], config: Config) -> dict[str, tuple[Any, Any]]:
-    """Keys that matter to what is trained and whose value is another than in a saved config: {key: (saved, now)}.
+    """Keys that matter to what is trained and whose value is another than in a saved config: {key:
+    (saved, now)}.
 
     A key that the saved config does not have, as it is of an older version, had its default.
     """
@@ -125,7 +164,9 @@ def differences(saved: Mapping[str, Any], config: Config) -> dict[str, tuple[Any
     for section, content in to_mapping(config).items():
         if not isinstance(content, Mapping):
             continue
-        fields = {field.name: field.default for field in dataclasses.fields(getattr(config, section))}
+        fields = {
+            field.name: field.default for field in dataclasses.fields(getattr(config, section))
+        }
         before = saved.get(section)
         before = before if isinstance(before, Mapping) else {}
         for key, now in content.items():
@@ -147,7 +188,8 @@ def _stop(saved: Mapping[str, Any]) -> int | None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the run folder: another training run in it is refused until this one ends, however it ends."""
+    """Hold the run folder: another training run in it is refused until this one ends, however it
+    ends."""
     if not distributed.is_main():
         yield
         return
@@ -167,7 +209,7 @@ def _is_locked(folder: Path) -> bool:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
-    return False      # left by a process that was killed
+    return False  # left by a process that was killed
 
 
 def _refusal(config: Config, resume: bool, overwrite: bool) -> str | None:
@@ -178,14 +220,16 @@ def _refusal(config: Config, resume: bool, overwrite: bool) -> str | None:
     if folder.exists() and not folder.is_dir():
         return f"{folder}: expected a run folder, got a file; choose another run.dir"
     if not saved.exists():
-        if folder.is_dir() and any(p.name not in ("stages", RECIPE, LOCK) and ".partial" not in p.name
-                                   for p in folder.iterdir()):
+        if folder.is_dir() and any(
+            p.name not in ("stages", RECIPE, LOCK) and ".partial" not in p.name
+            for p in folder.iterdir()
+        ):
             return f"{folder}: the run folder is not empty and holds no run; choose another run.dir"
         return None
     if overwrite:
         return None
     if resume and not is_begun(folder):
-        return None      # nothing was trained: the config may be another
+        return None  # nothing was trained: the config may be another
     try:
         changed = differences(read_yaml(saved), config)
     except ConfigError as error:
@@ -196,7 +240,9 @@ def _refusal(config: Config, resume: bool, overwrite: bool) -> str | None:
         if problem:
             return f"{folder}: {problem}"
     if fixed:
-        return f"{folder} holds a run of another config: {_as_text(fixed)}; {_way_out(fixed, folder)}"
+        return (
+            f"{folder} holds a run of another config: {_as_text(fixed)}; {_way_out(fixed, folder)}"
+        )
     if not resume:
         return f"{folder} holds this run already; use --resume to go on, --overwrite to replace it"
     return None
@@ -213,43 +259,81 @@ def _way_out(changed: Mapping[str, Any], folder: Path) -> str:
     usual = "use another run.expname, or --overwrite to replace it"
     if [*changed] != ["train.epochs"]:
         return usual
-    return ("the learning rates of the steps that were taken follow from train.epochs. To train on from its best "
-            f"model: --run.start_from {folder} with another run.expname; to train anew: --overwrite")
+    return (
+        "the learning rates of the steps that were taken follow from train.epochs. To train on "
+        "from its best "
+        f"model: --run.start_from {folder} with another run.expname; to train anew: --overwrite"
+    )
 
 
 def _stop_refusal(folder: Path, config: Config, before: int | None, now: int | None) -> str | None:
-    """Why a run cannot go on to another `train.stop_epoch`, or None: it then is, bit by bit, the run that had it from
-    the start."""
+    """Why a run cannot go on to another `train.stop_epoch`, or None: it then is, bit by bit, the
+    run that had it from the start."""
     last = settled_folder(folder / "last") / "progress.json"
     if not last.is_file():
         return "there is no last/ to go on from; train anew with --overwrite"
     progress = read_facts(last, epoch=int, epoch_step=int)
     begun = progress["epoch"] + bool(progress["epoch_step"])
     if now is not None and now < begun:
-        return f"train.stop_epoch is {now}, but {begun} epochs are begun already; expected as many or more"
+        return (
+            f"train.stop_epoch is {now}, but {begun} epochs are begun already; expected as "
+            f"many or more"
+        )
     if (folder / "finished").exists() and progress["epoch"] % config.train.eval_interval:
-        return (f"train.stop_epoch ({before} -> {now}): the run ended with an evaluation after epoch "
-                f"{progress['epoch']}, which train.eval_interval {config.train.eval_interval} does not have; to train "
-                f"on from its best model: --run.start_from {folder} with another run.expname")
+        return (
+            f"train.stop_epoch ({before} -> {now}): the run ended with an evaluation after epoch "
+            f"{progress['epoch']}, which train.eval_interval {config.train.eval_interval} does "
+            f"not have; to train "
+            f"on from its best model: --run.start_from {folder} with another run.expname"
+        )
     return None
 
 
 def clear_run(folder: Path) -> None:
-    """Remove a run, and only what a run writes: `--overwrite` must not take a mistyped folder with it."""
+    """Remove a run, and only what a run writes: `--overwrite` must not take a mistyped folder with
+    it."""
     if not (folder / "config.yaml").exists() and not (folder / "stages").exists():
         return
-    for name in ("config.yaml", RECIPE, "environment.json", "train.log", "metrics.jsonl", "val_rows.npy",
-                 "val_metrics.json", "trn_metrics.json", "tst_metrics.json", "trn_score_mat.npz", "val_score_mat.npz",
-                 "tst_score_mat.npz", "graph.npz", "approx_A.npz", "finished", "report.html",
-                 "trn_report.html", "val_report.html"):
+    for name in (
+        "config.yaml",
+        RECIPE,
+        "environment.json",
+        "train.log",
+        "metrics.jsonl",
+        "val_rows.npy",
+        "val_metrics.json",
+        "trn_metrics.json",
+        "tst_metrics.json",
+        "trn_score_mat.npz",
+        "val_score_mat.npz",
+        "tst_score_mat.npz",
+        "graph.npz",
+        "approx_A.npz",
+        "finished",
+        "report.html",
+        "trn_report.html",
+        "val_report.html",
+    ):
         (folder / name).unlink(missing_ok=True)
-    for name in ("model", "last", "levels", "experiments", "plots", "tensorboard", "stages", ".model.old", ".last.old",
-                 ".model.partial", ".last.partial"):
+    for name in (
+        "model",
+        "last",
+        "levels",
+        "experiments",
+        "plots",
+        "tensorboard",
+        "stages",
+        ".model.old",
+        ".last.old",
+        ".model.partial",
+        ".last.partial",
+    ):
         clear_folder(folder / name)
 
 
 def with_folder_renamed(value: Any, old: str, new: str) -> Any:
-    """The values of a config, in which `old` and what it names inside of that folder are inside of `new`."""
+    """The values of a config, in which `old` and what it names inside of that folder are inside of
+    `new`."""
     if isinstance(value, Mapping):
         return {key: with_folder_renamed(part, old, new) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
@@ -265,31 +349,52 @@ def folder_of(run: str | Path) -> Path:
     return path.parent if path.name == "config.yaml" else path
 
 
-def find_run(path: str | Path, method_configs: Mapping[str, type], overrides: Any = ()) -> tuple[Path, Config]:
-    """A run folder or its config.yaml -> (folder, config); InputError if it is no run, or one without a model."""
+def find_run(
+    path: str | Path, method_configs: Mapping[str, type], overrides: Any = ()
+) -> tuple[Path, Config]:
+    """A run folder or its config.yaml -> (folder, config); InputError if it is no run, or one
+    without a model."""
     folder = folder_of(path)
     if not (folder / "config.yaml").is_file():
-        raise InputError(f"{path}: not a run folder: it has no config.yaml (train.py prints the folder it made)")
+        raise InputError(
+            f"{path}: not a run folder: it has no config.yaml (train.py prints the folder it made)"
+        )
     if not isinstance(overrides, Mapping):
         overrides = parse_overrides(overrides)
     for section, values in overrides.items():
-        if fixed := [key for key in values if section != "eval" and f"{section}.{key}" not in MAY_BE_OVERRIDDEN]:
-            raise ConfigError(f"command line: {section}.{fixed[0]} is fixed by the run; what can be overridden: "
-                              f"eval.*, {', '.join(MAY_BE_OVERRIDDEN)}")
+        if fixed := [
+            key
+            for key in values
+            if section != "eval" and f"{section}.{key}" not in MAY_BE_OVERRIDDEN
+        ]:
+            raise ConfigError(
+                f"command line: {section}.{fixed[0]} is fixed by the run; what can be overridden: "
+                f"eval.*, {', '.join(MAY_BE_OVERRIDDEN)}"
+            )
     config = load_config(folder / "config.yaml", overrides, method_configs=method_configs)
     if config.encoder.trust_remote_code and "trust_remote_code" not in overrides.get("encoder", {}):
         # The folder may be a stranger's: only who opens it may allow its code to run.
-        log.warning("%s asks to run its own code; refused. If you trust it: --encoder.trust_remote_code true", folder)
-        config = dataclasses.replace(config, encoder=dataclasses.replace(config.encoder, trust_remote_code=False))
+        log.warning(
+            "%s asks to run its own code; refused. If you trust it: --encoder.trust_remote_code "
+            "true",
+            folder,
+        )
+        config = dataclasses.replace(
+            config, encoder=dataclasses.replace(config.encoder, trust_remote_code=False)
+        )
     if not settled_folder(folder / "model").is_dir():
-        raise InputError(f"{folder}: the run has no model yet; train it, or go on with train.py --resume")
+        raise InputError(
+            f"{folder}: the run has no model yet; train it, or go on with train.py --resume"
+        )
     return folder, config
 
 
-# ---------------------------------------------------------------- logging
+# -------------------------------- logging
+
 
 def start_logging(folder: Path | None = None) -> None:
-    """Log to the screen and, given a folder, to its train.log; other processes than the main one warn only."""
+    """Log to the screen and, given a folder, to its train.log; other processes than the main one
+    warn only."""
     show_anything()
     root = logging.getLogger()
     for handler in list(root.handlers):
@@ -297,13 +402,23 @@ def start_logging(folder: Path | None = None) -> None:
         handler.close()
     handlers: list[logging.Handler] = [_Console()]
     if folder is not None and distributed.is_main():
-        handlers.append(logging.FileHandler(folder / "train.log", encoding="utf-8", errors="backslashreplace"))
+        handlers.append(
+            logging.FileHandler(folder / "train.log", encoding="utf-8", errors="backslashreplace")
+        )
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
         root.addHandler(handler)
     root.setLevel(logging.INFO if distributed.is_main() else logging.WARNING)
-    for noisy in ("transformers", "accelerate", "httpx", "huggingface_hub", "matplotlib", "sentence_transformers",
-                  "onnxscript", "onnx_ir"):
+    for noisy in (
+        "transformers",
+        "accelerate",
+        "httpx",
+        "huggingface_hub",
+        "matplotlib",
+        "sentence_transformers",
+        "onnxscript",
+        "onnx_ir",
+    ):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
@@ -312,6 +427,7 @@ class _Console(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         from utils.progress import tqdm
+
         tqdm.write(self.format(record), file=sys.stderr)
 
 
@@ -337,8 +453,8 @@ class MetricLog:
     """metrics.jsonl, TensorBoard and, if asked for, Weights & Biases, from the main process.
 
     Args:
-        step, epoch: the steps done and the epochs finished where the run goes on from; what a killed run logged beyond
-            them is forgotten, for it comes again.
+        step, epoch: the steps done and the epochs finished where the run goes on from; what a
+            killed run logged beyond them is forgotten, for it comes again.
     """
 
     def __init__(self, folder: Path, config: Config, step: int = 0, epoch: int = 0) -> None:
@@ -348,14 +464,21 @@ class MetricLog:
         _forget_after(self._path, epoch)
         if config.run.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
+
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         if config.run.wandb:
             try:
                 import wandb
             except ImportError:
-                raise ConfigError("run.wandb is true but the package is missing: pip install wandb") from None
-            self._wandb = wandb.init(project=config.run.project, name=f"{config.data.name}/{config.run.expname}",
-                                     dir=str(folder), config=to_mapping(config))
+                raise ConfigError(
+                    "run.wandb is true but the package is missing: pip install wandb"
+                ) from None
+            self._wandb = wandb.init(
+                project=config.run.project,
+                name=f"{config.data.name}/{config.run.expname}",
+                dir=str(folder),
+                config=to_mapping(config),
+            )
 
     def write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
         """One line of metrics.jsonl: {"kind": ..., "step": ..., **values}."""

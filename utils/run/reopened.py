@@ -1,9 +1,11 @@
-"""The config.yaml of a run as what `train.py` is given: the run goes on where the file lies, wherever it was made.
+"""The config.yaml of a run as what `train.py` is given: the run goes on where the file lies,
+wherever it was made.
 
-    python train.py MOVED/config.yaml --resume                   # all its stages, if it has some
-    python train.py MOVED/stages/NAME/config.yaml --resume       # this stage alone
-    python train.py MOVED/config.yaml --run.expname again        # the same settings in another folder
+python train.py MOVED/config.yaml --resume                   # all its stages, if it has some
+python train.py MOVED/stages/NAME/config.yaml --resume       # this stage alone
+python train.py MOVED/config.yaml --run.expname again        # the same settings in another folder
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -15,11 +17,15 @@ from utils.config.config import Config, build_config, to_mapping
 from utils.config.legacy_yaml import load_any_config
 from utils.run.folder import RECIPE, with_folder_renamed
 
-PLACES = {"dir", "root", "project", "expname"}      # of section run: where a run goes
+PLACES = {"dir", "root", "project", "expname"}  # of section run: where a run goes
 
 
-def load_training_config(path: str | Path, words: Sequence[str], method_configs: Mapping[str, type],
-                         expand: Callable[[Config], Config]) -> Config:
+def load_training_config(
+    path: str | Path,
+    words: Sequence[str],
+    method_configs: Mapping[str, type],
+    expand: Callable[[Config], Config],
+) -> Config:
     """A config file, or that of a run folder.
 
     Args:
@@ -42,13 +48,16 @@ def load_training_config(path: str | Path, words: Sequence[str], method_configs:
 def _is_of_a_run(path: Path) -> bool:
     """Whether a file is the config that a training run wrote into its folder."""
     beside = ("environment.json", RECIPE)
-    return path.name in ("config.yaml", RECIPE) and any((path.parent / name).is_file() for name in beside)
+    return path.name in ("config.yaml", RECIPE) and any(
+        (path.parent / name).is_file() for name in beside
+    )
 
 
 def moved(config: Config, folder: Path, method_configs: Mapping[str, type]) -> Config:
-    """The config of a run as that of the folder which holds it now: what it names inside of its old folder, too."""
+    """The config of a run as that of the folder which holds it now: what it names inside of its old
+    folder, too."""
     old, new = config.run_folder, folder
-    if old.parent.name == new.parent.name == "stages":      # it may name other stages of its run
+    if old.parent.name == new.parent.name == "stages":  # it may name other stages of its run
         old, new = old.parent.parent, new.parent.parent
     values = with_folder_renamed(to_mapping(config), str(old), str(new))
     stages = values.pop("stages", ())

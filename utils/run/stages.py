@@ -1,4 +1,6 @@
-"""Stages of a config: what they say of each other, and those that a fusion's member configs become."""
+"""Stages of a config: what they say of each other, and those that a fusion's member configs
+become."""
+
 from __future__ import annotations
 
 import contextlib
@@ -13,12 +15,21 @@ from utils.config.legacy_yaml import load_any_config
 from utils.errors import InputError
 from utils.run.folder import find_run
 
-OF_THE_FUSION = ("root", "val_fraction", "val_max_points", "val_group_size", "features", "terms", "feature_cache",
-                 "token_cache")      # of section data
+OF_THE_FUSION = (
+    "root",
+    "val_fraction",
+    "val_max_points",
+    "val_group_size",
+    "features",
+    "terms",
+    "feature_cache",
+    "token_cache",
+)  # of section data
 
 
 def _references(value: Any, change: Callable[[str, str], Any]) -> Any:
-    """A stage's values with change(kind, name) for `stage:NAME` and `best:NAME` anywhere in them."""
+    """A stage's values with change(kind, name) for `stage:NAME` and `best:NAME` anywhere in
+    them."""
     if isinstance(value, Mapping):
         return {key: _references(part, change) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
@@ -35,18 +46,22 @@ def check_references(stages: Sequence[Mapping[str, Any]]) -> None:
 
     def check(kind: str, name: str) -> None:
         if name not in earlier:
-            raise ConfigError(f"'{kind}:{name}': there is no earlier stage {name}; earlier stages: "
-                              f"{', '.join(earlier) or 'none'}")
+            raise ConfigError(
+                f"'{kind}:{name}': there is no earlier stage {name}; earlier stages: "
+                f"{', '.join(earlier) or 'none'}"
+            )
+
     for stage in stages:
         _references(stage, check)
         earlier.append(stage["name"])
 
 
 def stage_configs(config: Config, method_configs: Mapping[str, type]) -> dict[str, Config]:
-    """The stages of a config by name, each as it is trained: references resolved, started from the one before.
+    """The stages of a config by name, each as it is trained: references resolved, started from the
+    one before.
 
-    `best:NAME` is the best epoch of that stage, all its epochs while it is not trained yet. A config without stages is
-    its own only one.
+    `best:NAME` is the best epoch of that stage, all its epochs while it is not trained yet. A
+    config without stages is its own only one.
     """
     if not config.stages:
         return {"": config}
@@ -57,12 +72,14 @@ def stage_configs(config: Config, method_configs: Mapping[str, type]) -> dict[st
 
     def named(kind: str, name: str) -> Any:
         return str(found[name].run_folder) if kind == "stage" else best_epoch(found[name])
+
     for stage in config.stages:
         name = stage["name"]
         folder = config.run_folder if name == last else config.run_folder / "stages" / name
-        run = {"start_from": start, **(stage.get("run") or {}), "dir": str(folder)}      # it may name another, or none
+        # it may name another, or none
+        run = {"start_from": start, **(stage.get("run") or {}), "dir": str(folder)}
         overlay = _references({**stage, "run": run}, named)
-        found[name] = stage_config(config, overlay, method_configs)      # its errors name the stage
+        found[name] = stage_config(config, overlay, method_configs)  # its errors name the stage
         start = str(folder)
     return found
 
@@ -87,9 +104,12 @@ def of_stage(name: str) -> Iterator[None]:
 
 
 class Runs:
-    """Runs that a config names: finished ones, and earlier stages of its recipe, which need not be trained yet."""
+    """Runs that a config names: finished ones, and earlier stages of its recipe, which need not be
+    trained yet."""
 
-    def __init__(self, method_configs: Mapping[str, type], stages: Mapping[str, Config] | None = None) -> None:
+    def __init__(
+        self, method_configs: Mapping[str, type], stages: Mapping[str, Config] | None = None
+    ) -> None:
         """stages: by their run folders."""
         self._method_configs = method_configs
         self._stages = dict(stages or {})
@@ -113,12 +133,15 @@ class Runs:
         try:
             return self.config(config.run.start_from)
         except ValueError as error:
-            raise ConfigError(f"run.start_from: {error}; train that run first, or name another") from error
+            raise ConfigError(
+                f"run.start_from: {error}; train that run first, or name another"
+            ) from error
 
 
 def member_stages(config: Config, method_configs: Mapping[str, type]) -> Config:
-    """A fusion whose members are config files -> the same with a stage for each of them (for each of their own stages),
-    so that what has been trained is not trained again; any other config as it is."""
+    """A fusion whose members are config files -> the same with a stage for each of them (for each
+    of their own stages), so that what has been trained is not trained again; any other config as it
+    is."""
     if config.method.name != "fusion" or config.stages:
         return config
     stages: list[dict[str, Any]] = []
@@ -131,14 +154,18 @@ def member_stages(config: Config, method_configs: Mapping[str, type]) -> Config:
         own = load_any_config(path, method_configs=method_configs)
         members[name] = f"stage:{name}"
         before = own.run.start_from
-        names: dict[str | None, str] = {}      # of its stages here
+        names: dict[str | None, str] = {}  # of its stages here
         for number, overlay in enumerate(own.stages or ({},), 1):
-            overlay = _references({**overlay, "run": {"start_from": before, **(overlay.get("run") or {})}},
-                                  lambda kind, old, names=names: f"{kind}:{names.get(old, old)}")
+            overlay = _references(
+                {**overlay, "run": {"start_from": before, **(overlay.get("run") or {})}},
+                lambda kind, old, names=names: f"{kind}:{names.get(old, old)}",
+            )
             values = to_mapping(stage_config(own, overlay, method_configs))
             values["data"] |= {key: getattr(config.data, key) for key in OF_THE_FUSION}
             label = name if number >= len(own.stages) else f"{name}-{overlay['name']}"
-            stages.append({**values, "name": label, "run": {"start_from": values["run"]["start_from"]}})
+            stages.append(
+                {**values, "name": label, "run": {"start_from": values["run"]["start_from"]}}
+            )
             before = f"stage:{label}"
             names[overlay.get("name")] = label
     if not stages:

@@ -1,13 +1,17 @@
-"""`last/`: everything a run needs to go on. Safe formats only: safetensors, JSON, npz without pickles.
+"""`last/`: everything a run needs to go on. Safe formats only: safetensors, JSON, npz without
+pickles.
 
     shared.safetensors       parameters, buffers and optimizer state that all processes hold alike
-    process-<r>.safetensors  what process r alone has: its label shards with their optimizer state, its random states
+    process-<r>.safetensors  what process r alone has: its label shards with their optimizer state,
+        its random states
     method.npz               the method's own arrays (shortlists, clusters)
     progress.json            where the run stands; versions
 
-A run may go on with another number of processes: shards are put together and cut anew. The order of the samples does
-not depend on that number; the random states of processes that were not there before start from the seed.
+A run may go on with another number of processes: shards are put together and cut anew. The order of
+the samples does not depend on that number; the random states of processes that were not there
+before start from the seed.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -33,7 +37,9 @@ FORMAT = 1
 
 @dataclass
 class Progress:
-    """Where a run stands. `step` counts optimizer steps; `epoch_step` and `loss_sum` are of the epoch in progress."""
+    """Where a run stands. `step` counts optimizer steps; `epoch_step` and `loss_sum` are of the
+    epoch in progress."""
+
     epoch: int = 0
     epoch_step: int = 0
     loss_sum: float = 0.0
@@ -47,24 +53,40 @@ class Progress:
     format: int = FORMAT
 
 
-def save_checkpoint(folder: Path, method: nn.Module, optimizers: list[torch.optim.Optimizer], progress: Progress,
-                    accelerator: Accelerator) -> None:
-    """Replace `folder`/last by the present state; the previous one stays until the new one is whole."""
+def save_checkpoint(
+    folder: Path,
+    method: nn.Module,
+    optimizers: list[torch.optim.Optimizer],
+    progress: Progress,
+    accelerator: Accelerator,
+) -> None:
+    """Replace `folder`/last by the present state; the previous one stays until the new one is
+    whole."""
     tensors = _tensors(method, optimizers)
     own = {name for name in tensors if _is_sharded(name, method)}
     progress.processes = distributed.world_size()
     state = method.training_state()
     with folder_written_whole(folder / "last") as last:
         if distributed.is_main():
-            save_file({n: v for n, v in tensors.items() if n not in own}, last / "shared.safetensors")
+            save_file(
+                {n: v for n, v in tensors.items() if n not in own}, last / "shared.safetensors"
+            )
             np.savez(last / "method.npz", **state)
-            (last / "progress.json").write_text(json.dumps(dataclasses.asdict(progress), indent=1) + "\n")
-        save_file({n: tensors[n] for n in own} | _random_states(accelerator),
-                  last / f"process-{distributed.rank()}.safetensors")
+            (last / "progress.json").write_text(
+                json.dumps(dataclasses.asdict(progress), indent=1) + "\n"
+            )
+        save_file(
+            {n: tensors[n] for n in own} | _random_states(accelerator),
+            last / f"process-{distributed.rank()}.safetensors",
+        )
 
 
-def load_checkpoint(folder: Path, method: nn.Module, optimizers: list[torch.optim.Optimizer],
-                    accelerator: Accelerator) -> Progress | None:
+def load_checkpoint(
+    folder: Path,
+    method: nn.Module,
+    optimizers: list[torch.optim.Optimizer],
+    accelerator: Accelerator,
+) -> Progress | None:
     """Restore what `save_checkpoint` wrote; None if there is no checkpoint yet.
 
     Raises:
@@ -79,9 +101,20 @@ def load_checkpoint(folder: Path, method: nn.Module, optimizers: list[torch.opti
         shards = [load_file(last / f"process-{r}.safetensors") for r in range(progress.processes)]
         with open(last / "method.npz", "rb") as file, np.load(file, allow_pickle=False) as arrays:
             state = dict(arrays)
-    except (OSError, ValueError, TypeError, KeyError, EOFError, BadZipFile, SafetensorError) as error:
-        raise ValueError(f"{last} is damaged or of another version of this program ({error}); move it away to start "
-                         "the run anew, the best model so far is in model/") from error
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        EOFError,
+        BadZipFile,
+        SafetensorError,
+    ) as error:
+        raise ValueError(
+            f"{last} is damaged or of another version of this program ({error}); move it away to "
+            f"start "
+            "the run anew, the best model so far is in model/"
+        ) from error
     if progress.format != FORMAT:
         raise ValueError(f"{last} has format {progress.format}, this program reads format {FORMAT}")
     _report_differences(progress)
@@ -96,29 +129,53 @@ def load_checkpoint(folder: Path, method: nn.Module, optimizers: list[torch.opti
 
 def _report_differences(progress: Progress) -> None:
     if progress.processes != distributed.world_size():
-        log.warning("the checkpoint was written by %d processes, this run has %d: the samples come in the same order, "
-                    "but dropout draws other numbers", progress.processes, distributed.world_size())
+        log.warning(
+            "the checkpoint was written by %d processes, this run has %d: the samples come in the "
+            "same order, "
+            "but dropout draws other numbers",
+            progress.processes,
+            distributed.world_size(),
+        )
     if progress.torch != torch.__version__:
-        log.warning("the checkpoint was written with torch %s, this is %s: results may differ in the last digits",
-                    progress.torch, torch.__version__)
+        log.warning(
+            "the checkpoint was written with torch %s, this is %s: results may differ in the last "
+            "digits",
+            progress.torch,
+            torch.__version__,
+        )
 
 
-# ---------------------------------------------------------------- parameters and optimizer state by name
+# -------------------------------- parameters and optimizer state by name
+
 
 def _tensors(method: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
-    """Parameters as `parameter|name`, optimizer state as `key|name` (names hold dots, never bars)."""
+    """Parameters as `parameter|name`, optimizer state as `key|name` (names hold dots, never
+    bars)."""
     names = {p: name for name, p in method.named_parameters()}
     again = _tied(method)
-    found = {f"parameter|{name}": value for name, value in method.state_dict().items() if name not in again}
-    found |= {f"{key}|{names[p]}": torch.as_tensor(value)
-              for optimizer in optimizers for p, state in optimizer.state.items() for key, value in state.items()}
+    found = {
+        f"parameter|{name}": value
+        for name, value in method.state_dict().items()
+        if name not in again
+    }
+    found |= {
+        f"{key}|{names[p]}": torch.as_tensor(value)
+        for optimizer in optimizers
+        for p, state in optimizer.state.items()
+        for key, value in state.items()
+    }
     return {name: value.detach().contiguous() for name, value in found.items()}
 
 
 def _tied(method: nn.Module) -> dict[str, str]:
-    """Further names of a parameter that has several, as the embeddings of BART's halves: name -> its first name."""
+    """Further names of a parameter that has several, as the embeddings of BART's halves: name ->
+    its first name."""
     first = {p: name for name, p in method.named_parameters()}
-    return {name: first[p] for name, p in method.named_parameters(remove_duplicate=False) if name != first[p]}
+    return {
+        name: first[p]
+        for name, p in method.named_parameters(remove_duplicate=False)
+        if name != first[p]
+    }
 
 
 def _is_sharded(name: str, method: nn.Module) -> bool:
@@ -129,33 +186,45 @@ def _is_sharded(name: str, method: nn.Module) -> bool:
 
 def _own_share(name: str, shards: list[dict[str, Tensor]], method: nn.Module) -> Tensor:
     """This process's rows of a tensor that was sharded over `len(shards)` processes."""
-    if shards[0][name].dim() == 0:      # a step count, equal on all
+    if shards[0][name].dim() == 0:  # a step count, equal on all
         return shards[0][name]
     whole = torch.cat([shard[name] for shard in shards])
     own = distributed.share(len(whole))
-    return whole[own.start:own.stop].clone()
+    return whole[own.start : own.stop].clone()
 
 
-def _restore(method: nn.Module, optimizers: list[torch.optim.Optimizer], saved: dict[str, Tensor], last: Path) -> None:
+def _restore(
+    method: nn.Module, optimizers: list[torch.optim.Optimizer], saved: dict[str, Tensor], last: Path
+) -> None:
     by_kind: dict[str, dict[str, Tensor]] = {}
     for name, value in saved.items():
         kind, _, parameter = name.partition("|")
         by_kind.setdefault(kind, {})[parameter] = value
     parameters = by_kind.pop("parameter", {})
-    parameters |= {name: parameters[first] for name, first in _tied(method).items() if first in parameters}
+    parameters |= {
+        name: parameters[first] for name, first in _tied(method).items() if first in parameters
+    }
     try:
         method.load_state_dict(parameters)
     except RuntimeError as error:
-        raise ValueError(f"{last} does not fit this config: {' '.join(str(error).split())}") from error
+        raise ValueError(
+            f"{last} does not fit this config: {' '.join(str(error).split())}"
+        ) from error
     names = {p: name for name, p in method.named_parameters()}
     for optimizer in optimizers:
         for p in (p for group in optimizer.param_groups for p in group["params"]):
-            state = {kind: values[names[p]] for kind, values in by_kind.items() if names[p] in values}
-            if state:      # AdamW keeps its step count on the host, the moments beside the parameter
-                optimizer.state[p] = {k: v if v.dim() == 0 else v.to(p.device) for k, v in state.items()}
+            state = {
+                kind: values[names[p]] for kind, values in by_kind.items() if names[p] in values
+            }
+            # AdamW keeps its step count on the host, the moments beside the parameter
+            if state:
+                optimizer.state[p] = {
+                    k: v if v.dim() == 0 else v.to(p.device) for k, v in state.items()
+                }
 
 
-# ---------------------------------------------------------------- random states
+# -------------------------------- random states
+
 
 def _random_states(accelerator: Accelerator) -> dict[str, Tensor]:
     states = {"random.cpu": torch.get_rng_state()}
@@ -172,4 +241,6 @@ def _load_random_states(saved: dict[str, Tensor], accelerator: Accelerator) -> N
     if accelerator.device.type == "cuda" and "random.cuda" in saved:
         torch.cuda.set_rng_state(saved["random.cuda"], accelerator.device)
     if accelerator.scaler is not None and "random.scaler" in saved:
-        accelerator.scaler.load_state_dict({**accelerator.scaler.state_dict(), "scale": saved["random.scaler"].item()})
+        accelerator.scaler.load_state_dict(
+            {**accelerator.scaler.state_dict(), "scale": saved["random.scaler"].item()}
+        )

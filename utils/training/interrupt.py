@@ -1,4 +1,6 @@
-"""When to save: on a clock, and on SIGTERM or Ctrl-C, agreed between all processes so that all save the same step."""
+"""When to save: on a clock, and on SIGTERM or Ctrl-C, agreed between all processes so that all save
+the same step."""
+
 from __future__ import annotations
 
 import contextlib
@@ -23,10 +25,16 @@ class Interrupted(Exception):
 @contextlib.contextmanager
 def stopped_by_sigterm() -> Iterator[None]:
     """SIGTERM stops the block at once, as Ctrl-C does: for work that keeps what it has finished."""
+
     def stop(number: int, frame: FrameType | None) -> None:
-        raise Interrupted("stopped by SIGTERM; what was finished is kept; go on with the same command and --resume",
-                          number)
-    main_thread = threading.current_thread() is threading.main_thread()      # elsewhere Python forbids handlers
+        raise Interrupted(
+            "stopped by SIGTERM; what was finished is kept; go on with the same command and "
+            "--resume",
+            number,
+        )
+
+    # elsewhere Python forbids handlers
+    main_thread = threading.current_thread() is threading.main_thread()
     previous = signal.signal(signal.SIGTERM, stop) if main_thread else None
     try:
         yield
@@ -36,11 +44,13 @@ def stopped_by_sigterm() -> Iterator[None]:
 
 
 class SaveClock:
-    """Context: notes SIGTERM and SIGINT instead of dying from them, and tells when a checkpoint is due.
+    """Context: notes SIGTERM and SIGINT instead of dying from them, and tells when a checkpoint is
+    due.
 
     Args:
         minutes: between two saves.
-        every: steps between two agreements with the other processes (each is a message and a host sync).
+        every: steps between two agreements with the other processes (each is a message and a host
+        sync).
     """
 
     def __init__(self, minutes: float, every: int) -> None:
@@ -50,17 +60,20 @@ class SaveClock:
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> SaveClock:
-        if threading.current_thread() is threading.main_thread():      # elsewhere Python forbids handlers
+        # elsewhere Python forbids handlers
+        if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._previous[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self._received and number == signal.SIGINT:      # a second Ctrl-C means now
+        if self._received and number == signal.SIGINT:  # a second Ctrl-C means now
             raise KeyboardInterrupt
         self._received = number
 
@@ -68,7 +81,8 @@ class SaveClock:
         """After each step, on every process: is it time to save? The answer is the same on all."""
         self._calls += 1
         if distributed.world_size() > 1:
-            if os.getppid() != self._parent:      # the launcher was killed: nobody watches over these any more
+            # the launcher was killed: nobody watches over these any more
+            if os.getppid() != self._parent:
                 self._received = self._received or signal.SIGTERM
             if self._calls % self._every:
                 return False
@@ -80,10 +94,14 @@ class SaveClock:
         return time.monotonic() - self._last >= self._seconds
 
     def saved(self) -> None:
-        """A checkpoint was written: start the clock anew, and stop here if a signal asked for it."""
+        """A checkpoint was written: start the clock anew, and stop here if a signal asked for
+        it."""
         self._last = time.monotonic()
-        self._received = distributed.agree(self._received)      # a signal reaches the processes one after the other
+        # a signal reaches the processes one after the other
+        self._received = distributed.agree(self._received)
         if self._received:
             name = signal.Signals(self._received).name
-            raise Interrupted(f"stopped by {name} after saving; go on with the same command and --resume",
-                              self._received)
+            raise Interrupted(
+                f"stopped by {name} after saving; go on with the same command and --resume",
+                self._received,
+            )

@@ -1,4 +1,5 @@
 """The compiled step of row-sparse AdamW: one pass over the rows that have a gradient."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -23,4 +24,6 @@ def adamw_rows(rows, gradients, parameter, first, second, steps, rate, betas, ep
         for d in range(len(gradient)):
             mean[d] += (one - betas[0]) * (gradient[d] - mean[d])
             square[d] = betas[1] * square[d] + (one - betas[1]) * gradient[d] * gradient[d]
-            weight[d] -= rate * (lift1 * mean[d] / (np.sqrt(lift2 * square[d]) + eps) + decay * weight[d])
+            weight[d] -= rate * (
+                lift1 * mean[d] / (np.sqrt(lift2 * square[d]) + eps) + decay * weight[d]
+            )
