@@ -266,7 +266,9 @@ def _train(
             if state.epoch_step == 0:
                 method.on_epoch_start(state.epoch, accelerator)
             loss = train_epoch(run, clock)
-            state.epoch, state.epoch_step, state.loss_sum = state.epoch + 1, 0, 0.0
+            state.epoch = state.epoch + 1
+            state.epoch_step = 0
+            state.loss_sum = 0.0
             if state.epoch % config.train.eval_interval == 0 or state.epoch == last:
                 keep_best(run, loss)
                 save_checkpoint(folder, method, optimizers, state, accelerator)
@@ -305,7 +307,10 @@ class Run:
 
 def train_epoch(run: Run, clock: SaveClock) -> float:
     """One epoch from `state.epoch_step` on; returns the mean loss of all its steps."""
-    config, method, state, accelerator = run.config, run.method, run.state, run.accelerator
+    config = run.config
+    method = run.method
+    state = run.state
+    accelerator = run.accelerator
     split = run.data.splits["trn"]
     steps = steps_per_epoch(split, config.train.batch_size)
     parameters = [
@@ -352,7 +357,8 @@ class EpochMeter:
     """
 
     def __init__(self, run: Run) -> None:
-        self._run, self._pending = run, []
+        self._run = run
+        self._pending = []
         self._points = self._tokens = 0
         self._begin = self._mark = time.perf_counter()
 
@@ -365,10 +371,8 @@ class EpochMeter:
 
     def settle(self) -> None:
         """Bring `state` up to date; FloatingPointError if a loss is not finite."""
-        state, values = (
-            self._run.state,
-            torch.stack(self._pending).tolist() if self._pending else [],
-        )
+        state = self._run.state
+        values = torch.stack(self._pending).tolist() if self._pending else []
         for offset, value in enumerate(values):
             if not math.isfinite(value):
                 step = state.step - len(values) + offset + 1
@@ -385,7 +389,8 @@ class EpochMeter:
             state.loss_sum += value
         self._pending = []
         now = time.perf_counter()
-        state.seconds, self._mark = state.seconds + now - self._mark, now
+        state.seconds = state.seconds + now - self._mark
+        self._mark = now
 
     def close(self) -> float:
         """Log the epoch; returns its mean loss."""
@@ -419,7 +424,10 @@ class EpochMeter:
 
 def keep_best(run: Run, loss: float) -> None:
     """Evaluate on the validation split and save the model if it is the best so far."""
-    config, method, state, accelerator = run.config, run.method, run.state, run.accelerator
+    config = run.config
+    method = run.method
+    state = run.state
+    accelerator = run.accelerator
     method.prepare_scoring(accelerator)
     metrics = (
         score_split(config, method, run.data, "val", accelerator)[0]
@@ -442,7 +450,9 @@ def keep_best(run: Run, loss: float) -> None:
     if state.best is not None and value <= state.best:
         state.evaluations_without_better += 1
         return
-    state.best, state.best_epoch, state.evaluations_without_better = value, state.epoch, 0
+    state.best = value
+    state.best_epoch = state.epoch
+    state.evaluations_without_better = 0
     with folder_written_whole(run.folder / "model") as partial:
         method.save(partial, accelerator)
     if distributed.is_main():

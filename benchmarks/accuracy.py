@@ -65,7 +65,8 @@ def main() -> None:
     paths = options.configs or [
         p for p in sorted(DEFAULT.glob("*.yaml")) if p.name != "dataset.yaml"
     ]
-    found, lines = {}, []
+    found = {}
+    lines = []
     with tempfile.TemporaryDirectory() as folder:
         for path in paths:
             name = f"{path.parent.name}/{path.stem}"

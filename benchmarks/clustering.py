@@ -70,7 +70,8 @@ def cluster(rows: np.ndarray | sp.csr_matrix, leaves: int, threads: int) -> Call
 
 
 def dense(scale: float, threads: int) -> tuple[str, float, Callable]:
-    n, leaves = round(1_000_000 * scale), round(65_536 * scale) or 1
+    n = round(1_000_000 * scale)
+    leaves = round(65_536 * scale) or 1
     rows = dense_rows(n, 384, np.random.default_rng(0))
     return (
         f"cluster {n:,} x 384 dense rows into {leaves:,}, {threads} threads",
@@ -122,7 +123,8 @@ def measure(step: str, scale: float, threads: int) -> dict:
     """The numbers of a step; meant for a process of its own."""
     make, goal = STEPS[step]
     name, size, run = make(scale, threads)
-    wall, cpu = time.perf_counter(), time.process_time()
+    wall = time.perf_counter()
+    cpu = time.process_time()
     run()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -301,7 +301,8 @@ def _phase(phase: str, task: Task, python: str) -> dict[str, Any]:
         "TOKENIZERS_PARALLELISM": "false",
     }
     environment.pop("PYTHONPATH", None)
-    file, work = Path(task.work) / "task.json", Path(task.work)
+    file = Path(task.work) / "task.json"
+    work = Path(task.work)
     write_json(file, dataclasses.asdict(task))
     peak = watch(
         [python, "-m", "benchmarks.compare_worker", phase, str(file)], env=environment, cwd=ROOT
@@ -335,7 +336,8 @@ def rows(
     measured."""
     for count in threads:
         for system in systems:
-            file, settings = saved / f"{system.kind}-{count}.json", system.settings(minutes, data)
+            file = saved / f"{system.kind}-{count}.json"
+            settings = system.settings(minutes, data)
             before = (
                 json.loads(file.read_text(encoding="utf-8")) if resume and file.is_file() else {}
             )
@@ -433,7 +435,8 @@ def main(words: Sequence[str] | None = None) -> None:
     if options.out and options.out.suffix not in (".md", ".json"):
         parser.error(f"--out {options.out}: expected a name that ends in .md or .json")
     try:
-        systems, data = chosen(options), Data.load(options.data, *options.propensity)
+        systems = chosen(options)
+        data = Data.load(options.data, *options.propensity)
     except ValueError as error:
         parser.exit(2, f"error: {error}\n")
     saved = options.rows or Path("Results/compare") / options.data.resolve().name
@@ -448,7 +451,8 @@ def main(words: Sequence[str] | None = None) -> None:
             system, system.python(options.peers.absolute()), data, threads, options.st_minutes
         )
 
-    table, all_well = [], True
+    table = []
+    all_well = True
     print(heading(COLUMNS), flush=True)
     for row, well in rows(
         systems, options.threads, saved, options.resume, options.st_minutes, data, measured

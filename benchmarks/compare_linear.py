@@ -24,8 +24,12 @@ class Linear:
     """A tree on the features X.{trn,tst}.npz: subclasses fit, save, load and predict."""
 
     def __init__(self, task: Task) -> None:
-        self.task, self.folder, self.threads, self.model = task, str(task.model), task.threads, None
-        self.num_labels, self.text_features = 0, None
+        self.task = task
+        self.folder = str(task.model)
+        self.threads = task.threads
+        self.model = None
+        self.num_labels = 0
+        self.text_features = None
 
     def before(self) -> None:
         pass
@@ -91,7 +95,8 @@ class Parabel(Linear):
         import omikuji
 
         super().__init__(task)
-        self.kind, self.text_file = omikuji.Model, str(task.model.with_suffix(".txt"))
+        self.kind = omikuji.Model
+        self.text_file = str(task.model.with_suffix(".txt"))
 
     def before(self) -> None:
         """The text format that it reads."""
@@ -99,7 +104,8 @@ class Parabel(Linear):
         with open(self.text_file, "w") as out:
             print(*features.shape, relevance.shape[1], file=out)
             for row in range(features.shape[0]):
-                labels, part = _row(relevance, row)[0], zip(*_row(features, row), strict=True)
+                labels = _row(relevance, row)[0]
+                part = zip(*_row(features, row), strict=True)
                 print(
                     ",".join(map(str, labels)),
                     *(f"{index}:{value:.7g}" for index, value in part),

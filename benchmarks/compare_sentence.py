@@ -50,7 +50,9 @@ class SentenceTransformer:
             torch,
             TrainerCallback,
         )
-        self.minilm, self.data, self.data_config = pretrained.resolve("minilm"), data, DataConfig
+        self.minilm = pretrained.resolve("minilm")
+        self.data = data
+        self.data_config = DataConfig
         self.labels = self.model = None
         self.load_filters = load_filters
         self.reads_texts = True
@@ -68,11 +70,9 @@ class SentenceTransformer:
         from datasets import Dataset
 
         deadline = time.process_time() + 60 * self.task.minutes * self.task.threads
-        titles, label_texts, relevance = (
-            self.task.texts("trn_X"),
-            self.task.texts("Y"),
-            self.task.matrix("Y.trn"),
-        )
+        titles = self.task.texts("trn_X")
+        label_texts = self.task.texts("Y")
+        relevance = self.task.matrix("Y.trn")
         filters = self.load_filters(Path(self.task.data), {"trn": relevance.shape})["trn"]
         held_out = self.data.validation_rows(relevance, self.data_config(), Path(self.task.data))
         learned = relevance - relevance.multiply(filters)
@@ -97,7 +97,8 @@ class SentenceTransformer:
         self.model.load_state_dict(keeper.best_state)
         self.model.save(str(self.task.model))
         np.save(self.task.model / "labels.npy", self._encode(label_texts))
-        steps, epochs = trainer.state.global_step, trainer.state.epoch
+        steps = trainer.state.global_step
+        epochs = trainer.state.epoch
         stopped = f"stopped after {self.task.minutes:g} minutes, " if keeper.late else ""
         return {
             "notes": f"{steps} steps of {self.batch} pairs: {epochs:.2f} epochs of {len(rows):,} "
@@ -127,10 +128,15 @@ class SentenceTransformer:
 
     def _keeper(self, precision: Callable[[], float], deadline: float) -> Any:
         """A callback that keeps the best state of the model and says when to stop."""
-        model, patience = self.model, self.patience
+        model = self.model
+        patience = self.patience
 
         class Keeper(self.callback):
-            best, best_epoch, best_state, without_better, late = -1.0, 0.0, None, 0, False
+            best = -1.0
+            best_epoch = 0.0
+            best_state = None
+            without_better = 0
+            late = False
 
             def on_step_end(self, arguments: Any, state: Any, control: Any, **_: Any) -> None:
                 if time.process_time() > deadline:
@@ -145,7 +151,9 @@ class SentenceTransformer:
                 )
                 self.without_better += 1
                 if value > self.best:
-                    self.best, self.best_epoch, self.without_better = value, state.epoch, 0
+                    self.best = value
+                    self.best_epoch = state.epoch
+                    self.without_better = 0
                     self.best_state = {
                         name: tensor.clone() for name, tensor in model.state_dict().items()
                     }

@@ -85,13 +85,11 @@ class Ours:
         from predict import Predictor
         from utils.config.config import load_config
 
-        self.task, self.events, self.fit, self.evaluate, self.kind = (
-            task,
-            events,
-            train.fit,
-            eval.evaluate,
-            Predictor,
-        )
+        self.task = task
+        self.events = events
+        self.fit = train.fit
+        self.evaluate = eval.evaluate
+        self.kind = Predictor
         folder = Path(task.data)
         # A tree selects nothing on validation points: it may learn from them, as the other trees
         # do.
@@ -170,7 +168,8 @@ def _compile_clock(events: Any) -> Any:
     compilations."""
 
     class Clock(events.Listener):
-        depth, seconds = 0, (0.0, 0.0)  # a compilation may start others
+        depth = 0
+        seconds = (0.0, 0.0)  # a compilation may start others
 
         def on_start(self, event: Any) -> None:
             if self.depth == 0:
@@ -199,7 +198,8 @@ def _peak_mb() -> float:
 def train(system: Any, task: Task) -> dict[str, Any]:
     task.run.mkdir()
     system.before()
-    wall, cpu = time.perf_counter(), _processor_seconds()
+    wall = time.perf_counter()
+    cpu = _processor_seconds()
     told = {"compile_s": (0.0, 0.0), "notes": "", **system.train()}
     wall, cpu = (
         now - then - compiled

@@ -122,7 +122,8 @@ def steps(labels: list[int], count: int) -> list[dict]:
 def training_seconds(config: Config) -> float:
     """Processor seconds from the first epoch's first step to the last epoch's end, without
     evaluation and saving."""
-    original, moments = (train.train_epoch, train.keep_best), []
+    original = (train.train_epoch, train.keep_best)
+    moments = []
     train.train_epoch = lambda *words: moments.append(time.process_time()) or original[0](*words)
     train.keep_best = lambda *_: moments.append(time.process_time())
     try:

@@ -114,14 +114,16 @@ def search(folder: Path, centres: np.ndarray, singles: int) -> None:
         index = GraphIndex.load(folder, settings, precision)
         for query in queries[:50]:  # warm-up
             index.search(query[None], 10)
-        times, used = [], time.process_time()
+        times = []
+        used = time.process_time()
         for query in queries[:singles]:
             start = time.perf_counter()
             index.search(query[None], 10)
             times.append(time.perf_counter() - start)
         used = (time.process_time() - used) / singles
         batches = [queries[i : i + 256] for i in range(0, 2048, 256)]
-        start, cpu = time.perf_counter(), time.process_time()
+        start = time.perf_counter()
+        cpu = time.process_time()
         ids = torch.cat([index.search(batch, 10)[1] for batch in batches])
         seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
         exact = ids if exact is None else exact
@@ -210,7 +212,8 @@ def made_step(
         found, paths = model.shortlist(
             queries, raised, forced_clusters(raised, 20, parents, fill, noise)
         )
-        inside, ids = found.labels >= 0, found.labels.clamp(min=0)
+        inside = found.labels >= 0
+        ids = found.labels.clamp(min=0)
         scores = pool_scores(queries, model.labels, ids)
         scores.retain_grad()
         positive = torch.zeros_like(inside)

@@ -39,7 +39,8 @@ def latency(predictor: Predictor, texts: list[str]) -> tuple[float, float]:
 def parts(fusion: Fusion, accelerator: Accelerator) -> dict[str, Callable[[], object]]:
     """What is timed, by name: each member's own prediction of the test split, and the fusion's."""
     split = load_dataset(fusion.config, None).splits["tst"]
-    points, k = np.arange(len(split)), min(fusion.config.method.candidates, fusion.num_labels)
+    points = np.arange(len(split))
+    k = min(fusion.config.method.candidates, fusion.num_labels)
     calls = {}
     for name, member in fusion.members.items():
         own = (

@@ -91,7 +91,8 @@ def measure(case: dict) -> dict:
     for tensor in (queries, labels):
         # touched: gradients are not counted as a rise
         tensor.grad = torch.zeros_like(tensor).add_(0.0)
-    before, seconds = resident("VmRSS"), []
+    before = resident("VmRSS")
+    seconds = []
     for tensor in (queries, labels):
         tensor.grad = None  # backward hands over its own
     for _ in range(case["repeats"]):

@@ -116,7 +116,8 @@ def merge_pairs(skeleton: Skeleton, num_labels: int, seed: int) -> sp.csr_matrix
     rng = np.random.default_rng(seed)
     above = skeleton.child_ptrs[-2]
     group = np.repeat(np.arange(len(above) - 1), np.diff(above))[skeleton.node_clusters]
-    column, count = np.full(num_labels, -1), 0
+    column = np.full(num_labels, -1)
+    count = 0
     for super_cluster in np.unique(group):
         labels = rng.permutation(skeleton.node_labels[group == super_cluster])
         column[labels] = count + np.arange(len(labels)) // 2
@@ -147,11 +148,9 @@ def disentanglement(
 ) -> list[dict[str, float]]:
     """VI of the split that the copies of each merged label make, and the mean VI of random
     splits."""
-    members, columns, pairs = (
-        skeleton.membership(into.shape[1]),
-        original.relevance.tocsc(),
-        into.tocsc(),
-    )
+    members = skeleton.membership(into.shape[1])
+    columns = original.relevance.tocsc()
+    pairs = into.tocsc()
     # of each label that is looked at: copies, its points, their true labels
     homes, points, truths = [], [], []
     merged = [
@@ -179,7 +178,8 @@ def disentanglement(
         if points
         else []
     )
-    rng, rows = np.random.default_rng(config.run.seed), []
+    rng = np.random.default_rng(config.run.seed)
+    rows = []
     for label, truth, split in zip(kept, truths, splits, strict=True):
         rivals = {
             "coin": rng.integers(0, 2, (RANDOM_SPLITS, len(split))),
@@ -216,11 +216,10 @@ def second_home(
     Args:
         homes: the two clusters of each label; points: its points.
     """
-    flat, first = (
-        np.concatenate(points),
-        np.repeat(np.stack(homes), [len(own) for own in points], axis=0),
-    )
-    found, order = np.empty(len(flat), np.int64), np.argsort(flat, kind="stable")
+    flat = np.concatenate(points)
+    first = np.repeat(np.stack(homes), [len(own) for own in points], axis=0)
+    found = np.empty(len(flat), np.int64)
+    order = np.argsort(flat, kind="stable")
     step = max(1, SCORES_AT_ONCE // skeleton.leaves)
     for start in range(0, len(features), step):
         block = order[slice(*np.searchsorted(flat[order], (start, start + step)))]
@@ -246,8 +245,10 @@ def run_experiments(run: str | Path, copies: list[int], split: str) -> dict:
         raise ValueError(
             f"{folder}: a {config.method.name} run; the experiments need xr-linear or overlap"
         )
-    threads, accelerator = distributed.cpu_threads(config.run.threads), Accelerator(cpu=True)
-    data, features = load_dataset(config, None), load_method(config, folder).features
+    threads = distributed.cpu_threads(config.run.threads)
+    accelerator = Accelerator(cpu=True)
+    data = load_dataset(config, None)
+    features = load_method(config, folder).features
 
     def points(name: str) -> Points:
         own = data.splits[name]
@@ -270,7 +271,8 @@ def run_experiments(run: str | Path, copies: list[int], split: str) -> dict:
             "experiments need a tree"
         )
     into = merge_pairs(skeleton, data.num_labels, config.run.seed)
-    table, pairs = {}, []
+    table = {}
+    pairs = []
     sets = {"original": (trn, other), "merged": (trn.merged(into), other.merged(into))}
     for name, count in itertools.product(sets, sorted({1, *copies})):
         fit_on, test_on = sets[name]

@@ -128,7 +128,8 @@ def main() -> None:
                 ]
             )
             print("  ".join(rows[-1]), file=sys.stderr, flush=True)
-    head, bar = ["case", "planned MB", "measured MB", "difference"], ["---"] * 4
+    head = ["case", "planned MB", "measured MB", "difference"]
+    bar = ["---"] * 4
     print(
         "\n".join(
             ("| " + " | ".join(row) + " |")

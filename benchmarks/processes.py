@@ -73,7 +73,8 @@ def made_data(root: Path, labels: int, encoder: Path) -> None:
 
     from utils.pretrained.location import load_tokenizer
 
-    folder, rng = root / "made", np.random.default_rng(0)
+    folder = root / "made"
+    rng = np.random.default_rng(0)
     (folder / "raw").mkdir(parents=True)
     words = np.array([f"w{i}" for i in range(1000)])
     for name, count in (("trn_X", 2000), ("tst_X", 100), ("Y", labels)):

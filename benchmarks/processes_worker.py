@@ -21,7 +21,9 @@ from utils.training.optim import build_optimizers, clip_gradients
 
 
 def main() -> None:
-    path, steps, words = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
+    path = sys.argv[1]
+    steps = int(sys.argv[2])
+    words = sys.argv[3:]
     config = load_config(path, words, method_configs=METHOD_CONFIGS)
     accelerator = distributed.start()
     torch.set_num_threads(distributed.cpu_threads(config.run.threads))

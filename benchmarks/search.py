@@ -65,10 +65,12 @@ def measure(name: str, options: argparse.Namespace) -> list[tuple[dict, Tensor]]
     # what torch itself loads
     build_index("exact", labels[:1000], settings=settings).search(queries[:2], 1)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    before, started = memory_mb("VmRSS"), time.process_time()
+    before = memory_mb("VmRSS")
+    started = time.process_time()
     index = build_index(name, labels, settings=settings)
     index.search(queries[:1], options.k)
-    build, results = time.process_time() - started if name != "exact" else 0.0, []
+    build = time.process_time() - started if name != "exact" else 0.0
+    results = []
     for index.ef in options.ef if name != "exact" else [0]:
         ids, batched = search_all(index, queries, options.k, BATCH)
         _, single = search_all(index, queries[:100], options.k, 1)
@@ -97,7 +99,8 @@ def run(options: argparse.Namespace) -> list[dict]:
         # a fresh process: its own peak of memory
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             results += pool.apply(measure, (name, options))
-    exact, rows = results[0][1], []
+    exact = results[0][1]
+    rows = []
     for numbers, ids in results:
         found = sum(len(set(a) & set(b)) for a, b in zip(ids.tolist(), exact.tolist(), strict=True))
         rows.append(

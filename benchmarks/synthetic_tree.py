@@ -35,7 +35,8 @@ def made_problem(points: int, labels: int, seed: int = 0) -> tuple[sp.csr_matrix
     """Features [N, F] with rows of length 1, and relevance [N, L], both float32 CSR."""
     rng = np.random.default_rng(seed)
     along = _labels_along(points, labels, rng)
-    indptr, place = along.indptr, along.indices
+    indptr = along.indptr
+    place = along.indices
     blocks = []
     for start in range(0, points, BLOCK):
         edges = indptr[start : start + BLOCK + 1]
@@ -71,7 +72,8 @@ def _features(
 ) -> sp.csr_matrix:
     """Features of some points: `counts` labels each, at these places along the line [sum of
     counts]."""
-    points, words = len(counts), int(FEATURES_PER_POINT * 1.06)  # some fall together
+    points = len(counts)
+    words = int(FEATURES_PER_POINT * 1.06)  # some fall together
     first = np.cumsum(counts) - counts
     draws = rng.random((points, words), dtype=np.float32)
     of_label = first[:, None] + (

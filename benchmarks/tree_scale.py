@@ -32,7 +32,8 @@ class Clock:
     """Prints a row of the table at the end of each step."""
 
     def __init__(self) -> None:
-        self.rows, self._start = [], self._now()
+        self.rows = []
+        self._start = self._now()
         print("| step | wall s | cpu s | peak MB so far |\n| --- | --- | --- | --- |")
 
     @staticmethod
@@ -41,7 +42,8 @@ class Clock:
         return time.perf_counter(), usage.ru_utime + usage.ru_stime
 
     def done(self, step: str) -> None:
-        now, peak = self._now(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        now = self._now()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         self.rows.append((step, *(b - a for a, b in zip(self._start, now, strict=True)), peak))
         print("| {} | {:.1f} | {:.1f} | {:.0f} |".format(*self.rows[-1]), flush=True)
         self._start = self._now()
@@ -55,7 +57,8 @@ def run(folder: Path, threads: int, max_leaf: int) -> tuple[list, dict[str, floa
         for kind in "XY"
         for split in ("trn", "tst")
     }
-    features, relevance = Features.build(load["X.trn"]), load["Y.trn"]
+    features = Features.build(load["X.trn"])
+    relevance = load["Y.trn"]
     clock.done("read")
     embeddings = label_centroids(relevance, features.sparse)
     clock.done("label centroids")

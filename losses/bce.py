@@ -18,9 +18,13 @@ def add_softplus(total: Tensor, scores: Tensor, spare: Tensor) -> None:
 
 class BCE:
     def forward(self, stream: Stream) -> Parts:
-        positives, known = stream.positives, torch.ones_like(stream.positives.counted)
-        buffer, spare, own = stream.buffer(), stream.buffer(), stream.empty(len(positives.rows))
-        total, kept = torch.zeros_like(stream.queries[:, 0]), None
+        positives = stream.positives
+        known = torch.ones_like(stream.positives.counted)
+        buffer = stream.buffer()
+        spare = stream.buffer()
+        own = stream.empty(len(positives.rows))
+        total = torch.zeros_like(stream.queries[:, 0])
+        kept = None
         for chunk in stream.chunks:
             scores, own[chunk.known] = stream.masked(chunk, known, stream.view(buffer, chunk))
             add_softplus(total, scores, stream.view(spare, chunk))

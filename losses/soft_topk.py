@@ -45,7 +45,8 @@ class SoftTopK:
         own = own + shift[positives.rows]
         share = stream.weights / len(shift) * positives.counted
         share = share / positives.per_row.to(share.dtype).clamp_min(1)[positives.rows]
-        value, point = -(share * functional.logsigmoid(own)).sum(), -share * torch.sigmoid(-own)
+        value = -(share * functional.logsigmoid(own)).sum()
+        point = -share * torch.sigmoid(-own)
         sums = stream.exchange.sum(torch.stack([total, stream.per_row(point)]))
         factor = -sums[1] / sums[0].clamp_min(1e-30)  # slopes that all underflowed: 0, not 0 / 0
         return Parts(stream.exchange.sum(value), factor, point, None, logits)

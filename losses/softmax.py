@@ -21,8 +21,10 @@ def exponentials(stream: Stream, hidden: Tensor):
         stream.queries.dtype
     ).min  # finite, unlike -inf: a row with nothing to sum must not make NaN
     maximum = torch.full_like(stream.queries[:, 0], lowest)
-    total, own = torch.zeros_like(maximum), stream.empty(len(stream.positives.rows))
-    buffer, scores = stream.buffer(), None
+    total = torch.zeros_like(maximum)
+    own = stream.empty(len(stream.positives.rows))
+    buffer = stream.buffer()
+    scores = None
     for chunk in stream.chunks:
         scores, own[chunk.known] = stream.masked(chunk, hidden, stream.view(buffer, chunk))
         highest = torch.maximum(maximum, scores.amax(1))

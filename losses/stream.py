@@ -73,8 +73,10 @@ class Stream:
     """The score matrix [B, L] as a sequence of chunks written into reused buffers."""
 
     def __init__(self, pool: Pool, queries: Tensor, labels: Tensor, bias: Tensor | None):
-        self.pool, self.positives = pool, pool.positives
-        self.exchange, self.chunks = pool.exchange, pool.chunks
+        self.pool = pool
+        self.positives = pool.positives
+        self.exchange = pool.exchange
+        self.chunks = pool.chunks
         self.queries = queries.to(pool.dtype) * pool.scale  # [B, D]
         self.labels, self.bias = labels, bias
         self.weights = pool.positives.weights.to(pool.dtype)  # [P]
@@ -105,7 +107,8 @@ class Stream:
 
     def masked(self, chunk: Chunk, hidden: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
         """Scores of a chunk with -inf at `hidden` [P] known positives, and their own scores."""
-        scores, index = self.scores(chunk, out), self.known(chunk)
+        scores = self.scores(chunk, out)
+        index = self.known(chunk)
         own = scores[index]
         scores[index] = own.masked_fill(hidden[chunk.known], -torch.inf)
         return scores, own
@@ -122,7 +125,8 @@ class Stream:
         bias = self.bias.new_empty(self.bias.shape) if needs[2] else None
         buffer = self.buffer()
         for chunk in self.chunks:
-            gradient, index = self.view(buffer, chunk), self.known(chunk)
+            gradient = self.view(buffer, chunk)
+            index = self.known(chunk)
             torch.mul(weights(chunk, buffer), factor[:, None], out=gradient)  # G: [B, c]
             gradient[index] = gradient[index] + point[chunk.known]  # coordinates are unique
             if queries is not None:

@@ -43,11 +43,13 @@ def solve(logits: Tensor, k, present: Tensor, exchange: Exchange) -> tuple[Tenso
     One host sync per pass, to visit only the rows that have not converged.
     """
     k = limit(k, present)
-    shift, active = start(logits, k, present, exchange), (present > 0).nonzero()[:, 0]
+    shift = start(logits, k, present, exchange)
+    active = (present > 0).nonzero()[:, 0]
     # The sum is at most M sigmoid(max + u): a lower bound of u; less 1, so that rounding cuts
     # nothing off.
     low = (k / (present - k)).log() - exchange.max(row_max(logits)).double() - 1
-    high, visited = torch.full_like(low, torch.inf), 0
+    high = torch.full_like(low, torch.inf)
+    visited = 0
     for _ in range(MAX_ITERATIONS):
         if not len(active):
             break
@@ -107,8 +109,10 @@ def between(values: Tensor, k: Tensor) -> Tensor:
 def group_maxima(logits: Tensor) -> Tensor:
     """Maxima of GROUPS groups of columns, the k largest mostly fall into k groups. -> [B,
     GROUPS]"""
-    rows, width = len(logits), logits.shape[1] // GROUPS
-    maxima, rest = logits.new_full((rows, GROUPS), -torch.inf), logits[:, width * GROUPS :]
+    rows = len(logits)
+    width = logits.shape[1] // GROUPS
+    maxima = logits.new_full((rows, GROUPS), -torch.inf)
+    rest = logits[:, width * GROUPS :]
     if width:
         torch.amax(logits[:, : width * GROUPS].unflatten(1, (GROUPS, width)), 2, out=maxima)
     torch.maximum(maxima[:, : rest.shape[1]], rest, out=maxima[:, : rest.shape[1]])
@@ -152,7 +156,8 @@ def advance(sums: Tensor, k: Tensor, at: Tensor, low: Tensor, high: Tensor):
     """One safeguarded Newton step from the sums at `at`: step, whether the last, new bracket; all
     [R]."""
     above, below, over, slope_below, slope_over = sums
-    eps, shift = torch.finfo(at.dtype).eps, at.double()
+    eps = torch.finfo(at.dtype).eps
+    shift = at.double()
     residual = (above - k) + (below - over)
     low, high = torch.where(residual < 0, shift, low), torch.where(residual > 0, shift, high)
     up, down = (above - k).clamp_min(0) + below + TINY, (k - above).clamp_min(0) + over + TINY

@@ -19,7 +19,8 @@ LEAST_RECALL = 0.95  # of the exact result; an index that finds less is warned o
 def check_options(config: Config, method: Method) -> None:
     """Raise InputError for an approximate index, a precision or members to leave out that the
     method does not have."""
-    settings, name = config.eval, config.method.name
+    settings = config.eval
+    name = config.method.name
     if settings.without and name != "fusion":
         raise InputError(
             f"eval.without is {list(settings.without)}, but method {name} has no members to leave "

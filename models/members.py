@@ -69,11 +69,9 @@ def inner_products(
     if queries.device.type != "cpu" or rows.dtype != torch.float32:
         out = _gathered(queries, rows, labels)
     else:
-        out, x, w = (
-            np.empty(labels.shape, np.float32),
-            queries.float().contiguous().numpy(),
-            rows.detach().numpy(),
-        )
+        out = np.empty(labels.shape, np.float32)
+        x = queries.float().contiguous().numpy()
+        w = rows.detach().numpy()
         over_threads(lambda i, j: dot_given(x[i:j], w, labels[i:j], out[i:j]), len(labels))
     return out if bias is None else out + bias.cpu().numpy()[np.maximum(labels, 0)]
 
@@ -96,7 +94,8 @@ class Reached:
     where scores may be negative, the lowest of the point."""
 
     def __init__(self, scores: sp.csr_matrix, negative: bool = False) -> None:
-        self.scores, self.negative = canonical(scores), negative
+        self.scores = canonical(scores)
+        self.negative = negative
 
     def best(self, k: int) -> tuple[np.ndarray, np.ndarray]:
         shape = self.scores.shape[0], k
@@ -149,8 +148,11 @@ class QueryMemory:
     ) -> None:
         if len(keys) != relevance.shape[0]:
             raise ValueError(f"memory: {len(keys)} keys but labels of {relevance.shape[0]} queries")
-        self.keys, self.relevance, self.tau = keys, relevance.astype(np.float32), tau
-        self.neighbours, self._index = min(neighbours, len(keys)), ExactIndex(keys)
+        self.keys = keys
+        self.relevance = relevance.astype(np.float32)
+        self.tau = tau
+        self.neighbours = min(neighbours, len(keys))
+        self._index = ExactIndex(keys)
 
     def open(self, queries: Tensor) -> Reached:
         """Scores for query embeddings [n, D]."""

@@ -358,7 +358,8 @@ def check_encoders(config: Config, before: Config) -> None:
     their settings tell."""
     if not before.method.has_encoder:
         raise cannot_start(config, before, "one without an encoder")
-    ours, theirs = config.encoder, before.encoder
+    ours = config.encoder
+    theirs = before.encoder
     if (ours.name == "bag") != (theirs.name == "bag"):
         raise ConfigError(
             f"run.start_from: the encoder there is '{theirs.name}', this run's '{ours.name}' "

@@ -20,7 +20,8 @@ from utils.config.config import load_config
 
 def record_losses(die=None):
     """Keep every step's loss; with `die`, kill that process at that step."""
-    original, losses = train.EpochMeter.add, []
+    original = train.EpochMeter.add
+    losses = []
 
     def add(self, loss, batch):
         losses.append(float(loss))

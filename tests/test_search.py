@@ -313,7 +313,8 @@ def test_hnsw_that_finds_too_few_fills_up(faiss):
     index.build()
 
     class Graph:  # faiss's answer: ids -1 with any score, and equal scores in any order
-        hnsw, ntotal = index._graph.hnsw, 4
+        hnsw = index._graph.hnsw
+        ntotal = 4
 
         def search(self, rows, k):
             return (np.array([[0.5, 0.5, 3.4e38]], np.float32), np.array([[3, 1, -1]]))
@@ -378,7 +379,8 @@ class FindsTwo:
     none."""
 
     def __init__(self, labels):
-        self.exact, self.build_seconds = ExactIndex(labels), 0.0
+        self.exact = ExactIndex(labels)
+        self.build_seconds = 0.0
 
     def search(self, queries, k):
         scores, ids = self.exact.search(queries, k)
@@ -390,7 +392,8 @@ class FindsTwo:
 
 def test_comparison_counts_by_hand():
     rng = np.random.default_rng(0)
-    labels, queries = torch.eye(4), torch.from_numpy(rng.random((8, 4), np.float32))
+    labels = torch.eye(4)
+    queries = torch.from_numpy(rng.random((8, 4), np.float32))
     both = Comparison(FindsTwo(labels), ExactIndex(labels))
     for part in queries.split(4):  # in each part of 4 queries one finds nothing
         both.search(part, 4)

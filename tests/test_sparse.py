@@ -32,7 +32,8 @@ def entries(matrix):
 
 def slow_topk(matrix, k):
     """topk_rows by sorting every row in python."""
-    stored, (points, _) = entries(matrix), matrix.shape
+    stored = entries(matrix)
+    (points, _) = matrix.shape
     ids, values = np.full((points, k), -1), np.full((points, k), -np.inf, dtype=np.float32)
     for i in range(points):
         ranked = sorted((-value, label) for (row, label), value in stored.items() if row == i)[:k]
@@ -165,7 +166,9 @@ def test_check_relevance_returns_canonical_float32():
 
 def test_check_relevance_refuses_broken_input():
     broken = sparse.csr_matrix((2, 3))
-    broken.data, broken.indices, broken.indptr = np.ones(1), np.array([3]), np.array([0, 1, 1])
+    broken.data = np.ones(1)
+    broken.indices = np.array([3])
+    broken.indptr = np.array([0, 1, 1])
     with pytest.raises(ValueError, match=r"Y\.npz: expected a valid CSR of shape \(2, 3\)"):
         check_relevance(broken, "Y.npz")
     with pytest.raises(ValueError, match="expected a scipy sparse matrix, got ndarray"):

@@ -181,7 +181,8 @@ def main_first() -> Iterator[None]:
 def share(total: int, part: int | None = None, parts: int | None = None) -> range:
     """The half-open range of `total` items that process `part` of `parts` owns; sizes differ by at
     most one."""
-    part, parts = rank() if part is None else part, parts or world_size()
+    part = rank() if part is None else part
+    parts = parts or world_size()
     return range(total * part // parts, total * (part + 1) // parts)
 
 

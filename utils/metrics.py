@@ -124,8 +124,10 @@ def paired_bootstrap(points, resamples=10_000, seed=0):
     points: a PointMetrics of each system, of the same points. Returns for each a dict of arrays
     [resamples] in percent; differences within a sample are those of the paired bootstrap.
     """
-    count, rng = len(next(iter(points[0].values.values()))), np.random.default_rng(seed)
-    found, step = [], max(1, CELLS // count)
+    count = len(next(iter(points[0].values.values())))
+    rng = np.random.default_rng(seed)
+    found = []
+    step = max(1, CELLS // count)
     for start in range(0, resamples, step):
         size = min(step, resamples - start)
         drawn = rng.integers(count, size=(size, count)) + np.arange(size)[:, None] * count
@@ -211,7 +213,8 @@ def _check_matrices(scores, relevance, filter_pairs):
     fit."""
     if not sparse.issparse(scores):
         raise ValueError(f"scores: expected a scipy sparse matrix, got {type(scores).__name__}")
-    scores, relevance = sparse.csr_matrix(scores), check_relevance(relevance, "relevance")
+    scores = sparse.csr_matrix(scores)
+    relevance = check_relevance(relevance, "relevance")
     if relevance.shape != scores.shape:
         raise ValueError(
             f"relevance: expected the shape of scores {scores.shape}, got {relevance.shape}"

@@ -49,11 +49,9 @@ class OuterGradient:
         ascending row."""
         order = torch.argsort(self.rows, stable=True)
         rows, counts = torch.unique_consecutive(self.rows[order], return_counts=True)
-        points, values, ends = (
-            self.points[order],
-            self.values[order],
-            F.pad(counts.cumsum(0), (1, 0)),
-        )
+        points = self.points[order]
+        values = self.values[order]
+        ends = F.pad(counts.cumsum(0), (1, 0))
         for start in range(0, len(rows), size):
             part = rows[start : start + size]
             offsets = ends[start : start + len(part) + 1]

@@ -80,12 +80,17 @@ class Sizes:
                 f"no plan for method '{config.method.name}'; planned: {', '.join(PLANNED)}"
             )
         check_dataset_folder(config.dataset_folder)
-        self.config, self.G, self.cuda = config, processes, torch.cuda.is_available()
+        self.config = config
+        self.G = processes
+        self.cuda = torch.cuda.is_available()
         # now, for reading the encoder's sizes may import what LATER counts
         self.program = resident()
-        data, folder, method = config.data, config.dataset_folder, config.method
+        data = config.data
+        folder = config.dataset_folder
+        method = config.method
         headers = [matrix_header(folder / f"Y.{s}.npz") for s in ("trn", "tst")]
-        (self.points, self.L, entries), self.entries = headers[0], [h[2] for h in headers]
+        (self.points, self.L, entries) = headers[0]
+        self.entries = [h[2] for h in headers]
         cache = Path(data.token_cache) if data.token_cache else folder / "tokens"
         lengths = {
             "trn_X": data.max_len,
@@ -101,16 +106,12 @@ class Sizes:
             else text_sizes(path, counts[s], lengths[s], cache)
             for s, path in paths.items()
         }
-        self.queries, self.labels, self.encoder = (
-            self.texts["trn_X"],
-            self.texts["Y"],
-            encoder_sizes(config),
-        )
+        self.queries = self.texts["trn_X"]
+        self.labels = self.texts["Y"]
+        self.encoder = encoder_sizes(config)
         held_out = min(round(data.val_fraction * self.points), data.val_max_points)
-        self.B, self.held_out = (
-            min(config.train.batch_size, max(self.points - held_out, 1)),
-            held_out,
-        )
+        self.B = min(config.train.batch_size, max(self.points - held_out, 1))
+        self.held_out = held_out
         self.classifier = method.name == "ova"
         self.K = (
             self.L
@@ -125,10 +126,8 @@ class Sizes:
     def _drawn(self, mean_positives: float) -> int:
         """Distinct labels of `hnm` and `in-batch`: expected number of that many draws from all
         labels."""
-        method, draws = (
-            self.config.method,
-            min(self.config.method.num_positives, max(mean_positives, 1)),
-        )
+        method = self.config.method
+        draws = min(self.config.method.num_positives, max(mean_positives, 1))
         if method.pool == "hnm":
             draws += method.num_negatives
         return max(1, ceil(self.L * -np.expm1(-self.B * draws / self.L)))
@@ -148,7 +147,8 @@ class Part:
 
 def _lasting(s: Sizes) -> Iterator[Part]:
     """What a process holds from the start, or from the first step, to the end."""
-    e, own = s.encoder, s.l * (s.encoder.dim + 1) if s.classifier else 0
+    e = s.encoder
+    own = s.l * (s.encoder.dim + 1) if s.classifier else 0
     seen = s.heaps(s.queries.tokens + (0 if s.classifier else s.labels.tokens))
     # rows of the touched pages
     paged = e.table * (1 - (1 - seen / max(e.table, 1)) ** (1 + 1024 / e.width))
@@ -177,7 +177,8 @@ def _lasting(s: Sizes) -> Iterator[Part]:
 def _graph(s: Sizes, name: str, texts: int, longest: int, backward: bool) -> Iterator[Part]:
     """Activations that a micro-batch of so many texts keeps for backward; `backward`: and those of
     backward itself."""
-    e, settings = s.encoder, s.config.encoder
+    e = s.encoder
+    settings = s.config.encoder
     if not e.layers:
         rows = 4 * texts * e.width
         yield Part(name, rows * (2 + 5 * backward + 3 * settings.residual), (STEP,), rows)
@@ -212,11 +213,9 @@ def _graphs(s: Sizes) -> Iterator[Part]:
 
 def _step(s: Sizes) -> Iterator[Part]:
     """Forward, backward and update of one batch."""
-    e, size, own = (
-        s.encoder,
-        s.config.method.gc_batch_size,
-        s.l * (s.encoder.dim + 1) if s.classifier else 0,
-    )
+    e = s.encoder
+    size = s.config.method.gc_batch_size
+    own = s.l * (s.encoder.dim + 1) if s.classifier else 0
     row, whole = 4 * e.dim, 4 * s.B * s.k
     yield from _graphs(s)
     yield Part(
@@ -246,7 +245,9 @@ def _step(s: Sizes) -> Iterator[Part]:
 
 
 def _evaluation(s: Sizes) -> Iterator[Part]:
-    e, section, row = s.encoder, s.config.eval, 4 * s.encoder.dim * s.L
+    e = s.encoder
+    section = s.config.eval
+    row = 4 * s.encoder.dim * s.L
     # the old ones are held while the new are made
     again = s.config.train.epochs > s.config.train.eval_interval
     copies = 2 if s.G > 1 else 0  # received parts, then put together
@@ -278,7 +279,8 @@ def _exchanged(s: Sizes) -> dict[str, int]:
     ring."""
     if s.G == 1:
         return {}
-    e, once = s.encoder, (s.G - 1) / s.G
+    e = s.encoder
+    once = (s.G - 1) / s.G
     statistics = {
         "softmax": 12,
         "decoupled-softmax": 12,
@@ -389,7 +391,8 @@ def impossible(found: Plan, has: Mapping[str, int]) -> str | None:
     this machine."""
     room, need = has["memory"] + has.get("swap", 0), found.processes * found.lower
     if found.device:
-        room, need = has["gpu"], found.lower - found.host
+        room = has["gpu"]
+        need = found.lower - found.host
     if need <= room:
         return None
     where = "a GPU" if found.device else "this machine"

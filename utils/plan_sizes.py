@@ -82,7 +82,8 @@ def text_sizes(path: Path, count: int, max_len: int, cache: Path) -> Texts:
 def encoder_sizes(config: Config) -> Encoder:
     """Parameters and shapes; a transformer is built without storage, its weights are not read."""
     section = resolve_encoder(config.encoder)
-    remote, projection = {"trust_remote_code": section.trust_remote_code}, section.projection
+    remote = {"trust_remote_code": section.trust_remote_code}
+    projection = section.projection
     if section.name == "bag":
         rows, width = _table_shape(section.init, remote)
         tensors = [

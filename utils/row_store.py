@@ -114,10 +114,8 @@ class RowStore:
     def convert(cls, folder: Path, name: str, precision: str) -> None:
         """Write the saved float32 rows in another precision beside them, block by block: they may
         not fit in memory."""
-        source, path = (
-            cls.load(folder, name, "float32").rows,
-            cls._files(folder, name, precision)[0][0],
-        )
+        source = cls.load(folder, name, "float32").rows
+        path = cls._files(folder, name, precision)[0][0]
         with written_whole(path) as partial:
             rows = np.lib.format.open_memmap(partial, "w+", KINDS[precision], source.shape)
             scales = cls.of(source, precision, rows).scales

@@ -89,13 +89,15 @@ class HnswIndex:
         self.m, self.ef_construction, self.ef = m, ef_construction, ef
         self.build_seconds = 0.0
         self._copies: Copies | None = None
-        self._faiss, self._graph = import_faiss("eval.index: hnsw"), None
+        self._faiss = import_faiss("eval.index: hnsw")
+        self._graph = None
 
     def build(self) -> None:
         """Make the graph, once."""
         if self._graph is not None:
             return
-        started, faiss = time.perf_counter(), self._faiss
+        started = time.perf_counter()
+        faiss = self._faiss
         faiss.omp_set_num_threads(torch.get_num_threads())
         width = self.labels.shape[1] + (self.bias is not None)
         graph = faiss.IndexHNSWFlat(width, self.m, faiss.METRIC_INNER_PRODUCT)
@@ -104,7 +106,8 @@ class HnswIndex:
         for rows in row_blocks(self.labels, self.bias, self._copies.first):
             check_finite(rows, "label vectors")
             graph.add(rows)
-        self._graph, self.build_seconds = graph, time.perf_counter() - started
+        self._graph = graph
+        self.build_seconds = time.perf_counter() - started
         log.info(
             "hnsw: graph over %d labels, %d distinct, in %.1f s",
             len(self.labels),
@@ -277,7 +280,8 @@ class Comparison:
                 index.search(queries[:1], k)
         scores, ids = self._timed(self._approximate, queries, k, 0)
         exact_scores, _ = self._timed(self._exact, queries, k, 1)
-        self._points, self._k = self._points + len(queries), k
+        self._points = self._points + len(queries)
+        self._k = k
         # Which of equal labels comes first is the rounding's choice: a label counts by its score.
         # [B, k]
         least = exact_scores - NEAR * exact_scores.abs().amax(1, keepdim=True)

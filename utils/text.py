@@ -130,7 +130,9 @@ def iter_lines(path: str | Path) -> Iterator[str]:
 
 def line_offsets(path: str | Path) -> np.ndarray:
     """Byte offset of every line's start, plus the file's size: int64 [lines + 1]."""
-    path, starts, position = Path(path), [np.zeros(1, np.int64)], 0
+    path = Path(path)
+    starts = [np.zeros(1, np.int64)]
+    position = 0
     check_text_file(path)
     with open(path, "rb") as file:
         while block := file.read(_BLOCK):

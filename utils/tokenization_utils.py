@@ -60,7 +60,8 @@ class Tokenizer:
         if self._fast is not None:
             self._cut()
             self._fast.no_padding()
-        self.vocab_size, self.prompt = len(source), prompt
+        self.vocab_size = len(source)
+        self.prompt = prompt
         # Of a text, with or without words: special ones, and the prompt's.
         self.num_special = (
             len(source(prompt)["input_ids"]) if prompt else source.num_special_tokens_to_add()
@@ -243,7 +244,9 @@ def _write(stem: Path, path: Path, tokenizer: Tokenizer, progress: bool) -> None
             f"{stem.parent}: cannot hold token files ({error.strerror}); "
             "set data.token_cache to a folder that can be written"
         ) from None
-    stat, lengths, tokens = path.stat(), [], 0
+    stat = path.stat()
+    lengths = []
+    tokens = 0
     with contextlib.ExitStack() as files:
         # They are renamed in the reverse order: the JSON last, for it is what makes the other two
         # count.

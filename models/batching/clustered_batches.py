@@ -55,7 +55,9 @@ class ClusteredBatches:
     """
 
     def __init__(self, config: Config, count: int) -> None:
-        self.settings, self.count, self.seed = config.method, count, config.run.seed
+        self.settings = config.method
+        self.count = count
+        self.seed = config.run.seed
         self._clusters: np.ndarray | None = None  # [n]
         # the own part of the bank: positions in the split ...
         self._points: list[np.ndarray] = []

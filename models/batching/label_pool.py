@@ -78,7 +78,8 @@ def pool_loss(
             tau=tau,
             exchange=distributed.loss_exchange(),
         )
-    labels, bias = gather_pool(pool, labels), None if bias is None else gather_pool(pool, bias)
+    labels = gather_pool(pool, labels)
+    bias = None if bias is None else gather_pool(pool, bias)
     positives = pool.positives(batch, settings, sampled, queries.device, by_rows=True)
     share = loss(queries=queries, labels=labels, positives=positives, bias=bias, tau=tau)
     share = share * (len(queries) / len(batch.points))
@@ -154,11 +155,9 @@ class LabelPool:
             by_rows: of the own queries among all labels of the pool, in the order of their ids,
             instead.
         """
-        rows, labels, weights = (
-            entry_rows(batch.relevance),
-            batch.relevance.indices,
-            batch.relevance.data,
-        )
+        rows = entry_rows(batch.relevance)
+        labels = batch.relevance.indices
+        weights = batch.relevance.data
         counted = sampled if loss.sample else np.ones(len(rows), bool)
         if batch.filters.nnz:
             rows, labels, weights, counted = _with_absent(batch, rows, labels, weights, counted)
@@ -169,11 +168,9 @@ class LabelPool:
         if by_rows:
             share = distributed.share(len(per_row))
             mine = np.flatnonzero(inside & (rows >= share.start) & (rows < share.stop))
-            rows, columns, per_row = (
-                rows - share.start,
-                place[mine],
-                per_row[share.start : share.stop],
-            )
+            rows = rows - share.start
+            columns = place[mine]
+            per_row = per_row[share.start : share.stop]
         else:
             mine = np.flatnonzero(inside & (place >= self.range.start) & (place < self.range.stop))
             columns = self._column[place[mine] - self.range.start]
@@ -202,7 +199,8 @@ def _with_absent(
 ) -> tuple[np.ndarray, ...]:
     """Append the filter pairs as absent entries; a pair that is also relevant stays relevant."""
     width = batch.relevance.shape[1]
-    absent_rows, absent = entry_rows(batch.filters), batch.filters.indices
+    absent_rows = entry_rows(batch.filters)
+    absent = batch.filters.indices
     new = ~np.isin(
         absent_rows.astype(np.int64) * width + absent, rows.astype(np.int64) * width + labels
     )

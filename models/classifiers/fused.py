@@ -144,7 +144,8 @@ class Fused(Method):
     # ---- fitting
     def prepare(self, run_folder: Path, accelerator: Accelerator) -> None:
         """Fit the tree on the validation split, and say what cross-fitting thinks of it."""
-        members, split = self._score_validation(accelerator), self.data.splits["val"]
+        members = self._score_validation(accelerator)
+        split = self.data.splits["val"]
         fusion = None
         if distributed.is_main():
             propensity = self.data.seen_weights()
@@ -183,7 +184,8 @@ class Fused(Method):
     ) -> FusionSettings:
         """The configured weights; those left open by cross-fitted nDCG@5 (nDCG at L if there are
         fewer labels)."""
-        settings, relevance = self.config.method, self.data.splits["val"].relevance
+        settings = self.config.method
+        relevance = self.data.splits["val"].relevance
         trees, embeddings = (
             choices if value is None else (value,)
             for value, choices in (
@@ -215,7 +217,8 @@ class Fused(Method):
     def _score_validation(self, accelerator: Accelerator) -> list[sp.csr_matrix]:
         """Both members' scores of every candidate of the validation points, filter pairs removed,
         on the main process; [] on the others."""
-        split, wanted = self.data.splits["val"], min(self.config.method.candidates, self.num_labels)
+        split = self.data.splits["val"]
+        wanted = min(self.config.method.candidates, self.num_labels)
         own = distributed.share(len(split))
         self.eval()
         parts = []
@@ -250,10 +253,8 @@ class Fused(Method):
         """Both members' scores of given labels [B, n]: [B, n, 2], whatever where a label is -1."""
         scores = queries.new_empty(*labels.shape, 2)
         for start in range(0, len(labels), QUERIES_AT_ONCE):
-            some, own = (
-                queries[start : start + QUERIES_AT_ONCE],
-                labels[start : start + QUERIES_AT_ONCE].clamp(min=0),
-            )
+            some = queries[start : start + QUERIES_AT_ONCE]
+            own = labels[start : start + QUERIES_AT_ONCE].clamp(min=0)
             for member, (vectors, bias) in enumerate(self.members):
                 # [b, n, D]
                 rows = torch.as_tensor(vectors[own.cpu()]).to(queries.device)

@@ -68,11 +68,9 @@ class Ova(Method):
         """num_rows: classifier rows of all processes; None = one a label. Without data, all are
         this process's."""
         super().__init__(config, num_labels, data)
-        self.encoder, self.loss, self.num_rows = (
-            encoder,
-            loss_function(config.loss),
-            num_rows or num_labels,
-        )
+        self.encoder = encoder
+        self.loss = loss_function(config.loss)
+        self.num_rows = num_rows or num_labels
         rows = len(distributed.share(self.num_rows)) if data else self.num_rows
         self.weight = nn.Parameter(torch.zeros(rows, encoder.dim))
         self.bias = nn.Parameter(torch.zeros(rows))

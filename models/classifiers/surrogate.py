@@ -72,7 +72,8 @@ class Surrogate(Ova):
         clusters."""
         if (self.clusters >= 0).all():
             return
-        split, run = self.data.splits["trn"], self.config.run
+        split = self.data.splits["trn"]
+        run = self.config.run
         queries = (
             embed_rows(
                 self.encoder,

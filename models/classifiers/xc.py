@@ -161,7 +161,8 @@ class Xc(Ova):
                 f"{self.num_labels}"
             )
         self.start_from_encoder(other)
-        own, vectors = distributed.share(self.num_rows), other.label_vectors()
+        own = distributed.share(self.num_rows)
+        vectors = other.label_vectors()
         self.weight.data.copy_(torch.as_tensor(vectors[own.start : own.stop]))
         if isinstance(other, Xc):
             self.bias.data.copy_(other.bias.data[own.start : own.stop])

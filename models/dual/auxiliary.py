@@ -90,8 +90,10 @@ def number_of_vectors(config: Config, data: Dataset | DataSizes) -> int:
         ConfigError: neither K nor what K has beyond the head labels is a power of two, or there are
             more vectors or more head labels than labels.
     """
-    settings, labels = config.method, data.num_labels
-    count, head = settings.num_vectors, settings.num_head_vectors
+    settings = config.method
+    labels = data.num_labels
+    count = settings.num_vectors
+    head = settings.num_head_vectors
     if head and count in ("labels", labels, 0):
         raise ConfigError(
             f"method.num_head_vectors is {head}, but with method.num_vectors {count} no labels "

@@ -96,7 +96,8 @@ class Dexa(Ngame):
         embeddings = self.embed_labels(self.data.label_tokens, accelerator).cpu().numpy()
         clusters = None
         if distributed.is_main():
-            settings, run = self.config.method, self.config.run
+            settings = self.config.method
+            run = self.config.run
             clusters = assign(
                 embeddings,
                 self.data.label_counts,
@@ -155,7 +156,8 @@ class Dexa(Ngame):
     def prepare_scoring(self, accelerator: Accelerator) -> None:
         embeddings = super().prepare_scoring(accelerator)
         if self.auxiliary is not None:
-            clusters, number = self.auxiliary.clusters.cpu().numpy(), len(self.auxiliary.table)
+            clusters = self.auxiliary.clusters.cpu().numpy()
+            number = len(self.auxiliary.table)
             self.centroids = torch.from_numpy(centroids(embeddings.cpu().numpy(), clusters, number))
 
     def save(self, folder: Path, accelerator: Accelerator) -> None:
@@ -176,7 +178,8 @@ class Dexa(Ngame):
     def load(cls, config: Config, folder: Path, num_labels: int) -> Dexa:
         method = super().load(config, folder, num_labels)
         if config.method.num_vectors:
-            path, dim = folder / "auxiliary.safetensors", method.encoder.dim
+            path = folder / "auxiliary.safetensors"
+            dim = method.encoder.dim
             saved = read_tensors(
                 path,
                 {"table": (None, dim), "centroids": (None, dim), "clusters": (num_labels,)},

@@ -106,7 +106,8 @@ class Dexml(Method):
 
     # ---- training
     def backward(self, batch: Batch, accelerator: Accelerator) -> Tensor:
-        settings, device = self.config.method, accelerator.device
+        settings = self.config.method
+        device = accelerator.device
         rng = batch.rng()
         pool, label_texts, sampled = self._pool(batch, rng, device)
         encode = self._encode_with(accelerator)
@@ -152,7 +153,8 @@ class Dexml(Method):
         device: torch.device,
     ) -> tuple[LabelPool, list[TextBatch], np.ndarray | None]:
         """(pool, the own labels' texts in micro-batches, mask of sampled positives)."""
-        settings, loss = self.config.method, self.config.loss
+        settings = self.config.method
+        loss = self.config.loss
         sampled = None
         if settings.pool != "all" or loss.sample:
             count = sample_size(loss, self.num_labels) if loss.sample else settings.num_positives
@@ -199,7 +201,8 @@ class Dexml(Method):
             self._shortlists = self._mine(accelerator)
 
     def _mine(self, accelerator: Accelerator) -> np.ndarray:
-        split, size = self.data.splits["trn"], self.config.method.shortlist_size
+        split = self.data.splits["trn"]
+        size = self.config.method.shortlist_size
         known = split.relevance + split.filters
         k = min(size + int(np.diff(known.indptr).max(initial=0)), self.num_labels)
         self.prepare_scoring(accelerator)

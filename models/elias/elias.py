@@ -85,7 +85,8 @@ class Elias(Method):
         there is a run folder.
         """
         super().__init__(config, num_labels, data)
-        self.model, self.loss = model, LOSSES[config.loss.name]
+        self.model = model
+        self.loss = LOSSES[config.loss.name]
         self.average = (
             copy.deepcopy(model).requires_grad_(False) if config.method.swa and data else None
         )
@@ -225,10 +226,8 @@ class Elias(Method):
             self._take_graph(other)
 
     def _take_graph(self, other: Elias) -> None:
-        s, clusters = (
-            self.config.method,
-            torch.from_numpy(np.array(other.index.clusters.floats(slice(None)))),
-        )
+        s = self.config.method
+        clusters = torch.from_numpy(np.array(other.index.clusters.floats(slice(None))))
         if other.num_labels != self.num_labels:
             raise ValueError(
                 f"run.start_from: its graph has {other.num_labels} labels, this run "
@@ -279,7 +278,8 @@ class Elias(Method):
         distributed.barrier()
 
     def set_graph(self, graph: Graph) -> None:
-        self.graph, self._parents = graph, graph.parents()
+        self.graph = graph
+        self._parents = graph.parents()
         for model in (self.model, self.average):
             if model is not None:
                 model.set_graph(graph)
@@ -292,7 +292,8 @@ class Elias(Method):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """encoder (and table), clusters, classifier, edges: the names of `optim.group_lr`."""
-        decay, model = self.config.optim.weight_decay, self.model
+        decay = self.config.optim.weight_decay
+        model = self.model
         every = {"accumulate": self.config.method.accumulation_steps}
         groups = [
             *decay_groups(model.encoder, "encoder", decay),
@@ -322,12 +323,15 @@ class Elias(Method):
 
     def load_training_state(self, state: dict[str, np.ndarray]) -> None:
         self.set_graph(Graph.load(self.config.run_folder / "graph.npz", self.num_labels))
-        self._parents, self.averaged = state["parents"], int(state["averaged"])
+        self._parents = state["parents"]
+        self.averaged = int(state["averaged"])
         self.clusterer = []
 
     def backward(self, batch: Batch, accelerator: Accelerator) -> Tensor:
         self._take_average(batch)
-        s, model, own = self.config.method, self.model, distributed.share(len(batch.points))
+        s = self.config.method
+        model = self.model
+        own = distributed.share(len(batch.points))
         with accelerator.autocast():
             # [b, D]
             queries = F.dropout(self.encoder(batch.queries).float(), s.dropout, self.training)
@@ -336,7 +340,8 @@ class Elias(Method):
         raised = model.raised_shares(queries)
         # [b, K]
         shortlist, log_paths = model.shortlist(queries, raised, self._forced(raised, batch))
-        inside, labels = shortlist.labels >= 0, shortlist.labels.clamp(min=0)
+        inside = shortlist.labels >= 0
+        labels = shortlist.labels.clamp(min=0)
         scores = pool_scores(projected, model.labels, labels)
         scores.retain_grad()
         positive, absent = (
@@ -384,8 +389,11 @@ class Elias(Method):
     def _forced(self, raised: Tensor, batch: Batch) -> Tensor:
         """`forced_clusters` with draws for the whole batch, of which this process takes its
         rows."""
-        own, rng, total = distributed.share(len(batch.points)), batch.rng(), self.graph.num_clusters
-        beam, parents = self.model.limits.beam, positive_parents(batch.relevance, self._parents)
+        own = distributed.share(len(batch.points))
+        rng = batch.rng()
+        total = self.graph.num_clusters
+        beam = self.model.limits.beam
+        parents = positive_parents(batch.relevance, self._parents)
         size = min(beam + EXTRA, total)
         fill = rng.integers(total, size=(len(parents), size))
         noise = rng.gumbel(size=(len(parents), beam + parents.shape[1] + size)).astype(np.float32)
@@ -411,7 +419,8 @@ class Elias(Method):
 
     def _take_average(self, batch: Batch) -> None:
         """Every `swa_step` steps from `swa_start` on, the present weights join the average."""
-        s, (_, epoch, step) = self.config.method, batch.key
+        s = self.config.method
+        (_, epoch, step) = batch.key
         done = (epoch - s.swa_start) * steps_per_epoch(
             self.data.splits["trn"], self.config.train.batch_size
         ) + step
@@ -429,7 +438,8 @@ class Elias(Method):
         return self.average if self.average is not None and self.averaged else self.model
 
     def prepare_scoring(self, accelerator: Accelerator) -> None:
-        self.index, self._accelerator = self.scored.index(), accelerator
+        self.index = self.scored.index()
+        self._accelerator = accelerator
 
     def facts(self) -> dict[str, float]:
         """What the graph has learned; in training also how much of the validation points' labels it
@@ -486,7 +496,8 @@ class Elias(Method):
         accelerator: Accelerator,
     ) -> np.ndarray:
         check_given(labels, len(rows), self.num_labels)
-        scores, encoder = np.empty(labels.shape, np.float32), self.scored.encoder
+        scores = np.empty(labels.shape, np.float32)
+        encoder = self.scored.encoder
         for positions, x in encode_rows(
             encoder, tokens, rows, self.config.eval.batch_size, accelerator, "score"
         ):
@@ -524,7 +535,8 @@ class Elias(Method):
 
     def learned_graph(self) -> Graph:
         """The graph of a saved model, its edges' weights as values; all of it is read."""
-        edges, log_edges = self.index.edges, self.index.log_edges
+        edges = self.index.edges
+        log_edges = self.index.log_edges
         values = np.where(edges >= 0, np.exp(np.where(edges >= 0, log_edges, 0)), 0).astype(
             np.float32
         )
@@ -559,7 +571,8 @@ def clusters_of(settings: EliasConfig, num_labels: int) -> int:
 
 def check_averaging(config: Config, sizes: DataSizes) -> None:
     """ConfigError for stochastic weight averaging that would average nothing."""
-    s, train = config.method, config.train
+    s = config.method
+    train = config.train
     last = train.stop_epoch if isinstance(train.stop_epoch, int) else train.epochs
     steps = (min(last, train.epochs) - s.swa_start) * -(-sizes.training // train.batch_size)
     if s.swa and train.epochs and steps <= s.swa_step:

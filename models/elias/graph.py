@@ -206,7 +206,8 @@ def approximate_graph(
     Args:
         relevance: Y [N, L]; matching: M [N, C], the scores of each training point's top clusters.
     """
-    counts, parents = count_matrix(relevance, matching), before.parents()  # [L, C]
+    counts = count_matrix(relevance, matching)
+    parents = before.parents()  # [L, C]
     lost = np.flatnonzero((np.diff(counts.indptr) == 0) & (parents >= 0))
     tiny = 1e-6 * (counts.data.min() if counts.nnz else 1)
     counts = canonical(

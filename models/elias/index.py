@@ -128,7 +128,8 @@ class GraphIndex:
         cluster: the same formula without the beam.
         """
         projected = queries if projected is None else projected
-        ids, step = np.asarray(ids, np.int64), max(1, SCORES_AT_ONCE // len(self.clusters))
+        ids = np.asarray(ids, np.int64)
+        step = max(1, SCORES_AT_ONCE // len(self.clusters))
         scores = np.empty(ids.shape, np.float32)
         for i in range(0, len(ids), step):
             part = slice(i, i + step)
@@ -280,7 +281,8 @@ def _best(labels: Tensor, log_scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k best of shortlists [B, K] whose labels ascend, so that a stable sort breaks ties by the
     lower id."""
     scores, places = log_scores.sort(dim=1, descending=True, stable=True)
-    scores, ids = scores[:, :k].exp(), labels.gather(1, places[:, :k])
+    scores = scores[:, :k].exp()
+    ids = labels.gather(1, places[:, :k])
     scores = scores.masked_fill(ids < 0, -torch.inf)
     return F.pad(scores, (0, k - scores.shape[1]), value=-torch.inf), F.pad(
         ids, (0, k - ids.shape[1]), value=-1

@@ -315,10 +315,8 @@ class EliasModel(nn.Module):
         slots = clusters.clamp(min=0)
         # looking for clusters that several queries share would make the host wait
         if clusters.is_cuda:
-            rows, place = (
-                slots.flatten(),
-                torch.arange(slots.numel(), device=slots.device).view_as(slots),
-            )
+            rows = slots.flatten()
+            place = torch.arange(slots.numel(), device=slots.device).view_as(slots)
         else:
             rows, place = slots.unique(return_inverse=True)
         with torch.autocast(queries.device.type, enabled=False):
@@ -329,7 +327,8 @@ class EliasModel(nn.Module):
             # [R, W]
             log_edges = self._log_values.index_select(0, rows)
         else:
-            log_shares, log_beta = self._log_shares(rows), self._log_beta[rows]
+            log_shares = self._log_shares(rows)
+            log_beta = self._log_beta[rows]
             log_edges = (log_shares + log_beta[:, None]).clamp_(max=0)
         found = select_labels(
             clusters, log_scores.detach(), self._labels, log_edges, place, self.config.K

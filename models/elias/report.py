@@ -68,7 +68,8 @@ def shortlist_recall(method: Elias, split: Split, accelerator: Accelerator) -> d
     """Share of a split's positives that the K labels scored for each point hold, in all and by
     label frequency, in percent; `recall_ceiling`: of those that any search can find. Every process
     calls it."""
-    own, relevance = distributed.share(len(split)), split.relevance
+    own = distributed.share(len(split))
+    relevance = split.relevance
     counts = np.bincount(method.data.splits["trn"].relevance.indices, minlength=method.num_labels)
     # bin of each label
     number = np.searchsorted([first for first, _ in BINS], counts, side="right") - 1

@@ -60,7 +60,8 @@ def select_labels(
         a.detach().contiguous().numpy() for a in (clusters, log_scores, labels, log_edges, rows)
     ]
     chosen = np.empty((len(clusters), size), np.int64)
-    edges, paths = np.empty_like(chosen), np.empty((len(clusters), size), np.float32)
+    edges = np.empty_like(chosen)
+    paths = np.empty((len(clusters), size), np.float32)
     over_threads(
         lambda first, last: hashed_selection(first, last, *arrays, chosen, edges, paths),
         len(clusters),
@@ -106,7 +107,8 @@ def hashed_selection(
                 best[at], where[at] = path, slot * width + place
         for i in range(count):
             values[i] = best[used[i]]
-        threshold, ties = -np.inf, count
+        threshold = -np.inf
+        ties = count
         if count > size:
             threshold = np.partition(values[:count], count - size)[count - size]
             ties = size
@@ -144,7 +146,8 @@ def given_paths(ids, log_scores, top, log_edges, starts, places):
         log_scores: [B, C] of all clusters; top: [B, beam] the best of them; log_edges: [C, W].
         starts: [L + 1] and places: where the edges of each label stand in the flat log_edges.
     """
-    found, width = np.empty(ids.shape, np.float32), log_edges.shape[1]
+    found = np.empty(ids.shape, np.float32)
+    width = log_edges.shape[1]
     in_beam = np.zeros(len(log_edges), np.bool_)
     for query in range(len(ids)):
         in_beam[top[query]] = True

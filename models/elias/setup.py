@@ -94,19 +94,15 @@ def approximate(
 ) -> Graph:
     """A' from M [N, C], each training point's top clusters with teacher forcing, on every
     process."""
-    split, own, parents = (
-        data.splits["trn"],
-        distributed.share(len(data.splits["trn"])),
-        before.parents(),
-    )
+    split = data.splits["trn"]
+    own = distributed.share(len(data.splits["trn"]))
+    parents = before.parents()
     size = min(
         method.model.limits.beam + int(np.diff(split.relevance.indptr).max(initial=0)),
         before.num_clusters,
     )
-    clusters, scores = (
-        np.full((len(own), size), -1, np.int64),
-        np.zeros((len(own), size), np.float32),
-    )
+    clusters = np.full((len(own), size), -1, np.int64)
+    scores = np.zeros((len(own), size), np.float32)
     rows = np.arange(own.start, own.stop)
     for positions, block in encode_rows(
         method.encoder,
@@ -186,7 +182,9 @@ def point_embeddings(method: Method, data: Dataset, accelerator: Accelerator) ->
 @torch.no_grad()
 def start_edges(method: Elias) -> None:
     """`edge_init`: the edges' logits where they do not start random."""
-    edges, name, graph = method.model.edges, method.config.method.edge_init, method.graph
+    edges = method.model.edges
+    name = method.config.method.edge_init
+    graph = method.graph
     if edges is None or name == "random":
         return
     edges.zero_()
@@ -202,7 +200,9 @@ def start_edges(method: Elias) -> None:
 def start_classifiers(method: Elias, accelerator: Accelerator) -> None:
     """`init: labels` and `init: vectors`: W_L from the labels' texts or vectors, W_C of new
     clusters from their means."""
-    model, data, init = method.model, method.data, method.config.method.init
+    model = method.model
+    data = method.data
+    init = method.config.method.init
     if init not in ("labels", "vectors"):
         return
     rows = (

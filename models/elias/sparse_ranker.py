@@ -144,7 +144,9 @@ class EliasRanker(Method):
 
         A point's filter pairs are absent, as in the losses: no negatives.
         """
-        split, settings, threads = self.data.splits["trn"], self.config.method, self._threads
+        split = self.data.splits["trn"]
+        settings = self.config.method
+        threads = self._threads
         found = topk_csr(*self._found(split, settings.negatives, accelerator), self.num_labels)
         features = self.features.of_points(split, np.arange(len(split)), accelerator)
         layer = None
@@ -167,9 +169,11 @@ class EliasRanker(Method):
             self._calibrate(accelerator)
 
     def _calibrate(self, accelerator: Accelerator) -> None:
-        split, settings = self.data.splits["val"], self.config.method
+        split = self.data.splits["val"]
+        settings = self.config.method
         # values and ids
-        found, fusion = self._found(split, settings.candidates, accelerator), None
+        found = self._found(split, settings.candidates, accelerator)
+        fusion = None
         features = self.features.of_points(split, np.arange(len(split)), accelerator)
         if distributed.is_main():
             members = [
@@ -193,7 +197,8 @@ class EliasRanker(Method):
     ) -> tuple[np.ndarray, np.ndarray]:
         """ELIAS's scores and ids of the best labels of a split's points [n, count], on every
         process."""
-        k, own = min(count, self.num_labels), distributed.share(len(split))
+        k = min(count, self.num_labels)
+        own = distributed.share(len(split))
         found = self.elias.score_points(split, np.arange(own.start, own.stop), k, accelerator)
         return tuple(distributed.broadcast(distributed.gather_arrays(a, len(split))) for a in found)
 
@@ -259,7 +264,8 @@ class EliasRanker(Method):
     def _fused(self, members: list[sp.csr_matrix]) -> sp.csr_matrix:
         if self.fusion is not None:
             return self.fusion.fuse(members)
-        settings, (ranked, found) = self.config.method, members
+        settings = self.config.method
+        (ranked, found) = members
         ranked.data = settings.ranker_weight * ranked.data + settings.elias_weight * found.data
         return ranked
 
@@ -299,7 +305,8 @@ class EliasRanker(Method):
     ) -> np.ndarray:
         """Args: values, ELIAS's scores of the given labels [n, c]; best, those of its candidates
         [n, k]."""
-        rows, reached = np.arange(len(labels))[:, None], np.isfinite(values)
+        rows = np.arange(len(labels))[:, None]
+        reached = np.isfinite(values)
         scores = self._fused(
             self._members(features, values, np.where(reached, labels, -1), self._sums(best))
         )

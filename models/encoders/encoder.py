@@ -70,7 +70,8 @@ class TextEncoder(nn.Module):
 
     def __init__(self, config: EncoderConfig, tokenizer, width: int) -> None:
         super().__init__()
-        self.config, self.tokenizer = fill(config), tokenizer
+        self.config = fill(config)
+        self.tokenizer = tokenizer
         self.dim = config.projection or width
         self.projection = nn.Linear(width, self.dim) if config.projection else None
 
@@ -321,11 +322,9 @@ class BagIndex:
     backward)."""
 
     def __init__(self, texts: TextBatch) -> None:
-        self.ids, self.offsets, self._lengths = (
-            texts.ids,
-            texts.offsets.to(texts.ids.dtype),
-            texts.offsets.diff(),
-        )
+        self.ids = texts.ids
+        self.offsets = texts.offsets.to(texts.ids.dtype)
+        self._lengths = texts.offsets.diff()
         self._transposed: tuple[Tensor, Tensor, Tensor] | None = None
 
     @property
@@ -447,7 +446,8 @@ def build_encoder(config: EncoderConfig, data) -> TextEncoder:
     starts from."""
     config = resolve_encoder(config)
     bag, name = config.name == "bag", config.init if config.name == "bag" else config.name
-    source, tokenizer = read_source(name), tokenizer_source(config)
+    source = read_source(name)
+    tokenizer = tokenizer_source(config)
     if not bag:
         encoder: TextEncoder = TransformerEncoder(
             config, source.architecture, tokenizer, source.transformer and source.transformer()

@@ -69,7 +69,8 @@ def encode_frozen(
             np.empty((len(tokens), encoder.dim), np.float32), np.zeros(len(tokens), bool)
         )
     _kept.move_to_end(key)
-    kept, missing = _kept[key], np.unique(rows)
+    kept = _kept[key]
+    missing = np.unique(rows)
     missing = missing[~kept.known[missing]]
     if len(missing):
         kept.embeddings[missing] = (

@@ -37,7 +37,8 @@ def write_encoder(encoder: TextEncoder, folder: Path, max_len: int) -> None:
     Raises:
         InputError: a setting that modules of sentence-transformers cannot express.
     """
-    config, tokenizer = encoder.config, encoder.tokenizer
+    config = encoder.config
+    tokenizer = encoder.tokenizer
     if config.trust_remote_code:
         raise InputError(
             "encoder.trust_remote_code is true: an encoder that runs its own code cannot be "
@@ -54,23 +55,22 @@ def write_encoder(encoder: TextEncoder, folder: Path, max_len: int) -> None:
     )
     unit = [SentenceModule("Normalize")] if config.normalize else []
     if isinstance(encoder, BagEncoder):
-        modules, special = _bag_modules(encoder), special_tokens(encoder)
+        modules = _bag_modules(encoder)
+        special = special_tokens(encoder)
     else:
         arguments = without_pooler(encoder.transformer.config)
-        modules, special = (
-            [
-                SentenceModule(
-                    "Transformer",
-                    {
-                        "max_seq_length": max_len,
-                        "do_lower_case": False,
-                        **({"model_args": arguments} if arguments else {}),
-                    },
-                ),
-                pooling(encoder.transformer.config.hidden_size, config.pooling),
-            ],
-            "",
-        )
+        modules = [
+            SentenceModule(
+                "Transformer",
+                {
+                    "max_seq_length": max_len,
+                    "do_lower_case": False,
+                    **({"model_args": arguments} if arguments else {}),
+                },
+            ),
+            pooling(encoder.transformer.config.hidden_size, config.pooling),
+        ]
+        special = ""
         encoder.transformer.save_pretrained(folder)
     _with_padding(tokenizer)
     tokenizer.model_max_length = max_len
@@ -174,7 +174,8 @@ def write_onnx(encoder: TextEncoder, path: Path) -> None:
     if isinstance(encoder, TransformerEncoder):
         # its mask is plain arithmetic, which onnx has
         encoder.transformer.set_attn_implementation("eager")
-    ids, mask = torch.full((2, 3), 1), torch.tensor([[1, 1, 1], [1, 1, 0]])
+    ids = torch.full((2, 3), 1)
+    mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
     sizes = {0: torch.export.Dim("texts"), 1: torch.export.Dim("tokens")}
     # operators of packages that are not installed
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -206,7 +207,8 @@ def run_onnx(path: Path, tokenizer: Tokenizer, texts: Sequence[str]) -> np.ndarr
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    tokens, out = tokenize_texts(texts, tokenizer), []
+    tokens = tokenize_texts(texts, tokenizer)
+    out = []
     for start in range(0, len(texts), TEXTS_AT_ONCE):
         batch = TextBatch.take(tokens, np.arange(start, min(start + TEXTS_AT_ONCE, len(texts))))
         ids, mask = batch.padded(tokenizer.hf.pad_token_id or 0)

@@ -198,16 +198,18 @@ class Fusion(Method):
                 f"{fusion.data_hash}"
             )
 
-        ours, theirs = (
-            described(self),
-            described(other) if isinstance(other, Fusion) else f"a {other.config.method.name} run",
+        ours = described(self)
+        theirs = (
+            described(other) if isinstance(other, Fusion) else f"a {other.config.method.name} run"
         )
         if ours != theirs:
             raise ConfigError(
                 f"run.start_from: expected {ours}, whose fuser is taken, got {theirs}; "
                 "`start_from: null` fits a new fuser"
             )
-        self.fuser, self.without, self.checked = other.fuser, other.without, other.checked
+        self.fuser = other.fuser
+        self.without = other.without
+        self.checked = other.checked
 
     # ---- members
     @cached_property
@@ -281,7 +283,8 @@ class Fusion(Method):
         """Remember the training queries and fit the fusers; the main process does it."""
         settings = self.config.method
         if settings.memory:
-            split, own = self.data.splits["trn"], distributed.share(len(self.data.splits["trn"]))
+            split = self.data.splits["trn"]
+            own = distributed.share(len(self.data.splits["trn"]))
             with distributed.main_first():  # tokens are made on first use
                 keys = self.members[settings.memory].embed_points(
                     split, np.arange(own.start, own.stop), accelerator
@@ -302,14 +305,16 @@ class Fusion(Method):
         self.fuser, self.without = distributed.broadcast((self.fuser, self.without))
 
     def _fit(self, seen: SeenLabels, accelerator: Accelerator) -> None:
-        split, names = self.data.splits["val"], self.names
+        split = self.data.splits["val"]
+        names = self.names
         parts = [
             self._candidates(self._open_points(split, points, names, accelerator))
             for points in np.array_split(np.arange(len(split)), -(-len(split) // POINTS_AT_ONCE))
         ]
         found = joined(parts).without_pairs(split.filters)
         found.check_finite(names, "validation points")
-        settings, relevance = self.config.method, split.relevance
+        settings = self.config.method
+        relevance = split.relevance
         warn_if_alike(relevant_places(found, relevance))
         limits = FuserSettings(settings.trees, settings.leaves, settings.min_leaf)
         kinds = KINDS if settings.fuser == "auto" else (settings.fuser,)
@@ -460,9 +465,11 @@ class Fusion(Method):
         k: int,
         accelerator: Accelerator,
     ) -> list[MemberView]:
-        fuser, views = self.active, []
+        fuser = self.active
+        views = []
         opened = self._open_points(split, points, fuser.members, accelerator)
-        removed, own = split.filters[points], min(self.config.method.candidates, self.num_labels)
+        removed = split.filters[points]
+        own = min(self.config.method.candidates, self.num_labels)
         wanted = min(k + int(np.diff(removed.indptr).max(initial=0)), self.num_labels)
         best = [ids[:, : max(own, wanted)] for ids in proposals(opened, max(own, wanted))]
         candidates = self._scored(opened, [ids[:, :own] for ids in best])
@@ -568,7 +575,8 @@ def _of_members(config: Config) -> str:
 
 def check_validation(name: str, member: Config, config: Config, sizes: DataSizes) -> None:
     """ConfigError where a member leaves other points for validation than the fusion does."""
-    theirs, ours = member.data, config.data
+    theirs = member.data
+    ours = config.data
     kept, expected = (
         held_out_points(sizes.training + sizes.validation, data) for data in (theirs, ours)
     )

@@ -205,7 +205,8 @@ class XrLinear(Method):
         return self._search(self.features.of_texts(texts, accelerator), k)
 
     def _search(self, features: Features, k: int) -> tuple[np.ndarray, np.ndarray]:
-        settings, threads = self.config.method, distributed.cpu_threads(self.config.run.threads)
+        settings = self.config.method
+        threads = distributed.cpu_threads(self.config.run.threads)
         options = {
             "beam": settings.beam,
             "combiner": COMBINERS[settings.combiner],
@@ -224,7 +225,8 @@ class XrLinear(Method):
             ids[empty], values[empty] = -1, -np.inf
             ids[np.ix_(empty, np.arange(some))] = self.prior[0][:some]
             values[np.ix_(empty, np.arange(some))] = self.prior[1][:some]
-        points, products = len(features), sum(count for _, _, count in found)
+        points = len(features)
+        products = sum(count for _, _, count in found)
         points, products, empty = (
             distributed.total(x) for x in (points, products * points, empty.sum())
         )
@@ -247,7 +249,8 @@ class XrLinear(Method):
 
     def _open(self, features: Features) -> Scores:
         """All labels that the beams reach; of several trees the average."""
-        settings, threads = self.config.method, distributed.cpu_threads(self.config.run.threads)
+        settings = self.config.method
+        threads = distributed.cpu_threads(self.config.run.threads)
         reached = [
             tree.reached(
                 features,
@@ -352,7 +355,8 @@ class Overlap(XrLinear):
     @classmethod
     def check(cls, config: Config, sizes: DataSizes, runs: Runs) -> None:
         super().check(config, sizes, runs)
-        settings, labels = config.method, sizes.used_labels
+        settings = config.method
+        labels = sizes.used_labels
         clusters = prod(tree_levels(labels, settings.max_leaf, settings.splits))
         if settings.copies > clusters:
             raise ConfigError(
@@ -365,7 +369,8 @@ class Overlap(XrLinear):
         return self.config.method.merge == "mean"
 
     def _train_tree(self, trainer: _Trainer, number: int) -> PartitionTree:
-        name, rounds = f"tree{number}", self.config.method.rounds
+        name = f"tree{number}"
+        rounds = self.config.method.rounds
         tree = trainer.fit(f"{name}.base", lambda: trainer.grow(number), final=False)
         for turn in range(1, rounds + 1):
             last = turn == rounds
@@ -391,8 +396,11 @@ class _Trainer:
     """
 
     def __init__(self, method: XrLinear, folder: Path, accelerator: Accelerator) -> None:
-        self.method, self.settings, self.folder = method, method.config.method, folder
-        self.accelerator, self.split = accelerator, method.data.splits["trn"]
+        self.method = method
+        self.settings = method.config.method
+        self.folder = folder
+        self.accelerator = accelerator
+        self.split = method.data.splits["trn"]
         self.threads = distributed.cpu_threads(method.config.run.threads)
         self.files: list[Path] = []
         self.skeleton: Skeleton | None = None

@@ -72,7 +72,8 @@ def test_the_order_keeps_clusters_together_and_similar_queries_in_one_cluster(ba
 
 def test_the_bank_that_training_fills_is_used_instead_of_encoding(built):
     method, accelerator = built(**NGAME)
-    data, clusters = method.data, []
+    data = method.data
+    clusters = []
     method.on_epoch_start(0, accelerator)
     assert method.batch_order(0) is None
     for batch in training_batches(data.splits["trn"], None, method.config, 0):
@@ -89,7 +90,8 @@ def test_the_bank_that_training_fills_is_used_instead_of_encoding(built):
 
 def test_a_run_that_starts_with_clusters_encodes_its_queries_once(built, monkeypatch):
     method, accelerator = built(**{**NGAME, "method": {**NGAME["method"], "curr_epochs": [0]}})
-    calls, original = [], type(method).embed_queries
+    calls = []
+    original = type(method).embed_queries
     monkeypatch.setattr(type(method), "embed_queries", lambda *a: calls.append(1) or original(*a))
     method.on_epoch_start(0, accelerator)
     assert len(method.batch_order(0)) == 48
@@ -140,7 +142,8 @@ def test_a_run_cut_off_goes_on_with_the_same_clusters_and_bank(
     whole = train.fit(config)
     cut = with_values(config, run={"dir": str(tmp_path / "cut"), "save_minutes": 1e-9})
     kind = METHODS[config.method.name]
-    original, calls = kind.backward, []
+    original = kind.backward
+    calls = []
 
     def die(self, batch, accelerator):
         if type(self) is kind:

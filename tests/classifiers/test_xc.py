@@ -131,7 +131,8 @@ def test_in_batch_pools_touch_the_rows_of_the_batchs_positives_only(built):
 
 
 def test_a_frozen_encoder_encodes_each_query_once_and_stays(make_config, encoder_run, monkeypatch):
-    calls, original = [], embed_rows
+    calls = []
+    original = embed_rows
     monkeypatch.setattr(
         "models.classifiers.xc.embed_rows", lambda *a: calls.append(1) or original(*a)
     )

@@ -27,7 +27,10 @@ def unit(rows):
 
 def two_means(rows, left, first, second, iterations):
     """Mask of the `left` rows that go to the first of two centres, straight from the definition."""
-    one, two, side, best = rows[first], rows[second], None, -np.inf
+    one = rows[first]
+    two = rows[second]
+    side = None
+    best = -np.inf
     for _ in range(iterations):
         new = np.zeros(len(rows), bool)
         new[np.argsort(-(rows @ (one - two)), kind="stable")[:left]] = True
@@ -44,7 +47,9 @@ def two_means(rows, left, first, second, iterations):
 
 def slow_hierarchy(rows, splits, seed, iterations=20):
     """Row ids of every leaf, the cuts made in plain numpy with the same random draws."""
-    rows, draws, total = unit(np.asarray(rows, np.float64)), 0, 1
+    rows = unit(np.asarray(rows, np.float64))
+    draws = 0
+    total = 1
     nodes = [(0, 1, np.arange(len(rows)))]  # (first cluster, number of clusters, rows)
     for split in splits:
         total *= split
@@ -52,12 +57,14 @@ def slow_hierarchy(rows, splits, seed, iterations=20):
         while any(count > 1 for _, count, _ in nodes):
             open_nodes = [node for node in nodes if node[1] > 1]
             pairs = iter(np.random.default_rng([seed, draws]).random((len(open_nodes), 2)))
-            draws, after = draws + 1, []
+            draws = draws + 1
+            after = []
             for low, count, members in nodes:
                 if count == 1:
                     after.append((low, count, members))
                     continue
-                n, middle = len(members), (2 * low + count) // 2
+                n = len(members)
+                middle = (2 * low + count) // 2
                 first, second = (next(pairs) * [n, n - 1]).astype(int)
                 second += second >= first
                 left = middle * len(rows) // total - low * len(rows) // total

@@ -50,7 +50,8 @@ def test_ours_has_the_metrics_of_train_and_eval_and_is_measured(
     )
     config = config_file(tmp_path / "bag.yaml", text)
     run(folder, tmp_path, "--ours", config, "--only", "bag", "--out", tmp_path / "table.json")
-    lines, (row,) = table(capsys), json.loads((tmp_path / "table.json").read_text())
+    lines = table(capsys)
+    (row,) = json.loads((tmp_path / "table.json").read_text())
     assert lines[0] == list(compare.COLUMNS) and [line[0] for line in lines[2:]] == ["XMCKit bag"]
     overrides = {
         "data": {"root": str(folder.parent), "name": folder.name, "val_fraction": 0.05},
@@ -95,7 +96,8 @@ def test_rows_are_taken_again_only_if_they_were_measured_with_the_same_settings(
 def test_a_system_that_fails_is_one_line_and_the_others_go_on(tmp_path, capsys, monkeypatch):
     """On data without texts: a tree has its quality, though no latency of texts."""
     write_problem(tmp_path / "made", fraction=0.002)
-    nobody, static = compare.System("a peer", "peer", "venv", ("x",), "x"), compare.peers()[-2]
+    nobody = compare.System("a peer", "peer", "venv", ("x",), "x")
+    static = compare.peers()[-2]
     monkeypatch.setattr(compare, "peers", lambda: [nobody, static])
     monkeypatch.setattr(compare.System, "python", lambda self, peers: sys.executable)
     encoder = config_file(tmp_path / "encoder.yaml", "data: {name: any}\nmethod: {name: dexml}\n")

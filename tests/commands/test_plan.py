@@ -119,7 +119,8 @@ def test_micro_batches_bound_the_activations():
 
 
 def test_settings_that_save_memory_do():
-    base, section = debian("dexml-minilm.yaml"), "encoder"
+    base = debian("dexml-minilm.yaml")
+    section = "encoder"
     for change in (
         {section: {"gradient_checkpointing": True}},
         {section: {"layers": 1}},
@@ -229,11 +230,9 @@ def test_this_machine_has_memory():
 
 def test_planning_is_quick_and_leaves_no_file_and_no_random_number(make_config, tmp_path):
     config = make_config(data={"token_cache": str(tmp_path / "none")}, encoder={"name": "minilm"})
-    before, state, begin = (
-        files_below(config.dataset_folder),
-        torch.get_rng_state(),
-        time.perf_counter(),
-    )
+    before = files_below(config.dataset_folder)
+    state = torch.get_rng_state()
+    begin = time.perf_counter()
     plan(config, processes=3)
     assert time.perf_counter() - begin < 10  # a second; the imports are slow on a busy machine
     assert torch.equal(torch.get_rng_state(), state)

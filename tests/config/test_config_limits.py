@@ -557,7 +557,8 @@ def mutated(rng, text):
 
 
 def test_any_change_of_a_config_is_refused_in_one_line_or_means_what_it_says(tmp_path):
-    rng, refused = random.Random(0), 0
+    rng = random.Random(0)
+    refused = 0
     sources = [(path, path.read_text()) for path in CONFIGS]
     for path, text in sources:
         copy = tmp_path / path.relative_to(CONFIGS[0].parent.parent)

@@ -152,7 +152,8 @@ def test_the_hash_covers_filters(folder, make_config):
 
 def test_runs_know_their_data_though_filters_change(folder, make_config, tmp_path, caplog):
     config = make_config(data={"root": str(folder.parent)})
-    data, run = load_dataset(config, None), tmp_path / "run"
+    data = load_dataset(config, None)
+    run = tmp_path / "run"
     run.mkdir()
     write_environment(run, data, "", {})
     np.save(run / "val_rows.npy", data.splits["val"].rows)

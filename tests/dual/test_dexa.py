@@ -75,10 +75,8 @@ def test_a_step_equals_the_formula(built, gc_batch_size):
     absent = (torch.from_numpy(batch.filters.toarray()) > 0) & ~known
     expected = 0.0
     for i in range(len(scores)):
-        negatives, positive = (
-            torch.logsumexp(scores[i][~known[i] & ~absent[i]], 0),
-            scores[i][known[i]],
-        )
+        negatives = torch.logsumexp(scores[i][~known[i] & ~absent[i]], 0)
+        positive = scores[i][known[i]]
         expected = expected + (torch.logaddexp(positive, negatives) - positive).mean() / len(scores)
     expected.backward()
     torch.testing.assert_close(loss, expected.detach(), rtol=1e-5, atol=1e-6)
@@ -131,7 +129,8 @@ def test_vectors_of_zeros_leave_the_labels_where_their_texts_are(built):
 )
 def test_frequent_labels_have_a_vector_each_and_the_others_share(vectors, head):
     rng = np.random.default_rng(0)
-    embeddings, counts = rng.normal(size=(20, 6)).astype(np.float32), rng.integers(0, 9, 20)
+    embeddings = rng.normal(size=(20, 6)).astype(np.float32)
+    counts = rng.integers(0, 9, 20)
     clusters = assign(embeddings, counts, vectors, head, seed=0, threads=1)
     assert set(clusters) == set(range(vectors))
     sizes = np.bincount(clusters)

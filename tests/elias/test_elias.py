@@ -322,7 +322,8 @@ def test_edge_weights_are_the_clipped_softmax(make_config):
     method, _ = built(
         make_config(method={**STAGE2, "graph": "cluster", "max_leaf": 7, "kappa": 10})
     )
-    edges, labels = method.model.edges.detach(), method.graph.labels
+    edges = method.model.edges.detach()
+    labels = method.graph.labels
     log_edges = method.model.all_log_edges()
     for cluster, row in enumerate(labels):
         count = (row >= 0).sum()
@@ -372,7 +373,8 @@ def test_a_step_equals_autograd_through_dense_tables(make_config, loss):
         )
     )
     batch = next(training_batches(method.data.splits["trn"], None, method.config, 0))
-    model, s = method.model, method.config.method
+    model = method.model
+    s = method.config.method
     value = method.backward(batch, accelerator)
     got = {
         "labels": model.labels.outer_gradient.to_sparse(model.labels.shape).to_dense(),
@@ -384,7 +386,8 @@ def test_a_step_equals_autograd_through_dense_tables(make_config, loss):
     copies = {name: getattr(model, name).detach().clone().requires_grad_() for name in got}
     queries = method.encoder(batch.queries).detach()
     raised = torch.log_softmax(queries @ copies["clusters"].T / s.tau, 1) + np.log(s.alpha)
-    log_scores, chosen = raised.clamp(max=0), method._forced(raised.detach(), batch)
+    log_scores = raised.clamp(max=0)
+    chosen = method._forced(raised.detach(), batch)
     relevance, filters = batch.relevance.toarray() > 0, batch.filters.toarray() > 0
     total = 0.0
     for i in range(len(queries)):
@@ -445,10 +448,8 @@ def test_label_classifiers_take_a_step_every_so_often(make_config):
     method, accelerator = built(config)
     from utils.training.optim import build_optimizers
 
-    optimizers, before = (
-        build_optimizers(method.parameter_groups(), config.optim),
-        method.model.labels.detach().clone(),
-    )
+    optimizers = build_optimizers(method.parameter_groups(), config.optim)
+    before = method.model.labels.detach().clone()
     moved, gradients = [], []
     for batch in training_batches(method.data.splits["trn"], None, config, 0):
         method.backward(batch, accelerator)
@@ -507,7 +508,8 @@ def test_resuming_changes_nothing(make_config, tmp_path):
     config = make_config(
         **settings, run={"dir": str(tmp_path / "parts"), "threads": 1, "save_minutes": 1e-9}
     )
-    original, steps = train.EpochMeter.add, []
+    original = train.EpochMeter.add
+    steps = []
 
     def stop(self, loss, batch):
         original(self, loss, batch)
@@ -654,7 +656,8 @@ def test_label_classifiers_start_as_label_vectors(make_config, tmp_path):
     method.start_from(before)
     config.run_folder.mkdir()
     method.prepare(config.run_folder, Accelerator(cpu=True))
-    vectors, parents = np.asarray(before.label_vectors()), method.graph.parents()
+    vectors = np.asarray(before.label_vectors())
+    parents = method.graph.parents()
     np.testing.assert_array_equal(method.model.labels.detach().numpy(), vectors)
     for cluster in range(4):
         mean = vectors[parents == cluster].mean(0)
@@ -723,8 +726,10 @@ def test_scores_of_given_labels(make_config, kind):
     accelerator = Accelerator(cpu=True)
     for run in (folder / "stages" / "search", folder):
         config = find_run(run, METHOD_CONFIGS)[1]
-        method, split = load_method(config, run), load(config).splits["tst"]
-        points, texts = np.array([3, 0, 11]), ["the linux tool", "", "glyph and letter"]
+        method = load_method(config, run)
+        split = load(config).splits["tst"]
+        points = np.array([3, 0, 11])
+        texts = ["the linux tool", "", "glyph and letter"]
         kinds = (
             (method.score_points, method.score_labels, (split, points)),
             (method.score_texts, method.score_labels_of_texts, (texts,)),

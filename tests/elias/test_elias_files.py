@@ -82,7 +82,8 @@ def same(one, two) -> bool:
 
 def test_the_run_that_is_given_is_the_model(place):
     """By its folder or its config.yaml, wherever it lies now; --no_model is something else."""
-    run, data = place / "one", ["--data.root", str(place / "sets")]
+    run = place / "one"
+    data = ["--data.root", str(place / "sets")]
     of_folder = gen_cluster_A(run, out=place / "a.npz", overrides=data)
     of_config = gen_cluster_A(run / "config.yaml", out=place / "b.npz", overrides=data)
     without = gen_cluster_A(run, model=False, out=place / "c.npz", overrides=data)

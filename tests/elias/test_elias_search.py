@@ -138,7 +138,8 @@ def index_of(weights, settings, precision="float32"):
 @pytest.mark.parametrize(("beam", "size", "k"), [(4, 10, 5), (16, 200, 60), (1, 3, 7), (5, 1, 1)])
 def test_search_equals_the_definition(beam, size, k):
     rng = np.random.default_rng(beam)
-    weights, settings = random_weights(rng), SearchSettings(3.0, 0.7, 0.9, beam, size)
+    weights = random_weights(rng)
+    settings = SearchSettings(3.0, 0.7, 0.9, beam, size)
     queries = torch.from_numpy(rng.normal(size=(9, 5)).astype(np.float32))
     scores, ids = index_of(weights, settings).search(queries, k)
     assert scores.shape == ids.shape == (9, k)
@@ -224,7 +225,8 @@ def test_search_does_not_depend_on_the_batch(monkeypatch):
 def test_index_on_disk(tmp_path, precision):
     """Saved, mapped and searched in each precision; what is close to float32 is found."""
     rng = np.random.default_rng(1)
-    weights, settings = random_weights(rng, 64, 30, 500, 24), SearchSettings(3.0, 1.0, 1.0, 8, 100)
+    weights = random_weights(rng, 64, 30, 500, 24)
+    settings = SearchSettings(3.0, 1.0, 1.0, 8, 100)
     exact = index_of(weights, settings)
     exact.save(tmp_path)
     made = GraphIndex.load(tmp_path, settings, precision)  # of the float32 files
@@ -354,7 +356,8 @@ def test_pool_equals_autograd(labels, reads, monkeypatch):
     monkeypatch.setattr(elias_search, "_reads", lambda queries: reads)
     torch.manual_seed(0)
     weight, bias = torch.randn(labels, 4), torch.randn(labels, 1)
-    queries, ids = torch.randn(5, 4, requires_grad=True), torch.randint(labels, (5, 6))
+    queries = torch.randn(5, 4, requires_grad=True)
+    ids = torch.randint(labels, (5, 6))
     inside = torch.rand(5, 6) < 0.8
     rows = weight.clone().requires_grad_()
     plain = queries.detach().clone().requires_grad_()
@@ -442,7 +445,8 @@ def slow_losses(logits, log_paths, positive, counted):
 
 def test_losses_equal_the_formulas():
     torch.manual_seed(0)
-    logits, log_paths = torch.randn(6, 9).double() * 3, torch.rand(6, 9).double().log()
+    logits = torch.randn(6, 9).double() * 3
+    log_paths = torch.rand(6, 9).double().log()
     positive, counted = torch.rand(6, 9) < 0.3, torch.rand(6, 9) < 0.8
     positive[0], counted[1] = False, False  # a row without positives, a row without labels
     log_paths = torch.where(counted, log_paths, -torch.inf)

@@ -75,12 +75,14 @@ def naive_bag(encoder, batch, table, weights):
     "options", [{}, {"normalize": False}, {"residual": False}, {"projection": 3}]
 )
 def test_bag_and_its_gradients_equal_a_loop_over_tokens(options):
-    encoder, batch = small_bag(**options), small_batch()
+    encoder = small_bag(**options)
+    batch = small_batch()
     if encoder.residual is not None:
         torch.nn.init.normal_(encoder.residual.weight, std=0.3)
     table = encoder.table.detach().clone().requires_grad_()
     weights = encoder.token_weights.detach().clone().requires_grad_()
-    expected, got = naive_bag(encoder, batch, table, weights), encoder(batch)
+    expected = naive_bag(encoder, batch, table, weights)
+    got = encoder(batch)
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
     direction = torch.randn_like(got)
     (expected * direction).sum().backward()

@@ -102,7 +102,8 @@ def test_exported_encoders_and_label_vectors_are_the_runs_own(runs, tmp_path, na
     kind, (_, bias) = next(iter(method.search_vectors().items()))
     tensors = load_file(tmp_path / "out" / "labels.safetensors")
     if bias is None:
-        ours, queries = expected @ tensors[kind].T, expected
+        ours = expected @ tensors[kind].T
+        queries = expected
     else:
         ours = expected @ tensors[f"{kind}.weight"].T + tensors[f"{kind}.bias"]
         queries = np.pad(expected, ((0, 0), (0, 1)), constant_values=1)
@@ -175,7 +176,8 @@ def test_onnx_gives_the_same_embeddings(runs, tmp_path, monkeypatch, name):
 @pytest.mark.parametrize("name", ["bag", "bag-projected", "transformer-cls"])
 def test_exports_and_models_of_runs_are_encoders_again(runs, make_config, tmp_path, name):
     # ova has no classifier before it is trained: compare as dexml
-    run, method = runs(name), {"name": "dexml"}
+    run = runs(name)
+    method = {"name": "dexml"}
     if name == "bag":
         expected = evaluation.evaluate(run)
     out = tmp_path / "out"
@@ -360,7 +362,8 @@ def test_static_embeddings(stock, tmp_path):
 
 
 def test_modules_without_counterpart_are_refused(stock, tmp_path):
-    transformer, pool = stock["transformer"], stock["Pooling"](16)
+    transformer = stock["transformer"]
+    pool = stock["Pooling"](16)
     for number, (modules, message) in enumerate(
         (
             (

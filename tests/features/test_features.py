@@ -51,7 +51,8 @@ def test_built_apart_and_equal_to_the_library(folder):
     assert sorted(files_of(files.folder)) == ["X.trn.npz", "X.tst.npz", "Xf.txt"]
     texts = {s: (folder / "raw" / f"{s}_X.txt").read_text().splitlines() for s in ("trn", "tst")}
     reference = TfidfVectorizer(ngram_range=(1, 2), min_df=2, token_pattern=r"(?u)\b\w+\b")
-    trn, tst = files.check(), files.matrix("tst")
+    trn = files.check()
+    tst = files.matrix("tst")
     np.testing.assert_allclose(
         trn.toarray(), reference.fit_transform(texts["trn"]).toarray(), atol=1e-6
     )

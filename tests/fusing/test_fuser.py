@@ -71,13 +71,16 @@ def test_the_union_holds_every_proposal_once_with_its_ranks():
 
 def test_features_are_those_of_each_member_their_agreement_and_frequency(problem):
     found, _, counts = problem
-    rows, at = features(found, counts), 0
+    rows = features(found, counts)
+    at = 0
     for i in range(len(found.labels)):
         known = found.labels[i] >= 0
         for j in np.flatnonzero(known):
             for m in range(MEMBERS):
                 own = found.scores[i][known][:, m].astype(np.float64)
-                score, rank, ordered = found.scores[i, j, m], found.ranks[i, j, m] + 1, np.sort(own)
+                score = found.scores[i, j, m]
+                rank = found.ranks[i, j, m] + 1
+                ordered = np.sort(own)
                 z = (own - own.max()) / own.std()
                 gap = score - own.max()
                 np.testing.assert_allclose(
@@ -128,7 +131,8 @@ def test_the_exported_trees_are_those_of_scikit_learn(problem):
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     found, relevance, counts = problem
-    x, relevant = features(found, counts), relevant_places(found, relevance)
+    x = features(found, counts)
+    relevant = relevant_places(found, relevance)
     model = HistGradientBoostingClassifier(
         max_iter=20,
         max_leaf_nodes=6,

@@ -41,7 +41,8 @@ SETTINGS = FusionSettings(1.0, (1.0, 1.0), depth=4, min_leaf=10)
 @pytest.mark.parametrize("depth", [1, 3, 7])
 def test_the_tree_of_arrays_predicts_as_scikit_learn(depth):
     rng = np.random.default_rng(0)
-    features, relevant = rng.normal(size=(500, 3)).astype(np.float32), rng.random(500) < 0.2
+    features = rng.normal(size=(500, 3)).astype(np.float32)
+    relevant = rng.random(500) < 0.2
     tree = fit_tree(features, relevant, depth, 5)
     expected = DecisionTreeRegressor(max_depth=depth, min_samples_leaf=5, random_state=0).fit(
         features, relevant

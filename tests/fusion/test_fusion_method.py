@@ -45,7 +45,8 @@ def test_it_needs_no_other_run_explains_itself_and_can_do_without_a_member(folde
     shutil.rmtree(folder / "stages")
     assert evaluation.evaluate(folder) == whole
     _, config = find_run(folder, METHOD_CONFIGS)
-    method, split = load_method(config, folder), load_dataset(config, None).splits["tst"]
+    method = load_method(config, folder)
+    split = load_dataset(config, None).splits["tst"]
     assert {n: c.shape[1] for n, c in method.label_clusters().items()} == {"tree, tree 1": 20}
     points = np.arange(len(split))
     _, ids = method.score_points(split, points, 5, Accelerator(cpu=True))
@@ -154,10 +155,8 @@ def test_the_tail_is_weighed_by_the_target(make_config, target):
     assert len(tried) == 8 and tried[fuser["tail"].item()] == max(tried.values())
     assert (fuser["boost"] > 1).all() == (fuser["tail"] > 0)
     evaluation.evaluate(folder)
-    method, scores = (
-        load_method(find_run(folder, METHOD_CONFIGS)[1], folder),
-        sp.load_npz(folder / "tst_score_mat.npz"),
-    )
+    method = load_method(find_run(folder, METHOD_CONFIGS)[1], folder)
+    scores = sp.load_npz(folder / "tst_score_mat.npz")
     probabilities = method.probabilities(scores.data, scores.indices)
     assert 0 <= probabilities.min() <= probabilities.max() <= 1
 

@@ -49,7 +49,8 @@ def test_reached_labels_are_ranked_and_looked_up(asked):
     )
     # where scores may be negative, no score is the lowest
     below = Reached(-scores, negative=True).of(asked)
-    dense, stored = -scores.toarray(), scores.toarray() != 0
+    dense = -scores.toarray()
+    stored = scores.toarray() != 0
     for i, j in np.argwhere(asked >= 0):
         lowest = dense[i][stored[i]].min(initial=0)
         assert below[i, j] == (dense[i, asked[i, j]] if stored[i, asked[i, j]] else lowest)

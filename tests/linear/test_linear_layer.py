@@ -84,8 +84,10 @@ def test_clusters_are_trained_on_their_own_points_alone():
 
 
 def test_threads_and_blocks_do_not_matter():
-    features, solver = made(points=70, dense=3), Solver(eps=0.1)
-    positives, reach = planted(features, 24), all_points(features, 6)
+    features = made(points=70, dense=3)
+    solver = Solver(eps=0.1)
+    positives = planted(features, 24)
+    reach = all_points(features, 6)
     child_ptr = np.arange(0, 25, 4)
     one, two = (
         fit_layer(features, child_ptr, positives, reach, solver, threads) for threads in (1, 2)
@@ -141,7 +143,8 @@ def test_edges_of_fitting():
 
 def test_positives_outside_of_the_points_do_not_count():
     features = made(points=20)
-    points, scratch = np.array([1, 4, 9], np.int32), np.full(30, -1, np.int32)
+    points = np.array([1, 4, 9], np.int32)
+    scratch = np.full(30, -1, np.int32)
     settings = (1.0, 1.0, 0.01, 100, 0.0, 0, scratch)
     with_others = fit_chunk(
         *features.arrays,
@@ -198,7 +201,8 @@ def test_absent_points_are_neither_positive_nor_negative():
 @pytest.mark.parametrize("queries_each", [1, 40])
 def test_scores_are_inner_products(queries_each):
     features = made(points=40, columns=2000, dense=4, density=0.02)
-    positives, child_ptr = planted(features, 7), np.array([0, 3, 7])
+    positives = planted(features, 7)
+    child_ptr = np.array([0, 3, 7])
     layer = fit_layer(
         features, child_ptr, positives, all_points(features, 2), Solver(threshold=0.01, bias=2.0)
     )
@@ -207,7 +211,8 @@ def test_scores_are_inner_products(queries_each):
     queries, chunks = (x.ravel() for x in np.meshgrid(np.arange(queries_each), [0, 1]))
     sizes = np.diff(child_ptr)[chunks]
     offsets = np.concatenate([[0], np.cumsum(sizes)])
-    out, scratch = np.zeros(offsets[-1], np.float32), np.full(2000, -1, np.int32)
+    out = np.zeros(offsets[-1], np.float32)
+    scratch = np.full(2000, -1, np.int32)
     score_pairs(
         *features.arrays,
         features.dense,

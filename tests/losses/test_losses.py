@@ -35,10 +35,8 @@ def make(num_queries=6, num_labels=23, dim=5, dtype=torch.float64, density=0.2, 
     if num_queries > 1:
         known[1], known[0, -1] = False, True
     rows, cols = known.nonzero(as_tuple=True)
-    weights, counted = (
-        torch.rand(len(rows), generator=rng) + 0.1,
-        torch.rand(len(rows), generator=rng) < 0.7,
-    )
+    weights = torch.rand(len(rows), generator=rng) + 0.1
+    counted = torch.rand(len(rows), generator=rng) < 0.7
     positives = Positives.build(rows, cols, num_queries, weights, counted)
     tensors = {"queries": queries, "labels": labels.contiguous(), "bias": bias[:, 0].contiguous()}
     return {key: value.to(dtype).requires_grad_() for key, value in tensors.items()}, positives
@@ -234,11 +232,9 @@ class Threads(Exchange):
     """All-reduce between threads, one of them per shard."""
 
     def __init__(self, size):
-        self.size, self.slots, self.barrier = (
-            size,
-            [None] * size,
-            threading.Barrier(size, timeout=20),
-        )
+        self.size = size
+        self.slots = [None] * size
+        self.barrier = threading.Barrier(size, timeout=20)
 
     def reduce(self, value, combine):
         self.slots[int(threading.current_thread().name)] = value
@@ -260,7 +256,8 @@ class Threads(Exchange):
 def test_three_shards_equal_the_whole(name, options, edges):
     tensors, positives = make()
     whole = evaluate(LOSSES[name], tensors, positives=positives, tau=0.3, **options)
-    exchange, results = Threads(3), {}
+    exchange = Threads(3)
+    results = {}
 
     def work(rank):
         part = slice(*edges[rank : rank + 2])

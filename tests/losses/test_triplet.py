@@ -24,10 +24,8 @@ def make(num_queries=6, num_labels=17, dim=4, density=0.25, seed=0):
     if num_queries > 2:
         known[1], known[2] = False, True
     rows, cols = known.nonzero(as_tuple=True)
-    weights, counted = (
-        torch.rand(len(rows), generator=rng) + 0.5,
-        torch.rand(len(rows), generator=rng) < 0.6,
-    )
+    weights = torch.rand(len(rows), generator=rng) + 0.5
+    counted = torch.rand(len(rows), generator=rng) < 0.6
     bias = torch.randn(num_labels, generator=rng, dtype=torch.float64) / 10
     return queries, labels, bias, Positives.build(rows, cols, num_queries, weights, counted)
 
@@ -43,17 +41,15 @@ def by_loops(
     hardest_positives=None,
     hardness_tau=0.1,
 ):
-    total, known = (
-        0.0,
-        list(
-            zip(
-                positives.rows.tolist(),
-                positives.cols.tolist(),
-                positives.counted.tolist(),
-                positives.weights.tolist(),
-                strict=True,
-            )
-        ),
+    total = 0.0
+    known = list(
+        zip(
+            positives.rows.tolist(),
+            positives.cols.tolist(),
+            positives.counted.tolist(),
+            positives.weights.tolist(),
+            strict=True,
+        )
     )
     for i in range(len(queries)):
         scores = [
@@ -90,7 +86,8 @@ OPTIONS = [
 def test_equals_the_loops(size, options):
     queries, labels, bias, positives = make(*size) if size[0] else make(1, size[1])
     if size[0] == 0:  # a process without queries in a small last batch
-        queries, positives = queries[:0], Positives.build(*torch.zeros(2, 0, dtype=torch.int64), 0)
+        queries = queries[:0]
+        positives = Positives.build(*torch.zeros(2, 0, dtype=torch.int64), 0)
     for b in (None, bias):
         got = triplet(queries=queries, labels=labels, positives=positives, bias=b, **options)
         assert float(got) == pytest.approx(
@@ -131,10 +128,8 @@ def test_rows_without_positives_or_negatives_have_loss_and_gradient_zero():
 @pytest.mark.parametrize("margin", [0.0, 0.3, 5.0])
 def test_violations_are_counted_as_by_loops(margin):
     queries, labels, _, positives = make()
-    scores, known = (
-        queries @ labels.T,
-        set(zip(positives.rows.tolist(), positives.cols.tolist(), strict=True)),
-    )
+    scores = queries @ labels.T
+    known = set(zip(positives.rows.tolist(), positives.cols.tolist(), strict=True))
     violating = pairs = 0
     for row, col, counted in zip(
         positives.rows.tolist(), positives.cols.tolist(), positives.counted.tolist(), strict=True

@@ -339,7 +339,9 @@ def test_memory_does_not_grow_with_the_text(tmp_path):
         check=True,
         env={"PYTHONPATH": str(ROOT)},
     )
-    text, pairs, points = (tmp_path / "large.jsonl").stat().st_size, 600_000, 300_000
+    text = (tmp_path / "large.jsonl").stat().st_size
+    pairs = 600_000
+    points = 300_000
     assert text > 90e6
     # bytes; the finished CSR and its copy on the way to disk, hashes of texts and what sorting them
     # takes
@@ -375,7 +377,8 @@ def test_a_killed_command_leaves_nothing(tmp_path):
 def test_a_repeated_pair_is_the_same_in_text_and_in_npz(tmp_path, pairs, total):
     """Numbered entries add up, in every format of numbers; a name that is said twice counts
     once."""
-    column, values = pairs[0][0], [value for _, value in pairs]
+    column = pairs[0][0]
+    values = [value for _, value in pairs]
     text, repo, binary = (tmp_path / name for name in ("text", "repo", "binary"))
     sparse_text(text, features=False)
     write(text / "trn_X_Y.txt", ["3 4", " ".join(f"{c}:{v}" for c, v in pairs), "0:1", "1:1"])

@@ -351,7 +351,8 @@ def test_encoding_gzip_and_missing_file_errors(tmp_path):
 
 
 def test_an_existing_folder_is_replaced_only_on_demand_and_at_the_end(tmp_path):
-    source, out = named(tmp_path / "in"), tmp_path / "out"
+    source = named(tmp_path / "in")
+    out = tmp_path / "out"
     out.mkdir()
     # an empty folder is as good as none
     prepare_jsonl(source, out)

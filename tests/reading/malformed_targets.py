@@ -130,7 +130,9 @@ def read(target: str, folder: str, report: Connection) -> None:
     """In the child: read the folder and send the outcome."""
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
-    error, said, result = None, "", None
+    error = None
+    said = ""
+    result = None
     before = _files(Path(folder))
     try:
         result = TARGETS[target](Path(folder))

@@ -134,7 +134,8 @@ def test_entries_that_stand_twice_add_up_without_overflow(tmp_path, kind, dtype,
     if dtype == np.float16 and kind in ("coo", "bsr"):
         pytest.skip("scipy makes none")
     data = np.full(times, value, dtype)
-    ids, pointers = np.full(times, 1), np.array([0, times])
+    ids = np.full(times, 1)
+    pointers = np.array([0, times])
     if kind == "coo":
         matrix = sp.coo_matrix((data, (ids * 0, ids)), (1, 3))
     elif kind == "csc":

@@ -167,7 +167,8 @@ def test_search_narrows_the_table_to_texts_and_labels(page):
 
 
 def test_every_column_sorts_both_ways(page):
-    driver, points = page(), made_data().points
+    driver = page()
+    points = made_data().points
     keys = [
         lambda p: p["id"],
         lambda p: p["text"],

@@ -69,7 +69,8 @@ def two_runs(tmp_path_factory, tiny_root):
     from models import METHOD_CONFIGS
     from utils.config.config import build_config
 
-    root, folders = tmp_path_factory.mktemp("runs"), []
+    root = tmp_path_factory.mktemp("runs")
+    folders = []
     for name, beam in (("wide", 10), ("narrow", 1)):
         folders.append(
             train.fit(

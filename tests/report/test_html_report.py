@@ -69,7 +69,8 @@ def test_fewer_labels_than_groups():
 
 def test_reliability_by_loops():
     rng = np.random.default_rng(1)
-    scores, right = np.append(rng.random(300), [0.0, 1.0]), rng.random(302) < 0.4
+    scores = np.append(rng.random(300), [0.0, 1.0])
+    right = rng.random(302) < 0.4
     found = reliability(scores, right)
     for b in range(10):
         inside = [i for i, s in enumerate(scores) if min(int(s * 10), 9) == b]
@@ -86,7 +87,8 @@ def test_confused_pairs_by_loops(made):
     ids, _ = topk_rows(scores, 3)
     slow = {}
     for i in range(40):
-        truth, row = set(relevance[i].indices), ids[i].tolist()
+        truth = set(relevance[i].indices)
+        row = ids[i].tolist()
         if row[0] >= 0 and row[0] not in truth:
             for label in truth - set(row):
                 slow[label, row[0]] = slow.get((label, row[0]), 0) + 1

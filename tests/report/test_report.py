@@ -28,7 +28,8 @@ def make_run(tmp_path):
 def test_mean_and_standard_deviation_over_seeds(make_run):
     values = [44.1, 45.3, 44.9]
     lines = seeds_table([make_run(seed, value) for seed, value in enumerate(values)]).splitlines()
-    mean, deviation = statistics.mean(values), statistics.stdev(values)
+    mean = statistics.mean(values)
+    deviation = statistics.stdev(values)
     # what a run does not have is left out
     assert lines[0] == "| config | seeds | P@1 | R@100 |"
     assert lines[2] == (

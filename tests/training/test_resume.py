@@ -92,7 +92,8 @@ def test_twenty_kills_change_nothing(make_config, tmp_path, capfd):
     config = make_config(**SETTINGS, data={"val_fraction": 0.2})
     torch.set_num_threads(1)
     whole = train.fit(with_values(config, run={"dir": str(tmp_path / "whole")}))
-    rng, kills = random.Random(0), 0
+    rng = random.Random(0)
+    kills = 0
     killer = Killer(with_values(config, run={"dir": str(tmp_path / "killed")}), slow=0.015)
     while not killer.run(rng.uniform(0.05, 0.9) if kills < 20 else 300):
         kills += 1
@@ -138,7 +139,8 @@ def test_mid_epoch_checkpoints_go_on_in_the_middle(make_config, tmp_path, monkey
     config = make_config(encoder={"dropout": 0.3}, train={"epochs": 2, "batch_size": 8})
     whole = train.fit(config)
     cut = with_values(config, run={"dir": str(tmp_path / "cut"), "save_minutes": 1e-9})
-    original, calls = Dexml.backward, []
+    original = Dexml.backward
+    calls = []
 
     def die_at_the_tenth_step(self, batch, accelerator):
         calls.append(1)
@@ -186,7 +188,8 @@ def test_another_library_version_is_said(make_config, caplog):
 
 def test_a_full_disk_while_saving_keeps_the_previous_checkpoint(make_config, monkeypatch):
     config = make_config(train={"epochs": 3})
-    original, calls = checkpoint.save_file, []
+    original = checkpoint.save_file
+    calls = []
 
     def full(tensors, path):
         calls.append(1)

@@ -169,7 +169,8 @@ def test_a_folder_with_other_things_is_never_touched(make_config, tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
     make_config, monkeypatch
 ):
-    original, calls = Dexml.backward, []
+    original = Dexml.backward
+    calls = []
 
     def poisoned(self, batch, accelerator):
         calls.append(1)

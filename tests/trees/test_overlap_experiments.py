@@ -18,7 +18,8 @@ from tests.linear.test_partition_tree import small_tree
 
 def slow_vi(one, two):
     """H(one) + H(two) - 2 I(one; two) by sums over the pairs of values."""
-    n, total = len(one), 0.0
+    n = len(one)
+    total = 0.0
     for a, b in itertools.product((0, 1), (0, 1)):
         joint = sum(x == a and y == b for x, y in zip(one, two, strict=True)) / n
         if joint:

@@ -118,7 +118,8 @@ def test_resume_trains_only_the_levels_that_are_missing(make_config, method, mon
     whole = train.fit(config)
     expected = {path.name: path.read_bytes() for path in (whole / "model").glob("*.npz")}
     second = with_values(config, run={"dir": str(tmp_path / "second")})
-    fit_layer, done = module.fit_tree.__globals__["fit_layer"], []
+    fit_layer = module.fit_tree.__globals__["fit_layer"]
+    done = []
 
     def counted(*arguments, **options):
         if len(done) == 3:

@@ -131,14 +131,16 @@ def balanced_hierarchy(
             f"{name}: expected splits, threads and iterations of at least 1, got {list(splits)}, "
             f"{threads} and {iterations}"
         )
-    n, totals = rows.shape[0], [prod(splits[: level + 1]) for level in range(len(splits))]
+    n = rows.shape[0]
+    totals = [prod(splits[: level + 1]) for level in range(len(splits))]
     if prod(splits) > n:
         raise ValueError(f"{name}: {prod(splits):,} clusters cannot be made of {n:,} rows")
     rows = _Rows.of(rows, name)
     # Cluster c of C starts at c * n // C: sizes differ by at most 1, and c * k of C * k starts
     # where c of C does.
     bounds = tuple(np.arange(total + 1, dtype=np.int64) * n // total for total in totals)
-    order, draws = np.arange(n, dtype=np.int64), 0
+    order = np.arange(n, dtype=np.int64)
+    draws = 0
     with (
         ThreadPoolExecutor(threads) as pool,
         tqdm(
@@ -247,7 +249,9 @@ class _Cutter:
         bar: tqdm,
     ) -> None:
         self.rows, self.order, self.iterations, self.threads = rows, order, iterations, threads
-        self.pool, self.bar, self._own = pool, bar, threading.local()
+        self.pool = pool
+        self.bar = bar
+        self._own = threading.local()
 
     def cut(
         self, starts: np.ndarray, middles: np.ndarray, stops: np.ndarray, pairs: np.ndarray
@@ -287,16 +291,20 @@ class _Cutter:
 
     def _cut_wide(self, start: int, middle: int, stop: int, first: int, second: int) -> None:
         """`cut_nodes` for one node, its loops over rows shared by the threads."""
-        rows, members, n, width = self.rows, self.order[start:stop], stop - start, self.rows.width
-        scores, sides, moves = np.empty(n, np.float32), np.zeros(n, np.bool_), np.ones(n, np.int8)
-        left, columns, direction = (
-            np.zeros(width),
-            np.arange(width, dtype=np.int32),
-            np.zeros(width, np.float32),
-        )
+        rows = self.rows
+        members = self.order[start:stop]
+        n = stop - start
+        width = self.rows.width
+        scores = np.empty(n, np.float32)
+        sides = np.zeros(n, np.bool_)
+        moves = np.ones(n, np.int8)
+        left = np.zeros(width)
+        columns = np.arange(width, dtype=np.int32)
+        direction = np.zeros(width, np.float32)
         for row, sign in ((self.order[first], 1), (self.order[second], -1)):
             add(*rows.arrays, row, sign, direction)
-        total, best = self._sum(members, moves), -np.inf
+        total = self._sum(members, moves)
+        best = -np.inf
         for _ in range(self.iterations):
             blocks = [slice(at, at + BLOCK) for at in range(0, n, BLOCK)]
             list(
@@ -318,7 +326,8 @@ class _Cutter:
         edges = [len(members) * part // PARTS for part in range(PARTS + 1)]
 
         def part(at: int) -> np.ndarray:
-            out, own = np.zeros(self.rows.width), slice(edges[at], edges[at + 1])
+            out = np.zeros(self.rows.width)
+            own = slice(edges[at], edges[at + 1])
             add_all(*self.rows.arrays, members[own], signs[own], out)
             return out
 

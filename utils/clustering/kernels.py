@@ -37,7 +37,8 @@ def inverse_norms(values, indices, indptr, inverse):
 def score(values, indices, indptr, inverse, members, direction, scores):
     """scores[i] = unit row of members[i] . direction."""
     for i in range(len(members)):
-        row, score = members[i], np.float32(0)
+        row = members[i]
+        score = np.float32(0)
         if values.ndim == 2:
             for j in range(values.shape[1]):
                 score += values[row, j] * direction[j]
@@ -155,8 +156,11 @@ def cut_nodes(
     """
     for node in range(len(nodes)):
         start, middle, stop, first, second = nodes[node]
-        members, n = order[start:stop], stop - start
-        scores, sides, moves = np.empty(n, np.float32), np.zeros(n, np.bool_), np.ones(n, np.int8)
+        members = order[start:stop]
+        n = stop - start
+        scores = np.empty(n, np.float32)
+        sides = np.zeros(n, np.bool_)
+        moves = np.ones(n, np.int8)
         own = columns[: _columns_of(values, indices, indptr, members, seen, columns)]
         add(values, indices, indptr, inverse, order[first], 1, direction)
         add(values, indices, indptr, inverse, order[second], -1, direction)

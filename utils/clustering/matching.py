@@ -32,7 +32,8 @@ def count_matrix(relevance: sp.csr_matrix, matching: sp.csr_matrix) -> sp.csr_ma
             f"count_matrix: the relevance has {relevance.shape[0]:,} points, "
             f"the matching {matching.shape[0]:,}"
         )
-    relevance, matching = canonical(relevance), canonical(matching).astype(np.float32, copy=False)
+    relevance = canonical(relevance)
+    matching = canonical(matching).astype(np.float32, copy=False)
     ones = np.ones(relevance.nnz, np.float32)
     labels = sp.csr_matrix((ones, relevance.indices, relevance.indptr), relevance.shape).T.tocsr()
     return canonical(labels @ matching)

@@ -183,7 +183,8 @@ def _per_process(key: str, target: str, group: str | None = None) -> Rule:
     warning."""
 
     def convert(value: Any, flat: Values) -> Converted:
-        count, option = flat.get("num_gpu", 4), f"{target}.{group}" if group else f"--{target}"
+        count = flat.get("num_gpu", 4)
+        option = f"{target}.{group}" if group else f"--{target}"
         if isinstance(value, (int, float)) and isinstance(count, int) and count > 1:
             log.warning(
                 "%s %s is used as written for all processes together; the older code multiplies it "
@@ -408,7 +409,8 @@ def _sections(values: Mapping[str, Any]) -> list[str]:
 
 
 def _is_flat(values: Mapping[str, Any], path: Path) -> bool:
-    sections, flat = _sections(values), [k for k in values if k in KNOWN and k not in SECTIONS]
+    sections = _sections(values)
+    flat = [k for k in values if k in KNOWN and k not in SECTIONS]
     if sections and flat:
         raise ConfigError(
             f"{path}: mixes sections ({', '.join(sections)}) with flat keys of the older code "
@@ -436,7 +438,9 @@ def read_flat(
             f"{opened[0]}: its `__dependency__:` leads to more than {MAX_FILES} files, by way of "
             f"{path}"
         )
-    values, flat, files = read_yaml(path), {}, {}
+    values = read_yaml(path)
+    flat = {}
+    files = {}
     if sections := _sections(values):
         raise ConfigError(
             f"{path}: holds sections ({', '.join(sections)}), but {seen[-1]}, a flat config of "
@@ -506,7 +510,9 @@ def convert(flat: Values, files: Mapping[str, str]) -> tuple[dict[str, Values], 
         raise ConfigError(
             f"{where}: net must be one of {', '.join(METHOD_OF_NET)}, got {shown(net)}"
         )
-    flat, merged, origin = interpolate(flat, files), {}, {}
+    flat = interpolate(flat, files)
+    merged = {}
+    origin = {}
     for key in flat:
         try:
             values, note = _convert_key(key, flat)

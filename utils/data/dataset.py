@@ -83,10 +83,8 @@ def validation_rows(relevance: sp.csr_matrix, config: DataConfig, folder: Path) 
     With `data.val_group_size` s > 1 groups of about s similar texts are drawn, until there are
     enough points: at most as many, fewer by less than one group.
     """
-    labelled, rng = (
-        np.flatnonzero(np.diff(relevance.indptr)),
-        np.random.default_rng(VALIDATION_SEED),
-    )
+    labelled = np.flatnonzero(np.diff(relevance.indptr))
+    rng = np.random.default_rng(VALIDATION_SEED)
     count = held_out_points(len(labelled), config)
     if config.val_group_size == 1 or count == 0:
         return np.sort(rng.choice(labelled, count, replace=False))
@@ -288,7 +286,8 @@ def load_dataset(config: Config, tokenizer_source, held_out: np.ndarray | None =
     Raises:
         InputError: naming the file, the line or row, what was expected and what came.
     """
-    data, folder = config.data, config.dataset_folder
+    data = config.data
+    folder = config.dataset_folder
     check_dataset_folder(folder)
     texts = {s: folder / "raw" / f"{s}.txt" for s in ("trn_X", "tst_X", "Y")}
     if not present(texts["Y"]):
@@ -478,7 +477,8 @@ class _Assembler(torch.utils.data.Dataset):
         return len(self.batches)
 
     def __getitem__(self, step: int) -> Batch:
-        points, split = self.batches[step], self.split
+        points = self.batches[step]
+        split = self.split
         own = distributed.share(len(points))
         return Batch(
             points,

@@ -80,14 +80,16 @@ def export(
     check_labels(run_folder, config.dataset_folder)
     torch.set_num_threads(distributed.cpu_threads(config.run.threads))
     method = load_method(config, run_folder).eval()
-    encoder, max_len = method.text_encoder, config.data.max_len
+    encoder = method.text_encoder
+    max_len = config.data.max_len
     if encoder is None:
         raise InputError(
             f"{run_folder}: method {config.method.name} has no encoder to export; where a stage "
             f"before "
             "trained one, name that run: RUN/stages/<name>"
         )
-    texts, differences = sample_texts(config), {}
+    texts = sample_texts(config)
+    differences = {}
     # before anything touches the tokenizer's settings
     expected = embed(encoder, texts, max_len).numpy()
     with folder_written_whole(folder) as partial:
@@ -150,7 +152,8 @@ def _check(expected: Any, found: Any, texts: Sequence[str]) -> float:
     import numpy as np
 
     difference = np.abs(expected - found).max(1)
-    worst, limit = int(difference.argmax()), TOLERANCE * max(1.0, float(np.abs(expected).max()))
+    worst = int(difference.argmax())
+    limit = TOLERANCE * max(1.0, float(np.abs(expected).max()))
     if not difference[worst] <= limit:
         raise InputError(
             f"what was written gives other embeddings: they differ by {difference[worst]:.1e} for "

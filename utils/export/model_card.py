@@ -40,7 +40,8 @@ def model_card(
         dim: D; vectors: what labels are ranked by, as Method.search_vectors gives it; files: names
         in the folder.
     """
-    name, metrics = f"{config.data.name} {config.method.name}", found_metrics(run)
+    name = f"{config.data.name} {config.method.name}"
+    metrics = found_metrics(run)
     licence = data_licence(config.dataset_folder)
     head = {
         "library_name": "sentence-transformers",
@@ -150,7 +151,8 @@ def _label_length(config: Config) -> str:
 
 
 def _prompts(config: Config) -> str:
-    before, of_labels = config.encoder.point_prompt, config.encoder.prompt_of_labels
+    before = config.encoder.point_prompt
+    of_labels = config.encoder.prompt_of_labels
     if not before and not of_labels:
         return ""
     return (

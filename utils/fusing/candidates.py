@@ -174,7 +174,8 @@ def _of_member(labels, ranks, scores, out):
 def _features(labels, ranks, scores, k, log_counts, out):
     """Feature rows of all candidates that there are, point by point: out [candidates, F]."""
     n, width, members = scores.shape
-    together, first = PER_MEMBER * members, 0
+    together = PER_MEMBER * members
+    first = 0
     for i in range(n):
         for m in range(members):
             count = _of_member(

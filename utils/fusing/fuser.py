@@ -125,7 +125,8 @@ class Boosted:
 
     def check(self, columns: int) -> None:
         """ValueError unless every walk ends: children come after their parents."""
-        nodes, inner = len(self.feature), self.feature >= 0
+        nodes = len(self.feature)
+        inner = self.feature >= 0
         # one leaf more than inner nodes
         if not len(self.roots) or nodes - 2 * int(inner.sum()) != len(self.roots):
             raise InputError(f"expected whole trees, got {len(self.roots)} roots and {nodes} nodes")
@@ -214,7 +215,8 @@ class Linear:
         from sklearn.linear_model import LogisticRegression
 
         some = x[:: max(len(x) // SCALED, 1)].astype(np.float64)  # only conditions the problem
-        mean, scale = some.mean(0), some.std(0)
+        mean = some.mean(0)
+        scale = some.std(0)
         scale[scale == 0] = 1
         scaled = (x - mean.astype(np.float32)) / scale.astype(np.float32)
         # BLAS may raise the flag over finite arrays (numpy/numpy#24067): what counts is whether the
@@ -384,7 +386,8 @@ def cross_fit(
     """(log-odds of all known candidates [candidates], each by a model fitted on the other folds'
     points and calibrated on all; the calibration [2])."""
     n = len(found.labels)
-    x, relevant = features(found, log_counts), relevant_places(found, relevance)
+    x = features(found, log_counts)
+    relevant = relevant_places(found, relevance)
     fold = np.random.default_rng(seed).permutation(n) % min(folds, n)
     of_row = np.repeat(fold, found.known.sum(1))
     margins = np.empty(len(x))
@@ -427,7 +430,8 @@ def _platt(margins: np.ndarray, relevant: np.ndarray) -> np.ndarray:
     if right + wrong == 0:
         return np.array([1.0, 0.0])
     target = np.where(relevant, (right + 1) / (right + 2), 1 / (wrong + 2))
-    center, spread = margins.mean(), margins.std() or 1.0
+    center = margins.mean()
+    spread = margins.std() or 1.0
     slope = 0.0
     if right and wrong:
         standard = (margins - center) / spread
@@ -439,7 +443,8 @@ def _platt(margins: np.ndarray, relevant: np.ndarray) -> np.ndarray:
         slope, intercept = platt.coef_[0, 0], platt.intercept_[0]
     if slope < FLATTEST:
         share = target.mean()
-        slope, intercept = FLATTEST, np.log(share / (1 - share))
+        slope = FLATTEST
+        intercept = np.log(share / (1 - share))
     slope /= spread
     return np.array([slope, intercept - slope * center])
 

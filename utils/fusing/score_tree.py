@@ -128,7 +128,8 @@ def aligned(members: Sequence[sp.csr_matrix], union: sp.csr_matrix) -> np.ndarra
     A member should score every candidate; one that does not is given its lowest score for that
     point.
     """
-    rows, columns = entry_rows(union), np.empty((union.nnz, len(members)), np.float32)
+    rows = entry_rows(union)
+    columns = np.empty((union.nnz, len(members)), np.float32)
     for number, member in enumerate(map(canonical, members)):
         lowest = np.zeros(member.shape[0])
         filled = np.flatnonzero(np.diff(member.indptr))
@@ -208,7 +209,8 @@ class Fusion:
     def check(self) -> None:
         """ValueError for arrays that are not those of a fusion: a tree from a stranger must not run
         in a circle."""
-        tree, nodes = self.tree, len(self.tree.feature)
+        tree = self.tree
+        nodes = len(self.tree.feature)
         if self.statistics.ndim != 2 or self.member_weights.ndim != 1:
             raise ValueError(
                 f"expected statistics [L, S] and member weights [m], got {self.statistics.shape} "
@@ -217,7 +219,8 @@ class Fusion:
             )
         if any(getattr(tree, f.name).shape != (nodes,) for f in fields(Tree)):
             raise ValueError(f"expected arrays [{nodes}] of the tree's nodes")
-        inner, features = tree.feature >= 0, len(self.member_weights) + self.statistics.shape[1]
+        inner = tree.feature >= 0
+        features = len(self.member_weights) + self.statistics.shape[1]
         children = np.stack([tree.left, tree.right])[:, inner]
         if (
             nodes == 0
@@ -310,12 +313,11 @@ def cross_fit_all(
         raise ValueError("fusion: expected settings of one depth and min_leaf")
     fold = np.random.default_rng(seed).permutation(count) % folds
     union = candidates(members)
-    scores, rows = aligned(members, union), entry_rows(union)
+    scores = aligned(members, union)
+    rows = entry_rows(union)
     features = np.concatenate([scores, np.asarray(statistics, np.float32)[union.indices]], 1)
-    relevant, probability = (
-        contains(relevance, rows, union.indices),
-        np.empty(union.nnz, np.float32),
-    )
+    relevant = contains(relevance, rows, union.indices)
+    probability = np.empty(union.nnz, np.float32)
     for number in range(folds):
         inside = fold[rows] == number
         tree = fit_tree(

@@ -33,7 +33,8 @@ def _add_scaled(typing_context, target, at, source, row, scale):
     signature = types.void(target, types.intp, source, types.intp, types.float32)
 
     def generate(context, builder, signature, arguments):
-        vector, lane = ir.VectorType(ir.FloatType(), LANES), ir.IntType(32)
+        vector = ir.VectorType(ir.FloatType(), LANES)
+        lane = ir.IntType(32)
         empty = ir.Constant(vector, ir.Undefined)
 
         def pointer(kind, array, offset):
@@ -116,7 +117,8 @@ def _solve(
     weight [(width + D + 1) * LANES], alpha [n * LANES]: zero at entry; sign [n * LANES], 0 where a
     point is absent.
     """
-    n, dims = len(points), dense.shape[1]
+    n = len(points)
+    dims = dense.shape[1]
     order = np.arange(n)
     state = np.uint64(seed) + np.uint64(88172645463325252)
     z, step = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
@@ -216,7 +218,9 @@ def fit_chunk(
         (features [R] int32 ascending, ptr [R + 1] int64, children [entries] int32, values [entries]
             float32)
     """
-    n, dims, children = len(points), dense.shape[1], len(marked_ptr) - 1
+    n = len(points)
+    dims = dense.shape[1]
+    children = len(marked_ptr) - 1
     entries = 0
     for p in points:
         entries += indptr[p + 1] - indptr[p]
@@ -294,7 +298,8 @@ def _by_feature(rows, children, values, feats, num_features, dims):
         if counts[row]:
             ids[used] = row
             used += 1
-    features, ptr = np.empty(used, np.int32), np.zeros(used + 1, np.int64)
+    features = np.empty(used, np.int32)
+    ptr = np.zeros(used + 1, np.int64)
     start = np.zeros(width + dims + 1, np.int64)
     for at in range(used):
         row = ids[at]

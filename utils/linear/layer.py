@@ -191,7 +191,8 @@ def fit_layer(
             0; others that reach its cluster are its negatives.
         reach: [N, parents] which points a cluster's rankers are trained on.
     """
-    shape, scratch = features.shape, SimpleQueue()
+    shape = features.shape
+    scratch = SimpleQueue()
     for _ in range(threads):
         scratch.put(np.full(shape[0], -1, np.int32))
 
@@ -305,7 +306,8 @@ def score_candidates(
 
     def score(rows: slice, scratch: np.ndarray) -> np.ndarray:
         part, wanted = features[rows], candidates[rows]
-        out, order = np.zeros(wanted.nnz, np.float32), np.argsort(wanted.indices, kind="stable")
+        out = np.zeros(wanted.nnz, np.float32)
+        order = np.argsort(wanted.indices, kind="stable")
         score_pairs(
             *part.arrays,
             part.dense,

@@ -168,7 +168,8 @@ class PartitionTree:
         ptr, children, reached = self._expand(
             features, self.layers[-1], nodes, scores, combiner, scratch
         )
-        labels, count = self.node_labels[children], len(children)
+        labels = self.node_labels[children]
+        count = len(children)
         if self.has_copies:
             packed = np.empty_like(ptr)
             merge_copies(ptr, labels, reached, mean, packed)

@@ -149,7 +149,8 @@ def fit_tree(
         relevance: [N, L]. absent: [N, L] pairs that are neither positive nor negative.
         kept: layers that were trained before. keep: called with each new layer.
     """
-    positives, layers = _positives(relevance, skeleton), list(kept)
+    positives = _positives(relevance, skeleton)
+    layers = list(kept)
     marked = (
         positives
         if absent is None

@@ -123,7 +123,8 @@ def _label_rows(path: Path, labels: Labels) -> Rows:
 
 def _prepare(source: Source, out: str | Path, overwrite: bool, reader: Reader) -> Path:
     with Writer(out, reader.kind, source.files(), overwrite) as writer:
-        labels, rows = Labels(writer), {"trn": Rows(max), "tst": Rows(max)}
+        labels = Labels(writer)
+        rows = {"trn": Rows(max), "tst": Rows(max)}
         if source.labels is not None:
             labels.read(source.labels)
 
@@ -164,7 +165,8 @@ def split_off(fraction: float, seed: int) -> Iterator[str]:
     Test point j falls uniformly into [j, j + 1) / fraction: N points give fraction * N, give or
     take one.
     """
-    chance, position = random.Random(seed), 0
+    chance = random.Random(seed)
+    position = 0
     for j in count():
         # never the place of the one before
         chosen = max(position, int((j + chance.random()) / fraction))
@@ -178,7 +180,9 @@ class Labels:
     """Label names -> ids by first appearance; writes raw/Y_ids.txt and raw/Y.txt as they come."""
 
     def __init__(self, writer: Writer) -> None:
-        self.writer, self.ids, self.size = writer, {}, 0
+        self.writer = writer
+        self.ids = {}
+        self.size = 0
         # of the labels from a file: enough to tell two texts apart
         self.text_hashes = array("q")
 

@@ -341,7 +341,8 @@ def _bag_of_words_rows(path: Path, options: SparseText) -> tuple[Rows, Rows, lis
     def store(line: str, size: list[int]) -> None:
         first, _, rest = line.partition(" ")
         if ":" in first:  # some writers leave out the blank
-            first, rest = "", line
+            first = ""
+            rest = line
         indices = (
             [_number(int, label, "labels 'l1,l2'") for label in first.split(",")] if first else []
         )

@@ -191,12 +191,17 @@ class Writer:
     def __init__(
         self, out: str | Path, source: str, inputs: Iterable[str | Path], overwrite: bool = False
     ) -> None:
-        self.name, self.source, self.overwrite = Path(out), source, overwrite
+        self.name = Path(out)
+        self.source = source
+        self.overwrite = overwrite
         # a link keeps pointing at the folder that is replaced
         self.out = Path(out).resolve()
         self.partial = self.out.with_name(f"{self.out.name}.partial-{os.getpid()}")
         self.inputs = [Path(path).resolve() for path in inputs]
-        self.matrices, self.pairs_read, self._files, self._created = {}, {}, {}, []
+        self.matrices = {}
+        self.pairs_read = {}
+        self._files = {}
+        self._created = []
         self.read_from: dict[str, Path | None] = {}
         self.facts: dict[str, object] = {}  # more lines for stats.json
         self._text_hashes = {f"raw/{split}_X.txt": array("q") for split in SPLITS}

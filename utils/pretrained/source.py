@@ -136,7 +136,8 @@ def _run(folder: Path) -> Source:
             "normalises; name the folder in its run, or export the run: python -m utils.export "
             "RUN DIR"
         )
-    section, head = read_yaml(config).get("encoder") or {}, folder / "head.safetensors"
+    section = read_yaml(config).get("encoder") or {}
+    head = folder / "head.safetensors"
     return Source(
         str(folder),
         {k: section[k] for k in SAID_BY_RUNS if section.get(k) is not None},

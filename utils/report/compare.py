@@ -110,7 +110,8 @@ def _names(folders: Sequence[Path]) -> list[str]:
 
 def _load_data(found: Sequence[Mapping[str, Any]], split: str, root: str | None) -> Dataset:
     """The data set that all runs were evaluated on, with their validation split."""
-    first, rows = found[0], [_validation_rows(run["folder"]) for run in found]
+    first = found[0]
+    rows = [_validation_rows(run["folder"]) for run in found]
     for run, own in zip(found, rows, strict=True):
         if "data_hash" not in run["metrics"]:
             raise InputError(
@@ -197,7 +198,8 @@ def _read_predictions(
 def markdown(comparison: Comparison) -> str:
     """A row a run, and after each but the first its difference to the first with the interval; bold
     where 0 is outside."""
-    columns, runs = comparison.columns, comparison.runs
+    columns = comparison.columns
+    runs = comparison.runs
     lines = ["| run | " + " | ".join(columns) + " |", "| --- " * (len(columns) + 1) + "|"]
     for i, (run, values) in enumerate(zip(runs, comparison.values, strict=True)):
         lines.append(f"| {run.name} | " + " | ".join(f"{values[c]:.2f}" for c in columns) + " |")
@@ -220,7 +222,9 @@ def _difference(value: float, low: float, high: float) -> str:
 def page_data(comparison: Comparison) -> html.ReportData:
     """The data of the page: table, metrics by label frequency, and the points where the runs
     differ."""
-    runs, data, split = comparison.runs, comparison.data, comparison.split
+    runs = comparison.runs
+    data = comparison.data
+    split = comparison.split
     tops = [topk_rows(run.scores, min(html.SHOWN, data.num_labels))[0] for run in runs]
     differ = np.flatnonzero(differing(tops, split.relevance))
     chosen = differ[html.chosen_points(len(differ))]
@@ -265,7 +269,8 @@ def differing(tops: Sequence[np.ndarray], relevance: sp.csr_matrix) -> np.ndarra
 
 def _table(comparison: Comparison) -> dict[str, Any]:
     """{columns, rows: [{name, values, differences: [value, low, high, clear] or none}]}"""
-    columns, differences = comparison.columns, [None, *comparison.differences]
+    columns = comparison.columns
+    differences = [None, *comparison.differences]
     return {
         "columns": columns,
         "rows": [

@@ -134,7 +134,8 @@ def by_decile(
         raise ValueError(
             f"ks: expected at most the {ids.shape[1]} predictions kept of a point, got {max(ks)}"
         )
-    order, counts = np.argsort(label_counts, kind="stable"), np.asarray(label_counts)
+    order = np.argsort(label_counts, kind="stable")
+    counts = np.asarray(label_counts)
     parts = [part for part in np.array_split(order, groups) if len(part)]
     group = np.empty(len(order), np.int64)  # [L]
     for number, part in enumerate(parts):

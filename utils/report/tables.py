@@ -39,7 +39,8 @@ def read_run(folder: str | Path, split: str) -> dict[str, Any]:
     folder = Path(folder)
     if not (folder / "config.yaml").is_file():
         raise InputError(f"{folder}: not a run folder: it has no config.yaml")
-    config, path = read_yaml(folder / "config.yaml"), folder / f"{split}_metrics.json"
+    config = read_yaml(folder / "config.yaml")
+    path = folder / f"{split}_metrics.json"
     if not path.is_file():
         raise InputError(f"{path}: no such file; make it with: python eval.py {split} {folder}")
     metrics = read_facts(path)

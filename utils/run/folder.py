@@ -458,7 +458,9 @@ class MetricLog:
     """
 
     def __init__(self, folder: Path, config: Config, step: int = 0, epoch: int = 0) -> None:
-        self._path, self._board, self._wandb = folder / "metrics.jsonl", None, None
+        self._path = folder / "metrics.jsonl"
+        self._board = None
+        self._wandb = None
         if not distributed.is_main():
             return
         _forget_after(self._path, epoch)

@@ -56,9 +56,11 @@ def _is_of_a_run(path: Path) -> bool:
 def moved(config: Config, folder: Path, method_configs: Mapping[str, type]) -> Config:
     """The config of a run as that of the folder which holds it now: what it names inside of its old
     folder, too."""
-    old, new = config.run_folder, folder
+    old = config.run_folder
+    new = folder
     if old.parent.name == new.parent.name == "stages":  # it may name other stages of its run
-        old, new = old.parent.parent, new.parent.parent
+        old = old.parent.parent
+        new = new.parent.parent
     values = with_folder_renamed(to_mapping(config), str(old), str(new))
     stages = values.pop("stages", ())
     return _with_folder(build_config(values, method_configs, {}, stages), folder)

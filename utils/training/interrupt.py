@@ -54,9 +54,12 @@ class SaveClock:
     """
 
     def __init__(self, minutes: float, every: int) -> None:
-        self._seconds, self._every, self._calls = 60 * minutes, every, 0
+        self._seconds = 60 * minutes
+        self._every = every
+        self._calls = 0
         self._last = time.monotonic()
-        self._received, self._parent = 0, os.getppid()
+        self._received = 0
+        self._parent = os.getppid()
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> SaveClock:

@@ -132,13 +132,11 @@ def _compiled_update(
         t.detach().view(len(parameter), -1).numpy()
         for t in (parameter, state["exp_avg"], state["exp_avg_sq"])
     ]
-    steps, lr, betas, eps, decay = (
-        state["row_steps"].numpy(),
-        np.float32(group["lr"]),
-        tuple(map(np.float32, group["betas"])),
-        np.float32(group["eps"]),
-        np.float32(group["weight_decay"]),
-    )
+    steps = state["row_steps"].numpy()
+    lr = np.float32(group["lr"])
+    betas = tuple(map(np.float32, group["betas"]))
+    eps = np.float32(group["eps"])
+    decay = np.float32(group["weight_decay"])
     rows, values = rows.numpy(), values.contiguous().view(len(rows), tables[0].shape[1]).numpy()
 
     def update(start: int, stop: int) -> None:
@@ -163,11 +161,13 @@ def _gradient_blocks(
         raise ValueError(
             f"row-sparse optimizer: expected a sparse gradient, got a dense one {parameter.shape}"
         )
-    rows, values = parameter.grad._indices()[0], parameter.grad._values()
+    rows = parameter.grad._indices()[0]
+    values = parameter.grad._values()
     # autograd does not keep the mark of a coalesced gradient
     if rows.is_cuda or not (rows[1:] > rows[:-1]).all():
         grad = parameter.grad.coalesce()
-        rows, values = grad.indices()[0], grad.values()
+        rows = grad.indices()[0]
+        values = grad.values()
     yield rows, values
 
 
