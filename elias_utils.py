@@ -132,8 +132,7 @@ def gen_cluster_A(
     if config.stages and out is None:
         raise ConfigError(
             "gen_cluster_A: this config has stages, each of which makes its own graph; name a "
-            "config of "
-            "one stage, or say where the graph goes: --out FILE"
+            "config of one stage, or say where the graph goes: --out FILE"
         )
     accelerator, data = _start(config)
     points = None
@@ -158,8 +157,7 @@ def _model_of(config: Config) -> Path | None:
         except ValueError as error:
             raise ConfigError(
                 f"gen_cluster_A: run.start_from: {error}; train that run first, or cluster by "
-                f"TF-IDF "
-                "alone: --no_model true"
+                "TF-IDF alone: --no_model true"
             ) from error
     trained = (config.run_folder / "model").is_dir()
     return config.run_folder if trained else None
@@ -183,9 +181,8 @@ def gen_approx_A(run: str | Path, kappa: int | None = None, out: str | Path | No
     kappa = limits.kappa if kappa is None else kappa
     if not isinstance(kappa, int) or not 1 <= kappa <= data.num_labels:
         raise ConfigError(
-            f"method.kappa must be a whole number from 1 to the number of labels, "
-            f"{data.num_labels}; got "
-            f"{kappa!r}"
+            "method.kappa must be a whole number from 1 to the number of labels, "
+            f"{data.num_labels}; got {kappa!r}"
         )
     before = method.learned_graph()
     graph = setup.approximate(method, data, before, kappa, accelerator)
@@ -382,8 +379,7 @@ def _run_folder(path: str, words: Sequence[str]) -> Path:
         )
         raise ConfigError(
             f"{path}: its run {config.run_folder} does not exist; train it first: python train.py "
-            f"{path}"
-            f"{before}"
+            f"{path}{before}"
         )
     return config.run_folder
 

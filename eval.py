@@ -128,8 +128,8 @@ def evaluate(
     check_same_data(folder, data)
     if len(data.splits[split]) == 0:
         raise InputError(
-            f"split {split} of {data.name} has no points "
-            f"(data.val_fraction is {config.data.val_fraction})"
+            f"split {split} of {data.name} has no points (data.val_fraction is "
+            f"{config.data.val_fraction})"
         )
     if data.splits[split].relevance.nnz == 0:
         log.warning("no point of split %s has a label: every metric is 0", split)
@@ -137,8 +137,7 @@ def evaluate(
     if method.num_labels != data.num_labels:
         raise InputError(
             f"{data.folder} has {data.num_labels} labels, the model of {folder} "
-            f"{method.num_labels}; "
-            "it is not the data set of this run"
+            f"{method.num_labels}; it is not the data set of this run"
         )
     check_ks(config, data)
     check_options(config, method)

@@ -103,8 +103,8 @@ class Predictor:
                 raise InputError("labels: expected at least one text, got none")
             if empty := [index for index, text in enumerate(labels) if not text.strip()]:
                 logging.getLogger(__name__).warning(
-                    "%d of %d label texts are empty, e.g. that of id %d; they are "
-                    "ranked as any other",
+                    "%d of %d label texts are empty, e.g. that of id %d; they are ranked as any "
+                    "other",
                     len(empty),
                     len(labels),
                     empty[0],

@@ -378,7 +378,7 @@ class EpochMeter:
                 step = state.step - len(values) + offset + 1
                 raise FloatingPointError(
                     f"the loss became {value} at step {step} (epoch {state.epoch + 1}); training "
-                    f"stops. "
+                    "stops. "
                     + (
                         f"The last good checkpoint is kept in {self._run.folder}. "
                         if state.best_epoch is not None
@@ -483,14 +483,13 @@ def check_settings(config: Config, data: DataSizes) -> None:
     """Settings that only the data or the number of processes can refute."""
     if config.train.batch_size < distributed.world_size():
         raise ConfigError(
-            f"train.batch_size is {config.train.batch_size}, smaller than the number of processes, "
-            f"{distributed.world_size()}; each needs a query of every batch"
+            f"train.batch_size is {config.train.batch_size}, smaller than the number of "
+            f"processes, {distributed.world_size()}; each needs a query of every batch"
         )
     if isinstance(config.train.stop_epoch, str):
         raise ConfigError(
             f"train.stop_epoch is '{config.train.stop_epoch}', expected a whole number; "
-            f"`best:NAME` is "
-            "for stages"
+            "`best:NAME` is for stages"
         )
     check_ks(config, data)
     computed = [f"{name}@{k}" for name in NAMES for k in metric_ks(config, data)]

@@ -101,8 +101,8 @@ def assignment(axis: str, budget: int, scale: float) -> tuple[str, float, Callab
     counts = random_counts(labels, clusters, entries, np.random.default_rng(0))
     fallback = np.zeros(labels, np.int64) if axis == "label" else None
     name = (
-        f"top {budget} of each {axis}, {labels:,} x {clusters:,} counts, {counts.nnz:,} "
-        f"entries, 1 thread"
+        f"top {budget} of each {axis}, {labels:,} x {clusters:,} counts, {counts.nnz:,} entries, "
+        "1 thread"
     )
     return (
         name,

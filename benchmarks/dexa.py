@@ -178,7 +178,7 @@ def batches(path: str, epochs: int, seeds: list[int]) -> list[dict]:
     print(
         f"time: {found[1]['seconds'] / found[0]['seconds']:.3f} times, violating negatives: "
         f"{found[1]['violating_share'] / found[0]['violating_share']:.2f} times those of random "
-        f"batches"
+        "batches"
     )
     return found
 

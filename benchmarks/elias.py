@@ -132,8 +132,8 @@ def search(folder: Path, centres: np.ndarray, singles: int) -> None:
         )
         print(
             f"| {precision} | {1000 * np.median(times):.2f} ms | {1000 * used:.2f} ms | "
-            f"{2048 / seconds:.0f} /s | "
-            f"{2048 / cpu:.0f} /s | {100 * same:.1f} % | {peak_memory():.2f} GB |",
+            f"{2048 / seconds:.0f} /s | {2048 / cpu:.0f} /s | {100 * same:.1f} % | "
+            f"{peak_memory():.2f} GB |",
             flush=True,
         )
         del index
@@ -302,8 +302,7 @@ def main() -> None:
         )
         print(
             "| precision | one query, median | its CPU time | batches of 256 | per CPU second | "
-            "top 10 as float32 | "
-            "peak memory |"
+            "top 10 as float32 | peak memory |"
         )
         print("| --- | --- | --- | --- | --- | --- | --- |")
         search(folder, centres, options.singles)

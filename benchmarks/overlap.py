@@ -259,16 +259,14 @@ def run_experiments(run: str | Path, copies: list[int], split: str) -> dict:
     if len(data.splits[split]) == 0:
         raise ValueError(
             f"{folder}: the run has no {split} points (data.val_fraction "
-            f"{config.data.val_fraction}); "
-            "measure on --split tst"
+            f"{config.data.val_fraction}); measure on --split tst"
         )
     trn, other = points("trn"), points(split)
     base, skeleton = train(config, trn, 1, threads)
     if len(skeleton.child_ptrs) < 2:
         raise ValueError(
             f"{folder}: all labels lie in one cluster (method.max_leaf {config.method.max_leaf}); "
-            f"the "
-            "experiments need a tree"
+            "the experiments need a tree"
         )
     into = merge_pairs(skeleton, data.num_labels, config.run.seed)
     table = {}

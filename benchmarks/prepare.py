@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NUM_LABELS = 100_000
 RUN = """
 import atexit, re, sys
-from utils.prepare import main
+from utils.prepare.command import main
 status = "/proc/self/status"
 peak = lambda: re.search(r"VmHWM:\\s+(\\d+)", open(status).read())[1]
 atexit.register(lambda: print(peak(), file=sys.stderr))

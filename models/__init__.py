@@ -53,6 +53,5 @@ def load_method(config: Config, run_folder: Path) -> Method:
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise InputError(
             f"{folder}: the model cannot be loaded; a file is missing or damaged, or it is of "
-            f"another "
-            f"config: {' '.join(str(error).split())}"
+            f"another config: {' '.join(str(error).split())}"
         ) from error

@@ -24,20 +24,17 @@ def check_options(config: Config, method: Method) -> None:
     if settings.without and name != "fusion":
         raise InputError(
             f"eval.without is {list(settings.without)}, but method {name} has no members to leave "
-            f"out; "
-            "only a fusion has"
+            "out; only a fusion has"
         )
     if settings.precision != "float32" and not name.startswith("elias"):
         raise InputError(
             f"eval.precision is '{settings.precision}', but method {name} has no graph index; it "
-            f"needs "
-            "eval.precision: float32"
+            "needs eval.precision: float32"
         )
     if settings.index != "exact" and not isinstance(vars(method).get("index"), HnswIndex):
         raise InputError(
             f"eval.index is '{settings.index}', but method {name} does not search all labels by "
-            f"inner "
-            "product; it needs eval.index: exact"
+            "inner product; it needs eval.index: exact"
         )
 
 
@@ -62,8 +59,7 @@ def compare_index(method: Method, score: Callable[[], Any]) -> dict[str, Any]:
         method.index = index
     log.info(
         "approximate index: recall@1 %.4f, recall@%d %.4f of the exact result, %d points, build "
-        "%.1f s, search "
-        "%.3f ms/point vs exact %.3f ms/point",
+        "%.1f s, search %.3f ms/point vs exact %.3f ms/point",
         found["recall@1"],
         found["k"],
         found["recall@k"],
@@ -75,8 +71,7 @@ def compare_index(method: Method, score: Callable[[], Any]) -> dict[str, Any]:
     if min(found["recall@1"], found["recall@k"]) < LEAST_RECALL:
         log.warning(
             "eval.index %s finds %.0f %% of the exact best %d labels of %d points; larger "
-            "eval.%s_ef or "
-            "eval.%s_m find more, eval.index: exact all",
+            "eval.%s_ef or eval.%s_m find more, eval.index: exact all",
             settings.index,
             100 * found["recall@k"],
             found["k"],

@@ -193,8 +193,7 @@ def check_name(name: str) -> None:
     ):
         raise ConfigError(
             f"method.members: '{name}' cannot be a member's name: expected letters, digits, - and "
-            f"_, "
-            f"not {MEMORY} and no attribute of torch.nn.ModuleDict"
+            f"_, not {MEMORY} and no attribute of torch.nn.ModuleDict"
         )
 
 

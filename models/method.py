@@ -311,8 +311,7 @@ class Method(nn.Module):
         """From now on `score` ranks these label texts instead of the data set's labels."""
         raise ValueError(
             f"method {self.config.method.name} knows labels by their training points, not by "
-            f"their text; "
-            "labels never seen in training need a dual encoder such as dexml"
+            "their text; labels never seen in training need a dual encoder such as dexml"
         )
 
     def label_vectors(self) -> Tensor | np.ndarray:
@@ -338,8 +337,7 @@ class Method(nn.Module):
         if other.text_encoder is None:
             raise ValueError(
                 f"a {self.config.method.name} run cannot start from a {other.config.method.name} "
-                f"run, "
-                "which has no encoder"
+                "run, which has no encoder"
             )
         take_parameters(self.encoder, other.encoder, "encoder")
 
@@ -348,8 +346,7 @@ def cannot_start(config: Config, before: Config, why: str) -> ConfigError:
     """The error for a run that does not go with the one that it starts from."""
     return ConfigError(
         f"run.start_from: a {config.method.name} run cannot start from a {before.method.name} "
-        f"run: it "
-        f"is {why}"
+        f"run: it is {why}"
     )
 
 

@@ -14,13 +14,11 @@ from utils.config.config import Config, build_config, to_mapping
 
 WORDS = tuple(
     "editor shell image network audio video game kernel python java compiler font mail browser "
-    "database "
-    "archive printer cluster sensor robot".split()
+    "database archive printer cluster sensor robot".split()
 )
 ALIASES = tuple(
     "vim bash photo socket sound movie chess linux snake coffee gcc glyph letter web table zip "
-    "paper node "
-    "probe arm".split()
+    "paper node probe arm".split()
 )  # what a text says where it means the label: to be learned
 
 

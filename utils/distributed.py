@@ -73,8 +73,7 @@ def start(mixed_precision: str | None = None) -> Accelerator:
     if precision(accelerator) != accelerator.mixed_precision and is_main():
         log.warning(
             "mixed precision %s needs a GPU: here everything is computed in float32 "
-            "(train.mixed_precision no; "
-            "bf16 works on a CPU too)",
+            "(train.mixed_precision no; bf16 works on a CPU too)",
             accelerator.mixed_precision,
         )
     return accelerator
@@ -93,8 +92,7 @@ def check_launcher(mixed_precision: str | None) -> None:
         if _is_on(name):
             raise InputError(
                 f"{name} is {os.environ[name]}: accelerate is set to {meaning}, which is not "
-                f"supported; "
-                "use a config without it, such as configs/accelerate.yaml"
+                "supported; use a config without it, such as configs/accelerate.yaml"
             )
     backend = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "")
     if backend.upper() not in ("", "NO"):
@@ -105,8 +103,7 @@ def check_launcher(mixed_precision: str | None) -> None:
     if mixed_precision is None and wanted not in PRECISIONS:
         raise InputError(
             f"ACCELERATE_MIXED_PRECISION is {wanted}, expected one of {', '.join(PRECISIONS)}; or "
-            f"set "
-            "train.mixed_precision"
+            "set train.mixed_precision"
         )
 
 
@@ -121,17 +118,15 @@ def check_training_launch() -> None:
     if steps not in ("", "1"):
         raise InputError(
             f"ACCELERATE_GRADIENT_ACCUMULATION_STEPS is {steps}: gradients are not accumulated "
-            f"over "
-            "steps, expected 1. train.batch_size is that of a whole step, and "
-            "method.gc_batch_size bounds "
-            "its memory"
+            "over steps, expected 1. train.batch_size is that of a whole step, and "
+            "method.gc_batch_size bounds its memory"
         )
     launched = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ
     if launched and not any(name in os.environ for name in OWN_RANKS):
         raise InputError(
-            "accelerate launch was asked for several processes and started one (without a GPU, or "
-            "with "
-            f"--cpu, it does). Several CPU processes: {CPU_LAUNCH}; one: python train.py CONFIG"
+            "accelerate launch was asked for several processes and started one (without a GPU, "
+            f"or with --cpu, it does). Several CPU processes: {CPU_LAUNCH}; one: python train.py "
+            "CONFIG"
         )
 
 

@@ -138,8 +138,7 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
         if isinstance(error, (OSError, SafetensorError)):
             raise OSError(
                 f"{path} could not be written ({error}); what was there before is untouched. Make "
-                f"room and "
-                "start again, a training run with --resume"
+                "room and start again, a training run with --resume"
             ) from error
         raise
     distributed.barrier()

@@ -231,8 +231,8 @@ def _check_matrices(scores, relevance, filter_pairs):
         raise ValueError(f"filter_pairs: expected integers [F, 2], got {pairs.dtype} {pairs.shape}")
     if (pairs < 0).any() or (pairs >= scores.shape).any():
         raise ValueError(
-            f"filter_pairs: expected (row, label) within {scores.shape}, got "
-            f"{pairs.min(axis=0)} to {pairs.max(axis=0)}"
+            f"filter_pairs: expected (row, label) within {scores.shape}, got {pairs.min(axis=0)} "
+            f"to {pairs.max(axis=0)}"
         )
     return scores, relevance, pairs[np.argsort(pairs[:, 0])].astype(np.int64)
 

@@ -398,8 +398,7 @@ def impossible(found: Plan, has: Mapping[str, int]) -> str | None:
     where = "a GPU" if found.device else "this machine"
     return (
         f"{found.name} cannot fit: at least {_size(need)} are needed and {where} has "
-        f"{_size(room)}; "
-        f"{advice(found.parts)}"
+        f"{_size(room)}; {advice(found.parts)}"
     )
 
 

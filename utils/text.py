@@ -18,10 +18,9 @@ from utils.reading.input_files import check_file, present
 _BLOCK = 1 << 24
 _START = 1 << 16  # bytes that tell another format
 OTHER_FORMATS = frozenset(
-    ".csv .tsv .json .jsonl .ndjson .yaml .yml .xml .html .npz .npy .pt .pkl .pickle .safetensors "
-    ".h5 .hdf5 .parquet "
-    ".feather .arrow .gz .bz2 .xz .zst .zip .tar .tgz .xls .xlsx .ods .doc .docx .pdf .svm "
-    ".libsvm".split()
+    ".csv .tsv .json .jsonl .ndjson .yaml .yml .xml .html .npz .npy .pt .pkl .pickle "
+    ".safetensors .h5 .hdf5 .parquet .feather .arrow .gz .bz2 .xz .zst .zip .tar .tgz .xls .xlsx "
+    ".ods .doc .docx .pdf .svm .libsvm".split()
 )
 
 
@@ -49,8 +48,7 @@ def check_plain_text(path: Path) -> None:
     if came:
         raise InputError(
             f"{path}: expected plain text, UTF-8, one text a line and no header; got {came}; "
-            f"write the "
-            "texts alone into a .txt file"
+            "write the texts alone into a .txt file"
         )
 
 
@@ -100,8 +98,7 @@ def check_unicode(texts: Sequence[str], what: str) -> None:
             raise InputError(
                 f"{what}: expected Unicode, got {text[:60]!r} at place {number}, which has a lone "
                 f"surrogate, {half}, at its character {error.start + 1}: it was read from bytes "
-                f"that are "
-                "not UTF-8, or cut inside a character"
+                "that are not UTF-8, or cut inside a character"
             ) from None
 
 

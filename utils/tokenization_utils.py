@@ -69,8 +69,7 @@ class Tokenizer:
         if prompt and self.num_special >= max_len:
             raise InputError(
                 f"the prompt {prompt!r} has {self.num_special} tokens, special ones included, and "
-                f"texts "
-                f"are cut at {max_len}: no room is left for a text; raise data.max_len and "
+                f"texts are cut at {max_len}: no room is left for a text; raise data.max_len and "
                 "data.label_max_len"
             )
 
@@ -241,8 +240,8 @@ def _write(stem: Path, path: Path, tokenizer: Tokenizer, progress: bool) -> None
         stem.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
-            f"{stem.parent}: cannot hold token files ({error.strerror}); "
-            "set data.token_cache to a folder that can be written"
+            f"{stem.parent}: cannot hold token files ({error.strerror}); set data.token_cache to "
+            "a folder that can be written"
         ) from None
     stat = path.stat()
     lengths = []

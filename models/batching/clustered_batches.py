@@ -36,8 +36,7 @@ class ClusteredConfig(MethodConfig):
     curr_epochs: tuple[int, ...] = option(
         (1,),
         "clustered: the first epoch with clusters (random order before it; epochs count from 0), "
-        "then the epochs "
-        "at which their size doubles",
+        "then the epochs at which their size doubles",
         ge=0,
         le=MANY_EPOCHS,
     )

@@ -49,8 +49,8 @@ CHECKED = (1, 3, 5, 10, 100)
 class FusedConfig(MethodConfig):
     embedding_weight: float | None = option(
         None,
-        "weight of the embedding score, that of the classifier's being 1; "
-        "null = the best of 0, 0.25, 0.5, 1, 2 by cross-fitting",
+        "weight of the embedding score, that of the classifier's being 1; null = the best of 0, "
+        "0.25, 0.5, 1, 2 by cross-fitting",
         ge=0,
         le=LARGEST,
     )
@@ -89,8 +89,7 @@ class Fused(Method):
         if not config.run.start_from:
             raise ConfigError(
                 "method fused joins the classifiers and label embeddings of an xc run: run it as "
-                "a stage "
-                "after xc, or name such a run by run.start_from"
+                "a stage after xc, or name such a run by run.start_from"
             )
         if config.train.epochs:
             raise ConfigError(
@@ -114,8 +113,7 @@ class Fused(Method):
         if not before.method.freeze:
             raise ConfigError(
                 "run.start_from: the xc run trained its encoder (method.freeze: false), so that "
-                "the "
-                "label embeddings it began with no longer fit"
+                "the label embeddings it began with no longer fit"
             )
         check_encoders(config, before)
 

@@ -82,8 +82,7 @@ class Xc(Ova):
         if not config.run.start_from:
             raise ConfigError(
                 "method xc starts from a trained encoder: run it as a stage after ngame, dexa, "
-                "dexml or "
-                "surrogate, or name such a run by run.start_from"
+                "dexml or surrogate, or name such a run by run.start_from"
             )
         check_curriculum(config)
         super().check(config, sizes, runs)

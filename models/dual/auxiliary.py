@@ -97,8 +97,7 @@ def number_of_vectors(config: Config, data: Dataset | DataSizes) -> int:
     if head and count in ("labels", labels, 0):
         raise ConfigError(
             f"method.num_head_vectors is {head}, but with method.num_vectors {count} no labels "
-            f"share a "
-            "vector; leave it 0"
+            "share a vector; leave it 0"
         )
     if count in ("labels", labels):
         return labels
@@ -114,8 +113,7 @@ def number_of_vectors(config: Config, data: Dataset | DataSizes) -> int:
     if count and head >= count:
         raise ConfigError(
             f"method.num_head_vectors is {head}, which leaves none of method.num_vectors, "
-            f"{count}, for "
-            "the other labels"
+            f"{count}, for the other labels"
         )
     if count and not (_is_power_of_two(count) or _is_power_of_two(count - head)):
         below = 1 << int(math.log2(count - head))

@@ -40,9 +40,8 @@ log = logging.getLogger(__name__)
 class DexaConfig(NgameConfig):
     num_vectors: int | Literal["labels"] = option(
         1024,
-        "auxiliary vectors: a power of two, or as many beyond num_head_vectors; 0 = none (NGAME); "
-        "labels = one a "
-        "label (SiameseXML)",
+        "auxiliary vectors: a power of two, or as many beyond num_head_vectors; 0 = none "
+        "(NGAME); labels = one a label (SiameseXML)",
         ge=0,
         le=MANY_LABELS,
     )

@@ -283,6 +283,5 @@ class Dexml(Method):
 def _needs_texts(config: Config) -> str:
     return (
         f"method {config.method.name} encodes the labels' texts: give them texts, or use `ova`, "
-        f"or the path from "
-        "`surrogate` to `xc`, which need none"
+        "or the path from `surrogate` to `xc`, which need none"
     )

@@ -113,27 +113,24 @@ class Elias(Method):
         if config.loss.name not in LOSSES or config.loss.sample or config.loss.weighted:
             raise ConfigError(
                 f"loss.name must be one of {', '.join(LOSSES)} for {s.name}, without loss.sample "
-                f"and "
-                f"loss.weighted; got {config.loss.name}"
+                f"and loss.weighted; got {config.loss.name}"
             )
         if s.graph == "approx" and not config.run.start_from:
             raise ConfigError(
                 "method.graph is 'approx', made from the run that this one starts from, but "
                 "run.start_from names none; name a finished elias run, or a graph file that "
-                "`python "
-                "elias_utils.py gen_approx_A` wrote, or use method.graph: cluster"
+                "`python elias_utils.py gen_approx_A` wrote, or use method.graph: cluster"
             )
         if s.init == "vectors" and not config.run.start_from:
             raise ConfigError(
                 "method.init is 'vectors', the label vectors of the run that this one starts "
-                "from, but "
-                "run.start_from names none; name a finished run with an encoder, such as dexa or xc"
+                "from, but run.start_from names none; name a finished run with an encoder, such "
+                "as dexa or xc"
             )
         if s.fresh_encoder and not config.run.start_from:
             raise ConfigError(
                 "method.fresh_encoder clusters the labels by the run that this one starts from, "
-                "but "
-                "run.start_from names none"
+                "but run.start_from names none"
             )
         if s.init == "labels":
             sizes.check_label_texts(STARTS_FROM_TEXTS)
@@ -144,14 +141,12 @@ class Elias(Method):
         if s.graph == "cluster" and clusters > sizes.num_labels:
             raise ConfigError(
                 f"method.max_leaf is {s.max_leaf}, which makes {clusters} clusters (a power of "
-                f"two) of "
-                f"{sizes.num_labels} labels; it needs to be larger"
+                f"two) of {sizes.num_labels} labels; it needs to be larger"
             )
         if s.graph == "cluster" and largest > limits.kappa:
             raise ConfigError(
                 f"method.kappa is {limits.kappa}, but {sizes.num_labels} labels in {clusters} "
-                f"clusters "
-                f"(method.max_leaf) are {largest} in one"
+                f"clusters (method.max_leaf) are {largest} in one"
             )
         super().check(config, sizes, runs)
         before = runs.start(config) if config.run.start_from else None
@@ -160,8 +155,7 @@ class Elias(Method):
             if there != clusters:
                 raise ConfigError(
                     f"run.start_from: it has {there} clusters, this run {clusters} "
-                    f"(method.max_leaf, "
-                    "method.graph)"
+                    "(method.max_leaf, method.graph)"
                 )
 
     @classmethod
@@ -171,10 +165,8 @@ class Elias(Method):
         if s.fresh_encoder and (s.graph != "cluster" or s.init not in ("random", "labels")):
             raise ConfigError(
                 "method.fresh_encoder takes nothing but clusters from the run that this one "
-                "starts from: "
-                f"expected method.graph cluster and method.init random or labels, got {s.graph} "
-                f"and "
-                f"{s.init}"
+                "starts from: expected method.graph cluster and method.init random or labels, "
+                f"got {s.graph} and {s.init}"
             )
         if s.init == "vectors":
             check_label_vectors(config, before)
@@ -187,8 +179,7 @@ class Elias(Method):
         elif s.graph == "approx" or s.init == "keep":
             raise ConfigError(
                 "method.graph 'approx' and method.init 'keep' need an elias run to start from, "
-                "got a "
-                f"{before.method.name} run"
+                f"got a {before.method.name} run"
             )
 
     @classmethod
@@ -237,8 +228,7 @@ class Elias(Method):
             if clusters.shape != self.model.clusters.shape:
                 raise ValueError(
                     f"run.start_from: its cluster classifiers are {tuple(clusters.shape)}, this "
-                    f"run's "
-                    f"{tuple(self.model.clusters.shape)} (method.max_leaf, method.graph)"
+                    f"run's {tuple(self.model.clusters.shape)} (method.max_leaf, method.graph)"
                 )
             self.before = other.learned_graph()
             self.model.clusters.data.copy_(clusters)
@@ -246,9 +236,9 @@ class Elias(Method):
             labels = torch.from_numpy(np.array(other.index.labels.floats(slice(None))))
             if labels.shape != self.model.labels.shape:
                 raise ValueError(
-                    f"method.init 'keep': the label classifiers to keep are "
-                    f"{tuple(labels.shape)}, this "
-                    f"run's {tuple(self.model.labels.shape)} (method.wl_dim)"
+                    "method.init 'keep': the label classifiers to keep are "
+                    f"{tuple(labels.shape)}, this run's {tuple(self.model.labels.shape)} "
+                    "(method.wl_dim)"
                 )
             self.model.labels.data.copy_(labels)
             self.model.bias.data.copy_(torch.from_numpy(np.array(other.index.bias))[:, None])
@@ -578,10 +568,8 @@ def check_averaging(config: Config, sizes: DataSizes) -> None:
     if s.swa and train.epochs and steps <= s.swa_step:
         raise ConfigError(
             f"method.swa averages every {s.swa_step} steps (method.swa_step) from epoch "
-            f"{s.swa_start} "
-            f"on (method.swa_start), but only {max(steps, 0)} steps come after it: nothing would "
-            f"be "
-            "averaged"
+            f"{s.swa_start} on (method.swa_start), but only {max(steps, 0)} steps come after it: "
+            "nothing would be averaged"
         )
 
 
@@ -592,8 +580,7 @@ def _check_widths(folder: Path, index: GraphIndex, dims: tuple[int, int | None])
     if widths != wanted:
         raise InputError(
             f"{folder / 'clusters.npy'}, labels.npy: expected {wanted[0]} and {wanted[1]} "
-            f"dimensions, "
-            f"got {widths[0]} and {widths[1]}"
+            f"dimensions, got {widths[0]} and {widths[1]}"
         )
 
 

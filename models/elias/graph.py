@@ -57,8 +57,7 @@ class Graph:
             )
             raise InputError(
                 f"{where}: expected at least one label in each of {len(counts):,} clusters; "
-                f"{number} has "
-                "none"
+                f"{number} has none"
             )
         if not ((matrix.data > 0) & (matrix.data <= 1)).all():
             raise InputError(
@@ -152,8 +151,7 @@ def _check_there(path: str | Path) -> None:
     if not present(path):
         raise InputError(
             f"{path}: no such file; expected a graph A, clusters x labels, as `python "
-            f"elias_utils.py "
-            "gen_cluster_A CONFIG` writes it"
+            "elias_utils.py gen_cluster_A CONFIG` writes it"
         )
 
 
@@ -239,14 +237,12 @@ def check_graph(graph: Graph, clusters: int | None, kappa: int, where: str) -> G
     if graph.labels.shape[1] > kappa:
         raise InputError(
             f"{where}: cluster {graph.lengths.argmax()} has {graph.labels.shape[1]:,} labels, at "
-            f"most "
-            f"{kappa:,} (method.kappa)"
+            f"most {kappa:,} (method.kappa)"
         )
     if lost := graph.unreachable():
         log.warning(
-            "%s: %d of %d labels are in no cluster and can never be found; recall is at most that "
-            "of the "
-            "others",
+            "%s: %d of %d labels are in no cluster and can never be found; recall is at most "
+            "that of the others",
             where,
             lost,
             graph.num_labels,

@@ -233,13 +233,12 @@ class GraphIndex:
             if block.size and not -1 <= block.min() <= block.max() < len(labels):
                 raise InputError(
                     f"{folder / 'edges.npy'}: an edge leads to label {block.max()} or "
-                    f"{block.min()}, "
-                    f"there are {len(labels)} labels"
+                    f"{block.min()}, there are {len(labels)} labels"
                 )
             if block.size and not log_edges[start : start + CHECKED_ROWS].max() < np.inf:
                 raise InputError(
                     f"{folder / 'log_edges.npy'}: expected logarithms of weights, got NaN or "
-                    f"infinity"
+                    "infinity"
                 )
         return cls(clusters, labels, bias, edges, log_edges, settings)
 

@@ -156,8 +156,7 @@ def graph_made_before(config: Config, data: Dataset, kappa: int, beam: int) -> M
     if difference and step == "gen_cluster_A":
         raise InputError(
             f"{path}: this graph was made {difference}; make it again (python elias_utils.py "
-            f"{step}), or "
-            "remove the file: the run then makes its own"
+            f"{step}), or remove the file: the run then makes its own"
         )
     return MadeGraph(path, difference)
 

@@ -33,9 +33,9 @@ USUAL_BEAM, USUAL_KAPPA, USUAL_BETA_SHARE = 20, 1000, 0.15
 class EliasConfig(MethodConfig):
     graph: str = option(
         "cluster",
-        "A: cluster = balanced clusters of the labels; approx = the labels of the points "
-        "that each cluster attracts in the run it starts from (either may have been made "
-        "before, by elias_utils.py); else a file (.npz)",
+        "A: cluster = balanced clusters of the labels; approx = the labels of the points that "
+        "each cluster attracts in the run it starts from (either may have been made before, by "
+        "elias_utils.py); else a file (.npz)",
     )
     max_leaf: int = option(
         100,
@@ -46,8 +46,8 @@ class EliasConfig(MethodConfig):
     cluster_seed: int = option(0, "seed of the clustering", ge=0, le=2**32 - 1)
     fresh_encoder: bool = option(
         False,
-        "start from the pretrained encoder all the same: the run that this one starts "
-        "from gives the embeddings that the labels are clustered by, nothing else",
+        "start from the pretrained encoder all the same: the run that this one starts from gives "
+        "the embeddings that the labels are clustered by, nothing else",
     )
     kappa: int | None = option(
         None,
@@ -83,15 +83,14 @@ class EliasConfig(MethodConfig):
     init: Literal["random", "labels", "vectors", "keep"] = option(
         "random",
         "label classifiers start random, from the labels' texts, from the label vectors of the "
-        "run that this "
-        "one starts from, or keep = from that elias run's label classifiers",
+        "run that this one starts from, or keep = from that elias run's label classifiers",
     )
     init_bias: float = option(0.0, "start of every label's bias", ge=-LARGEST, le=LARGEST)
     edge_init: Literal["random", "equal", "shares"] = option(
         "random",
-        "elias-2: the edges' logits start uniform random as published; equal; shares = logarithms "
-        "of A's "
-        "values, divided by the largest that the label has: it starts in its main cluster",
+        "elias-2: the edges' logits start uniform random as published; equal; shares = "
+        "logarithms of A's values, divided by the largest that the label has: it starts in its "
+        "main cluster",
     )
     loss_lambda: float = option(0.05, "weight of the path scores' own loss", ge=0, le=LARGEST)
     dropout: float = option(0.0, "dropout rate on the text embedding in training", ge=0, lt=1)
@@ -119,9 +118,9 @@ class Elias1Config(EliasConfig):
 class Elias2Config(EliasConfig):
     graph: str = option(
         "approx",
-        "A: approx = the labels of the points that each cluster attracts in the run it "
-        "starts from; cluster = balanced clusters of the labels (either may have been made "
-        "before, by elias_utils.py); else a file (.npz)",
+        "A: approx = the labels of the points that each cluster attracts in the run it starts "
+        "from; cluster = balanced clusters of the labels (either may have been made before, by "
+        "elias_utils.py); else a file (.npz)",
     )
 
 
@@ -142,8 +141,7 @@ class Limits:
         if s.beta is not None and s.beta >= kappa > 1 and s.name == "elias-2":
             raise ConfigError(
                 f"method.beta is {s.beta:g}, expected less than method.kappa, {kappa}: from there "
-                f"on "
-                "every edge weight is 1 and none is learned"
+                "on every edge weight is 1 and none is learned"
             )
         return cls(
             _at_most(s.beam, USUAL_BEAM, num_clusters, "method.beam", "clusters"),

@@ -54,9 +54,8 @@ HINGE_FLOOR, SHARE_FLOOR, TINY = 1e-4, 1e-6, 1e-30  # below these a logarithm sa
 class EliasRankerConfig(LinearConfig):
     features: tuple[str, ...] = option(
         ("tfidf", "start"),
-        "what is read: tfidf, run folders (their embeddings), "
-        "start = the embeddings of the run that is ranked, and "
-        ".npy files, as for xr-linear",
+        "what is read: tfidf, run folders (their embeddings), start = the embeddings of the run "
+        "that is ranked, and .npy files, as for xr-linear",
     )
     candidates: int = option(100, "labels of ELIAS that are ranked anew", ge=1, le=MANY_LABELS)
     negatives: int = option(
@@ -96,8 +95,7 @@ class EliasRanker(Method):
         if not config.run.start_from:
             raise ConfigError(
                 "method elias-ranker ranks the labels that an elias run finds: run it as a stage "
-                "after "
-                "one, or name one by run.start_from"
+                "after one, or name one by run.start_from"
             )
         if config.method.calibrate and sizes.validation == 0:
             raise ConfigError(
@@ -351,8 +349,7 @@ class EliasRanker(Method):
         if method.features.shape != columns or (np.diff(method.layer.child_ptr) != 1).any():
             raise ValueError(
                 f"{folder}: expected a ranker for each label on {list(columns)} columns, its "
-                f"encoders "
-                f"give {method.features.shape}"
+                f"encoders give {method.features.shape}"
             )
         if config.method.calibrate:
             method.fusion = Fusion.load(folder / "fusion.npz")

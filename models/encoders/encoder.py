@@ -181,8 +181,7 @@ class TransformerEncoder(TextEncoder):
         if lacking := sorted(name for name in missing if "pooler." not in name):
             raise InputError(
                 f"encoder '{source}': its weights lack {len(lacking)} of the model's tensors, "
-                f"such as "
-                f"{lacking[0]}"
+                f"such as {lacking[0]}"
             )
         super().__init__(
             config,
@@ -195,8 +194,7 @@ class TransformerEncoder(TextEncoder):
             if not self.transformer.supports_gradient_checkpointing:
                 raise InputError(
                     f"encoder.gradient_checkpointing is true, but encoder '{config.name}', a "
-                    f"model of "
-                    f"type {settings.model_type}, cannot do it; set it to false"
+                    f"model of type {settings.model_type}, cannot do it; set it to false"
                 )
             self.transformer.gradient_checkpointing_enable()
         self._pad_id = self.tokenizer.pad_token_id or 0
@@ -251,10 +249,8 @@ class TransformerEncoder(TextEncoder):
         if self.config.pooling == "cls" and torch.equal(states[0, 0], states[1, 0]):
             raise InputError(
                 f"{kind} is causal: the state of its first token never sees the rest of a text, "
-                f"so that "
-                "with encoder.pooling: cls all texts would have one embedding; it needs mean, or "
-                "last, "
-                "which is not supported yet"
+                "so that with encoder.pooling: cls all texts would have one embedding; it needs "
+                "mean, or last, which is not supported yet"
             )
 
     def save(self, folder: Path) -> None:
@@ -270,10 +266,8 @@ def _check_vocabulary(
     if len(tokenizer) > rows:
         raise InputError(
             f"the tokenizer of '{name}' has {len(tokenizer)} tokens, encoder '{source}' has "
-            f"embeddings "
-            f"for {rows}: it is not the one that the encoder was trained with, or tokens were "
-            f"added to "
-            "it afterwards; encoder.tokenizer names another"
+            f"embeddings for {rows}: it is not the one that the encoder was trained with, or "
+            "tokens were added to it afterwards; encoder.tokenizer names another"
         )
 
 

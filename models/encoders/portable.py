@@ -103,16 +103,14 @@ def _bag_modules(encoder: BagEncoder) -> list[SentenceModule]:
     if not encoder.config.normalize:
         raise InputError(
             "encoder.normalize is false: this bag is a sum of token vectors, but "
-            "sentence-transformers' "
-            "StaticEmbedding is their mean; only a normalised bag can be exported"
+            "sentence-transformers' StaticEmbedding is their mean; only a normalised bag can be "
+            "exported"
         )
     if encoder.residual is None and encoder.projection is not None:
         raise InputError(
             "encoder.residual is false and encoder.projection is set: this bag projects a sum of "
-            "token "
-            "vectors, but sentence-transformers' StaticEmbedding is their mean; train it with a "
-            "residual "
-            "layer, which normalises before it, or without a projection"
+            "token vectors, but sentence-transformers' StaticEmbedding is their mean; train it "
+            "with a residual layer, which normalises before it, or without a projection"
         )
     table = (encoder.table * encoder.token_weights).detach().cpu()
     layers = (
@@ -131,8 +129,7 @@ def special_tokens(encoder: TextEncoder) -> str:
     if tokenizer(text, add_special_tokens=False)["input_ids"] != added:
         raise InputError(
             f"encoder.init '{encoder.config.init}': its tokenizer does not read its special "
-            f"tokens {text} "
-            "back as such, which the export of a bag needs"
+            f"tokens {text} back as such, which the export of a bag needs"
         )
     return text
 
@@ -224,6 +221,6 @@ def _import_onnx() -> None:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise InputError(
-            f"--onnx needs the package {error.name}, which is not installed: "
-            "`pip install onnx onnxruntime onnxscript`"
+            f"--onnx needs the package {error.name}, which is not installed: `pip install onnx "
+            "onnxruntime onnxscript`"
         ) from error

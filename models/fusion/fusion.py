@@ -59,22 +59,21 @@ class FusionConfig(MethodConfig):
     has_encoder: ClassVar[bool] = False
     members: Mapping[str, str] | None = option(
         None,
-        "name: run folder, config file (trained when missing), or "
-        "`stage:NAME`, an earlier stage of this config",
+        "name: run folder, config file (trained when missing), or `stage:NAME`, an earlier stage "
+        "of this config",
     )
     candidates: int = option(
         100, "labels that each member proposes for a query", ge=1, le=MANY_LABELS
     )
     fuser: Literal["auto", "boosted", "linear"] = option(
         "auto",
-        "boosted trees or a logistic regression; auto = the "
-        "better one by cross-fitting on validation points",
+        "boosted trees or a logistic regression; auto = the better one by cross-fitting on "
+        "validation points",
     )
     target: Literal["nDCG@5", "PSP@5"] = option(
         "nDCG@5",
-        "what the fuser is chosen for, and the power of the inverse propensity that probabilities "
-        "are "
-        "multiplied with; PSP@5: for the tail",
+        "what the fuser is chosen for, and the power of the inverse propensity that "
+        "probabilities are multiplied with; PSP@5: for the tail",
     )
     trees: int = option(100, "boosted: number of trees", ge=1, le=10**4)
     leaves: int = option(8, "boosted: leaves of a tree", ge=2, le=10**5)
@@ -146,8 +145,7 @@ class Fusion(Method):
             if isinstance(member.method, FusionConfig):
                 raise ConfigError(
                     f"method.members: {name} ({config.method.members[name]}) is a fusion itself; "
-                    f"name "
-                    "its members instead"
+                    "name its members instead"
                 )
             check_validation(name, member, config, sizes)
         memory = config.method.memory
@@ -169,8 +167,7 @@ class Fusion(Method):
         if theirs != _of_members(config):
             raise ConfigError(
                 f"run.start_from: expected {_of_members(config)}, whose fuser is taken, got "
-                f"{theirs}; "
-                "`start_from: null` fits a new fuser"
+                f"{theirs}; `start_from: null` fits a new fuser"
             )
 
     @classmethod
@@ -194,8 +191,7 @@ class Fusion(Method):
             memory = fusion.config.method.memory
             return (
                 f"a fusion of {', '.join(fusion.names)}{f' over {memory}' if memory else ''} on "
-                f"data "
-                f"{fusion.data_hash}"
+                f"data {fusion.data_hash}"
             )
 
         ours = described(self)
@@ -588,8 +584,8 @@ def check_validation(name: str, member: Config, config: Config, sizes: DataSizes
         raise ConfigError(
             f"method.members: {name}: another validation split than data.val_fraction "
             f"{ours.val_fraction}, data.val_max_points {ours.val_max_points} and "
-            f"data.val_group_size "
-            f"{ours.val_group_size} give, so that its points may have been trained on"
+            f"data.val_group_size {ours.val_group_size} give, so that its points may have been "
+            "trained on"
         )
 
 
@@ -606,8 +602,7 @@ def check_members(config: Config) -> None:
     if config.eval.index != "exact":
         raise ConfigError(
             f"eval.index is '{config.eval.index}': a fusion asks its members for exact scores; it "
-            f"needs "
-            "eval.index: exact"
+            "needs eval.index: exact"
         )
     if settings.memory is not None and settings.memory not in settings.members:
         raise ConfigError(

@@ -123,8 +123,7 @@ class ArrayFiles:
         if widths["trn"] != widths["tst"]:
             raise InputError(
                 f"method.features: {name}: the training points have {widths['trn']:,} columns, "
-                f"the test "
-                f"points {widths['tst']:,}"
+                f"the test points {widths['tst']:,}"
             )
         return cls(name, widths["trn"])
 
@@ -136,9 +135,8 @@ class ArrayFiles:
             if not present(path):
                 raise InputError(
                     f"method.features: {name}: {path} does not exist; expected two .npy files, of "
-                    "training and of test points, such as X.trn.npy and X.tst.npy, in the working "
-                    "folder "
-                    "or that of the data set"
+                    "training and of test points, such as X.trn.npy and X.tst.npy, in the "
+                    "working folder or that of the data set"
                 )
         return pair
 
@@ -156,8 +154,7 @@ class ArrayFiles:
         if array.shape[1] != self.dim:
             raise InputError(
                 f"method.features: {self.name} has {array.shape[1]:,} columns, expected "
-                f"{self.dim:,}, "
-                "those that the model was trained on"
+                f"{self.dim:,}, those that the model was trained on"
             )
         own = array[rows].astype(np.float32)
         return own / np.maximum(np.linalg.norm(own, axis=1, keepdims=True), 1e-12)
@@ -172,8 +169,7 @@ class ArrayFiles:
     def of_texts(self, texts: Sequence[str], accelerator: Accelerator) -> np.ndarray:
         raise InputError(
             f"the model reads precomputed features, {self.name}, which new texts do not have: it "
-            f"can rank "
-            "the points of the data set alone (eval.py)"
+            "can rank the points of the data set alone (eval.py)"
         )
 
 
@@ -199,8 +195,7 @@ def _pair(path: Path) -> dict[str, Path]:
         if len(pairs) > 1:
             raise InputError(
                 f"method.features: {path} holds {', '.join(file.name for file in inside)}: "
-                f"expected one "
-                "pair, such as X.trn.npy and X.tst.npy; name one of its files"
+                "expected one pair, such as X.trn.npy and X.tst.npy; name one of its files"
             )
         return dict(zip(("trn", "tst"), pairs.pop(), strict=True))
     name = path.name

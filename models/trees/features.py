@@ -151,8 +151,7 @@ class TreeFeatures:
             if self._vocabulary is None:
                 raise InputError(
                     f"{VOCABULARY}: no such file; the data set's X.trn.npz came without its "
-                    f"vocabulary, "
-                    "so that features of new texts cannot be computed"
+                    "vocabulary, so that features of new texts cannot be computed"
                 )
             self._texts = TextFeatures(self._vocabulary)
         features = self._texts(texts)
@@ -175,8 +174,7 @@ class TreeFeatures:
         if matrix.shape[1] != self.columns:
             raise InputError(
                 f"{where} has {matrix.shape[1]:,} terms, expected {self.columns:,}, one for each "
-                f"column "
-                "of the features that the model was trained on"
+                "column of the features that the model was trained on"
             )
 
     def fingerprint(self, split: Split) -> str:

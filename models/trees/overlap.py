@@ -72,8 +72,7 @@ class XrLinearConfig(LinearConfig):
     negatives: Literal["positives", "beam", "both"] = option(
         "positives",
         "points a cluster's rankers are trained on: those with a label in it (teacher forcing), "
-        "those "
-        "whose beam reaches it (matcher aware), both",
+        "those whose beam reaches it (matcher aware), both",
     )
     beam: int = option(10, "clusters kept at each level of a search", ge=1, le=10**6)
     combiner: Literal[
@@ -118,10 +117,9 @@ class XrLinear(Method):
                 )
         if settings.trees > 1 and COMBINERS[settings.combiner].start != 1.0:
             raise ConfigError(
-                f"method.trees is {settings.trees}: scores of several trees are averaged, those of "
-                f"method.combiner {settings.combiner} cannot be, as a label that a tree does not "
-                f"reach "
-                "has none; use l1-hinge to l5-hinge or sigmoid"
+                f"method.trees is {settings.trees}: scores of several trees are averaged, those "
+                f"of method.combiner {settings.combiner} cannot be, as a label that a tree does "
+                "not reach has none; use l1-hinge to l5-hinge or sigmoid"
             )
         check_sources(config, runs)
         super().check(config, sizes, runs)
@@ -298,7 +296,7 @@ class XrLinear(Method):
         if not trees:
             raise InputError(
                 f"{folder / 'method.json'}: trees: expected the levels of one tree or more, got "
-                f"none"
+                "none"
             )
         for number, levels in enumerate(trees):
             tree = _load_tree(folder, number, levels, num_labels, shape, config.method.bias)
@@ -422,8 +420,7 @@ class _Trainer:
             raise InputError(
                 f"{self.folder}: its trees were trained on other features than those of "
                 f"{self.method.data.folder} now: texts or features were changed since; start the "
-                f"run "
-                "again with --overwrite"
+                "run again with --overwrite"
             )
         write_text(path, now)
 

@@ -139,8 +139,8 @@ def test_a_released_encoder_is_evaluated(monkeypatch, configs, tiny_encoder, tmp
     command = next(c for c in commands() if "dexml_eurlex-4k" in c and "--train.epochs 0" in c)
     command = command.replace("quicktensor/dexml_eurlex-4k", tiny_encoder)
     config = trained(
-        f"{command} --data.root {tmp_path} --run.root {tmp_path} --data.max_len 16 --eval.top_k 10 "
-        "--train.mixed_precision no",
+        f"{command} --data.root {tmp_path} --run.root {tmp_path} --data.max_len 16 --eval.top_k "
+        "10 --train.mixed_precision no",
         monkeypatch,
         configs,
     )

@@ -131,8 +131,7 @@ def test_prompts_without_a_default_are_named_once(folder, caplog):
         resolve_encoder(EncoderConfig(name=str(path)))
     assert [r.getMessage() for r in caplog.records] == [
         f"encoder '{path}' has prompts and no default among them, so none is used: query 'find : "
-        f"'; encoder.prompt and "
-        "encoder.label_prompt set them"
+        "'; encoder.prompt and encoder.label_prompt set them"
     ]
 
 

@@ -14,10 +14,9 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedTokenizerFast
 
 WORDS = (
     "the a of and to in is it kernel editor shell image network audio video game python java "
-    "compiler font mail "
-    "browser database archive printer cluster sensor robot socket paper query passage : vim bash "
-    "photo sound "
-    "movie chess linux snake coffee gcc glyph letter web table zip node probe arm tool train test"
+    "compiler font mail browser database archive printer cluster sensor robot socket paper query "
+    "passage : vim bash photo sound movie chess linux snake coffee gcc glyph letter web table "
+    "zip node probe arm tool train test"
 ).split()
 POSITIONS = 40
 SHAPE = {

@@ -316,7 +316,7 @@ def test_help_shows_an_example_of_each_format():
 
 MEMORY = """
 import re
-from utils.prepare import Source, prepare_jsonl
+from utils.prepare.command import Source, prepare_jsonl
 peaks = []
 for name in ("small", "large"):     # the small one loads every module
     prepare_jsonl(Source(f"{name}.jsonl"), f"out/{name}")

@@ -30,8 +30,8 @@ pytestmark = [
 ]
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
-    "--disable-background-networking "
-    "--disable-component-update --disable-sync --disable-dev-shm-usage"
+    "--disable-background-networking --disable-component-update --disable-sync "
+    "--disable-dev-shm-usage"
 ).split()
 COUNT, LABELS = 120, 30  # three pages
 
@@ -135,8 +135,8 @@ def page(driver, tmp_path):
 def column(driver, number):
     """Texts of a column of the points on the page."""
     return driver.execute_script(
-        "return [...document.querySelectorAll('#points > table > tbody > tr')]"
-        ".map(row => row.children[arguments[0]].innerText)",
+        "return [...document.querySelectorAll('#points > table > tbody > tr')].map(row => "
+        "row.children[arguments[0]].innerText)",
         number,
     )
 

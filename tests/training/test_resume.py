@@ -222,9 +222,8 @@ def test_a_limit_of_the_file_system_while_saving_is_one_clear_error(make_config,
     )
     code = (
         "import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000)); "
-        f"sys.argv = ['train.py', {str(path)!r}, '--resume']; runpy.run_path('train.py', "
-        f"run_name='__main__')"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000)); sys.argv = "
+        f"['train.py', {str(path)!r}, '--resume']; runpy.run_path('train.py', run_name='__main__')"
     )
     got = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert got.returncode == 1

@@ -29,8 +29,8 @@ def count_matrix(relevance: sp.csr_matrix, matching: sp.csr_matrix) -> sp.csr_ma
     """
     if relevance.shape[0] != matching.shape[0]:
         raise ValueError(
-            f"count_matrix: the relevance has {relevance.shape[0]:,} points, "
-            f"the matching {matching.shape[0]:,}"
+            f"count_matrix: the relevance has {relevance.shape[0]:,} points, the matching "
+            f"{matching.shape[0]:,}"
         )
     relevance = canonical(relevance)
     matching = canonical(matching).astype(np.float32, copy=False)

@@ -56,9 +56,8 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, dict[str, Any]]:
         matched = SPELLING.fullmatch(name)
         if not matched or matched["section"] == "stages":
             raise ConfigError(
-                f"command line: expected --section.key VALUE or --stages.NAME.section.key VALUE, "
-                f"got "
-                f"'{shown_word(name)}'"
+                "command line: expected --section.key VALUE or --stages.NAME.section.key VALUE, "
+                f"got '{shown_word(name)}'"
             )
         if not equals:
             if not words or words[0].startswith("--"):
@@ -107,8 +106,7 @@ def _hint(unknown: Sequence[str], plain: Sequence[str], options: Mapping[str, An
         files = ", ".join(shown_word(word) for word in (options["config"], *unknown))
         return (
             f"one config a command, got {files}: make a file that names them in `base: [{files}]` "
-            f"(merged in that "
-            "order, paths relative to that file), and give that one"
+            "(merged in that order, paths relative to that file), and give that one"
         )
     return f"unexpected words: {' '.join(map(shown_word, unknown))}"
 

@@ -210,8 +210,8 @@ def build_config(
         )
         if not plain or len((value or "").encode()) > MAX_NAME:
             raise ConfigError(
-                f"{origin.get(f'run.{key}', 'config')}: run.{key} must be a plain folder name, got "
-                f"{shown(value)}; run.dir takes a path"
+                f"{origin.get(f'run.{key}', 'config')}: run.{key} must be a plain folder name, "
+                f"got {shown(value)}; run.dir takes a path"
             )
     return Config(**sections, stages=tuple(stages))
 
@@ -323,8 +323,7 @@ def _check_stages(stages: Any, where: str) -> list[dict]:
         if of_whole:
             raise ConfigError(
                 f"{where}: stage '{stage['name']}' sets run.{of_whole[0]}, but all stages lie in "
-                f"one run "
-                "folder: it stands outside of `stages:`"
+                "one run folder: it stands outside of `stages:`"
             )
     return named
 
@@ -424,8 +423,7 @@ def _check_it_is_no_stages_own(
         if owners and has(merged, "name") and not has(merged, key):
             raise ConfigError(
                 f"{COMMAND_LINE}: method {merged['method']['name']} has no option {key}, but that "
-                f"of "
-                f"stage {owners[0]} has: {spelling('method', key, value, owners[0])}"
+                f"of stage {owners[0]} has: {spelling('method', key, value, owners[0])}"
             )
 
 
@@ -451,9 +449,8 @@ def _check_all_are_reached(
                 named = " ".join(spelling(section, key, value, name) for name in list(kept)[:3])
                 raise ConfigError(
                     f"{COMMAND_LINE}: {spelling(section, key, value)} does not reach the stages "
-                    f"with a "
-                    f"value or a method of their own: {owners}; name each stage that is meant, of "
-                    f"{', '.join(built)}: {named}"
+                    f"with a value or a method of their own: {owners}; name each stage that is "
+                    f"meant, of {', '.join(built)}: {named}"
                 )
 
 

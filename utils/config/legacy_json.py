@@ -104,8 +104,8 @@ def _encoder_name(name: Any, settings: Values) -> Converted:
 def _loss(name: Any, settings: Values) -> Converted:
     if name != "triplet_margin_ohnm":
         raise ConfigError(
-            f"{shown(name)} has no counterpart, only triplet_margin_ohnm"
-            f"{nearest(name, ['triplet_margin_ohnm'])}"
+            f"{shown(name)} has no counterpart, only "
+            f"triplet_margin_ohnm{nearest(name, ['triplet_margin_ohnm'])}"
         )
     return {}, "loss.name triplet in both"
 
@@ -334,8 +334,8 @@ def _checked(values: Mapping[str, Any], path: Path) -> dict[str, Values]:
             raise ConfigError(f"{path}: unknown section '{name}'{nearest(name, SECTIONS)}")
         if not isinstance(values.get(name), Mapping):
             raise ConfigError(
-                f"{path}: expected the sections {', '.join(SECTIONS)}, each a mapping; '{name}' is "
-                f"{shown(values[name]) if name in values else 'missing'}"
+                f"{path}: expected the sections {', '.join(SECTIONS)}, each a mapping; '{name}' "
+                f"is {shown(values[name]) if name in values else 'missing'}"
             )
     for section, rules in RULES.items():
         for key in values[section]:

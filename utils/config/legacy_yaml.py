@@ -187,8 +187,8 @@ def _per_process(key: str, target: str, group: str | None = None) -> Rule:
         option = f"{target}.{group}" if group else f"--{target}"
         if isinstance(value, (int, float)) and isinstance(count, int) and count > 1:
             log.warning(
-                "%s %s is used as written for all processes together; the older code multiplies it "
-                "by their number: as on %d, %s %.6g",
+                "%s %s is used as written for all processes together; the older code multiplies "
+                "it by their number: as on %d, %s %.6g",
                 key,
                 value,
                 count,
@@ -203,8 +203,8 @@ def _per_process(key: str, target: str, group: str | None = None) -> Rule:
 def _dropout(rate: float, flat: Values) -> Converted:
     if rate:
         log.warning(
-            "dropout %s on the pooled embedding has no counterpart in this method; encoder.dropout "
-            "is the rate inside the encoder",
+            "dropout %s on the pooled embedding has no counterpart in this method; "
+            "encoder.dropout is the rate inside the encoder",
             rate,
         )
     return {}, "it acted on the pooled embedding; inside, the encoder keeps its own rate"
@@ -463,8 +463,8 @@ def _dependency(name: str, path: Path) -> Path:
         if os.path.isfile(folder / name):  # False for a name that can be no file's
             return folder / name
     raise ConfigError(
-        f"{path}: `__dependency__:` names '{name}': no such file beside it, under a folder "
-        "above it or under the current one"
+        f"{path}: `__dependency__:` names '{name}': no such file beside it, under a folder above "
+        "it or under the current one"
     )
 
 
@@ -477,8 +477,8 @@ def interpolate(flat: Values, files: Mapping[str, str]) -> Values:
             name = match[1]
             if name not in flat:
                 raise ConfigError(
-                    f"{files[key]}: {key} refers to [{name}], which is no key"
-                    f"{nearest(name, list(flat))}"
+                    f"{files[key]}: {key} refers to [{name}], which is no "
+                    f"key{nearest(name, list(flat))}"
                 )
             if name in chain:
                 raise ConfigError(
@@ -492,7 +492,7 @@ def interpolate(flat: Values, files: Mapping[str, str]) -> Values:
         if len(whole) > MAX_TEXT:
             raise ConfigError(
                 f"{files[key]}: {key} has more than {MAX_TEXT:,} characters, its references "
-                f"replaced"
+                "replaced"
             )
         return whole
 

@@ -161,8 +161,8 @@ def read_option(kind: type, section: str, key: str, value: Any, where: str) -> A
         converted = _convert(value, hint)
     except _Mismatch as problem:
         raise ConfigError(
-            f"{where}: {section}.{key} must be {type_name(hint)}, got {shown(value)}"
-            f"{_quote_it(value, hint)}{problem}"
+            f"{where}: {section}.{key} must be {type_name(hint)}, got "
+            f"{shown(value)}{_quote_it(value, hint)}{problem}"
         ) from None
     _check_values(f"{where}: {section}.{key}", converted, fields[key].metadata)
     return converted
@@ -195,8 +195,7 @@ def _check_values(where: str, value: Any, metadata: Mapping[str, Any]) -> None:
             if not single.startswith(metadata["starts"]):
                 raise ConfigError(
                     f"{where} must be a whole number or text that starts with "
-                    f"{metadata['starts']}, got "
-                    f"{shown(single)}"
+                    f"{metadata['starts']}, got {shown(single)}"
                 )
         elif isinstance(single, (int, float)) and not isinstance(single, bool):
             _check_limits(where, single, metadata["limits"])

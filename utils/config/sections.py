@@ -47,8 +47,8 @@ class DataConfig:
     val_max_points: int = option(4000, "most points held out for validation", ge=0, le=MANY_LABELS)
     val_group_size: int = option(
         1,
-        "hold out whole groups of about so many similar texts (by TF-IDF), as where a test "
-        "split has no near-duplicates of training texts; 1 = each text by itself",
+        "hold out whole groups of about so many similar texts (by TF-IDF), as where a test split "
+        "has no near-duplicates of training texts; 1 = each text by itself",
         ge=1,
         le=10**6,
     )
@@ -61,8 +61,7 @@ class DataConfig:
     filters: Literal["optional", "required"] = option(
         "optional",
         "required: filter_labels_train.txt and filter_labels_test.txt, the pairs that published "
-        "numbers "
-        "leave out, must be there",
+        "numbers leave out, must be there",
     )
     features: Literal["given", "texts"] = option(
         "given",
@@ -73,8 +72,8 @@ class DataConfig:
     terms: Literal["auto", "words", "characters"] = option(
         "auto",
         "what built TF-IDF counts: words and pairs of them, or character n-grams; auto = "
-        "characters where most "
-        "texts have no blanks between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese)",
+        "characters where most texts have no blanks between words (Chinese, Japanese, Thai, Lao, "
+        "Khmer, Burmese)",
     )
     feature_cache: str | None = option(
         None, "folder of TF-IDF that is built; null = <root>/<name>/features"
@@ -89,8 +88,8 @@ class DataConfig:
 class EncoderConfig:
     name: str = option(
         "minilm",
-        "`bag`, `minilm`, or any Hugging Face id or folder, sentence-transformers' and "
-        "RUN/model too",
+        "`bag`, `minilm`, or any Hugging Face id or folder, sentence-transformers' and RUN/model "
+        "too",
     )
     init: str = option(
         "minilm", "`bag` only: encoder whose tokenizer and token embeddings it starts from"
@@ -102,34 +101,33 @@ class EncoderConfig:
     )
     prompt: str | None = option(
         None,
-        "put before the text of every point; null = as the model was made, nothing if it "
-        "does not say",
+        "put before the text of every point; null = as the model was made, nothing if it does "
+        "not say",
     )
     label_prompt: str | None = option(
         None,
-        "put before the text of every label; null = as the model was made, "
-        "encoder.prompt if it does not say",
+        "put before the text of every label; null = as the model was made, encoder.prompt if it "
+        "does not say",
     )
     pooling: Literal["cls", "mean"] | None = option(
         None,
-        "how a transformer's token states become one vector; null = "
-        "as the model was made, mean if it does not say; cls is "
-        "refused of causal models",
+        "how a transformer's token states become one vector; null = as the model was made, mean "
+        "if it does not say; cls is refused of causal models",
     )
     layers: int | None = option(
         None, "keep the first n transformer layers; null = all", ge=1, le=1000
     )
     projection: int | None = option(
         None,
-        "project embeddings to this many dimensions; null = as the model "
-        "was made, not at all if it does not say",
+        "project embeddings to this many dimensions; null = as the model was made, not at all if "
+        "it does not say",
         ge=1,
         le=MANY_DIMENSIONS,
     )
     normalize: bool | None = option(
         None,
-        "L2-normalise embeddings, so that scores are cosines; null = as the model "
-        "was made, true if it does not say",
+        "L2-normalise embeddings, so that scores are cosines; null = as the model was made, true "
+        "if it does not say",
     )
     dropout: float | None = option(
         None, "dropout rate; null = the pretrained model's own (`bag`: 0)", ge=0, lt=1
@@ -201,8 +199,7 @@ class OptimConfig:
     group_lr: Mapping[str, float] | None = option(
         None,
         "learning rates of single parameter groups by name (table, encoder, classifier); others "
-        "take lr. One "
-        "counts in those stages that have such a group",
+        "take lr. One counts in those stages that have such a group",
         ge=0,
         le=1000,
     )
@@ -231,8 +228,8 @@ class TrainConfig:
     )
     stop_epoch: int | str | None = option(
         None,
-        "stop after so many epochs, with the learning rates of train.epochs; "
-        "in a stage `best:NAME` = the best epoch of an earlier stage",
+        "stop after so many epochs, with the learning rates of train.epochs; in a stage "
+        "`best:NAME` = the best epoch of an earlier stage",
         starts="best:",
         ge=1,
         le=MANY_EPOCHS,
@@ -243,8 +240,8 @@ class TrainConfig:
     )
     track_metric: str | None = option(
         None,
-        "validation metric that selects the checkpoint; null = nDCG@5, or nDCG at "
-        "the largest k if there are fewer labels; the loss if there is no split",
+        "validation metric that selects the checkpoint; null = nDCG@5, or nDCG at the largest k "
+        "if there are fewer labels; the loss if there is no split",
     )
     patience: int | None = option(
         None,
@@ -267,8 +264,8 @@ class EvalConfig:
     )
     top_k: int | None = option(
         None,
-        "labels kept per point, at least the largest of ks; null = 100, or all labels "
-        "if there are fewer",
+        "labels kept per point, at least the largest of ks; null = 100, or all labels if there "
+        "are fewer",
         ge=1,
         le=MANY_LABELS,
     )
@@ -278,8 +275,8 @@ class EvalConfig:
     )
     index: Literal["exact", "hnsw"] = option(
         "exact",
-        "search of a saved model's labels; hnsw: approximate, needs "
-        "faiss-cpu. Validation during training is always exact",
+        "search of a saved model's labels; hnsw: approximate, needs faiss-cpu. Validation during "
+        "training is always exact",
     )
     precision: Literal["float32", "bfloat16", "int8"] = option(
         "float32",

@@ -90,7 +90,7 @@ def _check(text: str) -> None:
                     raise _at(
                         event,
                         f"*{event.anchor} stands inside &{event.anchor}, or there is no such "
-                        f"anchor",
+                        "anchor",
                     )
                 _add(whole[-1], sizes[event.anchor], event)
             else:
@@ -123,8 +123,8 @@ def _add(parent: _Open, size: int, event: yaml.Event) -> None:
     if parent.size > MAX_CHARACTERS:
         raise _at(
             event,
-            f"more than {MAX_CHARACTERS:,} characters of values, aliases expanded "
-            f"(a value counts {VALUE_COSTS} more than it has)",
+            f"more than {MAX_CHARACTERS:,} characters of values, aliases expanded (a value counts "
+            f"{VALUE_COSTS} more than it has)",
         )
 
 

@@ -64,8 +64,8 @@ def load_relevance(path: Path, num_texts: int | None, text_path: Path) -> sp.csr
     rows = matrix_header(path)[0]  # before a matrix of so many is made
     if num_texts is not None and rows != num_texts:
         raise InputError(
-            f"{path} has {rows:,} rows but {text_path} has {num_texts:,} lines; "
-            "expected one row a line"
+            f"{path} has {rows:,} rows but {text_path} has {num_texts:,} lines; expected one row "
+            "a line"
         )
     return without_zeros(read_matrix(path, RELEVANCE))
 
@@ -260,8 +260,8 @@ def check_dataset_folder(folder: Path) -> None:
             else []
         )
         raise InputError(
-            f"{folder}: no such data set (data.root, data.name); "
-            f"found in {folder.parent}: {', '.join(there) or 'nothing'}"
+            f"{folder}: no such data set (data.root, data.name); found in {folder.parent}: "
+            f"{', '.join(there) or 'nothing'}"
         )
 
 
@@ -304,8 +304,7 @@ def load_dataset(config: Config, tokenizer_source, held_out: np.ndarray | None =
         elif matrix.shape[1] != counts["Y"]:
             raise InputError(
                 f"{path} has {matrix.shape[1]:,} columns but {texts['Y']} has {counts['Y']:,} "
-                f"lines; "
-                "expected one column a label"
+                "lines; expected one column a label"
             )
     if trn.shape[1] != tst.shape[1]:
         raise InputError(

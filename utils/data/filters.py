@@ -43,10 +43,9 @@ def load_filters(
     if required and missing:
         raise InputError(
             f"{folder}: data.filters is required, but there is no {' and no '.join(missing)}; "
-            f"expected "
-            f"{FILTER_FILES['trn'][0]} and {FILTER_FILES['tst'][0]} with lines `row label`, empty "
-            f"where no pair is "
-            f"left out (data.filters: optional goes without){_unused(folder)}"
+            f"expected {FILTER_FILES['trn'][0]} and {FILTER_FILES['tst'][0]} with lines `row "
+            "label`, empty where no pair is left out (data.filters: optional goes "
+            f"without){_unused(folder)}"
         )
     filters = {split: _load_one(paths, shapes[split]) for split, paths in found.items()}
     if unused := _unused(folder):
@@ -74,8 +73,8 @@ def load_filter(path: Path, shape: tuple[int, int]) -> sp.csr_matrix:
             row, label = int(pair[1]), int(pair[2])
             if row >= shape[0] or label >= shape[1]:
                 raise InputError(
-                    f"{path}: line {number}: pair {row} {label} is out of range: rows go from 0 to "
-                    f"{shape[0] - 1}, labels from 0 to {shape[1] - 1}"
+                    f"{path}: line {number}: pair {row} {label} is out of range: rows go from 0 "
+                    f"to {shape[0] - 1}, labels from 0 to {shape[1] - 1}"
                 )
             rows.append(row)
             labels.append(label)
@@ -93,8 +92,7 @@ def _load_one(paths: list[Path], shape: tuple[int, int]) -> sp.csr_matrix:
         if (first != other).nnz:
             raise InputError(
                 f"{path}: expected the pairs of {paths[0].name}, which is there as well, got "
-                f"others; "
-                "remove one of the two"
+                "others; remove one of the two"
             )
     if paths[0].name not in (names[0] for names in FILTER_FILES.values()):
         log.warning("%s: taken as %s", paths[0], FILTER_FILES["tst"][0])

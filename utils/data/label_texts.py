@@ -40,8 +40,7 @@ def label_texts(folder: Path, num_labels: int) -> Sequence[str]:
     if len(lines) != num_labels:
         raise InputError(
             f"{path} has {len(lines):,} lines, expected one for each of {num_labels:,} labels; it "
-            f"is not "
-            "the data set of this run"
+            "is not the data set of this run"
         )
     return lines
 
@@ -80,8 +79,7 @@ def label_text_problem(folder: Path, without: np.ndarray, num_labels: int) -> st
         return ""
     return (
         f"{label_text_path(folder)}: {len(without):,} of {num_labels:,} labels have no text, e.g. "
-        f"line "
-        f"{without[0] + 1}, expected at most {MOST_WITHOUT_TEXT:.0%}"
+        f"line {without[0] + 1}, expected at most {MOST_WITHOUT_TEXT:.0%}"
     )
 
 
@@ -104,8 +102,7 @@ def stand_ins(folder: Path, without: np.ndarray) -> str:
     )
     return (
         f"{texts.path}: {len(without)} of {len(texts):,} labels have no text, their name or id "
-        f"stands in: "
-        f"{examples}"
+        f"stands in: {examples}"
     )
 
 

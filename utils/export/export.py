@@ -85,8 +85,7 @@ def export(
     if encoder is None:
         raise InputError(
             f"{run_folder}: method {config.method.name} has no encoder to export; where a stage "
-            f"before "
-            "trained one, name that run: RUN/stages/<name>"
+            "before trained one, name that run: RUN/stages/<name>"
         )
     texts = sample_texts(config)
     differences = {}
@@ -157,8 +156,7 @@ def _check(expected: Any, found: Any, texts: Sequence[str]) -> float:
     if not difference[worst] <= limit:
         raise InputError(
             f"what was written gives other embeddings: they differ by {difference[worst]:.1e} for "
-            f"the "
-            f"text {texts[worst][:60]!r}, expected at most {limit:.1e}; nothing is exported"
+            f"the text {texts[worst][:60]!r}, expected at most {limit:.1e}; nothing is exported"
         )
     return float(difference[worst])
 

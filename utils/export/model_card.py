@@ -157,9 +157,8 @@ def _prompts(config: Config) -> str:
         return ""
     return (
         f" Before a text stands the prompt {json.dumps(before, ensure_ascii=False)}, before a "
-        f"label's text "
-        f"{json.dumps(of_labels, ensure_ascii=False)}: `encode_query` and `encode_document` put "
-        f"them there."
+        f"label's text {json.dumps(of_labels, ensure_ascii=False)}: `encode_query` and "
+        "`encode_document` put them there."
     )
 
 

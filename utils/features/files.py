@@ -116,12 +116,11 @@ class FeatureFiles:
         if not present(self.path(other)):
             raise InputError(
                 f"{self.path(split)}: no such file; expected the features that came with the data "
-                f"set"
+                "set"
             )
         missing = (
             f"{self.path(split)}: no such file, but X.{other}.npz is there: expected both, or "
-            f"Xf.txt of "
-            f"`term <TAB> idf` lines beside it and {texts}"
+            f"Xf.txt of `term <TAB> idf` lines beside it and {texts}"
         )
         if present(texts):
             missing += "; `--data.features texts` builds both from the texts instead"
@@ -165,16 +164,15 @@ class FeatureFiles:
         if expected.shape[1] != matrix.shape[1]:
             raise InputError(
                 f"{self.vocabulary} has {expected.shape[1]:,} terms, expected "
-                f"{matrix.shape[1]:,}, one "
-                f"for each column of {self.path('trn')}"
+                f"{matrix.shape[1]:,}, one for each column of {self.path('trn')}"
             )
         difference = abs(normalised(matrix[rows]) - expected)
         wrong = rows[difference.max(axis=1).toarray().ravel() > 0.01]
         if len(wrong):
             log.warning(
                 "%s: %d of %d rows looked at are not what %s makes of their texts, such as row "
-                "%d: the texts "
-                "may have been edited since; `--data.features texts` builds features from them",
+                "%d: the texts may have been edited since; `--data.features texts` builds "
+                "features from them",
                 self.path("trn"),
                 len(wrong),
                 len(rows),
@@ -260,8 +258,7 @@ def features_by(vocabulary: Path, data: Path, settings: DataConfig, split: str) 
     if not present(text_path(data, split)):
         raise InputError(
             f"{text_path(data, split)}: no such file; expected it, or {data / f'X.{split}.npz'} "
-            f"with the "
-            f"vocabulary that the model was trained on, {vocabulary}"
+            f"with the vocabulary that the model was trained on, {vocabulary}"
         )
     log.info("%s: features by the model's own vocabulary", text_path(data, split))
     return TextFeatures(vocabulary).of_file(text_path(data, split))
@@ -290,8 +287,7 @@ def choose_rule(texts: Path, terms: str) -> str:
         return RULE_OF["words"]
     log.info(
         "%s: %d of %d texts looked at have no blanks between words: their terms are character "
-        "n-grams "
-        "(data.terms: words for words)",
+        "n-grams (data.terms: words for words)",
         texts,
         unspaced,
         len(rows),
@@ -367,8 +363,7 @@ def _folder_made(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise InputError(
             f"{path.parent}: cannot hold TF-IDF features ({error.strerror}); set "
-            f"data.feature_cache to a "
-            "folder that can be written"
+            "data.feature_cache to a folder that can be written"
         ) from None
     try:
         yield partial

@@ -143,8 +143,7 @@ def rule_of(path: str | Path) -> str:
     if rule not in RULES:
         raise InputError(
             f"{path}: its terms are of the rule '{rule}', expected one of {', '.join(RULES)}; it "
-            f"was "
-            "written by another version"
+            "was written by another version"
         )
     return rule
 
@@ -170,7 +169,7 @@ class TextFeatures:
         if not np.isfinite(self._idf).all():
             raise InputError(
                 f"{path}: the idf of '{pairs[int(np.argmin(np.isfinite(self._idf)))][0]}' is not "
-                f"finite"
+                "finite"
             )
         self._columns = {term: column for column, (term, _, _) in enumerate(pairs)}
 

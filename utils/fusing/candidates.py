@@ -69,9 +69,9 @@ class Candidates:
             if len(bad):
                 point, place = bad[0]
                 raise NotFiniteError(
-                    f"{name}: {len(bad):,} of {self.known.sum():,} scores of candidates of {where} "
-                    f"are not finite; the first is {self.scores[point, place, m]}, point {point}, "
-                    f"label {self.labels[point, place]}"
+                    f"{name}: {len(bad):,} of {self.known.sum():,} scores of candidates of "
+                    f"{where} are not finite; the first is {self.scores[point, place, m]}, point "
+                    f"{point}, label {self.labels[point, place]}"
                 )
 
 

@@ -85,9 +85,8 @@ def fit_tree(features: np.ndarray, relevant: np.ndarray, depth: int, min_leaf: i
     features = np.asarray(features, np.float32)
     if features.ndim != 2 or len(features) == 0 or relevant.shape != features.shape[:1]:
         raise ValueError(
-            f"fit_tree: expected features [M, F] with M > 0 and relevant [M], got "
-            f"{features.shape} and "
-            f"{relevant.shape}"
+            "fit_tree: expected features [M, F] with M > 0 and relevant [M], got "
+            f"{features.shape} and {relevant.shape}"
         )
     if not np.isfinite(features).all():
         raise ValueError("fit_tree: expected finite features, got NaN or infinite ones")
@@ -168,8 +167,7 @@ class Fusion:
         if scores.ndim != 2 or scores.shape[1] != len(self.member_weights):
             raise ValueError(
                 f"fusion: expected scores [M, {len(self.member_weights)}], one column a member, "
-                f"got "
-                f"{scores.shape}"
+                f"got {scores.shape}"
             )
         probability = self.tree(np.concatenate([scores, self.statistics[labels]], 1))
         return (self.tree_weight * probability + scores @ self.member_weights).astype(np.float32)
@@ -214,8 +212,7 @@ class Fusion:
         if self.statistics.ndim != 2 or self.member_weights.ndim != 1:
             raise ValueError(
                 f"expected statistics [L, S] and member weights [m], got {self.statistics.shape} "
-                f"and "
-                f"{self.member_weights.shape}"
+                f"and {self.member_weights.shape}"
             )
         if any(getattr(tree, f.name).shape != (nodes,) for f in fields(Tree)):
             raise ValueError(f"expected arrays [{nodes}] of the tree's nodes")

@@ -147,8 +147,7 @@ class Layer:
         if not good:
             raise InputError(
                 f"{where}: the weights are damaged or of another tree: an index points outside of "
-                f"its "
-                "array"
+                "its array"
             )
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -300,7 +299,7 @@ def score_candidates(
         len(layer.child_ptr) - 1,
     ):
         raise ValueError(
-            f"score_candidates: expected one child a cluster and candidates of shape "
+            "score_candidates: expected one child a cluster and candidates of shape "
             f"{(len(features), len(layer.child_ptr) - 1)}, got {candidates.shape}"
         )
 

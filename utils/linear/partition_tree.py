@@ -239,8 +239,7 @@ class PartitionTree:
         if features.shape != self.shape:
             raise ValueError(
                 f"features of {features.shape[0]:,} sparse and {features.shape[1]:,} dense "
-                f"columns, "
-                f"expected {self.shape[0]:,} and {self.shape[1]:,} as in training"
+                f"columns, expected {self.shape[0]:,} and {self.shape[1]:,} as in training"
             )
         return in_blocks(work, len(features), self.shape[0], threads)
 

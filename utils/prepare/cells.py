@@ -55,14 +55,14 @@ class Columns:
     def __post_init__(self) -> None:
         if not self.separator or len(self.delimiter) != 1:
             raise InputError(
-                "expected a label separator and a delimiter of one character, "
-                f"got {self.separator!r} and {self.delimiter!r}"
+                "expected a label separator and a delimiter of one character, got "
+                f"{self.separator!r} and {self.delimiter!r}"
             )
         if self.quote not in (None, "none") and (
             len(self.quote) != 1 or self.quote in (self.delimiter, "\r", "\n")
         ):
             raise InputError(
-                f"expected --quote none or one character that is not the delimiter, got "
+                "expected --quote none or one character that is not the delimiter, got "
                 f"{self.quote!r}"
             )
 
@@ -91,8 +91,7 @@ def csv_rows(path: str | Path, columns: Columns) -> Iterator[tuple[int, tuple[st
             if taken and columns.one_line_rows:
                 raise InputError(
                     f"{path}:{number - len(taken)}: a quoted field spans lines in a tab-separated "
-                    f"file; "
-                    f"{LONE}, --quote '\"' lets fields span lines"
+                    f"file; {LONE}, --quote '\"' lets fields span lines"
                 )
             taken.append(line)
             # the line ends go back on: within quotes they belong to the text
@@ -118,8 +117,8 @@ def csv_rows(path: str | Path, columns: Columns) -> Iterator[tuple[int, tuple[st
                 yield start, tuple(row[index] for index in wanted)
             elif row:
                 raise InputError(
-                    f"{path}:{start}: expected {len(header)} columns as in the header, "
-                    f"got {len(row)}{_quote_hint(taken, columns)}"
+                    f"{path}:{start}: expected {len(header)} columns as in the header, got "
+                    f"{len(row)}{_quote_hint(taken, columns)}"
                 )
     except StopIteration:
         pass
@@ -233,8 +232,8 @@ class LabelCells:
     def _bracketed(self, cell: str) -> list[str]:
         if len(cell) > LONGEST_LIST:
             raise InputError(
-                f"expected a list of labels of at most {LONGEST_LIST:,} characters, "
-                f"got {len(cell):,}: {cell[:60]!r}"
+                f"expected a list of labels of at most {LONGEST_LIST:,} characters, got "
+                f"{len(cell):,}: {cell[:60]!r}"
             )
         if _LIST.fullmatch(cell):
             self.lists += 1

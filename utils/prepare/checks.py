@@ -64,8 +64,8 @@ def _warn_of_repeated(raw: Path, hashes: np.ndarray, labels: csr_matrix) -> None
         lines = np.flatnonzero(hashes == hashes[row]) + 1
         log.warning(
             "%d training texts come in several rows with other labels, e.g. lines %d and %d of "
-            "trn_X.txt: "
-            "%r; rows are not joined: where a row is one (text, label) pair, join them before",
+            "trn_X.txt: %r; rows are not joined: where a row is one (text, label) pair, join "
+            "them before",
             len(np.unique(texts[several])),
             lines[0],
             lines[1],
@@ -121,8 +121,7 @@ def warn_of_names(ids: dict[str, int], texts: bool) -> None:
     names = list(islice((name for name in ids if hash(folded(name)) == several[0]), 2))
     log.warning(
         "%d names of labels come in several spellings that differ by case or Unicode composition "
-        "alone, "
-        "e.g. %r and %r; each is a label of its own",
+        "alone, e.g. %r and %r; each is a label of its own",
         len(several),
         *names,
     )

@@ -68,8 +68,8 @@ class Folder:
         )
         if len(found) > 1:
             raise InputError(
-                f"{self.path}: expected one file {' or '.join(patterns)}, "
-                f"got {', '.join(found[:5])}"
+                f"{self.path}: expected one file {' or '.join(patterns)}, got "
+                f"{', '.join(found[:5])}"
             )
         return self.find(found[0]) if found else None
 

@@ -214,8 +214,7 @@ class Labels:
             name = next(name for name, index in self.ids.items() if index == first)
             log.warning(
                 "%d of %d labels have an empty text in the file of label texts, e.g. %r; methods "
-                "that read "
-                "label texts refuse more than 1%%",
+                "that read label texts refuse more than 1%%",
                 empty,
                 self.size,
                 name,

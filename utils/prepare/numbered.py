@@ -164,8 +164,8 @@ def _targets(record: dict, num_labels: int) -> tuple[list[int], list[float]]:
     indices, relevances = field(record, "target_ind", list), field(record, "target_rel", list)
     if len(indices) != len(relevances):
         raise InputError(
-            "expected target_ind and target_rel of one length, "
-            f"got {len(indices)} and {len(relevances)}"
+            f"expected target_ind and target_rel of one length, got {len(indices)} and "
+            f"{len(relevances)}"
         )
     for index, relevance in zip(indices, relevances, strict=True):
         check_index(index, num_labels)
@@ -276,8 +276,8 @@ def _read_whole(source: Folder, options: SparseText, writer: Writer) -> None:
     both = sorted(rows["trn"].keys() & rows["tst"].keys())
     if both:
         raise InputError(
-            f"{source.path}: expected rows in one split each, got {len(both)} in both, "
-            f"e.g. {both[0] + 1}"
+            f"{source.path}: expected rows in one split each, got {len(both)} in both, e.g. "
+            f"{both[0] + 1}"
         )
     if left := len(labels) - sum(map(len, rows.values())):
         log.warning(
@@ -377,8 +377,8 @@ def _read_rows(
             found = _header(line, names, required=not columns)
             if found and columns and found[1:] != columns:
                 raise InputError(
-                    f"expected a header with {columns} after the number of rows, as given, "
-                    f"got {line!r}"
+                    f"expected a header with {columns} after the number of rows, as given, got "
+                    f"{line!r}"
                 )
             if found:
                 header[:] = found

@@ -123,10 +123,8 @@ class _Decoder:
             ):
                 raise InputError(
                     f"{path}: row {number}: expected ids between {self.before} and {self.after}, "
-                    f"as "
-                    f"tokenizer {self.name} makes them, got {row[:3]} ... {row[-2:]}; --tokenizer "
-                    f"names "
-                    "another"
+                    f"as tokenizer {self.name} makes them, got {row[:3]} ... {row[-2:]}; "
+                    "--tokenizer names another"
                 )
         return tokens
 

@@ -71,8 +71,8 @@ def lines(path: str | Path, latin: bool = False) -> Iterator[tuple[int, str]]:
             for number, line in enumerate(iter(partial(stream.readline, LONGEST_LINE + 1), b""), 1):
                 if len(line) > LONGEST_LINE:
                     raise InputError(
-                        f"{path}:{number}: expected lines of at most {LONGEST_LINE:,} bytes, "
-                        "got a longer one"
+                        f"{path}:{number}: expected lines of at most {LONGEST_LINE:,} bytes, got "
+                        "a longer one"
                     )
                 try:
                     text = decode_line(line, path, number)
@@ -244,13 +244,13 @@ class Writer:
         for path in self.inputs:
             if path.is_relative_to(self.out):
                 raise InputError(
-                    f"{self.name}: expected an output folder beside the input, "
-                    f"got one that holds {path}"
+                    f"{self.name}: expected an output folder beside the input, got one that holds "
+                    f"{path}"
                 )
         if not self.overwrite and self.out.exists() and any(self.out.iterdir()):
             raise InputError(
-                f"{self.name}: expected a new or empty folder, got one with files; "
-                "--overwrite replaces it"
+                f"{self.name}: expected a new or empty folder, got one with files; --overwrite "
+                "replaces it"
             )
 
     def write(self, name: str, text: str) -> None:

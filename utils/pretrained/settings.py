@@ -81,7 +81,7 @@ def _keep_layers(settings: PreTrainedConfig, layers: int) -> None:
     if not present:
         raise ConfigError(
             f"encoder.layers: a model of type {settings.model_type} does not say how many layers "
-            f"it has"
+            "it has"
         )
     there = getattr(settings, present[0])
     if layers > there:
@@ -127,8 +127,7 @@ def text_settings(source: str, trust_remote_code: bool = False) -> PreTrainedCon
     if settings.get_text_config() is not settings:
         raise InputError(
             f"encoder '{source}': a model of type {settings.model_type} holds a model of texts "
-            f"beside "
-            "others; save the one of texts alone and name that"
+            "beside others; save the one of texts alone and name that"
         )
     return settings
 
@@ -146,8 +145,7 @@ def _check_mask(settings: PreTrainedConfig, source: str) -> None:
     ):
         raise InputError(
             f"encoder '{source}': a model of type {settings.model_type} takes no attention mask, "
-            f"so that "
-            "a text's embedding would depend on the texts beside it; not supported"
+            "so that a text's embedding would depend on the texts beside it; not supported"
         )
 
 
@@ -233,6 +231,5 @@ def check_lengths(config: Config) -> None:
         if limit is not None and length is not None and length > limit.tokens:
             raise ConfigError(
                 f"data.{key} is {length}, but encoder '{config.encoder.name}' takes texts of at "
-                f"most "
-                f"{limit.tokens} tokens ({limit.said_by}); lower data.{key}"
+                f"most {limit.tokens} tokens ({limit.said_by}); lower data.{key}"
             )

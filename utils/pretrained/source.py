@@ -98,8 +98,7 @@ def resolve_encoder(section: EncoderConfig) -> EncoderConfig:
     if says.get("projection") and section.projection not in (None, says["projection"]):
         raise ConfigError(
             f"encoder.projection is {section.projection}, but {source.architecture} has a "
-            f"projection to "
-            f"{says['projection']} dimensions; leave it null"
+            f"projection to {says['projection']} dimensions; leave it null"
         )
     for key, value in says.items():
         if key in SAID_BY_RUNS and getattr(section, key) not in (None, value):
@@ -114,8 +113,7 @@ def resolve_encoder(section: EncoderConfig) -> EncoderConfig:
     if source.mean and not section.normalize:
         raise ConfigError(
             f"{source.architecture} takes the mean of its token vectors, encoder `bag` their sum, "
-            f"which "
-            "have the direction alone in common: it needs encoder.normalize: true"
+            "which have the direction alone in common: it needs encoder.normalize: true"
         )
     return section
 
@@ -132,9 +130,8 @@ def _run(folder: Path) -> Source:
     if not config.is_file():
         raise InputError(
             f"{folder}: the model of a run, but {config} is missing, which says how its encoder "
-            f"pools and "
-            "normalises; name the folder in its run, or export the run: python -m utils.export "
-            "RUN DIR"
+            "pools and normalises; name the folder in its run, or export the run: python -m "
+            "utils.export RUN DIR"
         )
     section = read_yaml(config).get("encoder") or {}
     head = folder / "head.safetensors"
@@ -160,8 +157,7 @@ def _released(folder: Path) -> Source:
     if not own and not flat.get("tf"):
         raise InputError(
             f"{folder}: a checkpoint of the released code without its architecture: expected "
-            f"config.json, "
-            "or config.yaml with the key tf"
+            "config.json, or config.yaml with the key tf"
         )
     settings: dict[str, Any] = {"projection": flat.get("bottleneck_dim") or None}
     if not flat:

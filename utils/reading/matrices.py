@@ -207,7 +207,7 @@ def available_for(wanted: int, where: str) -> None:
     if wanted > SMALL and wanted > (available := host_memory()["available"]):
         raise InputError(
             f"{where}: needs {wanted / MB:,.0f} MB of memory, but {available / MB:,.0f} MB are "
-            f"available"
+            "available"
         )
 
 
@@ -294,8 +294,8 @@ def _format(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> st
     )
     if found not in MEMBERS or len(word) != 1:
         raise InputError(
-            f"{path}: not a scipy sparse matrix (expected a format of {', '.join(MEMBERS)}, "
-            f"got {found[:20]!r})"
+            f"{path}: not a scipy sparse matrix (expected a format of {', '.join(MEMBERS)}, got "
+            f"{found[:20]!r})"
         )
     return found
 
@@ -306,15 +306,13 @@ def _shape(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> tup
     if header.shape != (2,):
         raise InputError(
             f"{path}: not a scipy sparse matrix (its shape has the shape {header.shape}, expected "
-            f"two "
-            "numbers)"
+            "two numbers)"
         )
     rows, columns = _read_member(archive, member).tolist()
     if not all(0 <= size <= LARGEST for size in (rows, columns)):
         raise InputError(
             f"{path}: not a scipy sparse matrix (its shape is {(rows, columns)}, expected sizes "
-            f"from 0 to "
-            f"{LARGEST})"
+            f"from 0 to {LARGEST})"
         )
     return rows, columns
 

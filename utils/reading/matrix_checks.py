@@ -109,8 +109,7 @@ def check_size_is_meant(columns: int, entries: int, where: str) -> None:
     if columns > MANY_COLUMNS and columns > COLUMNS_AN_ENTRY * entries:
         raise InputError(
             f"{where}: expected a number of columns that its {entries:,} entries make likely, at "
-            f"most "
-            f"{max(MANY_COLUMNS, COLUMNS_AN_ENTRY * entries):,}, got {columns:,}"
+            f"most {max(MANY_COLUMNS, COLUMNS_AN_ENTRY * entries):,}, got {columns:,}"
         )
 
 

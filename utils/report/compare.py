@@ -116,8 +116,7 @@ def _load_data(found: Sequence[Mapping[str, Any]], split: str, root: str | None)
         if "data_hash" not in run["metrics"]:
             raise InputError(
                 f"{run['folder'] / f'{split}_metrics.json'}: written by training, not by eval.py; "
-                f"make it "
-                f"again with: python eval.py {split} {run['folder']}"
+                f"make it again with: python eval.py {split} {run['folder']}"
             )
         if split != "tst" and not np.array_equal(own, rows[0]):
             raise InputError(
@@ -146,8 +145,7 @@ def _check_data(found: Sequence[Mapping[str, Any]], data: Dataset) -> None:
     if found[0]["metrics"]["data_hash"] not in known:
         raise InputError(
             f"{data.folder}: expected the data that the runs were evaluated on, "
-            f"{_data_of(found[0])}, "
-            f"got data of hash {data.hash}"
+            f"{_data_of(found[0])}, got data of hash {data.hash}"
         )
 
 

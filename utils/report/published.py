@@ -7,8 +7,8 @@ filtered, propensities a = 0.55, b = 1.5, one CPU thread; what was not measured 
 
 SOURCE = (
     "Other systems: measured with their released packages on the same data set and split "
-    "(filtered, one CPU "
-    "thread): napkinXC 0.7.2, omikuji 0.5.2, PECOS 1.2.8 and the released code of overlap-XMC."
+    "(filtered, one CPU thread): napkinXC 0.7.2, omikuji 0.5.2, PECOS 1.2.8 and the released "
+    "code of overlap-XMC."
 )
 COLUMNS = ("P@1", "P@3", "P@5", "PSP@1", "PSP@5", "R@100")
 

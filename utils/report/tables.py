@@ -62,8 +62,7 @@ def read_run(folder: str | Path, split: str) -> dict[str, Any]:
     if without := metrics.get("without"):
         raise InputError(
             f"{path}: measured without {', '.join(map(str, without))}; measure the whole with: "
-            f"python "
-            f"eval.py {split} {folder}"
+            f"python eval.py {split} {folder}"
         )
     trained = {section: content for section, content in config.items() if section not in MAY_DIFFER}
     # its own stages, such as a fusion's members, are those of every seed
@@ -102,8 +101,8 @@ def common_metrics(runs: Sequence[dict[str, Any]], columns: Sequence[str]) -> li
         common = set.intersection(*(set(run["metrics"]) for run in runs))
         known = [name for name in runs[0]["metrics"] if "@" in name and name in common]
         raise InputError(
-            f"none of the metrics {', '.join(columns)} is in every run; "
-            f"these are: {', '.join(known) or 'none'}"
+            f"none of the metrics {', '.join(columns)} is in every run; these are: "
+            f"{', '.join(known) or 'none'}"
         )
     return found
 
@@ -170,8 +169,7 @@ def rows_alike(folders: Sequence[str | Path], split: str) -> str:
         if len(names) > 1:
             return (
                 f"{', '.join(names)}: runs of one config; they make one row where their names "
-                f"differ by the "
-                "seed at their end alone, as dexml-seed0 and dexml-seed1"
+                "differ by the seed at their end alone, as dexml-seed0 and dexml-seed1"
             )
     return ""
 

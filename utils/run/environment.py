@@ -101,8 +101,7 @@ def check_labels(folder: Path, data: Path) -> None:
     if trained != now and trained not in byte_hashes(path):
         raise InputError(
             f"{path} is not what {folder} was trained with (labels_hash {now}, then {trained}): "
-            f"an id "
-            "would be another label"
+            "an id would be another label"
         )
 
 
@@ -117,8 +116,7 @@ def check_same_data(folder: Path, data: Dataset) -> None:
     if trained != data.relevance_hash:
         raise InputError(
             f"{folder} was trained on data {trained}, but {data.folder} is {data.relevance_hash}: "
-            f"other "
-            "points, or another order of labels"
+            "other points, or another order of labels"
         )
     if whole not in (data.hash, data.relevance_hash):
         log.warning("%s was trained with other filter pairs than those of %s", folder, data.folder)
@@ -127,15 +125,13 @@ def check_same_data(folder: Path, data: Dataset) -> None:
     if not rows.is_file():
         raise InputError(
             f"{rows}: no such file; without it validation points cannot be told from training "
-            f"points"
+            "points"
         )
     if not np.array_equal(read_array(rows, ndim=1, kinds="iu"), data.splits["val"].rows):
         raise InputError(
             f"{rows}: another validation split than data.val_fraction {data.config.val_fraction} "
-            f"and "
-            f"data.val_group_size {data.config.val_group_size} give, so that its points may have "
-            f"been "
-            "trained on"
+            f"and data.val_group_size {data.config.val_group_size} give, so that its points may "
+            "have been trained on"
         )
 
 

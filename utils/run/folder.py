@@ -97,8 +97,7 @@ def _write_configs(config: Config, recipe: Config) -> None:
     except OSError as error:
         raise InputError(
             f"{folder}: the run folder cannot be made ({error.strerror}); choose another run.dir "
-            f"or "
-            "run.root"
+            "or run.root"
         ) from error
     for leftover in folder.glob(".*.partial-*"):  # of a process that was killed while it wrote
         leftover.unlink()
@@ -261,8 +260,8 @@ def _way_out(changed: Mapping[str, Any], folder: Path) -> str:
         return usual
     return (
         "the learning rates of the steps that were taken follow from train.epochs. To train on "
-        "from its best "
-        f"model: --run.start_from {folder} with another run.expname; to train anew: --overwrite"
+        f"from its best model: --run.start_from {folder} with another run.expname; to train anew: "
+        "--overwrite"
     )
 
 
@@ -276,15 +275,15 @@ def _stop_refusal(folder: Path, config: Config, before: int | None, now: int | N
     begun = progress["epoch"] + bool(progress["epoch_step"])
     if now is not None and now < begun:
         return (
-            f"train.stop_epoch is {now}, but {begun} epochs are begun already; expected as "
-            f"many or more"
+            f"train.stop_epoch is {now}, but {begun} epochs are begun already; expected as many "
+            "or more"
         )
     if (folder / "finished").exists() and progress["epoch"] % config.train.eval_interval:
         return (
             f"train.stop_epoch ({before} -> {now}): the run ended with an evaluation after epoch "
             f"{progress['epoch']}, which train.eval_interval {config.train.eval_interval} does "
-            f"not have; to train "
-            f"on from its best model: --run.start_from {folder} with another run.expname"
+            f"not have; to train on from its best model: --run.start_from {folder} with another "
+            "run.expname"
         )
     return None
 

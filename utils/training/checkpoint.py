@@ -112,8 +112,7 @@ def load_checkpoint(
     ) as error:
         raise ValueError(
             f"{last} is damaged or of another version of this program ({error}); move it away to "
-            f"start "
-            "the run anew, the best model so far is in model/"
+            "start the run anew, the best model so far is in model/"
         ) from error
     if progress.format != FORMAT:
         raise ValueError(f"{last} has format {progress.format}, this program reads format {FORMAT}")
@@ -130,16 +129,15 @@ def load_checkpoint(
 def _report_differences(progress: Progress) -> None:
     if progress.processes != distributed.world_size():
         log.warning(
-            "the checkpoint was written by %d processes, this run has %d: the samples come in the "
-            "same order, "
-            "but dropout draws other numbers",
+            "the checkpoint was written by %d processes, this run has %d: the samples come in "
+            "the same order, but dropout draws other numbers",
             progress.processes,
             distributed.world_size(),
         )
     if progress.torch != torch.__version__:
         log.warning(
-            "the checkpoint was written with torch %s, this is %s: results may differ in the last "
-            "digits",
+            "the checkpoint was written with torch %s, this is %s: results may differ in the "
+            "last digits",
             progress.torch,
             torch.__version__,
         )
