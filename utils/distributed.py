@@ -24,7 +24,7 @@ from torch import Tensor
 
 from losses import Exchange
 from utils.errors import InputError
-from utils.outer_gradient import OuterGradient
+from utils.parameters import OuterGradient
 
 log = logging.getLogger(__name__)
 THREADS_A_CORE = 8  # of a process, at the most

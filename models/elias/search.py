@@ -21,7 +21,7 @@ from numba import njit
 from torch import Tensor
 
 from utils.candidate_kernels import combine_given, dot_given
-from utils.outer_gradient import OuterGradient
+from utils.parameters import OuterGradient
 from utils.threads import over_threads
 
 CHUNK_FLOATS = 1 << 26  # of label classifiers gathered at once on a GPU

@@ -16,7 +16,7 @@ from models.elias.search import (
     select_labels,
     sorted_selection,
 )
-from utils.outer_gradient import OuterGradient
+from utils.parameters import OuterGradient
 from utils.row_store import PRECISIONS, RowStore
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from utils import distributed
 from utils.config.config import OptimConfig
-from utils.outer_gradient import OuterGradient
+from utils.parameters import OuterGradient
 from utils.threads import over_threads
 from utils.training.row_kernels import adamw_rows
 
