@@ -39,7 +39,7 @@ from utils.prepare.command import (
     prepare_sparse_text,
     prepare_xml_repository,
 )
-from utils.prepare.named import split_off
+from utils.prepare.points import split_off
 
 
 @pytest.mark.parametrize("zipped", [True, False])

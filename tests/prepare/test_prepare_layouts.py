@@ -437,7 +437,7 @@ def test_filters_beside_bags_of_words(tmp_path):
 
 
 def test_an_endless_line_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("utils.prepare.writer.LONGEST_LINE", 1000)
+    monkeypatch.setattr("utils.prepare.lines.LONGEST_LINE", 1000)
     folder = repository(tmp_path / "in", trn=["x" * 5000])
     with pytest.raises(InputError, match=r"trn.json.gz:1: expected lines of at most 1,000 bytes"):
         prepare_xml_repository(folder, tmp_path / "out")

@@ -1,27 +1,19 @@
-"""Rows of a CSV file, and cells of labels: names between separators, or a list as pandas and JSON
+"""Cells of labels: names between separators, or a list as pandas and JSON
 write it."""
 
 from __future__ import annotations
 
 import ast
-import csv
 import json
 import logging
 import re
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 from utils.errors import InputError
-from utils.prepare.writer import lines
+from utils.prepare.columns import Columns
 
 log = logging.getLogger(__name__)
-# characters of one CSV field: stops a forgotten quote from reading the whole file
-LONGEST_FIELD = 1 << 26
 LONGEST_LIST = 1 << 20  # characters of a cell that is read as a list
-MANY_LINES = 1000  # of one row: no text, but a forgotten quote
-LONE = "a lone quotation mark? --quote none reads them as they stand"
 _STRING = r"""(?:[uU]?'[^'\\]*(?:\\.[^'\\]*)*'|"[^"\\]*(?:\\.[^"\\]*)*")"""
 _ITEM = rf"(?:{_STRING}|[-+]?\d+(?:\.\d+)?)"
 # ['x', 1], also ('x', 'y') and {'x'}, and those that are empty
@@ -35,131 +27,6 @@ FIRST_OF_LISTS = {beginning[0] for beginning in BEGINNINGS}
 _PARTS = re.compile(r"[,;|\t]")  # what may part names
 # a quotation mark where an item of a list begins
 _ITEM_BEGINS = re.compile(r"""[\[({,]\s*[bBrRuU]?['"]""")
-
-
-@dataclass(frozen=True)
-class Columns:
-    """How a CSV file is laid out below its header row.
-
-    `separator` parts the labels of one field. `quote` is the mark around fields that hold
-    delimiters or line ends, or "none"; None is the double quotation mark, which may then not span
-    lines in tab-separated files.
-    """
-
-    text: str = "text"
-    labels: str = "labels"
-    separator: str = "|"
-    delimiter: str = ","
-    quote: str | None = None
-
-    def __post_init__(self) -> None:
-        if not self.separator or len(self.delimiter) != 1:
-            raise InputError(
-                "expected a label separator and a delimiter of one character, got "
-                f"{self.separator!r} and {self.delimiter!r}"
-            )
-        if self.quote not in (None, "none") and (
-            len(self.quote) != 1 or self.quote in (self.delimiter, "\r", "\n")
-        ):
-            raise InputError(
-                "expected --quote none or one character that is not the delimiter, got "
-                f"{self.quote!r}"
-            )
-
-    @property
-    def one_line_rows(self) -> bool:
-        """Whether a quoted field that spans lines is taken for a mistake."""
-        return self.quote is None and self.delimiter == "\t"
-
-    def reader(self, feed: Iterator[str]) -> Iterator[list[str]]:
-        """The csv module's reader."""
-        if self.quote == "none":
-            return csv.reader(
-                feed, delimiter=self.delimiter, quoting=csv.QUOTE_NONE, quotechar=None, strict=True
-            )
-        return csv.reader(feed, delimiter=self.delimiter, quotechar=self.quote or '"', strict=True)
-
-
-def csv_rows(path: str | Path, columns: Columns) -> Iterator[tuple[int, tuple[str, str]]]:
-    """(first line, (text, labels)) of each row below the header; blank lines between rows are
-    skipped."""
-    taken: list[str] = []  # lines of the row that is being read
-    swallowed: list[str] = []  # rows that may be several, with a quotation mark too many
-
-    def feed() -> Iterator[str]:
-        for number, line in lines(path):
-            if taken and columns.one_line_rows:
-                raise InputError(
-                    f"{path}:{number - len(taken)}: a quoted field spans lines in a tab-separated "
-                    f"file; {LONE}, --quote '\"' lets fields span lines"
-                )
-            taken.append(line)
-            # the line ends go back on: within quotes they belong to the text
-            yield line + "\n"
-
-    reader = columns.reader(feed())
-    header = None
-    limit = csv.field_size_limit(LONGEST_FIELD)
-    start = 1
-    try:
-        while True:
-            start = reader.line_num + 1
-            taken.clear()
-            row = next(reader)
-            if header is None:
-                header = row
-                wanted = [
-                    _column(path, row, name, columns) for name in (columns.text, columns.labels)
-                ]
-            elif len(row) == len(header):
-                if len(taken) > 1 and _like_rows(taken, columns.delimiter, len(header)):
-                    swallowed.append(f"lines {start} to {start + len(taken) - 1}")
-                yield start, tuple(row[index] for index in wanted)
-            elif row:
-                raise InputError(
-                    f"{path}:{start}: expected {len(header)} columns as in the header, got "
-                    f"{len(row)}{_quote_hint(taken, columns)}"
-                )
-    except StopIteration:
-        pass
-    except csv.Error as error:
-        raise InputError(
-            f"{path}:{start}: expected a CSV row, got: {error}{_quote_hint(taken, columns)}"
-        ) from error
-    finally:
-        csv.field_size_limit(limit)
-    if swallowed:
-        log.warning(
-            "%s: %d rows span lines that look like rows of their own, e.g. %s; %s",
-            path,
-            len(swallowed),
-            swallowed[0],
-            LONE,
-        )
-
-
-def _like_rows(taken: list[str], delimiter: str, width: int) -> bool:
-    """Whether each of these lines would be a row without quotation marks, or there are too many for
-    one text."""
-    return len(taken) > MANY_LINES or all(line.count(delimiter) == width - 1 for line in taken)
-
-
-def _quote_hint(taken: list[str], columns: Columns) -> str:
-    quoted = columns.quote != "none" and any((columns.quote or '"') in line for line in taken)
-    return f"; {LONE}" if quoted else ""
-
-
-def _column(path: str | Path, header: list[str], name: str, columns: Columns) -> int:
-    if header.count(name) == 1:
-        return header.index(name)
-    hint = ""
-    if len(header) == 1:
-        other = next(
-            (mark for mark in "\t;,|" if mark != columns.delimiter and mark in header[0]), None
-        )
-        hint = f"; --delimiter {other!r} would part them" if other else ""
-    hint = hint or "; --text-column and --labels-column name those that are meant"
-    raise InputError(f"{path}:1: expected one column {name!r}, got the columns {header}{hint}")
 
 
 class LabelCells:

@@ -42,15 +42,15 @@ from pathlib import Path
 
 from utils.console import show_anything
 from utils.errors import InputError
+from utils.prepare.attention_xml import prepare_attention_xml
+from utils.prepare.columns import Columns
+from utils.prepare.csv_table import prepare_csv
 from utils.prepare.folder import MARKS, hint, recognise
-from utils.prepare.named import Columns, Source, prepare_attention_xml, prepare_csv, prepare_jsonl
-from utils.prepare.numbered import (
-    FIELDS,
-    SparseText,
-    prepare_pecos,
-    prepare_sparse_text,
-    prepare_xml_repository,
-)
+from utils.prepare.jsonl import prepare_jsonl
+from utils.prepare.pecos import prepare_pecos
+from utils.prepare.points import Source
+from utils.prepare.sparse_text import SparseText, prepare_sparse_text
+from utils.prepare.xml_repository import FIELDS, prepare_xml_repository
 
 __all__ = [
     "Columns",

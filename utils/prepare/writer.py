@@ -7,18 +7,12 @@ a pair, and of a text stays a hash.
 from __future__ import annotations
 
 import contextlib
-import gzip
-import hashlib
-import io
 import json
 import logging
-import operator
 import os
-import re
 import shutil
-import zlib
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,154 +22,17 @@ import numpy as np
 from utils.errors import InputError
 from utils.files import take_access
 from utils.prepare.checks import warn_of_texts
-from utils.prepare.folder import Folder, existing
-from utils.progress import tqdm
+from utils.prepare.folder import Folder
+from utils.prepare.lines import check_index, clean, consume, lines
+from utils.prepare.rows import matrix_hash
 from utils.reading.input_files import FILTER_FILES
-from utils.reading.matrix_limits import FLOAT32_MAX
-from utils.text import decode_line
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 log = logging.getLogger(__name__)
-LONGEST_LINE = 1 << 26  # bytes: an endless line stops here, not where the memory ends
 # short name in Y.trn.npz, long name in filter_labels_train.txt
 SPLITS = {"trn": "train", "tst": "test"}
-# Control characters, and the two separators of Unicode at which str.splitlines would cut a text.
-_BREAKS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
-
-
-def lines(path: str | Path, latin: bool = False) -> Iterator[tuple[int, str]]:
-    """(number from 1, line without end) of a UTF-8 file, gzipped or not, cut at \\n alone; shows
-    progress.
-
-    With `latin`, lines that are no UTF-8 are read as latin-1, as some published files need, and
-    counted in the log.
-    """
-    path = existing(path)
-    bad: list[str] = []  # lines that are no UTF-8: the first, and how many
-    with (
-        open(path, "rb") as raw,
-        tqdm(
-            total=path.stat().st_size,
-            unit="B",
-            unit_scale=True,
-            desc=path.name,
-            disable=None,
-            leave=False,
-        ) as bar,
-    ):
-        zipped = raw.peek(2)[:2] == b"\x1f\x8b"
-        stream = io.BufferedReader(gzip.GzipFile(fileobj=raw), 1 << 18) if zipped else raw
-        try:
-            for number, line in enumerate(iter(partial(stream.readline, LONGEST_LINE + 1), b""), 1):
-                if len(line) > LONGEST_LINE:
-                    raise InputError(
-                        f"{path}:{number}: expected lines of at most {LONGEST_LINE:,} bytes, got "
-                        "a longer one"
-                    )
-                try:
-                    text = decode_line(line, path, number)
-                except InputError:
-                    if not latin or b"\0" in line:  # a zero byte: UTF-16, not latin-1
-                        raise
-                    text = line.rstrip(b"\r\n").decode("latin-1")
-                    bad.append("" if bad else f"line {number}, {text[:60]!r}")
-                yield number, text.removeprefix("\ufeff") if number == 1 else text
-                if number % 4096 == 0:
-                    bar.update(raw.tell() - bar.n)
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise InputError(f"{path}: expected a whole gzip file, got: {error}") from error
-    if bad:
-        log.warning(
-            "%s: %d lines are not UTF-8 and were read as latin-1, e.g. %s", path, len(bad), bad[0]
-        )
-
-
-def consume(
-    path: str | Path, items: Iterable[tuple[int, object]], handle: Callable, empty: bool = False
-) -> int:
-    """Calls `handle(item)` for each (line, item) and counts; an InputError gains file and line."""
-    count = 0
-    for number, item in items:
-        try:
-            handle(item)
-        except InputError as error:
-            raise InputError(f"{path}:{number}: {error}") from error
-        count += 1
-    if not count and not empty:
-        raise InputError(f"{path}: expected at least one line of data, got an empty file")
-    return count
-
-
-def clean(text: str) -> str:
-    """`text` on one line: control characters, with blanks around them, become one blank; ends
-    stripped."""
-    # isprintable is fast and spares most texts
-    if not text.isprintable() and _BREAKS.search(text):
-        text = " ".join(filter(None, (part.strip(" ") for part in _BREAKS.split(text))))
-    return text.strip(" ")
-
-
-def check_index(value: object, size: int, what: str = "a label index") -> None:
-    """InputError unless `value` is an integer in [0, size)."""
-    if type(value) is not int or not 0 <= value < size:  # a bool is an int to isinstance
-        raise InputError(f"expected {what} in [0, {size}), got {value!r}")
-
-
-def check_relevance(value: object) -> None:
-    """InputError unless `value` is a number >= 0 that float32 can hold; NaN fails the
-    comparison."""
-    if type(value) not in (int, float) or not 0 <= value <= FLOAT32_MAX:
-        raise InputError(f"expected a finite relevance >= 0, got {value!r}")
-
-
-class Rows:
-    """A sparse matrix [N, columns] that grows row by row in flat arrays.
-
-    Args:
-        merge: what becomes of two values of one column in a row. They add up, as in a scipy matrix;
-            a label that is named twice is no more relevant than its largest value, so formats of
-                names give `max`.
-    """
-
-    def __init__(self, merge: Callable[[float, float], float] = operator.add) -> None:
-        self.merge = merge
-        self.starts, self.columns, self.values = array("q", [0]), array("i"), array("f")
-        self.read = 0  # pairs before repeated ones are merged
-
-    def __len__(self) -> int:
-        return len(self.starts) - 1
-
-    def add(self, columns: list[int], values: list[float]) -> None:
-        """One more row; values of a column that comes twice are merged."""
-        self.read += len(columns)
-        if len(set(columns)) != len(columns):
-            merged: dict[int, float] = {}
-            for column, value in zip(columns, values, strict=True):
-                merged[column] = self.merge(merged[column], value) if column in merged else value
-                if abs(merged[column]) > FLOAT32_MAX:
-                    raise InputError(
-                        f"expected values of index {column} that add up to a number of float32, "
-                        f"got {merged[column]!r}"
-                    )
-            columns, values = list(merged), list(merged.values())
-        self.columns.extend(columns)
-        self.values.extend(values)
-        self.starts.append(len(self.columns))
-
-    def csr(self, width: int):
-        """The rows as a canonical scipy CSR [N, width], float32, no explicit zeros; shares this
-        memory."""
-        from scipy import sparse
-
-        matrix = sparse.csr_matrix(
-            tuple(map(np.asarray, (self.values, self.columns, self.starts))),
-            shape=(len(self), width),
-        )
-        matrix.sort_indices()
-        matrix.eliminate_zeros()
-        return matrix
 
 
 class Writer:
@@ -366,14 +223,3 @@ class Writer:
             old.rename(self.out)
             raise
         shutil.rmtree(old)
-
-
-def matrix_hash(matrix) -> str:
-    """sha256 of a canonical CSR: shape, indptr and indices as int64, data as float32, all little
-    endian."""
-    digest = hashlib.sha256(np.asarray(matrix.shape, "<i8").tobytes())
-    for part, dtype in ((matrix.indptr, "<i8"), (matrix.indices, "<i8"), (matrix.data, "<f4")):
-        # in blocks, as all of it in int64 would double memory
-        for start in range(0, len(part), 1 << 20):
-            digest.update(part[start : start + (1 << 20)].astype(dtype).tobytes())
-    return digest.hexdigest()

@@ -1,0 +1,51 @@
+"""The folders of PECOS and X-Transformer: matrices of scipy, and texts a line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from utils.errors import InputError
+from utils.prepare.agreement import copy_texts, same_width
+from utils.prepare.folder import Folder
+from utils.prepare.writer import SPLITS, Writer
+
+
+def prepare_pecos(folder: str | Path, out: str | Path, overwrite: bool = False) -> Path:
+    """PECOS and X-Transformer: Y.{trn,tst}.npz; features X.{trn,tst}.npz (here or in
+    tfidf-attnxml/, as in the published eurlex-4k, wiki10-31k, amazoncat-13k, amazon-670k, wiki-500k
+    and amazon-3m), texts, or both.
+
+    Texts: X.{trn,tst}.txt, {train,test}_raw_texts.txt (X-Transformer, DEXML's EURLex-4K) or
+    raw/{trn,tst}_X.txt; of labels, optionally: output-items.txt, label_map.txt (X-Transformer) or
+    raw/Y.txt.
+    """
+    source = Folder(folder)
+    with Writer(out, "pecos", [folder], overwrite) as writer:
+        for split in SPLITS:
+            path = source.find(f"Y.{split}.npz")
+            matrix = _load_matrix(path, "relevance")
+            read = matrix.nnz
+            matrix.eliminate_zeros()
+            writer.put(f"Y.{split}", matrix, read, path)
+            if path := source.find(
+                f"X.{split}.npz", f"tfidf-attnxml/X.{split}.npz", required=False
+            ):
+                writer.put(f"X.{split}", _load_matrix(path, "features"), path=path)
+        same_width(writer, folder)
+        points = {
+            split: (f"X.{split}.txt", f"{long}_raw_texts.txt", f"raw/{split}_X.txt")
+            for split, long in SPLITS.items()
+        }
+        copy_texts(writer, source, points, ("output-items.txt", "label_map.txt", "raw/Y.txt"))
+        writer.copy_filters(source)
+        return writer.finish(source)
+
+
+def _load_matrix(path: Path, what: str):
+    """Relevance or features: a CSR in float32 with at least one row."""
+    from utils.reading.matrices import FEATURES, RELEVANCE, read_matrix
+
+    matrix = read_matrix(path, RELEVANCE if what == "relevance" else FEATURES)
+    if not matrix.shape[0]:
+        raise InputError(f"{path}: expected at least one row, got shape {matrix.shape}")
+    return matrix

@@ -1,0 +1,107 @@
+"""Files of points whose labels are names: what their formats share."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from pathlib import Path
+
+from utils.errors import InputError
+from utils.prepare.folder import existing
+from utils.prepare.label_names import Labels
+from utils.prepare.lines import consume
+from utils.prepare.rows import Rows
+from utils.prepare.writer import Writer
+
+
+@dataclass(frozen=True)
+class Source:
+    """Files with named labels.
+
+    Without `test`, a share `test_fraction` of the training file's points is split off, by `seed`.
+    `labels` gives label texts, as JSON lines {"label": name, "text": ...} or as name<TAB>text (the
+    first line decides: JSON begins with a brace). A label without text there has its name as text.
+    """
+
+    train: str | Path
+    test: str | Path | None = None
+    labels: str | Path | None = None
+    test_fraction: float = 0.2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.test_fraction < 1:
+            raise InputError(f"expected a test fraction between 0 and 1, got {self.test_fraction}")
+
+    def files(self) -> list[Path]:
+        """All files given; InputError if one is missing."""
+        return [existing(path) for path in (self.train, self.test, self.labels) if path is not None]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One format: its name, path -> (line, item) pairs, item -> (text, [(name, relevance)]), what
+    to say at the end."""
+
+    kind: str
+    items: Callable
+    parse: Callable
+    report: Callable[[], None] = lambda: None
+
+
+def prepare_points(source: Source, out: str | Path, overwrite: bool, reader: Reader) -> Path:
+    with Writer(out, reader.kind, source.files(), overwrite) as writer:
+        labels = Labels(writer)
+        rows = {"trn": Rows(max), "tst": Rows(max)}
+        if source.labels is not None:
+            labels.read(source.labels)
+
+        def store(splits: Iterator[str], item: object) -> None:
+            text, pairs = reader.parse(item)
+            split = next(splits)
+            writer.write(f"raw/{split}_X.txt", text)
+            rows[split].add(
+                [labels.id(name) for name, _ in pairs], [relevance for _, relevance in pairs]
+            )
+
+        first = (
+            iter(lambda: "trn", None)
+            if source.test
+            else split_off(source.test_fraction, source.seed)
+        )
+        consume(source.train, reader.items(source.train), partial(store, first))
+        if source.test is not None:
+            consume(
+                source.test, reader.items(source.test), partial(store, iter(lambda: "tst", None))
+            )
+        if not (len(rows["trn"]) and len(rows["tst"])):
+            raise InputError(
+                f"{source.train}: expected enough points for both splits at a test fraction of "
+                f"{source.test_fraction}, got {len(rows['trn'])} + {len(rows['tst'])}"
+            )
+        for split, matrix in rows.items():
+            writer.put(f"Y.{split}", matrix.csr(len(labels)), matrix.read)
+        reader.report()
+        labels.warn()
+        return writer.finish()
+
+
+def split_off(fraction: float, seed: int) -> Iterator[str]:
+    """'trn' or 'tst' for point after point, however many come: one random test point in each
+    1/fraction.
+
+    Test point j falls uniformly into [j, j + 1) / fraction: N points give fraction * N, give or
+    take one.
+    """
+    chance = random.Random(seed)
+    position = 0
+    for j in count():
+        # never the place of the one before
+        chosen = max(position, int((j + chance.random()) / fraction))
+        for _ in range(position, chosen):
+            yield "trn"
+        yield "tst"
+        position = chosen + 1
