@@ -1,5 +1,5 @@
 # make demo    set up .venv, train and fuse models on the tracked data set, evaluate them on its test split, write the report
-# make test    set up .venv, run the linter and the test suite
+# make test    set up .venv, run the linters and the test suite
 # make gate    the demo again: its score and its time beside a fixed piece of work
 PYTHON ?= python3
 VENV := .venv
@@ -20,6 +20,7 @@ test: lint
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet . || { echo "error: run $(BIN)/ruff format ."; exit 1; }
+	$(BIN)/mypy
 
 gate: $(VENV)/installed
 	$(BIN)/python -m benchmarks.gate
@@ -54,4 +55,4 @@ $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache
