@@ -1,65 +1,20 @@
-"""Small made data sets and configs that train in a second."""
+"""Fixtures: small made data sets and configs that train in a second."""
 
 import os
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-import numpy as np
 import pytest
-import scipy.sparse as sp
 import torch
 
 from models import METHOD_CONFIGS
+from tests.tiny import tiny_sections, write_dataset, write_encoder
 from utils.config.config import Config, build_config, to_mapping
-
-WORDS = tuple(
-    "editor shell image network audio video game kernel python java compiler font mail browser "
-    "database archive printer cluster sensor robot".split()
-)
-ALIASES = tuple(
-    "vim bash photo socket sound movie chess linux snake coffee gcc glyph letter web table zip "
-    "paper node probe arm".split()
-)  # what a text says where it means the label: to be learned
 
 
 @pytest.fixture(autouse=True)
 def two_threads():
     torch.set_num_threads(2)
-
-
-def write_dataset(folder, points=60, test_points=20, labels=20, seed=0, filters=True):
-    """Texts of a few words; each stands for a label, so that a model can learn them."""
-    rng = np.random.default_rng(seed)
-    (folder / "raw").mkdir(parents=True)
-    names, aliases = (
-        [
-            words[i % len(words)] + (f" {i // len(words)}" if i >= len(words) else "")
-            for i in range(labels)
-        ]
-        for words in (WORDS, ALIASES)
-    )
-    (folder / "raw" / "Y.txt").write_text("".join(f"{n}\n" for n in names))
-    for split, long, count in (("trn", "train", points), ("tst", "test", test_points)):
-        chosen = [
-            sorted(rng.choice(labels, min(labels, int(rng.integers(1, 4))), replace=False))
-            for _ in range(count)
-        ]
-        texts = ["the " + " and ".join(aliases[i] for i in row) + " tool" for row in chosen]
-        (folder / "raw" / f"{split}_X.txt").write_text("".join(f"{t}\n" for t in texts))
-        indptr = np.concatenate([[0], np.cumsum([len(r) for r in chosen])])
-        indices = np.concatenate(chosen)
-        values = rng.uniform(0.5, 1.5, len(indices)).astype(np.float32)
-        matrix = sp.csr_matrix((values, indices, indptr), shape=(count, labels))
-        sp.save_npz(folder / f"Y.{split}.npz", matrix)
-        if filters and labels > 3:
-            pairs = [
-                (row, next(i for i in range(labels) if i not in chosen[row]))
-                for row in range(0, count, 5)
-            ]
-            (folder / f"filter_labels_{long}.txt").write_text(
-                "".join(f"{r} {c}\n" for r, c in pairs)
-            )
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -73,22 +28,7 @@ def tiny_root(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_encoder(tmp_path_factory):
     """Folder of a made transformer of one layer and 16 dimensions, with the tokenizer of minilm."""
-    from transformers import BertConfig, BertModel
-
-    from utils.pretrained.location import load_tokenizer
-
-    folder = tmp_path_factory.mktemp("encoder")
-    torch.manual_seed(0)
-    settings = BertConfig(
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=64,
-    )
-    BertModel(settings).save_pretrained(folder)
-    load_tokenizer("minilm").save_pretrained(folder)
-    return str(folder)
+    return write_encoder(tmp_path_factory.mktemp("encoder"))
 
 
 @pytest.fixture
@@ -96,16 +36,8 @@ def make_config(tiny_root, tmp_path, tiny_encoder):
     """make_config({section: {key: value}}, **sections) -> Config on the tiny data set."""
 
     def make(**sections) -> Config:
-        base = {
-            "data": {"root": str(tiny_root), "name": "tiny", "max_len": 16, "val_fraction": 0.2},
-            "encoder": {"name": "bag", "init": tiny_encoder},
-            "method": {"name": "dexml"},
-            "optim": {"lr": 0.05},
-            "train": {"epochs": 2, "batch_size": 16},
-            "run": {"dir": str(tmp_path / "run"), "tensorboard": False, "threads": 2},
-        }
         stages = sections.pop("stages", ())
-        merged = {s: {**base.get(s, {}), **sections.get(s, {})} for s in {*base, *sections}}
+        merged = tiny_sections(tiny_root, tiny_encoder, tmp_path / "run", sections)
         return build_config(merged, METHOD_CONFIGS, {}, stages)
 
     return make

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from models import METHOD_CONFIGS, METHODS
 from tests import commands, distributed_worker
-from tests.conftest import write_dataset
+from tests.tiny import write_dataset
 from utils import distributed
 from utils.arrays import map_arrays
 from utils.config.config import build_config, to_yaml

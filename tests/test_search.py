@@ -11,8 +11,9 @@ import eval as evaluation
 import train
 from models import METHODS
 from predict import Predictor
-from tests.conftest import with_values, write_dataset
+from tests.conftest import with_values
 from tests.test_methods import load
+from tests.tiny import write_dataset
 from utils import search
 from utils.config.config import EvalConfig
 from utils.metrics import evaluate

@@ -14,7 +14,7 @@ import train
 from models import METHOD_CONFIGS, METHODS, load_method
 from models.method import embed_rows
 from predict import Predictor
-from tests.conftest import write_dataset
+from tests.tiny import write_dataset
 from utils.config.config import ConfigError
 from utils.data.dataset import TextBatch, load_dataset, training_batches
 from utils.pretrained.location import load_tokenizer

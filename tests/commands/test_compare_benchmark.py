@@ -12,7 +12,7 @@ from benchmarks.compare_linear import as_csr
 from benchmarks.synthetic_tree import write_problem
 from eval import evaluate
 from models import METHOD_CONFIGS
-from tests.conftest import write_dataset
+from tests.tiny import write_dataset
 from train import fit
 from utils.config.config import load_config
 

@@ -11,7 +11,7 @@ import torch
 
 import train
 from predict import Predictor
-from tests.conftest import write_dataset
+from tests.tiny import write_dataset
 from utils import distributed
 
 LABELS = 400

@@ -12,7 +12,8 @@ import torch
 from benchmarks.plan import CONFIGS, REPOSITORY, measure
 from models import METHOD_CONFIGS, METHODS
 from tests.commands import run
-from tests.conftest import with_values, write_dataset
+from tests.conftest import with_values
+from tests.tiny import write_dataset
 from utils import plan as planning
 from utils.config.config import Config, load_config
 from utils.data.dataset import load_dataset

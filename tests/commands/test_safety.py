@@ -10,7 +10,7 @@ import scipy.sparse as sp
 import eval as evaluation
 import train
 from predict import Predictor
-from tests.conftest import write_dataset
+from tests.tiny import write_dataset
 
 PAYLOAD = """
 import pathlib

@@ -13,7 +13,7 @@ import eval as evaluation
 import train
 from models import METHOD_CONFIGS
 from tests.config.test_legacy_json import DEXA, written
-from tests.conftest import write_dataset
+from tests.tiny import write_dataset
 from utils.config.config import Config
 from utils.config.legacy_yaml import load_any_config
 from utils.prepare.command import _parser as prepare_parser

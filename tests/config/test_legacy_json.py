@@ -10,7 +10,7 @@ import pytest
 
 import train
 from models import METHOD_CONFIGS
-from tests.conftest import write_dataset
+from tests.tiny import write_dataset
 from utils.config.config import ConfigError, stage_config, to_mapping
 from utils.config.legacy_json import RULES, load_released
 from utils.config.legacy_yaml import load_any_config

@@ -9,7 +9,8 @@ import scipy.sparse as sp
 import torch
 
 import train
-from tests.conftest import with_values, write_dataset
+from tests.conftest import with_values
+from tests.tiny import write_dataset
 from utils import distributed
 from utils.data.dataset import (
     TextBatch,

@@ -7,7 +7,7 @@ import pytest
 import eval as evaluation
 import train
 from predict import Predictor
-from tests.conftest import write_dataset
+from tests.tiny import write_dataset
 from utils.data.dataset import label_texts, load_dataset
 from utils.errors import InputError
 

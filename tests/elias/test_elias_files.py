@@ -15,7 +15,8 @@ import train
 from elias_utils import gen_approx_A, gen_cluster_A
 from models import METHOD_CONFIGS
 from models.elias.graph import Graph
-from tests.conftest import with_values, write_dataset
+from tests.conftest import with_values
+from tests.tiny import write_dataset
 from utils.config.config import ConfigError, build_config, to_yaml
 from utils.config.legacy_yaml import load_any_config
 from utils.errors import InputError

@@ -13,7 +13,7 @@ import eval as evaluation
 import train
 from models import METHOD_CONFIGS, load_method
 from predict import Predictor
-from tests.conftest import write_dataset
+from tests.tiny import write_dataset
 from utils.config.config import ConfigError, to_yaml
 from utils.data.dataset import load_dataset
 from utils.report.tables import read_run

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 import train
 from eval import evaluate
 from predict import Predictor
-from tests.test_methods import SETTINGS
+from tests.settings import SETTINGS
 from utils.errors import InputError
 from utils.reading import saved
 from utils.search import HnswIndex

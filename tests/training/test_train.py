@@ -16,7 +16,8 @@ import train
 from models.dual.dexml import Dexml
 from predict import Predictor
 from tests.commands import run
-from tests.conftest import with_values, write_dataset
+from tests.conftest import with_values
+from tests.tiny import write_dataset
 from utils.config.config import ConfigError, to_yaml
 from utils.files import folder_written_whole, settled_folder, written_whole
 from utils.run.folder import locked

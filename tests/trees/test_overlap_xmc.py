@@ -12,7 +12,8 @@ import eval as evaluation
 import models.trees.overlap as module
 import train
 from predict import Predictor
-from tests.conftest import with_values, write_dataset
+from tests.conftest import with_values
+from tests.tiny import write_dataset
 from utils.arrays import map_arrays, save_arrays
 from utils.config.config import DataConfig
 from utils.linear.partition_tree import COMBINERS

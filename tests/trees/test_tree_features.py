@@ -14,7 +14,8 @@ import train
 from models.elias.setup import cluster
 from models.trees.dense_features import array_pair
 from predict import Predictor
-from tests.conftest import with_values, write_dataset
+from tests.conftest import with_values
+from tests.tiny import write_dataset
 from utils.data.dataset import load_dataset, validation_rows
 from utils.errors import InputError
 
