@@ -50,7 +50,8 @@ from models.method import Method  # noqa: E402
 from models.report_data import report_data  # noqa: E402
 from utils import distributed, metrics  # noqa: E402
 from utils.config.config import Config, ConfigError  # noqa: E402
-from utils.data.dataset import SPLITS, Dataset, Split, load_dataset, saved_validation_rows  # noqa: E402
+from utils.data.dataset import SPLITS, Dataset, Split, load_dataset  # noqa: E402
+from utils.data.held_out import saved_validation_rows  # noqa: E402
 from utils.data.sizes import DataSizes  # noqa: E402
 from utils.errors import InputError  # noqa: E402
 from utils.files import write_json, written_whole  # noqa: E402

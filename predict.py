@@ -55,7 +55,8 @@ from models.eval_options import check_options, compare_index  # noqa: E402
 from utils import distributed  # noqa: E402
 from utils.config.config import Config  # noqa: E402
 from utils.console import is_screen, shows_unicode  # noqa: E402
-from utils.data.dataset import check_dataset_folder, label_texts  # noqa: E402
+from utils.data.dataset import check_dataset_folder  # noqa: E402
+from utils.data.label_texts import label_texts  # noqa: E402
 from utils.errors import InputError  # noqa: E402
 from utils.files import place_of, written_whole  # noqa: E402
 from utils.reading.saved import answers_of, check_answers  # noqa: E402

@@ -73,15 +73,9 @@ from models.method import Method, progress  # noqa: E402
 from models.recipe import plan_recipe  # noqa: E402
 from utils import distributed  # noqa: E402
 from utils.config.config import Config, ConfigError  # noqa: E402
-from utils.data.dataset import (  # noqa: E402
-    Batch,
-    Dataset,
-    labels_hash,
-    load_dataset,
-    saved_validation_rows,
-    steps_per_epoch,
-    training_batches,
-)
+from utils.data.batches import Batch, steps_per_epoch, training_batches  # noqa: E402
+from utils.data.dataset import Dataset, labels_hash, load_dataset  # noqa: E402
+from utils.data.held_out import saved_validation_rows  # noqa: E402
 from utils.data.sizes import DataSizes, read_once  # noqa: E402
 from utils.files import folder_written_whole, write_json, written_whole  # noqa: E402
 from utils.metrics import NAMES  # noqa: E402

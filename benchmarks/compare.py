@@ -46,8 +46,8 @@ from benchmarks.compare_worker import Task
 from benchmarks.table import heading, line
 from models import METHOD_CONFIGS
 from utils.config.config import DataConfig, load_config, to_yaml
-from utils.data.dataset import load_relevance
 from utils.data.filters import load_filters
+from utils.data.relevance import load_relevance
 from utils.features.files import find_features
 from utils.files import write_json, write_text
 from utils.metrics import evaluate, inverse_propensity

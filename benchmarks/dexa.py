@@ -30,7 +30,8 @@ from benchmarks.processes import made_data
 from models import METHOD_CONFIGS, METHODS
 from models.encoders.encoder import build_encoder
 from utils.config.config import Config, build_config, load_config, stage_config, to_mapping
-from utils.data.dataset import load_dataset, training_batches
+from utils.data.batches import training_batches
+from utils.data.dataset import load_dataset
 from utils.pretrained.location import load_tokenizer
 from utils.training.optim import build_optimizers
 

@@ -33,7 +33,7 @@ from models.elias.model import Elias1Config, Elias2Config, EliasModel, Limits
 from models.elias.search import forced_clusters, pool_gradient, pool_scores
 from models.encoders.encoder import build_encoder
 from utils.config.config import EncoderConfig, OptimConfig
-from utils.data.dataset import TextBatch
+from utils.data.batches import TextBatch
 from utils.row_store import PRECISIONS, RowStore
 from utils.training.optim import build_optimizers
 

@@ -14,7 +14,8 @@ from models import METHOD_CONFIGS, METHODS
 from models.encoders.encoder import tokenizer_source
 from utils import distributed
 from utils.config.config import load_config
-from utils.data.dataset import load_dataset, training_batches
+from utils.data.batches import training_batches
+from utils.data.dataset import load_dataset
 from utils.pretrained.location import load_tokenizer
 from utils.run.environment import peak_memory
 from utils.training.optim import build_optimizers, clip_gradients

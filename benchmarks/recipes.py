@@ -33,7 +33,7 @@ from models.recipe import plan_recipe
 from train import check_settings, fit, with_member_stages
 from utils.config.config import Config, build_config, to_mapping
 from utils.config.legacy_yaml import load_any_config
-from utils.data.dataset import held_out_points
+from utils.data.held_out import held_out_points
 from utils.data.sizes import DataSizes
 from utils.pretrained.location import load_tokenizer
 from utils.run.folder import start_logging

@@ -27,7 +27,8 @@ from models.encoders.encoder import TextEncoder, encoder_groups, tokenizer_sourc
 from models.members import InnerProducts, Scores
 from utils import distributed
 from utils.config.config import Config, ConfigError, LossConfig, MethodConfig
-from utils.data.dataset import Batch, Dataset, Split, TextBatch, sequential_batches, token_cache
+from utils.data.batches import Batch, TextBatch, sequential_batches
+from utils.data.dataset import Dataset, Split, token_cache
 from utils.data.sizes import DataSizes
 from utils.progress import tqdm
 from utils.reading.saved import check_answers, map_rows

@@ -23,7 +23,8 @@ from tests.tiny import write_dataset
 from utils import distributed
 from utils.arrays import map_arrays
 from utils.config.config import build_config, to_yaml
-from utils.data.dataset import load_dataset, training_batches
+from utils.data.batches import training_batches
+from utils.data.dataset import load_dataset
 from utils.pretrained.location import load_tokenizer
 
 ROOT = Path(__file__).parent.parent

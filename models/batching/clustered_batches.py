@@ -21,7 +21,7 @@ from utils import distributed
 from utils.clustering.clustering import balanced_hierarchy
 from utils.config.config import Config, ConfigError, MethodConfig, option
 from utils.config.sections import MANY_EPOCHS, MANY_TEXTS
-from utils.data.dataset import Batch
+from utils.data.batches import Batch
 
 log = logging.getLogger(__name__)
 ITERATIONS = 8  # of a cut: clusters are thrown away after a few epochs

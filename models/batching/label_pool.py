@@ -17,7 +17,7 @@ import torch
 from losses import ROW_LOSSES, Positives
 from utils import distributed
 from utils.config.config import LossConfig
-from utils.data.dataset import Batch
+from utils.data.batches import Batch
 from utils.sparse import entry_rows
 
 

@@ -29,7 +29,8 @@ from models.method import Method, check_encoders, load_label_embeddings, write_m
 from utils import distributed, metrics
 from utils.config.config import Config, ConfigError, MethodConfig, option
 from utils.config.sections import LARGEST, MANY_LABELS
-from utils.data.dataset import Dataset, TextBatch
+from utils.data.batches import TextBatch
+from utils.data.dataset import Dataset
 from utils.data.sizes import DataSizes
 from utils.errors import InputError
 from utils.fusing.score_tree import Fusion, FusionSettings, choose, cross_fit, fit

@@ -27,7 +27,8 @@ from models.method import Method, check_encoders, loss_function, write_method
 from utils import distributed
 from utils.config.config import Config, ConfigError, MethodConfig, option
 from utils.config.sections import LARGEST, MANY_TEXTS, SMALLEST
-from utils.data.dataset import Batch, Dataset, TextBatch
+from utils.data.batches import Batch, TextBatch
+from utils.data.dataset import Dataset
 from utils.reading.saved import read_tensors
 from utils.search import ExactIndex, HnswIndex, build_index
 from utils.training.grad_cache import GradCache

@@ -26,7 +26,8 @@ from utils import distributed
 from utils.clustering.clustering import balanced_hierarchy
 from utils.config.config import Config, ConfigError, option
 from utils.config.sections import MANY_LABELS
-from utils.data.dataset import Batch, Dataset
+from utils.data.batches import Batch
+from utils.data.dataset import Dataset
 from utils.data.sizes import DataSizes
 from utils.reading.saved import check_ids, read_tensors
 from utils.run.stages import Runs

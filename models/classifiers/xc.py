@@ -36,7 +36,8 @@ from models.method import (
 from utils import distributed
 from utils.config.config import Config, ConfigError, option
 from utils.config.sections import MANY_EPOCHS, MANY_TEXTS
-from utils.data.dataset import Batch, Dataset, Split
+from utils.data.batches import Batch
+from utils.data.dataset import Dataset, Split
 from utils.data.sizes import DataSizes
 from utils.run.stages import Runs
 from utils.training.optim import take_rows

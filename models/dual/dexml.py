@@ -28,7 +28,8 @@ from models.method import Method, embed_rows, load_label_embeddings, loss_functi
 from utils import distributed
 from utils.config.config import Config, MethodConfig, option
 from utils.config.sections import LARGEST, MANY_EPOCHS, MANY_LABELS, MANY_TEXTS, SMALLEST
-from utils.data.dataset import Batch, Dataset, TextBatch
+from utils.data.batches import Batch, TextBatch
+from utils.data.dataset import Dataset
 from utils.data.sizes import DataSizes
 from utils.run.stages import Runs
 from utils.search import ExactIndex, HnswIndex, build_index

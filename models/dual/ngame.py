@@ -26,7 +26,8 @@ from models.method import Method, check_encoders, embed_rows
 from utils import distributed
 from utils.config.config import Config, option
 from utils.config.sections import LARGEST, SMALLEST
-from utils.data.dataset import Batch, Dataset
+from utils.data.batches import Batch
+from utils.data.dataset import Dataset
 from utils.data.sizes import DataSizes
 from utils.run.stages import Runs
 

@@ -51,7 +51,8 @@ from models.method import (
 )
 from utils import distributed
 from utils.config.config import Config, ConfigError
-from utils.data.dataset import Batch, Dataset, Split, TextBatch, steps_per_epoch, token_cache
+from utils.data.batches import Batch, TextBatch, steps_per_epoch
+from utils.data.dataset import Dataset, Split, token_cache
 from utils.data.sizes import DataSizes
 from utils.errors import InputError
 from utils.reading.saved import read_facts, read_tensors

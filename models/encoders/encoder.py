@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from utils.config.config import EncoderConfig
-from utils.data.dataset import TextBatch
+from utils.data.batches import TextBatch
 from utils.errors import InputError
 from utils.pretrained.location import from_pretrained, load_tokenizer, resolve
 from utils.pretrained.settings import (

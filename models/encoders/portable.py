@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from models.encoders.encoder import BagEncoder, TextEncoder, TransformerEncoder
-from utils.data.dataset import TextBatch
+from utils.data.batches import TextBatch
 from utils.errors import InputError
 from utils.pretrained.sentence_modules import (
     SentenceModule,

@@ -37,7 +37,8 @@ from models.method import MemberView, Method, write_method
 from utils import distributed, metrics
 from utils.config.config import Config, ConfigError, MethodConfig, load_config, option, to_yaml
 from utils.config.sections import LARGEST, MANY_LABELS, SMALLEST
-from utils.data.dataset import Dataset, Split, held_out_points
+from utils.data.dataset import Dataset, Split
+from utils.data.held_out import held_out_points
 from utils.data.sizes import DataSizes
 from utils.files import link_or_copy, write_json, write_text
 from utils.fusing.candidates import Candidates, joined, merge, relevant_places

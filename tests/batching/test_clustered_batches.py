@@ -14,7 +14,8 @@ from models import METHODS
 from models.batching.clustered_batches import ClusteredBatches
 from tests.conftest import with_values
 from utils.config.config import ConfigError
-from utils.data.dataset import load_dataset, training_batches
+from utils.data.batches import training_batches
+from utils.data.dataset import load_dataset
 from utils.pretrained.location import load_tokenizer
 
 NGAME = {

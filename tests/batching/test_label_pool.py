@@ -6,7 +6,7 @@ import torch
 from models.batching import label_pool
 from models.batching.label_pool import LabelPool, sample_positives, sample_size
 from utils.config.config import LossConfig
-from utils.data.dataset import Batch, TextBatch
+from utils.data.batches import Batch, TextBatch
 
 
 def make_batch(rows, labels, filters=(), num_labels=10):

@@ -16,7 +16,8 @@ from models.method import embed_rows
 from predict import Predictor
 from tests.tiny import write_dataset
 from utils.config.config import ConfigError
-from utils.data.dataset import TextBatch, load_dataset, training_batches
+from utils.data.batches import TextBatch, training_batches
+from utils.data.dataset import load_dataset
 from utils.pretrained.location import load_tokenizer
 from utils.run.folder import find_run
 

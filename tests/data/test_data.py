@@ -12,14 +12,9 @@ import train
 from tests.conftest import with_values
 from tests.tiny import write_dataset
 from utils import distributed
-from utils.data.dataset import (
-    TextBatch,
-    load_dataset,
-    sequential_batches,
-    steps_per_epoch,
-    training_batches,
-    validation_rows,
-)
+from utils.data.batches import TextBatch, sequential_batches, steps_per_epoch, training_batches
+from utils.data.dataset import load_dataset
+from utils.data.held_out import validation_rows
 from utils.errors import InputError
 from utils.pretrained.location import load_tokenizer
 from utils.tokenization_utils import Ragged
@@ -373,7 +368,7 @@ def test_rows_are_counted_before_a_matrix_of_so_many_is_made(
     folder = write_dataset(tmp_path / "sets" / "tiny")
     _matrix_of(folder, "Y.tst", kind, lambda arrays: (2**31 - 1, 20))
     monkeypatch.setattr(
-        "utils.data.dataset.read_matrix", lambda path, values: sp.load_npz(folder / "Y.trn.npz")
+        "utils.data.relevance.read_matrix", lambda path, values: sp.load_npz(folder / "Y.trn.npz")
     )
     with pytest.raises(
         InputError, match=r"Y.tst.npz has 2,147,483,647 rows but .*tst_X.txt has 20 lines"

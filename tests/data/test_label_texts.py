@@ -8,7 +8,8 @@ import eval as evaluation
 import train
 from predict import Predictor
 from tests.tiny import write_dataset
-from utils.data.dataset import label_texts, load_dataset
+from utils.data.dataset import load_dataset
+from utils.data.label_texts import label_texts
 from utils.errors import InputError
 
 READERS = {  # methods that read label texts

@@ -12,7 +12,8 @@ from models import METHODS
 from models.dual.auxiliary import assign, number_of_vectors
 from predict import Predictor
 from utils.config.config import ConfigError
-from utils.data.dataset import TextBatch, load_dataset, training_batches
+from utils.data.batches import TextBatch, training_batches
+from utils.data.dataset import load_dataset
 from utils.pretrained.location import load_tokenizer
 
 TRIPLET = {"name": "triplet", "sample": True}

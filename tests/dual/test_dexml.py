@@ -8,7 +8,8 @@ from accelerate import Accelerator
 
 from models import METHODS
 from models.encoders.encoder import BagEncoder
-from utils.data.dataset import TextBatch, load_dataset, training_batches
+from utils.data.batches import TextBatch, training_batches
+from utils.data.dataset import load_dataset
 from utils.pretrained.location import load_tokenizer
 from utils.training.grad_cache import GradCache
 

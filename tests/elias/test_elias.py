@@ -23,7 +23,7 @@ from tests.commands import launch
 from tests.conftest import with_values
 from tests.test_methods import load
 from utils.config.config import ConfigError, build_config, to_yaml
-from utils.data.dataset import training_batches
+from utils.data.batches import training_batches
 from utils.run.folder import find_run
 
 ROOT = Path(__file__).parents[2]

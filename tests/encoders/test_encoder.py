@@ -11,7 +11,7 @@ from models.encoders.encoder import (
 )
 from tests.encoders.tiny_encoders import tiny_tokenizer, write_tiny
 from utils.config.config import EncoderConfig
-from utils.data.dataset import TextBatch
+from utils.data.batches import TextBatch
 from utils.errors import InputError
 from utils.pretrained.location import file_of, load_tokenizer, resolve
 from utils.text import text_list

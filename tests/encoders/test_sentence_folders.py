@@ -77,7 +77,7 @@ def theirs(path, texts, kind="encode"):
 
 
 def of_labels(encoder, texts, max_len):
-    from utils.data.dataset import TextBatch
+    from utils.data.batches import TextBatch
 
     tokens = tokenize_texts(texts, encoder.label_tokenizer(max_len))
     with torch.no_grad():

@@ -16,7 +16,8 @@ from models.trees.dense_features import array_pair
 from predict import Predictor
 from tests.conftest import with_values
 from tests.tiny import write_dataset
-from utils.data.dataset import load_dataset, validation_rows
+from utils.data.dataset import load_dataset
+from utils.data.held_out import validation_rows
 from utils.errors import InputError
 
 TREE = {"name": "xr-linear", "max_leaf": 4, "splits": 2, "beam": 8}

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from utils.config.config import Config
-from utils.data.dataset import check_dataset_folder, held_out_points, load_relevance
+from utils.data.dataset import check_dataset_folder
+from utils.data.held_out import held_out_points
 from utils.data.label_texts import blank_text_problem
+from utils.data.relevance import load_relevance
 from utils.errors import InputError
 from utils.reading.matrices import matrix_header, read_arrays
 

@@ -68,7 +68,8 @@ def export(
     from models import METHOD_CONFIGS, load_method
     from models.encoders.portable import embed, run_onnx, write_encoder, write_onnx
     from utils import distributed
-    from utils.data.dataset import check_dataset_folder, label_texts
+    from utils.data.dataset import check_dataset_folder
+    from utils.data.label_texts import label_texts
 
     folder = Path(folder).resolve()  # `.` has no name that a neighbour could be made of
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

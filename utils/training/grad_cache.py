@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from utils.data.dataset import TextBatch
+from utils.data.batches import TextBatch
 
 
 class GradCache:

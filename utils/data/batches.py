@@ -1,0 +1,181 @@
+"""Batches of texts as flat token ids: of training, shuffled, and of all texts in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from utils import distributed
+from utils.config.config import Config
+from utils.tokenization_utils import Ragged
+
+if TYPE_CHECKING:
+    from utils.data.dataset import Split
+
+
+class TextBatch:
+    """Texts of one batch as flat token ids; padded, where an encoder needs it, on the device to its
+    own longest text.
+
+    Attributes: ids [tokens] int32 and offsets [B + 1] int64 on the batch's device; host_lengths
+    [B], a numpy array that stays on the host, so that padding and splitting need no host sync;
+    bag_index, which the bag encoder makes once and finds again where a batch is encoded in every
+    step.
+    """
+
+    def __init__(
+        self, ids: Tensor, host_lengths: np.ndarray, offsets: Tensor | None = None
+    ) -> None:
+        self.ids, self.host_lengths = ids, host_lengths
+        ends = torch.from_numpy(np.concatenate([[0], np.cumsum(host_lengths)]).astype(np.int64))
+        self.offsets = ends if offsets is None else offsets
+        self.bag_index: Any = None
+
+    @classmethod
+    def take(cls, tokens: Ragged, rows: np.ndarray) -> TextBatch:
+        ids, lengths = tokens.take(rows)
+        return cls(torch.from_numpy(ids), lengths)
+
+    def __len__(self) -> int:
+        return len(self.host_lengths)
+
+    @property
+    def longest(self) -> int:
+        return int(self.host_lengths.max(initial=0))
+
+    def pin_memory(self) -> TextBatch:
+        return TextBatch(self.ids.pin_memory(), self.host_lengths, self.offsets.pin_memory())
+
+    def to(self, device: torch.device) -> TextBatch:
+        if self.ids.device == device:
+            return self
+        return TextBatch(
+            self.ids.to(device, non_blocking=True),
+            self.host_lengths,
+            self.offsets.to(device, non_blocking=True),
+        )
+
+    def split(self, size: int) -> list[TextBatch]:
+        """Micro-batches of at most `size` texts, in order, each with its own longest text."""
+        if len(self) <= size:
+            return [self]
+        ends = np.concatenate([[0], np.cumsum(self.host_lengths)])
+        return [
+            TextBatch(
+                self.ids[ends[i] : ends[min(i + size, len(self))]],
+                self.host_lengths[i : i + size],
+                self.offsets[i : i + size + 1] - self.offsets[i],
+            )
+            for i in range(0, len(self), size)
+        ]
+
+    def padded(self, pad_id: int) -> tuple[Tensor, Tensor]:
+        """(input ids [B, T] int64, attention mask [B, T] int64), T = the longest text of this
+        batch."""
+        positions = torch.arange(self.longest, device=self.ids.device)
+        mask = positions[None] < self.offsets.diff()[:, None]  # [B, T]
+        index = (self.offsets[:-1, None] + positions[None]).clamp_(max=max(len(self.ids) - 1, 0))
+        ids = self.ids.long()[index] if len(self.ids) else index
+        return torch.where(mask, ids, pad_id), mask.long()
+
+
+@dataclass
+class Batch:
+    """One step's points. The relevance covers the GLOBAL batch, the texts only this process's share
+    of it."""
+
+    points: np.ndarray  # [B] positions in the split, whole batch
+    relevance: sp.csr_matrix  # [B, L]
+    filters: sp.csr_matrix  # [B, L]
+    queries: TextBatch  # own share of the B texts
+    # (seed, epoch, step): seeds every random draw of the step, equal on all processes
+    key: tuple[int, ...]
+
+    def pin_memory(self) -> Batch:
+        self.queries = self.queries.pin_memory()
+        return self
+
+    def to(self, device: torch.device) -> Batch:
+        self.queries = self.queries.to(device)
+        return self
+
+    def rng(self) -> np.random.Generator:
+        return np.random.default_rng(self.key)
+
+
+class _Assembler(torch.utils.data.Dataset):
+    """Item i = batch i, gathered at once; the loader's workers run it."""
+
+    def __init__(
+        self, split: Split, batches: list[np.ndarray], key: tuple[int, ...], first: int
+    ) -> None:
+        self.split, self.batches, self.key, self.first = split, batches, key, first
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, step: int) -> Batch:
+        points = self.batches[step]
+        split = self.split
+        own = distributed.share(len(points))
+        return Batch(
+            points,
+            split.relevance[points],
+            split.filters[points],
+            TextBatch.take(split.tokens, split.rows[points[own.start : own.stop]]),
+            (*self.key, self.first + step),
+        )
+
+
+def _loader(
+    split: Split, batches: list[np.ndarray], key: tuple[int, ...], first: int, workers: int
+) -> Iterator[Batch]:
+    assembler = _Assembler(split, batches, key, first)
+    # Its own generator: an iterator draws a seed when it is made, and one more draw in a resumed
+    # epoch would shift every dropout mask after it.
+    return iter(
+        torch.utils.data.DataLoader(
+            assembler,
+            batch_size=None,
+            num_workers=workers,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),
+        )
+    )
+
+
+def training_batches(
+    split: Split, order: np.ndarray | None, config: Config, epoch: int, first_step: int = 0
+) -> Iterator[Batch]:
+    """The batches of one epoch from `first_step` on.
+
+    Args:
+        order: positions in the split [n] in the order of the epoch; None = shuffled by seed and
+        epoch.
+    """
+    if order is None:
+        order = np.random.default_rng((config.run.seed, epoch)).permutation(len(split))
+    size = config.train.batch_size
+    batches = [order[i : i + size] for i in range(first_step * size, len(order), size)]
+    return _loader(split, batches, (config.run.seed, epoch), first_step, config.data.workers)
+
+
+def steps_per_epoch(split: Split, batch_size: int) -> int:
+    return -(-len(split) // batch_size)
+
+
+def sequential_batches(
+    tokens: Ragged, rows: np.ndarray, batch_size: int
+) -> Iterator[tuple[np.ndarray, TextBatch]]:
+    """(positions in `rows`, texts) of texts of similar length together, so that batches carry
+    little padding."""
+    order = np.argsort(-tokens.lengths[rows], kind="stable")
+    for start in range(0, len(order), batch_size):
+        positions = order[start : start + batch_size]
+        yield positions, TextBatch.take(tokens, rows[positions])

@@ -1,0 +1,47 @@
+"""The relevance of a split, points x labels, and what it and the filters are known by."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse as sp
+
+from utils.errors import InputError
+from utils.reading.matrices import RELEVANCE, check_file, matrix_header, read_matrix
+from utils.sparse import without_zeros
+
+
+def load_relevance(path: Path, num_texts: int | None, text_path: Path) -> sp.csr_matrix:
+    """Y.{trn,tst}.npz -> CSR float32 [N, L], checked against the number of texts, if there are
+    texts."""
+    check_file(path, "a scipy sparse matrix, points x labels")
+    rows = matrix_header(path)[0]  # before a matrix of so many is made
+    if num_texts is not None and rows != num_texts:
+        raise InputError(
+            f"{path} has {rows:,} rows but {text_path} has {num_texts:,} lines; expected one row "
+            "a line"
+        )
+    return without_zeros(read_matrix(path, RELEVANCE))
+
+
+def dataset_hashes(
+    relevance: Sequence[sp.csr_matrix], filters: Sequence[sp.csr_matrix]
+) -> tuple[str, str]:
+    """Of the relevance and the filters together, and of the relevance alone: each matrix is read
+    once."""
+    digest = hashlib.sha256()
+    for matrix in relevance:
+        _add_matrix(digest, matrix)
+    alone = digest.hexdigest()[:16]
+    for matrix in filters:
+        _add_matrix(digest, matrix)
+    return digest.hexdigest()[:16], alone
+
+
+def _add_matrix(digest: hashlib._Hash, matrix: sp.csr_matrix) -> None:
+    digest.update(repr(matrix.shape).encode())
+    for array in (matrix.indptr.astype(np.int64), matrix.indices.astype(np.int64), matrix.data):
+        digest.update(np.ascontiguousarray(array).tobytes())
