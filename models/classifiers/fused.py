@@ -33,7 +33,7 @@ from utils.data.batches import TextBatch
 from utils.data.dataset import Dataset
 from utils.data.sizes import DataSizes
 from utils.errors import InputError
-from utils.fusing.score_tree import Fusion, FusionSettings, choose, cross_fit, fit
+from utils.fusing.score_tree import ScoreTree, ScoreTreeSettings, choose, cross_fit, fit
 from utils.reading.saved import read_tensors
 from utils.run.stages import Runs
 from utils.search import build_index
@@ -82,7 +82,7 @@ class Fused(Method):
         super().__init__(config, num_labels, data)
         self.encoder = encoder.requires_grad_(False)
         self.members: list[tuple[Tensor | np.ndarray, Tensor | None]] = []
-        self.fusion: Fusion | None = None
+        self.fusion: ScoreTree | None = None
         self.checked: dict[str, dict[str, float]] = {}
 
     @classmethod
@@ -180,7 +180,7 @@ class Fused(Method):
 
     def _choose_weights(
         self, members: list[sp.csr_matrix], propensity: np.ndarray
-    ) -> FusionSettings:
+    ) -> ScoreTreeSettings:
         """The configured weights; those left open by cross-fitted nDCG@5 (nDCG at L if there are
         fewer labels)."""
         settings = self.config.method
@@ -193,7 +193,7 @@ class Fused(Method):
             )
         )
         choices = [
-            FusionSettings(tree, (1.0, embedding), settings.depth, settings.min_leaf)
+            ScoreTreeSettings(tree, (1.0, embedding), settings.depth, settings.min_leaf)
             for tree in trees
             for embedding in embeddings
         ]
@@ -318,7 +318,7 @@ class Fused(Method):
         )
         embeddings = load_label_embeddings(folder, *shape)
         method.members = [(rows["weight"], rows["bias"]), (embeddings, None)]
-        method.fusion = Fusion.load(folder / "fusion.npz")
+        method.fusion = ScoreTree.load(folder / "fusion.npz")
         if method.fusion.statistics.shape != (num_labels, 1):
             raise InputError(
                 f"{folder / 'fusion.npz'}: expected statistics of shape ({num_labels}, 1), got "

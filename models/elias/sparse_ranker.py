@@ -38,7 +38,7 @@ from utils.config.sections import LARGEST, MANY_LABELS
 from utils.data.dataset import Dataset, Split
 from utils.data.sizes import DataSizes
 from utils.files import write_text
-from utils.fusing.score_tree import Fusion, FusionSettings, fit
+from utils.fusing.score_tree import ScoreTree, ScoreTreeSettings, fit
 from utils.linear.layer import Features, Layer, fit_layer, load_layer, score_candidates
 from utils.linear.partition_tree import COMBINERS
 from utils.run.folder import find_run
@@ -88,7 +88,7 @@ class EliasRanker(Method):
         self.elias: Elias | None = None
         self.features: TreeFeatures | None = None
         self.layer: Layer | None = None
-        self.fusion: Fusion | None = None
+        self.fusion: ScoreTree | None = None
 
     @classmethod
     def check(cls, config: Config, sizes: DataSizes, runs: Runs) -> None:
@@ -177,7 +177,7 @@ class EliasRanker(Method):
             members = [
                 remove_pairs(m, *split.filters.nonzero()) for m in self._members(features, *found)
             ]
-            weights = FusionSettings(
+            weights = ScoreTreeSettings(
                 settings.tree_weight,
                 (settings.ranker_weight, settings.elias_weight),
                 settings.depth,
@@ -352,5 +352,5 @@ class EliasRanker(Method):
                 f"encoders give {method.features.shape}"
             )
         if config.method.calibrate:
-            method.fusion = Fusion.load(folder / "fusion.npz")
+            method.fusion = ScoreTree.load(folder / "fusion.npz")
         return method

@@ -8,7 +8,7 @@ DEXA (Dahiya et al., KDD 2023): members (classifier, embedding), statistic inver
 index), statistic label frequency, depth 5, tree_weight 0.3, weights (0.7, 0).
 
     fusion = fit([classifier, embedding], inverse_propensity[:, None], relevance,
-                 FusionSettings(beta, (1.0, beta), depth=7, min_leaf=100))
+                 ScoreTreeSettings(beta, (1.0, beta), depth=7, min_leaf=100))
     scores = fusion.fuse([classifier, embedding])      # CSR [N, L]
 
 Fitted on validation points with their own filter pairs removed, never on the test split.
@@ -143,7 +143,7 @@ def aligned(members: Sequence[sp.csr_matrix], union: sp.csr_matrix) -> np.ndarra
 
 
 @dataclass(frozen=True)
-class FusionSettings:
+class ScoreTreeSettings:
     """Weights of the tree and of each member in the final score; the tree's limits."""
 
     tree_weight: float
@@ -153,7 +153,7 @@ class FusionSettings:
 
 
 @dataclass(frozen=True)
-class Fusion:
+class ScoreTree:
     """A fitted fusion of m members. Attributes: tree; tree_weight; member_weights [m]; statistics
     [L, S] of labels."""
 
@@ -190,7 +190,7 @@ class Fusion:
         )
 
     @classmethod
-    def load(cls, path: Path) -> Fusion:
+    def load(cls, path: Path) -> ScoreTree:
         """What `save` wrote; ValueError if it is something else."""
         arrays = read_arrays(path)
         check_arrays(path, arrays, PARTS)
@@ -249,8 +249,8 @@ def fit(
     members: Sequence[sp.csr_matrix],
     statistics: np.ndarray,
     relevance: sp.csr_matrix,
-    settings: FusionSettings,
-) -> Fusion:
+    settings: ScoreTreeSettings,
+) -> ScoreTree:
     """Fit the tree on the candidates of validation points.
 
     Args:
@@ -274,7 +274,7 @@ def fit(
     relevant = contains(relevance, entry_rows(union), union.indices)
     warn_if_alike(relevant)
     tree = fit_tree(features, relevant, settings.depth, settings.min_leaf)
-    return Fusion(
+    return ScoreTree(
         tree, settings.tree_weight, np.asarray(settings.member_weights, np.float32), statistics
     )
 
@@ -283,7 +283,7 @@ def cross_fit(
     members: Sequence[sp.csr_matrix],
     statistics: np.ndarray,
     relevance: sp.csr_matrix,
-    settings: FusionSettings,
+    settings: ScoreTreeSettings,
     folds: int = 5,
     seed: int = 0,
 ) -> sp.csr_matrix:
@@ -296,7 +296,7 @@ def cross_fit_all(
     members: Sequence[sp.csr_matrix],
     statistics: np.ndarray,
     relevance: sp.csr_matrix,
-    settings: Sequence[FusionSettings],
+    settings: Sequence[ScoreTreeSettings],
     folds: int = 5,
     seed: int = 0,
 ) -> Iterator[sp.csr_matrix]:
@@ -330,10 +330,10 @@ def choose(
     members: Sequence[sp.csr_matrix],
     statistics: np.ndarray,
     relevance: sp.csr_matrix,
-    settings: Sequence[FusionSettings],
+    settings: Sequence[ScoreTreeSettings],
     metric: str,
     folds: int = 5,
-) -> FusionSettings:
+) -> ScoreTreeSettings:
     """The settings whose cross-fitted scores have the best metric, such as "nDCG@5"; of equal ones
     the first."""
     ks = [int(metric.partition("@")[2])]

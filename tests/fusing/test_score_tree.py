@@ -7,8 +7,8 @@ import scipy.sparse as sp
 from sklearn.tree import DecisionTreeRegressor
 
 from utils.fusing.score_tree import (
-    Fusion,
-    FusionSettings,
+    ScoreTree,
+    ScoreTreeSettings,
     aligned,
     candidates,
     choose,
@@ -35,7 +35,7 @@ def made(points=200, labels=30, seed=0, noise=0.5):
     return members, relevance, rng.uniform(1, 5, (labels, 1)).astype(np.float32)
 
 
-SETTINGS = FusionSettings(1.0, (1.0, 1.0), depth=4, min_leaf=10)
+SETTINGS = ScoreTreeSettings(1.0, (1.0, 1.0), depth=4, min_leaf=10)
 
 
 @pytest.mark.parametrize("depth", [1, 3, 7])
@@ -75,7 +75,7 @@ def test_every_candidate_gets_a_score_of_every_member():
 
 def test_the_final_score_is_the_formula():
     members, relevance, statistics = made()
-    settings = FusionSettings(0.3, (0.7, 0.0), depth=3, min_leaf=10)
+    settings = ScoreTreeSettings(0.3, (0.7, 0.0), depth=3, min_leaf=10)
     fusion = fit(members, statistics, relevance, settings)
     union = candidates(members)
     fused = fusion.fuse(members)
@@ -111,7 +111,7 @@ def test_a_tree_that_learns_noise_is_found_out_by_cross_fitting():
     rng = np.random.default_rng(1)
     members = [sp.csr_matrix(rng.random((60, 20), np.float32) + 1) for _ in range(2)]
     relevance = sp.csr_matrix(rng.random((60, 20)) < 0.1, dtype=np.float32)
-    settings = FusionSettings(1.0, (0.0, 0.0), depth=12, min_leaf=1)
+    settings = ScoreTreeSettings(1.0, (0.0, 0.0), depth=12, min_leaf=1)
     statistics = np.ones((20, 1), np.float32)
     seen = evaluate(
         fit(members, statistics, relevance, settings).fuse(members), relevance, ks=(1,)
@@ -133,7 +133,7 @@ def test_cross_fitting_keeps_the_order_of_the_points():
 def test_cross_fitted_scores_are_those_of_trees_fitted_on_the_other_folds():
     members, relevance, statistics = made(points=30)
     fold = np.random.default_rng(0).permutation(30) % 3
-    other = FusionSettings(0.2, (0.0, 1.0), depth=4, min_leaf=10)
+    other = ScoreTreeSettings(0.2, (0.0, 1.0), depth=4, min_leaf=10)
     both = cross_fit_all(members, statistics, relevance, [SETTINGS, other], folds=3)
     for settings, got in zip((SETTINGS, other), both, strict=True):
         for number in range(3):
@@ -151,7 +151,7 @@ def test_weights_are_chosen_by_cross_fitting():
     (first, _), relevance, statistics = made(points=300, noise=0.0)
     noise = first.copy()
     noise.data = np.random.default_rng(5).normal(size=first.nnz).astype(np.float32)
-    choices = [FusionSettings(0.1, (1.0, w), depth=3, min_leaf=30) for w in (4.0, 0.0, 1.0)]
+    choices = [ScoreTreeSettings(0.1, (1.0, w), depth=3, min_leaf=30) for w in (4.0, 0.0, 1.0)]
     assert choose([first, noise], statistics, relevance, choices, "nDCG@5").member_weights == (
         1.0,
         0.0,
@@ -164,18 +164,18 @@ def test_saved_without_pickles_and_read_back(tmp_path):
     members, relevance, statistics = made()
     fusion = fit(members, statistics, relevance, SETTINGS)
     fusion.save(tmp_path / "fusion.npz")
-    again = Fusion.load(tmp_path / "fusion.npz")
+    again = ScoreTree.load(tmp_path / "fusion.npz")
     assert (again.fuse(members) != fusion.fuse(members)).nnz == 0
     (tmp_path / "fusion.npz").write_bytes(b"not this")
     with pytest.raises(ValueError, match=r"fusion\.npz: not an .npz of arrays"):
-        Fusion.load(tmp_path / "fusion.npz")
+        ScoreTree.load(tmp_path / "fusion.npz")
     fusion.save(tmp_path / "whole.npz")
     whole = (tmp_path / "whole.npz").read_bytes()
     (tmp_path / "fusion.npz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"fusion\.npz: not an .npz of arrays"):
-        Fusion.load(tmp_path / "fusion.npz")
+        ScoreTree.load(tmp_path / "fusion.npz")
     with pytest.raises(ValueError, match=r"none\.npz: no such file"):
-        Fusion.load(tmp_path / "none.npz")
+        ScoreTree.load(tmp_path / "none.npz")
 
 
 @pytest.mark.parametrize(("name", "value"), [("left", 0), ("right", 99), ("feature", 7)])
@@ -185,13 +185,13 @@ def test_a_tree_from_a_stranger_cannot_run_in_a_circle(tmp_path, name, value):
     getattr(fusion.tree, name)[0] = value
     fusion.save(tmp_path / "fusion.npz")
     with pytest.raises(ValueError, match="children come after their parents, over 3 features"):
-        Fusion.load(tmp_path / "fusion.npz")
+        ScoreTree.load(tmp_path / "fusion.npz")
 
 
 def test_bad_input_is_one_clear_error():
     members, relevance, statistics = made(points=20)
     with pytest.raises(ValueError, match="a weight for each of 2 members, got \\[1.0\\]"):
-        fit(members, statistics, relevance, FusionSettings(1.0, (1.0,), depth=3, min_leaf=10))
+        fit(members, statistics, relevance, ScoreTreeSettings(1.0, (1.0,), depth=3, min_leaf=10))
     with pytest.raises(ValueError, match=r"label statistics \[30, S\], got \(29, 1\)"):
         fit(members, statistics[:-1], relevance, SETTINGS)
     with pytest.raises(ValueError, match="members of one shape"):
