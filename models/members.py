@@ -18,10 +18,9 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from utils.candidate_kernels import dot_given, stored_given
+from utils.candidate_kernels import best_of_rows, dot_given, stored_given
 from utils.config.config import Config, ConfigError
 from utils.data.dataset import Dataset
-from utils.linear.kernels import best_of_rows
 from utils.reading.matrices import RELEVANCE, read_matrix
 from utils.reading.saved import map_rows
 from utils.run.environment import check_same_data

@@ -1,7 +1,6 @@
-"""Compiled look-ups of the scores of given labels, point by point: nothing but the result is ever
-held.
+"""Compiled work on candidates of points: scores of given labels, and the best of each point.
 
-Everything here releases the GIL.
+Nothing but the result is ever held. Everything here releases the GIL.
 """
 
 from __future__ import annotations
@@ -51,3 +50,52 @@ def stored_given(indptr, indices, data, labels, missing, out):
             out[i, j] = (
                 data[indptr[i] + at] if at < len(row) and row[at] == labels[i, j] else missing[i]
             )
+
+
+@njit(**OPTIONS, fastmath={"contract", "nsz"})
+def best_of_rows(ptr, ids, values, k, out_ids, out_values):
+    """The k best candidates of each row, best first; equal values by lower id. Rows are
+    ptr[i]:ptr[i + 1].
+
+    out_ids [n, k] is padded with -1, out_values [n, k] with -inf.
+    """
+    kept_ids = np.empty(k, ids.dtype)
+    for i in range(len(ptr) - 1):
+        row_ids, row_values = ids[ptr[i] : ptr[i + 1]], values[ptr[i] : ptr[i + 1]]
+        size = min(k, len(row_ids))
+        if size < len(row_ids):
+            # the k-th best value
+            least = np.partition(row_values, len(row_ids) - k)[len(row_ids) - k]
+            kept = np.empty(k, values.dtype)
+            count, ties = 0, 0
+            for at in range(len(row_ids)):
+                if row_values[at] > least:
+                    kept_ids[count], kept[count] = row_ids[at], row_values[at]
+                    count += 1
+                elif row_values[at] == least:
+                    ties += 1
+            tied = np.empty(ties, ids.dtype)
+            ties = 0
+            for at in range(len(row_ids)):
+                if row_values[at] == least:
+                    tied[ties] = row_ids[at]
+                    ties += 1
+            if ties > k - count:
+                tied.sort()
+            kept_ids[count:], kept[count:] = tied[: k - count], least
+            row_ids, row_values = kept_ids, kept
+        order = np.argsort(-row_values)
+        for place in range(size):
+            out_ids[i, place], out_values[i, place] = (
+                row_ids[order[place]],
+                row_values[order[place]],
+            )
+            at = place  # equal values: an insertion sort by id
+            while (
+                at > 0
+                and out_values[i, at - 1] == out_values[i, at]
+                and out_ids[i, at - 1] > out_ids[i, at]
+            ):
+                out_ids[i, at - 1], out_ids[i, at] = out_ids[i, at], out_ids[i, at - 1]
+                at -= 1
+        out_ids[i, size:], out_values[i, size:] = -1, -np.inf

@@ -40,14 +40,13 @@ from utils.linear.tree_training import (
     Skeleton,
     fit_tree,
     grow,
-    normalised,
     pifa,
     reassign,
     tree_levels,
 )
 from utils.reading.saved import check_arrays, check_ids, read_facts
 from utils.run.stages import Runs
-from utils.sparse import topk_csr, topk_rows
+from utils.sparse import normalised, topk_csr, topk_rows
 
 log = logging.getLogger(__name__)
 # labels that each of several trees proposes, so that the order of the first k does not depend on k

@@ -5,7 +5,8 @@ import pytest
 import scipy.sparse as sp
 from sklearn.svm import LinearSVC
 
-from utils.linear.kernels import LANES, best_of_rows, fit_chunk, merge_copies, score_pairs
+from utils.candidate_kernels import best_of_rows
+from utils.linear.kernels import LANES, fit_chunk, merge_copies, score_pairs
 from utils.linear.layer import Features, Solver, fit_layer, score_candidates
 
 

@@ -14,9 +14,9 @@ from utils.linear.tree_training import (
     fit_tree,
     grow,
     label_centroids,
-    normalised,
     tree_levels,
 )
+from utils.sparse import normalised
 
 FORMULAS = {
     "l1-hinge": lambda s: np.exp(-max(0, 1 - s)),

@@ -15,8 +15,9 @@ from functools import cached_property
 import numpy as np
 import scipy.sparse as sp
 
+from utils.candidate_kernels import best_of_rows
 from utils.errors import InputError
-from utils.linear.kernels import best_of_rows, merge_copies, score_pairs, spread_beam
+from utils.linear.kernels import merge_copies, score_pairs, spread_beam
 from utils.linear.layer import Features, Layer, in_blocks
 from utils.sparse import canonical
 
