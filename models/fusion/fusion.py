@@ -42,7 +42,9 @@ from utils.data.held_out import held_out_points
 from utils.data.sizes import DataSizes
 from utils.files import link_or_copy, write_json, write_text
 from utils.fusing.candidates import Candidates, joined, merge, relevant_places
-from utils.fusing.fuser import KINDS, Fuser, FuserSettings, SeenLabels, cross_fit, fit
+from utils.fusing.fuser import Fuser, SeenLabels
+from utils.fusing.fuser_fitting import FuserSettings, cross_fit, fit
+from utils.fusing.fuser_models import KINDS
 from utils.fusing.score_tree import warn_if_alike
 from utils.reading.saved import read_facts
 from utils.run.folder import find_run

@@ -6,26 +6,12 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from utils.fusing.candidates import (
-    PER_MEMBER,
-    TOGETHER,
-    Candidates,
-    feature_owners,
-    features,
-    merge,
-    relevant_places,
-    rising_features,
-)
-from utils.fusing.fuser import (
-    KINDS,
-    Boosted,
-    Fuser,
-    FuserSettings,
-    SeenLabels,
-    _platt,
-    cross_fit,
-    fit,
-)
+from utils.fusing.candidates import Candidates, merge, relevant_places
+from utils.fusing.features import feature_owners, features, rising_features
+from utils.fusing.fuser import Fuser, SeenLabels
+from utils.fusing.fuser_fitting import FuserSettings, _platt, cross_fit, fit
+from utils.fusing.fuser_models import KINDS, Boosted
+from utils.fusing.kernels import PER_MEMBER, TOGETHER
 from utils.metrics import reliability
 
 LABELS, MEMBERS = 40, 3

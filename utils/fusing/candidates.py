@@ -13,15 +13,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.sparse as sp
-from numba import njit
 
+from utils.fusing.kernels import merge_proposals
 from utils.reading.saved import NotFiniteError
 from utils.sparse import contains, topk_csr
-
-# features of each member and of all together, as `features` lists them
-PER_MEMBER, TOGETHER = 7, 7
-SMALLEST_SPREAD = 1e-6
-OPTIONS = {"cache": True, "nogil": True, "boundscheck": False}
 
 
 @dataclass(frozen=True)
@@ -97,26 +92,6 @@ def relevant_places(found: Candidates, relevance: sp.csr_matrix) -> np.ndarray:
     return contains(relevance, rows[found.known], found.labels[found.known])
 
 
-@njit(**OPTIONS)
-def _merge(proposals, place, labels, ranks):
-    """Fill labels and ranks; `place` [L] int32 of -1, left so."""
-    members, n, k = proposals.shape
-    for i in range(n):
-        used = 0
-        for m in range(members):
-            for r in range(k):
-                label = proposals[m, i, r]
-                if label < 0:
-                    continue
-                if place[label] < 0:
-                    place[label] = used
-                    labels[i, used] = label
-                    used += 1
-                ranks[i, place[label], m] = r
-        for j in range(used):
-            place[labels[i, j]] = -1
-
-
 def merge(proposals: Sequence[np.ndarray], num_labels: int) -> tuple[np.ndarray, np.ndarray]:
     """Union of the members' proposals, [n, k] label ids each, -1 = none: (labels [n, m k], ranks
     [n, m k, m])."""
@@ -129,108 +104,6 @@ def merge(proposals: Sequence[np.ndarray], num_labels: int) -> tuple[np.ndarray,
         )
     labels = np.full((n, members * k), -1, np.int64)
     ranks = np.full((n, members * k, members), k, np.int32)
-    _merge(stacked, np.full(num_labels, -1, np.int32), labels, ranks)
+    merge_proposals(stacked, np.full(num_labels, -1, np.int32), labels, ranks)
     width = max(int((labels >= 0).sum(1).max(initial=0)), 1)
     return labels[:, :width], ranks[:, :width]
-
-
-@njit(**OPTIONS)
-def _of_member(labels, ranks, scores, out):
-    """PER_MEMBER features of a point's candidates by one member: out [candidates, F]; places
-    [w]."""
-    best = second = -np.inf
-    total, count = 0.0, 0
-    for j in range(len(labels)):
-        if labels[j] >= 0:
-            score = np.float64(scores[j])
-            total += score
-            count += 1
-            best, second = max(best, score), max(min(best, score), second)
-    squares = normaliser = 0.0
-    for j in range(len(labels)):
-        if labels[j] >= 0:
-            squares += (scores[j] - total / count) ** 2
-    spread = np.sqrt(squares / max(count, 1)) + SMALLEST_SPREAD
-    for j in range(len(labels)):
-        if labels[j] >= 0:
-            normaliser += np.exp((scores[j] - best) / spread)
-    row = 0
-    for j in range(len(labels)):
-        if labels[j] < 0:
-            continue
-        gap = scores[j] - best
-        out[row, 0] = scores[j]
-        out[row, 1] = gap
-        out[row, 2] = gap / spread
-        out[row, 3] = gap / spread - np.log(normaliser)
-        out[row, 4] = best - second if gap == 0 and count > 1 else 0.0
-        out[row, 5] = np.log(ranks[j] + 1.0)
-        out[row, 6] = 1.0 / (ranks[j] + 1.0)
-        row += 1
-    return row
-
-
-@njit(**OPTIONS)
-def _features(labels, ranks, scores, k, log_counts, out):
-    """Feature rows of all candidates that there are, point by point: out [candidates, F]."""
-    n, width, members = scores.shape
-    together = PER_MEMBER * members
-    first = 0
-    for i in range(n):
-        for m in range(members):
-            count = _of_member(
-                labels[i],
-                ranks[i, :, m],
-                scores[i, :, m],
-                out[first:, PER_MEMBER * m : PER_MEMBER * (m + 1)],
-            )
-        row = first
-        for j in range(width):
-            if labels[i, j] < 0:
-                continue
-            out[row, together:] = 0
-            out[row, together + 4] = np.inf
-            for m in range(members):
-                rank, log_rank = ranks[i, j, m], out[row, PER_MEMBER * m + 5]
-                out[row, together] += rank < min(1, k)
-                out[row, together + 1] += rank < min(3, k)
-                out[row, together + 2] += rank < min(10, k)
-                out[row, together + 3] += rank < min(100, k)
-                out[row, together + 4] = min(out[row, together + 4], log_rank)
-                out[row, together + 5] += log_rank / members
-            out[row, together + 6] = log_counts[labels[i, j]]
-            row += 1
-        first += count
-
-
-def num_features(members: int) -> int:
-    return PER_MEMBER * members + TOGETHER
-
-
-def feature_owners(members: int) -> np.ndarray:
-    """The member that each feature is about [F]; `members` = about none alone."""
-    return np.append(np.repeat(np.arange(members), PER_MEMBER), np.full(TOGETHER, members))
-
-
-def rising_features(members: int) -> list[int]:
-    """1, -1 or 0 a feature [F]: a label gets likelier as it rises, as it falls, or either."""
-    return [1, 1, 1, 1, 1, -1, 1] * members + [1, 1, 1, 1, -1, -1, 0]
-
-
-def features(found: Candidates, log_counts: np.ndarray) -> np.ndarray:
-    """[candidates, num_features(m)] float32, in the order of `found.labels[found.known]`.
-
-    Of each member: the score; its gap to the member's best for the point; that gap in standard
-    deviations of the member's scores for the point, and the logarithm of its softmax over the
-    candidates; the lead over the second, if it is the best; the logarithm of the rank from 1, and 1
-    / rank. Together: how many members rank it first, among 3, 10 and 100; the logarithm of its best
-    rank, and the mean logarithm; the label's log frequency.
-
-    Args:
-        log_counts: [L] log(1 + training points).
-    """
-    out = np.empty((int(found.known.sum()), num_features(found.scores.shape[2])), np.float32)
-    _features(
-        found.labels, found.ranks, np.ascontiguousarray(found.scores), found.k, log_counts, out
-    )
-    return out
