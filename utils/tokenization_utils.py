@@ -19,6 +19,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -30,7 +31,11 @@ from utils.errors import InputError
 from utils.files import written_whole
 from utils.text import check_text_file, check_unicode, iter_lines
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 LINES_AT_ONCE = 8192
+TokenizerSource: TypeAlias = "str | Path | PreTrainedTokenizerBase"  # folder, hub id, or loaded
 
 
 class Tokenizer:
@@ -45,7 +50,11 @@ class Tokenizer:
     """
 
     def __init__(
-        self, source, max_len: int, trust_remote_code: bool = False, prompt: str = ""
+        self,
+        source: TokenizerSource,
+        max_len: int,
+        trust_remote_code: bool = False,
+        prompt: str = "",
     ) -> None:
         if isinstance(source, (str, Path)):
             from utils.pretrained.location import load_tokenizer
@@ -55,7 +64,8 @@ class Tokenizer:
             raise InputError(
                 f"the longest text must have at least 3 tokens, two of them special; got {max_len}"
             )
-        self.hf, self.max_len = source, max_len
+        self.hf = source
+        self.max_len = max_len
         self._fast = getattr(source, "backend_tokenizer", None)
         if self._fast is not None:
             self._cut()
@@ -74,12 +84,12 @@ class Tokenizer:
             )
 
     def _cut(self) -> None:
-        """Set the length at which texts are cut, and the end; two Tokenizers may share one
-        backend."""
+        """Set the length at which texts are cut, and the end: Tokenizers may share a backend."""
+        assert self._fast is not None
         self._fast.enable_truncation(self.max_len, direction=self.hf.truncation_side)
 
     def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Texts -> (flat ids, lengths [len(texts)])."""
+        """Return the flat ids of n texts, and their lengths [n]."""
         if self.prompt:
             texts = [self.prompt + text for text in texts]
         if self._fast is not None:
@@ -92,16 +102,18 @@ class Tokenizer:
         else:
             rows = self.hf(list(texts), truncation=True, max_length=self.max_len)["input_ids"]
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-        return np.fromiter(
+        ids: np.ndarray = np.fromiter(
             itertools.chain.from_iterable(rows), self.dtype, int(lengths.sum())
-        ), lengths
+        )
+        return ids, lengths
 
     @property
     def dtype(self) -> type:
+        """The smallest that holds an id."""
         return np.uint16 if self.vocab_size <= 1 << 16 else np.int32
 
     def fingerprint(self) -> str:
-        """Hash of everything that decides the ids: vocabulary, rules and length."""
+        """Hash everything that decides the ids: vocabulary, rules and length."""
         if self._fast is not None:
             self._cut()
             rules = self._fast.to_str()
@@ -113,21 +125,26 @@ class Tokenizer:
 
 @dataclass(frozen=True)
 class Ragged:
-    """Rows of token ids: `ids` flat, row i = ids[offsets[i]:offsets[i + 1]]. Usually
-    memory-mapped."""
+    """Rows of token ids, usually memory-mapped: row i = ids[offsets[i]:offsets[i + 1]]."""
 
     ids: np.ndarray
     offsets: np.ndarray
+
+    @classmethod
+    def of(cls, ids: np.ndarray, lengths: np.ndarray) -> Ragged:
+        """Cut flat ids into rows of these lengths."""
+        return cls(ids, _offsets(lengths))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     @property
     def lengths(self) -> np.ndarray:
+        """Tokens of each row [n]."""
         return np.diff(self.offsets)
 
     def take(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Rows by number -> (flat ids int32, lengths int64 [len(rows)]), one gather, no loop."""
+        """Gather rows: their flat ids int32, and their lengths int64 [len(rows)]."""
         starts = self.offsets[rows]
         lengths = self.offsets[np.asarray(rows) + 1] - starts
         ends = np.cumsum(lengths)
@@ -135,14 +152,12 @@ class Ragged:
         return self.ids[shifts + np.arange(len(shifts))].astype(np.int32), lengths
 
     def rows(self, rows: np.ndarray) -> Ragged:
-        """These rows alone, in memory."""
+        """Return these rows alone, in memory."""
         ids, lengths = self.take(rows)
-        return Ragged(
-            ids.astype(self.ids.dtype), np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        )
+        return Ragged.of(ids.astype(self.ids.dtype), lengths)
 
     def replaced(self, rows: np.ndarray, others: Ragged) -> Ragged:
-        """All rows, in memory, with `others` in the place of these, given in rising order."""
+        """Return all rows, in memory, with `others` in the place of these, in rising order."""
         if not len(rows):
             return self
         pieces = []
@@ -154,42 +169,40 @@ class Ragged:
         pieces.append(self.ids[self.offsets[start] :])
         lengths = self.lengths
         lengths[rows] = others.lengths
-        return Ragged(
-            np.concatenate(pieces), np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        )
+        return Ragged.of(np.concatenate(pieces), lengths)
+
+
+def _offsets(lengths: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
 def tokenize_texts(texts: Sequence[str], tokenizer: Tokenizer) -> Ragged:
-    """A few texts, in memory."""
-    ids, lengths = tokenizer(texts)
-    return Ragged(ids, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+    """Tokenise a few texts, in memory."""
+    return Ragged.of(*tokenizer(texts))
 
 
 def tokenize_file(
     path: str | Path, tokenizer: Tokenizer, cache: str | Path, progress: bool = True
 ) -> Ragged:
-    """The token file of `path`, opened if it is up to date and made otherwise.
+    """Open the token file of `path`; make it if it is not up to date.
 
     Args:
         path: text file, one text a line.
         cache: folder for token files; created when missing.
     Raises:
         InputError: the text file is missing, empty or not UTF-8, naming file and line; nothing is
-        left behind.
+            left behind.
     """
-    path, cache = Path(path), Path(cache)
+    path = Path(path)
     check_text_file(path)
-    stem = cache / f"{path.name}-{tokenizer.fingerprint()[:16]}"
+    stem = Path(cache) / f"{path.name}-{tokenizer.fingerprint()[:16]}"
     if not _is_current(stem, path):
         _write(stem, path, tokenizer, progress)
     info = json.loads(_with(stem, ".json").read_text())
     dtype = {"uint16": np.uint16, "int32": np.int32}[info["dtype"]]
-    empty = info["tokens"] == 0  # an empty file cannot be mapped
-    ids = (
-        np.zeros(0, dtype)
-        if empty
-        else np.memmap(_with(stem, ".ids"), dtype, "r", shape=(info["tokens"],))
-    )
+    ids: np.ndarray = np.zeros(0, dtype)
+    if info["tokens"]:  # an empty file cannot be mapped
+        ids = np.memmap(_with(stem, ".ids"), dtype, "r", shape=(info["tokens"],))
     return Ragged(ids, np.load(_with(stem, ".offsets.npy"), mmap_mode="r"))
 
 
@@ -206,8 +219,10 @@ def _text_hash(path: Path) -> str:
 
 
 def _is_current(stem: Path, path: Path) -> bool:
-    """True if the token file was made from this very text. The text is hashed only if its size or
-    time changed."""
+    """Whether the token file was made from this very text.
+
+    The text is hashed only if its time changed.
+    """
     try:
         info = json.loads(_with(stem, ".json").read_text())
     except (OSError, ValueError):
@@ -217,11 +232,10 @@ def _is_current(stem: Path, path: Path) -> bool:
         ".ids": info["tokens"] * np.dtype(info["dtype"]).itemsize,
         ".offsets.npy": info["offsets_bytes"],
     }
-    if any(
-        not _with(stem, s).is_file() or _with(stem, s).stat().st_size != size
-        for s, size in sizes.items()
-    ):
-        return False
+    for suffix, size in sizes.items():
+        file = _with(stem, suffix)
+        if not file.is_file() or file.stat().st_size != size:
+            return False
     if [stat.st_size, stat.st_mtime_ns] == info["stat"]:
         return True
     return stat.st_size == info["stat"][0] and _text_hash(path) == info["text_hash"]
@@ -233,9 +247,27 @@ def _chunks(lines: Iterable[str]) -> Iterator[list[str]]:
         yield chunk
 
 
-def _write(stem: Path, path: Path, tokenizer: Tokenizer, progress: bool) -> None:
+def _write_ids(to: Path, path: Path, tokenizer: Tokenizer, progress: bool) -> np.ndarray:
+    """Write the flat ids of a text file; returns the lengths of its lines."""
     from utils.progress import tqdm
 
+    bar = tqdm(
+        desc=f"tokenise {path.name}",
+        unit=" lines",
+        unit_scale=True,
+        disable=None if progress else True,
+    )
+    lengths = []
+    with open(to, "wb") as out, bar:
+        for chunk in _chunks(iter_lines(path)):
+            ids, lengths_of_chunk = tokenizer(chunk)
+            out.write(ids.tobytes())
+            lengths.append(lengths_of_chunk)
+            bar.update(len(chunk))
+    return np.concatenate(lengths)
+
+
+def _write(stem: Path, path: Path, tokenizer: Tokenizer, progress: bool) -> None:
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -244,38 +276,21 @@ def _write(stem: Path, path: Path, tokenizer: Tokenizer, progress: bool) -> None
             "a folder that can be written"
         ) from None
     stat = path.stat()
-    lengths = []
-    tokens = 0
     with contextlib.ExitStack() as files:
-        # They are renamed in the reverse order: the JSON last, for it is what makes the other two
-        # count.
+        # Renamed in the reverse order: the JSON last, for it is what makes the other two count.
         partial = {
             suffix: files.enter_context(written_whole(_with(stem, suffix)))
             for suffix in (".json", ".offsets.npy", ".ids")
         }
-        with (
-            open(partial[".ids"], "wb") as out,
-            tqdm(
-                desc=f"tokenise {path.name}",
-                unit=" lines",
-                unit_scale=True,
-                disable=None if progress else True,
-            ) as bar,
-        ):
-            for chunk in _chunks(iter_lines(path)):
-                ids, counts = tokenizer(chunk)
-                out.write(ids.tobytes())
-                lengths.append(counts)
-                tokens += len(ids)
-                bar.update(len(chunk))
+        lengths = _write_ids(partial[".ids"], path, tokenizer, progress)
         with open(partial[".offsets.npy"], "wb") as out:
-            np.save(out, np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64))
+            np.save(out, _offsets(lengths))
         info = {
             "text": path.name,
             "text_hash": _text_hash(path),
             "stat": [stat.st_size, stat.st_mtime_ns],
             "dtype": np.dtype(tokenizer.dtype).name,
-            "tokens": tokens,
+            "tokens": int(lengths.sum()),
             "max_len": tokenizer.max_len,
             "offsets_bytes": partial[".offsets.npy"].stat().st_size,
         }
@@ -283,6 +298,7 @@ def _write(stem: Path, path: Path, tokenizer: Tokenizer, progress: bool) -> None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -20,25 +20,31 @@ if TYPE_CHECKING:
 
 
 class TextBatch:
-    """Texts of one batch as flat token ids; padded, where an encoder needs it, on the device to its
-    own longest text.
+    """Texts of one batch as flat token ids.
 
-    Attributes: ids [tokens] int32 and offsets [B + 1] int64 on the batch's device; host_lengths
-    [B], a numpy array that stays on the host, so that padding and splitting need no host sync;
-    bag_index, which the bag encoder makes once and finds again where a batch is encoded in every
-    step.
+    They are padded, where an encoder needs it, on the device to their own longest text.
+
+    Attributes:
+        ids: [tokens] int32 on the batch's device.
+        offsets: [B + 1] int64 on the batch's device.
+        host_lengths: [B], stays on the host: padding and splitting need no host sync.
+        bag_index: made once by the bag encoder, for a batch that is encoded in every step.
     """
 
     def __init__(
         self, ids: Tensor, host_lengths: np.ndarray, offsets: Tensor | None = None
     ) -> None:
-        self.ids, self.host_lengths = ids, host_lengths
-        ends = torch.from_numpy(np.concatenate([[0], np.cumsum(host_lengths)]).astype(np.int64))
-        self.offsets = ends if offsets is None else offsets
+        if offsets is None:
+            ends = np.concatenate([[0], np.cumsum(host_lengths)])
+            offsets = torch.from_numpy(ends.astype(np.int64))
+        self.ids = ids
+        self.host_lengths = host_lengths
+        self.offsets = offsets
         self.bag_index: Any = None
 
     @classmethod
     def take(cls, tokens: Ragged, rows: np.ndarray) -> TextBatch:
+        """Gather these rows of a token file."""
         ids, lengths = tokens.take(rows)
         return cls(torch.from_numpy(ids), lengths)
 
@@ -47,6 +53,7 @@ class TextBatch:
 
     @property
     def longest(self) -> int:
+        """Tokens of the longest text."""
         return int(self.host_lengths.max(initial=0))
 
     def pin_memory(self) -> TextBatch:
@@ -62,22 +69,20 @@ class TextBatch:
         )
 
     def split(self, size: int) -> list[TextBatch]:
-        """Micro-batches of at most `size` texts, in order, each with its own longest text."""
+        """Cut into micro-batches of at most `size` texts, in order."""
         if len(self) <= size:
             return [self]
         ends = np.concatenate([[0], np.cumsum(self.host_lengths)])
-        return [
-            TextBatch(
-                self.ids[ends[i] : ends[min(i + size, len(self))]],
-                self.host_lengths[i : i + size],
-                self.offsets[i : i + size + 1] - self.offsets[i],
-            )
-            for i in range(0, len(self), size)
-        ]
+        parts = []
+        for start in range(0, len(self), size):
+            stop = min(start + size, len(self))
+            ids = self.ids[ends[start] : ends[stop]]
+            offsets = self.offsets[start : stop + 1] - self.offsets[start]
+            parts.append(TextBatch(ids, self.host_lengths[start:stop], offsets))
+        return parts
 
     def padded(self, pad_id: int) -> tuple[Tensor, Tensor]:
-        """(input ids [B, T] int64, attention mask [B, T] int64), T = the longest text of this
-        batch."""
+        """Return input ids and attention mask [B, T] int64, T = the longest text of the batch."""
         positions = torch.arange(self.longest, device=self.ids.device)
         mask = positions[None] < self.offsets.diff()[:, None]  # [B, T]
         index = (self.offsets[:-1, None] + positions[None]).clamp_(max=max(len(self.ids) - 1, 0))
@@ -87,15 +92,16 @@ class TextBatch:
 
 @dataclass
 class Batch:
-    """One step's points. The relevance covers the GLOBAL batch, the texts only this process's share
-    of it."""
+    """One step's points.
+
+    The relevance covers the GLOBAL batch, the texts only this process's share of it.
+    """
 
     points: np.ndarray  # [B] positions in the split, whole batch
     relevance: sp.csr_matrix  # [B, L]
     filters: sp.csr_matrix  # [B, L]
-    queries: TextBatch  # own share of the B texts
-    # (seed, epoch, step): seeds every random draw of the step, equal on all processes
-    key: tuple[int, ...]
+    queries: TextBatch  # this process's share of the B texts
+    key: tuple[int, ...]  # (seed, epoch, step), equal on all processes
 
     def pin_memory(self) -> Batch:
         self.queries = self.queries.pin_memory()
@@ -106,6 +112,7 @@ class Batch:
         return self
 
     def rng(self) -> np.random.Generator:
+        """Return what every random draw of the step comes from."""
         return np.random.default_rng(self.key)
 
 
@@ -115,7 +122,10 @@ class _Assembler(torch.utils.data.Dataset):
     def __init__(
         self, split: Split, batches: list[np.ndarray], key: tuple[int, ...], first: int
     ) -> None:
-        self.split, self.batches, self.key, self.first = split, batches, key, first
+        self.split = split
+        self.batches = batches
+        self.key = key
+        self.first = first
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -123,12 +133,14 @@ class _Assembler(torch.utils.data.Dataset):
     def __getitem__(self, step: int) -> Batch:
         points = self.batches[step]
         split = self.split
-        own = distributed.share(len(points))
+        share = distributed.share(len(points))
+        rows = split.rows[points[share.start : share.stop]]
+        assert split.tokens is not None, "points are batched for methods that read tokens"
         return Batch(
             points,
             split.relevance[points],
             split.filters[points],
-            TextBatch.take(split.tokens, split.rows[points[own.start : own.stop]]),
+            TextBatch.take(split.tokens, rows),
             (*self.key, self.first + step),
         )
 
@@ -153,11 +165,11 @@ def _loader(
 def training_batches(
     split: Split, order: np.ndarray | None, config: Config, epoch: int, first_step: int = 0
 ) -> Iterator[Batch]:
-    """The batches of one epoch from `first_step` on.
+    """Yield the batches of one epoch from `first_step` on.
 
     Args:
         order: positions in the split [n] in the order of the epoch; None = shuffled by seed and
-        epoch.
+            epoch.
     """
     if order is None:
         order = np.random.default_rng((config.run.seed, epoch)).permutation(len(split))
@@ -167,14 +179,14 @@ def training_batches(
 
 
 def steps_per_epoch(split: Split, batch_size: int) -> int:
+    """Return how many batches an epoch has, the last one perhaps smaller."""
     return -(-len(split) // batch_size)
 
 
 def sequential_batches(
     tokens: Ragged, rows: np.ndarray, batch_size: int
 ) -> Iterator[tuple[np.ndarray, TextBatch]]:
-    """(positions in `rows`, texts) of texts of similar length together, so that batches carry
-    little padding."""
+    """Yield (positions in `rows`, texts), texts of similar length together: little padding."""
     order = np.argsort(-tokens.lengths[rows], kind="stable")
     for start in range(0, len(order), batch_size):
         positions = order[start : start + batch_size]

@@ -8,26 +8,26 @@ in silence.
 from __future__ import annotations
 
 import logging
-import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import scipy.sparse as sp
 
 from utils.errors import InputError
-from utils.reading.input_files import FILTER_FILES, FILTER_PREFIX, present
+from utils.reading.input_files import FILTER_FILES, FILTER_PREFIX, filter_pair, present
 from utils.text import decode_line
 
 log = logging.getLogger(__name__)
-PAIR = re.compile(r"([0-9]{1,18})\s+([0-9]{1,18})", re.ASCII)
 LONGEST_LINE = 1 << 16
 
 
 def load_filters(
     folder: Path, shapes: dict[str, tuple[int, int]], required: bool = False
 ) -> dict[str, sp.csr_matrix]:
-    """Return the filter pairs of splits as CSRs of ones; names each file of that kind that is not
-    used.
+    """Return the filter pairs of splits as CSRs of ones.
+
+    Files of that kind that are not used are named in the log.
 
     Args:
         shapes: (points, labels) of the splits, `trn` and `tst`.
@@ -35,11 +35,8 @@ def load_filters(
     Raises:
         InputError: a file is missing, or not as it should be; two files say different things.
     """
-    found = {
-        split: [folder / name for name in FILTER_FILES[split] if present(folder / name)]
-        for split in shapes
-    }
-    missing = [FILTER_FILES[split][0] for split, paths in found.items() if not paths]
+    files = {split: _present(folder, FILTER_FILES[split]) for split in shapes}
+    missing = [FILTER_FILES[split][0] for split, paths in files.items() if not paths]
     if required and missing:
         raise InputError(
             f"{folder}: data.filters is required, but there is no {' and no '.join(missing)}; "
@@ -47,7 +44,7 @@ def load_filters(
             "label`, empty where no pair is left out (data.filters: optional goes "
             f"without){_unused(folder)}"
         )
-    filters = {split: _load_one(paths, shapes[split]) for split, paths in found.items()}
+    filters = {split: _load_one(paths, shapes[split]) for split, paths in files.items()}
     if unused := _unused(folder):
         log.warning(
             "%s: filters are read from %s alone%s",
@@ -59,18 +56,22 @@ def load_filters(
 
 
 def load_filter(path: Path, shape: tuple[int, int]) -> sp.csr_matrix:
-    """Return the pairs of one file as a CSR of ones [N, L]; InputError names the line that is
-    none."""
-    rows, labels = [], []
+    """Return the pairs of one file as a CSR of ones [N, L].
+
+    Raises:
+        InputError: naming the line that is no pair, or one of another data set.
+    """
+    rows: list[int] = []
+    labels: list[int] = []
     with open(path, "rb") as file:
         for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), b""), 1):
             text = decode_line(line, path, number).strip()
             if not text:
                 continue
-            pair = PAIR.fullmatch(text)
-            if pair is None:
-                raise InputError(f"{path}: line {number}: expected 'row label', got {text[:60]!r}")
-            row, label = int(pair[1]), int(pair[2])
+            try:
+                row, label = filter_pair(text)
+            except InputError as error:
+                raise InputError(f"{path}: line {number}: {error}") from None
             if row >= shape[0] or label >= shape[1]:
                 raise InputError(
                     f"{path}: line {number}: pair {row} {label} is out of range: rows go from 0 "
@@ -81,6 +82,10 @@ def load_filter(path: Path, shape: tuple[int, int]) -> sp.csr_matrix:
     matrix = sp.csr_matrix((np.ones(len(rows), np.float32), (rows, labels)), shape=shape)
     matrix.data[:] = 1.0  # a pair that stands twice was summed
     return matrix
+
+
+def _present(folder: Path, names: Sequence[str]) -> list[Path]:
+    return [folder / name for name in names if present(folder / name)]
 
 
 def _load_one(paths: list[Path], shape: tuple[int, int]) -> sp.csr_matrix:
@@ -100,8 +105,7 @@ def _load_one(paths: list[Path], shape: tuple[int, int]) -> sp.csr_matrix:
 
 
 def _unused(folder: Path) -> str:
-    """What to say of files that look like filters and have none of the names; empty if there are
-    none."""
+    """What to say of files that look like filters and have none of the names, or nothing."""
     known = {name for names in FILTER_FILES.values() for name in names}
     there = sorted(
         path.name for path in folder.iterdir() if path.name.lower().startswith(FILTER_PREFIX)

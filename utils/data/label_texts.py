@@ -1,9 +1,8 @@
-"""The labels' texts, raw/Y.txt, and what stands in for a label that has none: its name in
-raw/Y_ids.txt, or its id.
+"""The labels' texts, raw/Y.txt, and what stands in for a label that has none.
 
-Two labels without text would look the same to an encoder, and training on many such would learn
-nothing: up to a share of MOST_WITHOUT_TEXT is logged, more are a problem for whatever reads label
-texts.
+That is its name in raw/Y_ids.txt, or its id. Two labels without text would look the same to an
+encoder, and training on many such would learn nothing: up to a share of MOST_WITHOUT_TEXT is
+logged, more are a problem for whatever reads label texts.
 """
 
 from __future__ import annotations
@@ -26,13 +25,18 @@ NO_TEXTS = "{}: no such file"
 
 
 def label_text_path(folder: Path) -> Path:
-    """Where the texts of a data set's labels are, if it has any."""
+    """Return where the texts of a data set's labels are, if it has any."""
     return folder / "raw" / "Y.txt"
 
 
 def label_texts(folder: Path, num_labels: int) -> Sequence[str]:
-    """The labels' texts by id; for one without, its name or id; `label 17` where the data set has
-    none."""
+    """Return the labels' texts by id.
+
+    For one without text it is its name or id; `label 17` where the data set has none.
+
+    Raises:
+        InputError: raw/Y.txt has not one line a label.
+    """
     path = label_text_path(folder)
     if not present(path):
         return [f"label {i}" for i in range(num_labels)]
@@ -46,13 +50,15 @@ def label_texts(folder: Path, num_labels: int) -> Sequence[str]:
 
 
 class LabelTexts(TextLines):
-    """Lines of raw/Y.txt; an empty one is the label's line of raw/Y_ids.txt, which may be absent,
-    or its id."""
+    """Lines of raw/Y.txt; for an empty one what stands in for it.
+
+    That is the label's line of raw/Y_ids.txt, which may be absent, or its id.
+    """
 
     def __init__(self, folder: Path) -> None:
         super().__init__(label_text_path(folder))
 
-    def __getitem__(self, index: int) -> str:
+    def __getitem__(self, index: int) -> str:  # type: ignore[override]  # no slices
         text = super().__getitem__(index)
         return text if text.strip() else self.stand_in(range(len(self))[index])
 
@@ -62,19 +68,19 @@ class LabelTexts(TextLines):
         return TextLines(path) if present(path) else ()
 
     def stand_in(self, label: int) -> str:
-        """The name of a label, or its id."""
+        """Return the name of a label, or its id."""
         name = self._names[label].strip() if len(self._names) == len(self) else ""
         return name or str(label)
 
 
 def labels_without_text(folder: Path) -> np.ndarray:
-    """Ids of the labels whose line of raw/Y.txt is blank."""
+    """Return the ids of the labels whose line of raw/Y.txt is blank."""
     with open(label_text_path(folder), "rb") as file:
         return np.array([label for label, line in enumerate(file) if not line.strip()], np.int64)
 
 
 def label_text_problem(folder: Path, without: np.ndarray, num_labels: int) -> str:
-    """Why the labels' texts cannot be read where these labels have none; empty where they can."""
+    """Say why the labels' texts cannot be read where these labels have none, or nothing."""
     if len(without) <= MOST_WITHOUT_TEXT * num_labels:
         return ""
     return (
@@ -84,8 +90,7 @@ def label_text_problem(folder: Path, without: np.ndarray, num_labels: int) -> st
 
 
 def blank_text_problem(folder: Path, num_labels: int) -> str:
-    """The same of blank lines, before anything is tokenised, or of a data set without label
-    texts."""
+    """Say the same of blank lines, before anything is tokenised, or of a data set without texts."""
     path = label_text_path(folder)
     if not present(path):
         return NO_TEXTS.format(path)
@@ -93,7 +98,7 @@ def blank_text_problem(folder: Path, num_labels: int) -> str:
 
 
 def stand_ins(folder: Path, without: np.ndarray) -> str:
-    """What stands in for the texts of these labels, for the log; empty where there are none."""
+    """Say for the log what stands in for the texts of these labels; empty where there are none."""
     if not len(without):
         return ""
     texts = LabelTexts(folder)
@@ -109,7 +114,7 @@ def stand_ins(folder: Path, without: np.ndarray) -> str:
 def with_stand_ins(
     folder: Path, tokens: Ragged, without: np.ndarray, tokenizer: Tokenizer
 ) -> Ragged:
-    """Tokens of the labels' texts; where these labels have none, those of their name or id."""
+    """Return tokens of the labels' texts; where these have none, those of their name or id."""
     texts = LabelTexts(folder)
     names = tokenize_texts([texts.stand_in(label) for label in without.tolist()], tokenizer)
     ids = tokenize_texts([str(label) for label in without.tolist()], tokenizer)

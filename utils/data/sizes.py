@@ -1,5 +1,4 @@
-"""Sizes of a data set without its texts and entries: what a recipe is checked against before
-anything is loaded.
+"""Sizes of a data set: what a recipe is checked against before anything is loaded.
 
 sizes = DataSizes.read(config)      # from headers and row pointers alone
 sizes = DataSizes.of(data)          # of a loaded Dataset, exactly
@@ -28,20 +27,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DataSizes:
-    """Attributes: training, validation, points of these splits; used_labels, labels with training
-    points. If they were `read`, there are at most so many validation points and used labels."""
+    """Numbers of points and labels.
+
+    If they were `read`, there are at most so many validation points and used labels.
+    """
 
     name: str
     folder: Path
     num_labels: int
-    training: int
-    validation: int
-    used_labels: int
+    training: int  # points of the split trn
+    validation: int  # points of the split val
+    used_labels: int  # with training points
     label_problem: str  # why the labels' texts cannot be read; empty where they can
 
     @classmethod
     def of(cls, data: Dataset) -> DataSizes:
-        """Of a data set that is loaded."""
+        """Take those of a data set that is loaded."""
         splits = data.splits
         used = int(np.count_nonzero(data.seen_counts))
         problem = data.label_problem or blank_text_problem(data.folder, data.num_labels)
@@ -57,7 +58,7 @@ class DataSizes:
 
     @classmethod
     def read(cls, config: Config) -> DataSizes:
-        """Of a data set that is not loaded yet.
+        """Read those of a data set that is not loaded yet.
 
         Raises:
             InputError: there is no such data set, or its Y.trn.npz is missing or damaged.
@@ -72,26 +73,33 @@ class DataSizes:
         return cls(config.data.name, folder, labels, labelled - held_out, held_out, labels, problem)
 
     def check_label_texts(self, needed: str) -> None:
-        """InputError unless the labels have texts, but for the share that may have none; `needed`
-        says what for."""
+        """Refuse labels without texts, but for the share that may have none.
+
+        Args:
+            needed: what for, for the message.
+        Raises:
+            InputError: too many labels have none.
+        """
         if self.label_problem:
             raise InputError(f"{self.label_problem}; {needed}")
 
 
 def _labelled_points(path: Path, entries: int) -> int:
-    """Rows of Y.trn.npz that have an entry; of a sound matrix in CSR the entries themselves are not
-    read."""
+    """Rows of Y.trn.npz that have an entry.
+
+    Of a sound matrix in CSR the entries themselves are not read.
+    """
     if read_arrays(path, ["format"], kinds="SU")["format"].item() in (b"csr", "csr"):
         ends = read_arrays(path, ["indptr"], kinds="iu")["indptr"]
         counts = np.diff(ends)
         if counts.sum() == entries and (counts >= 0).all():
             return int(np.count_nonzero(counts))
-    # it says what is wrong
-    return int(np.count_nonzero(np.diff(load_relevance(path, None, path).indptr)))
+    relevance = load_relevance(path, None, path)  # it says what is wrong
+    return int(np.count_nonzero(np.diff(relevance.indptr)))
 
 
 def read_once() -> Callable[[Config], DataSizes]:
-    """`DataSizes.read` that reads a data set once for stages of equal settings."""
+    """Return `DataSizes.read` that reads a data set once for stages of equal settings."""
     known: dict[tuple, DataSizes] = {}
 
     def read(config: Config) -> DataSizes:

@@ -25,7 +25,7 @@ from utils.prepare.checks import warn_of_texts
 from utils.prepare.folder import Folder
 from utils.prepare.lines import check_index, clean, consume, lines
 from utils.prepare.rows import matrix_hash
-from utils.reading.input_files import FILTER_FILES
+from utils.reading.input_files import FILTER_FILES, filter_pair
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -153,10 +153,7 @@ class Writer:
                 consume(path, lines(path), partial(self._filter, name, shape), empty=True)
 
     def _filter(self, name: str, shape: tuple[int, int], line: str) -> None:
-        pair = line.split()
-        if len(pair) != 2 or not all(number.isdecimal() for number in pair):
-            raise InputError(f"expected 'row label', got {line[:80]!r}")
-        row, label = map(int, pair)
+        row, label = filter_pair(line)
         check_index(row, shape[0], "a row")
         check_index(label, shape[1])
         self.write(name, f"{row} {label}")

@@ -1,9 +1,12 @@
-"""Files that a user names: whether one is there, and whether it can be read. Imports nothing that
-takes time."""
+"""Files that a user names: whether one is there, and whether it can be read.
+
+Imports nothing that takes time.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -19,14 +22,15 @@ KINDS = {
 FILTER_PREFIX = "filter_labels"  # what the names of filter files begin with
 FILTER_FILES = {  # of a data set's splits: the name, and others that are taken
     "trn": ("filter_labels_train.txt",),
-    # the last: misspelt in a published manual
-    "tst": ("filter_labels_test.txt", "filter_labels_text.txt"),
+    "tst": ("filter_labels_test.txt", "filter_labels_text.txt"),  # misspelt in a published manual
 }
+_FILTER_PAIR = re.compile(r"([0-9]{1,18})\s+([0-9]{1,18})", re.ASCII)
 
 
 def present(path: str | Path) -> bool:
-    """Tell whether an optional file is there: what is there and cannot be read does not count as
-    absent.
+    """Tell whether an optional file is there.
+
+    What is there and cannot be read does not count as absent.
 
     Raises:
         InputError: of that name there is something else than a readable regular file.
@@ -48,7 +52,7 @@ def check_file(path: str | Path, expected: str = "a file") -> Path:
         expected: what the file should hold, for the message where there is none.
     Raises:
         InputError: no such file, a folder, a FIFO, a device, a loop of links, one that may not be
-        read.
+            read.
     """
     path = Path(path)
     try:
@@ -70,3 +74,15 @@ def check_file(path: str | Path, expected: str = "a file") -> Path:
     if not os.access(path, os.R_OK):
         raise InputError(f"{path}: cannot be read (permission denied)")
     return path
+
+
+def filter_pair(line: str) -> tuple[int, int]:
+    """Return the row and the label that one line of a filter file names.
+
+    Raises:
+        InputError: the line is no such pair.
+    """
+    pair = _FILTER_PAIR.fullmatch(line.strip())
+    if pair is None:
+        raise InputError(f"expected 'row label', got {line.strip()[:60]!r}")
+    return int(pair[1]), int(pair[2])

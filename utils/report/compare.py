@@ -20,9 +20,10 @@ import scipy.sparse as sp
 
 from utils.config.config import Config, DataConfig, build_section
 from utils.data.dataset import Dataset, Split, load_dataset
+from utils.data.held_out import HELD_OUT, read_held_out
 from utils.errors import InputError
 from utils.metrics import PointMetrics, paired_bootstrap, per_point
-from utils.reading.matrices import SCORES, present, read_array, read_matrix
+from utils.reading.matrices import SCORES, present, read_matrix
 from utils.report import html
 from utils.run.environment import check_labels
 from utils.sparse import contains, topk_rows
@@ -111,21 +112,22 @@ def _names(folders: Sequence[Path]) -> list[str]:
 def _load_data(found: Sequence[Mapping[str, Any]], split: str, root: str | None) -> Dataset:
     """The data set that all runs were evaluated on, with their validation split."""
     first = found[0]
-    rows = [_validation_rows(run["folder"]) for run in found]
-    for run, own in zip(found, rows, strict=True):
+    needed = "expected the rows of the run's validation split"
+    held_out = [read_held_out(run["folder"], needed) for run in found]
+    for run, rows in zip(found, held_out, strict=True):
         if "data_hash" not in run["metrics"]:
             raise InputError(
                 f"{run['folder'] / f'{split}_metrics.json'}: written by training, not by eval.py; "
                 f"make it again with: python eval.py {split} {run['folder']}"
             )
-        if split != "tst" and not np.array_equal(own, rows[0]):
+        if split != "tst" and not np.array_equal(rows, held_out[0]):
             raise InputError(
-                f"{run['folder'] / 'val_rows.npy'}: another validation split than that of "
+                f"{run['folder'] / HELD_OUT}: another validation split than that of "
                 f"{first['folder']}; split {split} has other points"
             )
     section = first["config"]["data"] | ({"root": root} if root else {})
     config = Config(build_section(DataConfig, "data", section, {}), *[None] * 7)
-    data = load_dataset(config, None, rows[0])
+    data = load_dataset(config, None, held_out[0])
     _check_data(found, data)
     for run in found:
         check_labels(run["folder"], data.folder)
@@ -151,13 +153,6 @@ def _check_data(found: Sequence[Mapping[str, Any]], data: Dataset) -> None:
 
 def _data_of(run: Mapping[str, Any]) -> str:
     return f"{run['config']['data']['name']} ({run['metrics']['data_hash']})"
-
-
-def _validation_rows(folder: Path) -> np.ndarray:
-    path = folder / "val_rows.npy"
-    if not present(path):
-        raise InputError(f"{path}: no such file; expected the rows of the run's validation split")
-    return read_array(path, ndim=1, kinds="iu")
 
 
 def _read_predictions(

@@ -1,5 +1,4 @@
-"""What a run was made by and of: environment.json, and whether the data is still the same; memory
-of the process."""
+"""What a run was made by and of: environment.json, and whether the data is still the same."""
 
 from __future__ import annotations
 
@@ -17,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from utils import distributed
+from utils.data.held_out import HELD_OUT, read_held_out
 from utils.data.label_texts import label_text_path
 from utils.errors import InputError
 from utils.files import write_json
-from utils.reading.matrices import present, read_array
+from utils.reading.input_files import present
 from utils.reading.saved import read_facts
 from utils.text import byte_hashes, lines_hash
 
@@ -34,7 +34,7 @@ VERSIONED = ("torch", "transformers", "tokenizers", "accelerate", "numpy", "scip
 def write_environment(
     folder: Path, data: Dataset, labels_hash: str, computing: Mapping[str, str]
 ) -> None:
-    """environment.json of a new run; of a resumed one, how it was gone on with.
+    """Write environment.json of a new run; of a resumed one, how it was gone on with.
 
     Args:
         computing: what else is to be known: the device and the precision in effect.
@@ -53,7 +53,7 @@ def write_environment(
 
 
 def environment(data_hash: str) -> dict[str, Any]:
-    """What a result needs to be made again: commit, versions, machine, data."""
+    """Return what a result needs to be made again: commit, versions, machine, data."""
     import torch
 
     versions = {}
@@ -87,8 +87,12 @@ def _recorded(folder: Path, name: str) -> str | None:
 
 
 def check_labels(folder: Path, data: Path) -> None:
-    """InputError if the label texts of a data set are not those that a run was trained with, in
-    their order."""
+    """Raise InputError if the label texts are not those of a run's training, in their order.
+
+    Args:
+        folder: of the run.
+        data: folder of the data set.
+    """
     path = label_text_path(data)
     trained = _recorded(folder, "labels_hash")
     if not trained:  # by an older version, or without label texts
@@ -106,7 +110,7 @@ def check_labels(folder: Path, data: Path) -> None:
 
 
 def check_same_data(folder: Path, data: Dataset) -> None:
-    """InputError unless a run was trained on this data, and left the same points for validation.
+    """Raise InputError unless a run was trained on this data with the same validation points.
 
     Its scores of other points would not be those of unseen ones, and its labels perhaps others.
     """
@@ -121,28 +125,25 @@ def check_same_data(folder: Path, data: Dataset) -> None:
     if whole not in (data.hash, data.relevance_hash):
         log.warning("%s was trained with other filter pairs than those of %s", folder, data.folder)
     check_labels(folder, data.folder)
-    rows = folder / "val_rows.npy"
-    if not rows.is_file():
+    held_out = read_held_out(
+        folder, "without it validation points cannot be told from training points"
+    )
+    if not np.array_equal(held_out, data.splits["val"].rows):
         raise InputError(
-            f"{rows}: no such file; without it validation points cannot be told from training "
-            "points"
-        )
-    if not np.array_equal(read_array(rows, ndim=1, kinds="iu"), data.splits["val"].rows):
-        raise InputError(
-            f"{rows}: another validation split than data.val_fraction {data.config.val_fraction} "
-            f"and data.val_group_size {data.config.val_group_size} give, so that its points may "
-            "have been trained on"
+            f"{folder / HELD_OUT}: another validation split than data.val_fraction "
+            f"{data.config.val_fraction} and data.val_group_size {data.config.val_group_size} "
+            "give, so that its points may have been trained on"
         )
 
 
 def peak_memory(device: Any) -> dict[str, float]:
-    """Largest memory of this process so far, in MB: resident, and on the GPU where there is one."""
+    """Return this process's largest memory so far in MB: resident, and on a GPU if there is one."""
     import torch
 
-    found = {"memory_mb": _peak_resident()}
+    memory = {"memory_mb": _peak_resident()}
     if device.type == "cuda":
-        found["gpu_memory_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
-    return found
+        memory["gpu_memory_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
+    return memory
 
 
 def _peak_resident() -> float:
@@ -153,9 +154,8 @@ def _peak_resident() -> float:
     # elsewhere than on Linux; on Linux it would count what the parent process held before
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
-        2**20 if sys.platform == "darwin" else 1024
-    )
+    units = 2**20 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / units
 
 
 def _commit() -> str | None:
