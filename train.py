@@ -96,11 +96,12 @@ from utils.run.folder import (
 from utils.run.reopened import load_training_config  # noqa: E402
 from utils.run.stages import Runs, member_stages, of_stage, stage_configs  # noqa: E402
 from utils.training.checkpoint import Progress, load_checkpoint, save_checkpoint  # noqa: E402
+from utils.training.gradients import clip_gradients, sum_gradients  # noqa: E402
 from utils.training.interrupt import Interrupted, SaveClock, stopped_by_sigterm  # noqa: E402
 from utils.training.optim import (
     build_optimizers,
-    clip_gradients,
     learning_rate_factor,
+    prepare_optimizers,
     set_learning_rates,
 )  # noqa: E402
 
@@ -234,8 +235,7 @@ def _train(
     assert {group["name"] for group in groups} == method.group_names(config), (
         "groups are not those known on paper"
     )
-    optimizers = build_optimizers(groups, config.optim)
-    optimizers = [accelerator.prepare_optimizer(o) for o in optimizers]
+    optimizers = prepare_optimizers(build_optimizers(groups, config.optim), accelerator)
     state = (
         load_checkpoint(folder, method, optimizers, accelerator) if resume else None
     ) or Progress()
@@ -326,7 +326,7 @@ def train_epoch(run: Run, clock: SaveClock) -> float:
                 learning_rate_factor(state.step, steps * method.epochs, config.optim),
             )
             loss = method.backward(batch.to(accelerator.device), accelerator)
-            distributed.sum_gradients(parameters)
+            sum_gradients(parameters)
             if config.optim.clip_norm is not None:
                 accelerator.unscale_gradients(run.optimizers)
                 clip_gradients(parameters, config.optim.clip_norm)

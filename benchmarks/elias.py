@@ -224,7 +224,7 @@ def made_step(
         )
         loss.backward()
         rows = pool_gradient(ids, inside, scores.grad, queries)
-        model.labels.outer_gradient = rows
+        model.labels.factors = rows
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

@@ -18,7 +18,8 @@ from utils.data.batches import training_batches
 from utils.data.dataset import load_dataset
 from utils.pretrained.location import load_tokenizer
 from utils.run.environment import peak_memory
-from utils.training.optim import build_optimizers, clip_gradients
+from utils.training.gradients import clip_gradients, sum_gradients
+from utils.training.optim import build_optimizers
 
 
 def main() -> None:
@@ -37,7 +38,7 @@ def main() -> None:
 
     def step(batch) -> None:
         method.backward(batch, accelerator)
-        distributed.sum_gradients(parameters)
+        sum_gradients(parameters)
         clip_gradients(parameters, 1.0)
         for optimizer in optimizers:
             optimizer.step()

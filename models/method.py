@@ -4,7 +4,7 @@ Letters: B queries of a batch, L labels, N points, T tokens of a text, D embeddi
 labels of a pool. A method implements `build`, `score` and, if it trains by gradient,
 `compute_loss`; the rest only where its paper needs it. Losses are means over the GLOBAL batch:
 every process computes its share of the gradient and the trainer sums the shares
-(utils.distributed.sum_gradients), so 1 and G processes take the same step.
+(utils.training.gradients.sum_gradients), so 1 and G processes take the same step.
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
 """Rank arithmetic and collectives, in one place. With one process every function is a plain
 identity.
 
-Losses of this project are means over the GLOBAL batch and every process computes its share of their
-gradient, so gradients are summed over processes, never averaged: equal for any batch size and
-process count.
+What becomes of gradients is in utils/training/gradients.py.
 """
 
 from __future__ import annotations
@@ -11,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 
 import numpy as np
@@ -24,7 +22,6 @@ from torch import Tensor
 
 from losses import Exchange
 from utils.errors import InputError
-from utils.parameters import OuterGradient
 
 log = logging.getLogger(__name__)
 THREADS_A_CORE = 8  # of a process, at the most
@@ -181,20 +178,25 @@ def share(total: int, part: int | None = None, parts: int | None = None) -> rang
     return range(total * part // parts, total * (part + 1) // parts)
 
 
-class ProcessExchange(Exchange):
-    """Row statistics of losses whose labels are sharded: all-reduced over the processes."""
-
-    def sum(self, tensor: Tensor) -> Tensor:
-        return _all_reduce(tensor, dist.ReduceOp.SUM)
-
-    def max(self, tensor: Tensor) -> Tensor:
-        return _all_reduce(tensor, dist.ReduceOp.MAX)
+def sum_tensor(tensor: Tensor) -> Tensor:
+    """The sum of the processes' tensors of one shape, on every process; may overwrite its input."""
+    return _all_reduce(tensor, dist.ReduceOp.SUM) if world_size() > 1 else tensor
 
 
 def _all_reduce(tensor: Tensor, operation: dist.ReduceOp) -> Tensor:
     tensor = tensor.contiguous()
     dist.all_reduce(tensor, operation)
     return tensor
+
+
+class ProcessExchange(Exchange):
+    """Row statistics of losses whose labels are sharded: all-reduced over the processes."""
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        return sum_tensor(tensor)
+
+    def max(self, tensor: Tensor) -> Tensor:
+        return _all_reduce(tensor, dist.ReduceOp.MAX)
 
 
 def loss_exchange() -> Exchange:
@@ -208,25 +210,26 @@ class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx, own: Tensor, sizes: list[int]) -> Tensor:
         ctx.sizes = sizes
-        parts = [own.new_empty(size, *own.shape[1:]) for size in sizes]
-        _all_gather_uneven(parts, own.contiguous())
-        return torch.cat(parts)
+        return torch.cat(gather_parts(own, sizes))
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
-        total = _all_reduce(gradient.clone(), dist.ReduceOp.SUM)
-        return total.split(ctx.sizes)[rank()], None
+        summed = sum_tensor(gradient.clone())
+        return summed.split(ctx.sizes)[rank()], None
 
 
-def _all_gather_uneven(parts: list[Tensor], own: Tensor) -> None:
-    """all_gather wants equal shapes: pad to the longest."""
-    longest = max(len(p) for p in parts)
+def gather_parts(own: Tensor, sizes: list[int]) -> list[Tensor]:
+    """Every process's rows, sizes[r] of process r, on every process; not differentiable."""
+    if world_size() == 1:
+        return [own]
+    longest = max(sizes)  # all_gather wants equal shapes: pad to the longest
+    if longest == 0:
+        return [own.new_empty(0, *own.shape[1:]) for _ in sizes]
     padded = own.new_zeros(longest, *own.shape[1:])
     padded[: len(own)] = own
-    received = [torch.empty_like(padded) for _ in parts]
+    received = [torch.empty_like(padded) for _ in sizes]
     dist.all_gather(received, padded)
-    for part, got in zip(parts, received, strict=True):
-        part.copy_(got[: len(part)])
+    return [part[:size] for part, size in zip(received, sizes, strict=True)]
 
 
 def gather_rows(own: Tensor, total: int, sizes: list[int] | None = None) -> Tensor:
@@ -289,120 +292,6 @@ def separate_random_states(seed: int) -> None:
         torch.manual_seed(
             np.random.SeedSequence((seed, rank())).generate_state(1, np.uint64)[0].item() >> 1
         )
-
-
-def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
-    """Sum gradients over processes: dense ones in one flat message per dtype, row-sparse ones row
-    by row.
-
-    Parameters with the attribute `sharded` are owned by one process each and left alone; of
-    `factored` ones the factors are gathered.
-    """
-    if world_size() == 1:
-        return
-    shared = [p for p in parameters if p.requires_grad and not getattr(p, "sharded", False)]
-    for p in (p for p in shared if getattr(p, "factored", False)):
-        # alike on all processes: where a step gives none, it gives none anywhere
-        if p.outer_gradient is not None:
-            p.outer_gradient = _gather_factors(p.outer_gradient)
-    shared = [p for p in shared if not getattr(p, "factored", False)]
-    if not shared:  # classifier rows on a frozen encoder: each process has its own
-        return
-    dense = [p for p in shared if not getattr(p, "row_sparse", False)]
-    tables = [p for p in shared if getattr(p, "row_sparse", False)]
-    own = [_rows_and_values(p) for p in tables]
-    used, sizes, together = _agree_on_shapes(dense, own)
-    # unused everywhere: no gradient anywhere
-    dense = [p for p, u in zip(dense, used, strict=True) if u]
-    for dtype in dict.fromkeys(p.dtype for p in dense):
-        group = [p for p in dense if p.dtype == dtype]
-        flat = torch.cat(
-            [(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in group]
-        )
-        _all_reduce(flat, dist.ReduceOp.SUM)
-        for p, part in zip(group, flat.split([p.numel() for p in group]), strict=True):
-            p.grad = part.view_as(p)
-    if together:  # one message for all tables
-        summed = _sum_rows(own[0][0], torch.cat([values for _, values in own], 1), sizes[0])
-        for p, values in zip(tables, summed[1].split([p.shape[1] for p in tables], 1), strict=True):
-            p.grad = _row_sparse(summed[0], values, p)
-    else:
-        for p, (rows, values), counts in zip(tables, own, sizes, strict=True):
-            p.grad = _row_sparse(*_sum_rows(rows, values, counts), p)
-
-
-def _gather_factors(own: OuterGradient) -> OuterGradient:
-    """The processes' factored gradients put together, in the order of the processes."""
-    device = own.rows.device
-    sizes = torch.zeros(world_size(), 2, dtype=torch.long)
-    sizes[rank()] = torch.tensor([len(own.rows), len(own.vectors)])
-    entries, vectors = zip(*_all_reduce(sizes.to(device), dist.ReduceOp.SUM).tolist(), strict=True)
-
-    def gather(tensor: Tensor, counts: tuple[int, ...]) -> list[Tensor]:
-        parts = [tensor.new_empty(n, *tensor.shape[1:]) for n in counts]
-        _all_gather_uneven(parts, tensor.contiguous())
-        return parts
-
-    found = [
-        gather(own.rows, entries),
-        gather(own.points, entries),
-        gather(own.values, entries),
-        gather(own.vectors, vectors),
-    ]
-    return OuterGradient.join([OuterGradient(*parts) for parts in zip(*found, strict=True)])
-
-
-def _rows_and_values(p: torch.nn.Parameter) -> tuple[Tensor, Tensor]:
-    if p.grad is None:
-        return torch.zeros(0, dtype=torch.long, device=p.device), p.new_zeros(0, *p.shape[1:])
-    grad = p.grad.coalesce()
-    return grad.indices()[0], grad.values()
-
-
-def _row_sparse(rows: Tensor, values: Tensor, like: Tensor) -> Tensor:
-    return torch.sparse_coo_tensor(
-        rows[None], values, like.shape, is_coalesced=True, check_invariants=False
-    )
-
-
-def _agree_on_shapes(
-    dense: list[torch.nn.Parameter],
-    own: list[tuple[Tensor, Tensor]],
-) -> tuple[list[bool], list[list[int]], bool]:
-    """(which dense gradients exist anywhere, rows of each table on each process, all tables touch
-    the same rows).
-
-    One message: a bag's table and token weights are touched in the same rows, and may then travel
-    together.
-    """
-    same = len({values.dtype for _, values in own}) == 1 and all(
-        torch.equal(own[0][0], rows) for rows, _ in own[1:]
-    )
-    device = own[0][0].device if own else dense[0].device
-    counts = torch.zeros(len(own), world_size(), dtype=torch.long)
-    counts[:, rank()] = torch.tensor([len(rows) for rows, _ in own], dtype=torch.long)
-    header = torch.cat(
-        [torch.tensor([p.grad is not None for p in dense] + [same]).long(), counts.reshape(-1)]
-    )
-    found = _all_reduce(header.to(device), dist.ReduceOp.SUM).tolist()
-    flags, rest = found[: len(dense) + 1], found[len(dense) + 1 :]
-    sizes = [rest[i : i + world_size()] for i in range(0, len(rest), world_size())]
-    return [f > 0 for f in flags[:-1]], sizes, flags[-1] == world_size() and len(own) > 1
-
-
-def _sum_rows(rows: Tensor, values: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor]:
-    """Rows and values of all processes -> distinct rows [U], sorted, and their summed values [U,
-    ...]."""
-    all_rows = [rows.new_empty(n) for n in sizes]
-    all_values = [values.new_empty(n, *values.shape[1:]) for n in sizes]
-    if max(sizes) > 0:
-        _all_gather_uneven(all_rows, rows)
-        _all_gather_uneven(all_values, values)
-    distinct, place = torch.cat(all_rows).unique(return_inverse=True)
-    summed = values.new_zeros(len(distinct), *values.shape[1:])
-    for part, where in zip(all_values, place.split(sizes), strict=True):
-        summed.index_add_(0, where, part)
-    return distinct, summed
 
 
 _forked = False  # is this process a child that was forked, without an exec?

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.batching.label_pool import LabelPool, pool_loss, sample_positives, sample_size
 from models.encoders.encoder import TextEncoder, build_encoder, load_encoder
@@ -29,6 +29,7 @@ from utils.config.config import Config, ConfigError, MethodConfig, option
 from utils.config.sections import LARGEST, MANY_TEXTS, SMALLEST
 from utils.data.batches import Batch, TextBatch
 from utils.data.dataset import Dataset
+from utils.parameters import DeclaredParameter, Gradient, Kind
 from utils.reading.saved import read_tensors
 from utils.search import ExactIndex, HnswIndex, build_index
 from utils.training.grad_cache import GradCache
@@ -49,6 +50,11 @@ class OvaConfig(MethodConfig):
     def classes(self) -> int | None:
         """Rows of the classifier; None = one a label."""
         return None
+
+    @property
+    def gradient(self) -> Gradient:
+        """The form of the classifier's gradient."""
+        return Gradient.DENSE
 
 
 class Ova(Method):
@@ -73,9 +79,9 @@ class Ova(Method):
         self.loss = loss_function(config.loss)
         self.num_rows = num_rows or num_labels
         rows = len(distributed.share(self.num_rows)) if data else self.num_rows
-        self.weight = nn.Parameter(torch.zeros(rows, encoder.dim))
-        self.bias = nn.Parameter(torch.zeros(rows))
-        self.weight.sharded = self.bias.sharded = True
+        kind = Kind(config.method.gradient, sharded=True)
+        self.weight = DeclaredParameter(torch.zeros(rows, encoder.dim), kind)
+        self.bias = DeclaredParameter(torch.zeros(rows), kind)
         self.index: ExactIndex | HnswIndex | None = None
         # weight and bias of all processes, for `save`
         self._whole: tuple[Tensor, Tensor] | None = None

@@ -39,8 +39,8 @@ from utils.config.sections import MANY_EPOCHS, MANY_TEXTS
 from utils.data.batches import Batch
 from utils.data.dataset import Dataset, Split
 from utils.data.sizes import DataSizes
+from utils.parameters import Gradient, take_rows
 from utils.run.stages import Runs
-from utils.training.optim import take_rows
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,11 @@ class XcConfig(ClusteredConfig, OvaConfig):
         le=MANY_EPOCHS,
     )
 
+    @property
+    def gradient(self) -> Gradient:
+        """In-batch, a step takes the rows of the batch's labels alone."""
+        return Gradient.ROWS if self.pool == "in-batch" else Gradient.DENSE
+
 
 class Xc(Ova):
     """Extreme classifiers. Attribute label_embeddings [L, D]: label vectors of the run started
@@ -71,7 +76,6 @@ class Xc(Ova):
     ) -> None:
         super().__init__(config, num_labels, data, encoder)
         settings = config.method
-        self.weight.row_sparse = self.bias.row_sparse = settings.pool == "in-batch"
         self.encoder.requires_grad_(not settings.freeze)
         self.clustered = ClusteredBatches(config, len(data.splits["trn"])) if data else None
         self.label_embeddings: np.ndarray | None = None

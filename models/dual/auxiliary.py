@@ -21,7 +21,7 @@ from utils.clustering.clustering import balanced_hierarchy
 from utils.config.config import Config, ConfigError
 from utils.data.dataset import Dataset
 from utils.data.sizes import DataSizes
-from utils.training.optim import take_rows
+from utils.parameters import DeclaredParameter, Gradient, Kind, take_rows
 
 
 class AuxiliaryVectors(nn.Module):
@@ -34,10 +34,9 @@ class AuxiliaryVectors(nn.Module):
 
     def __init__(self, count: int, dim: int, num_labels: int, init: str) -> None:
         super().__init__()
-        self.table = nn.Parameter(torch.zeros(count, dim))
+        self.table = DeclaredParameter(torch.zeros(count, dim), Kind(Gradient.ROWS))
         if init == "xavier":
             nn.init.xavier_uniform_(self.table)
-        self.table.row_sparse = True
         self.register_buffer("clusters", torch.full((num_labels,), -1))
 
     def forward(self, embeddings: Tensor, labels: np.ndarray, normalize: bool) -> Tensor:

@@ -360,20 +360,11 @@ class Elias(Method):
     ) -> None:
         """The gradients of W_L and of the bias, as factors. With fp16 the loss was scaled, which
         they must not see."""
-        scale = 1.0
-        if accelerator.scaler is not None:
-            scale = accelerator.scaler.get_scale()
-            for parameter in (self.model.labels, self.model.bias):  # it wants to see a gradient
-                parameter.grad = torch.sparse_coo_tensor(
-                    labels.new_empty(1, 0),
-                    gradient.new_empty(0, parameter.shape[1]),
-                    parameter.shape,
-                    check_invariants=False,
-                )
+        scale = 1.0 if accelerator.scaler is None else accelerator.scaler.get_scale()
         rows = pool_gradient(labels, inside, gradient / scale, projected)
-        self.model.labels.outer_gradient = rows
+        self.model.labels.factors = rows
         # z = w . x / tau + bias
-        self.model.bias.outer_gradient = replace(
+        self.model.bias.factors = replace(
             rows.scaled(self.config.method.tau), vectors=projected.new_ones(len(projected), 1)
         )
 

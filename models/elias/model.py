@@ -24,6 +24,7 @@ from models.elias.search import Shortlist, select_labels
 from models.encoders.encoder import TextEncoder
 from utils.config.config import ConfigError, MethodConfig, option
 from utils.config.sections import LARGEST, MANY_DIMENSIONS, MANY_EPOCHS, MANY_LABELS, SMALLEST
+from utils.parameters import DeclaredParameter, Gradient, Kind
 from utils.row_store import RowStore
 
 USUAL_BEAM, USUAL_KAPPA, USUAL_BETA_SHARE = 20, 1000, 0.15
@@ -250,15 +251,14 @@ class EliasModel(nn.Module):
         self.clusters = nn.Parameter(
             torch.randn(num_clusters if num_labels else 0, encoder.dim) / encoder.dim**0.5
         )
-        self.labels = nn.Parameter(torch.randn(num_labels, width) / width**0.5)
-        self.bias = nn.Parameter(torch.full((num_labels, 1), config.init_bias))
-        for parameter in (self.labels, self.bias):
-            parameter.row_sparse = parameter.factored = True
-            parameter.outer_gradient = None
+        labels = torch.randn(num_labels, width) / width**0.5
+        self.labels = DeclaredParameter(labels, Kind(Gradient.FACTORS))
+        bias = torch.full((num_labels, 1), config.init_bias)
+        self.bias = DeclaredParameter(bias, Kind(Gradient.FACTORS))
         self.edges = None
         if config.name == "elias-2" and num_labels:
-            self.edges = nn.Parameter(torch.rand(num_clusters, limits.kappa))
-            self.edges.row_sparse = True
+            edges = torch.rand(num_clusters, limits.kappa)
+            self.edges = DeclaredParameter(edges, Kind(Gradient.ROWS))
 
     def set_graph(self, graph: Graph) -> None:
         device = self.labels.device

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from utils.config.config import EncoderConfig
 from utils.data.batches import TextBatch
 from utils.errors import InputError
+from utils.parameters import DeclaredParameter, Gradient, Kind, sparse_rows
 from utils.pretrained.location import from_pretrained, load_tokenizer, resolve
 from utils.pretrained.settings import (
     empty_transformer,
@@ -302,13 +303,8 @@ class _WeightedBag(torch.autograd.Function):
         rows = table[tokens]  # [U, D]
         to_weights = (summed * rows).sum(1, keepdim=True)  # [U, 1]
         summed *= weights[tokens]
-        return _row_sparse(tokens, summed, table), _row_sparse(tokens, to_weights, weights), None
-
-
-def _row_sparse(rows: Tensor, values: Tensor, like: Tensor) -> Tensor:
-    return torch.sparse_coo_tensor(
-        rows[None], values, like.shape, is_coalesced=True, check_invariants=False
-    )
+        to_table = sparse_rows(tokens, summed, table.shape)
+        return to_table, sparse_rows(tokens, to_weights, weights.shape), None
 
 
 class BagIndex:
@@ -358,14 +354,14 @@ class BagEncoder(TextEncoder):
     ) -> None:
         table = token_embeddings(source, config.trust_remote_code) if table is None else table
         super().__init__(config, load_tokenizer(source, config.trust_remote_code), table.shape[1])
-        self.table = nn.Parameter(table.float())  # [V, D]
+        kind = Kind(Gradient.ROWS)
+        self.table = DeclaredParameter(table.float(), kind)  # [V, D]
         start = (
             torch.ones(len(table))
             if weights is None
             else torch.as_tensor(weights, dtype=torch.float32)
         )
-        self.token_weights = nn.Parameter(start[:, None].clone())  # [V, 1]
-        self.table.row_sparse = self.token_weights.row_sparse = True
+        self.token_weights = DeclaredParameter(start[:, None].clone(), kind)  # [V, 1]
         self.dropout = nn.Dropout(config.dropout or 0.0)
         self.residual = (
             nn.Linear(table.shape[1], table.shape[1], bias=False) if config.residual else None

@@ -17,6 +17,7 @@ from tests.tiny import write_dataset
 from utils import plan as planning
 from utils.config.config import Config, load_config
 from utils.data.dataset import load_dataset
+from utils.parameters import kind_of
 from utils.plan import check_it_fits, describe, matrix_header, plan
 
 HAS = {"memory": 10 << 30, "swap": 0, "available": 8 << 30}
@@ -65,7 +66,7 @@ def test_parameters_are_those_of_the_built_model(make_config, tiny_encoder, enco
     built = METHODS[method].build(config, load_dataset(config, tiny_encoder))
     counted = plan(config).parameters
     assert sum(counted.values()) == sum(p.numel() for p in built.parameters())
-    rows = sum(p.numel() for p in built.parameters() if getattr(p, "row_sparse", False))
+    rows = sum(p.numel() for p in built.parameters() if kind_of(p).is_table)
     assert counted.get("row-sparse table", 0) == rows
 
 

@@ -377,8 +377,8 @@ def test_a_step_equals_autograd_through_dense_tables(make_config, loss):
     s = method.config.method
     value = method.backward(batch, accelerator)
     got = {
-        "labels": model.labels.outer_gradient.to_sparse(model.labels.shape).to_dense(),
-        "bias": model.bias.outer_gradient.to_sparse(model.bias.shape).to_dense(),
+        "labels": model.labels.factors.to_sparse(model.labels.shape).to_dense(),
+        "bias": model.bias.factors.to_sparse(model.bias.shape).to_dense(),
         "clusters": model.clusters.grad,
         "edges": model.edges.grad.to_dense(),
     }
@@ -453,7 +453,7 @@ def test_label_classifiers_take_a_step_every_so_often(make_config):
     moved, gradients = [], []
     for batch in training_batches(method.data.splits["trn"], None, config, 0):
         method.backward(batch, accelerator)
-        gradients.append(method.model.labels.outer_gradient.to_sparse(before.shape).to_dense())
+        gradients.append(method.model.labels.factors.to_sparse(before.shape).to_dense())
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

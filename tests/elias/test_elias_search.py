@@ -16,7 +16,6 @@ from models.elias.search import (
     select_labels,
     sorted_selection,
 )
-from utils.parameters import OuterGradient
 from utils.row_store import PRECISIONS, RowStore
 
 
@@ -372,27 +371,6 @@ def test_pool_equals_autograd(labels, reads, monkeypatch):
     torch.testing.assert_close(
         outer.to_sparse(weight.shape).to_dense(), rows.grad, rtol=1e-4, atol=1e-5
     )
-
-
-def test_factored_gradients_add_up():
-    torch.manual_seed(0)
-    parts = [
-        OuterGradient(
-            torch.randint(9, (n,)), torch.randint(3, (n,)), torch.randn(n), torch.randn(3, 2)
-        )
-        for n in (11, 0, 5)
-    ]
-    shape = torch.Size((9, 2))
-    whole = OuterGradient.join(parts)
-    expected = sum(p.to_sparse(shape).to_dense() for p in parts)
-    torch.testing.assert_close(whole.to_sparse(shape).to_dense(), expected)
-    torch.testing.assert_close(whole.scaled(3.0).to_sparse(shape).to_dense(), 3 * expected)
-    blocks = list(whole.blocks(2))
-    assert all(len(rows) <= 2 for rows, _ in blocks)
-    torch.testing.assert_close(
-        torch.cat([v for _, v in blocks]), expected[torch.cat([r for r, _ in blocks])]
-    )
-    assert list(parts[1].blocks(4)) == []
 
 
 def test_pool_holds_no_copies():

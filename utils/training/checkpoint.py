@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from utils import distributed
 from utils.files import folder_written_whole, settled_folder
+from utils.parameters import kind_of
 
 log = logging.getLogger(__name__)
 FORMAT = 1
@@ -179,7 +180,7 @@ def _tied(method: nn.Module) -> dict[str, str]:
 def _is_sharded(name: str, method: nn.Module) -> bool:
     """Whether each process owns other rows of the tensor."""
     parameter = dict(method.named_parameters()).get(name.partition("|")[2])
-    return parameter is not None and getattr(parameter, "sharded", False)
+    return parameter is not None and kind_of(parameter).sharded
 
 
 def _own_share(name: str, shards: list[dict[str, Tensor]], method: nn.Module) -> Tensor:

@@ -1,0 +1,175 @@
+"""Gradients summed over processes, and clipped; what is done to one follows from its parameter's
+kind.
+
+Losses are means over the GLOBAL batch and every process computes its share of their gradient, so
+gradients are summed over processes, never averaged: equal for any batch size and process count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from utils import distributed
+from utils.parameters import (
+    Gradient,
+    OuterGradient,
+    kind_of,
+    of_gradient,
+    sparse_rows,
+)
+
+# -------------------------------- over processes
+
+
+def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Sum gradients over processes: dense ones in one flat message per dtype, row-sparse ones row
+    by row; factors are gathered.
+
+    Sharded parameters are owned by one process each and left alone.
+    """
+    if distributed.world_size() == 1:
+        return
+    shared = [p for p in parameters if p.requires_grad and not kind_of(p).sharded]
+    for parameter in of_gradient(shared, Gradient.FACTORS):
+        # alike on all processes: where a step gives none, it gives none anywhere
+        if parameter.factors is not None:
+            parameter.factors = _gather_factors(parameter.factors)
+    dense = of_gradient(shared, Gradient.DENSE)
+    tables = of_gradient(shared, Gradient.ROWS)
+    if not dense and not tables:  # classifier rows on a frozen encoder: each process has its own
+        return
+    own = [_rows_and_values(p) for p in tables]
+    agreed = _agree(dense, own)
+    # unused everywhere: no gradient anywhere
+    used = [p for p, is_used in zip(dense, agreed.used, strict=True) if is_used]
+    for dtype in dict.fromkeys(p.dtype for p in used):
+        _sum_dense([p for p in used if p.dtype == dtype])
+    if agreed.same_rows:
+        _sum_tables_together(tables, own, agreed.sizes[0])
+        return
+    for parameter, (rows, values), sizes in zip(tables, own, agreed.sizes, strict=True):
+        parameter.grad = sparse_rows(*_sum_rows(rows, values, sizes), parameter.shape)
+
+
+def _gather_factors(own: OuterGradient) -> OuterGradient:
+    """The processes' factored gradients put together, in the order of the processes."""
+    lengths = torch.zeros(distributed.world_size(), 2, dtype=torch.long)
+    lengths[distributed.rank()] = torch.tensor([len(own.rows), len(own.vectors)])
+    lengths = distributed.sum_tensor(lengths.to(own.rows.device)).tolist()
+    entries = [length for length, _ in lengths]
+    vectors = [length for _, length in lengths]
+    gathered = (
+        distributed.gather_parts(own.rows, entries),
+        distributed.gather_parts(own.points, entries),
+        distributed.gather_parts(own.values, entries),
+        distributed.gather_parts(own.vectors, vectors),
+    )
+    return OuterGradient.join([OuterGradient(*parts) for parts in zip(*gathered, strict=True)])
+
+
+def _rows_and_values(parameter: nn.Parameter) -> tuple[Tensor, Tensor]:
+    """A row-sparse gradient's distinct rows [u] and their values [u, ...]."""
+    if parameter.grad is None:
+        rows = torch.zeros(0, dtype=torch.long, device=parameter.device)
+        return rows, parameter.new_zeros(0, *parameter.shape[1:])
+    gradient = parameter.grad.coalesce()
+    return gradient.indices()[0], gradient.values()
+
+
+@dataclass(frozen=True)
+class _Agreed:
+    """What the processes' gradients look like.
+
+    used: which dense gradients exist anywhere. sizes: rows of each table on each process.
+    same_rows: there are several tables, touched in the same rows on every process.
+    """
+
+    used: list[bool]
+    sizes: list[list[int]]
+    same_rows: bool
+
+
+def _agree(dense: list[nn.Parameter], own: list[tuple[Tensor, Tensor]]) -> _Agreed:
+    """In one message. A bag's table and token weights are touched in the same rows, and may then
+    travel together."""
+    processes = distributed.world_size()
+    same = len({values.dtype for _, values in own}) == 1 and all(
+        torch.equal(own[0][0], rows) for rows, _ in own[1:]
+    )
+    flags = torch.tensor([p.grad is not None for p in dense] + [same]).long()
+    counts = torch.zeros(len(own), processes, dtype=torch.long)
+    counts[:, distributed.rank()] = torch.tensor([len(rows) for rows, _ in own], dtype=torch.long)
+    device = own[0][0].device if own else dense[0].device
+    message = torch.cat([flags, counts.reshape(-1)]).to(device)
+    votes, sizes = distributed.sum_tensor(message).cpu().split([len(flags), counts.numel()])
+    *used, same_rows = votes.tolist()
+    return _Agreed(
+        used=[count > 0 for count in used],
+        sizes=sizes.view(len(own), processes).tolist(),
+        same_rows=same_rows == processes and len(own) > 1,
+    )
+
+
+def _sum_dense(parameters: list[nn.Parameter]) -> None:
+    """Dense gradients of one dtype, as one flat message."""
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    flat = distributed.sum_tensor(torch.cat([g.reshape(-1) for g in gradients]))
+    parts = flat.split([p.numel() for p in parameters])
+    for parameter, part in zip(parameters, parts, strict=True):
+        parameter.grad = part.view_as(parameter)
+
+
+def _sum_tables_together(
+    tables: list[nn.Parameter], own: list[tuple[Tensor, Tensor]], sizes: list[int]
+) -> None:
+    """Row-sparse gradients [V, D_i] that have the same rows, as one message."""
+    side_by_side = torch.cat([values for _, values in own], 1)  # [u, sum D_i]
+    rows, summed = _sum_rows(own[0][0], side_by_side, sizes)
+    parts = summed.split([table.shape[1] for table in tables], 1)
+    for table, values in zip(tables, parts, strict=True):
+        table.grad = sparse_rows(rows, values, table.shape)
+
+
+def _sum_rows(rows: Tensor, values: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor]:
+    """Rows and values of all processes -> distinct rows [U], sorted, and their summed values [U,
+    ...]."""
+    all_rows = distributed.gather_parts(rows, sizes)
+    all_values = distributed.gather_parts(values, sizes)
+    distinct, place = torch.cat(all_rows).unique(return_inverse=True)
+    summed = values.new_zeros(len(distinct), *values.shape[1:])
+    for part, where in zip(all_values, place.split(sizes), strict=True):
+        summed.index_add_(0, where, part)
+    return distinct, summed
+
+
+# -------------------------------- clipping
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
+    """Scale dense gradients so that their global norm is at most `max_norm`; returns the norm. No
+    host sync.
+
+    Tables are left out: their Adam step does not depend on the gradient's scale, and a batch that
+    touches many rows is no reason to slow the other parameters down. Sharded parameters count with
+    all their shards.
+    """
+    chosen = [p for p in of_gradient(parameters, Gradient.DENSE) if p.grad is not None]
+    if not chosen:
+        return torch.zeros(())
+    zero = torch.zeros((), device=chosen[0].grad.device)
+    whole = sum((_square(p) for p in chosen if not kind_of(p).sharded), zero)
+    own = sum((_square(p) for p in chosen if kind_of(p).sharded), zero)
+    norm = (whole + distributed.loss_exchange().sum(own)).sqrt()
+    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    for parameter in chosen:
+        parameter.grad.mul_(factor.to(parameter.grad.dtype))
+    return norm
+
+
+def _square(parameter: nn.Parameter) -> Tensor:
+    """|gradient|^2."""
+    return parameter.grad.float().square().sum()
