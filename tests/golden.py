@@ -84,11 +84,11 @@ def hashes_of_file(path: Path) -> Hashes:
             return {}
 
 
-def hashes_of_folder(folder: Path, places: Sequence[Path]) -> Hashes:
+def hashes_of_folder(folder: Path, root: Path) -> Hashes:
     """Hash what a run folder holds: `file|array`; of models also the files without arrays.
 
     Args:
-        places: temporary folders, inner ones first; their names in a file do not count.
+        root: a folder whose name in a file of a model does not count.
     """
     found: Hashes = {}
     for path in sorted(folder.rglob("*")):
@@ -96,9 +96,7 @@ def hashes_of_folder(folder: Path, places: Sequence[Path]) -> Hashes:
         arrays = hashes_of_file(path)
         found |= {f"{name}|{array}": value for array, value in arrays.items()}
         if not arrays and "model" in path.parts and path.is_file():
-            content = path.read_bytes()
-            for number, place in enumerate(places):
-                content = content.replace(str(place).encode(), b"PLACE %d" % number)
+            content = path.read_bytes().replace(str(root).encode(), b"ROOT")
             found[name] = hash_of(content)
     return found
 
@@ -134,7 +132,7 @@ def hashes_of_setting(sections: Mapping[str, Any], root: Path, encoder: str) -> 
         texts = [word for text in TEXTS for word in ("--text", text)]
         answers = commands.run("predict.py", folder, *texts, "--k", 20).stdout
         losses = json.dumps(logged_losses(folder))
-        found = hashes_of_folder(folder, (Path(place), root))
+        found = hashes_of_folder(folder, Path(place))
         return {**found, "losses": hash_of(losses.encode()), "answers": hash_of(answers.encode())}
 
 

@@ -14,9 +14,9 @@ import train
 from models import METHODS
 from predict import Predictor
 from tests.conftest import with_values
+from tests.helpers import load
 from tests.settings import SETTINGS
 from tests.tiny import write_dataset
-from utils.data.dataset import load_dataset
 from utils.metrics import evaluate
 
 
@@ -68,13 +68,6 @@ def test_conformance(config, monkeypatch):
     one = Predictor(folder)(["the linux tool"], k=20)[0]
     assert [p["label"] for p in one] == ids[0].tolist()
     assert one[0]["text"] == "kernel"
-
-
-def load(config):
-    from utils.pretrained.location import load_tokenizer
-
-    source = METHODS[config.method.name].tokenizer_source(config)
-    return load_dataset(config, source and load_tokenizer(source))
 
 
 @pytest.mark.parametrize("encoder", ["bag", "transformer"])

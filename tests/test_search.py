@@ -12,7 +12,7 @@ import train
 from models import METHODS
 from predict import Predictor
 from tests.conftest import with_values
-from tests.test_methods import load
+from tests.helpers import load
 from tests.tiny import write_dataset
 from utils import search
 from utils.config.config import EvalConfig

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 import train
-from tests.training.test_resume import equal, weights
+from tests.helpers import equal, weights
 from utils import distributed
 from utils.errors import InputError
 

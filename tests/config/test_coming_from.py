@@ -12,7 +12,7 @@ import elias_utils
 import eval as evaluation
 import train
 from models import METHOD_CONFIGS
-from tests.config.test_legacy_json import DEXA, written
+from tests.config.released_json import DEXA, written
 from tests.tiny import write_dataset
 from utils.config.config import Config
 from utils.config.legacy_yaml import load_any_config

@@ -12,10 +12,9 @@ import train
 from models import METHOD_CONFIGS, METHODS
 from models.recipe import plan_recipe
 from tests.conftest import with_values
+from tests.helpers import equal, load, weights
 from tests.settings import SETTINGS
-from tests.test_methods import load
 from tests.tiny import write_dataset
-from tests.training.test_resume import equal, weights
 from utils.config.config import ConfigError, load_config
 from utils.errors import InputError
 

@@ -21,7 +21,7 @@ from models.elias.report import BINS, bin_name, draw, graph_arrays, graph_facts
 from models.elias.setup import positive_parents
 from tests.commands import launch
 from tests.conftest import with_values
-from tests.test_methods import load
+from tests.helpers import load
 from utils.config.config import ConfigError, build_config, to_yaml
 from utils.data.batches import training_batches
 from utils.run.folder import find_run

@@ -5,37 +5,10 @@ import pytest
 import scipy.sparse as sp
 from sklearn.svm import LinearSVC
 
+from tests.helpers import made, planted, weights_of
 from utils.candidate_kernels import best_of_rows
 from utils.linear.kernels import LANES, fit_chunk, merge_copies, score_pairs
 from utils.linear.layer import Features, Solver, fit_layer, score_candidates
-
-
-def made(points=80, columns=30, dense=0, seed=0, density=0.2):
-    rng = np.random.default_rng(seed)
-    sparse = sp.random(points, columns, density, "csr", np.float32, rng)
-    return Features.build(
-        sparse, rng.normal(size=(points, dense)).astype(np.float32) / 3 if dense else None
-    )
-
-
-def planted(features, nodes, seed=0):
-    """Positives [n, nodes] that a linear ranker can mostly tell."""
-    rng = np.random.default_rng(seed)
-    whole = np.hstack([features.sparse.toarray(), features.dense])
-    margins = whole @ rng.normal(size=(whole.shape[1], nodes))
-    return sp.csc_matrix((margins > np.quantile(margins, 0.8, axis=0)).astype(np.float32))
-
-
-def weights_of(layer, shape):
-    """Dense weights [F + D + 1, nodes] of a layer."""
-    dense = np.zeros((sum(shape) + 1, layer.child_ptr[-1]), np.float32)
-    for chunk in range(len(layer.child_ptr) - 1):
-        for row in range(layer.chunk_ptr[chunk], layer.chunk_ptr[chunk + 1]):
-            for at in range(layer.ptr[row], layer.ptr[row + 1]):
-                dense[layer.features[row], layer.child_ptr[chunk] + layer.children[at]] = (
-                    layer.values[at]
-                )
-    return dense
 
 
 def all_points(features, parents=1):

@@ -4,15 +4,12 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from tests.linear.test_linear_layer import made, planted, weights_of
+from tests.helpers import made, planted, ranking, small_tree, weights_of
 from utils.arrays import map_arrays, save_arrays
-from utils.linear.layer import Solver
 from utils.linear.partition_tree import COMBINERS
 from utils.linear.tree_training import (
-    Ranking,
     beam_matrix,
     fit_tree,
-    grow,
     label_centroids,
     tree_levels,
 )
@@ -25,34 +22,6 @@ FORMULAS = {
     "log-sigmoid": lambda s: np.log(1 / (1 + np.exp(-s))),
     "sum": lambda s: s,
 }
-
-
-def ranking(negatives="positives", threads=1, **solver):
-    return Ranking(Solver(**solver), negatives, 2, COMBINERS["l3-hinge"], threads)
-
-
-def small_tree(dense=0, labels=23, max_leaf=3, splits=3, negatives="positives", copies=False):
-    features = made(points=90, columns=40, dense=dense)
-    relevance = planted(features, labels).tocsr()
-    skeleton = grow(
-        label_centroids(relevance, features.sparse),
-        np.arange(labels),
-        max_leaf=max_leaf,
-        splits=splits,
-        seed=0,
-        threads=1,
-    )
-    if copies:
-        rng = np.random.default_rng(0)
-        members = skeleton.membership(labels).toarray()
-        members[np.arange(labels), rng.integers(0, skeleton.leaves, labels)] = 1
-        skeleton = skeleton.with_leaves(sp.csr_matrix(members))
-    return (
-        features,
-        relevance,
-        skeleton,
-        fit_tree(features, relevance, skeleton, ranking(negatives)),
-    )
 
 
 def slow_search(tree, features, k, beam, name, mean):

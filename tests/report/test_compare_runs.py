@@ -10,7 +10,7 @@ import scipy.sparse as sp
 
 import eval as evaluation
 import train
-from tests.report.test_html_report import payload_of
+from tests.helpers import payload_of
 from tests.tiny import write_dataset
 from utils.metrics import evaluate, inverse_propensity, paired_bootstrap, per_point
 from utils.report.compare import differing

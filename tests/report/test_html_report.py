@@ -3,7 +3,6 @@
 import base64
 import json
 import math
-import re
 
 import numpy as np
 import pytest
@@ -11,18 +10,10 @@ import scipy.sparse as sp
 
 import eval as evaluation
 import train
+from tests.helpers import payload_of
 from utils.metrics import evaluate, reliability
 from utils.report import html
 from utils.sparse import topk_rows
-
-
-def payload_of(path):
-    """The data inside a written page."""
-    found = re.findall(
-        r'<script type="application/json" id="payload">(.*?)</script>', path.read_text(), re.DOTALL
-    )
-    assert len(found) == 1
-    return json.loads(found[0])
 
 
 @pytest.fixture

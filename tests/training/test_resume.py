@@ -18,22 +18,11 @@ import train
 from models.dual.dexml import Dexml
 from tests.commands import Command
 from tests.conftest import with_values
+from tests.helpers import equal, weights
 from utils.config.config import to_yaml
 from utils.training import checkpoint
 
 ROOT = Path(__file__).parents[2]
-
-
-def weights(folder):
-    return {
-        n: v
-        for f in ("shared", "process-0")
-        for n, v in load_file(folder / "last" / f"{f}.safetensors").items()
-    }
-
-
-def equal(first, second):
-    return first.keys() == second.keys() and all(torch.equal(first[n], second[n]) for n in first)
 
 
 def log_lines(folder):

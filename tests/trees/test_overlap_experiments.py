@@ -13,7 +13,7 @@ import train
 from benchmarks.overlap import merge_pairs, run_experiments, summary, variation_of_information
 from benchmarks.synthetic_tree import write_problem
 from benchmarks.tree_scale import run as run_at_scale
-from tests.linear.test_partition_tree import small_tree
+from tests.helpers import small_tree
 
 
 def slow_vi(one, two):

@@ -13,6 +13,7 @@ import models.trees.overlap as module
 import train
 from predict import Predictor
 from tests.conftest import with_values
+from tests.helpers import load_run
 from tests.tiny import write_dataset
 from utils.arrays import map_arrays, save_arrays
 from utils.config.config import DataConfig
@@ -60,8 +61,8 @@ def test_inner_products_and_copies(make_config, tmp_path):
     folder = train.fit(
         make_config(method={**OVERLAP, "copies": 2}, run={"dir": str(tmp_path / "overlap")})
     )
-    config, method = load(folder)
-    tree, before = method.trees[0], load(base)[1]
+    config, method = load_run(folder)
+    tree, before = method.trees[0], load_run(base)[1]
     members = np.zeros((20, len(tree.layers[-1].child_ptr) - 1))
     clusters = np.repeat(np.arange(members.shape[1]), np.diff(tree.layers[-1].child_ptr))
     np.add.at(members, (tree.node_labels, clusters), 1)
@@ -88,14 +89,6 @@ def test_inner_products_and_copies(make_config, tmp_path):
     )
     sizes = np.append(members.sum(axis=0), 0)
     assert metrics["inner_products"] == pytest.approx(sizes[reached].sum(axis=1).mean(), abs=0.1)
-
-
-def load(folder):
-    from models import METHOD_CONFIGS, load_method
-    from utils.run.folder import find_run
-
-    found, config = find_run(folder, METHOD_CONFIGS)
-    return config, load_method(config, found)
 
 
 def dataset(config):
@@ -189,7 +182,7 @@ def test_points_without_features_get_the_prior(make_config, own_root, tmp_path):
     folder = train.fit(make_config(method=TREE, data={"root": str(own_root)}))
     evaluation.evaluate(folder)
     assert json.loads((folder / "tst_metrics.json").read_text())["points_without_features"] == 1
-    config, method = load(folder)
+    config, method = load_run(folder)
     counts = np.bincount(dataset(config).splits["trn"].relevance.indices, minlength=20)
     answer = Predictor(folder)(["unseen"], k=3)[0]
     assert [label["label"] for label in answer] == np.argsort(-counts, kind="stable")[:3].tolist()

@@ -15,6 +15,7 @@ from models.elias.setup import cluster
 from models.trees.dense_features import array_pair
 from predict import Predictor
 from tests.conftest import with_values
+from tests.helpers import load_run
 from tests.tiny import write_dataset
 from utils.data.dataset import load_dataset
 from utils.data.held_out import validation_rows
@@ -192,9 +193,7 @@ def test_arrays_are_features(make_config, arrays, tmp_path):
     folder = train.fit(config)
     assert evaluation.evaluate(folder)["P@1"] > 80
     own = np.load(arrays / "X.tst.npy")
-    from tests.trees.test_overlap_xmc import load
-
-    features = load(folder)[1].features
+    features = load_run(folder)[1].features
     split = load_dataset(config, None).splits["tst"]
     dense = features.of_points(split, np.array([3, 7]), Accelerator(cpu=True)).dense
     np.testing.assert_allclose(
@@ -211,14 +210,14 @@ def test_arrays_are_features(make_config, arrays, tmp_path):
         with pytest.raises(
             InputError, match=r"arrays0\.json: (expected a key 'name'|name|columns)"
         ):
-            load(folder)
+            load_run(folder)
     told.write_text(as_saved)
     facts = folder / "model" / "method.json"
     as_saved = facts.read_text()
     for key, damaged in (("columns", []), ("columns", [1, 2, 3]), ("trees", [])):
         facts.write_text(json.dumps(json.loads(as_saved) | {key: damaged}))
         with pytest.raises(InputError, match=rf"method\.json: {key}: expected"):
-            load(folder)
+            load_run(folder)
     facts.write_text(as_saved)
     both = train.fit(
         with_values(

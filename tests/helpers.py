@@ -1,0 +1,107 @@
+"""What tests of several rooms share: opened runs and data sets, weights, trees of rankers."""
+
+import json
+import re
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from safetensors.torch import load_file
+
+from models import METHODS
+from utils.data.dataset import load_dataset
+from utils.linear.layer import Features, Solver
+from utils.linear.partition_tree import COMBINERS
+from utils.linear.tree_training import Ranking, fit_tree, grow, label_centroids
+
+
+def load(config):
+    from utils.pretrained.location import load_tokenizer
+
+    source = METHODS[config.method.name].tokenizer_source(config)
+    return load_dataset(config, source and load_tokenizer(source))
+
+
+def load_run(folder):
+    from models import METHOD_CONFIGS, load_method
+    from utils.run.folder import find_run
+
+    found, config = find_run(folder, METHOD_CONFIGS)
+    return config, load_method(config, found)
+
+
+def weights(folder):
+    return {
+        n: v
+        for f in ("shared", "process-0")
+        for n, v in load_file(folder / "last" / f"{f}.safetensors").items()
+    }
+
+
+def equal(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[n], second[n]) for n in first)
+
+
+def payload_of(path):
+    """The data inside a written page."""
+    found = re.findall(
+        r'<script type="application/json" id="payload">(.*?)</script>', path.read_text(), re.DOTALL
+    )
+    assert len(found) == 1
+    return json.loads(found[0])
+
+
+def made(points=80, columns=30, dense=0, seed=0, density=0.2):
+    rng = np.random.default_rng(seed)
+    sparse = sp.random(points, columns, density, "csr", np.float32, rng)
+    return Features.build(
+        sparse, rng.normal(size=(points, dense)).astype(np.float32) / 3 if dense else None
+    )
+
+
+def planted(features, nodes, seed=0):
+    """Positives [n, nodes] that a linear ranker can mostly tell."""
+    rng = np.random.default_rng(seed)
+    whole = np.hstack([features.sparse.toarray(), features.dense])
+    margins = whole @ rng.normal(size=(whole.shape[1], nodes))
+    return sp.csc_matrix((margins > np.quantile(margins, 0.8, axis=0)).astype(np.float32))
+
+
+def weights_of(layer, shape):
+    """Dense weights [F + D + 1, nodes] of a layer."""
+    dense = np.zeros((sum(shape) + 1, layer.child_ptr[-1]), np.float32)
+    for chunk in range(len(layer.child_ptr) - 1):
+        for row in range(layer.chunk_ptr[chunk], layer.chunk_ptr[chunk + 1]):
+            for at in range(layer.ptr[row], layer.ptr[row + 1]):
+                dense[layer.features[row], layer.child_ptr[chunk] + layer.children[at]] = (
+                    layer.values[at]
+                )
+    return dense
+
+
+def ranking(negatives="positives", threads=1, **solver):
+    return Ranking(Solver(**solver), negatives, 2, COMBINERS["l3-hinge"], threads)
+
+
+def small_tree(dense=0, labels=23, max_leaf=3, splits=3, negatives="positives", copies=False):
+    features = made(points=90, columns=40, dense=dense)
+    relevance = planted(features, labels).tocsr()
+    skeleton = grow(
+        label_centroids(relevance, features.sparse),
+        np.arange(labels),
+        max_leaf=max_leaf,
+        splits=splits,
+        seed=0,
+        threads=1,
+    )
+    if copies:
+        rng = np.random.default_rng(0)
+        members = skeleton.membership(labels).toarray()
+        members[np.arange(labels), rng.integers(0, skeleton.leaves, labels)] = 1
+        skeleton = skeleton.with_leaves(sp.csr_matrix(members))
+    return (
+        features,
+        relevance,
+        skeleton,
+        fit_tree(features, relevance, skeleton, ranking(negatives)),
+    )
