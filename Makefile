@@ -1,6 +1,7 @@
 # make demo    set up .venv, train and fuse models on the tracked data set, evaluate them on its test split, write the report
 # make test    set up .venv, run the linters and the test suite
 # make gate    the demo again: its score and its time beside a fixed piece of work
+# make mutate ROOM=losses    small changes of a room's code that the room's own tests miss (minutes)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +9,7 @@ WORKERS ?= 2
 DEMO_CONFIG := configs/LF-DebianTitles-small/fusion.yaml
 DEMO_RUN := Results/XMCKit/LF-DebianTitles-small/fusion
 
-.PHONY: demo test lint gate benchmarks clean
+.PHONY: demo test lint gate mutate benchmarks clean
 
 demo: $(VENV)/installed
 	$(BIN)/python train.py $(DEMO_CONFIG) --overwrite
@@ -24,6 +25,9 @@ lint: $(VENV)/installed-dev
 
 gate: $(VENV)/installed
 	$(BIN)/python -m benchmarks.gate
+
+mutate: $(VENV)/installed-mutate
+	$(BIN)/python -m benchmarks.mutate $(ROOM)
 
 benchmarks: $(VENV)/installed-dev
 	$(BIN)/python -m benchmarks.losses
@@ -52,6 +56,10 @@ $(VENV)/installed: requirements.txt | $(VENV)/bin/python
 
 $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements-dev.txt
+	@touch $@
+
+$(VENV)/installed-mutate: requirements-mutate.txt $(VENV)/installed-dev
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements-mutate.txt
 	@touch $@
 
 clean:

@@ -1,0 +1,246 @@
+"""Which small changes of a room's code do the room's own tests miss?
+
+    make mutate ROOM=losses
+    .venv/bin/python -m benchmarks.mutate losses [losses/triplet.py …]     # of these files alone
+
+A room is losses, models/ROOM, utils/ROOM or utils/ROOM.py; its tests are tests/ROOM or
+tests/test_ROOM.py. cosmic-ray makes the mutants: an operator, a comparison, a constant + 1, `not`,
+`and`, `True`, `break`. Decorators, annotations, `option(…)`, log calls and `raise` are left alone.
+Each mutant is tested in a fork of a process that has imported torch already, and lives in its
+memory alone: no file is written. numba compiles no function of the changed file.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+from cosmic_ray import plugins
+from cosmic_ray.ast import ast_nodes, get_ast
+from cosmic_ray.mutating import mutate_code
+
+ROOT = Path(__file__).parent.parent
+OPERATORS = [
+    "NumberReplacer",
+    *(
+        f"ReplaceBinaryOperator_{change}"
+        for change in (
+            "Add_Sub Sub_Add Mul_Div Div_Mul FloorDiv_Mul Mod_Mul Pow_Mul LShift_RShift "
+            "RShift_LShift BitAnd_BitOr BitOr_BitAnd BitXor_BitOr"
+        ).split()
+    ),
+    *(
+        f"ReplaceComparisonOperator_{change}"
+        for change in "Eq_NotEq NotEq_Eq Lt_LtE LtE_Lt Gt_GtE GtE_Gt Is_IsNot IsNot_Is".split()
+    ),
+    *(f"ReplaceUnaryOperator_Delete_{sign}" for sign in ("USub", "Not", "Invert")),
+    "ReplaceAndWithOr",
+    "ReplaceOrWithAnd",
+    "ReplaceTrueWithFalse",
+    "ReplaceFalseWithTrue",
+    "ReplaceBreakWithContinue",
+    "ReplaceContinueWithBreak",
+]
+# what a star or a bar between two values stands in; elsewhere it is a bare * of a signature, or **
+EXPRESSIONS = {"arith_expr", "term", "expr", "and_expr", "xor_expr", "shift_expr", "power"}
+SILENT_CALLS = {"option", "debug", "info", "warning"}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A file's source with one change, in line `line`."""
+
+    path: Path
+    source: str
+    line: int
+    before: str
+    after: str
+
+
+class MutantImporter(importlib.abc.MetaPathFinder, importlib.machinery.SourceFileLoader):
+    """Imports one file of the repository from a given source, its numba kernels as plain Python."""
+
+    def __init__(self, path: Path, source: str) -> None:
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        super().__init__(name, str(path))
+        self.source = source
+
+    def find_spec(self, fullname: str, path: object, target: object = None):
+        if fullname != self.name:
+            return None
+        return importlib.util.spec_from_file_location(fullname, self.path, loader=self)
+
+    def get_code(self, fullname: str):
+        return compile(self.source, self.path, "exec")
+
+    def exec_module(self, module) -> None:
+        import numba
+
+        numba.config.DISABLE_JIT = True
+        super().exec_module(module)
+        numba.config.DISABLE_JIT = False
+
+
+class FirstFailure:
+    """pytest plugin: the tests that most often failed first go first; sends which one failed."""
+
+    def __init__(self, killers: Counter[str], connection: Connection) -> None:
+        self.killers = killers
+        self.connection = connection
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items.sort(key=lambda item: -self.killers[item.nodeid])
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self.connection.send(report.nodeid)
+
+
+def silent_ranges(tree: ast.AST) -> Iterator[ast.AST]:
+    """What no test has to notice: annotations, decorators, messages, defaults of options."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Raise):
+            yield node
+        if isinstance(node, ast.Call) and name_of(node.func) in SILENT_CALLS:
+            yield node
+        if isinstance(node, ast.keyword) and node.arg == "strict":
+            yield node.value
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            yield from node.decorator_list
+        if isinstance(node, ast.FunctionDef) and node.returns is not None:
+            yield node.returns
+        if isinstance(node, ast.AnnAssign | ast.arg) and node.annotation is not None:
+            yield node.annotation
+
+
+def name_of(function: ast.expr) -> str:
+    return ast.unparse(function).rpartition(".")[2]
+
+
+def mutants_of(path: Path) -> Iterator[Mutant]:
+    """Every change of a file, in the order of its lines."""
+    source = path.read_text()
+    silent = [
+        ((node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset))
+        for node in silent_ranges(ast.parse(source))
+    ]
+    nodes = list(ast_nodes(get_ast(source)))
+    found = []
+    for name in OPERATORS:
+        operator = plugins.get_operator(f"core/{name}")()
+        occurrence = 0
+        for node in nodes:
+            for index, (start, end) in enumerate(operator.mutation_positions(node)):
+                wanted = index == 0 and not any(a <= start and end <= b for a, b in silent)
+                if name.startswith("ReplaceBinary"):
+                    wanted = wanted and node.parent.type in EXPRESSIONS
+                if wanted:
+                    found.append((start, name, operator, occurrence))
+                occurrence += 1
+    lines = source.splitlines()
+    for start, _, operator, occurrence in sorted(found, key=lambda entry: entry[:2]):
+        changed = mutate_code(source, operator, occurrence)
+        with contextlib.suppress(SyntaxError):
+            compile(changed, str(path), "exec")
+            before = lines[start[0] - 1].strip()
+            after = changed.splitlines()[start[0] - 1].strip()
+            yield Mutant(path, changed, start[0], before, after)
+
+
+def run_tests(
+    path: Path, source: str, tests: Sequence[str], killers: Counter[str], connection: Connection
+) -> None:
+    """In a fork: the tests with `path` made of `source`; exits by pytest's code."""
+    os.setsid()
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1)
+    os.dup2(silence, 2)
+    sys.meta_path.insert(0, MutantImporter(path, source))
+    options = ["-x", "--assert=plain", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    code = pytest.main([*options, *tests], plugins=[FirstFailure(killers, connection)])
+    os._exit(code)
+
+
+def noticed(
+    path: Path, source: str, tests: Sequence[str], killers: Counter[str], seconds: float
+) -> bool:
+    """Whether a test fails, or all together take longer than `seconds`."""
+    fork = multiprocessing.get_context("fork")
+    receiver, sender = fork.Pipe(duplex=False)
+    process = fork.Process(target=run_tests, args=(path, source, tests, killers, sender))
+    process.start()
+    sender.close()
+    process.join(seconds)
+    late = process.exitcode is None
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.join()
+    with contextlib.suppress(EOFError):
+        killers[receiver.recv()] += 1
+    return late or process.exitcode != pytest.ExitCode.OK
+
+
+def import_libraries() -> None:
+    """Import all that the tests import, then forget the repository's own modules."""
+    import tests.preloaded  # noqa: F401
+
+    own = {path.stem for path in ROOT.iterdir()}
+    for name in list(sys.modules):
+        if name.partition(".")[0] in own:
+            del sys.modules[name]
+
+
+def room_paths(room: str) -> tuple[list[Path], str]:
+    """The room's files and its tests."""
+    places = [ROOT / room, ROOT / "models" / room, ROOT / "utils" / room]
+    files = [path for place in places for path in sorted(place.rglob("*.py"))]
+    files = files or [ROOT / "utils" / f"{room}.py"]
+    folder = ROOT / "tests" / room
+    return files, str(folder if folder.is_dir() else ROOT / "tests" / f"test_{room}.py")
+
+
+def main(room: str, only: Sequence[str]) -> None:
+    files, tests = room_paths(room)
+    import_libraries()
+    totals: Counter[str] = Counter()
+    killers: Counter[str] = Counter()
+    for path in files:
+        name = str(path.relative_to(ROOT))
+        mutants = list(mutants_of(path))
+        if (only and name not in only) or not mutants:
+            continue
+        began = time.perf_counter()
+        if noticed(path, path.read_text(), [tests], Counter(), 600):
+            sys.exit(f"error: {tests} fails on {name} as it is")
+        seconds = 10 + 3 * (time.perf_counter() - began)
+        killed = 0
+        for mutant in mutants:
+            if noticed(path, mutant.source, [tests], killers, seconds):
+                killed += 1
+            else:
+                print(f"{name}:{mutant.line}\n    - {mutant.before}\n    + {mutant.after}")
+            sys.stdout.flush()
+        minutes = (time.perf_counter() - began) / 60
+        print(f"{name}: {killed} of {len(mutants)} noticed, {minutes:.1f} min", flush=True)
+        totals.update(noticed=killed, all=len(mutants))
+    share = 100 * totals["noticed"] / totals["all"]
+    print(f"{room}: {totals['noticed']} of {totals['all']} noticed, {share:.0f} %")
+
+
+if __name__ == "__main__":
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    main(sys.argv[1], sys.argv[2:])
