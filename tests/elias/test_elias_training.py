@@ -1,0 +1,225 @@
+"""ELIAS's steps: edges, gradients, accumulation, averages, and going on after a stop."""
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from safetensors.torch import load_file
+
+import eval as evaluation
+import train
+from tests.elias.conftest import STAGE1, STAGE2, built
+from utils.data.batches import training_batches
+
+
+def test_edge_weights_are_the_clipped_softmax(make_config):
+    method, _ = built(
+        make_config(method={**STAGE2, "graph": "cluster", "max_leaf": 7, "kappa": 10})
+    )
+    edges = method.model.edges.detach()
+    labels = method.graph.labels
+    log_edges = method.model.all_log_edges()
+    for cluster, row in enumerate(labels):
+        count = (row >= 0).sum()
+        # beta = 0.15 kappa
+        expected = (1.5 * count / 10 * edges[cluster, :count].softmax(0)).clamp(0, 1)
+        np.testing.assert_allclose(np.exp(log_edges[cluster, :count]), expected, rtol=1e-5)
+        assert (log_edges[cluster, count:] < -1e30).all() or count == labels.shape[1]
+
+
+def test_edges_at_the_start(make_config, tmp_path):
+    """Random, equal, or by how much less a label has there than in the cluster where it has
+    most."""
+    rows = np.zeros((2, 20), np.float32)
+    rows[0, :12], rows[1, 8:] = 0.5, 1.0
+    rows[0, 8], rows[1, 9] = 1.0, 0.001
+    sp.save_npz(tmp_path / "A.npz", sp.csr_matrix(rows))
+    settings = {**STAGE2, "graph": str(tmp_path / "A.npz"), "kappa": 12}
+    method, _ = built(make_config(method={**settings, "edge_init": "shares"}))
+    expected = np.zeros((2, 12))  # of labels 0 to 11 and 8 to 19
+    # labels 10 and 11 have 1 in the other cluster, label 8 has as much there
+    expected[0, 10:] = np.log(0.5)
+    expected[1, 1] = np.log(0.01)  # label 9, not less
+    np.testing.assert_allclose(method.model.edges.detach(), expected, rtol=1e-5, atol=1e-6)
+    assert (
+        method.graph.parents(method.model.all_log_edges())[[0, 9, 10, 19]] == [0, 0, 1, 1]
+    ).all()
+    assert not built(make_config(method={**settings, "edge_init": "equal"}))[0].model.edges.any()
+    random = built(make_config(method=settings))[0].model.edges
+    assert 0 <= random.min() < 0.2 < 0.8 < random.max() <= 1
+
+
+@pytest.mark.parametrize("loss", ["bce", "decoupled-softmax"])
+def test_a_step_equals_autograd_through_dense_tables(make_config, loss):
+    """The gradients of every part, against the search's definition on whole matrices."""
+    method, accelerator = built(
+        make_config(
+            method={
+                **STAGE2,
+                "graph": "cluster",
+                "init": "random",
+                "K": 6,
+                "beam": 2,
+                "loss_lambda": 0.3,
+                "max_leaf": 3,
+            },
+            loss={"name": loss},
+        )
+    )
+    batch = next(training_batches(method.data.splits["trn"], None, method.config, 0))
+    model = method.model
+    s = method.config.method
+    value = method.backward(batch, accelerator)
+    got = {
+        "labels": model.labels.factors.to_sparse(model.labels.shape).to_dense(),
+        "bias": model.bias.factors.to_sparse(model.bias.shape).to_dense(),
+        "clusters": model.clusters.grad,
+        "edges": model.edges.grad.to_dense(),
+    }
+
+    copies = {name: getattr(model, name).detach().clone().requires_grad_() for name in got}
+    queries = method.encoder(batch.queries).detach()
+    raised = torch.log_softmax(queries @ copies["clusters"].T / s.tau, 1) + np.log(s.alpha)
+    log_scores = raised.clamp(max=0)
+    chosen = method._forced(raised.detach(), batch)
+    relevance, filters = batch.relevance.toarray() > 0, batch.filters.toarray() > 0
+    total = 0.0
+    for i in range(len(queries)):
+        paths = {}
+        for cluster in chosen[i].tolist():
+            row = method.graph.labels[cluster] if cluster >= 0 else []
+            count = sum(label >= 0 for label in row)
+            weights = (
+                method.model.limits.beta
+                * count
+                / method.model.limits.kappa
+                * copies["edges"][cluster, :count].softmax(0)
+            ).clamp(max=1)
+            for place in range(count):
+                path = log_scores[i, cluster].exp() * weights[place]
+                if row[place] not in paths or path > paths[row[place]]:
+                    paths[row[place]] = path
+        kept = sorted(paths, key=lambda label: (-paths[label].item(), label))[: s.K]
+        final = {
+            label: paths[label]
+            * torch.sigmoid(copies["labels"][label] @ queries[i] / s.tau + copies["bias"][label, 0])
+            for label in kept
+        }
+        hits = [label for label in kept if relevance[i, label]]
+        misses = [label for label in kept if not relevance[i, label] and not filters[i, label]]
+        if loss == "bce":
+            total = (
+                total
+                - sum(final[k].log() for k in hits)
+                - sum((1 - final[k]).log() for k in misses)
+            )
+        else:
+            below = sum((final[k] for k in misses), torch.tensor(0.0))
+            total = total - sum((final[k] / (final[k] + below)).log() for k in hits) / max(
+                len(hits), 1
+            )
+        total = total - s.loss_lambda * sum(paths[k].log() for k in hits)
+    total = total / len(queries)
+    total.backward()
+    assert value.item() == pytest.approx(total.item(), rel=1e-4)
+    for name, gradient in got.items():
+        torch.testing.assert_close(gradient, copies[name].grad, rtol=1e-3, atol=1e-5)
+
+
+def test_a_shortlist_larger_than_what_is_reached(make_config):
+    folder = train.fit(make_config(method={**STAGE1, "beam": 1, "K": 2000}, train={"epochs": 2}))
+    evaluation.evaluate(folder, overrides=["--eval.ks", "[1, 20]"])
+    scores = sp.load_npz(folder / "tst_score_mat.npz")
+    assert np.diff(scores.indptr).max() <= 5  # one cluster's labels, though 20 were asked for
+    assert np.isfinite(scores.data).all()
+
+
+def test_label_classifiers_take_a_step_every_so_often(make_config):
+    """Every third step with the mean of three steps' gradients; the bias with them."""
+    config = make_config(
+        method={**STAGE1, "accumulation_steps": 3}, train={"epochs": 1, "batch_size": 8}
+    )
+    method, accelerator = built(config)
+    from utils.training.optim import build_optimizers
+
+    optimizers = build_optimizers(method.parameter_groups(), config.optim)
+    before = method.model.labels.detach().clone()
+    moved, gradients = [], []
+    for batch in training_batches(method.data.splits["trn"], None, config, 0):
+        method.backward(batch, accelerator)
+        gradients.append(method.model.labels.factors.to_sparse(before.shape).to_dense())
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        moved.append(not torch.equal(method.model.labels, before))
+        if len(moved) == 3:
+            state = next(o for o in optimizers if method.model.labels in o.state).state[
+                method.model.labels
+            ]
+            torch.testing.assert_close(
+                state["exp_avg"], 0.1 * sum(gradients) / 3, rtol=1e-4, atol=1e-6
+            )
+            before = method.model.labels.detach().clone()
+            after = before
+        elif len(moved) in (4, 5):
+            assert torch.equal(method.model.labels, after)
+    assert moved[:3] == [False, False, True]
+
+
+def test_averaged_weights_score(make_config):
+    config = make_config(
+        method={**STAGE1, "swa": True, "swa_start": 1, "swa_step": 1},
+        train={"epochs": 2, "batch_size": 12},
+    )
+    method, accelerator = built(config)
+    seen = []
+    for epoch in range(2):
+        for batch in training_batches(method.data.splits["trn"], None, config, epoch):
+            if epoch == 1 and batch.key[2] > 0:
+                seen.append(method.model.labels.detach().clone())
+            method.backward(batch, accelerator)
+            with torch.no_grad():
+                for parameter in method.model.parameters():
+                    parameter.add_(0.01 * torch.randn_like(parameter))
+    assert method.averaged == len(seen) == 3
+    torch.testing.assert_close(method.average.labels, sum(seen) / 3)
+    method.prepare_scoring(accelerator)
+    assert np.shares_memory(method.index.labels.rows, method.average.labels.numpy())
+
+
+def test_resuming_changes_nothing(make_config, tmp_path):
+    method = {
+        **STAGE2,
+        "graph": "cluster",
+        "swa": True,
+        "swa_start": 1,
+        "swa_step": 2,
+        "accumulation_steps": 2,
+        "dropout": 0.2,
+    }
+    settings = {"method": method, "train": {"epochs": 4, "batch_size": 16}}
+    whole = train.fit(make_config(**settings, run={"dir": str(tmp_path / "whole"), "threads": 1}))
+    config = make_config(
+        **settings, run={"dir": str(tmp_path / "parts"), "threads": 1, "save_minutes": 1e-9}
+    )
+    original = train.EpochMeter.add
+    steps = []
+
+    def stop(self, loss, batch):
+        original(self, loss, batch)
+        steps.append(1)
+        if len(steps) == 8:  # inside the third epoch
+            raise KeyboardInterrupt
+
+    train.EpochMeter.add = stop
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train.fit(config)
+    finally:
+        train.EpochMeter.add = original
+    parts = train.fit(config, resume=True)
+    first, second = (load_file(f / "last" / "shared.safetensors") for f in (whole, parts))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    for name in ("labels.npy", "clusters.npy", "log_edges.npy"):
+        assert (np.load(whole / "model" / name) == np.load(parts / "model" / name)).all()
