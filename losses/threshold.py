@@ -162,8 +162,8 @@ def advance(sums: Tensor, k: Tensor, at: Tensor, low: Tensor, high: Tensor):
     low, high = torch.where(residual < 0, shift, low), torch.where(residual > 0, shift, high)
     up, down = (above - k).clamp_min(0) + below + TINY, (k - above).clamp_min(0) + over + TINY
     step = (down.log() - up.log()) / (slope_below / up + slope_over / down)
-    # also where the step is not a number
-    outside = ~((shift + step >= low) & (shift + step <= high))
+    # also where slopes have underflowed: the step is infinite or not a number
+    outside = ~((shift + step >= low) & (shift + step <= high) & step.isfinite())
     middle = torch.where(high < torch.inf, (low + high) / 2 - shift, shift.abs().clamp_min(64))
     step = torch.where(residual == 0, 0, torch.where(outside, middle, step))
     done = (
