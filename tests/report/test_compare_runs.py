@@ -12,45 +12,8 @@ import eval as evaluation
 import train
 from tests.helpers import payload_of
 from tests.tiny import write_dataset
-from utils.metrics import evaluate, inverse_propensity, paired_bootstrap, per_point
 from utils.report.compare import differing
 from utils.report.tables import main
-
-
-def test_bootstrap_is_that_of_a_loop_over_samples(monkeypatch):
-    rng = np.random.default_rng(2)
-    relevance = sp.csr_matrix((rng.random((15, 9)) < 0.3).astype(np.float32))
-    systems = [sp.csr_matrix(rng.random((15, 9))) for _ in range(2)]
-    weights = inverse_propensity(rng.integers(0, 9, 9), 30, a=0.55, b=1.5)
-    monkeypatch.setattr("utils.metrics.CELLS", 15 * 7)  # 7 samples at a time, 20 in all
-    found = paired_bootstrap(
-        [per_point(s, relevance, weights, (1, 3)) for s in systems], 20, seed=4
-    )
-    generator = np.random.default_rng(4)
-    for sample in range(20):
-        drawn = generator.integers(15, size=15)
-        for scores, values in zip(systems, found, strict=True):
-            # of the same points for both
-            slow = evaluate(scores[drawn], relevance[drawn], weights, (1, 3))
-            assert {key: value[sample] for key, value in values.items()} == pytest.approx(
-                slow, rel=1e-12
-            )
-
-
-def test_interval_of_a_difference_is_about_two_standard_errors():
-    rng = np.random.default_rng(0)
-    relevance = sp.csr_matrix(np.eye(2)[np.zeros(800, int)])
-    one, two = (
-        sp.csr_matrix(np.eye(2)[(rng.random(800) > share).astype(int)]) for share in (0.4, 0.5)
-    )
-    points = [per_point(scores, relevance, ks=(1,)).only(["P@1"]) for scores in (one, two)]
-    first, second = paired_bootstrap(points, 4000)
-    low, high = np.percentile(second["P@1"] - first["P@1"], (2.5, 97.5))
-    gain = 100 * (points[1].values["P@1"] - points[0].values["P@1"])
-    error = gain.std() / np.sqrt(800)
-    assert [low, high] == pytest.approx(
-        [gain.mean() - 1.96 * error, gain.mean() + 1.96 * error], abs=0.3 * error
-    )
 
 
 def test_points_differ_where_true_labels_stand_elsewhere():

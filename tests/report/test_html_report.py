@@ -11,7 +11,7 @@ import scipy.sparse as sp
 import eval as evaluation
 import train
 from tests.helpers import payload_of
-from utils.metrics import evaluate, reliability
+from utils.metrics import evaluate
 from utils.report import html
 from utils.sparse import topk_rows
 
@@ -56,21 +56,6 @@ def test_fewer_labels_than_groups():
         and found["P@1"] == [0, 0, 100]
         and found["recall@1"] == [None, None, 100]
     )
-
-
-def test_reliability_by_loops():
-    rng = np.random.default_rng(1)
-    scores = np.append(rng.random(300), [0.0, 1.0])
-    right = rng.random(302) < 0.4
-    found = reliability(scores, right)
-    for b in range(10):
-        inside = [i for i, s in enumerate(scores) if min(int(s * 10), 9) == b]
-        assert found["count"][b] == len(inside)
-        assert found["score"][b] == pytest.approx(np.mean(scores[inside]))
-        assert found["right"][b] == pytest.approx(np.mean(right[inside]))
-    assert reliability(np.array([0.95]), np.array([True]))["count"] == [0] * 9 + [1]
-    for bad in ([], [-0.1, 0.5], [0.5, 1.2]):
-        assert reliability(np.array(bad), np.zeros(len(bad), bool)) is None
 
 
 def test_confused_pairs_by_loops(made):
