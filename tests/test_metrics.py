@@ -209,6 +209,8 @@ def test_inverse_propensity_by_the_formula():
     got = inverse_propensity([0, 1, 100], 1000, a=0.55, b=1.5)
     slow = [1 + (math.log(1000) - 1) * (1.5 + 1) ** 0.55 * (n + 1.5) ** -0.55 for n in (0, 1, 100)]
     assert got.tolist() == pytest.approx(slow, rel=1e-12)
+    fewest = inverse_propensity([2], 3, a=1, b=1)  # log 3 > 1 is asked for
+    assert fewest.tolist() == pytest.approx([1 + (math.log(3) - 1) * 2 / 3])
     assert inverse_propensity(sparse.csr_matrix(np.eye(2)).sum(axis=0), 10, 0.5, 0.4).shape == (2,)
 
 
@@ -217,6 +219,7 @@ def test_inverse_propensity_by_the_formula():
     [
         (([1], 2, 0.5, 0.4), "num_points >= 3.* got 2"),
         (([1], 9, 0, 0.4), "a > 0 and b > 0, got a = 0"),
+        (([1], 9, 0.5, 0), "a > 0 and b > 0, got a = 0.5, b = 0"),
         (([-1], 9, 0.5, 0.4), "label counts >= 0"),
     ],
 )
