@@ -70,13 +70,13 @@ from collections.abc import Callable, Sequence  # noqa: E402
 
 import torch  # noqa: E402
 
-from models import METHOD_CONFIGS, METHODS, load_method  # noqa: E402
 from models.elias import setup  # noqa: E402
 from models.elias.elias import Elias  # noqa: E402
 from models.elias.graph import Graph, check_graph  # noqa: E402
 from models.elias.made_graphs import Origin, approx_origin, cluster_origin  # noqa: E402
 from models.elias.model import EliasConfig, Limits  # noqa: E402
 from models.elias.report import draw  # noqa: E402
+from models.loading import load_method  # noqa: E402
 from models.recipe import with_resolved_encoder  # noqa: E402
 from train import fit  # noqa: E402
 from utils import distributed  # noqa: E402
@@ -90,6 +90,7 @@ from utils.config.config import (
 )  # noqa: E402
 from utils.config.graph_places import approx_file, cluster_file  # noqa: E402
 from utils.config.legacy_yaml import load_any_config  # noqa: E402
+from utils.config.methods import method_class  # noqa: E402
 from utils.data.dataset import load_dataset  # noqa: E402
 from utils.pretrained.location import load_tokenizer  # noqa: E402
 from utils.row_store import RowStore  # noqa: E402
@@ -119,13 +120,13 @@ def gen_cluster_A(
         config = source
         start = _model_of(config) if model else None
     else:
-        folder, config = find_run(source, METHOD_CONFIGS, overrides)
-        if not issubclass(METHODS[config.method.name], Elias):
+        folder, config = find_run(source, overrides)
+        if not issubclass(method_class(config.method.name), Elias):
             raise ConfigError(_other_run("gen_cluster_A", folder, config))
         here = dataclasses.replace(config.run, dir=str(folder))  # the run may have been moved
         config = dataclasses.replace(config, run=here)
         start = folder if model else None
-    if not issubclass(METHODS[config.method.name], Elias):
+    if not issubclass(method_class(config.method.name), Elias):
         raise ConfigError(
             f"gen_cluster_A: expected a config of elias-1 or elias-2, got {config.method.name}"
         )
@@ -138,7 +139,7 @@ def gen_cluster_A(
     points = None
     if start is not None:
         log.info("clustering by TF-IDF features and the embeddings of %s", start)
-        before = load_method(find_run(start, METHOD_CONFIGS)[1], start)
+        before = load_method(find_run(start)[1], start)
         points = setup.point_embeddings(before.to(accelerator.device), data, accelerator)
     graph = setup.cluster(data, config.method, points)
     limits = Limits.of(config.method, graph.num_clusters, data.num_labels)
@@ -153,7 +154,7 @@ def _model_of(config: Config) -> Path | None:
     """The run whose embeddings a config's labels are clustered by; None if there is none."""
     if config.run.start_from:
         try:
-            return find_run(config.run.start_from, METHOD_CONFIGS)[0]
+            return find_run(config.run.start_from)[0]
         except ValueError as error:
             raise ConfigError(
                 f"gen_cluster_A: run.start_from: {error}; train that run first, or cluster by "
@@ -172,7 +173,7 @@ def gen_approx_A(run: str | Path, kappa: int | None = None, out: str | Path | No
         kappa: edges of a cluster, at most; default what the run's config says.
         out: default <run>/approx_A.npz, where the runs that start from this one look for it.
     """
-    folder, config = find_run(run, METHOD_CONFIGS)
+    folder, config = find_run(run)
     accelerator, data = _start(config)
     method = load_method(config, folder).to(accelerator.device)
     if not isinstance(method, Elias):
@@ -196,8 +197,8 @@ def gen_approx_A(run: str | Path, kappa: int | None = None, out: str | Path | No
 def sparse_ranker(run: str | Path, overrides: Sequence[str] = (), overwrite: bool = False) -> Path:
     """ELIAS++: a run of method elias-ranker that starts from this one, in <run>-ranker. Every
     process calls it."""
-    folder, config = find_run(run, METHOD_CONFIGS)
-    if not issubclass(METHODS[config.method.name], Elias):
+    folder, config = find_run(run)
+    if not issubclass(method_class(config.method.name), Elias):
         raise ConfigError(_other_run("sparse_ranker", folder, config))
     mapping = to_mapping(config)
     mapping.pop("stages", None)
@@ -210,7 +211,7 @@ def sparse_ranker(run: str | Path, overrides: Sequence[str] = (), overwrite: boo
         "start_from": str(folder),
         "dir": str(folder.with_name(f"{folder.name}-ranker")),
     }
-    ranker = finish_config(mapping, {}, overrides, METHOD_CONFIGS, expname=folder.name)
+    ranker = finish_config(mapping, {}, overrides, expname=folder.name)
     return fit(ranker, overwrite=overwrite)
 
 
@@ -221,7 +222,7 @@ def quantize(run: str | Path, precision: str = "int8") -> Path:
     `eval.py RUN --eval.precision int8` maps them then; without them it converts them in memory,
     each time.
     """
-    folder, config = find_run(run, METHOD_CONFIGS)
+    folder, config = find_run(run)
     model = folder / "model" / ("elias" if config.method.name == "elias-ranker" else "")
     if not (model / "clusters.npy").is_file():
         raise ConfigError(_other_run("quantize", folder, config))
@@ -234,8 +235,8 @@ def quantize(run: str | Path, precision: str = "int8") -> Path:
 
 def report(run: str | Path) -> Path:
     """Draw what a run's graph has learned again; the plot."""
-    folder, config = find_run(run, METHOD_CONFIGS)
-    if not issubclass(METHODS[config.method.name], Elias):
+    folder, config = find_run(run)
+    if not issubclass(method_class(config.method.name), Elias):
         raise ConfigError(_other_run("report", folder, config))
     return draw(folder)
 
@@ -246,7 +247,7 @@ def _other_run(step: str, folder: Path, config: Config) -> str:
     stages = [
         path.parent
         for path in sorted(folder.glob("stages/*/config.yaml"))
-        if issubclass(METHODS[find_run(path.parent, METHOD_CONFIGS)[1].method.name], Elias)
+        if issubclass(method_class(find_run(path.parent)[1].method.name), Elias)
     ]
     there = f"; those of its stages are {' and '.join(map(str, stages))}" if stages else ""
     return f"{step}: expected an elias run, {folder} is one of {config.method.name}{there}"
@@ -257,7 +258,7 @@ def _start(config: Config) -> tuple:
     accelerator = distributed.start(config.train.mixed_precision)
     torch.set_num_threads(distributed.cpu_threads(config.run.threads))
     config = with_resolved_encoder(config)
-    source = METHODS[config.method.name].tokenizer_source(config)
+    source = method_class(config.method.name).tokenizer_source(config)
     return accelerator, load_dataset(
         config, load_tokenizer(source, config.encoder.trust_remote_code)
     )
@@ -315,11 +316,7 @@ def main(options: argparse.Namespace, words: list[str]) -> None:
         check_words(options, words)
         if options.step == "gen_cluster_A":
             is_run = _is_run(options.run)
-            source = (
-                options.run
-                if is_run
-                else load_any_config(options.run, words, method_configs=METHOD_CONFIGS)
-            )
+            source = options.run if is_run else load_any_config(options.run, words)
             done = (
                 "graph",
                 gen_cluster_A(
@@ -369,7 +366,7 @@ def _run_folder(path: str, words: Sequence[str]) -> Path:
     been trained."""
     if _is_run(path):
         return Path(path)
-    config = load_any_config(path, words, method_configs=METHOD_CONFIGS)
+    config = load_any_config(path, words)
     if not (config.run_folder / "config.yaml").is_file():
         start = config.run.start_from
         before = (

@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 
 from utils.config.command_line import parse_words
+from utils.config.plugins import add_plugin_option
 
 
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
@@ -29,6 +30,7 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("split", nargs="?", default="tst", help="trn, val or tst (default tst)")
     parser.add_argument("run", help="run folder or its config.yaml")
+    add_plugin_option(parser)
     return parse_words(parser)
 
 
@@ -44,12 +46,13 @@ import scipy.sparse as sp  # noqa: E402
 import torch  # noqa: E402
 from accelerate import Accelerator  # noqa: E402
 
-from models import METHOD_CONFIGS, METHODS, load_method  # noqa: E402
 from models.eval_options import check_options, compare_index  # noqa: E402
+from models.loading import load_method  # noqa: E402
 from models.method import Method  # noqa: E402
 from models.report_data import report_data  # noqa: E402
 from utils import distributed, metrics  # noqa: E402
 from utils.config.config import Config, ConfigError  # noqa: E402
+from utils.config.methods import method_class  # noqa: E402
 from utils.data.dataset import SPLITS, Dataset, Split, load_dataset  # noqa: E402
 from utils.data.held_out import saved_validation_rows  # noqa: E402
 from utils.data.sizes import DataSizes  # noqa: E402
@@ -119,7 +122,7 @@ def evaluate(
     """
     if split not in SPLITS:
         raise InputError(f"split must be one of {', '.join(SPLITS)}, got '{split}'")
-    folder, config = find_run(run, METHOD_CONFIGS, overrides or ())
+    folder, config = find_run(run, overrides or ())
     warn_unfinished(folder)
     accelerator = distributed.start(config.train.mixed_precision)
     torch.set_num_threads(distributed.cpu_threads(config.run.threads))
@@ -218,7 +221,7 @@ def save_evaluation(
 
 def run_tokenizer(config: Config, folder: Path) -> Any:
     """The tokenizer in a run's model; None if its method reads no tokens."""
-    if METHODS[config.method.name].tokenizer_source(config) is None:
+    if method_class(config.method.name).tokenizer_source(config) is None:
         return None
     return load_tokenizer(str(folder / "model"), config.encoder.trust_remote_code)
 

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from utils.config.command_line import parse_words
+from utils.config.plugins import add_plugin_option
 
 
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
@@ -35,6 +36,7 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
         "--labels", help="file with one label text a line, ranked instead of the data set's labels"
     )
     parser.add_argument("--out", help="write to this file instead of the screen")
+    add_plugin_option(parser)
     return parse_words(parser)
 
 
@@ -50,8 +52,8 @@ from collections.abc import Iterable, Iterator, Sequence  # noqa: E402
 
 import torch  # noqa: E402
 
-from models import METHOD_CONFIGS, load_method  # noqa: E402
 from models.eval_options import check_options, compare_index  # noqa: E402
+from models.loading import load_method  # noqa: E402
 from utils import distributed  # noqa: E402
 from utils.config.config import Config  # noqa: E402
 from utils.console import is_screen, shows_unicode  # noqa: E402
@@ -86,7 +88,7 @@ class Predictor:
     def __init__(
         self, run: str | Path, labels: Sequence[str] | None = None, overrides: Sequence[str] = ()
     ) -> None:
-        folder, config = find_run(run, METHOD_CONFIGS, overrides)
+        folder, config = find_run(run, overrides)
         warn_unfinished(folder)
         torch.set_num_threads(distributed.cpu_threads(config.run.threads))
         self.accelerator = distributed.start(config.train.mixed_precision)

@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 
 from utils.config.command_line import parse_words
+from utils.config.plugins import add_plugin_option
 
 
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
@@ -45,6 +46,7 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--processes", type=int, help="with --plan: processes to plan for (default 1)"
     )
+    add_plugin_option(parser)
     options, overrides = parse_words(parser)
     if options.processes is not None and not options.plan:
         parser.error(
@@ -68,11 +70,12 @@ from accelerate import Accelerator  # noqa: E402
 from accelerate.utils import set_seed  # noqa: E402
 
 from eval import check_ks, metric_ks, score_split  # noqa: E402
-from models import METHOD_CONFIGS, METHODS, load_method  # noqa: E402
+from models.loading import load_method  # noqa: E402
 from models.method import Method, progress  # noqa: E402
 from models.recipe import plan_recipe  # noqa: E402
 from utils import distributed  # noqa: E402
 from utils.config.config import Config, ConfigError  # noqa: E402
+from utils.config.methods import method_class  # noqa: E402
 from utils.data.batches import Batch, steps_per_epoch, training_batches  # noqa: E402
 from utils.data.dataset import Dataset, labels_hash, load_dataset  # noqa: E402
 from utils.data.held_out import saved_validation_rows  # noqa: E402
@@ -109,11 +112,6 @@ log = logging.getLogger("train")
 CHECK_EVERY = 20  # steps between two looks at the losses: each look is one host sync
 
 
-def with_member_stages(config: Config) -> Config:
-    """A fusion of config files with a stage for each of them; any other config as it is."""
-    return member_stages(config, METHOD_CONFIGS)
-
-
 def fit(config: Config, resume: bool = False, overwrite: bool = False) -> Path:
     """Train `config` (all its stages) and return the run folder, which then holds the best model on
     validation.
@@ -122,7 +120,7 @@ def fit(config: Config, resume: bool = False, overwrite: bool = False) -> Path:
         resume: go on from the folder's last checkpoint, if there is one.
         overwrite: replace the run that the folder holds, once the new one has been set up.
     """
-    config = with_member_stages(config)
+    config = member_stages(config)
     distributed.check_training_launch()
     distributed.start("no")  # the number of processes is known from here on
     stages = plan(config, resume, overwrite)
@@ -155,7 +153,7 @@ def at_present(stage: Config, config: Config, name: str) -> Config:
     """A stage, when its turn has come: `best:NAME` is known."""
     if not name:
         return stage
-    return dataclasses.replace(stage, train=stage_configs(config, METHOD_CONFIGS)[name].train)
+    return dataclasses.replace(stage, train=stage_configs(config)[name].train)
 
 
 def fit_stage(
@@ -175,20 +173,20 @@ def fit_stage(
     )
     torch.set_num_threads(distributed.cpu_threads(config.run.threads))
     set_seed(config.run.seed)
-    source = METHODS[config.method.name].tokenizer_source(config)
+    source = method_class(config.method.name).tokenizer_source(config)
     if source is not None:
         source = load_tokenizer(source, config.encoder.trust_remote_code)
     data = load_dataset(
         config, source, saved_validation_rows(config.run_folder, config.data) if resume else None
     )
     # its sizes are exact now
-    METHODS[config.method.name].check(config, DataSizes.of(data), Runs(METHOD_CONFIGS))
+    method_class(config.method.name).check(config, DataSizes.of(data), Runs())
     if resume and is_begun(config.run_folder):
         check_same_data(config.run_folder, data)
-    method = METHODS[config.method.name].build(config, data).to(accelerator.device)
+    method = method_class(config.method.name).build(config, data).to(accelerator.device)
     if config.run.start_from:
         try:
-            start, before = find_run(config.run.start_from, METHOD_CONFIGS)
+            start, before = find_run(config.run.start_from)
         except ValueError as error:
             raise ConfigError(
                 f"run.start_from: {error}; train that run first, or name another"
@@ -497,13 +495,9 @@ def check_settings(config: Config, data: DataSizes) -> None:
 def main(options: argparse.Namespace, words: list[str]) -> None:
     start_logging()
     try:
-        config = load_training_config(options.config, words, METHOD_CONFIGS, with_member_stages)
+        config = load_training_config(options.config, words, member_stages)
         if options.plan:
-            return print(
-                plan_report(
-                    config, 1 if options.processes is None else options.processes, METHOD_CONFIGS
-                )
-            )
+            return print(plan_report(config, 1 if options.processes is None else options.processes))
         folder = fit(config, options.resume, options.overwrite)
     except (ValueError, FloatingPointError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -20,7 +20,6 @@ import numpy as np
 import torch
 
 from eval import evaluate
-from models import METHOD_CONFIGS
 from train import fit
 from utils.config.config import load_config
 from utils.run.environment import environment
@@ -33,7 +32,7 @@ def measure(path: Path, seed: int, folder: Path) -> dict[str, float]:
     """Train and evaluate one config with one seed."""
     started = time.perf_counter()
     overrides = {"run": {"dir": str(folder), "seed": seed, "tensorboard": False}}
-    run = fit(load_config(path, overrides, method_configs=METHOD_CONFIGS))
+    run = fit(load_config(path, overrides))
     metrics = evaluate(run)
     finished = json.loads((run / "finished").read_text())
     return {

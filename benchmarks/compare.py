@@ -44,7 +44,6 @@ import scipy.sparse as sp
 
 from benchmarks.compare_worker import Task
 from benchmarks.table import heading, line
-from models import METHOD_CONFIGS
 from utils.config.config import DataConfig, load_config, to_yaml
 from utils.data.filters import load_filters
 from utils.data.relevance import load_relevance
@@ -121,7 +120,7 @@ class System:
         if self.config:
             return {
                 "data": data.digest,
-                "config": to_yaml(load_config(self.config, method_configs=METHOD_CONFIGS)),
+                "config": to_yaml(load_config(self.config)),
             }
         return {
             "data": data.digest,

@@ -81,7 +81,6 @@ class Ours:
 
         import eval
         import train
-        from models import METHOD_CONFIGS
         from predict import Predictor
         from utils.config.config import load_config
 
@@ -93,7 +92,7 @@ class Ours:
         folder = Path(task.data)
         # A tree selects nothing on validation points: it may learn from them, as the other trees
         # do.
-        config = load_config(task.config, method_configs=METHOD_CONFIGS)
+        config = load_config(task.config)
         whole = config.method.name in ("xr-linear", "overlap") and not config.stages
         self.config = load_config(
             task.config,
@@ -110,7 +109,6 @@ class Ours:
                     "tensorboard": False,
                 },
             },
-            method_configs=METHOD_CONFIGS,
         )
         self.predictor = None
         # a tree can make features of new texts

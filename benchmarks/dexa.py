@@ -27,9 +27,9 @@ from accelerate import Accelerator
 
 import train
 from benchmarks.processes import made_data
-from models import METHOD_CONFIGS, METHODS
 from models.encoders.encoder import build_encoder
 from utils.config.config import Config, build_config, load_config, stage_config, to_mapping
+from utils.config.methods import method_class
 from utils.data.batches import training_batches
 from utils.data.dataset import load_dataset
 from utils.pretrained.location import load_tokenizer
@@ -64,15 +64,16 @@ def stepper(root: Path, encoder: Path, case: str) -> Callable[[], float]:
             "train": {"batch_size": 512},
             "run": {"threads": 1},
         },
-        METHOD_CONFIGS,
         {},
     )
     data = load_dataset(config, load_tokenizer(str(encoder)))
     if config.method.name == "xc":  # as after its first stage
-        method = METHODS["xc"](config, data.num_labels, data, build_encoder(config.encoder, data))
+        method = method_class("xc")(
+            config, data.num_labels, data, build_encoder(config.encoder, data)
+        )
         torch.nn.init.normal_(method.weight)
     else:
-        method = METHODS["dexa"].build(config, data)
+        method = method_class("dexa").build(config, data)
         # clustering is measured elsewhere
         method.auxiliary.clusters.random_(len(method.auxiliary.table))
     accelerator = Accelerator(cpu=True)
@@ -137,10 +138,8 @@ def training_seconds(config: Config) -> float:
 def batches(path: str, epochs: int, seeds: list[int]) -> list[dict]:
     """Training with clustered and with random batches."""
     found = []
-    config = load_config(path, method_configs=METHOD_CONFIGS)
-    first = to_mapping(
-        stage_config(config, config.stages[0], METHOD_CONFIGS) if config.stages else config
-    )
+    config = load_config(path)
+    first = to_mapping(stage_config(config, config.stages[0]) if config.stages else config)
     first.pop("stages", None)
     first["train"] |= {"epochs": epochs, "patience": None, "eval_interval": epochs}
     for kind in ("random", "clustered"):
@@ -156,7 +155,6 @@ def batches(path: str, epochs: int, seeds: list[int]) -> list[dict]:
                 }
                 current = build_config(
                     {**first, "run": run, "method": {**first["method"], "batches": kind}},
-                    METHOD_CONFIGS,
                     {},
                 )
                 seconds.append(training_seconds(current))

@@ -30,7 +30,7 @@ import numpy as np
 import scipy.sparse as sp
 from accelerate import Accelerator
 
-from models import METHOD_CONFIGS, load_method
+from models.loading import load_method
 from models.trees.overlap import XrLinearConfig, ranking
 from utils import distributed, metrics
 from utils.config.config import Config
@@ -240,7 +240,7 @@ def second_home(
 
 def run_experiments(run: str | Path, copies: list[int], split: str) -> dict:
     """Both experiments; writes the JSON and the plot."""
-    folder, config = find_run(run, METHOD_CONFIGS)
+    folder, config = find_run(run)
     if not isinstance(config.method, XrLinearConfig):
         raise ValueError(
             f"{folder}: a {config.method.name} run; the experiments need xr-linear or overlap"

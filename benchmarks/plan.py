@@ -24,7 +24,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 CONFIGS = REPOSITORY / "configs" / "LF-DebianTitles-small"
 PLAN = (
     "import sys, train; from utils.plan import plan; from utils.config.config import load_config; "
-    "print(plan(load_config(sys.argv[1], sys.argv[2:], method_configs=train.METHOD_CONFIGS)).total)"
+    "print(plan(load_config(sys.argv[1], sys.argv[2:])).total)"
 )
 CASES = {
     "dexml, bag, all labels": ("dexml.yaml", ["--train.epochs", "2"]),

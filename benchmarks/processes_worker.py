@@ -10,10 +10,10 @@ import time
 
 import torch
 
-from models import METHOD_CONFIGS, METHODS
 from models.encoders.encoder import tokenizer_source
 from utils import distributed
 from utils.config.config import load_config
+from utils.config.methods import method_class
 from utils.data.batches import training_batches
 from utils.data.dataset import load_dataset
 from utils.pretrained.location import load_tokenizer
@@ -26,13 +26,13 @@ def main() -> None:
     path = sys.argv[1]
     steps = int(sys.argv[2])
     words = sys.argv[3:]
-    config = load_config(path, words, method_configs=METHOD_CONFIGS)
+    config = load_config(path, words)
     accelerator = distributed.start()
     torch.set_num_threads(distributed.cpu_threads(config.run.threads))
     tokenizer = load_tokenizer(tokenizer_source(config.encoder))
     start = peak_memory(accelerator.device)["memory_mb"]
     data = load_dataset(config, tokenizer)
-    method = METHODS[config.method.name].build(config, data).train()
+    method = method_class(config.method.name).build(config, data).train()
     optimizers = build_optimizers(method.parameter_groups(), config.optim)
     parameters = list(method.parameters())
 

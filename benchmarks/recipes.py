@@ -28,16 +28,16 @@ import scipy.sparse as sp
 import torch
 
 from eval import evaluate
-from models import METHOD_CONFIGS
 from models.recipe import plan_recipe
-from train import check_settings, fit, with_member_stages
+from train import check_settings, fit
 from utils.config.config import Config, build_config, to_mapping
 from utils.config.legacy_yaml import load_any_config
+from utils.config.methods import method_options
 from utils.data.held_out import held_out_points
 from utils.data.sizes import DataSizes
 from utils.pretrained.location import load_tokenizer
 from utils.run.folder import start_logging
-from utils.run.stages import Runs
+from utils.run.stages import Runs, member_stages
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 POINTS, TEST_POINTS, LABELS = 96, 24, 24
@@ -261,7 +261,7 @@ def _changed(config: Config, change: Callable[[str, str, Any], Any]) -> Config:
     values = to_mapping(config)
     stages = values.pop("stages", ())
     changed = [all_of(_with_defaults(stage, config)) for stage in stages]
-    return build_config(all_of(values), METHOD_CONFIGS, {}, changed)
+    return build_config(all_of(values), {}, changed)
 
 
 def _with_defaults(stage: Mapping[str, Any], config: Config) -> dict[str, Any]:
@@ -272,7 +272,7 @@ def _with_defaults(stage: Mapping[str, Any], config: Config) -> dict[str, Any]:
     if name == config.method.name:
         return dict(stage)
     defaults = to_mapping(
-        dataclasses.replace(config, method=METHOD_CONFIGS[name](name=name), stages=())
+        dataclasses.replace(config, method=method_options(name)(name=name), stages=())
     )["method"]
     return {**stage, "method": {**defaults, **own}}
 
@@ -307,9 +307,7 @@ class Paper:
 
     def check(self, config: Config) -> dict[str, Config]:
         """The stages of a config as it is shipped; ConfigError for what could not be trained."""
-        stages = plan_recipe(
-            on_toys(config, self._toys), published_sizes, Runs(METHOD_CONFIGS, self._known)
-        )
+        stages = plan_recipe(on_toys(config, self._toys), published_sizes, Runs(self._known))
         for stage in stages.values():
             check_settings(stage, published_sizes(stage))
             self._known[str(stage.run_folder)] = stage
@@ -318,7 +316,7 @@ class Paper:
 
 def load(path: Path) -> Config:
     """A shipped config, with stages for the config files that a fusion names."""
-    return load_any_config(path, method_configs=METHOD_CONFIGS, expand=with_member_stages)
+    return load_any_config(path, expand=member_stages)
 
 
 def recipe_key(config: Config) -> str:

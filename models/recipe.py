@@ -14,8 +14,8 @@ import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 
-from models import METHOD_CONFIGS, METHODS
 from utils.config.config import Config, ConfigError
+from utils.config.methods import method_class
 from utils.data.sizes import DataSizes, read_once
 from utils.pretrained.settings import check_lengths
 from utils.pretrained.source import resolve_encoder
@@ -40,14 +40,14 @@ def plan_recipe(
     """
     sizes = sizes or read_once()
     stages = {}
-    for name, stage in stage_configs(config, METHOD_CONFIGS).items():
+    for name, stage in stage_configs(config).items():
         with of_stage(name):
             stages[name] = with_resolved_encoder(stage)
     stages = with_own_rates(stages)
-    runs = runs or Runs(METHOD_CONFIGS)
+    runs = runs or Runs()
     for name, stage in stages.items():
         with of_stage(name):
-            METHODS[stage.method.name].check(stage, sizes(stage), runs)
+            method_class(stage.method.name).check(stage, sizes(stage), runs)
         runs.add(stage)
     return stages
 
@@ -59,7 +59,7 @@ def with_resolved_encoder(config: Config) -> Config:
     Raises:
         ConfigError: the encoder does not take texts as long as they may be.
     """
-    if METHODS[config.method.name].tokenizer_source(config) is None:
+    if method_class(config.method.name).tokenizer_source(config) is None:
         return config
     config = dataclasses.replace(config, encoder=resolve_encoder(config.encoder))
     check_lengths(config)
@@ -75,7 +75,9 @@ def with_own_rates(stages: Mapping[str, Config]) -> dict[str, Config]:
     Raises:
         ConfigError: an entry is of no stage's groups.
     """
-    groups = {name: METHODS[stage.method.name].group_names(stage) for name, stage in stages.items()}
+    groups = {
+        name: method_class(stage.method.name).group_names(stage) for name, stage in stages.items()
+    }
     known = frozenset().union(*groups.values())
     found = {}
     for name, stage in stages.items():

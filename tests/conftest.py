@@ -7,7 +7,6 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 import torch
 
-from models import METHOD_CONFIGS
 from tests.tiny import tiny_sections, write_dataset, write_encoder
 from utils.config.config import Config, build_config, to_mapping
 
@@ -38,7 +37,7 @@ def make_config(tiny_root, tmp_path, tiny_encoder):
     def make(**sections) -> Config:
         stages = sections.pop("stages", ())
         merged = tiny_sections(tiny_root, tiny_encoder, tmp_path / "run", sections)
-        return build_config(merged, METHOD_CONFIGS, {}, stages)
+        return build_config(merged, {}, stages)
 
     return make
 
@@ -49,4 +48,4 @@ def with_values(config: Config, **sections) -> Config:
     stages = mapping.pop("stages", ())
     for section, values in sections.items():
         mapping[section] = {**mapping[section], **values}
-    return build_config(mapping, METHOD_CONFIGS, {}, stages)
+    return build_config(mapping, {}, stages)

@@ -13,7 +13,6 @@ import torch
 
 import train
 from eval import evaluate
-from models import METHOD_CONFIGS
 from utils import distributed
 from utils.config.config import load_config
 
@@ -49,7 +48,7 @@ if __name__ == "__main__":
     parser.add_argument("configs", nargs="+")
     options = parser.parse_args()
     for path in options.configs:
-        run(load_config(path, method_configs=METHOD_CONFIGS), options.resume, options.die)
+        run(load_config(path), options.resume, options.die)
     distributed.stop()
     # a gloo thread left behind may abort the process at its end
     assert not torch.distributed.is_initialized()

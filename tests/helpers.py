@@ -8,7 +8,7 @@ import scipy.sparse as sp
 import torch
 from safetensors.torch import load_file
 
-from models import METHODS
+from utils.config.methods import method_class
 from utils.data.dataset import load_dataset
 from utils.linear.layer import Features, Solver
 from utils.linear.partition_tree import COMBINERS
@@ -18,15 +18,15 @@ from utils.linear.tree_training import Ranking, fit_tree, grow, label_centroids
 def load(config):
     from utils.pretrained.location import load_tokenizer
 
-    source = METHODS[config.method.name].tokenizer_source(config)
+    source = method_class(config.method.name).tokenizer_source(config)
     return load_dataset(config, source and load_tokenizer(source))
 
 
 def load_run(folder):
-    from models import METHOD_CONFIGS, load_method
+    from models.loading import load_method
     from utils.run.folder import find_run
 
-    found, config = find_run(folder, METHOD_CONFIGS)
+    found, config = find_run(folder)
     return config, load_method(config, found)
 
 

@@ -17,12 +17,12 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from models import METHOD_CONFIGS, METHODS
 from tests import commands, distributed_worker
 from tests.tiny import write_dataset
 from utils import distributed
 from utils.arrays import map_arrays
 from utils.config.config import build_config, to_yaml
+from utils.config.methods import method_class
 from utils.data.batches import training_batches
 from utils.data.dataset import load_dataset
 from utils.pretrained.location import load_tokenizer
@@ -145,7 +145,7 @@ def build(root, encoder, folder, sections, **more):
         for s in {*base, *sections, *more} - {"stages"}
     }
     merged["encoder"]["name"] = merged["encoder"]["name"] or encoder
-    return build_config(merged, METHOD_CONFIGS, {}, sections.get("stages", ()))
+    return build_config(merged, {}, sections.get("stages", ()))
 
 
 def launch(processes, *words, check=True, machine=(), module="-m"):
@@ -443,7 +443,7 @@ def _bytes_of_a_step(labels, batch_size, loss, tiny_encoder, tmp_path, monkeypat
         train={"batch_size": batch_size},
     )
     data = load_dataset(config, load_tokenizer(tiny_encoder))
-    method = METHODS["dexml"].build(config, data)
+    method = method_class("dexml").build(config, data)
     sent = []
 
     def all_reduce(tensor, *_, **__):

@@ -30,13 +30,8 @@ LAYERS = (
 )
 # What is not yet so: "importer -> imported". This list may only become shorter.
 VIOLATIONS = {
-    "models -> models.classifiers",
-    "models -> models.dual",
-    "models -> models.elias",
-    "models -> models.fusion",
-    "models -> models.trees",
     "models.encoders -> models.method",
-    "utils.export -> models",
+    "utils.export -> models.loading",
     "utils.export -> models.encoders",
 }
 

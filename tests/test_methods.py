@@ -11,12 +11,12 @@ from accelerate import Accelerator
 
 import eval as evaluation
 import train
-from models import METHODS
 from predict import Predictor
 from tests.conftest import with_values
 from tests.helpers import load
 from tests.settings import SETTINGS
 from tests.tiny import write_dataset
+from utils.config.methods import METHODS, method_class
 from utils.metrics import evaluate
 
 
@@ -46,7 +46,7 @@ def test_conformance(config, monkeypatch):
     assert again["P@1"] == pytest.approx(metrics["P@1"])
     assert scores.multiply(data.splits["tst"].filters).nnz == 0
 
-    method = METHODS[config.method.name].load(config, folder / "model", 20)
+    method = method_class(config.method.name).load(config, folder / "model", 20)
     values, ids = method.score_texts(
         ["the linux tool", "", "glyph and letter"], 20, Accelerator(cpu=True)
     )
@@ -96,7 +96,7 @@ def test_batch_size_of_prediction_and_label_blocks_do_not_matter(make_config, na
     config = make_config(**SETTINGS[name], train={"epochs": 1})
     data = load(config)
     torch.manual_seed(0)
-    method = METHODS[config.method.name].build(config, data)
+    method = method_class(config.method.name).build(config, data)
     if name == "ova":
         torch.nn.init.normal_(method.weight)
     accelerator = Accelerator(cpu=True)

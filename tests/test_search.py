@@ -9,13 +9,13 @@ from accelerate import Accelerator
 
 import eval as evaluation
 import train
-from models import METHODS
 from predict import Predictor
 from tests.conftest import with_values
 from tests.helpers import load
 from tests.tiny import write_dataset
 from utils import search
 from utils.config.config import EvalConfig
+from utils.config.methods import method_class
 from utils.metrics import evaluate
 from utils.search import INDEXES, Comparison, Copies, ExactIndex, HnswIndex, build_index, exact_topk
 
@@ -118,7 +118,7 @@ def test_scores_do_not_depend_on_the_label_block(make_config, name):
 def predictions(config, folder, **settings):
     """A saved model's top 7 of the test split."""
     config = with_values(config, eval=settings)
-    method = METHODS[config.method.name].load(config, folder / "model", 20)
+    method = method_class(config.method.name).load(config, folder / "model", 20)
     return method.predict(load(config).splits["tst"], 7, Accelerator(cpu=True))
 
 
@@ -407,7 +407,7 @@ def test_comparison_counts_by_hand():
 def test_rows_that_are_not_full_are_predicted_short(make_config):
     config = make_config()
     data = load(config)
-    method = METHODS["dexml"].build(config, data)
+    method = method_class("dexml").build(config, data)
     method.prepare_scoring(Accelerator(cpu=True))
     full = method.predict(data.splits["tst"], 5, Accelerator(cpu=True))
     method.index = FindsTwo(method.label_embeddings)

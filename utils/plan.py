@@ -449,11 +449,11 @@ def describe(found: Plan, has: Mapping[str, int] | None = None) -> str:
     return "\n".join(lines)
 
 
-def report(config: Config, processes: int, method_configs: Mapping[str, type]) -> str:
+def report(config: Config, processes: int) -> str:
     """`describe` of every stage; ValueError with the tables before it where one cannot fit."""
     texts = []
     for stage in config.stages or [{}]:
-        current = stage_config(config, stage, method_configs) if config.stages else config
+        current = stage_config(config, stage) if config.stages else config
         check_lengths(current)
         found = plan(current, processes)
         texts.append(

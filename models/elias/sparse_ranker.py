@@ -34,6 +34,7 @@ from models.trees.options import LinearConfig, solver
 from utils import distributed
 from utils.arrays import save_arrays
 from utils.config.config import Config, ConfigError, load_config, option, to_yaml
+from utils.config.methods import method_class
 from utils.config.sections import LARGEST, MANY_LABELS
 from utils.data.dataset import Dataset, Split
 from utils.data.sizes import DataSizes
@@ -316,10 +317,9 @@ class EliasRanker(Method):
 
     def save(self, folder: Path, accelerator: Accelerator) -> None:
         """The rankers, the tree, and ELIAS's model, so that nothing else is needed."""
-        from models import METHOD_CONFIGS
 
         # on every process: it is a collective
-        before, _ = find_run(self.config.run.start_from, METHOD_CONFIGS)
+        before, _ = find_run(self.config.run.start_from)
         if not distributed.is_main():
             return
         self.features.save(folder)
@@ -333,16 +333,14 @@ class EliasRanker(Method):
 
     @classmethod
     def load(cls, config: Config, folder: Path, num_labels: int) -> EliasRanker:
-        from models import METHOD_CONFIGS, METHODS
-
         method = cls(config, num_labels, None)
         columns = read_columns(folder)
         fixed = {
             "encoder": {"trust_remote_code": False},
             "eval": {"precision": config.eval.precision},
         }
-        before = load_config(folder / "elias" / "config.yaml", fixed, method_configs=METHOD_CONFIGS)
-        method._use(METHODS[before.method.name].load(before, folder / "elias", num_labels))
+        before = load_config(folder / "elias" / "config.yaml", fixed)
+        method._use(method_class(before.method.name).load(before, folder / "elias", num_labels))
         method.features = TreeFeatures.load(config, folder, columns[0])
         method.layer = load_layer(folder / "rankers.npz")
         method.layer.check(num_labels, sum(columns), str(folder / "rankers.npz"))

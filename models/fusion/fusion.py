@@ -23,6 +23,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from models.loading import load_method
 from models.members import (
     MEMORY,
     QueryMemory,
@@ -175,11 +176,9 @@ class Fusion(Method):
 
     @classmethod
     def build(cls, config: Config, data: Dataset) -> Fusion:
-        from models import METHOD_CONFIGS, load_method  # here: the registry imports the fusion
-
         members, sources = {}, {}
         for name, source in config.method.members.items():
-            folder, own = find_run(source, METHOD_CONFIGS)
+            folder, own = find_run(source)
             check_member(name, folder, data)
             members[name], sources[name] = load_method(of_data(own, config), folder), folder
         method = cls(config, data.num_labels, data, members)
@@ -519,17 +518,13 @@ class Fusion(Method):
 
     @classmethod
     def load(cls, config: Config, folder: Path, num_labels: int) -> Fusion:
-        from models import METHOD_CONFIGS, load_method
-
         members: dict[str, Method] = {}
         told = read_facts(folder / "method.json", members=list[str], data_hash=str)
         # a stranger's config is not
         trusted = {"encoder": {"trust_remote_code": config.encoder.trust_remote_code}}
         for name in told["members"]:
             check_name(name)
-            own = load_config(
-                folder / "members" / name / "config.yaml", trusted, method_configs=METHOD_CONFIGS
-            )
+            own = load_config(folder / "members" / name / "config.yaml", trusted)
             members[name] = load_method(of_data(own, config), folder / "members" / name)
             if members[name].num_labels != num_labels:
                 raise ValueError(

@@ -17,6 +17,7 @@ import scipy.sparse as sp
 from accelerate import Accelerator
 
 from models.encoders.encoder import load_encoder
+from models.loading import load_method
 from models.method import Method
 from models.trees.dense_features import ArrayFiles, DenseSource, RunEncoder, is_array_source
 from utils import distributed
@@ -208,11 +209,10 @@ class TreeFeatures:
 
     @classmethod
     def load(cls, config: Config, folder: Path, columns: int) -> TreeFeatures:
-        from models import METHOD_CONFIGS
 
         dense: dict[int, DenseSource] = {}
         for to in folder.glob("encoder*"):
-            own = load_config(to / "config.yaml", method_configs=METHOD_CONFIGS)
+            own = load_config(to / "config.yaml")
             settings = EncoderConfig(**{**vars(own.encoder), "trust_remote_code": False})
             dense[int(to.name.removeprefix("encoder"))] = RunEncoder(
                 load_encoder(settings, to).eval(), own
@@ -247,13 +247,11 @@ def read_columns(folder: Path) -> tuple[int, int]:
 
 def _dense_source(name: str, data: Path, start: Method | None) -> DenseSource:
     """What a name of `method.features` other than `tfidf` means."""
-    from models import METHOD_CONFIGS, load_method  # here: the registry imports the trees
-
     if name == "start":
         return RunEncoder.of(start)
     if is_array_source(name, data):
         return ArrayFiles.open(name, data)
-    run, config = find_run(name, METHOD_CONFIGS)
+    run, config = find_run(name)
     return RunEncoder.of(load_method(config, run))
 
 

@@ -10,10 +10,10 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 import train
-from models import METHODS
 from models.batching.clustered_batches import ClusteredBatches
 from tests.conftest import with_values
 from utils.config.config import ConfigError
+from utils.config.methods import method_class
 from utils.data.batches import training_batches
 from utils.data.dataset import load_dataset
 from utils.pretrained.location import load_tokenizer
@@ -37,7 +37,7 @@ def built(make_config, tiny_encoder):
     def build(**sections):
         config = make_config(**sections)
         torch.manual_seed(0)
-        return METHODS[config.method.name].build(
+        return method_class(config.method.name).build(
             config, load_dataset(config, load_tokenizer(tiny_encoder))
         ), Accelerator(cpu=True)
 
@@ -142,7 +142,7 @@ def test_a_run_cut_off_goes_on_with_the_same_clusters_and_bank(
     )
     whole = train.fit(config)
     cut = with_values(config, run={"dir": str(tmp_path / "cut"), "save_minutes": 1e-9})
-    kind = METHODS[config.method.name]
+    kind = method_class(config.method.name)
     original = kind.backward
     calls = []
 

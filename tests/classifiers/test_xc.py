@@ -11,11 +11,12 @@ from accelerate import Accelerator
 
 import eval as evaluation
 import train
-from models import METHOD_CONFIGS, METHODS, load_method
+from models.loading import load_method
 from models.method import embed_rows
 from predict import Predictor
 from tests.tiny import write_dataset
 from utils.config.config import ConfigError
+from utils.config.methods import method_class
 from utils.data.batches import TextBatch, training_batches
 from utils.data.dataset import load_dataset
 from utils.pretrained.location import load_tokenizer
@@ -52,8 +53,8 @@ def built(make_config, tiny_encoder, encoder_run):
             run={"start_from": str(encoder_run)},
             **sections,
         )
-        xc = METHODS["xc"].build(config, load_dataset(config, load_tokenizer(tiny_encoder)))
-        xc.start_from(load_method(find_run(encoder_run, METHOD_CONFIGS)[1], encoder_run))
+        xc = method_class("xc").build(config, load_dataset(config, load_tokenizer(tiny_encoder)))
+        xc.start_from(load_method(find_run(encoder_run)[1], encoder_run))
         return (
             xc,
             next(training_batches(xc.data.splits["trn"], None, config, 0)),
@@ -316,7 +317,7 @@ def test_a_damaged_file_of_any_of_these_models_is_one_clear_error(
     }
     seen = set()
     for folder in (*fused, encoder_run, surrogate):
-        config = find_run(folder, METHOD_CONFIGS)[1]
+        config = find_run(folder)[1]
         for path in (p for p in (folder / "model").iterdir() if p.name in own):
             whole = path.read_bytes()
             path.write_bytes(whole[: len(whole) // 2])

@@ -11,7 +11,6 @@ from benchmarks import compare
 from benchmarks.compare_linear import as_csr
 from benchmarks.synthetic_tree import write_problem
 from eval import evaluate
-from models import METHOD_CONFIGS
 from tests.tiny import write_dataset
 from train import fit
 from utils.config.config import load_config
@@ -57,7 +56,7 @@ def test_ours_has_the_metrics_of_train_and_eval_and_is_measured(
         "data": {"root": str(folder.parent), "name": folder.name, "val_fraction": 0.05},
         "run": {"dir": str(tmp_path / "bag"), "tensorboard": False, "threads": 1},
     }
-    expected = evaluate(fit(load_config(config, overrides, method_configs=METHOD_CONFIGS)))
+    expected = evaluate(fit(load_config(config, overrides)))
     assert row["P@1"] == pytest.approx(expected["P@1"]) and row["P@5"] == pytest.approx(
         expected["P@5"]
     )

@@ -43,7 +43,7 @@ SECONDS = 60
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, tiny_encoder):
     """A fusion of a bag and a tree, with both as stages."""
-    from models import METHOD_CONFIGS
+
     from utils.config.config import build_config
 
     root = tmp_path_factory.mktemp("fork")
@@ -57,7 +57,6 @@ def folder(tmp_path_factory, tiny_encoder):
                 "train": {"epochs": 1, "batch_size": 32},
                 "run": {"dir": str(root / "run"), "tensorboard": False, "threads": 2},
             },
-            METHOD_CONFIGS,
             {},
             [DUAL, TREE, FUSION],
         )

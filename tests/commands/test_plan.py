@@ -10,12 +10,12 @@ import scipy.sparse as sp
 import torch
 
 from benchmarks.plan import CONFIGS, REPOSITORY, measure
-from models import METHOD_CONFIGS, METHODS
 from tests.commands import run
 from tests.conftest import with_values
 from tests.tiny import write_dataset
 from utils import plan as planning
 from utils.config.config import Config, load_config
+from utils.config.methods import method_class
 from utils.data.dataset import load_dataset
 from utils.parameters import kind_of
 from utils.plan import check_it_fits, describe, matrix_header, plan
@@ -25,7 +25,7 @@ HAS = {"memory": 10 << 30, "swap": 0, "available": 8 << 30}
 
 def debian(name="dexml.yaml", **sections) -> Config:
     sections.setdefault("data", {})["root"] = str(REPOSITORY / "Datasets")
-    return load_config(CONFIGS / name, sections, method_configs=METHOD_CONFIGS)
+    return load_config(CONFIGS / name, sections)
 
 
 def files_below(folder):
@@ -63,7 +63,7 @@ def test_a_damaged_or_missing_matrix_is_named(tmp_path):
 def test_parameters_are_those_of_the_built_model(make_config, tiny_encoder, encoder, method):
     encoder = {**encoder, "name": tiny_encoder} if "name" in encoder else encoder
     config = make_config(encoder=encoder, method={"name": method})
-    built = METHODS[method].build(config, load_dataset(config, tiny_encoder))
+    built = method_class(method).build(config, load_dataset(config, tiny_encoder))
     counted = plan(config).parameters
     assert sum(counted.values()) == sum(p.numel() for p in built.parameters())
     rows = sum(p.numel() for p in built.parameters() if kind_of(p).is_table)
@@ -218,7 +218,7 @@ def test_other_methods_have_no_plan_and_are_not_refused(make_config):
 
 def test_every_stage_is_planned(make_config):
     config = make_config(stages=({"name": "warm"}, {"name": "main", "method": {"name": "ova"}}))
-    text = planning.report(config, 1, METHOD_CONFIGS)
+    text = planning.report(config, 1)
     assert "dexml on tiny, stage warm" in text and "ova on tiny, stage main" in text
 
 

@@ -31,7 +31,7 @@ ANSWER = {
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, tiny_root, tiny_encoder):
-    from models import METHOD_CONFIGS
+
     from utils.config.config import build_config
 
     return train.fit(
@@ -46,7 +46,6 @@ def run(tmp_path_factory, tiny_root, tiny_encoder):
                     "tensorboard": False,
                 },
             },
-            METHOD_CONFIGS,
             {},
         )
     )

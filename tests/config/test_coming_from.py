@@ -11,7 +11,6 @@ import pytest
 import elias_utils
 import eval as evaluation
 import train
-from models import METHOD_CONFIGS
 from tests.config.released_json import DEXA, written
 from tests.tiny import write_dataset
 from utils.config.config import Config
@@ -61,7 +60,7 @@ def configs(tmp_path) -> dict[str, Path]:
 def trained(command: str, monkeypatch, configs) -> Config:
     options, overrides = parsed(monkeypatch, train, script(command)[1])
     path = configs.get(options.config, ROOT / options.config)
-    return load_any_config(path, overrides, method_configs=METHOD_CONFIGS)
+    return load_any_config(path, overrides)
 
 
 def test_there_are_commands():
@@ -98,11 +97,7 @@ def test_runs_that_are_named_are_those_that_the_page_has_trained(monkeypatch, co
         else:
             continue
         config = ROOT / run
-        folder = (
-            str(load_any_config(config, method_configs=METHOD_CONFIGS).run_folder)
-            if config.is_file()
-            else run
-        )
+        folder = str(load_any_config(config).run_folder) if config.is_file() else run
         assert folder.removesuffix("/config.yaml") in runs, command
 
 

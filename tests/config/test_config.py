@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from models import METHOD_CONFIGS
 from utils.config.config import (
     ConfigError,
     build_config,
@@ -15,6 +14,7 @@ from utils.config.config import (
     stage_config,
     to_yaml,
 )
+from utils.config.methods import METHODS, known_methods, method_options
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = [
@@ -23,7 +23,7 @@ CONFIGS = [
     if p.name != "dataset.yaml" and p.parent != ROOT / "configs"
 ]
 
-KNOWN = ", ".join(sorted(METHOD_CONFIGS))
+KNOWN = known_methods()
 
 
 def write(folder, name, text):
@@ -33,7 +33,7 @@ def write(folder, name, text):
 
 
 def load(path, *words):
-    return load_config(path, words, method_configs=METHOD_CONFIGS)
+    return load_config(path, words)
 
 
 @pytest.fixture
@@ -257,16 +257,16 @@ def test_run_folder(plain, tmp_path):
 def test_a_stage_with_another_method_starts_from_that_methods_defaults(plain):
     config = load(plain, "--method.tau", "0.5", "--train.epochs", "3")
     stage = stage_config(
-        config, {"name": "x", "method": {"name": "ova"}, "train": {"batch_size": 4}}, METHOD_CONFIGS
+        config, {"name": "x", "method": {"name": "ova"}, "train": {"batch_size": 4}}
     )
-    assert stage.method == METHOD_CONFIGS["ova"](name="ova")
+    assert stage.method == method_options("ova")(name="ova")
     assert (stage.train.epochs, stage.train.batch_size) == (3, 4)
-    same = stage_config(config, {"name": "y", "method": {"pool": "hnm"}}, METHOD_CONFIGS)
+    same = stage_config(config, {"name": "y", "method": {"pool": "hnm"}})
     assert (same.method.tau, same.method.pool) == (0.5, "hnm")
 
 
 def test_every_key_is_described():
-    text = describe(METHOD_CONFIGS)
+    text = describe()
     assert "batch_size" in text
     assert "method (dexml)" in text
     for line in text.splitlines():
@@ -275,21 +275,17 @@ def test_every_key_is_described():
 
 
 def test_sections_and_methods_are_described_alone():
-    text = describe(METHOD_CONFIGS, ["data", "ova"])
+    text = describe(["data", "ova"])
     assert [line for line in text.splitlines() if not line.startswith(" ")] == [
         "data:",
         "method (ova):",
     ]
-    titles = [
-        line
-        for line in describe(METHOD_CONFIGS, ["method"]).splitlines()
-        if not line.startswith(" ")
-    ]
-    assert titles == [f"method ({name}):" for name in sorted(METHOD_CONFIGS)]
+    titles = [line for line in describe(["method"]).splitlines() if not line.startswith(" ")]
+    assert titles == [f"method ({name}):" for name in sorted(METHODS)]
     with pytest.raises(
         ConfigError, match="no section or method 'xr-liner'; did you mean 'xr-linear'"
     ):
-        describe(METHOD_CONFIGS, ["xr-liner"])
+        describe(["xr-liner"])
 
 
 def test_a_misspelt_method_name_is_shown(tmp_path):
@@ -321,7 +317,7 @@ def test_run_names_are_plain(plain):
 
 def test_build_config_needs_a_known_method():
     with pytest.raises(ConfigError, match=f"method.name is missing; known: {KNOWN}"):
-        build_config({"data": {"name": "D"}}, METHOD_CONFIGS, {})
+        build_config({"data": {"name": "D"}}, {})
 
 
 def test_config_imports_quickly_and_without_torch():

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from models import METHOD_CONFIGS
 from utils.config.config import (
     MAX_FILES,
     MAX_STAGES,
@@ -23,12 +22,13 @@ from utils.config.config import (
     to_yaml,
 )
 from utils.config.legacy_yaml import interpolate, load_any_config
+from utils.config.methods import METHODS, method_options
 from utils.config.yaml_text import MAX_CHARACTERS, MAX_DEPTH, dump_yaml, parse_yaml, read_yaml
 from utils.run.stages import member_stages
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
 HEAD = "data: {name: D}\nmethod: {name: dexml}\n"
-KINDS = {**SECTIONS, **METHOD_CONFIGS}
+KINDS = {**SECTIONS, **{name: method_options(name) for name in METHODS}}
 
 
 def write(folder, text, name="c.yaml"):
@@ -41,8 +41,7 @@ def load(path, *words):
     return load_any_config(
         path,
         words,
-        method_configs=METHOD_CONFIGS,
-        expand=lambda config: member_stages(config, METHOD_CONFIGS),
+        expand=member_stages,
     )
 
 
@@ -92,7 +91,7 @@ def test_every_number_has_a_lowest_and_a_highest_value(name):
 
 @pytest.mark.parametrize(
     ("section", "name"),
-    [*((s, "dexml") for s in SECTIONS if s != "method"), *(("method", m) for m in METHOD_CONFIGS)],
+    [*((s, "dexml") for s in SECTIONS if s != "method"), *(("method", m) for m in METHODS)],
 )
 def test_no_number_beyond_its_range_is_taken(tmp_path, section, name):
     path = write(tmp_path, f"data: {{name: D}}\nmethod: {{name: {name}}}\n")
@@ -579,7 +578,7 @@ def test_any_change_of_a_config_is_refused_in_one_line_or_means_what_it_says(tmp
             assert len(str(error)) < 1500
         else:
             place.write_text(to_yaml(config))
-            assert load_config(place, method_configs=METHOD_CONFIGS) == config
+            assert load_config(place) == config
         place.unlink()
     assert refused > 250
 
@@ -588,14 +587,14 @@ def test_shipped_configs_of_old_runs_still_load(tmp_path):
     """What to_yaml wrote before this file's rules: PyYAML's own dumper."""
     for path in CONFIGS:
         if path.name != "dataset.yaml" and path.parent.name != "configs":
-            config = load_config(path, method_configs=METHOD_CONFIGS)
+            config = load_config(path)
             old = write(
                 tmp_path,
                 yaml.safe_dump(
                     yaml.safe_load(to_yaml(config)), sort_keys=False, allow_unicode=True
                 ),
             )
-            assert load_config(old, method_configs=METHOD_CONFIGS) == config
+            assert load_config(old) == config
 
 
 def test_build_config_takes_python_values():
@@ -606,7 +605,6 @@ def test_build_config_takes_python_values():
             "eval": {"ks": (1, 2)},
             "optim": {"group_lr": {"a": 1}},
         },
-        METHOD_CONFIGS,
         {},
     )
     assert config.eval.ks == (1, 2)

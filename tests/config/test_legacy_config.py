@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from models import METHOD_CONFIGS
 from utils.config.config import ConfigError, load_config
 from utils.config.legacy_yaml import FIXED, KNOWN, convert, interpolate, load_any_config, read_flat
 
@@ -46,7 +45,7 @@ def older(folder: Path, text: str, common: str = COMMON) -> Path:
 
 
 def load(path: Path, *words: str):
-    return load_any_config(path, words, method_configs=METHOD_CONFIGS)
+    return load_any_config(path, words)
 
 
 # -------------------------------- nets
@@ -307,10 +306,7 @@ def test_broken_dependencies(tmp_path):
 def test_overrides(tmp_path):
     path = older(tmp_path, "net: dist-de-all\n")
     assert load(path, "--optim.lr", "0.5", "--run.seed=3").optim.lr == 0.5
-    assert (
-        load_any_config(path, {"train": {"epochs": 2}}, method_configs=METHOD_CONFIGS).train.epochs
-        == 2
-    )
+    assert load_any_config(path, {"train": {"epochs": 2}}).train.epochs == 2
     with pytest.raises(
         ConfigError, match=r"command line: unknown key 'optim.lrr'; did you mean 'lr'"
     ):
@@ -320,7 +316,7 @@ def test_overrides(tmp_path):
 def test_config_of_this_project(tmp_path):
     path = write(tmp_path, "new.yaml", "data: {name: x}\nmethod: {name: ova}\nloss: {name: bce}\n")
     words = ["--loss.name", "softmax"]
-    assert load(path, *words) == load_config(path, words, method_configs=METHOD_CONFIGS)
+    assert load(path, *words) == load_config(path, words)
     with pytest.raises(ConfigError, match=r"section 'loss' must be a mapping"):
         load(write(tmp_path, "new.yaml", "data: {name: x}\nloss: bce\n"))
     with pytest.raises(ConfigError, match="unknown section 'metod'; did you mean 'method'"):
@@ -497,7 +493,7 @@ def test_published_settings(path):
     normalize, tau, batch, gc, lr, length, constants = PUBLISHED[path.parent.name]
     pool, loss = path.stem.removeprefix("dist-de-").split("_")
     lr = 2e-5 if (path.parent.name, pool) == ("LF-Wikipedia-500K", "hnm") else lr
-    config = load_config(path, method_configs=METHOD_CONFIGS)
+    config = load_config(path)
     assert config == load(path)
     assert (config.data.name, config.data.max_len) == (path.parent.name, length)
     assert (config.data.propensity_a, config.data.propensity_b) == constants
@@ -528,6 +524,6 @@ def test_published_settings(path):
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_data_set_files(name):
     path = ROOT / name / "dataset.yaml"
-    config = load_config(path, {"method": {"name": "ova"}}, method_configs=METHOD_CONFIGS)
+    config = load_config(path, {"method": {"name": "ova"}})
     assert config.data.name == name
     assert (config.data.propensity_a, config.data.propensity_b) == PUBLISHED[name][-1]

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 import train
-from models import METHOD_CONFIGS
 from tests.config.released_json import DEXA, NGAME, written
 from tests.tiny import write_dataset
 from utils.config.config import ConfigError, stage_config, to_mapping
@@ -20,7 +19,7 @@ ROOT = Path(__file__).parents[2] / "configs"
 
 
 def load(path: Path, *words: str):
-    return load_any_config(path, words, method_configs=METHOD_CONFIGS)
+    return load_any_config(path, words)
 
 
 def changed(values: dict, **sections: dict) -> dict:
@@ -31,10 +30,7 @@ def changed(values: dict, **sections: dict) -> dict:
 
 
 def stages_of(config) -> dict[str, dict]:
-    return {
-        stage["name"]: to_mapping(stage_config(config, stage, METHOD_CONFIGS))
-        for stage in config.stages
-    }
+    return {stage["name"]: to_mapping(stage_config(config, stage)) for stage in config.stages}
 
 
 @pytest.mark.parametrize(("kind", "values"), [("DEXA", DEXA), ("NGAME", NGAME)])
@@ -313,9 +309,7 @@ def test_every_known_key_takes_any_value_or_says_why():
         for key in rules:
             for value in (None, True, -1, 1e30, "x", [], [1, "a"], {"b": 2}):
                 try:
-                    load_released(
-                        Path("x.json"), changed(DEXA, **{section: {key: value}}), (), METHOD_CONFIGS
-                    )
+                    load_released(Path("x.json"), changed(DEXA, **{section: {key: value}}), ())
                 except ConfigError as error:
                     assert "\n" not in str(error)
 

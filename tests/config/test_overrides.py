@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from models import METHOD_CONFIGS
 from utils.config.command_line import parse_overrides, parse_words
 from utils.config.config import SECTIONS, ConfigError, load_config, to_yaml
 from utils.config.legacy_yaml import ELIAS_RULES, HNM_RULES, NEW_NAMES, RULES, load_any_config
+from utils.config.methods import METHODS, method_options
 from utils.run.stages import member_stages
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -70,7 +70,7 @@ def write(folder, text, name="c.yaml"):
 
 
 def load(path, *words, expand=None):
-    return load_config(path, words, method_configs=METHOD_CONFIGS, expand=expand)
+    return load_config(path, words, expand=expand)
 
 
 @pytest.fixture
@@ -301,7 +301,7 @@ def test_a_config_without_stages_says_so(plain, tmp_path):
     flat = write(tmp_path, "net: dist-clf-net\ndataset: D\n", "flat.yaml")
     for load_one, path in ((load_config, plain), (load_any_config, flat)):
         with pytest.raises(ConfigError, match=r"there is no stage 'a'; the config has no stages"):
-            load_one(path, ["--stages.a.train.epochs", "3"], method_configs=METHOD_CONFIGS)
+            load_one(path, ["--stages.a.train.epochs", "3"])
 
 
 @pytest.mark.parametrize(
@@ -362,7 +362,7 @@ def test_stages_made_of_a_fusions_members_take_words_too(tmp_path):
     )
 
     def expand(config):
-        return member_stages(config, METHOD_CONFIGS)
+        return member_stages(config)
 
     config = load(
         path,
@@ -446,7 +446,7 @@ def test_flat_words_and_several_files_are_told_what_to_write(capsys, words, hint
 
 
 def test_every_new_name_is_a_key():
-    kinds = METHOD_CONFIGS.values()
+    kinds = [method_options(name) for name in METHODS]
     for old, place in NEW_NAMES.items():
         section, key = place.split(".")
         assert section != "method" or any(key in kind.__dataclass_fields__ for kind in kinds), old

@@ -9,14 +9,15 @@ import pytest
 import yaml
 
 import train
-from models import METHOD_CONFIGS, METHODS
 from models.recipe import plan_recipe
 from tests.conftest import with_values
 from tests.helpers import equal, load, weights
 from tests.settings import SETTINGS
 from tests.tiny import write_dataset
 from utils.config.config import ConfigError, load_config
+from utils.config.methods import method_class
 from utils.errors import InputError
+from utils.run.stages import member_stages
 
 ENCODER = {"name": "encoder", "method": {"name": "ova", "tau": 0.1}, "train": {"epochs": 1}}
 TREE = {
@@ -66,7 +67,7 @@ def test_a_rate_of_no_group_is_named_with_those_of_all_stages(make_config):
 def test_group_names_are_known_before_a_method_is_built(make_config, name, residual):
     settings = SETTINGS[name]
     if settings["method"]["name"] in ("fusion", "elias-ranker"):  # their members must be there
-        assert not METHODS[settings["method"]["name"]].group_names(
+        assert not method_class(settings["method"]["name"]).group_names(
             make_config(method=settings["method"])
         )
         return
@@ -75,10 +76,12 @@ def test_group_names_are_known_before_a_method_is_built(make_config, name, resid
         encoder={"residual": residual, "pooling": "mean", "normalize": True}, **settings
     )
     if settings["method"]["name"] == "xr-linear" or settings["method"]["name"] == "overlap":
-        assert METHODS[config.method.name].group_names(config) == frozenset()
+        assert method_class(config.method.name).group_names(config) == frozenset()
         return
-    groups = METHODS[config.method.name].build(config, load(config)).parameter_groups()
-    assert {group["name"] for group in groups} == METHODS[config.method.name].group_names(config)
+    groups = method_class(config.method.name).build(config, load(config)).parameter_groups()
+    assert {group["name"] for group in groups} == method_class(config.method.name).group_names(
+        config
+    )
 
 
 # -------------------------------- every stage on paper
@@ -223,11 +226,11 @@ def test_stages_that_fit_are_planned_without_being_trained(make_config):
 
 def test_a_recipe_whose_last_stage_failed_goes_on_with_a_repaired_config(make_config, monkeypatch):
     config = make_config(stages=LAST)
-    original = METHODS["overlap"].prepare
-    monkeypatch.setattr(METHODS["overlap"], "prepare", lambda *_: 1 / 0)
+    original = method_class("overlap").prepare
+    monkeypatch.setattr(method_class("overlap"), "prepare", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train.fit(config)
-    monkeypatch.setattr(METHODS["overlap"], "prepare", original)
+    monkeypatch.setattr(method_class("overlap"), "prepare", original)
     encoder = config.run_folder / "stages" / "encoder"
     before = (encoder / "finished").stat().st_mtime_ns
     repaired = make_config(stages=[ENCODER, {**TREE, "method": {**TREE["method"], "copies": 1}}])
@@ -288,7 +291,7 @@ def command(config, *words):
     resume = "--resume" in words
     words = [word for word in words if word != "--resume"]
     return train.fit(
-        train.load_training_config(config, words, METHOD_CONFIGS, train.with_member_stages),
+        train.load_training_config(config, words, member_stages),
         resume=resume,
     )
 
@@ -296,7 +299,7 @@ def command(config, *words):
 def stopped(config, monkeypatch, method, calls=1):
     """Train until the method's `backward` (or `prepare`, if it has no steps) was called so
     often."""
-    cls = METHODS[method]
+    cls = method_class(method)
     name = "prepare" if method == "overlap" else "backward"
     original = getattr(cls, name)
     left = iter(range(calls))
@@ -494,4 +497,4 @@ def test_a_stage_without_a_method_is_named(tmp_path):
         "data: {name: tiny}\nmethod: {name: dexml}\nstages: [{name: warm, method: {name: null}}]\n"
     )
     with pytest.raises(ConfigError, match=f"^{path}: stage 'warm': method.name is missing"):
-        load_config(path, method_configs=METHOD_CONFIGS)
+        load_config(path)

@@ -79,7 +79,7 @@ def test_reordered_labels_are_refused_by_every_command(run, tmp_path, capsys):
     assert not (tmp_path / "exported").exists()
     with pytest.raises(SystemExit, match=message):
         report(["compare", str(folder), str(tmp_path / "second")])
-    data = load_dataset(evaluation.find_run(folder, evaluation.METHOD_CONFIGS)[1], None)
+    data = load_dataset(evaluation.find_run(folder)[1], None)
     with pytest.raises(ValueError, match=r"method.members: one: .*" + message):
         check_member("one", folder, data)
 

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 
 import train
-from models import METHODS
 from models.dual.auxiliary import assign, number_of_vectors
 from predict import Predictor
 from utils.config.config import ConfigError
+from utils.config.methods import method_class
 from utils.data.batches import TextBatch, training_batches
 from utils.data.dataset import load_dataset
 from utils.pretrained.location import load_tokenizer
@@ -26,7 +26,7 @@ def built(make_config, tiny_encoder):
     def build(**sections):
         config = make_config(**sections)
         torch.manual_seed(0)
-        method = METHODS[config.method.name].build(
+        method = method_class(config.method.name).build(
             config, load_dataset(config, load_tokenizer(tiny_encoder))
         )
         accelerator = Accelerator(cpu=True)

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 
-from models import METHODS
 from models.encoders.encoder import BagEncoder
+from utils.config.methods import method_class
 from utils.data.batches import TextBatch, training_batches
 from utils.data.dataset import load_dataset
 from utils.pretrained.location import load_tokenizer
@@ -29,7 +29,7 @@ def built(make_config, tokenizer):
         config = make_config(**sections)
         data = load_dataset(config, tokenizer)
         torch.manual_seed(0)
-        method = METHODS["dexml"].build(config, data)
+        method = method_class("dexml").build(config, data)
         return (
             method,
             next(training_batches(data.splits["trn"], None, config, 0)),

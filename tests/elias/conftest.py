@@ -7,10 +7,10 @@ import torch
 from accelerate import Accelerator
 
 import train
-from models import METHOD_CONFIGS, METHODS
 from models.elias.graph import Graph
 from tests.helpers import load
 from utils.config.config import build_config
+from utils.config.methods import method_class
 
 STAGE1 = {"name": "elias-1", "max_leaf": 5, "tau": 0.1, "init": "labels", "init_bias": -3.0}
 STAGE2 = {"name": "elias-2", "max_leaf": 5, "tau": 0.1, "init": "labels", "init_bias": -3.0}
@@ -29,7 +29,7 @@ def built(config):
     """A method with its graph, ready for a step."""
     torch.manual_seed(0)
     config.run_folder.mkdir(parents=True, exist_ok=True)
-    method = METHODS[config.method.name].build(config, load(config))
+    method = method_class(config.method.name).build(config, load(config))
     accelerator = Accelerator(cpu=True)
     method.prepare(config.run_folder, accelerator)
     return method, accelerator
@@ -56,7 +56,6 @@ def stage1(tiny_root, tiny_encoder, tmp_path_factory):
                     "tensorboard": False,
                 },
             },
-            METHOD_CONFIGS,
             {},
         )
     )

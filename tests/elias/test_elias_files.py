@@ -13,7 +13,6 @@ import scipy.sparse as sp
 import elias_utils
 import train
 from elias_utils import gen_approx_A, gen_cluster_A
-from models import METHOD_CONFIGS
 from models.elias.graph import Graph
 from tests.conftest import with_values
 from tests.tiny import write_dataset
@@ -46,7 +45,6 @@ def trained(tmp_path_factory, tiny_encoder):
                 "train": {"epochs": 3, "batch_size": 16},
                 "run": {"dir": str(root / "one"), "tensorboard": False},
             },
-            METHOD_CONFIGS,
             {},
         )
     )
@@ -61,7 +59,7 @@ def place(trained, tmp_path):
 
 def settings(place, **sections):
     """The config of stage 1 in `place`, with some keys changed."""
-    config = elias_utils.find_run(place / "one", METHOD_CONFIGS)[1]
+    config = elias_utils.find_run(place / "one")[1]
     sections["data"] = {"root": str(place / "sets"), **sections.get("data", {})}
     sections["run"] = {"dir": str(place / "next"), **sections.get("run", {})}
     return with_values(config, **sections)
@@ -129,7 +127,6 @@ def test_stages_make_their_own_graphs(place):
     config = settings(place)
     stages = build_config(
         {s: v for s, v in elias_utils.to_mapping(config).items() if s != "stages"},
-        METHOD_CONFIGS,
         {},
         [{"name": "warm-up"}, {"name": "stage-1"}],
     )
@@ -157,7 +154,7 @@ def test_the_published_order(place, monkeypatch, capsys):
             )
         )
     )
-    configs = [load_any_config(path, method_configs=METHOD_CONFIGS) for path in (first, second)]
+    configs = [load_any_config(path) for path in (first, second)]
     graph = command(monkeypatch, capsys, "gen_cluster_A", first, "--no_model", "true")
     assert graph == f"graph: {place}/ELIAS-1.cluster_A.npz"
     one = train.fit(configs[0])
@@ -415,9 +412,9 @@ def test_the_released_yamls_in_their_order(trained, tiny_encoder, tmp_path, monk
         command(monkeypatch, capsys, "gen_cluster_A", first, "--no_model", "true")
         == f"graph: {one}.cluster_A.npz"
     )
-    assert train.fit(load_any_config(first, method_configs=METHOD_CONFIGS)) == one
+    assert train.fit(load_any_config(first)) == one
     assert command(monkeypatch, capsys, "gen_approx_A", first) == f"graph: {one / 'approx_A.npz'}"
-    assert train.fit(load_any_config(second, method_configs=METHOD_CONFIGS)) == two
+    assert train.fit(load_any_config(second)) == two
     logs = [(run / "train.log").read_text() for run in (one, two)]
     assert f"graph: {one}.cluster_A.npz, made of TF-IDF features\n" in logs[0]
     assert f"graph: {one / 'approx_A.npz'}, made of what" in logs[1]

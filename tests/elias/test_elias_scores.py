@@ -10,7 +10,7 @@ from accelerate import Accelerator
 import eval as evaluation
 import train
 from elias_utils import quantize
-from models import METHOD_CONFIGS, load_method
+from models.loading import load_method
 from tests.elias.conftest import STAGE1
 from tests.helpers import load
 from utils.config.config import ConfigError
@@ -54,7 +54,7 @@ def test_scores_of_given_labels(make_config, kind):
     folder = train.fit(make_config(method=STAGE1, train={"epochs": 3}, stages=stages))
     accelerator = Accelerator(cpu=True)
     for run in (folder / "stages" / "search", folder):
-        config = find_run(run, METHOD_CONFIGS)[1]
+        config = find_run(run)[1]
         method = load_method(config, run)
         split = load(config).splits["tst"]
         points = np.array([3, 0, 11])
@@ -100,7 +100,7 @@ def test_a_score_does_not_depend_on_how_many_are_asked_for(make_config):
         },
     ]
     folder = train.fit(make_config(method=STAGE1, stages=stages))
-    method = load_method(find_run(folder, METHOD_CONFIGS)[1], folder)
+    method = load_method(find_run(folder)[1], folder)
     found = [method.score_texts(["the linux tool"], k, Accelerator(cpu=True)) for k in (4, 12)]
     both = [dict(zip(ids[0].tolist(), values[0].tolist(), strict=True)) for values, ids in found]
     assert all(both[1][label] == pytest.approx(score, rel=1e-5) for label, score in both[0].items())
@@ -121,7 +121,7 @@ def test_eval_in_other_precisions(stage1, make_config, tmp_path):
             evaluation.evaluate(stage1, overrides=["--eval.precision", precision])["P@1"]
             == found[precision]
         )
-    method = load_method(find_run(stage1, METHOD_CONFIGS, ["--eval.precision", "int8"])[1], stage1)
+    method = load_method(find_run(stage1, ["--eval.precision", "int8"])[1], stage1)
     assert isinstance(method.index.labels.rows, np.memmap)
     other = train.fit(make_config(train={"epochs": 1}, run={"dir": str(tmp_path / "dexml")}))
     with pytest.raises(

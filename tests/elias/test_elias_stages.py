@@ -13,15 +13,16 @@ from safetensors.torch import load_file
 import eval as evaluation
 import train
 from elias_utils import gen_approx_A, gen_cluster_A, report, sparse_ranker
-from models import METHOD_CONFIGS, METHODS, load_method
 from models.elias.graph import Graph
 from models.elias.model import Elias2Config, Limits
 from models.elias.report import BINS, bin_name
+from models.loading import load_method
 from tests.commands import launch
 from tests.conftest import with_values
 from tests.elias.conftest import STAGE1, STAGE2
 from tests.helpers import load
 from utils.config.config import ConfigError, to_yaml
+from utils.config.methods import method_class
 from utils.run.folder import find_run
 
 
@@ -203,8 +204,8 @@ def test_label_classifiers_start_as_label_vectors(make_config, tmp_path):
     )
     run = {"dir": str(tmp_path / "x"), "start_from": str(dexa)}
     config = make_config(method={**STAGE1, "init": "vectors"}, run=run)
-    method = METHODS["elias-1"].build(config, load(config))
-    before = load_method(find_run(dexa, METHOD_CONFIGS)[1], dexa)
+    method = method_class("elias-1").build(config, load(config))
+    before = load_method(find_run(dexa)[1], dexa)
     method.start_from(before)
     config.run_folder.mkdir()
     method.prepare(config.run_folder, Accelerator(cpu=True))
@@ -243,18 +244,18 @@ def test_starting_from_another_encoder_and_keeping_labels(make_config, tmp_path,
     """Stage 2 keeps the encoder and W_C; `keep` also W_L; a dual encoder gives its encoder."""
     run = {"dir": str(tmp_path / "two"), "start_from": str(stage1)}
     config = make_config(method={**STAGE2, "init": "keep"}, run=run)
-    method = METHODS["elias-2"].build(config, load(config))
-    before = load_method(find_run(stage1, METHOD_CONFIGS)[1], stage1)
+    method = method_class("elias-2").build(config, load(config))
+    before = load_method(find_run(stage1)[1], stage1)
     method.start_from(before)
     assert (method.model.clusters.detach().numpy() == before.index.clusters.rows).all()
     assert (method.model.labels.detach().numpy() == before.index.labels.rows).all()
     assert torch.equal(method.encoder.table, before.encoder.table)
     config = with_values(config, method={"init": "random"})
-    fresh = METHODS["elias-2"].build(config, load(config))
+    fresh = method_class("elias-2").build(config, load(config))
     fresh.start_from(before)
     assert not (fresh.model.labels.detach().numpy() == before.index.labels.rows).any(1).all()
     config = with_values(config, method={"init": "keep", "wl_dim": 8})
-    projected = METHODS["elias-2"].build(config, load(config))
+    projected = method_class("elias-2").build(config, load(config))
     with pytest.raises(
         ValueError, match=r"the label classifiers to keep are \(20, 16\), this run's \(20, 8\)"
     ):
@@ -266,7 +267,7 @@ def test_steps_under_launch(stage1, tmp_path):
     path = tmp_path / "c.yaml"
     # without and with embeddings
     for name, start in (("sparse", None), ("dense", str(stage1))):
-        config = find_run(stage1, METHOD_CONFIGS)[1]
+        config = find_run(stage1)[1]
         config = with_values(config, run={"start_from": start, "dir": str(tmp_path / name)})
         path.write_text(to_yaml(config))
         got = launch(2, "elias_utils.py", "gen_cluster_A", path)

@@ -8,9 +8,9 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoModel
 
 import train
-from models import METHOD_CONFIGS, load_method
 from models.encoders.encoder import build_encoder, load_encoder
 from models.encoders.portable import embed, write_encoder
+from models.loading import load_method
 from tests.encoders.tiny_encoders import KINDS, WITHOUT_PADDING, write_tiny
 from utils.config.config import EncoderConfig
 from utils.errors import InputError
@@ -125,7 +125,7 @@ def test_training_with_such_encoders(tiny, make_config, tmp_path, kind):
         resume=True,
     )
     found = [
-        embed(load_method(*reversed(find_run(folder, METHOD_CONFIGS))).eval().encoder, TEXTS, 30)
+        embed(load_method(*reversed(find_run(folder))).eval().encoder, TEXTS, 30)
         for folder in (run, tmp_path / "whole")
     ]
     torch.testing.assert_close(*found, atol=1e-5, rtol=0)

@@ -10,9 +10,9 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 import train
-from models import METHOD_CONFIGS, load_method
 from models.encoders.encoder import build_encoder
 from models.encoders.portable import embed
+from models.loading import load_method
 from tests.encoders.tiny_encoders import tiny_tokenizer, write_tiny
 from utils.config.config import EncoderConfig, read_yaml
 from utils.errors import InputError
@@ -286,7 +286,7 @@ def test_a_run_keeps_its_prompts(folder, make_config, tmp_path, name):
     run = train.fit(config)
     saved = read_yaml(run / "config.yaml")["encoder"]
     assert (saved["prompt"], saved["label_prompt"]) == ("query : ", "passage : the ")
-    method = load_method(find_run(run, METHOD_CONFIGS)[1], run).eval()
+    method = load_method(find_run(run)[1], run).eval()
     expected = embed(method.encoder, TEXTS, 16)
     labels = (config.dataset_folder / "raw" / "Y.txt").read_text().splitlines()
     np.testing.assert_allclose(

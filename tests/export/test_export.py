@@ -17,9 +17,9 @@ from sentence_transformers import SentenceTransformer
 
 import eval as evaluation
 import train
-from models import METHOD_CONFIGS, load_method
 from models.encoders.encoder import build_encoder
 from models.encoders.portable import embed
+from models.loading import load_method
 from utils.config.config import EncoderConfig, read_yaml
 from utils.export import export as exporting
 from utils.export.export import EDGE_TEXTS, export
@@ -82,7 +82,7 @@ def configured(make_config, tiny_encoder, settings, **run):
 
 
 def loaded(run):
-    folder, config = find_run(run, METHOD_CONFIGS)
+    folder, config = find_run(run)
     return load_method(config, folder).eval(), config
 
 

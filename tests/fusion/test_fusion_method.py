@@ -11,7 +11,7 @@ from accelerate import Accelerator
 
 import eval as evaluation
 import train
-from models import METHOD_CONFIGS, load_method
+from models.loading import load_method
 from predict import Predictor
 from tests.tiny import write_dataset
 from utils.config.config import ConfigError, to_yaml
@@ -44,7 +44,7 @@ def test_it_needs_no_other_run_explains_itself_and_can_do_without_a_member(folde
     assert scores.data.min() >= 0
     shutil.rmtree(folder / "stages")
     assert evaluation.evaluate(folder) == whole
-    _, config = find_run(folder, METHOD_CONFIGS)
+    _, config = find_run(folder)
     method = load_method(config, folder)
     split = load_dataset(config, None).splits["tst"]
     assert {n: c.shape[1] for n, c in method.label_clusters().items()} == {"tree, tree 1": 20}
@@ -155,7 +155,7 @@ def test_the_tail_is_weighed_by_the_target(make_config, target):
     assert len(tried) == 8 and tried[fuser["tail"].item()] == max(tried.values())
     assert (fuser["boost"] > 1).all() == (fuser["tail"] > 0)
     evaluation.evaluate(folder)
-    method = load_method(find_run(folder, METHOD_CONFIGS)[1], folder)
+    method = load_method(find_run(folder)[1], folder)
     scores = sp.load_npz(folder / "tst_score_mat.npz")
     probabilities = method.probabilities(scores.data, scores.indices)
     assert 0 <= probabilities.min() <= probabilities.max() <= 1

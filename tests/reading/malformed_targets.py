@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from models import METHOD_CONFIGS, load_method
 from models.elias.graph import Graph
+from models.loading import load_method
 from utils.config.config import build_config
 from utils.config.legacy_yaml import load_any_config
 from utils.config.sections import DataConfig
@@ -43,7 +43,7 @@ def data_set(folder: Path) -> object:
         "data": {"root": str(folder.parent), "name": folder.name, "max_len": 16},
         "method": {"name": "dexml"},
     }
-    data = load_dataset(build_config(sections, METHOD_CONFIGS, {}), load_tokenizer("minilm"))
+    data = load_dataset(build_config(sections, {}), load_tokenizer("minilm"))
     parts = []
     for split in data.splits.values():
         parts.append(split.relevance.toarray().tolist())
@@ -65,7 +65,7 @@ def graph(folder: Path) -> object:
 
 def run(folder: Path) -> object:
     """Answers of a run folder."""
-    found, config = find_run(folder, METHOD_CONFIGS)
+    found, config = find_run(folder)
     method = load_method(config, found)
     scores, ids = method.score_texts(TEXTS, 5, Accelerator(cpu=True))
     assert np.isfinite(scores).all(), "answers that are not finite"
@@ -75,13 +75,13 @@ def run(folder: Path) -> object:
 def told(folder: Path) -> object:
     """What a report reads of a run folder."""
     found = read_run(folder, "tst")
-    check_labels(folder, Path(find_run(folder, METHOD_CONFIGS)[1].dataset_folder))
+    check_labels(folder, Path(find_run(folder)[1].dataset_folder))
     return json.loads(json.dumps(found | {"folder": ""}, default=str))
 
 
 def config(folder: Path) -> object:
     """A config and its bases."""
-    return str(load_any_config(folder / "config.yaml", method_configs=METHOD_CONFIGS))
+    return str(load_any_config(folder / "config.yaml"))
 
 
 def prepared(layout: str, *words: str) -> Callable[[Path], object]:

@@ -148,7 +148,7 @@ RECIPES = {
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, tiny_root, tiny_encoder) -> dict[str, Path]:
     """A finished run of each recipe."""
-    from models import METHOD_CONFIGS
+
     from utils.config.config import build_config
 
     root = tmp_path_factory.mktemp("runs")
@@ -162,7 +162,7 @@ def runs(tmp_path_factory, tiny_root, tiny_encoder) -> dict[str, Path]:
             "run": {"dir": str(root / name), "tensorboard": False, "threads": 1},
         }
         stages = sections.pop("stages", ())
-        found[name] = train.fit(build_config(sections, METHOD_CONFIGS, {}, stages))
+        found[name] = train.fit(build_config(sections, {}, stages))
     evaluate(found["ova"])
     return found
 

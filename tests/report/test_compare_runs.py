@@ -29,7 +29,7 @@ def test_points_differ_where_true_labels_stand_elsewhere():
 @pytest.fixture(scope="module")
 def two_runs(tmp_path_factory, tiny_root):
     """Folders of two evaluated linear trees, one with a beam that loses labels."""
-    from models import METHOD_CONFIGS
+
     from utils.config.config import build_config
 
     root = tmp_path_factory.mktemp("runs")
@@ -43,7 +43,6 @@ def two_runs(tmp_path_factory, tiny_root):
                         "method": {"name": "xr-linear", "max_leaf": 4, "splits": 2, "beam": beam},
                         "run": {"dir": str(root / name), "tensorboard": False, "threads": 1},
                     },
-                    METHOD_CONFIGS,
                     {},
                 )
             )

@@ -22,10 +22,9 @@ def main() -> None:
         "asked", nargs="*", metavar="SECTION|METHOD", help="these alone, such as: data xr-linear"
     )
     words = parser.parse_args().asked
-    from models import METHOD_CONFIGS  # here: it imports torch
 
     try:
-        print(describe(METHOD_CONFIGS, words))
+        print(describe(words))
     except ConfigError as error:
         sys.exit(f"error: {error}")
 

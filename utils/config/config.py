@@ -12,8 +12,8 @@
       - {name: warm, train: {epochs: 2}}
       - {name: main, method: {pool: hnm}}
 
-This module imports neither torch nor the methods: whoever loads a config passes the methods' own
-`Config` classes (see `models.METHOD_CONFIGS`), which become the type of the section `method:`.
+Importing this module imports neither torch nor the methods: the section `method:` has the type
+that the method itself gives it, and utils/config/methods.py imports a method when it is named.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.config.command_line import parse_overrides, spelling, split_words
+from utils.config.methods import METHODS, known_methods, method_options
 from utils.config.options import (
     LIMITS,
     build_section,
@@ -36,6 +37,7 @@ from utils.config.options import (
     shown,
     type_name,
 )
+from utils.config.plugins import allow, is_foreign, module_of
 from utils.config.sections import (
     SECTIONS,
     DataConfig,
@@ -185,20 +187,16 @@ def _bases(value: Any, path: Path) -> list[str]:
 
 def build_config(
     merged: Mapping[str, Mapping],
-    method_configs: Mapping[str, type],
     origin: Mapping[str, str],
     stages: Sequence[Mapping] = (),
     where: str = "config",
 ) -> Config:
-    """Merged mapping -> Config. The section `method:` gets the type that `method_configs` has for
-    its name."""
+    """Merged mapping -> Config. The section `method:` gets the type of the method that it names."""
     name = merged.get("method", {}).get("name", "")
     if not name:
         others = "".join(f" (there is {shown(key)})" for key in list(merged.get("method", {}))[:1])
-        raise ConfigError(
-            f"{where}: method.name is missing{others}; known: {', '.join(sorted(method_configs))}"
-        )
-    method = _method_type(name, method_configs, origin.get("method.name", where))
+        raise ConfigError(f"{where}: method.name is missing{others}; known: {known_methods()}")
+    method = method_options(name, origin.get("method.name", where))
     if not merged.get("data", {}).get("name"):
         raise ConfigError(f"{where}: data.name is missing: the name of a folder in data.root")
     kinds = {**SECTIONS, "method": method}
@@ -216,21 +214,12 @@ def build_config(
     return Config(**sections, stages=tuple(stages))
 
 
-def _method_type(name: Any, method_configs: Mapping[str, type], where: str) -> type:
-    if not isinstance(name, str) or name not in method_configs:
-        raise ConfigError(
-            f"{where}: unknown method.name '{shown_word(name)}'; known: "
-            f"{', '.join(sorted(method_configs))}"
-        )
-    return method_configs[name]
-
-
 def load_config(
     path: str | Path,
     overrides: Sequence[str] | Mapping[str, Mapping] = (),
     *,
-    method_configs: Mapping[str, type],
     expand: Callable[[Config], Config] | None = None,
+    trusted: bool = False,
 ) -> Config:
     """Read a YAML config with its bases, apply `overrides`, and check everything.
 
@@ -238,8 +227,9 @@ def load_config(
         path: the YAML file.
         overrides: command-line words (`--section.key value`, `--stages.NAME.section.key value`) or
             a mapping {section: {key: value}, "stages": {NAME: {section: {key: value}}}}.
-        method_configs: method name -> its Config class.
         expand: makes stages of a config that has none, before overrides of stages are applied.
+        trusted: the file is the user's own: methods and losses of modules outside of this
+            repository that it names are imported. Without it only modules that were allowed are.
     Raises:
         ConfigError: naming the file and key, what was expected and what came.
     """
@@ -250,11 +240,11 @@ def load_config(
         chain.merged,
         chain.origin,
         overrides,
-        method_configs,
         expname=Path(path).stem,
         stages=stages,
         expand=expand,
         where=str(path),
+        trusted=trusted,
     )
 
 
@@ -262,12 +252,12 @@ def finish_config(
     merged: dict[str, dict[str, Any]],
     origin: dict[str, str],
     overrides: Any,
-    method_configs: Mapping[str, type],
     *,
     expname: str,
     stages: Sequence[Mapping] = (),
     expand: Callable[[Config], Config] | None = None,
     where: str = "config",
+    trusted: bool = False,
 ) -> Config:
     """What a file says, and overrides -> Config; ConfigError if a stage cannot be built, or an
     override reaches only some of the stages. Arguments as of `load_config`; expname is that of a
@@ -276,21 +266,29 @@ def finish_config(
         overrides = parse_overrides(overrides)
     of_all = {section: content for section, content in overrides.items() if section != "stages"}
     merge_sections(merged, of_all, COMMAND_LINE, origin)
-    _check_it_is_no_stages_own(merged, of_all, stages, method_configs)
-    config = build_config(merged, method_configs, origin, stages, where)
+    if trusted:
+        _allow_named([merged, *stages, *(overrides.get("stages") or {}).values()])
+    _check_it_is_no_stages_own(merged, of_all, stages)
+    config = build_config(merged, origin, stages, where)
     if not config.run.expname:
         config = dataclasses.replace(config, run=dataclasses.replace(config.run, expname=expname))
     if expand is not None:
         config = expand(config)
     of_stages = overrides.get("stages") or {}
-    config = dataclasses.replace(
-        config, stages=tuple(_override_stages(config, of_stages, method_configs))
-    )
-    built = {
-        stage["name"]: stage_config(config, stage, method_configs, where) for stage in config.stages
-    }
+    config = dataclasses.replace(config, stages=tuple(_override_stages(config, of_stages)))
+    built = {stage["name"]: stage_config(config, stage, where) for stage in config.stages}
     _check_all_are_reached(config, built, of_all, of_stages)
     return config
+
+
+def _allow_named(parts: Sequence[Mapping]) -> None:
+    """Allow the modules of methods and losses that sections of a user's own config name."""
+    for sections in parts:
+        for section in ("method", "loss"):
+            content = sections.get(section)
+            name = content.get("name") if isinstance(content, Mapping) else None
+            if is_foreign(name):
+                allow(module_of(name))
 
 
 # -------------------------------- stages
@@ -341,9 +339,7 @@ def _sections_of(
     return sections
 
 
-def stage_config(
-    config: Config, stage: Mapping[str, Any], method_configs: Mapping[str, type], where: str = ""
-) -> Config:
+def stage_config(config: Config, stage: Mapping[str, Any], where: str = "") -> Config:
     """The config of one stage: the file's sections overlaid with the stage's; a new method starts
     from defaults."""
     origin: dict[str, str] = {}
@@ -355,14 +351,10 @@ def stage_config(
     for section, content in overlay.items():
         merged[section] |= content
     place = f"stage '{stage.get('name')}'"
-    return build_config(
-        merged, method_configs, origin, where=f"{where}: {place}" if where else place
-    )
+    return build_config(merged, origin, where=f"{where}: {place}" if where else place)
 
 
-def _override_stages(
-    config: Config, overrides: Any, method_configs: Mapping[str, type]
-) -> list[dict[str, Any]]:
+def _override_stages(config: Config, overrides: Any) -> list[dict[str, Any]]:
     """The stages with {name: {section: {key: value}}} put in."""
     stages = {stage["name"]: dict(stage) for stage in config.stages}
     if not isinstance(overrides, Mapping) or not all(
@@ -375,7 +367,7 @@ def _override_stages(
         if name not in stages:
             known = nearest(name, list(stages)) if stages else "; the config has no stages"
             raise ConfigError(f"{COMMAND_LINE}: there is no stage '{shown_word(name)}'{known}")
-        stages[name] |= _override_stage(config, {**stages[name]}, sections, method_configs)
+        stages[name] |= _override_stage(config, {**stages[name]}, sections)
     return _check_stages(list(stages.values()), COMMAND_LINE)
 
 
@@ -383,7 +375,6 @@ def _override_stage(
     config: Config,
     stage: Mapping[str, Any],
     sections: Mapping[str, Mapping],
-    method_configs: Mapping[str, type],
 ) -> dict[str, Any]:
     """The sections of a stage that overrides change, with values of the right type."""
     where = f"{COMMAND_LINE}: stages.{stage['name']}"
@@ -392,7 +383,7 @@ def _override_stage(
     method = {"name": config.method.name, **own.get("method", {}), **sections.get("method", {})}[
         "name"
     ]
-    kinds = {**SECTIONS, "method": _method_type(method, method_configs, where)}
+    kinds = {**SECTIONS, "method": method_options(method, where)}
     return {
         section: {
             **own.get(section, {}),
@@ -409,14 +400,12 @@ def _check_it_is_no_stages_own(
     merged: Mapping[str, Mapping],
     overrides: Mapping[str, Mapping],
     stages: Sequence[Mapping],
-    method_configs: Mapping[str, type],
 ) -> None:
     """ConfigError for an override of an option that only the method of some stage has."""
 
     def has(sections: Mapping[str, Mapping], key: str) -> bool:
         name = sections.get("method", {}).get("name")
-        kind = method_configs.get(name) if isinstance(name, str) else None
-        return kind is not None and key in {f.name for f in dataclasses.fields(kind)}
+        return bool(name) and key in {f.name for f in dataclasses.fields(method_options(name))}
 
     for key, value in overrides.get("method", {}).items():
         owners = [stage["name"] for stage in stages if has(_sections_of(stage), key)]
@@ -481,26 +470,29 @@ def to_yaml(config: Config) -> str:
     return dump_yaml(to_mapping(config))
 
 
-def describe(method_configs: Mapping[str, type] | None = None, asked: Sequence[str] = ()) -> str:
+def describe(asked: Sequence[str] = ()) -> str:
     """Every key with its type, default, limits and meaning, as text.
 
     `asked` names the sections and methods that are meant, none all of them; `method` stands for all
     methods.
     """
-    methods = [
-        (f"method ({name})", kind, ("method", name))
-        for name, kind in sorted((method_configs or {}).items())
-    ]
-    kinds = [
-        (section, kind, (section,)) for section, kind in SECTIONS.items() if section != "method"
-    ] + methods
-    known = {name for _, _, names in kinds for name in names}
+    known = {*SECTIONS, *METHODS}
     for name in asked:
         if name not in known:
             raise ConfigError(
                 f"there is no section or method {shown(name)}{nearest(name, sorted(known))}"
             )
-    kinds = [(title, kind) for title, kind, names in kinds if not asked or set(names) & set(asked)]
+    meant = set(asked) or known
+    kinds = [
+        (section, kind)
+        for section, kind in SECTIONS.items()
+        if section in meant and section != "method"
+    ]
+    kinds += [
+        (f"method ({name})", method_options(name))
+        for name in sorted(METHODS)
+        if meant & {"method", name}
+    ]
     lines = []
     for section, kind in kinds:
         lines.append(f"{section}:")

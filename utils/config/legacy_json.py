@@ -300,7 +300,6 @@ def load_released(
     path: Path,
     values: Mapping[str, Any],
     overrides: Sequence[str] | Mapping[str, Any],
-    method_configs: Mapping[str, type],
     expand: Callable[[Config], Config] | None = None,
 ) -> Config:
     """A file's mapping -> Config. Arguments as of `utils.config.config.load_config`."""
@@ -318,7 +317,6 @@ def load_released(
         merged,
         origin,
         overrides,
-        method_configs,
         expname=expname,
         stages=stages,
         expand=expand,

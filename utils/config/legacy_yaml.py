@@ -1,6 +1,6 @@
 """Flat YAML configs of the older DEXML and ELIAS code -> the typed sections of `utils.config`.
 
-    config = load_any_config("older.yaml", ["--train.epochs", "3"], method_configs=METHOD_CONFIGS)
+    config = load_any_config("older.yaml", ["--train.epochs", "3"])
 
 A flat file may name others in `__dependency__: a.yaml, b.yaml` (merged first, later wins) and refer
 to its keys as `[key]` inside strings. Every key is converted, dropped for a stated reason, or
@@ -379,8 +379,8 @@ def load_any_config(
     path: str | Path,
     overrides: Sequence[str] | Mapping[str, Mapping] = (),
     *,
-    method_configs: Mapping[str, type],
     expand: Callable[[Config], Config] | None = None,
+    trusted: bool = False,
 ) -> Config:
     """`load_config` that takes flat configs too, and those of NGAME and DEXA
     (utils/config/legacy_json.py).
@@ -390,14 +390,12 @@ def load_any_config(
     path = Path(path)
     values = read_yaml(path)
     if is_released(values):
-        return load_released(path, values, overrides, method_configs, expand)
+        return load_released(path, values, overrides, expand)
     if not _is_flat(values, path):
-        return load_config(path, overrides, method_configs=method_configs, expand=expand)
+        return load_config(path, overrides, expand=expand, trusted=trusted)
     log.info("%s is a config of the older DEXML or ELIAS code:", path)
     merged, origin = convert(*read_flat(path))
-    return finish_config(
-        merged, origin, overrides, method_configs, expname=path.stem, where=str(path)
-    )
+    return finish_config(merged, origin, overrides, expname=path.stem, where=str(path))
 
 
 def _sections(values: Mapping[str, Any]) -> list[str]:

@@ -34,6 +34,7 @@ from typing import Any
 
 from utils.config.command_line import parse_words
 from utils.config.config import Config
+from utils.config.plugins import add_plugin_option
 from utils.errors import InputError
 from utils.files import folder_written_whole
 from utils.run.environment import check_labels
@@ -64,9 +65,10 @@ def export(
     """
     import torch
 
-    # here: utils/ serves models/, not the other way round
-    from models import METHOD_CONFIGS, load_method
     from models.encoders.portable import embed, run_onnx, write_encoder, write_onnx
+
+    # here: utils/ serves models/, not the other way round
+    from models.loading import load_method
     from utils import distributed
     from utils.data.dataset import check_dataset_folder
     from utils.data.label_texts import label_texts
@@ -74,7 +76,7 @@ def export(
     folder = Path(folder).resolve()  # `.` has no name that a neighbour could be made of
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} exists and is not empty; name a new folder")
-    run_folder, config = find_run(run, METHOD_CONFIGS, overrides)
+    run_folder, config = find_run(run, overrides)
     if not (run_folder / "finished").is_file():
         raise InputError(f"{run_folder}: the run is not finished; go on with train.py --resume")
     check_dataset_folder(config.dataset_folder)
@@ -197,6 +199,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("run", help="run folder or its config.yaml")
     parser.add_argument("folder", help="where to write; new or empty")
     parser.add_argument("--onnx", action="store_true", help="write encoder.onnx too")
+    add_plugin_option(parser)
     options, overrides = parse_words(parser, words)
     start_logging()
     try:

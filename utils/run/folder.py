@@ -348,9 +348,7 @@ def folder_of(run: str | Path) -> Path:
     return path.parent if path.name == "config.yaml" else path
 
 
-def find_run(
-    path: str | Path, method_configs: Mapping[str, type], overrides: Any = ()
-) -> tuple[Path, Config]:
+def find_run(path: str | Path, overrides: Any = ()) -> tuple[Path, Config]:
     """A run folder or its config.yaml -> (folder, config); InputError if it is no run, or one
     without a model."""
     folder = folder_of(path)
@@ -370,7 +368,7 @@ def find_run(
                 f"command line: {section}.{fixed[0]} is fixed by the run; what can be overridden: "
                 f"eval.*, {', '.join(MAY_BE_OVERRIDDEN)}"
             )
-    config = load_config(folder / "config.yaml", overrides, method_configs=method_configs)
+    config = load_config(folder / "config.yaml", overrides)
     if config.encoder.trust_remote_code and "trust_remote_code" not in overrides.get("encoder", {}):
         # The folder may be a stranger's: only who opens it may allow its code to run.
         log.warning(

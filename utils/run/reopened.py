@@ -9,7 +9,7 @@ python train.py MOVED/config.yaml --run.expname again        # the same settings
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from utils.config.command_line import parse_overrides
@@ -23,10 +23,10 @@ PLACES = {"dir", "root", "project", "expname"}  # of section run: where a run go
 def load_training_config(
     path: str | Path,
     words: Sequence[str],
-    method_configs: Mapping[str, type],
     expand: Callable[[Config], Config],
 ) -> Config:
-    """A config file, or that of a run folder.
+    """A config file, or that of a run folder. Modules that a file outside of a run names for its
+    methods and losses are imported.
 
     Args:
         words: overrides of the command line.
@@ -35,14 +35,15 @@ def load_training_config(
     path = Path(path)
     folder = path.parent
     if not _is_of_a_run(path):
-        return load_any_config(path, words, method_configs=method_configs, expand=expand)
+        trusted = not (folder / "model").is_dir()  # which may be a stranger's
+        return load_any_config(path, words, expand=expand, trusted=trusted)
     if (folder / RECIPE).is_file():
         path = folder / RECIPE
-    config = load_any_config(path, words, method_configs=method_configs, expand=expand)
+    config = load_any_config(path, words, expand=expand)
     place = PLACES & parse_overrides(words).get("run", {}).keys()
     if place:
         return config if "dir" in place else _with_folder(config, None)
-    return moved(config, folder, method_configs)
+    return moved(config, folder)
 
 
 def _is_of_a_run(path: Path) -> bool:
@@ -53,7 +54,7 @@ def _is_of_a_run(path: Path) -> bool:
     )
 
 
-def moved(config: Config, folder: Path, method_configs: Mapping[str, type]) -> Config:
+def moved(config: Config, folder: Path) -> Config:
     """The config of a run as that of the folder which holds it now: what it names inside of its old
     folder, too."""
     old = config.run_folder
@@ -63,7 +64,7 @@ def moved(config: Config, folder: Path, method_configs: Mapping[str, type]) -> C
         new = new.parent.parent
     values = with_folder_renamed(to_mapping(config), str(old), str(new))
     stages = values.pop("stages", ())
-    return _with_folder(build_config(values, method_configs, {}, stages), folder)
+    return _with_folder(build_config(values, {}, stages), folder)
 
 
 def _with_folder(config: Config, folder: Path | None) -> Config:

@@ -56,7 +56,7 @@ def check_references(stages: Sequence[Mapping[str, Any]]) -> None:
         earlier.append(stage["name"])
 
 
-def stage_configs(config: Config, method_configs: Mapping[str, type]) -> dict[str, Config]:
+def stage_configs(config: Config) -> dict[str, Config]:
     """The stages of a config by name, each as it is trained: references resolved, started from the
     one before.
 
@@ -79,7 +79,7 @@ def stage_configs(config: Config, method_configs: Mapping[str, type]) -> dict[st
         # it may name another, or none
         run = {"start_from": start, **(stage.get("run") or {}), "dir": str(folder)}
         overlay = _references({**stage, "run": run}, named)
-        found[name] = stage_config(config, overlay, method_configs)  # its errors name the stage
+        found[name] = stage_config(config, overlay)  # its errors name the stage
         start = str(folder)
     return found
 
@@ -107,11 +107,8 @@ class Runs:
     """Runs that a config names: finished ones, and earlier stages of its recipe, which need not be
     trained yet."""
 
-    def __init__(
-        self, method_configs: Mapping[str, type], stages: Mapping[str, Config] | None = None
-    ) -> None:
+    def __init__(self, stages: Mapping[str, Config] | None = None) -> None:
         """stages: by their run folders."""
-        self._method_configs = method_configs
         self._stages = dict(stages or {})
 
     def add(self, config: Config) -> None:
@@ -126,7 +123,7 @@ class Runs:
         """The config of the run in a folder; ValueError if that is no finished run."""
         if source in self._stages:
             return self._stages[source]
-        return find_run(source, self._method_configs)[1]
+        return find_run(source)[1]
 
     def start(self, config: Config) -> Config:
         """The config of `run.start_from`."""
@@ -138,7 +135,7 @@ class Runs:
             ) from error
 
 
-def member_stages(config: Config, method_configs: Mapping[str, type]) -> Config:
+def member_stages(config: Config) -> Config:
     """A fusion whose members are config files -> the same with a stage for each of them (for each
     of their own stages), so that what has been trained is not trained again; any other config as it
     is."""
@@ -151,7 +148,7 @@ def member_stages(config: Config, method_configs: Mapping[str, type]) -> Config:
         if path.suffix not in (".yaml", ".yml") or (path.parent / "model").is_dir():
             members[name] = source
             continue
-        own = load_any_config(path, method_configs=method_configs)
+        own = load_any_config(path)
         members[name] = f"stage:{name}"
         before = own.run.start_from
         names: dict[str | None, str] = {}  # of its stages here
@@ -160,7 +157,7 @@ def member_stages(config: Config, method_configs: Mapping[str, type]) -> Config:
                 {**overlay, "run": {"start_from": before, **(overlay.get("run") or {})}},
                 lambda kind, old, names=names: f"{kind}:{names.get(old, old)}",
             )
-            values = to_mapping(stage_config(own, overlay, method_configs))
+            values = to_mapping(stage_config(own, overlay))
             values["data"] |= {key: getattr(config.data, key) for key in OF_THE_FUSION}
             label = name if number >= len(own.stages) else f"{name}-{overlay['name']}"
             stages.append(
