@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +25,7 @@ from torch import Tensor
 from losses import Exchange
 from utils.errors import InputError
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 THREADS_A_CORE = 8  # of a process, at the most
 
@@ -42,6 +45,9 @@ OWN_RANKS = ("RANK", "LOCAL_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM
 CPU_LAUNCH = (
     "accelerate launch --config_file configs/accelerate_cpu.yaml --num_processes N train.py CONFIG"
 )
+
+
+# -------------------------------- launching
 
 
 def start(mixed_precision: str | None = None) -> Accelerator:
@@ -131,16 +137,7 @@ def _is_on(name: str) -> bool:
     return os.environ.get(name, "").lower() in ("1", "true", "yes", "on", "y", "t")
 
 
-def stop() -> None:
-    """The end of a command that succeeded: let go of the other processes together.
-
-    Left to the interpreter's end, a gloo thread that is still running may abort the process. After
-    an error nobody calls this: the others may be waiting in a collective, and the launcher ends
-    them.
-    """
-    if world_size() > 1:
-        dist.barrier()
-        dist.destroy_process_group()
+# -------------------------------- processes
 
 
 def world_size() -> int:
@@ -178,6 +175,29 @@ def share(total: int, part: int | None = None, parts: int | None = None) -> rang
     return range(total * part // parts, total * (part + 1) // parts)
 
 
+def separate_random_states(seed: int) -> None:
+    """After all processes built the same model: let each but the first draw its own dropout
+    masks."""
+    if rank():
+        words = np.random.SeedSequence((seed, rank())).generate_state(1, np.uint64)
+        torch.manual_seed(words[0].item() >> 1)
+
+
+def stop() -> None:
+    """The end of a command that succeeded: let go of the other processes together.
+
+    Left to the interpreter's end, a gloo thread that is still running may abort the process. After
+    an error nobody calls this: the others may be waiting in a collective, and the launcher ends
+    them.
+    """
+    if world_size() > 1:
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+# -------------------------------- collectives
+
+
 def sum_tensor(tensor: Tensor) -> Tensor:
     """The sum of the processes' tensors of one shape, on every process; may overwrite its input."""
     return _all_reduce(tensor, dist.ReduceOp.SUM) if world_size() > 1 else tensor
@@ -200,6 +220,7 @@ class ProcessExchange(Exchange):
 
 
 def loss_exchange() -> Exchange:
+    """What joins the shards of a loss's labels."""
     return ProcessExchange() if world_size() > 1 else Exchange()
 
 
@@ -208,12 +229,12 @@ class _GatherRows(torch.autograd.Function):
     rows."""
 
     @staticmethod
-    def forward(ctx, own: Tensor, sizes: list[int]) -> Tensor:
+    def forward(ctx: Any, own: Tensor, sizes: list[int]) -> Tensor:
         ctx.sizes = sizes
         return torch.cat(gather_parts(own, sizes))
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         summed = sum_tensor(gradient.clone())
         return summed.split(ctx.sizes)[rank()], None
 
@@ -247,12 +268,12 @@ def gather_arrays(own: np.ndarray, total: int) -> np.ndarray | None:
     """Numpy rows owned by `share(total)` -> all rows on the main process, None on the others."""
     if world_size() == 1:
         return own
-    parts: list | None = [None] * world_size() if is_main() else None
+    parts: list[Any] | None = [None] * world_size() if is_main() else None
     dist.gather_object(own, parts)
     return np.concatenate(parts)[:total] if is_main() else None
 
 
-def broadcast(value):
+def broadcast(value: T) -> T:
     """A small picklable value of the main process, on every process."""
     if world_size() == 1:
         return value
@@ -265,34 +286,23 @@ def agree(value: int) -> int:
     """The largest of the processes' numbers, on every process."""
     if world_size() == 1:
         return value
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    return int(
-        _all_reduce(
-            torch.tensor([value], dtype=torch.long, device=device), dist.ReduceOp.MAX
-        ).item()
-    )
+    number = torch.tensor([value], dtype=torch.long, device=_device_of_messages())
+    return int(_all_reduce(number, dist.ReduceOp.MAX).item())
 
 
 def total(value: float) -> float:
     """The sum of the processes' numbers, on every process."""
     if world_size() == 1:
         return value
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    return float(
-        _all_reduce(
-            torch.tensor([value], dtype=torch.float64, device=device), dist.ReduceOp.SUM
-        ).item()
-    )
+    number = torch.tensor([value], dtype=torch.float64, device=_device_of_messages())
+    return float(sum_tensor(number).item())
 
 
-def separate_random_states(seed: int) -> None:
-    """After all processes built the same model: let each but the first draw its own dropout
-    masks."""
-    if rank():
-        torch.manual_seed(
-            np.random.SeedSequence((seed, rank())).generate_state(1, np.uint64)[0].item() >> 1
-        )
+def _device_of_messages() -> str:
+    return "cuda" if dist.get_backend() == "nccl" else "cpu"
 
+
+# -------------------------------- threads
 
 _forked = False  # is this process a child that was forked, without an exec?
 
@@ -317,14 +327,14 @@ def cpu_threads(wanted: int | None) -> int:
     """
     if _forked:
         return 1
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    usable = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    most = THREADS_A_CORE * (os.cpu_count() or 1)
+    cores = os.cpu_count() or 1
+    most = THREADS_A_CORE * cores
     if wanted is not None and wanted > most:
         log.warning(
             "run.threads is %d; %d are used, %d for each core", wanted, most, THREADS_A_CORE
         )
         return most
+    # Linux may leave a process some of the cores alone
+    usable = len(os.sched_getaffinity(0)) if sys.platform == "linux" else cores
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     return wanted or max(1, usable // local)
