@@ -195,11 +195,12 @@ def _own_share(name: str, shards: list[dict[str, Tensor]], method: nn.Module) ->
 def _restore(
     method: nn.Module, optimizers: list[torch.optim.Optimizer], saved: dict[str, Tensor], last: Path
 ) -> None:
-    by_kind: dict[str, dict[str, Tensor]] = {}
+    """Put saved tensors back into the parameters and into the optimizers' state."""
+    by_key: dict[str, dict[str, Tensor]] = {}
     for name, value in saved.items():
-        kind, _, parameter = name.partition("|")
-        by_kind.setdefault(kind, {})[parameter] = value
-    parameters = by_kind.pop("parameter", {})
+        key, _, parameter = name.partition("|")
+        by_key.setdefault(key, {})[parameter] = value
+    parameters = by_key.pop("parameter", {})
     parameters |= {
         name: parameters[first] for name, first in _tied(method).items() if first in parameters
     }
@@ -211,15 +212,19 @@ def _restore(
         ) from error
     names = {p: name for name, p in method.named_parameters()}
     for optimizer in optimizers:
-        for p in (p for group in optimizer.param_groups for p in group["params"]):
-            state = {
-                kind: values[names[p]] for kind, values in by_kind.items() if names[p] in values
-            }
-            # AdamW keeps its step count on the host, the moments beside the parameter
-            if state:
-                optimizer.state[p] = {
-                    k: v if v.dim() == 0 else v.to(p.device) for k, v in state.items()
-                }
+        for group in optimizer.param_groups:
+            for p in group["params"]:
+                if state := _state_of(names[p], by_key, p.device):
+                    optimizer.state[p] = state
+
+
+def _state_of(
+    name: str, by_key: dict[str, dict[str, Tensor]], device: torch.device
+) -> dict[str, Tensor]:
+    """A parameter's optimizer state; {} if none was saved. AdamW keeps its step count on the host,
+    the moments beside the parameter."""
+    state = {key: values[name] for key, values in by_key.items() if name in values}
+    return {key: v if v.dim() == 0 else v.to(device) for key, v in state.items()}
 
 
 # -------------------------------- random states

@@ -4,7 +4,7 @@ micro-batch."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -30,8 +30,9 @@ class GradCache:
     def __init__(
         self, encode: Callable[[TextBatch], Tensor], micro_batches: Sequence[TextBatch]
     ) -> None:
-        self.encode, self.micro_batches = encode, micro_batches
-        self._states: list[Any] = []
+        self.encode = encode
+        self.micro_batches = micro_batches
+        self._states: list[RandomState] = []
         self._leaf: Tensor | None = None
 
     def embed(self) -> Tensor:
@@ -52,25 +53,31 @@ class GradCache:
             return
         gradients = self._leaf.grad.split([len(texts) for texts in self.micro_batches])
         # one host sync for all
-        needed = torch.stack([g.count_nonzero() for g in gradients]).tolist()
+        nonzero = torch.stack([gradient.count_nonzero() for gradient in gradients]).tolist()
         after = _random_state(self.micro_batches[-1])
-        for texts, state, gradient, nonzero in zip(
-            self.micro_batches, self._states, gradients, needed, strict=True
-        ):
-            if nonzero:
-                _set_random_state(state, texts.ids.device)
-                self.encode(texts).backward(gradient)
-        _set_random_state(after, self.micro_batches[-1].ids.device)
+        for i, texts in enumerate(self.micro_batches):
+            if nonzero[i]:
+                _set_random_state(self._states[i])
+                self.encode(texts).backward(gradients[i])
+        _set_random_state(after)
 
 
-def _random_state(texts: TextBatch) -> tuple[Tensor, Tensor | None]:
+@dataclass(frozen=True)
+class RandomState:
+    """Of the host, and of the texts' device where that is a GPU."""
+
+    device: torch.device
+    host: Tensor
+    gpu: Tensor | None
+
+
+def _random_state(texts: TextBatch) -> RandomState:
     device = texts.ids.device
-    return torch.get_rng_state(), torch.cuda.get_rng_state(
-        device
-    ) if device.type == "cuda" else None
+    gpu = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    return RandomState(device, torch.get_rng_state(), gpu)
 
 
-def _set_random_state(state: tuple[Tensor, Tensor | None], device: torch.device) -> None:
-    torch.set_rng_state(state[0])
-    if state[1] is not None:
-        torch.cuda.set_rng_state(state[1], device)
+def _set_random_state(state: RandomState) -> None:
+    torch.set_rng_state(state.host)
+    if state.gpu is not None:
+        torch.cuda.set_rng_state(state.gpu, state.device)

@@ -15,7 +15,11 @@ from utils import distributed
 
 
 class Interrupted(Exception):
-    """Training stopped on a signal after saving; `signal_number` says which."""
+    """Training stopped on a signal after saving.
+
+    Attributes:
+        signal_number: which.
+    """
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
@@ -49,8 +53,8 @@ class SaveClock:
 
     Args:
         minutes: between two saves.
-        every: steps between two agreements with the other processes (each is a message and a host
-        sync).
+        every: steps between two agreements with the other processes; each is a message and a host
+            sync.
     """
 
     def __init__(self, minutes: float, every: int) -> None:
@@ -90,7 +94,9 @@ class SaveClock:
             if self._calls % self._every:
                 return False
             self._received = distributed.agree(self._received)
-            return bool(self._received) or bool(distributed.agree(int(self._elapsed())))
+            if self._received:
+                return True
+            return bool(distributed.agree(int(self._elapsed())))
         return bool(self._received) or self._elapsed()
 
     def _elapsed(self) -> bool:
