@@ -145,7 +145,8 @@ def _items(cell: str) -> list[str]:
 
 def _python_items(cell: str) -> list[object]:
     try:
-        with warnings.catch_warnings(action="ignore"):  # of escapes that are none, such as \d
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of escapes that are none, such as \d
             tree = ast.parse(cell, mode="eval").body
             # a set has no order: its items as written
             parts = tree.elts if isinstance(tree, ast.List | ast.Tuple | ast.Set) else [tree]
