@@ -9,7 +9,7 @@ WORKERS ?= 2
 DEMO_CONFIG := configs/LF-DebianTitles-small/fusion.yaml
 DEMO_RUN := Results/XMCKit/LF-DebianTitles-small/fusion
 
-.PHONY: demo test lint gate mutate benchmarks clean
+.PHONY: demo test lint gate mutate benchmarks clean same-python
 
 demo: $(VENV)/installed
 	$(BIN)/python train.py $(DEMO_CONFIG) --overwrite
@@ -42,6 +42,15 @@ benchmarks: $(VENV)/installed-dev
 	$(BIN)/python -m benchmarks.compare Datasets/LF-DebianTitles-small
 	$(BIN)/python -m benchmarks.accuracy
 
+# A .venv that is there is used as it is, unless another Python is asked for by name.
+same-python: $(VENV)/bin/python
+ifneq ($(origin PYTHON),file)
+	@wanted=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])') || exit 1; \
+		made=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+		[ "$$wanted" = "$$made" ] \
+		|| { echo "error: $(VENV) was made by Python $$made, not $$wanted; make clean removes it"; exit 1; }
+endif
+
 # A stamp newer than the requirements says that the environment is ready: a second run sets nothing up again.
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
@@ -50,7 +59,7 @@ $(VENV)/bin/python:
 		|| { echo "error: $(PYTHON) has no venv module; install it first (Debian, Ubuntu: python3-venv)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/installed: requirements.txt | $(VENV)/bin/python
+$(VENV)/installed: requirements.txt | $(VENV)/bin/python same-python
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements.txt
 	@touch $@
 

@@ -1,0 +1,80 @@
+"""What CONTRIBUTING.md, CITATION.cff and pyproject.toml say beside what is there."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parent.parent
+if sys.version_info >= (3, 11):
+    import tomllib
+
+
+@pytest.fixture
+def project():
+    if sys.version_info < (3, 11):
+        pytest.skip("tomllib is in Python 3.11")
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def pinned(name):
+    lines = (ROOT / name).read_text().splitlines()
+    return [Requirement(line) for line in lines if line and not line.startswith(("#", "-r"))]
+
+
+def test_every_room_is_described():
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    rooms = [folder for parent in ("models", "utils") for folder in (ROOT / parent).iterdir()]
+    rooms = [folder for folder in rooms if any(folder.glob("*.py"))]
+    assert len(rooms) > 15
+    assert not [folder for folder in rooms if f"{folder.relative_to(ROOT)}/" not in page]
+
+
+def test_every_room_that_is_described_is_there():
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    rooms = re.findall(r"\b(?:models|utils|configs|tests|benchmarks)/[\w/]*/", page)
+    assert rooms and not [room for room in rooms if not (ROOT / room).is_dir()]
+
+
+def test_pinned_packages_lie_in_the_ranges(project):
+    ranges = {Requirement(line).name: Requirement(line) for line in project["dependencies"]}
+    pins = pinned("requirements.txt")
+    assert {pin.name for pin in pins} == ranges.keys()
+    for pin in pins:
+        (version,) = pin.specifier
+        assert ranges[pin.name].specifier.contains(version.version), pin
+
+
+def test_the_tested_python_is_named(project):
+    versions = [line.split(" :: ")[-1] for line in project["classifiers"] if "Python :: 3." in line]
+    assert versions and all(
+        f"Python {version}" in (ROOT / "CONTRIBUTING.md").read_text() for version in versions
+    )
+
+
+def test_citation():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["title"] == "XMCKit"
+    papers = {paper.get("url") for paper in citation["references"]}
+    readme = (ROOT / "README.md").read_text()
+    methods = set(re.findall(r"\[paper\]\((https://arxiv.org/abs/[\d.]+)\)", readme))
+    assert methods and methods <= papers
+
+
+def test_another_python_than_that_of_the_environment_is_refused(tmp_path):
+    other = tmp_path / "python3"
+    other.write_text("#!/bin/sh\necho 3.99\n")
+    other.chmod(0o755)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "python").symlink_to(sys.executable)
+    make = ["make", "--no-print-directory", "-f", str(ROOT / "Makefile"), "-C", str(tmp_path)]
+    told = subprocess.run(
+        [*make, "same-python", f"PYTHON={other}"], capture_output=True, text=True, check=False
+    )
+    assert told.returncode != 0
+    assert "was made by Python 3." in told.stdout and "not 3.99" in told.stdout
+    subprocess.run([*make, "same-python", f"PYTHON={sys.executable}"], check=True)
