@@ -146,21 +146,25 @@ def test_the_number_of_blocks_changes_nothing(monkeypatch):
     torch.testing.assert_close(moved[1], moved[2], rtol=1e-5, atol=1e-6)
 
 
-def test_gathered_gradients_make_one_step_with_their_mean():
+@pytest.mark.parametrize("every", [2, 3])
+def test_gathered_gradients_make_one_step_with_their_mean(every):
     torch.manual_seed(0)
     table = DeclaredParameter(torch.ones(9, 3), Kind(Gradient.FACTORS))
-    optimizer = FactoredAdamW([{"params": [table], "accumulate": 3}], **SETTINGS)
-    gradients = [factors(7, rows=9, width=3) for _ in range(3)]
-    for gradient in gradients[:2]:
-        table.factors = gradient
-        optimizer.step()
-        optimizer.zero_grad()
-    assert torch.equal(table, torch.ones(9, 3))
-    assert len(optimizer.state[table]["held_rows"]) == 14  # kept where a checkpoint finds it
-    table.factors = gradients[2]
-    optimizer.step()
-    mean = sum(g.to_sparse(table.shape).to_dense() for g in gradients) / 3
-    torch.testing.assert_close(optimizer.state[table]["exp_avg"], 0.1 * mean)
-    assert not any(
-        name.startswith("held_") and name != "held_steps" for name in optimizer.state[table]
-    )
+    optimizer = FactoredAdamW([{"params": [table], "accumulate": every}], **SETTINGS)
+    first = torch.zeros(9, 3)
+    for _ in range(2):
+        before = table.detach().clone()
+        total = torch.zeros(9, 3)
+        for step in range(1, every + 1):
+            assert torch.equal(table, before)
+            table.factors = OuterGradient(
+                torch.arange(9), torch.arange(9) % 4, torch.randn(9), torch.randn(4, 3)
+            )
+            total += table.factors.to_sparse(table.shape).to_dense()
+            optimizer.step()
+            optimizer.zero_grad()
+            # kept where a checkpoint finds them
+            assert len(optimizer.state[table].get("held_rows", [])) == 9 * (step % every)
+        assert not torch.equal(table, before)
+        first.lerp_(total / every, 0.1)
+        torch.testing.assert_close(optimizer.state[table]["exp_avg"], first)
