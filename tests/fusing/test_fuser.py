@@ -10,7 +10,7 @@ from utils.fusing.candidates import Candidates, merge, relevant_places
 from utils.fusing.features import feature_owners, features, rising_features
 from utils.fusing.fuser import Fuser, SeenLabels
 from utils.fusing.fuser_fitting import FuserSettings, _platt, cross_fit, fit
-from utils.fusing.fuser_models import KINDS, Boosted
+from utils.fusing.fuser_models import KINDS, Boosted, Linear
 from utils.fusing.kernels import PER_MEMBER, TOGETHER
 from utils.metrics import reliability
 
@@ -157,6 +157,64 @@ def test_fused_beats_each_member_and_probabilities_are_reliable(problem, kind):
     told = reliability(1 / (1 + np.exp(-log_odds)), relevant_places(found, relevance))
     gaps = np.abs(np.subtract(told["score"], told["right"]))
     assert np.average(gaps, weights=told["count"]) < 0.05
+
+
+@pytest.mark.parametrize("folds", [2, 3])
+def test_cross_fitted_log_odds_are_those_of_models_of_the_other_folds(problem, folds):
+    """The fold of a point is its place in a permutation, modulo the folds; one calibration of all:
+    a margin + b."""
+    found, relevance, counts = problem
+    x = features(found, counts)
+    relevant = relevant_places(found, relevance)
+    points = np.repeat(np.arange(200), found.known.sum(1))
+    fold_of = np.random.default_rng(3).permutation(200) % folds
+    margins = np.empty(len(x))
+    for fold in range(folds):
+        outside = [i for i, point in enumerate(points) if fold_of[point] != fold]
+        inside = [i for i, point in enumerate(points) if fold_of[point] == fold]
+        margins[inside] = Linear.fit(x[outside], relevant[outside])(x[inside])
+    log_odds, (slope, offset) = cross_fit(
+        found, relevance, counts, "linear", LIMITS, folds=folds, seed=3
+    )
+    assert (slope, offset) == pytest.approx(tuple(_platt(margins, relevant)))
+    assert abs(offset) > 1e-3  # of both signs the values differ
+    np.testing.assert_allclose(log_odds, [slope * m + offset for m in margins])
+    seen = SeenLabels(counts, np.ones(LABELS))
+    fuser = fit(
+        found, relevance, seen, "linear", ["a", "b", "c"], LIMITS, np.array([slope, offset]), 0.0
+    )
+    whole = Linear.fit(x, relevant)
+    np.testing.assert_allclose(
+        fuser(found)[found.known],
+        [1 / (1 + np.exp(-slope * m - offset)) for m in whole(x)],
+        rtol=1e-5,
+    )
+
+
+def test_fewer_points_than_folds_are_a_fold_each(problem):
+    found, relevance, counts = problem
+    few = replace(found, labels=found.labels[:3], ranks=found.ranks[:3], scores=found.scores[:3])
+    log_odds, _ = cross_fit(few, relevance[:3], counts, "linear", LIMITS)
+    expected, _ = cross_fit(few, relevance[:3], counts, "linear", LIMITS, folds=3)
+    np.testing.assert_array_equal(log_odds, expected)
+
+
+def test_a_linear_model_is_ridge_regression_of_scaled_features(problem):
+    """Its gradient is zero: sum of (p - y) z = RIDGE n w of features z in standard deviations."""
+    found, relevance, counts = problem
+    x = features(found, counts).astype(np.float64)
+    x[:, 3] = 2.0  # says nothing, and cannot be scaled
+    relevant = relevant_places(found, relevance)
+    model = Linear.fit(x.astype(np.float32), relevant)
+    spread = x.std(0)
+    spread[3] = 1
+    z = (x - x.mean(0)) / spread
+    wrong = 1 / (1 + np.exp(-model(x))) - relevant
+    assert wrong.sum() == pytest.approx(0, abs=1e-3 * len(x))
+    np.testing.assert_allclose(
+        z.T @ wrong, -1e-5 * len(x) * model.weight * spread, atol=2e-4 * len(x)
+    )
+    assert model.weight[3] == 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
