@@ -5,16 +5,19 @@ import json
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
 import train
-from models.batching.clustered_batches import ClusteredBatches
+from models.batching import clustered_batches
+from models.batching.clustered_batches import ClusteredBatches, check_curriculum
 from tests.conftest import with_values
+from utils.clustering.clustering import balanced_hierarchy
 from utils.config.config import ConfigError
 from utils.config.methods import method_class
-from utils.data.batches import training_batches
+from utils.data.batches import Batch, TextBatch, training_batches
 from utils.data.dataset import load_dataset
 from utils.pretrained.location import load_tokenizer
 
@@ -48,6 +51,89 @@ def test_clusters_start_and_double_at_the_epochs_of_the_curriculum(batches):
     assert [batches.size(e) for e in range(8)] == [None, 4, 4, 4, 8, 8, 16, 16]
     # each interval, and each doubling
     assert [e for e in range(10) if batches.due(e)] == [1, 3, 4, 5, 6, 7, 9]
+
+
+def test_clusters_are_made_again_after_each_interval(make_config):
+    batches = ClusteredBatches(
+        make_config(method={**NGAME["method"], "curr_epochs": [1], "cluster_interval": 3}), 48
+    )
+    assert [e for e in range(10) if batches.due(e)] == [1, 4, 7]
+
+
+@pytest.mark.parametrize(
+    ("first", "epochs", "kind", "warned"),
+    [
+        (2, 2, "clustered", True),
+        (3, 2, "clustered", True),
+        (1, 1, "clustered", True),
+        (1, 2, "clustered", False),
+        (2, 2, "random", False),
+        (1, 0, "clustered", False),
+        (0, 0, "clustered", False),
+    ],
+)
+def test_a_curriculum_that_is_never_reached_is_said(
+    make_config, caplog, first, epochs, kind, warned
+):
+    method = {**NGAME["method"], "batches": kind, "curr_epochs": [first, 9]}
+    ClusteredBatches(make_config(method=method, train={"epochs": epochs}), 48)
+    said = [r.message for r in caplog.records if "all batches are random" in r.message]
+    assert len(said) == warned
+
+
+def recorded(batches, epoch, points, rows):
+    """What a training step of `epoch` hands over."""
+    empty = sp.csr_matrix((len(points), 20), dtype=np.float32)
+    tokens = TextBatch(torch.zeros(0, dtype=torch.int32), np.zeros(len(points), np.int64))
+    batch = Batch(points, empty, empty, tokens, (7, epoch, 9))
+    batches.record(batch, torch.from_numpy(rows[points]))
+
+
+def test_only_the_epoch_before_a_clustering_fills_the_bank(batches):
+    rows = np.random.default_rng(0).normal(size=(48, 3)).astype(np.float32)
+    kept = []
+    for epoch in range(9):
+        recorded(batches, epoch, np.array([3, 1]), rows)
+        if batches.state():
+            kept.append(epoch)
+        batches._points, batches._embeddings = [], []
+    assert kept == [e for e in range(9) if batches.due(e + 1)] == [0, 2, 3, 4, 5, 6, 8]
+
+
+@pytest.mark.parametrize(("count", "epoch", "clusters"), [(48, 1, 12), (50, 4, 6), (5, 6, 1)])
+def test_queries_are_cut_by_the_bank_into_clusters_of_the_epochs_size(
+    make_config, monkeypatch, count, epoch, clusters
+):
+    """From a full bank, put together from a checkpoint and what followed; else they are encoded."""
+    config = make_config(**NGAME, run={"seed": 5})
+    rows = np.random.default_rng(0).normal(size=(count, 3)).astype(np.float32)
+    points = np.random.default_rng(1).permutation(count)
+    asked = []
+
+    def cut(given, numbers, **options):
+        asked.append((given, numbers, options["seed"]))
+        return balanced_hierarchy(given, numbers, **options)
+
+    monkeypatch.setattr(clustered_batches, "balanced_hierarchy", cut)
+    first = ClusteredBatches(config, count)
+    recorded(first, epoch - 1, points[:3], rows)
+    state = first.state()
+    assert sorted(state) == ["bank_embeddings", "bank_points"]
+    for full in (True, False):
+        batches = ClusteredBatches(config, count)
+        batches.load_state(state)
+        if full:
+            recorded(batches, epoch - 1, points[3:], rows)
+        batches.start_epoch(epoch, lambda f=full: pytest.fail("encoded") if f else rows)
+        given, numbers, seed = asked.pop()
+        np.testing.assert_array_equal(given, rows)
+        assert (numbers, seed) == ([clusters], 5 + epoch)
+        assert sorted(batches.state()) == ["clusters"]  # the bank is empty again
+        again = ClusteredBatches(config, count)
+        again.load_state(batches.state())
+        assert np.array_equal(again.order(epoch), batches.order(epoch))
+        of_points = batches.state()["clusters"][batches.order(epoch)]
+        assert 1 + np.count_nonzero(np.diff(of_points)) == clusters  # each stands together
 
 
 def test_random_batches_have_no_clusters(make_config):
@@ -174,6 +260,27 @@ def test_a_run_cut_off_goes_on_with_the_same_clusters_and_bank(
         for f in (whole, tmp_path / "cut")
     ]
     assert shares[0] == shares[1]
+
+
+@pytest.mark.parametrize(
+    ("size", "curriculum", "epochs"),
+    [
+        (4, [0], 8),
+        (16, [1], 8),  # a whole batch
+        (4, [0, 1, 2], 8),  # doubles to a whole batch
+        (8, [1, 2, 8], 8),  # the last doubling is after the end
+        (16, [0, 1], 0),
+        (16, [5], 2),
+    ],
+)
+def test_curricula_whose_clusters_fit_a_batch(make_config, size, curriculum, epochs):
+    method = {**NGAME["method"], "cluster_size": size, "curr_epochs": curriculum}
+    check_curriculum(make_config(method=method, train={"epochs": epochs}))
+    longer = {"epochs": max(epochs, max(curriculum) + 1)}
+    doubled = {**method, "curr_epochs": curriculum, "cluster_size": 2 * size}
+    if size << (len(curriculum) - 1) >= 16:
+        with pytest.raises(ConfigError, match="the batch, train.batch_size 16"):
+            check_curriculum(make_config(method=doubled, train=longer))
 
 
 @pytest.mark.parametrize(

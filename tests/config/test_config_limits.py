@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import os
 import random
+import textwrap
 import time
 import typing
 from pathlib import Path
@@ -55,7 +56,7 @@ def refusal(path, *words):
     message = str(error.value)
     assert "\n" not in message
     assert len(message) < 1500
-    assert str(path.parent) in message or "command line" in message
+    assert ("command line" if words else str(path.parent)) in message
     return message
 
 
@@ -171,12 +172,12 @@ def test_aliases_that_expand_without_end(tmp_path, merge, levels, width):
     text = bomb(levels, width, merge)
     for place in (
         HEAD + text,
-        HEAD + "method:\n" + text.replace("a", "  a"),
+        HEAD + "train:\n" + textwrap.indent(text, "  "),
         f"base: bomb.yaml\n{HEAD}",
     ):
         write(tmp_path, text, "bomb.yaml")
         message = refusal(write(tmp_path, place))
-        assert "aliases expanded" in message or "stands twice" in message
+        assert "aliases expanded" in message
     flow = "{" + text.strip().replace("\n", ", ") + "}"
     assert "train.epochs must be whole number" in refusal(
         write(tmp_path, HEAD), "--train.epochs", flow
@@ -369,19 +370,19 @@ def test_shapes_that_are_no_config(tmp_path, text, message):
 
 
 @pytest.mark.parametrize(
-    "content",
+    ("content", "reason"),
     [
-        b"\xff\xfe" + "data: {name: D}".encode("utf-16-le"),
-        b"\x00\x01\x02",
-        b"\x89PNG\r\n",
-        b"data: {name: caf\xe9}\n",
-        b"PK\x03\x04",
-        bytes(range(256)),
+        (b"\xff\xfe" + "data: {name: D}".encode("utf-16-le"), "cannot be read as UTF-8 text"),
+        (b"\x00\x01\x02", "not valid YAML"),
+        (b"\x89PNG\r\n", "cannot be read as UTF-8 text"),
+        (b"data: {name: caf\xe9}\n", "cannot be read as UTF-8 text"),
+        (b"PK\x03\x04", "not valid YAML"),
+        (bytes(range(256)), "cannot be read as UTF-8 text"),
     ],
 )
-def test_bytes_that_are_no_text(tmp_path, content):
+def test_bytes_that_are_no_text(tmp_path, content, reason):
     message = refusal(write(tmp_path, content))
-    assert "cannot be read as UTF-8 text" in message or "not valid YAML" in message
+    assert reason in message
 
 
 def test_a_mark_at_the_start_and_other_line_ends_are_fine(tmp_path):

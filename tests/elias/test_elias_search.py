@@ -173,7 +173,8 @@ def test_scores_of_given_labels_equal_the_search(beam, size, monkeypatch):
     for row, query in enumerate(queries.tolist()):
         found = dict(zip(given[row].tolist(), got[row].tolist(), strict=True))
         for label, score in zip(ids[row].tolist(), scores[row].tolist(), strict=True):
-            assert label < 0 or found[label] == pytest.approx(score, rel=2e-5)
+            if label >= 0:
+                assert found[label] == pytest.approx(score, rel=2e-5)
         reached = {
             label
             for cluster in top_clusters(
@@ -182,7 +183,8 @@ def test_scores_of_given_labels_equal_the_search(beam, size, monkeypatch):
             for label in weights[3][cluster].tolist()
         }
         for label, score in zip(*slow_search(query, weights, everywhere, 60), strict=True):
-            assert label in reached or found[label] == pytest.approx(score, rel=2e-5)
+            if label not in reached:
+                assert found[label] == pytest.approx(score, rel=2e-5)
 
 
 def packed(edges, log_edges):

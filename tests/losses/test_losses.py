@@ -136,6 +136,13 @@ def test_value_and_gradients_equal_nested_loops(name, options, chunk):
     assert_equals_naive(name, tensors, positives, chunk=chunk, **options)
 
 
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_without_a_temperature_scores_are_inner_products(name, options):
+    tensors, positives = make()
+    got = LOSSES[name](**tensors, positives=positives, **options)
+    torch.testing.assert_close(got, naive(name, **tensors, positives=positives, **options))
+
+
 @pytest.mark.parametrize("chunk", [None, 4])
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_float32(name, options, chunk):
@@ -152,6 +159,7 @@ def test_degenerate_pools(name, options, chunk):
         {"density": 2.0},
         {"density": -1.0},
         {"num_queries": 1},
+        {"dim": 1},
     ):
         tensors, positives = make(**shape)
         assert_equals_naive(name, tensors, positives, chunk=chunk, **options)
