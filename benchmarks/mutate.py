@@ -21,12 +21,14 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import FrameType
 
 import pytest
 from cosmic_ray import plugins
@@ -95,19 +97,57 @@ class MutantImporter(importlib.abc.MetaPathFinder, importlib.machinery.SourceFil
         numba.config.DISABLE_JIT = False
 
 
-class FirstFailure:
-    """pytest plugin: the tests that most often failed first go first; sends which one failed."""
+class Calls:
+    """pytest plugin: which functions of a file each test calls, by their first lines.
 
-    def __init__(self, killers: Counter[str], connection: Connection) -> None:
+    What a fixture calls counts for all tests of the fixture's page: they may share it.
+    """
+
+    connection: Connection
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+        self.found: dict[str, set[int]] = defaultdict(set)
+        self.caller = ""
+
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        self.caller = page_of(item.nodeid)
+        threading.settrace(self.trace)
+        sys.settrace(self.trace)
+
+    def pytest_runtest_call(self, item: pytest.Item) -> None:
+        self.caller = item.nodeid
+
+    def pytest_sessionfinish(self) -> None:
+        sys.settrace(None)
+        self.connection.send(dict(self.found))
+
+    def trace(self, frame: FrameType, event: str, argument: object) -> None:
+        if frame.f_code.co_filename == self.path:
+            self.found[self.caller].add(frame.f_code.co_firstlineno)
+
+
+class FirstFailure:
+    """pytest plugin: only tests that call the changed function; those that failed most often first;
+    sends which one failed."""
+
+    connection: Connection
+
+    def __init__(self, wanted: set[str], killers: Counter[str]) -> None:
+        self.wanted = wanted
         self.killers = killers
-        self.connection = connection
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items[:] = [i for i in items if {i.nodeid, page_of(i.nodeid)} & self.wanted]
         items.sort(key=lambda item: -self.killers[item.nodeid])
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
             self.connection.send(report.nodeid)
+
+
+def page_of(nodeid: str) -> str:
+    return nodeid.partition("::")[0]
 
 
 def silent_ranges(tree: ast.AST) -> Iterator[ast.AST]:
@@ -161,9 +201,7 @@ def mutants_of(path: Path) -> Iterator[Mutant]:
             yield Mutant(path, changed, start[0], before, after)
 
 
-def run_tests(
-    path: Path, source: str, tests: Sequence[str], killers: Counter[str], connection: Connection
-) -> None:
+def run_tests(path: Path, source: str, tests: str, plugin: Calls | FirstFailure) -> None:
     """In a fork: the tests with `path` made of `source`; exits by pytest's code."""
     os.setsid()
     silence = os.open(os.devnull, os.O_WRONLY)
@@ -171,27 +209,68 @@ def run_tests(
     os.dup2(silence, 2)
     sys.meta_path.insert(0, MutantImporter(path, source))
     options = ["-x", "--assert=plain", "-p", "no:cacheprovider", "-p", "no:xdist"]
-    code = pytest.main([*options, *tests], plugins=[FirstFailure(killers, connection)])
-    os._exit(code)
+    os._exit(pytest.main([*options, tests], plugins=[plugin]))
 
 
-def noticed(
-    path: Path, source: str, tests: Sequence[str], killers: Counter[str], seconds: float
-) -> bool:
-    """Whether a test fails, or all together take longer than `seconds`."""
+def in_fork(path: Path, source: str, tests: str, plugin: Calls | FirstFailure, seconds: float):
+    """Whether all tests pass within `seconds`, and what the plugin sent: None where nothing."""
     fork = multiprocessing.get_context("fork")
     receiver, sender = fork.Pipe(duplex=False)
-    process = fork.Process(target=run_tests, args=(path, source, tests, killers, sender))
+    plugin.connection = sender
+    process = fork.Process(target=run_tests, args=(path, source, tests, plugin))
     process.start()
     sender.close()
-    process.join(seconds)
-    late = process.exitcode is None
+    sent = None
+    if receiver.poll(seconds):
+        with contextlib.suppress(EOFError):
+            sent = receiver.recv()
+    process.join(10)
+    passed = process.exitcode == pytest.ExitCode.OK
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.join()
-    with contextlib.suppress(EOFError):
-        killers[receiver.recv()] += 1
-    return late or process.exitcode != pytest.ExitCode.OK
+    return passed, sent
+
+
+class File:
+    """A file of a room, and which tests call which of its functions."""
+
+    def __init__(self, path: Path, tests: str) -> None:
+        self.path = path
+        self.tests = tests
+        self.name = str(path.relative_to(ROOT))
+        self.source = path.read_text()
+        self.killers: Counter[str] = Counter()
+        began = time.perf_counter()
+        passed, calls = in_fork(path, self.source, tests, Calls(path), 1200)
+        if not passed:
+            sys.exit(f"error: {tests} fails on {self.name} as it is")
+        self.calls: dict[str, set[int]] = calls
+        self.seconds = 10 + 3 * (time.perf_counter() - began)
+
+    def functions_at(self, line: int) -> set[int]:
+        """First lines of the functions that hold a line; none: it runs at import."""
+        found = set()
+        for node in ast.walk(ast.parse(self.source)):
+            if isinstance(node, ast.FunctionDef):
+                first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+                if first <= line <= (node.end_lineno or line):
+                    found.add(first)
+        return found
+
+    def notices(self, mutant: Mutant) -> bool:
+        """Whether a test fails on a mutant, or all together take too long."""
+        functions = self.functions_at(mutant.line)
+        wanted = {name for name, called in self.calls.items() if functions & called}
+        if not functions:
+            wanted = {page_of(name) for name in self.calls}
+        if not wanted:
+            return False
+        plugin = FirstFailure(wanted, self.killers)
+        passed, killer = in_fork(self.path, mutant.source, self.tests, plugin, self.seconds)
+        if killer:
+            self.killers[killer] += 1
+        return not passed
 
 
 def import_libraries() -> None:
@@ -214,29 +293,20 @@ def room_paths(room: str) -> tuple[list[Path], str]:
 
 
 def main(room: str, only: Sequence[str]) -> None:
-    files, tests = room_paths(room)
+    paths, tests = room_paths(room)
     import_libraries()
     totals: Counter[str] = Counter()
-    killers: Counter[str] = Counter()
-    for path in files:
-        name = str(path.relative_to(ROOT))
+    for path in paths:
         mutants = list(mutants_of(path))
-        if (only and name not in only) or not mutants:
+        if not mutants or (only and str(path.relative_to(ROOT)) not in only):
             continue
-        began = time.perf_counter()
-        if noticed(path, path.read_text(), [tests], Counter(), 600):
-            sys.exit(f"error: {tests} fails on {name} as it is")
-        seconds = 10 + 3 * (time.perf_counter() - began)
-        killed = 0
+        file = File(path, tests)
         for mutant in mutants:
-            if noticed(path, mutant.source, [tests], killers, seconds):
-                killed += 1
-            else:
-                print(f"{name}:{mutant.line}\n    - {mutant.before}\n    + {mutant.after}")
-            sys.stdout.flush()
-        minutes = (time.perf_counter() - began) / 60
-        print(f"{name}: {killed} of {len(mutants)} noticed, {minutes:.1f} min", flush=True)
-        totals.update(noticed=killed, all=len(mutants))
+            noticed = file.notices(mutant)
+            totals.update({"noticed": noticed, "all": 1, f"{path}": noticed})
+            if not noticed:
+                print(f"{file.name}:{mutant.line}\n    - {mutant.before}\n    + {mutant.after}")
+        print(f"{file.name}: {totals[f'{path}']} of {len(mutants)} noticed", flush=True)
     share = 100 * totals["noticed"] / totals["all"]
     print(f"{room}: {totals['noticed']} of {totals['all']} noticed, {share:.0f} %")
 

@@ -277,6 +277,7 @@ def test_bootstrap_is_that_of_a_loop_over_samples(monkeypatch):
         for scores, values in zip(systems, found, strict=True):
             # of the same points for both
             slow = evaluate(scores[drawn], relevance[drawn], weights, (1, 3))
+            assert {len(value) for value in values.values()} == {20}
             assert {key: value[sample] for key, value in values.items()} == pytest.approx(
                 slow, rel=1e-12
             )
