@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 
+import train
 from models.encoders.encoder import BagEncoder
+from predict import Predictor
 from utils.config.methods import method_class
 from utils.data.batches import TextBatch, training_batches
 from utils.data.dataset import load_dataset
@@ -215,3 +217,24 @@ def test_shortlists_are_refreshed_at_their_interval_and_restored(built):
     assert not np.array_equal(method.training_state()["shortlists"], first)
     method.load_training_state({"shortlists": first})
     assert method.training_state()["shortlists"] is first
+
+
+@pytest.mark.parametrize(
+    ("label_max_len", "seen"),
+    [
+        (5, 3),  # and the tokens that begin and end a text
+        (None, 14),  # as long as a query, data.max_len 16
+    ],
+)
+def test_new_labels_are_cut_where_labels_are(make_config, label_max_len, seen):
+    folder = train.fit(
+        make_config(train={"epochs": 0}, data={"max_len": 16, "label_max_len": label_max_len})
+    )
+    words = ["editor", "shell", "image", "network"] * 5
+    labels = [" ".join(words[:count]) for count in range(1, 20)]
+    answer = Predictor(folder, labels=labels)(["the linux tool"], k=len(labels))[0]
+    score = {found["label"] + 1: found["score"] for found in answer}  # by the number of words
+    longest = score[len(labels)]
+    assert [count for count in score if score[count] == pytest.approx(longest, rel=1e-6)] == (
+        sorted(range(seen, 20))
+    )
