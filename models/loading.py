@@ -1,33 +1,93 @@
-"""The model of a finished run."""
+"""A run folder -> its ranker, ready to answer."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from safetensors import SafetensorError
 
-from utils.config.config import Config
+from models.adapter import MethodRanker
+from models.contract import Ranker, Recipe, Start
+from utils.config.config import Config, ConfigError
 from utils.config.methods import method_class
 from utils.errors import InputError
 from utils.reading.saved import read_facts
+from utils.run.folder import find_run
+from utils.runtime import Runtime
 
-if TYPE_CHECKING:
-    from models.method import Method
 
-
-def load_method(config: Config, run_folder: Path) -> Method:
-    """The trained model of a run, ready to score.
+def load_ranker(config: Config, run_folder: Path, runtime: Runtime) -> Ranker:
+    """The trained model of a run.
 
     Raises:
         InputError: a file of the model is missing, damaged, or does not fit the run's config.
     """
     folder = run_folder / "model"
+    kind = method_class(config.method.name)
     try:
         labels = read_facts(folder / "method.json", num_labels=int)["num_labels"]
-        return method_class(config.method.name).load(config, folder, labels)
+        if not issubclass(kind, Recipe):
+            return MethodRanker.of(kind, config, folder, labels, runtime)
+        return kind.Answers.load(config, folder, labels, runtime)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise InputError(
             f"{folder}: the model cannot be loaded; a file is missing or damaged, or it is of "
             f"another config: {' '.join(str(error).split())}"
         ) from error
+
+
+def load_method(config: Config, run_folder: Path) -> Any:
+    """The model of a run of the older contract."""
+    folder = run_folder / "model"
+    labels = read_facts(folder / "method.json", num_labels=int)["num_labels"]
+    return method_class(config.method.name).load(config, folder, labels)
+
+
+def load_run(
+    run: str | Path, runtime: Runtime, overrides: Sequence[str] = ()
+) -> tuple[Ranker, Path]:
+    """The ranker of a finished run, and the run's folder."""
+    folder, config = find_run(run, overrides)
+    return load_ranker(config, folder, runtime), folder
+
+
+def start_of(config: Config, runtime: Runtime) -> Start | None:
+    """What loads the model of `run.start_from`; None where a run starts from none."""
+    source = config.run.start_from
+    if not source:
+        return None
+
+    def load() -> Ranker:
+        try:
+            folder, before = find_run(source)
+        except ValueError as error:
+            raise ConfigError(
+                f"run.start_from: {error}; train that run first, or name another"
+            ) from error
+        return load_ranker(before, folder, runtime)
+
+    return load
+
+
+def check_options(ranker: Ranker) -> None:
+    """InputError for options of section eval that a ranker cannot follow: an approximate index, a
+    precision, members to leave out."""
+    settings = ranker.config.eval
+    name = ranker.config.method.name
+    if settings.without and "without" not in ranker.takes:
+        raise InputError(
+            f"eval.without is {list(settings.without)}, but method {name} has no members to leave "
+            "out; only a fusion has"
+        )
+    if settings.precision != "float32" and "precision" not in ranker.takes:
+        raise InputError(
+            f"eval.precision is '{settings.precision}', but method {name} has no graph index; it "
+            "needs eval.precision: float32"
+        )
+    if settings.index != "exact" and "index" not in ranker.takes:
+        raise InputError(
+            f"eval.index is '{settings.index}', but method {name} does not search all labels by "
+            "inner product; it needs eval.index: exact"
+        )

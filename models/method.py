@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,39 +23,39 @@ from torch import Tensor, nn
 
 from losses import LOSSES, ROW_LOSSES
 from models.encoders.encoder import TextEncoder, encoder_groups, tokenizer_source
-from models.members import InnerProducts, Scores
+from models.scores import InnerProducts, MemberView, Scores, lowest_where_unreached
 from utils import distributed
 from utils.config.config import Config, ConfigError, LossConfig, MethodConfig
 from utils.data.batches import Batch, TextBatch, sequential_batches
 from utils.data.dataset import Dataset, Split, token_cache
 from utils.data.sizes import DataSizes
-from utils.progress import tqdm
 from utils.reading.saved import check_answers, map_rows
 from utils.run.stages import Runs
-from utils.sparse import remove_pairs, topk_csr, topk_rows
+from utils.runtime import progress
+from utils.sparse import keep_topk, remove_pairs, topk_csr
 from utils.tokenization_utils import Ragged, Tokenizer, tokenize_file, tokenize_texts
 from utils.training.optim import decay_groups
 
 
-@dataclass(frozen=True)
-class MemberView:
-    """What one member of a fused method says of some points.
+class Asked(Scores):
+    """Of a method that is asked for proposals and for given labels by two calls of its own."""
 
-    Attributes: name; ids, the member's own k best labels of each point, best first, filter pairs
-    removed, -1 = no more [n, k] int64; contributions, what the member adds to the scores of given
-    labels [n, given] float32, 0 where the given label is -1.
-    """
+    def __init__(self, propose: Callable, score: Callable) -> None:
+        self._propose, self._score = propose, score
 
-    name: str
-    ids: np.ndarray
-    contributions: np.ndarray
+    def best(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        return self._propose(k)
+
+    def of(self, labels: np.ndarray) -> np.ndarray:
+        """A label that it cannot reach at all has the lowest score of the others of the point."""
+        return lowest_where_unreached(self._score(labels))
 
 
 class Method(nn.Module):
     """Base of every method. Attributes: config (the whole Config), num_labels (L), data (None after
     `load`)."""
 
-    Config: type[MethodConfig]
+    Options: type[MethodConfig]
 
     def __init__(self, config: Config, num_labels: int, data: Dataset | None) -> None:
         super().__init__()
@@ -209,7 +208,7 @@ class Method(nn.Module):
 
     def open_embeddings(self, embeddings: Tensor) -> Scores:
         """Its scores for embeddings [n, D] of its encoder."""
-        return InnerProducts(embeddings, self.index)
+        return InnerProducts(embeddings, self.index, self.config.eval.batch_size)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -446,19 +445,6 @@ def loss_function(config: LossConfig) -> Callable[..., Tensor]:
     }.get(config.name, ())
     return partial(
         {**LOSSES, **ROW_LOSSES}[config.name], **{name: getattr(config, name) for name in names}
-    )
-
-
-def keep_topk(scores: sp.csr_matrix, k: int) -> sp.csr_matrix:
-    """The k largest entries of each row; equal scores by lower label id."""
-    ids, values = topk_rows(scores, k)
-    return topk_csr(values, ids, scores.shape[1])
-
-
-def progress(total: int, name: str) -> tqdm:
-    """A progress bar that only the main process shows, and that leaves no line behind."""
-    return tqdm(
-        total=total, desc=name, leave=False, disable=None if distributed.is_main() else True
     )
 
 

@@ -14,6 +14,9 @@ import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 
+from models.contract import Learner
+from models.encoders.encoder import tokenizer_source
+from models.method import Method
 from utils.config.config import Config, ConfigError
 from utils.config.methods import method_class
 from utils.data.sizes import DataSizes, read_once
@@ -59,7 +62,7 @@ def with_resolved_encoder(config: Config) -> Config:
     Raises:
         ConfigError: the encoder does not take texts as long as they may be.
     """
-    if method_class(config.method.name).tokenizer_source(config) is None:
+    if not config.method.has_encoder and tokenizer_of(config) is None:
         return config
     config = dataclasses.replace(config, encoder=resolve_encoder(config.encoder))
     check_lengths(config)
@@ -100,3 +103,11 @@ def _listed(groups: Mapping[str, frozenset[str]]) -> str:
         f"{f'of stage {name} ' if name else ''}{', '.join(sorted(own)) or 'none'}"
         for name, own in groups.items()
     )
+
+
+def tokenizer_of(config: Config) -> str | None:
+    """The tokenizer of the texts that a stage trains on; None where it needs no tokens of them."""
+    kind = method_class(config.method.name)
+    if issubclass(kind, Method):
+        return kind.tokenizer_source(config)
+    return tokenizer_source(config.encoder) if issubclass(kind, Learner) else None

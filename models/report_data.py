@@ -1,22 +1,19 @@
-"""What report.html shows of an evaluated run, gathered from method and data set; the main process
-alone calls it."""
+"""What report.html shows of an evaluated run; the main process alone gathers it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import scipy.sparse as sp
-from accelerate import Accelerator
 
-from models.method import Method
+from models.contract import Ranker
+from models.evaluation import Evaluation, explain
 from utils import metrics
-from utils.config.config import Config
 from utils.data.dataset import Dataset, Split
 from utils.report import html as report
 from utils.sparse import contains, topk_rows
-from utils.text import text_of
 
 EXPLAINED = 3  # labels of a member's own
 AT_ONCE = 500  # points explained at a time
@@ -24,26 +21,28 @@ AT_ONCE = 500  # points explained at a time
 
 def report_data(
     folder: Path,
-    config: Config,
-    method: Method,
+    ranker: Ranker,
     data: Dataset,
     split: str,
-    scores: sp.csr_matrix,
-    result: Mapping[str, float],
+    evaluation: Evaluation,
     seconds: float,
-    accelerator: Accelerator,
 ) -> report.ReportData:
-    """The data of a report. scores: CSR [n, L] of the split, filter pairs removed; result: its
-    metrics in percent."""
+    """Gather the data of a report.
+
+    Args:
+        folder: of the run. evaluation: of the split, with scores. seconds: that it took.
+    """
     points = data.splits[split]
+    scores = evaluation.scores
+    config = ranker.config
     top = min(report.SHOWN, data.num_labels)
     kept = max(int(np.diff(scores.indptr).max(initial=1)), top)
     ids, values = topk_rows(scores, min(kept, 100))  # [n, W]
     shown = ids[:, :top]
     right = contains(points.relevance, np.arange(len(ids))[:, None], shown)
     peers, source = report.peers_of(data.name, split)
-    table, names = explained_points(method, points, scores, accelerator)
-    trees = method.label_clusters()
+    table, names = explained_points(ranker, points, scores)
+    trees = ranker.clusters()
     pairs = report.confused_pairs(shown, points.relevance)
     texts = data.label_texts
     facts = {
@@ -58,12 +57,12 @@ def report_data(
         "seed": config.run.seed,
         "seconds of prediction": round(seconds, 2),
         **({"members": ", ".join(names)} if names else {}),
-        **method.facts(),
+        **evaluation.facts,
     }
     return report.ReportData(
         title=f"{data.name} / {config.run.expname}",
         facts=facts,
-        metrics=result,
+        metrics=evaluation.metrics,
         peers=peers,
         peers_source=source,
         curves=report.read_curves(folder),
@@ -76,7 +75,7 @@ def report_data(
             )
         ],
         reliability=metrics.reliability(
-            method.probabilities(values[:, :top].astype(np.float64)[shown >= 0], shown[shown >= 0]),
+            ranker.probabilities(values[:, :top].astype(np.float64)[shown >= 0], shown[shown >= 0]),
             right[shown >= 0],
         ),
         confusions=[(texts[true], texts[wrong], times) for true, wrong, times in pairs],
@@ -93,23 +92,26 @@ def report_data(
 
 
 def explained_points(
-    method: Method,
+    ranker: Ranker,
     split: Split,
     scores: sp.csr_matrix,
-    accelerator: Accelerator,
 ) -> tuple[list[dict], Sequence[str]]:
-    """(entries of the points in the table, names of the method's members)."""
+    """(entries of the points in the table, names of the ranker's members)."""
     table, names = [], []
     chosen = report.chosen_points(len(split))
     for some in np.array_split(chosen, max(-(-len(chosen) // AT_ONCE), 1)):
         ids, _ = topk_rows(scores[some], min(report.SHOWN, scores.shape[1]))
         views = [
             report.PointViews(v.name, v.ids, v.contributions)
-            for v in method.explain(
-                split, some, ids, min(EXPLAINED, method.num_labels), accelerator
+            for v in explain(
+                ranker,
+                split.texts[some],
+                ids,
+                min(EXPLAINED, ranker.num_labels),
+                split.filters[some],
             )
         ]
         names = [view.name for view in views]
-        texts = text_of(split.text_path, split.rows[some])
+        texts = split.texts[some].strings()
         table += report.points_table(some, texts, scores[some], split.relevance[some], views)
     return table, names

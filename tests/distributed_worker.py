@@ -15,11 +15,12 @@ import train
 from eval import evaluate
 from utils import distributed
 from utils.config.config import load_config
+from utils.training import meter
 
 
 def record_losses(die=None):
     """Keep every step's loss; with `die`, kill that process at that step."""
-    original = train.EpochMeter.add
+    original = meter.EpochMeter.add
     losses = []
 
     def add(self, loss, batch):
@@ -28,14 +29,14 @@ def record_losses(die=None):
             os.kill(os.getpid(), signal.SIGKILL)
         original(self, loss, batch)
 
-    train.EpochMeter.add = add
+    meter.EpochMeter.add = add
     return original, losses
 
 
 def run(config, resume=False, die=None):
     original, losses = record_losses(die)
     folder = train.fit(config, resume=resume)
-    train.EpochMeter.add = original
+    meter.EpochMeter.add = original
     if distributed.is_main():
         (folder / "steps.json").write_text(json.dumps(losses))
     evaluate(folder)

@@ -8,6 +8,9 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, BertModel
 
 import elias_utils
 import eval
+import models.evaluator
+import models.predictor
+import models.trainer
 import predict
 import tests.distributed_worker
 import tests.reading.malformed_targets

@@ -25,7 +25,13 @@ LAYERS = (
     ("models.dual", "models.classifiers", "models.trees"),
     ("models.elias",),
     ("models.fusion",),
-    ("models.evaluation", "models.report_data", "models.eval_options", "models.recipe"),
+    (
+        "models.report_data",
+        "models.recipe",
+        "models.evaluator",
+        "models.predictor",
+        "models.trainer",
+    ),
     COMMANDS,  # and every __main__
 )
 # What is not yet so: "importer -> imported". This list may only become shorter.

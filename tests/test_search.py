@@ -16,6 +16,7 @@ from tests.tiny import write_dataset
 from utils import search
 from utils.config.config import EvalConfig
 from utils.config.methods import method_class
+from utils.errors import InputError
 from utils.metrics import evaluate
 from utils.search import INDEXES, Comparison, Copies, ExactIndex, HnswIndex, build_index, exact_topk
 
@@ -368,11 +369,14 @@ def test_missing_faiss_is_named(make_config, monkeypatch):
 
 
 def test_a_method_without_an_index_says_so(make_config):
-    config = make_config(eval={"index": "hnsw"})
+    config = make_config(
+        encoder={}, method={"name": "xr-linear", "max_leaf": 5}, train={"epochs": 0}
+    )
+    folder = train.fit(config)
     with pytest.raises(
-        ValueError, match="eval.index is 'hnsw', but method dexml does not search all labels"
+        InputError, match="eval.index is 'hnsw', but method xr-linear does not search all labels"
     ):
-        evaluation.check_options(config, torch.nn.Linear(1, 1))
+        evaluation.evaluate(folder, overrides=["--eval.index", "hnsw"])
 
 
 class FindsTwo:

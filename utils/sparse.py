@@ -219,3 +219,9 @@ def normalised(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
         np.float32
     )
     return scaled
+
+
+def keep_topk(scores: sparse.csr_matrix, k: int) -> sparse.csr_matrix:
+    """Keep the k largest entries of each row; equal scores by lower label id."""
+    ids, values = topk_rows(scores, k)
+    return topk_csr(values, ids, scores.shape[1])

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from models.classifiers.xc import Xc, XcConfig
 from models.encoders.encoder import TextEncoder, build_encoder, load_encoder
-from models.members import Asked, Scores
-from models.method import Method, check_encoders, load_label_embeddings, write_method
+from models.method import Asked, Method, check_encoders, load_label_embeddings, write_method
+from models.scores import Scores
 from utils import distributed, metrics
 from utils.config.config import Config, ConfigError, MethodConfig, option
 from utils.config.sections import LARGEST, MANY_LABELS
@@ -74,7 +74,7 @@ class Fused(Method):
     """Two members over one encoder. Attributes: encoder; members, two (vectors [L, D], bias [L] or
     None) in the order classifier, embedding; fusion, None before `prepare`."""
 
-    Config = FusedConfig
+    Options = FusedConfig
 
     def __init__(
         self, config: Config, num_labels: int, data: Dataset | None, encoder: TextEncoder

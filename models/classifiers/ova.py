@@ -22,8 +22,8 @@ from torch import Tensor
 
 from models.batching.label_pool import LabelPool, pool_loss, sample_positives, sample_size
 from models.encoders.encoder import TextEncoder, build_encoder, load_encoder
-from models.members import InnerProducts, Scores
 from models.method import Method, check_encoders, loss_function, write_method
+from models.scores import InnerProducts, Scores
 from utils import distributed
 from utils.config.config import Config, ConfigError, MethodConfig, option
 from utils.config.sections import LARGEST, MANY_TEXTS, SMALLEST
@@ -62,7 +62,7 @@ class Ova(Method):
     if loaded); num_rows, those of all processes: L; after prepare_scoring or load: index over all
     labels."""
 
-    Config = OvaConfig
+    Options = OvaConfig
 
     def __init__(
         self,
@@ -192,7 +192,9 @@ class Ova(Method):
         return self.index.search(self.encoder(queries).float() / self.config.method.tau, k)
 
     def open_embeddings(self, embeddings: Tensor) -> Scores:
-        return InnerProducts(embeddings / self.config.method.tau, self.index)
+        return InnerProducts(
+            embeddings / self.config.method.tau, self.index, self.config.eval.batch_size
+        )
 
     # ---- saving
     def save(self, folder: Path, accelerator: Accelerator) -> None:

@@ -45,7 +45,7 @@ class SurrogateConfig(OvaConfig):
 class Surrogate(Ova):
     """One-versus-all over clusters of labels. Buffers: clusters [L] int64, log_share [L]."""
 
-    Config = SurrogateConfig
+    Options = SurrogateConfig
 
     def __init__(
         self, config: Config, num_labels: int, data: Dataset | None, encoder: TextEncoder

@@ -69,7 +69,7 @@ class Xc(Ova):
     """Extreme classifiers. Attribute label_embeddings [L, D]: label vectors of the run started
     from, for fusion."""
 
-    Config = XcConfig
+    Options = XcConfig
 
     def __init__(
         self, config: Config, num_labels: int, data: Dataset | None, encoder: TextEncoder

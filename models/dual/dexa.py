@@ -57,7 +57,7 @@ class DexaConfig(NgameConfig):
 class Dexa(Ngame):
     """NGAME's dual encoder with auxiliary vectors. Attribute auxiliary: None without vectors."""
 
-    Config = DexaConfig
+    Options = DexaConfig
 
     def __init__(
         self,

@@ -79,7 +79,7 @@ class Dexml(Method):
     """The dual encoder. Attributes: encoder; after prepare_scoring or load: label_embeddings [L,
     D], index."""
 
-    Config = DexmlConfig
+    Options = DexmlConfig
 
     def __init__(
         self, config: Config, num_labels: int, data: Dataset | None, encoder: TextEncoder

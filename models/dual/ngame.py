@@ -50,7 +50,7 @@ class NgameConfig(ClusteredConfig, DexmlConfig):
 class Ngame(Dexml):
     """The dual encoder with clustered batches."""
 
-    Config = NgameConfig
+    Options = NgameConfig
 
     def __init__(
         self, config: Config, num_labels: int, data: Dataset | None, encoder: TextEncoder

@@ -40,8 +40,8 @@ from models.elias.setup import (
     start_edges,
 )
 from models.encoders.encoder import TextEncoder, build_encoder, load_encoder
-from models.members import Asked, Scores
 from models.method import (
+    Asked,
     Method,
     check_encoders,
     check_label_vectors,
@@ -49,6 +49,7 @@ from models.method import (
     take_parameters,
     write_method,
 )
+from models.scores import Scores
 from utils import distributed
 from utils.config.config import Config, ConfigError
 from utils.data.batches import Batch, TextBatch, steps_per_epoch
@@ -70,7 +71,7 @@ class Elias(Method):
     """Both stages. Attributes: model, limits; graph, once it is known; after prepare_scoring or
     load: index."""
 
-    Config = EliasConfig
+    Options = EliasConfig
 
     def __init__(
         self,
@@ -590,13 +591,13 @@ def check_given(labels: np.ndarray, points: int, num_labels: int) -> None:
 class Elias1(Elias):
     """Stage 1: encoder, clusters and label classifiers on a fixed graph."""
 
-    Config = Elias1Config
+    Options = Elias1Config
 
 
 class Elias2(Elias):
     """Stage 2: the edges too."""
 
-    Config = Elias2Config
+    Options = Elias2Config
 
 
 # -------------------------------- as members of a fusion

@@ -27,8 +27,8 @@ from accelerate import Accelerator
 
 from models.elias.elias import Elias, ask_points, ask_texts
 from models.elias.model import EliasConfig
-from models.members import Scores
 from models.method import Method, write_method
+from models.scores import Scores
 from models.trees.features import TreeFeatures, check_sources, read_columns
 from models.trees.options import LinearConfig, solver
 from utils import distributed
@@ -82,7 +82,7 @@ class EliasRanker(Method):
     """Attributes: elias, the method whose labels are ranked; features; layer, the rankers;
     fusion."""
 
-    Config = EliasRankerConfig
+    Options = EliasRankerConfig
 
     def __init__(self, config: Config, num_labels: int, data: Dataset | None) -> None:
         super().__init__(config, num_labels, data)

@@ -23,18 +23,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from models.fusion.members import check_member, check_name, equal_encoders, of_data, proposals
+from models.fusion.memory import MEMORY, QueryMemory
 from models.loading import load_method
-from models.members import (
-    MEMORY,
-    QueryMemory,
-    Scores,
-    check_member,
-    check_name,
-    equal_encoders,
-    of_data,
-    proposals,
-)
-from models.method import MemberView, Method, write_method
+from models.method import Method, write_method
+from models.scores import MemberView, Scores
 from utils import distributed, metrics
 from utils.config.config import Config, ConfigError, MethodConfig, load_config, option, to_yaml
 from utils.config.sections import LARGEST, MANY_LABELS, SMALLEST
@@ -101,7 +94,7 @@ class Fusion(Method):
     """Attributes: members, methods by name; memory, over the member `method.memory`; fuser;
     without, for each member the fuser of the others."""
 
-    Config = FusionConfig
+    Options = FusionConfig
 
     def __init__(
         self, config: Config, num_labels: int, data: Dataset | None, members: Mapping[str, Method]

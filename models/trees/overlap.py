@@ -20,8 +20,8 @@ import numpy as np
 import scipy.sparse as sp
 from accelerate import Accelerator
 
-from models.members import Reached, Scores
 from models.method import Method, write_method
+from models.scores import Reached, Scores
 from models.trees.features import TreeFeatures, check_sources, read_columns
 from models.trees.options import LinearConfig, solver
 from utils import distributed
@@ -94,7 +94,7 @@ class XrLinear(Method):
     """Trees of linear rankers. Attributes: trees; features; prior, the labels by frequency: (ids
     [n], shares [n])."""
 
-    Config = XrLinearConfig
+    Options = XrLinearConfig
 
     def __init__(self, config: Config, num_labels: int, data: Dataset | None) -> None:
         super().__init__(config, num_labels, data)
@@ -347,7 +347,7 @@ def _load_prior(path: Path, num_labels: int) -> tuple[np.ndarray, np.ndarray]:
 class Overlap(XrLinear):
     """XR-Linear whose labels live in their `copies` best clusters."""
 
-    Config = OverlapConfig
+    Options = OverlapConfig
 
     @classmethod
     def check(cls, config: Config, sizes: DataSizes, runs: Runs) -> None:

@@ -69,7 +69,7 @@ def test_rows_start_as_the_label_vectors_and_rank_as_they_do(built, encoder_run)
     vectors = np.load(encoder_run / "model" / "label_embeddings.npy")
     np.testing.assert_array_equal(method.weight.detach().numpy(), vectors)
     method.prepare_scoring(accelerator)
-    before = Predictor(encoder_run).method
+    before = Predictor(encoder_run).ranker.method
     texts = TextBatch.take(method.data.splits["tst"].tokens, np.arange(5))
     for xc, dexa in zip(*(m.eval().score(texts, 20) for m in (method, before)), strict=True):
         torch.testing.assert_close(xc, dexa, rtol=1e-5, atol=1e-5)
@@ -146,7 +146,7 @@ def test_a_frozen_encoder_encodes_each_query_once_and_stays(make_config, encoder
         )
     )
     assert calls == [1]
-    first, second = (Predictor(f).method.encoder.state_dict() for f in (encoder_run, folder))
+    first, second = (Predictor(f).ranker.method.encoder.state_dict() for f in (encoder_run, folder))
     assert all(torch.equal(v, second[n]) for n, v in first.items())
 
 
@@ -158,7 +158,7 @@ def test_a_trainable_encoder_moves(make_config, encoder_run):
             train={"epochs": 1},
         )
     )
-    first, second = (Predictor(f).method.encoder.state_dict() for f in (encoder_run, folder))
+    first, second = (Predictor(f).ranker.method.encoder.state_dict() for f in (encoder_run, folder))
     assert not torch.equal(first["table"], second["table"])
     with pytest.raises(
         ValueError, match=r"the xc run trained its encoder \(method.freeze: false\)"
@@ -200,7 +200,7 @@ def test_the_whole_path_without_label_texts(make_config, tmp_path):
         ],
     )
     run = train.fit(config)
-    surrogate = Predictor(run / "stages" / "surrogate").method
+    surrogate = Predictor(run / "stages" / "surrogate").ranker.method
     clusters = surrogate.clusters.numpy()
     assert sorted(np.bincount(clusters)) == [2] * 4 + [3] * 4
     assert surrogate.weight.shape == (8, 16)
@@ -249,7 +249,7 @@ def fused(make_config, encoder_run, tmp_path):
 
 def test_fused_scores_are_the_formula_on_the_union_of_candidates(fused, encoder_run):
     folder, xc = fused
-    method, classifier, dexa = (Predictor(f).method for f in (folder, xc, encoder_run))
+    method, classifier, dexa = (Predictor(f).ranker.method for f in (folder, xc, encoder_run))
     texts = TextBatch.take(load(method.config).splits["tst"].tokens, np.arange(6))
     method.eval()
     queries = method.encoder(texts)

@@ -1,6 +1,5 @@
 """eval.py where the run's folder cannot be written to: the metrics are shown first."""
 
-import argparse
 import errno
 import json
 import os
@@ -9,6 +8,7 @@ import pytest
 
 import eval as evaluation
 import train
+from models.evaluator import NotSavedError
 from utils import files
 
 
@@ -23,7 +23,7 @@ def evaluate_command(folder, capsys):
     """(exit message, log) of eval.py."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
-        evaluation.main(argparse.Namespace(run=str(folder), split="tst"), [])
+        evaluation.main([str(folder)])
     return str(stop.value), capsys.readouterr().err
 
 
@@ -45,13 +45,15 @@ def test_a_folder_that_is_read_only_shows_the_metrics(run, capsys, monkeypatch):
     )
     assert "report:" not in log
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
-    with pytest.raises(evaluation.NotSavedError) as error:
+    with pytest.raises(NotSavedError) as error:
         evaluation.evaluate(run)
     assert error.value.metrics["P@1"] == metrics["P@1"]
 
 
 @pytest.mark.parametrize("name", ["tst_score_mat.npz", "tst_metrics.json", "report.html"])
-def test_one_file_that_cannot_be_written_is_named_and_the_others_are(run, capsys, name):
+def test_one_file_that_cannot_be_written_is_named_and_the_others_are(
+    run, capsys, monkeypatch, name
+):
     names = {"tst_score_mat.npz", "tst_metrics.json", "report.html"}
     for other in names:
         (run / other).unlink()

@@ -1,7 +1,6 @@
 """predict.py and Predictor: what counts as a text, and output that any reader and any screen
 takes."""
 
-import argparse
 import json
 import os
 import shutil
@@ -16,10 +15,11 @@ import pytest
 import eval as evaluation
 import predict
 import train
-from predict import Predictor, json_line, write_predictions
+from predict import Predictor
 from tests.commands import run as run_command
 from utils.console import show_anything
 from utils.errors import InputError
+from utils.json_lines import json_line, write_json_lines
 from utils.reading import saved
 
 ROOT = Path(__file__).parents[2]
@@ -58,17 +58,10 @@ def predictor(run):
 
 def command(run, *, text=None, texts=None, labels=None, out=None, k=2):
     """predict.py in this process."""
-    predict.main(
-        argparse.Namespace(
-            run=str(run),
-            text=text,
-            texts=texts and str(texts),
-            k=k,
-            labels=labels and str(labels),
-            out=out and str(out),
-        ),
-        [],
-    )
+    words = {"--texts": texts, "--k": k, "--labels": labels, "--out": out}
+    given = [word for name, value in words.items() if value is not None for word in (name, value)]
+    each = [word for one in text or () for word in ("--text", one)]
+    predict.main([str(word) for word in (run, *given, *each)])
 
 
 def test_a_damaged_model_too_large_to_be_looked_at_gives_no_answer(run, tmp_path, monkeypatch):
@@ -243,7 +236,7 @@ def test_predictions_go_to_a_screen_that_is_not_utf8(monkeypatch, tmp_path):
     with open(tmp_path / "screen", "w", encoding="latin-1") as screen:
         monkeypatch.setattr(sys, "stdout", screen)
         show_anything()
-        write_predictions([ANSWER, ANSWER], None)
+        write_json_lines([ANSWER, ANSWER], None)
         monkeypatch.undo()
     assert [
         json.loads(line) for line in (tmp_path / "screen").read_text("latin-1").splitlines()

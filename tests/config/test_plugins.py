@@ -126,7 +126,7 @@ def test_training_imports_what_the_users_own_config_names(make_config, tmp_path,
     )
     config = load_training_config(tmp_path / "my.yaml", [], member_stages)
     folder = train.fit(config)
-    assert type(config.method) is method_class("dexml").Config
+    assert type(config.method) is method_class("dexml").Options
     monkeypatch.setattr(plugins, "_allowed", set())
     with pytest.raises(ConfigError, match="--plugin mine"):
         evaluation.evaluate(folder)

@@ -17,6 +17,7 @@ from tests.tiny import write_dataset
 from utils.config.config import ConfigError, load_config
 from utils.config.methods import method_class
 from utils.errors import InputError
+from utils.run.reopened import load_training_config
 from utils.run.stages import member_stages
 
 ENCODER = {"name": "encoder", "method": {"name": "ova", "tau": 0.1}, "train": {"epochs": 1}}
@@ -291,7 +292,7 @@ def command(config, *words):
     resume = "--resume" in words
     words = [word for word in words if word != "--resume"]
     return train.fit(
-        train.load_training_config(config, words, member_stages),
+        load_training_config(config, words, member_stages),
         resume=resume,
     )
 

@@ -11,11 +11,12 @@ import pytest
 
 import eval as evaluation
 import train
-from models.members import check_member
+from models.fusion.members import check_member
 from predict import Predictor
 from utils.data.dataset import load_dataset
 from utils.export.export import export
 from utils.report.tables import main as report
+from utils.run.folder import find_run
 from utils.text import byte_hashes, lines_hash
 
 LINES = ("b", "", "é\u2028ü\x85x", "d \x0b", "")
@@ -79,7 +80,7 @@ def test_reordered_labels_are_refused_by_every_command(run, tmp_path, capsys):
     assert not (tmp_path / "exported").exists()
     with pytest.raises(SystemExit, match=message):
         report(["compare", str(folder), str(tmp_path / "second")])
-    data = load_dataset(evaluation.find_run(folder)[1], None)
+    data = load_dataset(find_run(folder)[1], None)
     with pytest.raises(ValueError, match=r"method.members: one: .*" + message):
         check_member("one", folder, data)
 

@@ -167,7 +167,7 @@ def test_a_new_label_gets_its_text_and_the_vector_of_the_nearest_cluster(make_co
     )
     predictor = Predictor(folder, labels=["zebra", "a kernel", "teapot"])
     assert predictor(["the linux tool"], k=3)[0][0]["text"] == "a kernel"
-    method = Predictor(folder).method
+    method = Predictor(folder).ranker.method
     embeddings = F.normalize(torch.randn(5, method.encoder.dim), dim=1)
     got = method.represent_new(embeddings)
     assert method.centroids.shape == (4, method.encoder.dim)
@@ -195,7 +195,7 @@ def test_it_starts_from_any_encoder_and_keeps_the_vectors_of_its_like(make_confi
             run={"dir": str(tmp_path / "c"), "start_from": str(second)},
         )
     )
-    one, two = (Predictor(f).method for f in (second, third))
+    one, two = (Predictor(f).ranker.method for f in (second, third))
     assert torch.equal(one.auxiliary.table, two.auxiliary.table)
     assert torch.equal(one.auxiliary.clusters, two.auxiliary.clusters)
     assert np.allclose(one.label_embeddings, two.label_embeddings)

@@ -5,7 +5,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from models.members import InnerProducts, Reached
+from models.scores import InnerProducts, Reached
 from utils.search import ExactIndex
 from utils.sparse import lookup, topk_rows
 
@@ -26,9 +26,9 @@ def test_inner_products_of_given_labels(asked, kind, with_bias):
     bias = torch.randn(LABELS, generator=generator) if with_bias else None
     rows = rows.half() if kind == "half" else rows
     expected = (queries @ rows.float().T + (0 if bias is None else bias)).numpy()
-    found = InnerProducts(queries, ExactIndex(rows.numpy() if kind == "array" else rows, bias)).of(
-        asked
-    )
+    found = InnerProducts(
+        queries, ExactIndex(rows.numpy() if kind == "array" else rows, bias), 64
+    ).of(asked)
     assert found.dtype == np.float32
     known = asked >= 0
     np.testing.assert_allclose(

@@ -13,7 +13,9 @@ from safetensors.torch import load_file
 
 import eval as evaluation
 import train
+from models import trainer
 from models.dual.dexml import Dexml
+from models.evaluation import Evaluation
 from predict import Predictor
 from tests.commands import run
 from tests.conftest import with_values
@@ -92,18 +94,18 @@ def test_resuming_gives_the_weights_of_an_uninterrupted_run(
     whole = train.fit(config)
     cut = with_values(config, run={"dir": str(tmp_path / "cut")})
     epochs = []
-    original = train.train_epoch
+    original = trainer.train_epoch
 
-    def stop_in_the_third(run, clock):
+    def stop_in_the_third(run, learner, clock):
         epochs.append(run.state.epoch)
         if len(epochs) == 3:
             raise KeyboardInterrupt
-        return original(run, clock)
+        return original(run, learner, clock)
 
-    monkeypatch.setattr(train, "train_epoch", stop_in_the_third)
+    monkeypatch.setattr(trainer, "train_epoch", stop_in_the_third)
     with pytest.raises(KeyboardInterrupt):
         train.fit(cut)
-    monkeypatch.setattr(train, "train_epoch", original)
+    monkeypatch.setattr(trainer, "train_epoch", original)
     train.fit(cut, resume=True)
     assert equal(weights(whole), weights(cut.run_folder))
     assert [r["loss"] for r in lines(whole, "train")] == [
@@ -189,9 +191,9 @@ def test_the_best_epoch_is_kept_and_patience_stops(make_config, monkeypatch):
     values = iter([10.0, 30.0, 20.0, 25.0, 99.0])
 
     def scored(*_):
-        return {"nDCG@5": next(values)}, None
+        return Evaluation({"nDCG@5": next(values)}, None)
 
-    monkeypatch.setattr(train, "score_split", scored)
+    monkeypatch.setattr(trainer, "evaluate", scored)
     config = make_config(train={"epochs": 5, "patience": 2})
     folder = train.fit(config)
     assert [r["nDCG@5"] for r in lines(folder, "val")] == [10.0, 30.0, 20.0, 25.0]

@@ -51,7 +51,7 @@ def method_class(name: Any, where: str = "config") -> type[Any]:
 
 def method_options(name: Any, where: str = "config") -> type[MethodConfig]:
     """The type of the section `method:` of a method. Arguments and errors as of `method_class`."""
-    return method_class(name, where).Config
+    return method_class(name, where).Options
 
 
 def known_methods() -> str:
@@ -61,10 +61,10 @@ def known_methods() -> str:
 
 def _foreign_method(name: str, where: str) -> type[Any]:
     found = resolve(name, where)
-    options = getattr(found, "Config", None)
+    options = getattr(found, "Options", None)
     if not isinstance(options, type) or not issubclass(options, MethodConfig):
         raise ConfigError(
-            f"{where}: expected the class of a method, whose options `Config` are a MethodConfig; "
+            f"{where}: expected the class of a method, whose `Options` are a MethodConfig; "
             f"{name} is {shown_word(repr(found))}"
         )
     return found

@@ -31,6 +31,7 @@ from utils.data.label_texts import (
     with_stand_ins,
 )
 from utils.data.relevance import dataset_hashes, load_relevance
+from utils.data.texts import FileTexts, TextFile
 from utils.errors import InputError
 from utils.reading.matrices import check_size_is_meant, present
 from utils.text import count_lines, lines_hash
@@ -53,20 +54,29 @@ class Split:
     tokens: Ragged | None  # of the whole text file; None for methods that read no tokens
     relevance: sp.csr_matrix  # [n, L]
     filters: sp.csr_matrix  # [n, L] ones: pairs whose score is removed before ranking
-    text_path: Path
+    file: TextFile
 
     def __len__(self) -> int:
         return len(self.rows)
 
+    @cached_property
+    def texts(self) -> FileTexts:
+        """The points' texts."""
+        return FileTexts(self.file, self.rows)
+
+    @property
+    def text_path(self) -> Path:
+        return self.file.path
+
     @property
     def source(self) -> str:
         """Which files its rows are of: trn or tst."""
-        return "tst" if self.name == "tst" else "trn"
+        return self.file.source
 
     @property
     def folder(self) -> Path:
         """The folder of its data set."""
-        return self.text_path.parent.parent
+        return self.file.folder
 
 
 @dataclass(frozen=True)
@@ -205,6 +215,10 @@ def load_dataset(
     if tokenizer_source is not None:
         tokens = _tokenised(config, tokenizer_source, paths)
     rows = _rows_of_splits(config, relevance, held_out)
+    files = {
+        source: TextFile(paths[f"{source}_X"], data, token_cache(config))
+        for source in ("trn", "tst")
+    }
     splits = {}
     for name in SPLITS:
         source = "tst" if name == "tst" else "trn"
@@ -214,7 +228,7 @@ def load_dataset(
             tokens.points.get(source),
             relevance[source][rows[name]],
             filters[source][rows[name]],
-            paths[f"{source}_X"],
+            files[source],
         )
     whole_hash, relevance_hash = dataset_hashes((trn, tst), (filters["trn"], filters["tst"]))
     return Dataset(

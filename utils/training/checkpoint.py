@@ -17,8 +17,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 from zipfile import BadZipFile
 
 import numpy as np
@@ -31,9 +33,20 @@ from torch import Tensor, nn
 from utils import distributed
 from utils.files import folder_written_whole, settled_folder
 from utils.parameters import kind_of
+from utils.runtime import Runtime
 
 log = logging.getLogger(__name__)
 FORMAT = 1
+
+
+class Trained(Protocol):
+    """What is trained: `models.contract.Learner`."""
+
+    module: nn.Module
+
+    def state(self) -> dict[str, np.ndarray]: ...
+
+    def load_state(self, state: Mapping[str, np.ndarray], folder: Path) -> None: ...
 
 
 @dataclass
@@ -56,17 +69,17 @@ class Progress:
 
 def save_checkpoint(
     folder: Path,
-    method: nn.Module,
+    learner: Trained,
     optimizers: list[torch.optim.Optimizer],
     progress: Progress,
-    accelerator: Accelerator,
+    runtime: Runtime,
 ) -> None:
     """Replace `folder`/last by the present state; the previous one stays until the new one is
     whole."""
-    tensors = _tensors(method, optimizers)
-    own = {name for name in tensors if _is_sharded(name, method)}
+    tensors = _tensors(learner.module, optimizers)
+    own = {name for name in tensors if _is_sharded(name, learner.module)}
     progress.processes = distributed.world_size()
-    state = method.training_state()
+    state = learner.state()
     with folder_written_whole(folder / "last") as last:
         if distributed.is_main():
             save_file(
@@ -77,16 +90,16 @@ def save_checkpoint(
                 json.dumps(dataclasses.asdict(progress), indent=1) + "\n"
             )
         save_file(
-            {n: tensors[n] for n in own} | _random_states(accelerator),
+            {n: tensors[n] for n in own} | _random_states(runtime.accelerator),
             last / f"process-{distributed.rank()}.safetensors",
         )
 
 
 def load_checkpoint(
     folder: Path,
-    method: nn.Module,
+    learner: Trained,
     optimizers: list[torch.optim.Optimizer],
-    accelerator: Accelerator,
+    runtime: Runtime,
 ) -> Progress | None:
     """Restore what `save_checkpoint` wrote; None if there is no checkpoint yet.
 
@@ -120,10 +133,10 @@ def load_checkpoint(
     _report_differences(progress)
     own = shards[distributed.rank()] if distributed.rank() < len(shards) else {}
     names = {n for n in shards[0] if not n.startswith("random.")}
-    saved = {**shared, **{n: _own_share(n, shards, method) for n in names}}
-    _restore(method, optimizers, saved, last)
-    _load_random_states(own, accelerator)
-    method.load_training_state(state)
+    saved = {**shared, **{n: _own_share(n, shards, learner.module) for n in names}}
+    _restore(learner.module, optimizers, saved, last)
+    _load_random_states(own, runtime.accelerator)
+    learner.load_state(state, folder)
     return progress
 
 

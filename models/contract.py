@@ -1,0 +1,343 @@
+"""The two kinds of thing that a method is made of.
+
+- A `Recipe` turns a data set into a model and is dropped when training ends: a `Learner` is trained
+  by gradient, a `Solver` fits at once.
+- A `Ranker` is that model: what a run folder holds. It answers queries, needs no data set, is never
+  trained.
+
+Letters: n texts, B queries of a batch, L labels, N points, D embedding dimension, K labels of a
+pool. Losses are means over the GLOBAL batch: every process computes its share of the gradient and
+the trainer sums the shares (utils.distributed.sum_gradients), so 1 and G processes take the same
+step. What is a collective (every process calls it, in the same order) says so.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import scipy.sparse as sp
+from torch import Tensor, nn
+
+from models.encoders.encoder import encoder_groups
+from models.encoders.reader import Reader
+from models.scores import Index, Scores
+from utils.config.config import Config, ConfigError, MethodConfig
+from utils.data.batches import Batch
+from utils.data.dataset import Dataset
+from utils.data.sizes import DataSizes
+from utils.data.texts import Texts
+from utils.errors import InputError
+from utils.run.stages import Runs
+from utils.runtime import Runtime
+
+# -------------------------------- what a run folder holds
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """What labels are ranked by: score = E(x) . rows[l] / tau + bias[l].
+
+    Attributes:
+        rows: [L, D], perhaps mapped from disk.
+        bias: [L] or None.
+        tau: temperature of the scores.
+    """
+
+    rows: Tensor | np.ndarray
+    bias: Tensor | None = None
+    tau: float = 1.0
+
+
+class Ranker(ABC):
+    """A model that ranks labels for texts.
+
+    Attributes:
+        config: of its run. num_labels: L.
+        folder: `model/` that it was loaded from, whose files `save` may link; None in training.
+        reader: its encoder, for those that ask for embeddings; None without one.
+        index: over all labels by inner product; None where it ranks by other means.
+    """
+
+    takes: ClassVar[frozenset[str]] = frozenset()  # options of section eval: index, precision, ...
+    at_once: ClassVar[int] = 16384  # texts opened together
+
+    def __init__(self, config: Config, num_labels: int, folder: Path | None = None) -> None:
+        self.config = config
+        self.num_labels = num_labels
+        self.folder = folder
+        self.reader: Reader | None = None
+        self.index: Index | None = None
+
+    @abstractmethod
+    def open(self, texts: Texts, given: bool = False) -> Scores:
+        """Scores of some texts; never a collective.
+
+        Args:
+            given: `Scores.of` will be asked, so that what it needs is kept.
+        """
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write everything that `load` needs; the main process alone calls it."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, config: Config, folder: Path, num_labels: int, runtime: Runtime) -> Ranker:
+        """What `save` wrote, ready to answer; strict, needs no data set.
+
+        Large arrays stay on disk (mapped); an index over all labels is that of `eval.index`.
+
+        Raises:
+            InputError: a file is missing, damaged, or does not fit the config.
+        """
+
+    # ---- what others may ask for
+    def readers(self) -> list[Reader]:
+        """All readers that `open` will ask: a fusion has those of its members."""
+        return [] if self.reader is None else [self.reader]
+
+    def queries(self, texts: Texts) -> Tensor:
+        """What `index` searches with [n, D]."""
+        assert self.reader is not None, "a ranker without a reader defines its own queries"
+        return texts.embeddings(self.reader)
+
+    def vectors(self) -> dict[str, Vectors]:
+        """What it ranks labels by: the first is what `open` ranks by; {} for no inner product."""
+        return {}
+
+    def clusters(self) -> dict[str, sp.csr_matrix]:
+        """Labels of the clusters of the lowest level of each tree or graph, by name: CSR [C, L], an
+        entry where a label is in a cluster; {} without."""
+        return {}
+
+    def facts(self, sums: Mapping[str, float]) -> dict[str, float]:
+        """What is told beside the metrics of a prediction, whose `Scores.sums` were added up."""
+        return {}
+
+    def probabilities(self, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """How likely predictions are right, for rankers that know; the scores themselves of others.
+
+        Args:
+            scores, labels: of predictions [m] each.
+        """
+        return scores
+
+    def with_labels(self, labels: Texts) -> Ranker:
+        """The same model over these labels instead of the data set's; a collective.
+
+        Raises:
+            InputError: it knows labels by their points, not by their texts.
+        """
+        raise InputError(
+            f"method {self.config.method.name} knows labels by their training points, not by "
+            "their text; labels never seen in training need a dual encoder such as dexml"
+        )
+
+
+def write_facts(folder: Path, name: str, num_labels: int, **more: Any) -> None:
+    """method.json of a saved model, which says which class reads the rest."""
+    facts = {"method": name, "num_labels": num_labels, **more}
+    (folder / "method.json").write_text(json.dumps(facts) + "\n")
+
+
+# -------------------------------- what makes it
+
+Group = dict[str, Any]  # of parameters: name, params, weight_decay, perhaps accumulate
+Start = Callable[[], Ranker]  # loads the model of `run.start_from`, frozen
+
+
+class Recipe(ABC):
+    """Data set -> model.
+
+    Attributes:
+        config: of one stage, planned: its encoder's settings are resolved.
+        data: what it learns from.
+        start: loads the model of `run.start_from`, frozen; None without one. It is called after the
+            recipe's own parameters are made, so that these draw the same random numbers with it and
+            without; what is trained is copied from it.
+    """
+
+    Options: ClassVar[type[MethodConfig]]  # section `method` of its configs
+    Answers: ClassVar[type[Ranker]]  # what loads `model/`
+
+    def __init__(
+        self, config: Config, data: Dataset, start: Start | None, runtime: Runtime
+    ) -> None:
+        """A collective, as is everything that reads data."""
+        self.config = config
+        self.data = data
+        self.runtime = runtime
+
+    @classmethod
+    def check(cls, config: Config, sizes: DataSizes, runs: Runs) -> None:
+        """Refuse, before anything is loaded, what cannot be trained. Reads no matrix, text, weight.
+
+        Args:
+            config: with the encoder's settings resolved.
+            sizes: of its data set, at most so many points where they are not known exactly.
+            runs: finished ones and earlier stages, among them what `run.start_from` names.
+        Raises:
+            ConfigError: naming the key, what was expected and what came.
+        """
+        if config.run.start_from:
+            cls.check_start(config, runs.start(config))
+
+    @classmethod
+    def check_start(cls, config: Config, before: Config) -> None:
+        """ConfigError where a run of `config` cannot start from one of `before`."""
+        check_encoders(config, before)
+
+    @classmethod
+    def group_names(cls, config: Config) -> frozenset[str]:
+        """Names of the parameter groups that `optim.group_lr` may name, known on paper."""
+        return frozenset()
+
+    @abstractmethod
+    def ranker(self) -> Ranker:
+        """The model as it is now; a collective.
+
+        It may look at tensors that the next step changes: what asks for more than one step makes it
+        anew.
+        """
+
+    def finish(self, folder: Path) -> None:
+        """Draw plots; the main process alone calls it when the best model has been saved."""
+
+
+class Learner(Recipe):
+    """Trained by gradient. All its methods but `order` are collectives."""
+
+    module: nn.Module  # every parameter and buffer of training, by the names of checkpoints
+
+    @classmethod
+    def group_names(cls, config: Config) -> frozenset[str]:
+        return encoder_groups(config.encoder)
+
+    @abstractmethod
+    def groups(self) -> list[Group]:
+        """All trained parameters; several groups may have one name."""
+
+    @abstractmethod
+    def backward(self, batch: Batch) -> Tensor:
+        """The loss of a batch on this process, its gradients left on the parameters."""
+
+    def prepare(self, folder: Path) -> None:
+        """Once, before the first step; large fixed arrays go into the run folder."""
+
+    def begin(self, epoch: int) -> None:
+        """Before the first step of an epoch, not where a run goes on inside one: hard negatives."""
+
+    def order(self, epoch: int) -> np.ndarray | None:
+        """Order of the training points of an epoch [n], from state alone; None = shuffled."""
+        return None
+
+    def report(self) -> dict[str, float]:
+        """What was measured in the epoch that ends, logged beside the loss."""
+        return {}
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What a resumed run needs beside `module`; the main process's counts."""
+        return {}
+
+    def load_state(self, state: Mapping[str, np.ndarray], folder: Path) -> None:
+        """Take back what `state` gave, and what `prepare` wrote into the run folder."""
+
+
+class Solver(Recipe):
+    """Fits at once, without gradients."""
+
+    @abstractmethod
+    def fit(self, folder: Path) -> None:
+        """Fit, going on from whole files that an interrupted run has left in `folder`; a
+        collective."""
+
+
+# -------------------------------- starting from another run
+
+
+def cannot_start(config: Config, before: Config, why: str) -> ConfigError:
+    """The error for a run that does not go with the one that it starts from."""
+    return ConfigError(
+        f"run.start_from: a {config.method.name} run cannot start from a {before.method.name} "
+        f"run: it is {why}"
+    )
+
+
+def check_encoders(config: Config, before: Config) -> None:
+    """ConfigError where a run of `config` cannot take the encoder of one of `before`, as far as
+    their settings tell."""
+    if not before.method.has_encoder:
+        raise cannot_start(config, before, "one without an encoder")
+    ours = config.encoder
+    theirs = before.encoder
+    if (ours.name == "bag") != (theirs.name == "bag"):
+        raise ConfigError(
+            f"run.start_from: the encoder there is '{theirs.name}', this run's '{ours.name}' "
+            "(encoder.name): a bag of tokens and a transformer have no parameters in common"
+        )
+    names = ["projection", "residual"] if ours.name == "bag" else ["projection"]
+    if ours.name == theirs.name:
+        names.append("layers")
+    for name in names:
+        if getattr(ours, name) != getattr(theirs, name):
+            raise ConfigError(
+                f"run.start_from: its encoder.{name} is {getattr(theirs, name)}, this run's "
+                f"{getattr(ours, name)}; its encoder would not fit"
+            )
+
+
+def check_label_vectors(config: Config, before: Config) -> None:
+    """ConfigError where a run of `before` has no label vectors."""
+    if not before.method.has_label_vectors:
+        raise cannot_start(config, before, "one that has no label vectors to start from")
+
+
+def check_labels_match(config: Config, start: Ranker, num_labels: int) -> None:
+    """InputError where a run starts from one of another number of labels."""
+    if start.num_labels != num_labels:
+        raise InputError(
+            f"run.start_from: that run has {start.num_labels} labels, this one {num_labels}"
+        )
+
+
+def take_encoder(encoder: nn.Module, start: Ranker) -> None:
+    """Copy the encoder of the model that a run starts from.
+
+    Raises:
+        InputError: it has none, or one that does not fit.
+    """
+    if start.reader is None:
+        raise InputError(
+            f"run.start_from: a {start.config.method.name} run has no encoder to start from"
+        )
+    take_parameters(encoder, start.reader.encoder, "encoder")
+
+
+def take_parameters(module: nn.Module, other: nn.Module, what: str) -> None:
+    """Copy the parameters of another run's module; InputError if they do not fit."""
+    try:
+        module.load_state_dict(other.state_dict())
+    except RuntimeError as error:
+        message = " ".join(str(error).split())
+        raise InputError(
+            f"run.start_from: the {what} does not fit this config: {message}"
+        ) from error
+
+
+def label_vectors_of(start: Ranker) -> Tensor | np.ndarray:
+    """Rows [L, D] of the model that a run starts from: what it ranks labels by.
+
+    Raises:
+        InputError: it ranks by no inner product.
+    """
+    for vectors in start.vectors().values():
+        return vectors.rows
+    raise InputError(
+        f"run.start_from: a {start.config.method.name} run has no label vectors to start from"
+    )

@@ -1,0 +1,259 @@
+"""What a ranker says of a data set: predictions, metrics, explanations."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from models.contract import Ranker
+from models.scores import MemberView, Scores
+from utils import distributed, metrics
+from utils.config.config import Config, ConfigError
+from utils.data.dataset import Dataset
+from utils.data.sizes import DataSizes
+from utils.data.texts import Texts
+from utils.reading.saved import check_answers
+from utils.search import Comparison, ExactIndex
+from utils.sparse import contains, keep_topk, remove_pairs, topk_csr
+
+log = logging.getLogger(__name__)
+USUAL_KS = (1, 3, 5, 10, 100)
+USUAL_TOP_K = 100
+LEAST_RECALL = 0.95  # of the exact result; an index that finds less is warned of
+# training points of a label, by which the recall of shortlists is told
+FREQUENCIES = ((0, 0), (1, 2), (3, 5), (6, 10), (11, 30), (31, None))
+
+
+# -------------------------------- what is measured
+
+
+def metric_ks(config: Config, data: Dataset | DataSizes) -> tuple[int, ...]:
+    """The k of the metrics: `eval.ks`, or the usual ones that the labels allow."""
+    return config.eval.ks or tuple(k for k in USUAL_KS if k <= data.num_labels)
+
+
+def kept_labels(config: Config, data: Dataset) -> int:
+    """Labels predicted per point: `eval.top_k`, and as many as the metrics need."""
+    ks = metric_ks(config, data)
+    usual = min(max(USUAL_TOP_K, *ks), data.num_labels)
+    return max(config.eval.top_k or usual, *ks)
+
+
+def check_ks(config: Config, data: Dataset | DataSizes) -> None:
+    """ConfigError for a k that is larger than the number of labels."""
+    asked = {"eval.ks": config.eval.ks or (), "eval.top_k": (config.eval.top_k or 1,)}
+    for key, values in asked.items():
+        if max(values, default=1) > data.num_labels:
+            raise ConfigError(
+                f"{key} is {max(values)}, larger than the number of labels of {data.name}, "
+                f"{data.num_labels}"
+            )
+
+
+# -------------------------------- predictions
+
+
+def predict(
+    ranker: Ranker,
+    texts: Texts,
+    k: int,
+    filters: sp.csr_matrix,
+    look: Callable[[np.ndarray, Scores], None] | None = None,
+) -> tuple[sp.csr_matrix | None, dict[str, float]]:
+    """The k best labels of every text, filter pairs removed first; a collective.
+
+    Every process scores its share of the texts.
+
+    Args:
+        filters: pairs that are not counted [n, L].
+        look: is shown the texts' numbers and scores of each block.
+    Returns:
+        scores: CSR [n, L] on the main process, None on the others; and the sums of
+            `Scores.sums` over all texts.
+    """
+    make_tokens(ranker, texts)
+    most_removed = int(np.diff(filters.indptr).max(initial=0))
+    wanted = min(k + most_removed, ranker.num_labels)
+    own = distributed.share(len(texts))
+    values = np.empty((len(own), wanted), np.float32)
+    ids = np.empty((len(own), wanted), np.int64)
+    sums: Counter[str] = Counter()
+    for start in range(0, max(len(own), 1), ranker.at_once):  # once at least: `sums` has its names
+        block = slice(start, min(start + ranker.at_once, len(own)))
+        rows = np.arange(own.start, own.stop)[block]
+        scores = ranker.open(texts[rows])
+        values[block], ids[block] = scores.best(wanted)
+        sums.update(scores.sums)
+        if look is not None:
+            look(rows, scores)
+    check_answers(values, "scores")
+    totals = {name: distributed.total(value) for name, value in sorted(sums.items())}
+    all_values = distributed.gather_arrays(values, len(texts))
+    all_ids = distributed.gather_arrays(ids, len(texts))
+    if all_values is None or all_ids is None:
+        return None, totals
+    found = topk_csr(all_values, all_ids, ranker.num_labels)
+    found = remove_pairs(found, *filters.nonzero())
+    return (keep_topk(found, k) if wanted > k else found), totals
+
+
+def make_tokens(ranker: Ranker, texts: Texts) -> None:
+    """Cut texts into tokens, which the main process does where they are kept on disk; a
+    collective."""
+    with distributed.main_first():
+        for reader in ranker.readers():
+            texts.tokens(reader.tokenizer)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a ranker says of a split.
+
+    Attributes:
+        metrics: in percent. scores: CSR [n, L], the best labels of each point. facts: of the model
+            and of the prediction. Metrics are empty and scores None on other processes than the
+            main one.
+    """
+
+    metrics: dict[str, float]
+    scores: sp.csr_matrix | None
+    facts: dict[str, float] = field(default_factory=dict)
+
+
+def evaluate(ranker: Ranker, data: Dataset, split: str) -> Evaluation:
+    """Metrics of a split of a data set; a collective."""
+    points = data.splits[split]
+    recall = ShortlistRecall(data, split)
+    kept = kept_labels(ranker.config, data)
+    scores, sums = predict(ranker, points.texts, kept, points.filters, recall.add)
+    facts = {**ranker.facts(sums), **recall.facts(ranker)}
+    if scores is None:
+        return Evaluation({}, None, facts)
+    ks = metric_ks(ranker.config, data)
+    found = metrics.evaluate(scores, points.relevance, data.inverse_propensity(), ks)
+    return Evaluation(found, scores, facts)
+
+
+class ShortlistRecall:
+    """Share of a split's positives that the labels scored for each point hold, in all and by label
+    frequency; nothing for rankers that score all labels."""
+
+    def __init__(self, data: Dataset, split: str) -> None:
+        self._relevance = data.splits[split].relevance
+        firsts = [first for first, _ in FREQUENCIES]
+        self._bins = np.searchsorted(firsts, data.seen_counts, side="right") - 1  # [L]
+        self._found = np.zeros(len(FREQUENCIES))
+        self._total = np.zeros(len(FREQUENCIES))
+        self._is_asked = False
+
+    def add(self, rows: np.ndarray, scores: Scores) -> None:
+        """Count the positives of some points [b] among the labels that were scored for them."""
+        labels = scores.reached()
+        if labels is None:
+            return
+        self._is_asked = True
+        positives = self._relevance[rows]
+        hit = contains(positives, np.arange(len(rows))[:, None], labels)
+        self._found += np.bincount(self._bins[labels[hit]], minlength=len(FREQUENCIES))
+        self._total += np.bincount(self._bins[positives.indices], minlength=len(FREQUENCIES))
+
+    def facts(self, ranker: Ranker) -> dict[str, float]:
+        """In percent; `recall_ceiling` is of the positives that any search can find. A
+        collective."""
+        if not self._is_asked:
+            return {}
+        found = np.array([distributed.total(count) for count in self._found])
+        total = np.array([distributed.total(count) for count in self._total])
+        facts = {
+            "shortlist_recall": 100 * found.sum() / max(total.sum(), 1),
+            "recall_ceiling": self._ceiling(ranker),
+        }
+        for number, (first, last) in enumerate(FREQUENCIES):
+            if total[number]:
+                name = f"shortlist_recall[{bin_name(first, last)}]"
+                facts[name] = 100 * found[number] / total[number]
+        return {name: round(float(value), 2) for name, value in facts.items()}
+
+    def _ceiling(self, ranker: Ranker) -> float:
+        if not self._relevance.nnz:
+            return 0.0
+        reachable = np.zeros(ranker.num_labels, bool)
+        for clusters in ranker.clusters().values():
+            reachable[clusters.indices] = True
+        return 100 * reachable[self._relevance.indices].mean()
+
+
+def bin_name(first: int, last: int | None) -> str:
+    """A range of frequencies as text: 3-5, or 31+."""
+    if last is None:
+        return f"{first}+"
+    return f"{first}" if first == last else f"{first}-{last}"
+
+
+def explain(
+    ranker: Ranker, texts: Texts, labels: np.ndarray, k: int, filters: sp.csr_matrix
+) -> list[MemberView]:
+    """What each member of a fusion says of some texts, and adds to the scores of `labels` [n, c];
+    [] for rankers without members. The main process alone calls it."""
+    if "without" not in ranker.takes:  # what has members can leave one out
+        return []
+    return ranker.open(texts, given=True).views(labels, k, filters)
+
+
+# -------------------------------- approximate search
+
+
+def compare_index(ranker: Ranker, texts: Texts, k: int) -> dict[str, Any]:
+    """Measure how much of the exact result a ranker's approximate index finds, log it, and warn
+    where it is little.
+
+    Returns:
+        what `Comparison.report` says, and the index's name.
+    """
+    settings = ranker.config.eval
+    index = ranker.index
+    assert index is not None, "no index to compare"
+    exact = ExactIndex(index.labels, index.bias, block=settings.label_block)
+    both = Comparison(index, exact)
+    for queries in ranker.queries(texts).split(settings.batch_size):
+        both.search(queries, k)
+    found = {"name": settings.index, **both.report()}
+    log.info(
+        "approximate index: recall@1 %.4f, recall@%d %.4f of the exact result, %d points, build "
+        "%.1f s, search %.3f ms/point vs exact %.3f ms/point",
+        found["recall@1"],
+        found["k"],
+        found["recall@k"],
+        found["points"],
+        found["build_seconds"],
+        found["search_ms"],
+        found["exact_ms"],
+    )
+    if min(found["recall@1"], found["recall@k"]) < LEAST_RECALL:
+        log.warning(
+            "eval.index %s finds %.0f %% of the exact best %d labels of %d points; larger "
+            "eval.%s_ef or eval.%s_m find more, eval.index: exact all",
+            settings.index,
+            100 * found["recall@k"],
+            found["k"],
+            found["points"],
+            settings.index,
+            settings.index,
+        )
+    return found
+
+
+def spread(count: int, most: int) -> np.ndarray:
+    """At most so many of `count` things, evenly spread [m]."""
+    return np.linspace(0, count - 1, min(count, most)).astype(np.int64)
+
+
+def headline(found: dict[str, float], names: Sequence[str]) -> str:
+    """Some metrics on one line."""
+    return ", ".join(f"{name} {found[name]:.2f}" for name in names if name in found)

@@ -1,0 +1,149 @@
+"""Evaluate the best model of a run on a split, and write what was found into its folder."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import scipy.sparse as sp
+
+from models.contract import Ranker
+from models.evaluation import check_ks, compare_index, evaluate, kept_labels, spread
+from models.loading import check_options, load_ranker
+from models.report_data import report_data
+from utils import metrics
+from utils.config.config import Config
+from utils.data.dataset import SPLITS, Dataset, load_dataset
+from utils.data.held_out import saved_validation_rows
+from utils.errors import InputError
+from utils.files import write_json, written_whole
+from utils.reading.saved import answers_of
+from utils.report.html import ReportData, report_path, write_report
+from utils.run.environment import check_same_data
+from utils.run.folder import find_run, warn_unfinished
+from utils.runtime import Runtime
+
+log = logging.getLogger("eval")
+COMPARED_POINTS = 1000  # on which an approximate index is compared with exact search
+
+
+def evaluate_run(
+    run: str | Path, split: str = "tst", overrides: Sequence[str] | None = None
+) -> dict[str, float]:
+    """Metrics of a run's model on a split, written to its folder; a collective.
+
+    Raises:
+        NotSavedError: the folder cannot be written to; the metrics are in the log, and in the
+            error.
+        InputError: no finished run, another data set than the run's, an empty split.
+    """
+    if split not in SPLITS:
+        raise InputError(f"split must be one of {', '.join(SPLITS)}, got '{split}'")
+    folder, config = find_run(run, overrides or ())
+    warn_unfinished(folder)
+    runtime = Runtime.start(config)
+    data = load_dataset(config, None, saved_validation_rows(folder, config.data))
+    check_same_data(folder, data)
+    check_split(config, data, split)
+    ranker = load_ranker(config, folder, runtime)
+    check_fits(ranker, config, data, folder)
+    started = time.perf_counter()
+    with answers_of(folder):
+        evaluation = evaluate(ranker, data, split)
+    if evaluation.scores is None:
+        return evaluation.metrics
+    seconds = time.perf_counter() - started
+    log.info(
+        "%s, split %s: N = %d, L = %d, data %s, %.1f s\n%s",
+        data.name,
+        split,
+        len(data.splits[split]),
+        data.num_labels,
+        data.hash,
+        seconds,
+        metrics.describe(evaluation.metrics),
+    )
+    told: dict[str, Any] = {
+        **evaluation.metrics,
+        **evaluation.facts,
+        "points": len(data.splits[split]),
+        "labels": data.num_labels,
+        "data_hash": data.hash,
+        "seconds": round(seconds, 2),
+    }
+    if config.eval.index != "exact":
+        texts = data.splits[split].texts
+        sample = texts[spread(len(texts), COMPARED_POINTS)]
+        told["index"] = compare_index(ranker, sample, kept_labels(config, data))
+    if config.eval.without:
+        told["without"] = config.eval.without
+    report = report_data(folder, ranker, data, split, evaluation, seconds)
+    save_evaluation(folder, split, evaluation.scores, told, report)
+    log.info("report: %s", report_path(folder, split))
+    return evaluation.metrics
+
+
+def check_split(config: Config, data: Dataset, split: str) -> None:
+    """InputError for a split without points; a warning for one without labels."""
+    if len(data.splits[split]) == 0:
+        raise InputError(
+            f"split {split} of {data.name} has no points "
+            f"(data.val_fraction is {config.data.val_fraction})"
+        )
+    if data.splits[split].relevance.nnz == 0:
+        log.warning("no point of split %s has a label: every metric is 0", split)
+
+
+def check_fits(ranker: Ranker, config: Config, data: Dataset, folder: Path) -> None:
+    """InputError where a model is of another number of labels, or cannot follow the options."""
+    if ranker.num_labels != data.num_labels:
+        raise InputError(
+            f"{data.folder} has {data.num_labels} labels, the model of {folder} "
+            f"{ranker.num_labels}; it is not the data set of this run"
+        )
+    check_ks(config, data)
+    check_options(ranker)
+
+
+class NotSavedError(OSError):
+    """What was measured could not be written.
+
+    Attributes:
+        metrics: as `evaluate_run` would have returned them.
+    """
+
+    def __init__(self, message: str, found: dict[str, float]) -> None:
+        super().__init__(message)
+        self.metrics = found
+
+
+def save_evaluation(
+    folder: Path, split: str, scores: sp.csr_matrix, told: dict[str, Any], report: ReportData
+) -> None:
+    """Write predictions, metrics and report of a split; NotSavedError names what could not be, the
+    rest is written."""
+
+    def save_scores(path: Path) -> None:
+        with written_whole(path) as partial:
+            sp.save_npz(partial, scores)
+
+    files: dict[Path, Callable[[Path], None]] = {
+        folder / f"{split}_score_mat.npz": save_scores,
+        folder / f"{split}_metrics.json": lambda path: write_json(path, told),
+        report_path(folder, split): lambda path: write_report(path, report),
+    }
+    failed = []
+    for path, write in files.items():
+        try:
+            write(path)
+        except (OSError, InputError) as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+            failed.append(f"{path.name} ({reason})")
+    if failed:
+        raise NotSavedError(
+            f"{folder}: the metrics above are right, but could not be written: {', '.join(failed)}",
+            told,
+        )

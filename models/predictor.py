@@ -1,0 +1,132 @@
+"""Texts in, labels out: a run that answers."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from models.contract import Ranker
+from models.evaluation import compare_index
+from models.loading import check_options, load_ranker
+from utils import distributed
+from utils.data.dataset import check_dataset_folder
+from utils.data.label_texts import label_texts
+from utils.data.texts import ListTexts
+from utils.errors import InputError
+from utils.reading.saved import answers_of, check_answers
+from utils.run.environment import check_labels
+from utils.run.folder import find_run, warn_unfinished
+from utils.runtime import Runtime
+from utils.text import TextLines, text_list
+
+log = logging.getLogger(__name__)
+TEXTS_AT_ONCE = 1 << 14
+COMPARED_TEXTS = 200  # by which an approximate index is compared with exact search
+COMPARED_K = 10
+
+
+class Predictor:
+    """A loaded run: texts in, labels out.
+
+    Args:
+        run: run folder or its config.yaml.
+        labels: texts of labels to rank instead of the data set's; any number from 1, seen in
+            training or not.
+        overrides: of the config, as on the command line.
+    Raises:
+        InputError: no finished run, another data set than that of the run, or labels that are no
+            texts.
+    """
+
+    def __init__(
+        self, run: str | Path, labels: Sequence[str] | None = None, overrides: Sequence[str] = ()
+    ) -> None:
+        self.folder, self.config = find_run(run, overrides)
+        warn_unfinished(self.folder)
+        self.runtime = Runtime.start(self.config)
+        ranker = load_ranker(self.config, self.folder, self.runtime)
+        if labels is None:
+            check_dataset_folder(self.config.dataset_folder)
+            check_labels(self.folder, self.config.dataset_folder)
+            known = label_texts(self.config.dataset_folder, ranker.num_labels)
+        else:
+            known = _checked_labels(labels)
+            ranker = ranker.with_labels(ListTexts(known))
+        self.label_texts: Sequence[str] = known
+        self.ranker: Ranker = ranker
+        check_options(ranker)
+        if self.config.eval.index != "exact" and distributed.is_main():
+            self._check_index()
+
+    def _check_index(self) -> None:
+        """Build the approximate index now, and warn where it finds little: of texts of the test
+        split, or of labels."""
+        path = self.config.dataset_folder / "raw" / "tst_X.txt"
+        texts = TextLines(path) if path.is_file() else self.label_texts
+        step = -(-len(texts) // COMPARED_TEXTS)
+        sample = ListTexts([texts[row] for row in range(0, len(texts), step)])
+        with answers_of(self.folder):
+            compare_index(self.ranker, sample, min(COMPARED_K, len(self.label_texts)))
+
+    def __call__(self, texts: Sequence[str], k: int = 5) -> list[list[dict[str, Any]]]:
+        """The k best labels of each text, best first: [{"label": id, "text": ..., "score": ...}].
+
+        A text alone, which is no list, is answered as a list of one.
+        Under `accelerate launch` every process calls it with the same texts and scores its share of
+        them; the main one gets all answers, the others an empty list.
+        """
+        texts = text_list(texts, "texts")
+        if not 1 <= k <= len(self.label_texts):
+            raise InputError(
+                f"k must be from 1 to the number of labels, {len(self.label_texts)}; got {k}"
+            )
+        own = distributed.share(len(texts))
+        with answers_of(self.folder):
+            opened = self.ranker.open(ListTexts(texts[own.start : own.stop]))
+            scores, ids = opened.best(k)
+            check_answers(scores, "scores")
+        all_scores = distributed.gather_arrays(scores, len(texts))
+        all_ids = distributed.gather_arrays(ids, len(texts))
+        if all_scores is None or all_ids is None:
+            return []
+        return [self._answer(*row) for row in zip(all_scores, all_ids, strict=True)]
+
+    def _answer(self, scores: Sequence[float], ids: Sequence[int]) -> list[dict[str, Any]]:
+        """One text's labels."""
+        return [
+            {"label": int(i), "text": self.label_texts[int(i)], "score": round(float(s), 6)}
+            for s, i in zip(scores, ids, strict=True)
+            if i >= 0
+        ]
+
+
+def _checked_labels(labels: Sequence[str]) -> list[str]:
+    """Texts of labels as a list; empty ones are warned of.
+
+    Raises:
+        InputError: there are none, or they are no texts.
+    """
+    labels = text_list(labels, "labels")
+    if not labels:
+        raise InputError("labels: expected at least one text, got none")
+    empty = [number for number, text in enumerate(labels) if not text.strip()]
+    if empty:
+        log.warning(
+            "%d of %d label texts are empty, e.g. that of id %d; they are ranked as any other",
+            len(empty),
+            len(labels),
+            empty[0],
+        )
+    return labels
+
+
+def predictions(predictor: Predictor, texts: Iterable[str], k: int) -> Iterator[dict[str, Any]]:
+    """Answers of any number of texts, in their order: {"text": ..., "labels": [{...}, ...]}."""
+    texts = iter(texts)
+    while some := list(itertools.islice(texts, TEXTS_AT_ONCE)):
+        found = predictor(some, k)
+        for text, labels in zip(some if found else [], found, strict=True):
+            yield {"text": text, "labels": labels}

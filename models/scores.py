@@ -1,0 +1,192 @@
+"""What a ranker says of some texts, opened once: its best labels, and its scores of any others.
+
+    scores = ranker.open(texts)             # encodes, or walks a tree, once
+    values, ids = scores.best(100)          # [n, 100] each
+    scores.of(labels)                       # [n, c], labels that others proposed too
+
+Local to a process: nothing here is a collective.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from utils.candidate_kernels import best_of_rows, dot_given, stored_given
+from utils.sparse import canonical
+from utils.threads import over_threads
+
+POINTS_AT_ONCE = 64  # whose candidates' rows are gathered together
+
+
+@dataclass(frozen=True)
+class MemberView:
+    """What one member of a fusion says of some texts.
+
+    Attributes:
+        name: of the member.
+        ids: its own k best labels of each text [n, k] int64, best first, filter pairs removed, -1 =
+            no more.
+        contributions: what it adds to the scores of given labels [n, c] float32, 0 where the given
+            label is -1.
+    """
+
+    name: str
+    ids: np.ndarray
+    contributions: np.ndarray
+
+
+class Scores(ABC):
+    """Scores of n texts.
+
+    Attributes:
+        sums: what is counted on the way, such as inner products, summed over the texts; `predict`
+            adds blocks and processes.
+    """
+
+    sums: Mapping[str, float] = {}
+
+    @abstractmethod
+    def best(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The k best labels of each text, best first: (scores [n, k] float32, ids [n, k] int64);
+        -inf and -1 = no more."""
+
+    @abstractmethod
+    def of(self, labels: np.ndarray) -> np.ndarray:
+        """Scores [n, c] float32 of given labels [n, c].
+
+        A label that is not reached has the lowest score of the text's others; what stands where a
+        label is -1 has no meaning.
+        """
+
+    def reached(self) -> np.ndarray | None:
+        """Ids of the labels that were scored [n, K] int64, -1 = no more; None = all of them."""
+        return None
+
+    def views(self, labels: np.ndarray, k: int, removed: sp.csr_matrix) -> list[MemberView]:
+        """What each member says; [] without members.
+
+        Args:
+            labels: whose scores are explained [n, c].
+            k: labels of each member's own.
+            removed: filter pairs [n, L], which no member's own labels are of.
+        """
+        return []
+
+
+class Index(Protocol):
+    """A search over all labels by inner product (utils/search.py).
+
+    Attributes:
+        labels: [L, D]. bias: [L], or None.
+    """
+
+    labels: Tensor | np.ndarray
+    bias: Tensor | None
+
+    def search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]: ...
+
+
+class InnerProducts(Scores):
+    """Of queries with the rows of an index over all labels.
+
+    Args:
+        queries: [n, D].
+        at_once: queries searched together: a search holds at_once x labels scores at most.
+    """
+
+    def __init__(self, queries: Tensor, index: Index, at_once: int) -> None:
+        self.queries = queries
+        self.index = index
+        self.at_once = at_once
+
+    def best(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        values = np.empty((len(self.queries), k), np.float32)
+        ids = np.empty((len(self.queries), k), np.int64)
+        for start in range(0, len(self.queries), self.at_once):
+            rows = slice(start, start + self.at_once)
+            found, labels = self.index.search(self.queries[rows], k)
+            values[rows] = found.float().cpu().numpy()
+            ids[rows] = labels.cpu().numpy()
+        return values, ids
+
+    def of(self, labels: np.ndarray) -> np.ndarray:
+        return inner_products(self.queries, self.index.labels, self.index.bias, labels)
+
+
+def inner_products(
+    queries: Tensor, rows: Tensor | np.ndarray, bias: Tensor | None, labels: np.ndarray
+) -> np.ndarray:
+    """x_i . w_l + b_l of given labels: [n, c] float32."""
+    rows = torch.as_tensor(rows)  # shares the memory of an array, a mapped one too
+    if queries.device.type != "cpu" or rows.dtype != torch.float32:
+        products = _gathered(queries, rows, labels)
+    else:
+        products = np.empty(labels.shape, np.float32)
+        x = queries.float().contiguous().numpy()
+        w = rows.detach().numpy()
+        over_threads(lambda i, j: dot_given(x[i:j], w, labels[i:j], products[i:j]), len(labels))
+    return products if bias is None else products + bias.cpu().numpy()[np.maximum(labels, 0)]
+
+
+def _gathered(queries: Tensor, rows: Tensor, labels: np.ndarray) -> np.ndarray:
+    """x_i . w_l for any device and precision, by copies of the rows."""
+    products = np.empty(labels.shape, np.float32)
+    for start in range(0, len(labels), POINTS_AT_ONCE):
+        block = slice(start, start + POINTS_AT_ONCE)
+        wanted = np.maximum(labels[block], 0)
+        given = rows[wanted].to(queries.device, torch.float32)  # [b, c, D]
+        products[block] = torch.einsum("bd,bcd->bc", queries[block], given).cpu().numpy()
+    return products
+
+
+class Reached(Scores):
+    """Scores of the labels that a search reached.
+
+    Args:
+        scores: CSR [n, L] of those labels.
+        negative: scores may be negative: a label that is not reached has the lowest of the text
+            then, and 0 otherwise.
+    """
+
+    def __init__(self, scores: sp.csr_matrix, negative: bool = False) -> None:
+        self.scores = canonical(scores)
+        self.negative = negative
+
+    def best(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        shape = self.scores.shape[0], k
+        ids = np.empty(shape, np.int64)
+        values = np.empty(shape, np.float32)
+        best_of_rows(self.scores.indptr, self.scores.indices, self.scores.data, k, ids, values)
+        return values, ids
+
+    def of(self, labels: np.ndarray) -> np.ndarray:
+        given = np.empty(labels.shape, np.float32)
+        lowest = np.zeros(len(labels), np.float32)
+        if self.negative:
+            lowest = self.scores.min(axis=1, explicit=True).toarray().ravel()
+        stored_given(
+            self.scores.indptr, self.scores.indices, self.scores.data, labels, lowest, given
+        )
+        return given
+
+
+def lowest_where_unreached(scores: np.ndarray) -> np.ndarray:
+    """Scores of given labels [n, c], -inf where one is not reached -> the lowest of the text's
+    others there, 0 where there are none."""
+    reached = ~np.isneginf(scores)
+    lowest = np.where(reached, scores, np.inf).min(1, keepdims=True, initial=np.inf)
+    lowest = np.where(np.isfinite(lowest), lowest, 0.0)
+    return np.where(reached, scores, lowest).astype(np.float32)
+
+
+def empty_best(k: int) -> tuple[np.ndarray, np.ndarray]:
+    """What `Scores.best` says of no text."""
+    return np.empty((0, k), np.float32), np.empty((0, k), np.int64)

@@ -1,0 +1,388 @@
+"""Train a config, start to finish: its stages, and for each of them the one training loop.
+
+    folder = fit(config)      # the run folder, which holds the best model on validation
+
+Read `fit`, `fit_stage`, `train` and `train_epoch` in this order to follow a run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import set_seed
+
+from models.adapter import MethodRanker, make_recipe
+from models.contract import Learner, Recipe, Solver
+from models.evaluation import check_ks, evaluate, headline, metric_ks
+from models.loading import start_of
+from models.recipe import plan_recipe, tokenizer_of
+from utils import distributed
+from utils.config.config import Config, ConfigError
+from utils.config.methods import method_class
+from utils.data.batches import steps_per_epoch, training_batches
+from utils.data.dataset import Dataset, labels_hash, load_dataset
+from utils.data.held_out import saved_validation_rows
+from utils.data.sizes import DataSizes, read_once
+from utils.files import folder_written_whole, write_json, written_whole
+from utils.metrics import NAMES
+from utils.plan import check_it_fits
+from utils.pretrained.location import load_tokenizer
+from utils.run.environment import check_same_data, write_environment
+from utils.run.folder import (
+    MetricLog,
+    check_folders,
+    is_begun,
+    is_finished,
+    locked,
+    open_run,
+    start_logging,
+)
+from utils.run.stages import Runs, member_stages, of_stage, stage_configs
+from utils.runtime import Runtime, progress
+from utils.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from utils.training.gradients import clip_gradients, sum_gradients
+from utils.training.interrupt import SaveClock, stopped_by_sigterm
+from utils.training.meter import CHECK_EVERY, EpochMeter
+from utils.training.optim import (
+    build_optimizers,
+    learning_rate_factor,
+    prepare_optimizers,
+    set_learning_rates,
+)
+
+log = logging.getLogger("train")
+SHOWN = ("P@1", "P@5", "nDCG@5", "PSP@1")  # validation metrics in the log
+
+
+# -------------------------------- a run and its stages
+
+
+def fit(config: Config, resume: bool = False, overwrite: bool = False) -> Path:
+    """Train a config with all its stages; a collective.
+
+    Args:
+        resume: go on from the folder's last checkpoint, if there is one.
+        overwrite: replace the run that the folder holds, once the new one has been set up.
+    Returns:
+        the run folder, which then holds the best model on validation.
+    Raises:
+        InputError: the config, the data or the machine does not allow it; before anything is
+            written.
+        FloatingPointError: the loss is not finite; the last good checkpoint is kept.
+        Interrupted: by SIGTERM or Ctrl-C; the checkpoint has been written.
+    """
+    config = member_stages(config)
+    distributed.check_training_launch()
+    distributed.start("no")  # the number of processes is known from here on
+    stages = plan(config, resume, overwrite)
+    for number, name in enumerate(stages):
+        current = at_present(stages[name], config, name)
+        done = bool(name) and resume and is_finished(current)
+        if name:
+            ended = ": finished" if done else ""
+            log.info("stage %s (%d of %d)%s", name, number + 1, len(stages), ended)
+        if not done:  # the first one replaces all of an older run
+            fit_stage(current, config, resume, overwrite and number == 0)
+    return config.run_folder
+
+
+def plan(config: Config, resume: bool, overwrite: bool) -> dict[str, Config]:
+    """The stages of a config by name, after all that can be refused before the first one starts."""
+    sizes = read_once()
+    stages = plan_recipe(config, sizes)
+    for name, stage in stages.items():
+        with of_stage(name):
+            check_settings(stage, sizes(stage))
+            distributed.check_launcher(stage.train.mixed_precision)
+            check_it_fits(stage, distributed.world_size())
+    check_folders([*stages.values()], resume, overwrite)
+    return stages
+
+
+def at_present(stage: Config, config: Config, name: str) -> Config:
+    """A stage, when its turn has come: `best:NAME` is known."""
+    if not name:
+        return stage
+    return dataclasses.replace(stage, train=stage_configs(config)[name].train)
+
+
+def check_settings(config: Config, data: DataSizes) -> None:
+    """ConfigError for settings that only the data or the number of processes can refute."""
+    if config.train.batch_size < distributed.world_size():
+        raise ConfigError(
+            f"train.batch_size is {config.train.batch_size}, smaller than the number of "
+            f"processes, {distributed.world_size()}; each needs a query of every batch"
+        )
+    if isinstance(config.train.stop_epoch, str):
+        raise ConfigError(
+            f"train.stop_epoch is '{config.train.stop_epoch}', expected a whole number; "
+            "`best:NAME` is for stages"
+        )
+    check_ks(config, data)
+    computed = [f"{name}@{k}" for name in NAMES for k in metric_ks(config, data)]
+    if config.train.track_metric not in (None, *computed):
+        raise ConfigError(
+            f"train.track_metric '{config.train.track_metric}' is not computed; computed: "
+            f"{', '.join(computed)}"
+        )
+
+
+def fit_stage(config: Config, whole: Config, resume: bool = False, overwrite: bool = False) -> Path:
+    """One training run: read the data, make the recipe, train or fit it, keep the best model.
+
+    Args:
+        config: of one stage, planned: the settings of its encoder are resolved, its group rates its
+            own.
+        whole: of the whole run.
+    """
+    runtime = Runtime.start(config)
+    train = dataclasses.replace(config.train, mixed_precision=runtime.precision)
+    config = dataclasses.replace(config, train=train)
+    set_seed(config.run.seed)
+    data = read_data(config, resume)
+    kind = method_class(config.method.name)
+    kind.check(config, DataSizes.of(data), Runs())  # its sizes are exact now
+    if resume and is_begun(config.run_folder):
+        check_same_data(config.run_folder, data)
+    recipe = make_recipe(kind, config, data, start_of(config, runtime), runtime)
+    # only now: what fails before leaves nothing behind
+    folder = open_run(config, whole, resume, overwrite)
+    start_logging(folder)
+    describe(folder, data, runtime)
+    distributed.separate_random_states(config.run.seed)
+    with locked(folder):
+        if isinstance(recipe, Solver):
+            solve(recipe, folder, resume)
+        else:
+            assert isinstance(recipe, Learner)
+            train_learner(recipe, folder, resume)
+    return folder
+
+
+def read_data(config: Config, resume: bool) -> Dataset:
+    """The data set of a stage, its texts cut into tokens where the recipe trains on these."""
+    tokenizer: Any = tokenizer_of(config)
+    if tokenizer is not None:
+        tokenizer = load_tokenizer(tokenizer, config.encoder.trust_remote_code)
+    held_out = saved_validation_rows(config.run_folder, config.data) if resume else None
+    return load_dataset(config, tokenizer, held_out)
+
+
+def describe(folder: Path, data: Dataset, runtime: Runtime) -> None:
+    """Say in the log and in the run folder what is trained on what."""
+    if distributed.is_main():
+        computing = {"device": runtime.device.type, "mixed_precision": runtime.precision}
+        write_environment(folder, data, labels_hash(data.folder), computing)
+        with written_whole(folder / "val_rows.npy") as partial, open(partial, "wb") as file:
+            np.save(file, data.splits["val"].rows)
+    log.info(
+        "on %s, mixed precision %s, processes: %d, threads of each: %d",
+        runtime.device.type,
+        runtime.precision,
+        distributed.world_size(),
+        torch.get_num_threads(),
+    )
+    log.info(
+        "%s: %d training, %d validation, %d test points, %d labels, data %s",
+        data.name,
+        *(len(data.splits[split]) for split in ("trn", "val", "tst")),
+        data.num_labels,
+        data.hash,
+    )
+    if data.label_stand_ins:
+        log.warning("%s", data.label_stand_ins)
+
+
+# -------------------------------- one stage
+
+
+@dataclass
+class Run:
+    """What the loop works on."""
+
+    recipe: Recipe
+    optimizers: list[torch.optim.Optimizer]
+    state: Progress
+    folder: Path
+    metric_log: MetricLog
+
+    @property
+    def config(self) -> Config:
+        return self.recipe.config
+
+    @property
+    def data(self) -> Dataset:
+        return self.recipe.data
+
+    def save(self, learner: Learner) -> None:
+        """Replace `last/` by the present state."""
+        save_checkpoint(self.folder, learner, self.optimizers, self.state, learner.runtime)
+
+
+def solve(recipe: Solver, folder: Path, resume: bool) -> None:
+    """Fit a recipe without gradients and keep its model."""
+    if resume and (folder / "finished").exists():
+        log.info("the run has finished already")
+        return
+    state = Progress()
+    run = Run(recipe, [], state, folder, MetricLog(folder, recipe.config, 0, 0))
+    started = time.perf_counter()
+    with stopped_by_sigterm():
+        recipe.fit(folder)
+    state.seconds += time.perf_counter() - started
+    keep_best(run, 0.0)
+    finish(run)
+
+
+def train_learner(learner: Learner, folder: Path, resume: bool) -> None:
+    """The loop over epochs: train, validate, keep the best model and a checkpoint."""
+    config = learner.config
+    groups = learner.groups()
+    names = {group["name"] for group in groups}
+    assert names == learner.group_names(config), "groups are not those known on paper"
+    optimizers = build_optimizers(groups, config.optim)
+    optimizers = prepare_optimizers(optimizers, learner.runtime.accelerator)
+    state = load_checkpoint(folder, learner, optimizers, learner.runtime) if resume else None
+    state = state or Progress()
+    run = Run(
+        learner, optimizers, state, folder, MetricLog(folder, config, state.step, state.epoch)
+    )
+    last = min(config.train.epochs, config.train.stop_epoch or config.train.epochs)
+    if config.train.epochs == 0 and resume and (folder / "finished").exists():
+        log.info("the run has finished already")
+        return
+    if state.step == 0:
+        started = time.perf_counter()
+        with stopped_by_sigterm():
+            learner.prepare(folder)
+        state.seconds += time.perf_counter() - started
+    elif state.epoch >= last:
+        log.info("the run has finished already")
+    else:
+        log.info("resumed at epoch %d, step %d", state.epoch + 1, state.step)
+    every = 1 if learner.runtime.device.type == "cpu" else CHECK_EVERY
+    with SaveClock(config.run.save_minutes, every) as clock:
+        while state.epoch < last and not out_of_patience(state, config):
+            if state.epoch_step == 0:
+                learner.begin(state.epoch)
+            loss = train_epoch(run, learner, clock)
+            state.epoch += 1
+            state.epoch_step = 0
+            state.loss_sum = 0.0
+            if state.epoch % config.train.eval_interval == 0 or state.epoch == last:
+                keep_best(run, loss)
+                run.save(learner)
+                clock.saved()
+    if config.train.epochs == 0:
+        keep_best(run, 0.0)
+    finish(run)
+
+
+def finish(run: Run) -> None:
+    """Say that a run has ended."""
+    state = run.state
+    run.metric_log.close()
+    if distributed.is_main():
+        run.recipe.finish(run.folder)
+        summary = {
+            "epochs": state.epoch,
+            "best_epoch": state.best_epoch,
+            "train_seconds": round(state.seconds, 1),
+        }
+        write_json(run.folder / "finished", summary)
+    distributed.barrier()  # a later stage may ask for the best epoch
+    log.info("best epoch %s; %.1f s of training", state.best_epoch, state.seconds)
+
+
+def train_epoch(run: Run, learner: Learner, clock: SaveClock) -> float:
+    """One epoch from `state.epoch_step` on; returns the mean loss of all its steps."""
+    config = run.config
+    state = run.state
+    split = run.data.splits["trn"]
+    steps = steps_per_epoch(split, config.train.batch_size)
+    total = steps * config.train.epochs
+    groups = [group for optimizer in run.optimizers for group in optimizer.param_groups]
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    meter = EpochMeter(state, run.folder)
+    learner.module.train()
+    order = learner.order(state.epoch)
+    batches = training_batches(split, order, config, state.epoch, state.epoch_step)
+    with progress(steps, f"epoch {state.epoch + 1}") as bar:
+        bar.update(state.epoch_step)
+        for batch in batches:
+            factor = learning_rate_factor(state.step, total, config.optim)
+            set_learning_rates(run.optimizers, factor)
+            loss = learner.backward(batch.to(learner.runtime.device))
+            sum_gradients(parameters)
+            if config.optim.clip_norm is not None:
+                learner.runtime.accelerator.unscale_gradients(run.optimizers)
+                clip_gradients(parameters, config.optim.clip_norm)
+            for optimizer in run.optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            state.step += 1
+            state.epoch_step += 1
+            meter.add(loss, batch)
+            bar.update()
+            if clock.due():
+                meter.settle()  # a loss that is not finite must never reach a checkpoint
+                run.save(learner)
+                clock.saved()
+    loss_of_epoch, values = meter.close(learner.report(), learner.runtime.device)
+    run.metric_log.write("train", state.step, values)
+    return loss_of_epoch
+
+
+def keep_best(run: Run, loss: float) -> None:
+    """Evaluate on the validation split and save the model if it is the best so far."""
+    state = run.state
+    ranker = run.recipe.ranker()
+    found: dict[str, float] = {}
+    facts = ranker.facts({})
+    if len(run.data.splits["val"]):
+        evaluation = evaluate(ranker, run.data, "val")
+        found = distributed.broadcast(evaluation.metrics)
+        facts = evaluation.facts
+    value = -loss  # without a validation split the training loss decides
+    if found:
+        value = found[tracked_metric(run.config, found)]
+        log.info("validation after epoch %d: %s", state.epoch, headline(found, SHOWN))
+        run.metric_log.write("val", state.step, {"epoch": state.epoch, **found, **facts})
+    if state.best is not None and value <= state.best:
+        state.evaluations_without_better += 1
+        return
+    state.best = value
+    state.best_epoch = state.epoch
+    state.evaluations_without_better = 0
+    with folder_written_whole(run.folder / "model") as partial:
+        if distributed.is_main() or isinstance(ranker, MethodRanker):
+            ranker.save(partial)
+    if distributed.is_main():
+        write_json(run.folder / "val_metrics.json", {"epoch": state.epoch, **found, **facts})
+
+
+def tracked_metric(config: Config, found: dict[str, float]) -> str:
+    """Name of the metric that selects the checkpoint."""
+    if config.train.track_metric:
+        return config.train.track_metric
+    computed = [int(name.partition("@")[2]) for name in found if name.startswith("nDCG@")]
+    usual = [k for k in computed if k <= 5]
+    return f"nDCG@{max(usual, default=min(computed))}"
+
+
+def out_of_patience(state: Progress, config: Config) -> bool:
+    """Whether too many evaluations in a row were no better than the best."""
+    patience = config.train.patience
+    stop = patience is not None and state.evaluations_without_better >= patience
+    if stop:
+        log.info(
+            "stopping early: %d evaluations without a better one", state.evaluations_without_better
+        )
+    return stop

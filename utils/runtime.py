@@ -1,0 +1,63 @@
+"""Where and in which precision a process computes: its device, threads, autocast and scaler."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from utils import distributed
+from utils.config.config import Config
+from utils.progress import tqdm
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What computes.
+
+    Attributes:
+        accelerator: of this process.
+        threads: that compiled work of this process may use.
+    """
+
+    accelerator: Accelerator
+    threads: int = 1
+
+    @classmethod
+    def start(cls, config: Config) -> Runtime:
+        """Make this process ready for what a config asks for; every process calls it."""
+        accelerator = distributed.start(config.train.mixed_precision)
+        threads = distributed.cpu_threads(config.run.threads)
+        torch.set_num_threads(threads)
+        return cls(accelerator, threads)
+
+    @property
+    def device(self) -> torch.device:
+        return self.accelerator.device
+
+    @property
+    def precision(self) -> str:
+        """The mixed precision in effect: no, fp16 or bf16."""
+        return distributed.precision(self.accelerator)
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """A block that computes in the run's mixed precision."""
+        return self.accelerator.autocast()
+
+    def backward(self, loss: Tensor) -> None:
+        """Add a loss's gradients to the parameters, scaled where the precision needs it."""
+        self.accelerator.backward(loss)
+
+    def loss_scale(self) -> float:
+        """What `backward` multiplies gradients with until the optimizer's step; 1 without fp16."""
+        scaler = self.accelerator.scaler
+        return 1.0 if scaler is None else scaler.get_scale()
+
+
+def progress(total: int, name: str) -> tqdm:
+    """A progress bar that only the main process shows, and that leaves no line behind."""
+    hidden = None if distributed.is_main() else True  # None: hidden where nobody looks
+    return tqdm(total=total, desc=name, leave=False, disable=hidden)
