@@ -1,6 +1,8 @@
 """Fusion against scikit-learn's own prediction and against loops; and that it does not fool
 itself."""
 
+from dataclasses import fields, replace
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -9,6 +11,7 @@ from sklearn.tree import DecisionTreeRegressor
 from utils.fusing.score_tree import (
     ScoreTree,
     ScoreTreeSettings,
+    Tree,
     aligned,
     candidates,
     choose,
@@ -16,6 +19,7 @@ from utils.fusing.score_tree import (
     cross_fit_all,
     fit,
     fit_tree,
+    warn_if_alike,
 )
 from utils.metrics import evaluate
 from utils.sparse import contains, entry_rows
@@ -178,14 +182,67 @@ def test_saved_without_pickles_and_read_back(tmp_path):
         ScoreTree.load(tmp_path / "none.npz")
 
 
-@pytest.mark.parametrize(("name", "value"), [("left", 0), ("right", 99), ("feature", 7)])
+@pytest.mark.parametrize(("name", "value"), [("left", 0), ("right", "nodes"), ("feature", 3)])
 def test_a_tree_from_a_stranger_cannot_run_in_a_circle(tmp_path, name, value):
     members, relevance, statistics = made()
     fusion = fit(members, statistics, relevance, SETTINGS)
-    getattr(fusion.tree, name)[0] = value
+    arrays = {f.name: getattr(fusion.tree, f.name) for f in fields(Tree)}
+    arrays[name][0] = len(arrays[name]) if value == "nodes" else value
     fusion.save(tmp_path / "fusion.npz")
     with pytest.raises(ValueError, match="children come after their parents, over 3 features"):
         ScoreTree.load(tmp_path / "fusion.npz")
+
+
+@pytest.mark.parametrize("nodes", [0, 1])
+def test_a_saved_tree_has_nodes_and_arrays_of_their_number(tmp_path, nodes):
+    members, relevance, statistics = made()
+    fusion = fit(members, statistics, relevance, SETTINGS)
+    leaf = {f.name: getattr(fusion.tree, f.name)[-1:] for f in fields(Tree)}
+    small = replace(fusion, tree=Tree(**{name: a[:nodes] for name, a in leaf.items()}))
+    small.save(tmp_path / "small.npz")
+    if nodes:
+        got = ScoreTree.load(tmp_path / "small.npz")
+        assert got.tree(np.zeros((2, 3))).tolist() == leaf["value"].astype(np.float32).tolist() * 2
+        uneven = replace(small, tree=replace(small.tree, value=np.zeros(2)))
+        uneven.save(tmp_path / "small.npz")
+        expected = r"arrays \[1\] of the tree's nodes"
+    else:
+        expected = "children come after their parents"
+    with pytest.raises(ValueError, match=expected):
+        ScoreTree.load(tmp_path / "small.npz")
+
+
+def test_a_tree_walks_to_the_left_where_the_feature_is_at_most_the_threshold():
+    tree = Tree(
+        np.array([1, 0, -1, -1, -1]),
+        np.array([0.5, 2.0, 0.0, 0.0, 0.0]),
+        np.array([1, 2, -1, -1, -1]),
+        np.array([4, 3, -1, -1, -1]),
+        np.array([0.0, 0.0, 0.25, 0.5, 0.75]),
+    )
+    features = np.array([[2.0, 0.5], [2.5, 0.5], [2.0, 0.75], [2.5, 0.25], [-9.0, 9.0]])
+    slow = [0.75 if y > 0.5 else 0.5 if x > 2 else 0.25 for x, y in features]
+    assert tree(features).tolist() == slow
+
+
+@pytest.mark.parametrize("folds", [2, 20])
+def test_from_two_folds_to_one_a_point(folds):
+    members, relevance, statistics = made(points=20)
+    scores = cross_fit(members, statistics, relevance, SETTINGS, folds=folds)
+    assert scores.nnz == candidates(members).nnz
+
+
+@pytest.mark.parametrize(
+    ("relevant", "said"),
+    [
+        ([True, True], "all 2 candidates of the validation points are right"),
+        ([False], "all 1 candidates of the validation points are wrong"),
+        ([True, False], None),
+    ],
+)
+def test_candidates_of_one_kind_are_said(caplog, relevant, said):
+    warn_if_alike(np.array(relevant))
+    assert [m.partition(":")[0] for m in caplog.messages] == ([said] if said else [])
 
 
 def test_bad_input_is_one_clear_error():
@@ -200,5 +257,19 @@ def test_bad_input_is_one_clear_error():
         fit_tree(np.full((3, 1), np.nan), np.ones(3, bool), 3)
     with pytest.raises(ValueError, match="from 2 folds to the number of points, 20; got 21"):
         cross_fit(members, statistics, relevance, SETTINGS, folds=21)
-    with pytest.raises(ValueError, match=r"expected scores \[M, 2\]"):
-        fit(members, statistics, relevance, SETTINGS)(np.zeros((4, 3)), np.zeros(4, int))
+    for wrong in (np.zeros((4, 3)), np.zeros(4)):
+        with pytest.raises(ValueError, match=r"expected scores \[M, 2\]"):
+            fit(members, statistics, relevance, SETTINGS)(wrong, np.zeros(4, int))
+    with pytest.raises(ValueError, match=r"label statistics \[30, S\], got \(30,\)"):
+        fit(members, statistics[:, 0], relevance, SETTINGS)
+    for features, relevant in (
+        (np.zeros(3), np.ones(3, bool)),
+        (np.zeros((0, 2)), np.ones(0, bool)),
+        (np.zeros((3, 2)), np.ones(2, bool)),
+        (np.zeros((3, 2)), np.ones((3, 2), bool)),
+    ):
+        with pytest.raises(ValueError, match=r"expected features \[M, F\] with M > 0"):
+            fit_tree(features, relevant, 3)
+    for folds in (0, 1):
+        with pytest.raises(ValueError, match=f"from 2 folds .*got {folds}"):
+            cross_fit(members, statistics, relevance, SETTINGS, folds=folds)

@@ -209,11 +209,6 @@ class ScoreTree:
         in a circle."""
         tree = self.tree
         nodes = len(self.tree.feature)
-        if self.statistics.ndim != 2 or self.member_weights.ndim != 1:
-            raise ValueError(
-                f"expected statistics [L, S] and member weights [m], got {self.statistics.shape} "
-                f"and {self.member_weights.shape}"
-            )
         if any(getattr(tree, f.name).shape != (nodes,) for f in fields(Tree)):
             raise ValueError(f"expected arrays [{nodes}] of the tree's nodes")
         inner = tree.feature >= 0
