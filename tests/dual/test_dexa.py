@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 
 import train
-from models.dual.auxiliary import assign, number_of_vectors
+from models.dual.auxiliary import AuxiliaryVectors, assign, number_of_vectors
 from predict import Predictor
 from utils.config.config import ConfigError
 from utils.config.methods import method_class
@@ -152,6 +152,28 @@ def test_vectors_or_their_clusters_are_a_power_of_two(make_config, vectors, head
     assert number_of_vectors(config, data) == vectors
 
 
+@pytest.mark.parametrize("normalize", [True, False])
+def test_a_label_is_its_text_plus_its_vector(normalize):
+    """A new one has the vector of the nearest cluster that is not empty, however far it is."""
+    auxiliary = AuxiliaryVectors(3, 4, 5, "zeros")
+    assert auxiliary.clusters.tolist() == [-1] * 5
+    torch.manual_seed(0)
+    auxiliary.table.data.normal_()
+    auxiliary.clusters.copy_(torch.tensor([2, 0, 1, 2, 0]))
+    texts = torch.randn(3, 4)
+    got = auxiliary(texts, np.array([3, 1, 0]), normalize)
+    new = auxiliary.nearest(
+        texts, torch.stack([-texts[0], torch.zeros(4), -texts.sum(0)]), normalize
+    )
+    for i, text in enumerate(texts):
+        scores = {0: float(-text @ texts[0]), 2: float(-text @ texts.sum(0))}
+        for rows, cluster in ((got, [2, 0, 2][i]), (new, max(scores, key=scores.get))):
+            label = (text + auxiliary.table[cluster]).detach()
+            length = float(label.square().sum()) ** 0.5 if normalize else 1.0
+            torch.testing.assert_close(rows[i], label / length)
+    assert AuxiliaryVectors(3, 4, 5, "xavier").table.abs().sum() > 0
+
+
 def test_labels_of_similar_texts_share_a_vector():
     groups = np.random.default_rng(0).permutation(np.repeat(np.arange(4), 5))
     clusters = assign(np.eye(4, dtype=np.float32)[groups], np.ones(20), 4, 0, seed=0, threads=1)
@@ -220,6 +242,17 @@ def test_it_starts_from_any_encoder_and_keeps_the_vectors_of_its_like(make_confi
         (
             {"num_vectors": 8, "num_head_vectors": 8},
             "num_head_vectors is 8, which leaves none of method.num_vectors, 8",
+        ),
+        (
+            {"num_vectors": 8, "num_head_vectors": 20},
+            "num_head_vectors is 20, which leaves none of method.num_vectors, 8",
+        ),
+        *(
+            (
+                {"num_vectors": count, "num_head_vectors": 1},
+                f"num_head_vectors is 1, but with method.num_vectors {count} no labels share",
+            )
+            for count in ("labels", 20, 0)
         ),
         ({"num_vectors": "label"}, "num_vectors must be whole number or labels, got 'label'"),
     ],
