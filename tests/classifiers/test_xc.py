@@ -15,6 +15,7 @@ from models.loading import load_method
 from models.method import embed_rows
 from predict import Predictor
 from tests.tiny import write_dataset
+from utils import distributed
 from utils.config.config import ConfigError
 from utils.config.methods import method_class
 from utils.data.batches import TextBatch, training_batches
@@ -122,6 +123,24 @@ def test_a_step_equals_the_formula_on_cosines(built, pool, loss):
     expected.backward()
     torch.testing.assert_close(value, expected.detach(), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(gradient, method.weight.grad.to_dense(), rtol=1e-4, atol=1e-6)
+
+
+def test_a_process_takes_its_own_rows_of_the_pool(built, monkeypatch):
+    """Of 20 labels process 1 of 2 has rows 10 to 19: row 0 of its weight is label 10."""
+    method, batch, _ = built()
+    weight = method.weight.detach().clone()
+    bias = torch.randn(20)
+    seen = []
+    for rank in range(2):
+        monkeypatch.setattr(distributed, "rank", lambda r=rank: r)
+        monkeypatch.setattr(distributed, "world_size", lambda: 2)
+        method.weight = torch.nn.Parameter(weight[10 * rank : 10 * rank + 10])
+        method.bias = torch.nn.Parameter(bias[10 * rank : 10 * rank + 10])
+        pool, rows, own_bias = method.rows(batch)
+        torch.testing.assert_close(rows.detach(), F.normalize(weight[pool.own], dim=1))
+        torch.testing.assert_close(own_bias.detach(), bias[pool.own])
+        seen += pool.own.tolist()
+    assert seen == sorted(set(batch.relevance.indices))
 
 
 def test_in_batch_pools_touch_the_rows_of_the_batchs_positives_only(built):
