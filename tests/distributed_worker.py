@@ -1,10 +1,11 @@
-"""Run under `accelerate launch`: trains and evaluates each config given, one after the other, in
-one process group.
+"""Run under `accelerate launch`: trains, evaluates and asks each config given, one after the
+other, in one process group.
 
-accelerate launch … -m tests.distributed_worker [--resume] [--die RANK STEP] CONFIG…
+accelerate launch … -m tests.distributed_worker [--resume] [--die RANK STEP] [--seconds N] CONFIG…
 """
 
 import argparse
+import faulthandler
 import json
 import os
 import signal
@@ -13,9 +14,13 @@ import torch
 
 import train
 from eval import evaluate
+from predict import Predictor
 from utils import distributed
 from utils.config.config import load_config
 from utils.training import meter
+
+TEXTS = ("the linux tool", "", "glyph and letter")
+ASKED = 2  # no set of the tests has fewer labels
 
 
 def record_losses(die=None):
@@ -40,16 +45,24 @@ def run(config, resume=False, die=None):
     if distributed.is_main():
         (folder / "steps.json").write_text(json.dumps(losses))
     evaluate(folder)
+    predictor = Predictor(folder)
+    answers = [predictor(texts, k=ASKED) for texts in (TEXTS, TEXTS[:1])]
+    if distributed.is_main():
+        (folder / "answers.json").write_text(json.dumps(answers))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--die", nargs=2, type=int)
+    parser.add_argument("--seconds", type=int, help="where it still is then is its last word")
     parser.add_argument("configs", nargs="+")
     options = parser.parse_args()
+    if options.seconds:
+        faulthandler.dump_traceback_later(options.seconds, exit=True)
     for path in options.configs:
         run(load_config(path), options.resume, options.die)
+    faulthandler.cancel_dump_traceback_later()
     distributed.stop()
     # a gloo thread left behind may abort the process at its end
     assert not torch.distributed.is_initialized()

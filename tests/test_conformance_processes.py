@@ -1,0 +1,91 @@
+"""Every method trains, evaluates and answers on two processes as on one, with fewer test points
+than two blocks of both."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+import eval as evaluation
+import train
+from predict import Predictor
+from tests.conformance import (
+    COLLECTIVES,
+    Case,
+    check_evaluation_changes_nothing,
+    check_processes,
+    counted_encodings,
+    no_collectives,
+)
+from tests.settings import FIRST, SETTINGS
+from tests.tiny import write_dataset
+from utils import distributed
+
+# On two processes dropout draws other numbers, and an average over the last epochs needs them.
+CHANGES = {"xc": {"dropout": 0.0}, "elias-2-swa": {"swa_start": 1, "swa_step": 1}}
+FITTED = ("fused", "fusion", "xr-linear", "overlap", "elias-ranker")  # without steps
+TRAINED = [name for name, of in SETTINGS.items() if of["method"]["name"] not in FITTED]
+EXACT = ("xr-linear", "overlap")  # no sum of a fit depends on the processes
+
+
+def settled(name: str, method: Mapping[str, Any]) -> dict[str, Any]:
+    """A section `method:` of a setting, as two processes can train it alike."""
+    return {**method, **CHANGES.get(name, {}), **CHANGES.get(method.get("name", ""), {})}
+
+
+def sections_of(name: str) -> dict[str, Any]:
+    """A setting with CHANGES, in its stages too."""
+    sections = dict(SETTINGS[name])
+    sections["method"] = settled(name, sections["method"])
+    sections["stages"] = [
+        {**stage, "method": settled("", stage["method"])} if "method" in stage else stage
+        for stage in sections.get("stages", ())
+    ]
+    return sections
+
+
+@pytest.fixture(scope="module")
+def few_points(tmp_path_factory):
+    root = tmp_path_factory.mktemp("few")
+    write_dataset(root / "tiny", test_points=3)
+    return root
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_two_processes(name, few_points, tiny_encoder, tmp_path):
+    sections = sections_of(name)
+    tolerance = 0 if sections["method"]["name"] in EXACT else 1e-5
+    case = Case(sections, few_points, tiny_encoder, tmp_path)
+    check_processes(case, tolerance=tolerance)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_evaluation_changes_nothing(name, tiny_root, tiny_encoder, tmp_path):
+    case = Case(sections_of(name), tiny_root, tiny_encoder, tmp_path)
+    check_evaluation_changes_nothing(case)
+
+
+def test_members_with_one_encoder_encode_a_text_once(make_config):
+    """A dual encoder, classifiers on its frozen encoder and the memory of its embeddings."""
+    classifiers = {"name": "xc", "tau": 0.05, "cluster_size": 4}
+    members = {"dual": "stage:encoder", "rows": "stage:classifiers"}
+    fusion = {"name": "fusion", "memory": "dual", "fuser": "linear", "members": members}
+    stages = [
+        FIRST,
+        {"name": "classifiers", "method": classifiers},
+        {"name": "fusion", "run": {"start_from": None}, "method": fusion},
+    ]
+    folder = train.fit(make_config(method={"name": "fusion"}, stages=stages))
+    with counted_encodings() as calls:
+        evaluation.evaluate(folder)
+    assert sum(calls) == 20  # the report asks again: it finds them encoded
+    predictor = Predictor(folder)
+    with counted_encodings() as calls:
+        predictor(["the linux tool", "", "glyph and letter"], k=20)
+    assert sum(calls) == 3
+
+
+@pytest.mark.parametrize("name", COLLECTIVES)
+def test_a_collective_where_none_may_be_raises(name):
+    with no_collectives(), pytest.raises(AssertionError, match=f"{name} is a collective"):
+        getattr(distributed, name)(1)
