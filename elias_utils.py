@@ -25,10 +25,11 @@ a graph went.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
+from utils.commands import add_debug_option, command
 from utils.config.command_line import parse_words
+from utils.config.plugins import add_plugin_option
 
 STEPS = ("gen_cluster_A", "gen_approx_A", "sparse_ranker", "quantize", "report")
 
@@ -58,6 +59,8 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--overwrite", action="store_true", help="sparse_ranker: replace the run that is there"
     )
+    add_plugin_option(parser)
+    add_debug_option(parser)
     return parse_words(parser)
 
 
@@ -92,6 +95,7 @@ from utils.config.graph_places import approx_file, cluster_file  # noqa: E402
 from utils.config.legacy_yaml import load_any_config  # noqa: E402
 from utils.config.methods import method_class  # noqa: E402
 from utils.data.dataset import load_dataset  # noqa: E402
+from utils.errors import InputError  # noqa: E402
 from utils.pretrained.location import load_tokenizer  # noqa: E402
 from utils.row_store import RowStore  # noqa: E402
 from utils.run.folder import find_run, start_logging  # noqa: E402
@@ -155,7 +159,7 @@ def _model_of(config: Config) -> Path | None:
     if config.run.start_from:
         try:
             return find_run(config.run.start_from)[0]
-        except ValueError as error:
+        except InputError as error:
             raise ConfigError(
                 f"gen_cluster_A: run.start_from: {error}; train that run first, or cluster by "
                 "TF-IDF alone: --no_model true"
@@ -312,7 +316,7 @@ def check_words(options: argparse.Namespace, words: Sequence[str]) -> None:
 
 def main(options: argparse.Namespace, words: list[str]) -> None:
     start_logging()
-    try:
+    with command(options.debug, "interrupted; nothing was written"):
         check_words(options, words)
         if options.step == "gen_cluster_A":
             is_run = _is_run(options.run)
@@ -334,10 +338,6 @@ def main(options: argparse.Namespace, words: list[str]) -> None:
             done = "model", quantize(_run_folder(options.run, ()), options.precision)
         else:
             done = "plot", report(_run_folder(options.run, ()))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted; nothing was written")
     if distributed.is_main():
         print(f"{done[0]}: {done[1]}")
     distributed.stop()

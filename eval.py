@@ -12,10 +12,10 @@ report.html (of the test split; <split>_report.html of the others) into the run 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from utils.commands import add_debug_option, command
 from utils.config.command_line import parse_words
 from utils.config.plugins import add_plugin_option
 
@@ -29,6 +29,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[argparse.Na
     parser.add_argument("split", nargs="?", default="tst", help="trn, val or tst (default tst)")
     parser.add_argument("run", help="run folder or its config.yaml")
     add_plugin_option(parser)
+    add_debug_option(parser)
     return parse_words(parser, arguments)
 
 
@@ -47,13 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from utils.run.folder import start_logging
 
     start_logging()
-    try:
+    with command(options.debug, "interrupted; files that were begun are not kept"):
         evaluate(options.run, options.split, words)
         distributed.stop()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted; files that were begun are not kept")
 
 
 if __name__ == "__main__":

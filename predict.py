@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from utils.commands import add_debug_option, command
 from utils.config.command_line import parse_words
 from utils.config.plugins import add_plugin_option
 
@@ -39,6 +40,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[argparse.Na
     )
     parser.add_argument("--out", help="write to this file instead of the screen")
     add_plugin_option(parser)
+    add_debug_option(parser)
     return parse_words(parser, arguments)
 
 
@@ -79,23 +81,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from utils.text import check_plain_text, iter_lines
 
     start_logging()
-    try:
-        texts = texts_of(options)
-        labels = None
-        if options.labels is not None:
-            check_plain_text(Path(options.labels))
-            labels = list(iter_lines(options.labels))
-        predictor = Predictor(options.run, labels, words)
-        k = min(5, len(predictor.label_texts)) if options.k is None else options.k
-        write_json_lines(predictions(predictor, texts, k), options.out)
-        distributed.stop()
-    except BrokenPipeError:  # who reads has enough, as `head` has
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted")
+    with command(options.debug):
+        try:
+            texts = texts_of(options)
+            labels = None
+            if options.labels is not None:
+                check_plain_text(Path(options.labels))
+                labels = list(iter_lines(options.labels))
+            predictor = Predictor(options.run, labels, words)
+            k = min(5, len(predictor.label_texts)) if options.k is None else options.k
+            write_json_lines(predictions(predictor, texts, k), options.out)
+            distributed.stop()
+        except BrokenPipeError:  # who reads has enough, as `head` has
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
 
 
 if __name__ == "__main__":

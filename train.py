@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from utils.commands import add_debug_option, command
 from utils.config.command_line import parse_words
 from utils.config.plugins import add_plugin_option
 
@@ -50,6 +51,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[argparse.Na
         "--processes", type=int, help="with --plan: processes to plan for (default 1)"
     )
     add_plugin_option(parser)
+    add_debug_option(parser)
     options, overrides = parse_words(parser, arguments)
     if options.processes is not None and not options.plan:
         parser.error(
@@ -76,25 +78,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from utils.training.interrupt import Interrupted
 
     start_logging()
-    try:
+    interrupted = "interrupted at once; --resume goes on from the last checkpoint, if there is one"
+    with command(options.debug, interrupted, code=130, also=(FloatingPointError,)):
         config = load_training_config(options.config, words, member_stages)
         if options.plan:
             processes = 1 if options.processes is None else options.processes
             print(report(config, processes))
             return
-        folder = fit(config, options.resume, options.overwrite)
-    except (ValueError, FloatingPointError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except Interrupted as stop:
-        if distributed.is_main():
-            print(stop, file=sys.stderr)
-        sys.exit(128 + stop.signal_number)
-    except KeyboardInterrupt:
-        print(
-            "interrupted at once; --resume goes on from the last checkpoint, if there is one",
-            file=sys.stderr,
-        )
-        sys.exit(130)
+        try:
+            folder = fit(config, options.resume, options.overwrite)
+        except Interrupted as stop:
+            if distributed.is_main():
+                print(stop, file=sys.stderr)
+            sys.exit(128 + stop.signal_number)
     if distributed.is_main():
         print(f"run: {folder}")
     distributed.stop()

@@ -18,7 +18,7 @@ from utils import metrics
 from utils.config.config import Config
 from utils.data.dataset import SPLITS, Dataset, load_dataset
 from utils.data.held_out import saved_validation_rows
-from utils.errors import InputError
+from utils.errors import InputError, NotWrittenError
 from utils.files import write_json, written_whole
 from utils.reading.saved import answers_of
 from utils.report.html import ReportData, report_path, write_report
@@ -108,7 +108,7 @@ def check_fits(ranker: Ranker, config: Config, data: Dataset, folder: Path) -> N
     check_options(ranker)
 
 
-class NotSavedError(OSError):
+class NotSavedError(NotWrittenError):
     """What was measured could not be written.
 
     Attributes:

@@ -62,7 +62,7 @@ def start_of(config: Config, runtime: Runtime) -> Start | None:
     def load() -> Ranker:
         try:
             folder, before = find_run(source)
-        except ValueError as error:
+        except InputError as error:
             raise ConfigError(
                 f"run.start_from: {error}; train that run first, or name another"
             ) from error

@@ -29,6 +29,7 @@ from utils.config.config import Config, ConfigError, LossConfig, MethodConfig
 from utils.data.batches import Batch, TextBatch, sequential_batches
 from utils.data.dataset import Dataset, Split, token_cache
 from utils.data.sizes import DataSizes
+from utils.errors import InputError
 from utils.reading.saved import check_answers, map_rows
 from utils.run.stages import Runs
 from utils.runtime import progress
@@ -309,14 +310,14 @@ class Method(nn.Module):
 
     def rank_new_labels(self, labels: Sequence[str], accelerator: Accelerator) -> None:
         """From now on `score` ranks these label texts instead of the data set's labels."""
-        raise ValueError(
+        raise InputError(
             f"method {self.config.method.name} knows labels by their training points, not by "
             "their text; labels never seen in training need a dual encoder such as dexml"
         )
 
     def label_vectors(self) -> Tensor | np.ndarray:
         """Vectors [L, D] of a loaded model that classifiers may start from."""
-        raise ValueError(f"a {self.config.method.name} run has no label vectors to start from")
+        raise InputError(f"a {self.config.method.name} run has no label vectors to start from")
 
     def search_vectors(self) -> dict[str, tuple[Tensor | np.ndarray, Tensor | None]]:
         """What a loaded model ranks labels by, for other programs: name -> (vectors [L, D], bias
@@ -327,7 +328,7 @@ class Method(nn.Module):
     def start_from(self, other: Method) -> None:
         """Take the parameters of another run's model (`run.start_from`, or the stage before)."""
         if type(other) is not type(self):
-            raise ValueError(
+            raise InputError(
                 f"a {type(self).__name__} run cannot start from a {type(other).__name__} run"
             )
         take_parameters(self, other, "model")
@@ -335,7 +336,7 @@ class Method(nn.Module):
     def start_from_encoder(self, other: Method) -> None:
         """Take the encoder of another run's model, whatever its method."""
         if other.text_encoder is None:
-            raise ValueError(
+            raise InputError(
                 f"a {self.config.method.name} run cannot start from a {other.config.method.name} "
                 "run, which has no encoder"
             )
@@ -384,7 +385,7 @@ def take_parameters(module: nn.Module, other: nn.Module, what: str) -> None:
     try:
         module.load_state_dict(other.state_dict())
     except RuntimeError as error:
-        raise ValueError(
+        raise InputError(
             f"run.start_from: the {what} does not fit this config: {' '.join(str(error).split())}"
         ) from error
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from utils.errors import InputError
+from utils.errors import InputError, NotWrittenError
 
 
 def _sync(path: Path) -> None:
@@ -136,7 +136,7 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
         if distributed.is_main():
             shutil.rmtree(partial, ignore_errors=True)
         if isinstance(error, (OSError, SafetensorError)):
-            raise OSError(
+            raise NotWrittenError(
                 f"{path} could not be written ({error}); what was there before is untouched. Make "
                 "room and start again, a training run with --resume"
             ) from error

@@ -30,6 +30,7 @@ import torch
 from losses.stream import CHUNK_BYTES, WHOLE_BYTES
 from utils.config.config import Config, stage_config
 from utils.data.dataset import check_dataset_folder
+from utils.errors import InputError
 from utils.memory import host_memory
 from utils.plan_sizes import Texts, encoder_sizes, text_sizes
 from utils.pretrained.settings import check_lengths
@@ -74,9 +75,9 @@ class Sizes:
 
     def __init__(self, config: Config, processes: int) -> None:
         if processes < 1:
-            raise ValueError(f"expected at least one process, got {processes}")
+            raise InputError(f"expected at least one process, got {processes}")
         if config.method.name not in PLANNED:
-            raise ValueError(
+            raise InputError(
                 f"no plan for method '{config.method.name}'; planned: {', '.join(PLANNED)}"
             )
         check_dataset_folder(config.dataset_folder)
@@ -414,7 +415,7 @@ def check_it_fits(config: Config, processes: int = 1) -> None:
     # the others have their own memory
     here = min(processes, int(os.environ.get("LOCAL_WORLD_SIZE", processes)))
     if problem := impossible(replace(plan(config, processes), processes=here), machine()):
-        raise ValueError(problem)
+        raise InputError(problem)
 
 
 def _size(count: float) -> str:
@@ -462,5 +463,5 @@ def report(config: Config, processes: int) -> str:
             )
         )
         if problem := impossible(found, machine()):
-            raise ValueError("\n\n".join([*texts, problem]))
+            raise InputError("\n\n".join([*texts, problem]))
     return "\n\n".join(texts)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from utils.candidate_kernels import dot_given
 from utils.config.config import EvalConfig
+from utils.errors import InputError
 from utils.reading.saved import check_answers, check_finite
 
 log = logging.getLogger(__name__)
@@ -213,7 +214,7 @@ def import_faiss(what: str) -> Any:
     try:
         import faiss
     except ImportError as error:
-        raise ValueError(
+        raise InputError(
             f"{what} needs the package faiss-cpu, which is not installed: `pip install faiss-cpu`"
         ) from error
     return faiss
@@ -413,4 +414,4 @@ def _best_first(scores: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
 
 def _check_k(k: int, total: int) -> None:
     if not 1 <= k <= total:
-        raise ValueError(f"k must be from 1 to the number of labels, {total}; got {k}")
+        raise InputError(f"k must be from 1 to the number of labels, {total}; got {k}")

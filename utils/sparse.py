@@ -206,7 +206,7 @@ def refuse(bad, matrix, where, wanted):
         first = int(np.argmax(bad))
         row = int(np.searchsorted(matrix.indptr, first, side="right")) - 1
         label = matrix.indices[first]
-        raise ValueError(
+        raise InputError(
             f"{where}: expected {wanted}, got {matrix.data[first]} at row {row}, label {label}"
         )
 

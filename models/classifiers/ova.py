@@ -29,6 +29,7 @@ from utils.config.config import Config, ConfigError, MethodConfig, option
 from utils.config.sections import LARGEST, MANY_TEXTS, SMALLEST
 from utils.data.batches import Batch, TextBatch
 from utils.data.dataset import Dataset
+from utils.errors import InputError
 from utils.parameters import DeclaredParameter, Gradient, Kind
 from utils.reading.saved import read_tensors
 from utils.search import ExactIndex, HnswIndex, build_index
@@ -154,7 +155,7 @@ class Ova(Method):
         """Another run's encoder, and its classifier rows if it has any."""
         own = distributed.share(self.num_rows)
         if isinstance(other, Ova) and other.num_rows != self.num_rows:
-            raise ValueError(
+            raise InputError(
                 f"run.start_from: its classifier has {other.num_rows} labels, this run "
                 f"{self.num_rows}"
             )

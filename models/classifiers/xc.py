@@ -39,6 +39,7 @@ from utils.config.sections import MANY_EPOCHS, MANY_TEXTS
 from utils.data.batches import Batch
 from utils.data.dataset import Dataset, Split
 from utils.data.sizes import DataSizes
+from utils.errors import InputError
 from utils.parameters import Gradient, take_rows
 from utils.run.stages import Runs
 
@@ -160,7 +161,7 @@ class Xc(Ova):
         """The encoder of another run; rows from its label vectors, and biases too if it is an xc
         run."""
         if other.num_labels != self.num_labels:
-            raise ValueError(
+            raise InputError(
                 f"run.start_from: that run has {other.num_labels} labels, this one "
                 f"{self.num_labels}"
             )

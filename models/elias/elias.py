@@ -211,7 +211,7 @@ class Elias(Method):
         if s.init == "vectors":
             self.vectors = torch.as_tensor(other.label_vectors()).float()
             if self.vectors.shape != (self.num_labels, self.encoder.dim):
-                raise ValueError(
+                raise InputError(
                     f"run.start_from: its label vectors are {tuple(self.vectors.shape)}, expected "
                     f"{(self.num_labels, self.encoder.dim)}"
                 )
@@ -222,13 +222,13 @@ class Elias(Method):
         s = self.config.method
         clusters = torch.from_numpy(np.array(other.index.clusters.floats(slice(None))))
         if other.num_labels != self.num_labels:
-            raise ValueError(
+            raise InputError(
                 f"run.start_from: its graph has {other.num_labels} labels, this run "
                 f"{self.num_labels}"
             )
         if s.graph != "cluster":
             if clusters.shape != self.model.clusters.shape:
-                raise ValueError(
+                raise InputError(
                     f"run.start_from: its cluster classifiers are {tuple(clusters.shape)}, this "
                     f"run's {tuple(self.model.clusters.shape)} (method.max_leaf, method.graph)"
                 )
@@ -237,7 +237,7 @@ class Elias(Method):
         if s.init == "keep":
             labels = torch.from_numpy(np.array(other.index.labels.floats(slice(None))))
             if labels.shape != self.model.labels.shape:
-                raise ValueError(
+                raise InputError(
                     "method.init 'keep': the label classifiers to keep are "
                     f"{tuple(labels.shape)}, this run's {tuple(self.model.labels.shape)} "
                     "(method.wl_dim)"

@@ -18,6 +18,7 @@ from models.elias.index import GraphIndex
 from models.method import encode_rows
 from utils import distributed
 from utils.data.dataset import Split
+from utils.errors import InputError
 from utils.files import written_whole
 from utils.reading.matrices import read_arrays
 from utils.reading.saved import read_facts
@@ -112,7 +113,7 @@ def draw(run: Path) -> Path:
     """plots/graph.png of a run whose model holds what `save_report` wrote; ValueError if it holds
     none."""
     if not (run / "model" / "learned.npz").is_file():
-        raise ValueError(
+        raise InputError(
             f"{run / 'model' / 'learned.npz'}: no such file; the run is no finished elias run"
         )
     import matplotlib

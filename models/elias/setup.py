@@ -18,6 +18,7 @@ from models.method import Method, embed_rows, encode_rows
 from utils import distributed
 from utils.clustering.clustering import centroids
 from utils.data.dataset import Dataset
+from utils.errors import InputError
 from utils.linear.layer import Features
 from utils.linear.tree_training import pifa
 from utils.sparse import entry_rows
@@ -161,7 +162,7 @@ def top_and_forced(log_scores: Tensor, beam: int, parents: np.ndarray, size: int
 def point_embeddings(method: Method, data: Dataset, accelerator: Accelerator) -> np.ndarray:
     """Embeddings of the training points [n, D], on every process."""
     if method.text_encoder is None:
-        raise ValueError(
+        raise InputError(
             f"a {method.config.method.name} run has no encoder whose embeddings could be features"
         )
     split = data.splits["trn"]

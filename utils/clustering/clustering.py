@@ -33,6 +33,7 @@ from utils.clustering.kernels import (
     score,
     separate,
 )
+from utils.errors import InputError
 from utils.progress import tqdm
 from utils.sparse import canonical
 
@@ -134,7 +135,7 @@ def balanced_hierarchy(
     n = rows.shape[0]
     totals = [prod(splits[: level + 1]) for level in range(len(splits))]
     if prod(splits) > n:
-        raise ValueError(f"{name}: {prod(splits):,} clusters cannot be made of {n:,} rows")
+        raise InputError(f"{name}: {prod(splits):,} clusters cannot be made of {n:,} rows")
     rows = _Rows.of(rows, name)
     # Cluster c of C starts at c * n // C: sizes differ by at most 1, and c * k of C * k starts
     # where c of C does.

@@ -7,9 +7,9 @@ python -m utils.config data xr-linear     # these alone
 from __future__ import annotations
 
 import argparse
-import sys
 
-from utils.config.config import ConfigError, describe
+from utils.commands import add_debug_option, command
+from utils.config.config import describe
 from utils.console import show_anything
 
 
@@ -21,12 +21,10 @@ def main() -> None:
     parser.add_argument(
         "asked", nargs="*", metavar="SECTION|METHOD", help="these alone, such as: data xr-linear"
     )
-    words = parser.parse_args().asked
-
-    try:
-        print(describe(words))
-    except ConfigError as error:
-        sys.exit(f"error: {error}")
+    add_debug_option(parser)
+    options = parser.parse_args()
+    with command(options.debug):
+        print(describe(options.asked))
 
 
 if __name__ == "__main__":

@@ -27,11 +27,11 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from utils.commands import add_debug_option, command
 from utils.config.command_line import parse_words
 from utils.config.config import Config
 from utils.config.plugins import add_plugin_option
@@ -200,12 +200,9 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", help="where to write; new or empty")
     parser.add_argument("--onnx", action="store_true", help="write encoder.onnx too")
     add_plugin_option(parser)
+    add_debug_option(parser)
     options, overrides = parse_words(parser, words)
     start_logging()
-    try:
+    with command(options.debug, "interrupted; nothing was written"):
         export(options.run, options.folder, options.onnx, overrides)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted; nothing was written")
     print(f"exported: {options.folder}")

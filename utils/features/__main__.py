@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from pathlib import Path
+
+from utils.commands import add_debug_option, command
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -27,6 +28,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--cache", metavar="FOLDER", help="as data.feature_cache: where features are built"
     )
+    add_debug_option(parser)
     return parser.parse_args()
 
 
@@ -42,13 +44,11 @@ def main(options: argparse.Namespace) -> None:
         terms=options.terms,
         feature_cache=options.cache,
     )
-    try:
+    with command(options.debug):
         check_available(options.folder, settings)
         files = find_features(options.folder, settings)
         trn = files.check()
         tst = files.matrix("tst")
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
     print(
         f"{files.folder}: X.trn {trn.shape[0]:,} x {trn.shape[1]:,}, X.tst {tst.shape[0]:,} x "
         f"{tst.shape[1]:,}"

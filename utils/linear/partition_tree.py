@@ -238,7 +238,7 @@ class PartitionTree:
         self, features: Features, work: Callable[[slice, np.ndarray], object], threads: int
     ) -> Iterator:
         if features.shape != self.shape:
-            raise ValueError(
+            raise InputError(
                 f"features of {features.shape[0]:,} sparse and {features.shape[1]:,} dense "
                 f"columns, expected {self.shape[0]:,} and {self.shape[1]:,} as in training"
             )

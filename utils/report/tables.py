@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from utils.commands import add_debug_option
 from utils.config.config import read_yaml
 from utils.console import show_anything
 from utils.errors import InputError
@@ -200,9 +201,10 @@ def main(words: Sequence[str] | None = None) -> None:
     comparison.add_argument(
         "--resamples", type=int, default=10_000, help="of the bootstrap (default %(default)s)"
     )
+    add_debug_option(parser)
     show_anything()
     options = parser.parse_args(words)
-    try:
+    with command(options.debug):
         if options.command == "seeds":
             print(seeds_table(options.runs, options.split, options.metrics))
             if alike := rows_alike(options.runs, options.split):
@@ -218,5 +220,3 @@ def main(words: Sequence[str] | None = None) -> None:
                     options.resamples,
                 )
             )
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")

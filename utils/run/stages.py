@@ -99,8 +99,6 @@ def of_stage(name: str) -> Iterator[None]:
         if not name:
             raise
         raise type(error)(f"stage '{name}': {error}") from error
-    except ValueError as error:
-        raise InputError(f"stage '{name}': {error}" if name else str(error)) from error
 
 
 class Runs:
@@ -129,7 +127,7 @@ class Runs:
         """The config of `run.start_from`."""
         try:
             return self.config(config.run.start_from)
-        except ValueError as error:
+        except InputError as error:
             raise ConfigError(
                 f"run.start_from: {error}; train that run first, or name another"
             ) from error

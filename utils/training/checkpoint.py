@@ -31,6 +31,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from utils import distributed
+from utils.errors import InputError
 from utils.files import folder_written_whole, settled_folder
 from utils.parameters import kind_of
 from utils.runtime import Runtime
@@ -124,12 +125,12 @@ def load_checkpoint(
         BadZipFile,
         SafetensorError,
     ) as error:
-        raise ValueError(
+        raise InputError(
             f"{last} is damaged or of another version of this program ({error}); move it away to "
             "start the run anew, the best model so far is in model/"
         ) from error
     if progress.format != FORMAT:
-        raise ValueError(f"{last} has format {progress.format}, this program reads format {FORMAT}")
+        raise InputError(f"{last} has format {progress.format}, this program reads format {FORMAT}")
     _report_differences(progress)
     own = shards[distributed.rank()] if distributed.rank() < len(shards) else {}
     names = {n for n in shards[0] if not n.startswith("random.")}
@@ -220,7 +221,7 @@ def _restore(
     try:
         method.load_state_dict(parameters)
     except RuntimeError as error:
-        raise ValueError(
+        raise InputError(
             f"{last} does not fit this config: {' '.join(str(error).split())}"
         ) from error
     names = {p: name for name, p in method.named_parameters()}

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from utils.config.config import OptimConfig
+from utils.errors import InputError
 from utils.parameters import Gradient, kind_of
 from utils.training.row_optimizers import FactoredAdamW, RowSparseAdamW
 
@@ -49,7 +50,7 @@ def build_optimizers(
     rates = config.group_lr or {}
     names = {group["name"] for group in groups}
     if unknown := set(rates) - names:
-        raise ValueError(
+        raise InputError(
             f"optim.group_lr names {sorted(unknown)}; this method's parameter groups are "
             f"{sorted(names)}"
         )

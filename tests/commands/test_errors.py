@@ -1,0 +1,103 @@
+"""How commands end: a user's mistake is one line, a bug shows where it is."""
+
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from models.evaluator import NotSavedError
+from utils.commands import command
+from utils.config.config import to_yaml
+from utils.errors import ConfigError, InputError, NotWrittenError
+from utils.run.stages import of_stage
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+MINE = """
+from models.dual.dexml import Dexml
+
+
+class Mine(Dexml):
+    def backward(self, batch, accelerator):
+        raise ValueError("my own bug")
+"""
+
+
+def run_train(folder, *words):
+    return subprocess.run(
+        [sys.executable, str(REPOSITORY / "train.py"), *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InputError("what came"),
+        ConfigError("what came"),
+        NotWrittenError("what came"),
+        NotSavedError("what came", {}),
+    ],
+)
+def test_own_errors_are_one_line(error):
+    with pytest.raises(SystemExit, match="^error: what came$"), command(debug=False):
+        raise error
+
+
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError(2, "gone", "x.txt"), OSError(errno.ENOSPC, "")]
+)
+def test_files_and_full_disks_are_one_line(error):
+    with pytest.raises(SystemExit, match="^error: "), command(debug=False):
+        raise error
+
+
+@pytest.mark.parametrize("error", [ValueError("bug"), OSError("bug"), KeyError("bug")])
+def test_a_bug_keeps_its_traceback(error):
+    with pytest.raises(type(error), match="bug"), command(debug=False):
+        raise error
+
+
+def test_debug_shows_all():
+    with pytest.raises(InputError), command(debug=True):
+        raise InputError("what came")
+
+
+def test_an_interrupt_says_what_is_kept(capsys):
+    with pytest.raises(SystemExit) as stop, command(False, "nothing was written", code=130):
+        raise KeyboardInterrupt
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "nothing was written\n"
+
+
+def test_errors_that_a_command_names_are_its_own():
+    with pytest.raises(SystemExit), command(debug=False, also=(FloatingPointError,)):
+        raise FloatingPointError("the loss became nan")
+
+
+def test_a_users_bug_in_training_shows_its_traceback(make_config, tmp_path):
+    (tmp_path / "mine.py").write_text(MINE)
+    text = to_yaml(make_config(train={"epochs": 1})).replace("name: dexml", "name: mine:Mine")
+    (tmp_path / "my.yaml").write_text(text)
+    done = run_train(tmp_path, "my.yaml")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr and "mine.py" in done.stderr
+    assert done.stderr.endswith("ValueError: my own bug\n")
+
+
+def test_a_users_mistake_is_one_line_and_debug_says_more(tmp_path):
+    done = run_train(tmp_path, "gone.yaml")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    done = run_train(tmp_path, "gone.yaml", "--debug")
+    assert done.returncode == 1 and "Traceback" in done.stderr
+
+
+def test_stages_name_the_users_mistakes_alone():
+    with pytest.raises(InputError, match="stage 'a': wrong"), of_stage("a"):
+        raise InputError("wrong")
+    with pytest.raises(ValueError, match="^bug$"), of_stage("a"):
+        raise ValueError("bug")
