@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from utils.errors import InputError
@@ -11,13 +12,17 @@ from utils.reading.matrix_limits import LARGEST
 
 
 def checked_size(what: str, size: int) -> int:
+    """Return a number of labels or features that was given; InputError if none can be so many."""
     if not 1 <= size <= LARGEST:
         raise InputError(f"expected a number of {what} from 1 to {LARGEST}, got {size}")
     return size
 
 
 def same_width(writer: Writer, folder: str | Path) -> None:
-    """Both splits have the same columns, X both or none of them, and X as many rows as Y."""
+    """Raise InputError unless the matrices of both splits fit each other.
+
+    Both have the same columns, X both or none of them, and X as many rows as Y.
+    """
     shapes = {name: matrix.shape for name, matrix in writer.matrices.items()}
     if ("X.trn" in shapes) != ("X.tst" in shapes):
         raise InputError(f"{folder}: expected features of both splits or of none, got those of one")
@@ -37,8 +42,7 @@ def same_width(writer: Writer, folder: str | Path) -> None:
 
 
 def _widths(writer: Writer, kind: str) -> str:
-    """What each file says of its columns, and the largest that it uses: which of the two is wrong
-    is seen at once."""
+    """What each file says of its columns, and the largest that it uses: one of them is wrong."""
     told = []
     for split in SPLITS:
         matrix = writer.matrices[f"{kind}.{split}"]
@@ -51,23 +55,25 @@ def _widths(writer: Writer, kind: str) -> str:
 
 
 def copy_texts(
-    writer: Writer, source: Folder, points: dict[str, tuple[str, ...]], labels: tuple[str, ...]
+    writer: Writer, source: Folder, points: Mapping[str, tuple[str, ...]], labels: tuple[str, ...]
 ) -> bool:
-    """Texts of both splits or of none, and label texts where present, counted against Y; whether
-    points had any."""
-    paths = {split: source.find(*names, required=False) for split, names in points.items()}
-    if (paths["trn"] is None) != (paths["tst"] is None):
+    """Copy texts of both splits or of none, and label texts where present, counted against Y.
+
+    Returns: whether points had any.
+    """
+    paths = {split: source.find_optional(*names) for split, names in points.items()}
+    there = [path for path in paths.values() if path is not None]
+    if len(there) == 1:
         raise InputError(
-            f"{source.path}: expected texts of both splits or of none, got only "
-            f"{(paths['trn'] or paths['tst']).name}"
+            f"{source.path}: expected texts of both splits or of none, got only {there[0].name}"
         )
     for split, path in paths.items():
         if path:
             rows = writer.matrices[f"Y.{split}"].shape[0]
             writer.copy_texts(path, f"{split}_X", rows, f"row of Y.{split}", _is_latin(path))
-    if path := source.find(*labels, required=False):
+    if path := source.find_optional(*labels):
         writer.copy_texts(path, "Y", writer.matrices["Y.trn"].shape[1], "label", _is_latin(path))
-    return paths["trn"] is not None
+    return bool(there)
 
 
 def _is_latin(path: Path) -> bool:

@@ -12,9 +12,11 @@ from utils.prepare.writer import SPLITS, Writer
 
 
 def prepare_attention_xml(folder: str | Path, out: str | Path, overwrite: bool = False) -> Path:
-    """AttentionXML and LightXML: texts {train,test}_raw_texts.txt, or {train,test}_texts.txt where
-    there are no raw ones, and {train,test}_labels.txt with the names of a point's labels, parted by
-    blanks, in the same line.
+    """Read the text files of AttentionXML and LightXML.
+
+    They are texts {train,test}_raw_texts.txt, or {train,test}_texts.txt where there are no raw
+    ones, and {train,test}_labels.txt with the names of a point's labels, parted by blanks, in the
+    same line.
 
     Label names, numbered by first appearance, serve as label texts.
     """

@@ -1,5 +1,4 @@
-"""Cells of labels: names between separators, or a list as pandas and JSON
-write it."""
+"""Cells of labels: names between separators, or a list as pandas and JSON write it."""
 
 from __future__ import annotations
 
@@ -44,8 +43,10 @@ class LabelCells:
         self.single = ""  # a cell of one name, if possible with another separator
 
     def parse(self, row: tuple[str, str]) -> tuple[str, list[tuple[str, float]]]:
-        """Row (text, cell) -> (text, [(name, 1.0)]); blank names, as a separator at the end leaves
-        them, do not count."""
+        """Return the text and the labels [(name, 1.0)] of a row (text, cell).
+
+        Blank names, as a separator at the end leaves them, do not count.
+        """
         text, cell = row
         cell = cell.strip()
         if cell and cell[0] in FIRST_OF_LISTS and cell.startswith(BEGINNINGS):
@@ -54,7 +55,7 @@ class LabelCells:
             names = self._parted(cell)
         return text, [(name.strip(), 1.0) for name in names if name.strip()]
 
-    def report(self) -> None:
+    def warn(self) -> None:
         """Log what was read in another way than a user may think."""
         if self.lists:
             log.log(
@@ -67,6 +68,7 @@ class LabelCells:
             )
         elif self.cells and not self.parted:
             other = next((mark for mark in ",;|\t" if mark in self.single), None)
+            way_out = f"; --separator {other!r} would part it" if other else ""
             log.warning(
                 "column %r: the separator %r occurs in none of %d cells: each is one label, e.g. "
                 "%r%s",
@@ -74,7 +76,7 @@ class LabelCells:
                 self.separator,
                 self.cells,
                 self.single[:60],
-                f"; --separator {other!r} would part it" if other else "",
+                way_out,
             )
         if self.brackets:
             log.warning(
@@ -90,11 +92,15 @@ class LabelCells:
             self.cells += 1
             if len(names) > 1:
                 self.parted += 1
-            elif not self.parted and (
-                not self.single or (not _PARTS.search(self.single) and _PARTS.search(cell))
-            ):
+            elif not self.parted and self._shows_more(cell):
                 self.single = cell
         return names
+
+    def _shows_more(self, cell: str) -> bool:
+        """Whether a cell of one name says more than `single` of another separator."""
+        if not self.single:
+            return True
+        return not _PARTS.search(self.single) and _PARTS.search(cell) is not None
 
     def _bracketed(self, cell: str) -> list[str]:
         if len(cell) > LONGEST_LIST:
@@ -124,12 +130,13 @@ class LabelCells:
 
 
 def _like_a_list(cell: str) -> bool:
-    """Whether a cell that is no list was meant for one: its first item is quoted, or any and a
-    bracket ends it."""
-    begins = _ITEM_BEGINS.match(cell)
-    return bool(begins and cell[0] in "[{") or (
-        cell[-1] in "])}" and _ITEM_BEGINS.search(cell) is not None
-    )
+    """Whether a cell that is no list was meant for one.
+
+    Its first item is quoted, or any item is and a bracket ends it.
+    """
+    if cell[0] in "[{" and _ITEM_BEGINS.match(cell):
+        return True
+    return cell[-1] in "])}" and _ITEM_BEGINS.search(cell) is not None
 
 
 def _items(cell: str) -> list[str]:

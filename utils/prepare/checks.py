@@ -18,8 +18,7 @@ log = logging.getLogger(__name__)
 
 
 def warn_of_texts(raw: Path, train: array, test: array, labels: csr_matrix) -> None:
-    """Log empty texts, texts in several rows with other labels, and test texts that training has
-    too.
+    """Log empty texts, texts in several rows, and test texts that training has too.
 
     Args:
         raw: folder with trn_X.txt and tst_X.txt, for the examples.
@@ -49,12 +48,11 @@ def warn_of_texts(raw: Path, train: array, test: array, labels: csr_matrix) -> N
 
 
 def _warn_of_repeated(raw: Path, hashes: np.ndarray, labels: csr_matrix) -> None:
-    """Log training texts that come in several rows whose labels differ, as one row per (text,
-    label) has it."""
+    """Log training texts in several rows whose labels differ, as a row per (text, label) has it."""
     order = np.argsort(hashes, kind="stable").astype(np.int32)
     texts = hashes[order]
-    # as the row before
-    again = np.flatnonzero((texts[1:] == texts[:-1]) & (texts[1:] != 0)).astype(np.int32)
+    as_before = (texts[1:] == texts[:-1]) & (texts[1:] != 0)
+    again = np.flatnonzero(as_before).astype(np.int32)
     if not len(again):
         return
     of_labels = _label_hashes(labels)
@@ -74,14 +72,13 @@ def _warn_of_repeated(raw: Path, hashes: np.ndarray, labels: csr_matrix) -> None
 
 
 def _label_hashes(labels: csr_matrix) -> np.ndarray:
-    """One number for the set of labels of each row [N]: the sum of one random number for each
-    label."""
+    """One number for the set of labels of each row [N]: the sum of a random number a label."""
     numbers = np.random.default_rng(0).integers(1 << 62, size=labels.shape[1])
     sums = np.zeros(labels.shape[0], np.int64)
     for start in range(0, labels.shape[0], 1 << 16):  # in blocks: no second copy of all pairs
         ends = labels.indptr[start : start + (1 << 16) + 1]
-        # may wrap around
-        total = np.concatenate([[0], np.cumsum(numbers[labels.indices[ends[0] : ends[-1]]])])
+        inside = labels.indices[ends[0] : ends[-1]]
+        total = np.concatenate([[0], np.cumsum(numbers[inside])])  # may wrap around
         sums[start : start + (1 << 16)] = np.diff(total[ends - ends[0]])
     return sums
 
@@ -92,17 +89,17 @@ def _line(path: Path, row: int) -> str:
 
 
 def folded(name: str) -> str:
-    """`name` without what case and Unicode composition add."""
+    """Return `name` without what case and Unicode composition add."""
     if name.isascii():
         return name.casefold()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
 
 
 def warn_of_names(ids: dict[str, int], texts: bool) -> None:
-    """Log labels whose names differ by case or Unicode composition alone; they stay labels of their
-    own.
+    """Log labels whose names differ by case or Unicode composition alone.
 
-    With `texts`, the names serve as the labels' texts: numbers are named.
+    They stay labels of their own. With `texts`, the names serve as the labels' texts: it is logged
+    where all are numbers.
     """
     if texts and all(name.isdecimal() for name in ids):
         log.warning(
@@ -116,8 +113,7 @@ def warn_of_names(ids: dict[str, int], texts: bool) -> None:
     again = (hashes[order][1:] == hashes[order][:-1]) & (numbers[order][1:] != numbers[order][:-1])
     if not again.any():
         return
-    # a name may stand in `ids` twice, as read and as cleaned
-    several = np.unique(hashes[order][1:][again])
+    several = np.unique(hashes[order][1:][again])  # a name may stand in `ids` as read and cleaned
     names = list(islice((name for name in ids if hash(folded(name)) == several[0]), 2))
     log.warning(
         "%d names of labels come in several spellings that differ by case or Unicode composition "

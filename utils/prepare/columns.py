@@ -5,8 +5,12 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from utils.errors import InputError
+
+if TYPE_CHECKING:
+    from _csv import Reader
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,8 @@ class Columns:
         """Whether a quoted field that spans lines is taken for a mistake."""
         return self.quote is None and self.delimiter == "\t"
 
-    def reader(self, feed: Iterator[str]) -> Iterator[list[str]]:
-        """The csv module's reader."""
+    def reader(self, feed: Iterator[str]) -> Reader:
+        """Return the csv module's reader."""
         if self.quote == "none":
             return csv.reader(
                 feed, delimiter=self.delimiter, quoting=csv.QUOTE_NONE, quotechar=None, strict=True

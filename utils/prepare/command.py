@@ -1,30 +1,26 @@
 """Other people's formats -> Datasets/<name>, the layout that training reads.
 
     python -m utils.prepare auto downloads/Eurlex-4K --out Datasets/EURLex-4K
-    python -m utils.prepare xml-repository downloads/LF-AmazonTitles-131K --out
-        Datasets/LF-AmazonTitles-131K
+    python -m utils.prepare xml-repository downloads/LF-AmazonTitles-131K \\
+        --out Datasets/LF-AmazonTitles-131K
     python -m utils.prepare pecos downloads/wiki10-31k --out Datasets/wiki10-31k
     python -m utils.prepare attention-xml downloads/Wiki10-31K --out Datasets/Wiki10-31K
-    python -m utils.prepare sparse-text downloads/Eurlex --train eurlex_train.txt --test
-        eurlex_test.txt \\
-        --out Datasets/EURLex-4K
+    python -m utils.prepare sparse-text downloads/Eurlex --train eurlex_train.txt \\
+        --test eurlex_test.txt --out Datasets/EURLex-4K
     python -m utils.prepare jsonl --train posts.jsonl.gz --labels tags.tsv --test-fraction 0.1 \\
         --out Datasets/Posts
-    python -m utils.prepare csv --train posts.csv --test new.csv --text-column body --labels-column
-        tags \\
-        --separator ";" --out Datasets/Posts
+    python -m utils.prepare csv --train posts.csv --test new.csv --text-column body \\
+        --labels-column tags --separator ";" --out Datasets/Posts
 
 What lies in the folder says which format to give (`auto` looks for itself):
 
     xml-repository   trn.json.gz, tst.json.gz, lbl.json.gz or Yf.txt (also *.raw.json.gz): the
-        Extreme
-                     Classification Repository's raw data
+                     Extreme Classification Repository's raw data
     pecos            Y.trn.npz, Y.tst.npz: PECOS, X-Transformer, the EURLex-4K that DEXML downloads
     attention-xml    train_raw_texts.txt, train_labels.txt: AttentionXML, LightXML
     sparse-text      trn_X_Y.txt (the repository's newer files; data that DEXA's or NGAME's scripts
-        prepared);
-                     train.txt, *_train.txt (older bag of words, LibSVM); *_data.txt with
-                         *_trSplit.txt
+                     prepared); train.txt, *_train.txt (older bag of words, LibSVM); *_data.txt with
+                     *_trSplit.txt
 
 Any text file may be gzipped. Lines end at \\n (or \\r\\n) alone; control characters within a text,
 tabs and line ends among them, become one blank. The data set appears at --out only when it is
@@ -38,6 +34,7 @@ import argparse
 import json
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from utils.console import show_anything
@@ -68,13 +65,13 @@ __all__ = [
 
 
 def prepare_auto(folder: str | Path, out: str | Path, overwrite: bool = False) -> Path:
-    """Whichever of the formats of a folder it has the files of, with that format's defaults."""
+    """Read a folder in whichever format it has the files of, with that format's defaults."""
     kind = recognise(folder)
     if kind is None:
         marks = ", ".join(name for _, names in MARKS for name in names)
         raise InputError(f"{folder}: expected one of the files {marks} (or .gz), got none")
     logging.getLogger(__name__).info("%s: read as %s", folder, kind)
-    functions = {
+    functions: dict[str, Callable[..., Path]] = {
         "xml-repository": prepare_xml_repository,
         "sparse-text": prepare_sparse_text,
         "pecos": prepare_pecos,
@@ -89,7 +86,12 @@ def _run_auto(args: argparse.Namespace) -> Path:
 
 def _run_xml_repository(args: argparse.Namespace) -> Path:
     return prepare_xml_repository(
-        args.folder, args.out, args.fields, args.label_fields, args.overwrite, args.labels
+        args.folder,
+        args.out,
+        args.fields,
+        args.label_fields,
+        args.overwrite,
+        num_labels=args.labels,
     )
 
 
@@ -123,7 +125,7 @@ def _run_csv(args: argparse.Namespace) -> Path:
 
 
 # subcommand -> (runs it from parsed arguments, the function whose docstring describes it)
-FORMATS = {
+FORMATS: dict[str, tuple[Callable[[argparse.Namespace], Path], Callable[..., Path]]] = {
     "auto": (_run_auto, prepare_auto),
     "xml-repository": (_run_xml_repository, prepare_xml_repository),
     "sparse-text": (_run_sparse_text, prepare_sparse_text),
@@ -147,32 +149,33 @@ def _parser() -> argparse.ArgumentParser:
     )
     parsers = {}
     for name, (_, function) in FORMATS.items():
-        parsers[name] = commands.add_parser(name, description=function.__doc__, formatter_class=raw)
-        parsers[name].add_argument(
-            "--out", required=True, help="folder to make, such as Datasets/NAME"
-        )
-        parsers[name].add_argument(
-            "--overwrite", action="store_true", help="replace a folder with files"
-        )
-    for name in OF_FOLDERS:
-        parsers[name].add_argument("folder", help="folder with the files named above")
+        command = commands.add_parser(name, description=function.__doc__, formatter_class=raw)
+        command.add_argument("--out", required=True, help="folder to make, such as Datasets/NAME")
+        command.add_argument("--overwrite", action="store_true", help="replace a folder with files")
+        if name in OF_FOLDERS:
+            command.add_argument("folder", help="folder with the files named above")
+        parsers[name] = command
     _add_repository(parsers["xml-repository"])
     _add_sparse_text(parsers["sparse-text"])
-    for name in ("jsonl", "csv"):
-        _add_source(parsers[name])
+    _add_source(parsers["jsonl"])
+    _add_source(parsers["csv"])
+    _add_columns(parsers["csv"])
+    return parser
+
+
+def _add_columns(parser: argparse.ArgumentParser) -> None:
     for option, default in (
         ("--text-column", "text"),
         ("--labels-column", "labels"),
         ("--separator", "|"),
         ("--delimiter", ","),
     ):
-        parsers["csv"].add_argument(option, default=default, help="default %(default)r")
-    parsers["csv"].add_argument(
+        parser.add_argument(option, default=default, help="default %(default)r")
+    parser.add_argument(
         "--quote",
         help="mark around fields, or none; default '\"', which in tab-separated "
         "files may not span lines unless it is given",
     )
-    return parser
 
 
 def _add_repository(parser: argparse.ArgumentParser) -> None:
@@ -232,8 +235,8 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of that part; default %(default)s")
 
 
-def _report(out: Path) -> None:
-    """What was made and what to do next."""
+def _say_what_next(out: Path) -> None:
+    """Print what was made and what to do next."""
     stats = json.loads((out / "stats.json").read_text())
     print(
         f"{out}: {stats['train_points']} training and {stats['test_points']} test points, "
@@ -254,12 +257,13 @@ def _report(out: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command; 0, or 2 after one line of error."""
+    """Run the command: 0, or 2 after one line of error."""
     show_anything()
     args = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     try:
-        _report(FORMATS[args.format][0](args))
+        run, _ = FORMATS[args.format]
+        _say_what_next(run(args))
     except (InputError, OSError) as error:
         more = hint(args.folder, args.format) if args.format in OF_FOLDERS else ""
         print("error: " + " ".join(f"{error}{more}".split()), file=sys.stderr)

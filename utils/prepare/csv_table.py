@@ -7,12 +7,13 @@ import logging
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from utils.errors import InputError
 from utils.prepare.cells import LabelCells
 from utils.prepare.columns import Columns
 from utils.prepare.lines import lines
-from utils.prepare.points import Reader, Source, prepare_points
+from utils.prepare.points import PointReader, Source, prepare_points
 
 log = logging.getLogger(__name__)
 # characters of one CSV field: stops a forgotten quote from reading the whole file
@@ -24,71 +25,45 @@ LONE = "a lone quotation mark? --quote none reads them as they stand"
 def prepare_csv(
     source: Source, out: str | Path, columns: Columns | None = None, overwrite: bool = False
 ) -> Path:
-    """CSV with a header row, one column of texts and one of labels; numbering as in
-    `prepare_jsonl`.
+    """Read CSV with a header row, one column of texts and one of labels.
 
-    A cell of labels has names between separators, or is a list as pandas or JSON writes it: ['x',
-    'y']. Quotation marks may enclose a field; --quote none reads them as they stand, as many
-    tab-separated files need.
+    Labels are numbered as in `prepare_jsonl`. A cell of labels has names between separators, or is
+    a list as pandas or JSON writes it: ['x', 'y']. Quotation marks may enclose a field; --quote
+    none reads them as they stand, as many tab-separated files need.
     """
     columns = columns or Columns()
     cells = LabelCells(columns)
-    return prepare_points(
-        source,
-        out,
-        overwrite,
-        Reader("csv", partial(csv_rows, columns=columns), cells.parse, cells.report),
-    )
+    reader = PointReader("csv", partial(csv_rows, columns=columns), cells.parse, cells.warn)
+    return prepare_points(source, out, overwrite, reader)
 
 
 def csv_rows(path: str | Path, columns: Columns) -> Iterator[tuple[int, tuple[str, str]]]:
-    """(first line, (text, labels)) of each row below the header; blank lines between rows are
-    skipped."""
-    taken: list[str] = []  # lines of the row that is being read
+    """Yield (first line, (text, labels)) of each row below the header.
+
+    Blank lines between rows are skipped.
+
+    Raises:
+        InputError: naming the file, the line and what is wrong with it.
+    """
+    rows = _Rows(path, columns)
+    header = next(rows, None)
+    if header is None:
+        return
+    text = _column(path, header.cells, columns.text, columns)
+    labels = _column(path, header.cells, columns.labels, columns)
     swallowed: list[str] = []  # rows that may be several, with a quotation mark too many
-
-    def feed() -> Iterator[str]:
-        for number, line in lines(path):
-            if taken and columns.one_line_rows:
-                raise InputError(
-                    f"{path}:{number - len(taken)}: a quoted field spans lines in a tab-separated "
-                    f"file; {LONE}, --quote '\"' lets fields span lines"
-                )
-            taken.append(line)
-            # the line ends go back on: within quotes they belong to the text
-            yield line + "\n"
-
-    reader = columns.reader(feed())
-    header = None
-    limit = csv.field_size_limit(LONGEST_FIELD)
-    start = 1
-    try:
-        while True:
-            start = reader.line_num + 1
-            taken.clear()
-            row = next(reader)
-            if header is None:
-                header = row
-                wanted = [
-                    _column(path, row, name, columns) for name in (columns.text, columns.labels)
-                ]
-            elif len(row) == len(header):
-                if len(taken) > 1 and _like_rows(taken, columns.delimiter, len(header)):
-                    swallowed.append(f"lines {start} to {start + len(taken) - 1}")
-                yield start, tuple(row[index] for index in wanted)
-            elif row:
-                raise InputError(
-                    f"{path}:{start}: expected {len(header)} columns as in the header, got "
-                    f"{len(row)}{_quote_hint(taken, columns)}"
-                )
-    except StopIteration:
-        pass
-    except csv.Error as error:
-        raise InputError(
-            f"{path}:{start}: expected a CSV row, got: {error}{_quote_hint(taken, columns)}"
-        ) from error
-    finally:
-        csv.field_size_limit(limit)
+    for row in rows:
+        if not row.cells:
+            continue
+        width = len(header.cells)
+        if len(row.cells) != width:
+            raise InputError(
+                f"{path}:{row.start}: expected {width} columns as in the header, got "
+                f"{len(row.cells)}{_quote_hint(row.lines, columns)}"
+            )
+        if len(row.lines) > 1 and _like_rows(row.lines, columns.delimiter, width):
+            swallowed.append(f"lines {row.start} to {row.start + len(row.lines) - 1}")
+        yield row.start, (row.cells[text], row.cells[labels])
     if swallowed:
         log.warning(
             "%s: %d rows span lines that look like rows of their own, e.g. %s; %s",
@@ -99,25 +74,74 @@ def csv_rows(path: str | Path, columns: Columns) -> Iterator[tuple[int, tuple[st
         )
 
 
-def _like_rows(taken: list[str], delimiter: str, width: int) -> bool:
-    """Whether each of these lines would be a row without quotation marks, or there are too many for
-    one text."""
-    return len(taken) > MANY_LINES or all(line.count(delimiter) == width - 1 for line in taken)
+class _Row(NamedTuple):
+    """A row of a CSV file: its first line, its cells, and the lines that it spans."""
+
+    start: int
+    cells: list[str]
+    lines: list[str]
 
 
-def _quote_hint(taken: list[str], columns: Columns) -> str:
-    quoted = columns.quote != "none" and any((columns.quote or '"') in line for line in taken)
-    return f"; {LONE}" if quoted else ""
+class _Rows(Iterator[_Row]):
+    """All rows of a CSV file, the header and blank lines among them."""
+
+    def __init__(self, path: str | Path, columns: Columns) -> None:
+        self._path = path
+        self._columns = columns
+        self._taken: list[str] = []  # lines of the row that is being read
+        self._reader = columns.reader(self._feed())
+
+    def _feed(self) -> Iterator[str]:
+        for number, line in lines(self._path):
+            if self._taken and self._columns.one_line_rows:
+                raise InputError(
+                    f"{self._path}:{number - len(self._taken)}: a quoted field spans lines in a "
+                    f"tab-separated file; {LONE}, --quote '\"' lets fields span lines"
+                )
+            self._taken.append(line)
+            yield line + "\n"  # within quotes the line ends belong to the text
+
+    def __next__(self) -> _Row:
+        start = self._reader.line_num + 1
+        self._taken.clear()
+        limit = csv.field_size_limit(LONGEST_FIELD)
+        try:
+            cells = next(self._reader)
+        except csv.Error as error:
+            raise InputError(
+                f"{self._path}:{start}: expected a CSV row, got: {error}"
+                f"{_quote_hint(self._taken, self._columns)}"
+            ) from error
+        finally:
+            csv.field_size_limit(limit)
+        return _Row(start, cells, list(self._taken))
+
+
+def _like_rows(spanned: list[str], delimiter: str, width: int) -> bool:
+    """Whether each of these lines would be a row without quotation marks.
+
+    Or there are too many for one text.
+    """
+    if len(spanned) > MANY_LINES:
+        return True
+    return all(line.count(delimiter) == width - 1 for line in spanned)
+
+
+def _quote_hint(spanned: list[str], columns: Columns) -> str:
+    if columns.quote == "none":
+        return ""
+    mark = columns.quote or '"'
+    return f"; {LONE}" if any(mark in line for line in spanned) else ""
 
 
 def _column(path: str | Path, header: list[str], name: str, columns: Columns) -> int:
+    """The index of the one column of this name."""
     if header.count(name) == 1:
         return header.index(name)
-    hint = ""
+    hint = "; --text-column and --labels-column name those that are meant"
     if len(header) == 1:
-        other = next(
-            (mark for mark in "\t;,|" if mark != columns.delimiter and mark in header[0]), None
-        )
-        hint = f"; --delimiter {other!r} would part them" if other else ""
-    hint = hint or "; --text-column and --labels-column name those that are meant"
+        for mark in "\t;,|":
+            if mark != columns.delimiter and mark in header[0]:
+                hint = f"; --delimiter {mark!r} would part them"
+                break
     raise InputError(f"{path}:1: expected one column {name!r}, got the columns {header}{hint}")

@@ -1,5 +1,7 @@
-"""A folder of published files: finds them by name, knows which were read, and which format they are
-of."""
+"""A folder of published files: finds them by name, and knows which were read.
+
+Their names say which format they are of.
+"""
 
 from __future__ import annotations
 
@@ -42,36 +44,45 @@ class Folder:
             raise InputError(f"{path}: expected a folder, got {got}")
         self._read: set[Path] = set()
 
-    def find(self, *names: str, required: bool = True) -> Path | None:
-        """Return the one file with one of these names; InputError if there are several."""
-        found = self._present(names)
-        if len(found) > 1:
-            several = ", ".join(str(path.relative_to(self.path)) for path in found)
-            raise InputError(f"{self.path}: expected one file of {several}, got all")
-        if required and not found:
+    def find(self, *names: str) -> Path:
+        """Return the one file with one of these names; InputError unless there is just one."""
+        path = self.find_optional(*names)
+        if path is None:
             raise InputError(
                 f"{self.path}: expected a file {' or '.join(names)} (or .gz), got none"
             )
-        return self._take(found[0]) if found else None
+        return path
 
-    def first(self, *names: str, required: bool = True) -> Path | None:
+    def find_optional(self, *names: str) -> Path | None:
+        """Return the one file with one of these names; InputError if there are several."""
+        paths = self._present(names)
+        if len(paths) > 1:
+            several = ", ".join(str(path.relative_to(self.path)) for path in paths)
+            raise InputError(f"{self.path}: expected one file of {several}, got all")
+        if not paths:
+            return None
+        self._read.add(paths[0])
+        return existing(paths[0])
+
+    def first(self, *names: str) -> Path:
         """Return the file with the first of these names that is there."""
-        for name in names:
-            if path := self.find(name, required=False):
-                return path
-        return self.find(*names, required=required)
+        return self.first_optional(*names) or self.find(*names)
 
-    def matching(self, *patterns: str) -> Path | None:
-        """Return the one file like one of these patterns; InputError if there are several."""
-        found = sorted(
-            {path.name.removesuffix(".gz") for pattern in patterns for path in self._like(pattern)}
-        )
-        if len(found) > 1:
+    def first_optional(self, *names: str) -> Path | None:
+        """Return the file with the first of these names that is there, if one is."""
+        for name in names:
+            if path := self.find_optional(name):
+                return path
+        return None
+
+    def matching(self, pattern: str) -> Path | None:
+        """Return the one file like this pattern; InputError if there are several."""
+        names = sorted({path.name.removesuffix(".gz") for path in self._like(pattern)})
+        if len(names) > 1:
             raise InputError(
-                f"{self.path}: expected one file {' or '.join(patterns)}, got "
-                f"{', '.join(found[:5])}"
+                f"{self.path}: expected one file {pattern}, got {', '.join(names[:5])}"
             )
-        return self.find(found[0]) if found else None
+        return self.find(names[0]) if names else None
 
     def has(self, pattern: str) -> bool:
         """Whether a file with this name, or like this pattern, is there."""
@@ -103,10 +114,6 @@ class Folder:
             if not path.name.startswith(FILTER_PREFIX)
         ]
 
-    def _take(self, path: Path) -> Path:
-        self._read.add(path)
-        return existing(path)
-
 
 def single_file(path: Path) -> str:
     """Return the command for a file whose name says CSV or JSON lines, empty for any other."""
@@ -126,13 +133,12 @@ def recognise(path: str | Path) -> str | None:
 
 
 def hint(path: str | Path, given: str) -> str:
-    """Return what to say where a folder has no file of the format `given`; empty if nothing
-    helps."""
+    """Return what to say where a folder has no file of the format `given`, or nothing."""
     if not Path(path).is_dir():
         return ""
     folder = Folder(path)
-    own = [pattern for kind, patterns in MARKS for pattern in patterns if given in (kind, "auto")]
-    if any(folder.has(pattern) for pattern in own):
+    marks = [mark for kind, patterns in MARKS for mark in patterns if given in (kind, "auto")]
+    if any(folder.has(mark) for mark in marks):
         return ""
     kind = recognise(path)
     if kind is not None:

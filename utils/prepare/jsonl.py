@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from utils.errors import InputError
 from utils.prepare.lines import check_relevance, lines
-from utils.prepare.points import Reader, Source, prepare_points
+from utils.prepare.points import PointReader, Source, prepare_points
 from utils.prepare.records import field, json_object
 
 
 def prepare_jsonl(source: Source, out: str | Path, overwrite: bool = False) -> Path:
-    """JSON lines {"text": "...", "labels": [LABEL, ...]}; LABEL: "name", ["name", 0.5] or {"name":
-    0.5}.
+    """Read JSON lines {"text": "...", "labels": [LABEL, ...]}.
 
-    `labels` may also be one such object as a whole. Labels are numbered by first appearance: file
-    of labels, then training file, then test file; so the seed of the split moves none. Labels of
-    test points alone stay.
+    LABEL is "name", ["name", 0.5] or {"name": 0.5}; `labels` may also be one such object as a
+    whole. Labels are numbered by first appearance: file of labels, then training file, then test
+    file; so the seed of the split moves none. Labels of test points alone stay.
     """
-    return prepare_points(source, out, overwrite, Reader("jsonl", lines, _parse_json))
+    return prepare_points(source, out, overwrite, PointReader("jsonl", lines, _parse_json))
 
 
 def _parse_json(line: str) -> tuple[str, list[tuple[str, float]]]:
@@ -26,13 +26,14 @@ def _parse_json(line: str) -> tuple[str, list[tuple[str, float]]]:
     text = field(record, "text", str)
     labels = record.get("labels")
     if type(labels) is dict:
-        labels = [labels]
-    elif type(labels) is not list:
-        labels = field(record, "labels", list)  # says what is wrong
-    return text, [pair for label in labels for pair in _named(label)]
+        return text, _named(labels)
+    pairs = []
+    for label in field(record, "labels", list):
+        pairs += _named(label)
+    return text, pairs
 
 
-def _named(label: object) -> list[tuple[str, float]]:
+def _named(label: Any) -> list[tuple[str, float]]:
     """One entry of `labels` as (name, relevance) pairs."""
     if type(label) is str:
         return [(label, 1.0)]
@@ -44,4 +45,4 @@ def _named(label: object) -> list[tuple[str, float]]:
                 f"got {str(label)[:60]!r}"
             )
         check_relevance(pair[1])
-    return [tuple(pair) for pair in pairs]
+    return [(name, relevance) for name, relevance in pairs]

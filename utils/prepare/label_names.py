@@ -21,19 +21,20 @@ class Labels:
 
     def __init__(self, writer: Writer) -> None:
         self.writer = writer
-        self.ids = {}
+        self.ids: dict[str, int] = {}
         self.size = 0
-        # of the labels from a file: enough to tell two texts apart
-        self.text_hashes = array("q")
+        self.text_hashes = array("q")  # of the labels from a file: enough to tell two texts apart
 
     def __len__(self) -> int:
         return self.size
 
     def id(self, name: str) -> int:
-        """The id of `name`, a new one if it is new; names are compared on one line, as they are
-        written."""
-        found = self.ids.get(name)
-        return self._id(name, None) if found is None else found
+        """Return the id of `name`, a new one if it is new.
+
+        Names are compared on one line, as they are written.
+        """
+        known = self.ids.get(name)
+        return self._id(name, None) if known is None else known
 
     def _id(self, raw: str, text: str | None) -> int:
         name = clean(raw)
@@ -47,8 +48,7 @@ class Labels:
         return self.ids.setdefault(raw, self.ids[name])
 
     def warn(self) -> None:
-        """Log names that differ by their spelling alone, those that are no texts, and empty
-        texts."""
+        """Log names that differ by their spelling alone or are no texts, and empty texts."""
         if empty := self.text_hashes.count(0):  # hash("") is 0
             first = self.text_hashes.index(0)
             name = next(name for name, index in self.ids.items() if index == first)
@@ -62,7 +62,7 @@ class Labels:
         warn_of_names(self.ids, texts=not self.text_hashes)
 
     def read(self, path: str | Path) -> None:
-        """The file of label texts; a name may come again with the same text only."""
+        """Read the file of label texts; a name may come again with the same text only."""
         parse: list[Callable] = []
 
         def store(line: str) -> None:

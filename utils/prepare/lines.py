@@ -8,8 +8,8 @@ import logging
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from utils.errors import InputError
 from utils.prepare.folder import existing
@@ -18,62 +18,80 @@ from utils.reading.matrix_limits import FLOAT32_MAX
 from utils.text import decode_line
 
 log = logging.getLogger(__name__)
+Item = TypeVar("Item")
 LONGEST_LINE = 1 << 26  # bytes: an endless line stops here, not where the memory ends
 # Control characters, and the two separators of Unicode at which str.splitlines would cut a text.
 _BREAKS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
 def lines(path: str | Path, latin: bool = False) -> Iterator[tuple[int, str]]:
-    """(number from 1, line without end) of a UTF-8 file, gzipped or not, cut at \\n alone; shows
-    progress.
+    """Yield (number from 1, line without end) of a UTF-8 file, gzipped or not; shows progress.
 
-    With `latin`, lines that are no UTF-8 are read as latin-1, as some published files need, and
-    counted in the log.
+    Lines are cut at \\n alone. With `latin`, lines that are no UTF-8 are read as latin-1, as some
+    published files need, and counted in the log.
+
+    Raises:
+        InputError: naming the file and the line.
     """
     path = existing(path)
-    bad: list[str] = []  # lines that are no UTF-8: the first, and how many
-    with (
-        open(path, "rb") as raw,
-        tqdm(
-            total=path.stat().st_size,
-            unit="B",
-            unit_scale=True,
-            desc=path.name,
-            disable=None,
-            leave=False,
-        ) as bar,
-    ):
-        zipped = raw.peek(2)[:2] == b"\x1f\x8b"
-        stream = io.BufferedReader(gzip.GzipFile(fileobj=raw), 1 << 18) if zipped else raw
-        try:
-            for number, line in enumerate(iter(partial(stream.readline, LONGEST_LINE + 1), b""), 1):
-                if len(line) > LONGEST_LINE:
-                    raise InputError(
-                        f"{path}:{number}: expected lines of at most {LONGEST_LINE:,} bytes, got "
-                        "a longer one"
-                    )
-                try:
-                    text = decode_line(line, path, number)
-                except InputError:
-                    if not latin or b"\0" in line:  # a zero byte: UTF-16, not latin-1
-                        raise
-                    text = line.rstrip(b"\r\n").decode("latin-1")
-                    bad.append("" if bad else f"line {number}, {text[:60]!r}")
-                yield number, text.removeprefix("\ufeff") if number == 1 else text
-                if number % 4096 == 0:
-                    bar.update(raw.tell() - bar.n)
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise InputError(f"{path}: expected a whole gzip file, got: {error}") from error
-    if bad:
+    num_bad = 0  # lines that are no UTF-8
+    example = ""
+    bar = tqdm(
+        total=path.stat().st_size,
+        unit="B",
+        unit_scale=True,
+        desc=path.name,
+        disable=None,
+        leave=False,
+    )
+    with open(path, "rb") as raw, bar:
+        for number, line in _raw_lines(raw, path):
+            try:
+                text = decode_line(line, path, number)
+            except InputError:
+                if not latin or b"\0" in line:  # a zero byte: UTF-16, not latin-1
+                    raise
+                text = line.rstrip(b"\r\n").decode("latin-1")
+                num_bad += 1
+                example = example or f"line {number}, {text[:60]!r}"
+            yield number, text.removeprefix("\ufeff") if number == 1 else text
+            if number % 4096 == 0:
+                bar.update(raw.tell() - bar.n)
+    if num_bad:
         log.warning(
-            "%s: %d lines are not UTF-8 and were read as latin-1, e.g. %s", path, len(bad), bad[0]
+            "%s: %d lines are not UTF-8 and were read as latin-1, e.g. %s", path, num_bad, example
         )
 
 
+def _raw_lines(raw: io.BufferedReader, path: Path) -> Iterator[tuple[int, bytes]]:
+    """(number from 1, line with its end) of an open file, unpacked if it is a gzip."""
+    zipped = raw.peek(2)[:2] == b"\x1f\x8b"
+    stream = io.BufferedReader(gzip.GzipFile(fileobj=raw), 1 << 18) if zipped else raw
+    number = 0
+    try:
+        while line := stream.readline(LONGEST_LINE + 1):
+            number += 1
+            if len(line) > LONGEST_LINE:
+                raise InputError(
+                    f"{path}:{number}: expected lines of at most {LONGEST_LINE:,} bytes, got "
+                    "a longer one"
+                )
+            yield number, line
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: expected a whole gzip file, got: {error}") from error
+
+
 def consume(
-    path: str | Path, items: Iterable[tuple[int, object]], handle: Callable, empty: bool = False
+    path: str | Path,
+    items: Iterable[tuple[int, Item]],
+    handle: Callable[[Item], object],
+    empty: bool = False,
 ) -> int:
-    """Calls `handle(item)` for each (line, item) and counts; an InputError gains file and line."""
+    """Call `handle(item)` for each (line, item) and count; an InputError gains file and line.
+
+    Args:
+        empty: whether the file may have no line.
+    """
     count = 0
     for number, item in items:
         try:
@@ -87,22 +105,23 @@ def consume(
 
 
 def clean(text: str) -> str:
-    """`text` on one line: control characters, with blanks around them, become one blank; ends
-    stripped."""
-    # isprintable is fast and spares most texts
-    if not text.isprintable() and _BREAKS.search(text):
+    """Return `text` on one line, its ends stripped.
+
+    Control characters, with blanks around them, become one blank.
+    """
+    if not text.isprintable() and _BREAKS.search(text):  # isprintable is fast and spares most texts
         text = " ".join(filter(None, (part.strip(" ") for part in _BREAKS.split(text))))
     return text.strip(" ")
 
 
 def check_index(value: object, size: int, what: str = "a label index") -> None:
-    """InputError unless `value` is an integer in [0, size)."""
+    """Raise InputError unless `value` is an integer in [0, size)."""
     if type(value) is not int or not 0 <= value < size:  # a bool is an int to isinstance
         raise InputError(f"expected {what} in [0, {size}), got {value!r}")
 
 
 def check_relevance(value: object) -> None:
-    """InputError unless `value` is a number >= 0 that float32 can hold; NaN fails the
-    comparison."""
-    if type(value) not in (int, float) or not 0 <= value <= FLOAT32_MAX:
+    """Raise InputError unless `value` is a number >= 0 that float32 can hold."""
+    # a bool is an int to isinstance; NaN fails the comparison
+    if type(value) not in (int, float) or not 0 <= value <= FLOAT32_MAX:  # type: ignore[operator]
         raise InputError(f"expected a finite relevance >= 0, got {value!r}")

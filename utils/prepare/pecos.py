@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from utils.errors import InputError
 from utils.prepare.agreement import copy_texts, same_width
 from utils.prepare.folder import Folder
 from utils.prepare.writer import SPLITS, Writer
 
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
 
 def prepare_pecos(folder: str | Path, out: str | Path, overwrite: bool = False) -> Path:
-    """PECOS and X-Transformer: Y.{trn,tst}.npz; features X.{trn,tst}.npz (here or in
+    """Read a folder of PECOS or X-Transformer.
+
+    It has Y.{trn,tst}.npz and features X.{trn,tst}.npz, texts, or both. Features lie here or in
     tfidf-attnxml/, as in the published eurlex-4k, wiki10-31k, amazoncat-13k, amazon-670k, wiki-500k
-    and amazon-3m), texts, or both.
+    and amazon-3m.
 
     Texts: X.{trn,tst}.txt, {train,test}_raw_texts.txt (X-Transformer, DEXML's EURLex-4K) or
     raw/{trn,tst}_X.txt; of labels, optionally: output-items.txt, label_map.txt (X-Transformer) or
@@ -27,10 +33,9 @@ def prepare_pecos(folder: str | Path, out: str | Path, overwrite: bool = False) 
             read = matrix.nnz
             matrix.eliminate_zeros()
             writer.put(f"Y.{split}", matrix, read, path)
-            if path := source.find(
-                f"X.{split}.npz", f"tfidf-attnxml/X.{split}.npz", required=False
-            ):
-                writer.put(f"X.{split}", _load_matrix(path, "features"), path=path)
+            features = source.find_optional(f"X.{split}.npz", f"tfidf-attnxml/X.{split}.npz")
+            if features is not None:
+                writer.put(f"X.{split}", _load_matrix(features, "features"), path=features)
         same_width(writer, folder)
         points = {
             split: (f"X.{split}.txt", f"{long}_raw_texts.txt", f"raw/{split}_X.txt")
@@ -41,7 +46,7 @@ def prepare_pecos(folder: str | Path, out: str | Path, overwrite: bool = False) 
         return writer.finish(source)
 
 
-def _load_matrix(path: Path, what: str):
+def _load_matrix(path: Path, what: str) -> csr_matrix:
     """Relevance or features: a CSR in float32 with at least one row."""
     from utils.reading.matrices import FEATURES, RELEVANCE, read_matrix
 

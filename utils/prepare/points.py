@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
+from itertools import count, repeat
 from pathlib import Path
+from typing import Any
 
 from utils.errors import InputError
 from utils.prepare.folder import existing
@@ -37,46 +38,48 @@ class Source:
             raise InputError(f"expected a test fraction between 0 and 1, got {self.test_fraction}")
 
     def files(self) -> list[Path]:
-        """All files given; InputError if one is missing."""
+        """Return all files given; InputError if one is missing."""
         return [existing(path) for path in (self.train, self.test, self.labels) if path is not None]
 
 
 @dataclass(frozen=True)
-class Reader:
-    """One format: its name, path -> (line, item) pairs, item -> (text, [(name, relevance)]), what
-    to say at the end."""
+class PointReader:
+    """How the files of one format are read.
+
+    Attributes:
+        kind: the format's name.
+        items: path -> (line, item) pairs.
+        parse: item -> (text, [(name, relevance)]).
+        warn: says at the end what is odd about them.
+    """
 
     kind: str
-    items: Callable
-    parse: Callable
-    report: Callable[[], None] = lambda: None
+    items: Callable[[str | Path], Iterable[tuple[int, Any]]]
+    parse: Callable[[Any], tuple[str, list[tuple[str, float]]]]
+    warn: Callable[[], None] = lambda: None
 
 
-def prepare_points(source: Source, out: str | Path, overwrite: bool, reader: Reader) -> Path:
+def prepare_points(source: Source, out: str | Path, overwrite: bool, reader: PointReader) -> Path:
+    """Write a data set from files of one format."""
     with Writer(out, reader.kind, source.files(), overwrite) as writer:
         labels = Labels(writer)
         rows = {"trn": Rows(max), "tst": Rows(max)}
         if source.labels is not None:
             labels.read(source.labels)
 
-        def store(splits: Iterator[str], item: object) -> None:
+        def store(splits: Iterator[str], item: Any) -> None:
             text, pairs = reader.parse(item)
             split = next(splits)
             writer.write(f"raw/{split}_X.txt", text)
-            rows[split].add(
-                [labels.id(name) for name, _ in pairs], [relevance for _, relevance in pairs]
-            )
+            ids = [labels.id(name) for name, _ in pairs]
+            rows[split].add(ids, [relevance for _, relevance in pairs])
 
-        first = (
-            iter(lambda: "trn", None)
-            if source.test
-            else split_off(source.test_fraction, source.seed)
-        )
-        consume(source.train, reader.items(source.train), partial(store, first))
-        if source.test is not None:
-            consume(
-                source.test, reader.items(source.test), partial(store, iter(lambda: "tst", None))
-            )
+        if source.test is None:
+            splits = split_off(source.test_fraction, source.seed)
+            consume(source.train, reader.items(source.train), partial(store, splits))
+        else:
+            consume(source.train, reader.items(source.train), partial(store, repeat("trn")))
+            consume(source.test, reader.items(source.test), partial(store, repeat("tst")))
         if not (len(rows["trn"]) and len(rows["tst"])):
             raise InputError(
                 f"{source.train}: expected enough points for both splits at a test fraction of "
@@ -84,23 +87,22 @@ def prepare_points(source: Source, out: str | Path, overwrite: bool, reader: Rea
             )
         for split, matrix in rows.items():
             writer.put(f"Y.{split}", matrix.csr(len(labels)), matrix.read)
-        reader.report()
+        reader.warn()
         labels.warn()
         return writer.finish()
 
 
 def split_off(fraction: float, seed: int) -> Iterator[str]:
-    """'trn' or 'tst' for point after point, however many come: one random test point in each
-    1/fraction.
+    """Yield 'trn' or 'tst' for point after point, however many come.
 
-    Test point j falls uniformly into [j, j + 1) / fraction: N points give fraction * N, give or
-    take one.
+    There is one random test point in each 1/fraction of them. Test point j falls uniformly into
+    [j, j + 1) / fraction: N points give fraction * N, give or take one.
     """
     chance = random.Random(seed)
     position = 0
     for j in count():
-        # never the place of the one before
-        chosen = max(position, int((j + chance.random()) / fraction))
+        place = int((j + chance.random()) / fraction)
+        chosen = max(position, place)  # never the place of the one before
         for _ in range(position, chosen):
             yield "trn"
         yield "tst"

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from typing import Any, TypeVar
 
 from utils.errors import InputError
 
+Value = TypeVar("Value")
 
-def json_object(line: str) -> dict:
-    """The JSON object of one line; InputError for anything else."""
+
+def json_object(line: str) -> dict[str, Any]:
+    """Return the JSON object of one line; InputError for anything else."""
     try:
         record = json.loads(line)
         if type(record) is dict and not _surely_distinct(line, len(record)):
@@ -18,17 +21,15 @@ def json_object(line: str) -> dict:
         raise InputError(
             f"expected a JSON object, got {line[:60]!r} (column {error.colno}: {error.msg})"
         ) from error
-    # a number of thousands of digits, or of brackets
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or brackets
         raise InputError(f"expected a JSON object, got {line[:60]!r} ({error})") from error
     if type(record) is not dict:
         raise InputError(f"expected a JSON object, got {type(record).__name__} {line[:60]!r}")
     return record
 
 
-def _distinct(pairs: list[tuple[str, object]]) -> dict:
-    """The dict of a JSON object; ValueError for a key that stands twice, of which json would keep
-    the last."""
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The dict of a JSON object; ValueError for a key that stands twice: json keeps the last."""
     record = dict(pairs)
     if len(record) != len(pairs):
         twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
@@ -40,16 +41,18 @@ DISTINCT = json.JSONDecoder(object_pairs_hook=_distinct)  # three times slower
 
 
 def _surely_distinct(line: str, keys: int) -> bool:
-    """Whether no key stands twice in a JSON object of so many: colons after keys are counted, with
-    those of texts."""
+    """Whether no key can stand twice in a JSON object of so many keys.
+
+    Colons after keys are counted, with those of texts.
+    """
     if line.count(":") == keys:
         return True
     blank_before = " :" in line or "\t" in line or "\r" in line
     return line.count('":') == keys and not blank_before
 
 
-def field(record: dict, key: str, kind: type):
-    """`record[key]`, which must be there and of type `kind`."""
+def field(record: dict[str, Any], key: str, kind: type[Value]) -> Value:
+    """Return `record[key]`, which must be there and of type `kind`."""
     if key not in record:
         raise InputError(f"expected a key {key!r}, got only {sorted(record)}")
     if type(record[key]) is not kind:

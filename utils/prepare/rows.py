@@ -6,11 +6,15 @@ import hashlib
 import operator
 from array import array
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from utils.errors import InputError
 from utils.reading.matrix_limits import FLOAT32_MAX
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 
 class Rows:
@@ -19,19 +23,21 @@ class Rows:
     Args:
         merge: what becomes of two values of one column in a row. They add up, as in a scipy matrix;
             a label that is named twice is no more relevant than its largest value, so formats of
-                names give `max`.
+            names give `max`.
     """
 
     def __init__(self, merge: Callable[[float, float], float] = operator.add) -> None:
         self.merge = merge
-        self.starts, self.columns, self.values = array("q", [0]), array("i"), array("f")
+        self.starts = array("q", [0])
+        self.columns = array("i")
+        self.values = array("f")
         self.read = 0  # pairs before repeated ones are merged
 
     def __len__(self) -> int:
         return len(self.starts) - 1
 
     def add(self, columns: list[int], values: list[float]) -> None:
-        """One more row; values of a column that comes twice are merged."""
+        """Add one more row; values of a column that comes twice are merged."""
         self.read += len(columns)
         if len(set(columns)) != len(columns):
             merged: dict[int, float] = {}
@@ -42,28 +48,31 @@ class Rows:
                         f"expected values of index {column} that add up to a number of float32, "
                         f"got {merged[column]!r}"
                     )
-            columns, values = list(merged), list(merged.values())
+            columns = list(merged)
+            values = list(merged.values())
         self.columns.extend(columns)
         self.values.extend(values)
         self.starts.append(len(self.columns))
 
-    def csr(self, width: int):
-        """The rows as a canonical scipy CSR [N, width], float32, no explicit zeros; shares this
-        memory."""
+    def csr(self, width: int) -> csr_matrix:
+        """Return the rows as a canonical CSR [N, width] of float32, which shares this memory.
+
+        It has no explicit zeros.
+        """
         from scipy import sparse
 
-        matrix = sparse.csr_matrix(
-            tuple(map(np.asarray, (self.values, self.columns, self.starts))),
-            shape=(len(self), width),
-        )
+        parts = (np.asarray(self.values), np.asarray(self.columns), np.asarray(self.starts))
+        matrix = sparse.csr_matrix(parts, shape=(len(self), width))
         matrix.sort_indices()
         matrix.eliminate_zeros()
         return matrix
 
 
-def matrix_hash(matrix) -> str:
-    """sha256 of a canonical CSR: shape, indptr and indices as int64, data as float32, all little
-    endian."""
+def matrix_hash(matrix: csr_matrix) -> str:
+    """Return the sha256 of a canonical CSR.
+
+    It is that of shape, indptr and indices as int64 and of data as float32, all little endian.
+    """
     digest = hashlib.sha256(np.asarray(matrix.shape, "<i8").tobytes())
     for part, dtype in ((matrix.indptr, "<i8"), (matrix.indices, "<i8"), (matrix.data, "<f4")):
         # in blocks, as all of it in int64 would double memory

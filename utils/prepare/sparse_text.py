@@ -41,11 +41,11 @@ class SparseText:
     tokenizer: str = "minilm"
 
     def header(self) -> list[int] | None:
-        """[F, L] where they are given."""
-        if (self.num_features is None) != (self.num_labels is None):
-            raise InputError("expected --features and --labels together, got only one")
-        if self.num_labels is None:
+        """Return [F, L] where they are given."""
+        if self.num_features is None and self.num_labels is None:
             return None
+        if self.num_features is None or self.num_labels is None:
+            raise InputError("expected --features and --labels together, got only one")
         return [
             checked_size("features", self.num_features),
             checked_size("labels", self.num_labels),
@@ -55,7 +55,7 @@ class SparseText:
 def prepare_sparse_text(
     folder: str | Path, out: str | Path, options: SparseText | None = None, overwrite: bool = False
 ) -> Path:
-    """Matrices as text, one row a line, in one of three shapes. All numbers count from 0.
+    """Read matrices as text, one row a line, in one of three shapes. All numbers count from 0.
 
     New: trn_X_Y.txt and tst_X_Y.txt with header 'N L' and rows 'label:relevance ...'; optionally
     trn_X_Xf.txt and tst_X_Xf.txt likewise for features.
@@ -70,17 +70,18 @@ def prepare_sparse_text(
     """
     source = Folder(folder)
     options = options or SparseText()
-    kind = _shape_of(source, options)
+    shape = _shape_of(source, options)
     with Writer(out, "sparse-text", [folder], overwrite) as writer:
-        if kind == "whole":
+        if shape == "whole":
             _read_whole(source, options, writer)
-        for split in SPLITS if kind != "whole" else ():
-            if kind == "old":
+        elif shape == "old":
+            for split in SPLITS:
                 _read_bag_of_words(_bag_of_words(source, split, options), split, writer, options)
-            else:
+        else:
+            for split in SPLITS:
                 _read_pair_files(source, split, writer)
         same_width(writer, folder)
-        if kind != "whole" and not copy_texts(writer, source, POINT_TEXTS, LABEL_TEXTS):
+        if shape != "whole" and not copy_texts(writer, source, POINT_TEXTS, LABEL_TEXTS):
             write_token_texts(source, writer, options.tokenizer)
         writer.copy_filters(source)
         return writer.finish(source)
@@ -90,13 +91,13 @@ def _shape_of(source: Folder, options: SparseText) -> str:
     """Which of the shapes lies in the folder: new, old or whole."""
     old = options.train or ("*_train.txt" if not source.has("train.txt") else "train.txt")
     marks = {"new": "trn_X_Y.txt", "old": old, "whole": "*_data.txt"}
-    found = [kind for kind, mark in marks.items() if source.has(mark)]
-    if len(found) != 1:
-        wanted = ", ".join(marks[kind] for kind in found or marks)
+    shapes = [shape for shape, mark in marks.items() if source.has(mark)]
+    if len(shapes) != 1:
+        wanted = ", ".join(marks[shape] for shape in shapes or marks)
         raise InputError(
-            f"{source.path}: expected one of {wanted} (or .gz), got {'all' if found else 'none'}"
+            f"{source.path}: expected one of {wanted} (or .gz), got {'all' if shapes else 'none'}"
         )
-    return found[0]
+    return shapes[0]
 
 
 def _bag_of_words(source: Folder, split: str, options: SparseText) -> Path:
@@ -110,14 +111,11 @@ def _bag_of_words(source: Folder, split: str, options: SparseText) -> Path:
 
 def _read_whole(source: Folder, options: SparseText, writer: Writer) -> None:
     """*_data.txt with the rows that *_trSplit.txt and *_tstSplit.txt name."""
-    path = source.matching("*_data.txt")
+    path = _required(source, "*_data.txt")
     labels, features, header = _bag_of_words_rows(path, options)
     rows = {}
     for split, pattern in (("trn", "*_trSplit.txt"), ("tst", "*_tstSplit.txt")):
-        file = source.matching(pattern)
-        if file is None:
-            raise InputError(f"{source.path}: expected a file {pattern} (or .gz), got none")
-        rows[split] = _split_rows(file, options.split, len(labels))
+        rows[split] = _split_rows(_required(source, pattern), options.split, len(labels))
     both = sorted(rows["trn"].keys() & rows["tst"].keys())
     if both:
         raise InputError(
@@ -133,6 +131,13 @@ def _read_whole(source: Folder, options: SparseText, writer: Writer) -> None:
             writer.put(f"{name}.{split}", matrix[list(chosen)], path=path)
 
 
+def _required(source: Folder, pattern: str) -> Path:
+    path = source.matching(pattern)
+    if path is None:
+        raise InputError(f"{source.path}: expected a file {pattern} (or .gz), got none")
+    return path
+
+
 def _split_rows(path: Path, column: int, size: int) -> dict[int, None]:
     """Rows from 0, in order, of one column of a file of row numbers from 1."""
     rows: dict[int, None] = {}
@@ -144,7 +149,7 @@ def _split_rows(path: Path, column: int, size: int) -> dict[int, None]:
                 f"expected at least {max(column, 1)} columns for --split {column}, got "
                 f"{line[:60]!r}"
             )
-        row = _number(int, numbers[column - 1], "row numbers")
+        row = _integer(numbers[column - 1], "row numbers")
         if not 1 <= row <= size:
             raise InputError(f"expected a row from 1 to {size}, got {row}")
         if row - 1 in rows:
@@ -157,18 +162,20 @@ def _split_rows(path: Path, column: int, size: int) -> dict[int, None]:
 
 def _read_pair_files(source: Folder, split: str, writer: Writer) -> None:
     """<split>_X_Y.txt and, where present, <split>_X_Xf.txt."""
-    for name, stem, check, required in (
-        (f"Y.{split}", f"{split}_X_Y.txt", check_relevance, True),
-        (f"X.{split}", f"{split}_X_Xf.txt", _check_feature, False),
-    ):
-        if path := source.find(stem, required=required):
-            rows = Rows()
-            header = _read_rows(
-                path,
-                "N columns",
-                lambda line, size, rows=rows, check=check: rows.add(*_pairs(line, size[1], check)),
-            )
-            writer.put(name, rows.csr(header[1]), rows.read, path)
+    _read_pairs(source.find(f"{split}_X_Y.txt"), f"Y.{split}", check_relevance, writer)
+    if path := source.find_optional(f"{split}_X_Xf.txt"):
+        _read_pairs(path, f"X.{split}", _check_feature, writer)
+
+
+def _read_pairs(path: Path, name: str, check: Callable[[float], None], writer: Writer) -> None:
+    """One file of rows 'index:value ...' below a header 'N columns'."""
+    rows = Rows()
+
+    def store(line: str, header: list[int]) -> None:
+        rows.add(*_pairs(line, header[1], check))
+
+    header = _read_rows(path, "N columns", store)
+    writer.put(name, rows.csr(header[1]), rows.read, path)
 
 
 def _read_bag_of_words(path: Path, split: str, writer: Writer, options: SparseText) -> None:
@@ -179,18 +186,21 @@ def _read_bag_of_words(path: Path, split: str, writer: Writer, options: SparseTe
 
 
 def _bag_of_words_rows(path: Path, options: SparseText) -> tuple[Rows, Rows, list[int]]:
-    """(labels, features, [F, L]) of old repository format; the row of a point without labels begins
-    with a blank."""
-    labels, features = Rows(), Rows()
+    """(labels, features, [F, L]) of the old repository format.
+
+    The row of a point without labels begins with a blank.
+    """
+    labels = Rows()
+    features = Rows()
 
     def store(line: str, size: list[int]) -> None:
         first, _, rest = line.partition(" ")
         if ":" in first:  # some writers leave out the blank
             first = ""
             rest = line
-        indices = (
-            [_number(int, label, "labels 'l1,l2'") for label in first.split(",")] if first else []
-        )
+        indices = []
+        if first:
+            indices = [_integer(label, "labels 'l1,l2'") for label in first.split(",")]
         for index in indices:
             check_index(index, size[2])
         labels.add(indices, [1.0] * len(indices))
@@ -206,8 +216,7 @@ def _read_rows(
     store: Callable[[str, list[int]], None],
     columns: list[int] | None = None,
 ) -> list[int]:
-    """Calls `store(line, header)` for each line after the header; returns the header, its N
-    checked.
+    """Call `store(line, header)` for each line after the header; return it, its N checked.
 
     Of a file without header `columns` gives what stands there after N; a header that says the same
     may be there.
@@ -219,14 +228,14 @@ def _read_rows(
         nonlocal first
         if first:
             first = False
-            found = _header(line, names, required=not columns)
-            if found and columns and found[1:] != columns:
+            told = _header(line, names, required=not columns)
+            if told and columns and told[1:] != columns:
                 raise InputError(
                     f"expected a header with {columns} after the number of rows, as given, got "
                     f"{line!r}"
                 )
-            if found:
-                header[:] = found
+            if told:
+                header[:] = told
                 return
         store(line, header)
 
@@ -245,11 +254,9 @@ def _header(line: str, names: str, required: bool) -> list[int] | None:
     parts = line.split()
     if len(parts) != len(names.split()) or not all(part.isdecimal() for part in parts):
         if required:
-            hint = (
-                "; of a file without one --features and --labels give F and L"
-                if "F" in names
-                else ""
-            )
+            hint = ""
+            if "F" in names:
+                hint = "; of a file without one --features and --labels give F and L"
             raise InputError(f"expected the header '{names}', got {line[:60]!r}{hint}")
         return None
     header = list(map(int, parts))
@@ -261,21 +268,33 @@ def _header(line: str, names: str, required: bool) -> list[int] | None:
 def _pairs(line: str, width: int, check: Callable[[float], None]) -> tuple[list[int], list[float]]:
     """'index:value index:value' -> indices in [0, width) and values."""
     parts = [token.partition(":") for token in line.split()]
-    indices = [_number(int, index, "'index:value'") for index, _, _ in parts]
-    values = [_number(float, value, "'index:value'") for _, _, value in parts]
+    indices = [_integer(index, "'index:value'") for index, _, _ in parts]
+    values = [_real(value, "'index:value'") for _, _, value in parts]
     for index, value in zip(indices, values, strict=True):
         check_index(index, width, "an index")
         check(value)
     return indices, values
 
 
-def _number(kind: type, text: str, what: str):
+def _integer(text: str, what: str) -> int:
     try:
-        if "_" in text or not text.isascii():  # Python's own spellings of numbers: 1_000
-            raise ValueError
-        return kind(text)
+        return int(_plain(text))
     except ValueError:
         raise InputError(f"expected {what}, got {text[:60]!r} for a number") from None
+
+
+def _real(text: str, what: str) -> float:
+    try:
+        return float(_plain(text))
+    except ValueError:
+        raise InputError(f"expected {what}, got {text[:60]!r} for a number") from None
+
+
+def _plain(text: str) -> str:
+    """`text`; ValueError for Python's own spellings of numbers, such as 1_000."""
+    if "_" in text or not text.isascii():
+        raise ValueError
+    return text
 
 
 def _check_feature(value: float) -> None:

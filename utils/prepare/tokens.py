@@ -7,7 +7,6 @@ the same ids for the decoded text, which is checked for every row.
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,8 +23,10 @@ ROWS_AT_ONCE = 4096
 
 
 def write_token_texts(source: Folder, writer: Writer, tokenizer: str) -> None:
-    """raw/{trn_X,tst_X,Y}.txt from token ids, where the folder has some; those of labels may be
-    absent."""
+    """Write raw/{trn_X,tst_X,Y}.txt from token ids, where the folder has some.
+
+    Those of labels may be absent.
+    """
     paths = {stem: _pair(source, prefix) for stem, prefix in STEMS.items()}
     if not any(paths.values()):
         return
@@ -34,11 +35,14 @@ def write_token_texts(source: Folder, writer: Writer, tokenizer: str) -> None:
             f"{source.path}: expected token ids of both splits or of none, got those of one"
         )
     decoder = _Decoder(tokenizer)
+    rows = {
+        "trn_X": writer.matrices["Y.trn"].shape[0],
+        "tst_X": writer.matrices["Y.tst"].shape[0],
+        "Y": writer.matrices["Y.trn"].shape[1],
+    }
     for stem, pair in paths.items():
         if pair:
-            matrix = writer.matrices["Y.trn" if stem == "Y" else f"Y.{stem[:3]}"]
-            rows = matrix.shape[1] if stem == "Y" else matrix.shape[0]
-            for text in decoder.texts(*pair, rows):
+            for text in decoder.texts(*pair, rows[stem]):
                 writer.write(f"raw/{stem}.txt", text)
     log.info("%s: texts are made of token ids with tokenizer %s", source.path, tokenizer)
 
@@ -46,12 +50,12 @@ def write_token_texts(source: Folder, writer: Writer, tokenizer: str) -> None:
 def _pair(source: Folder, prefix: str) -> tuple[Path, Path] | None:
     """The files of ids and of their mask."""
     names = (f"{prefix}_input_ids.npy", f"{prefix}_attention_mask.npy")
-    ids, mask = (source.find(name, required=False) for name in names)
-    if (ids is None) != (mask is None):
+    paths = [path for path in map(source.find_optional, names) if path is not None]
+    if len(paths) == 1:
         raise InputError(
-            f"{source.path}: expected both of {' and '.join(names)}, got only {(ids or mask).name}"
+            f"{source.path}: expected both of {' and '.join(names)}, got only {paths[0].name}"
         )
-    return (ids, mask) if ids and mask else None
+    return (paths[0], paths[1]) if paths else None
 
 
 class _Decoder:
@@ -67,11 +71,13 @@ class _Decoder:
             raise InputError(f"--tokenizer {name}: {error}") from error
         empty = self._encode([""])[0]
         letter = self._encode(["a"])[0]
-        same = itertools.takewhile(
-            lambda pair: pair[0] == pair[1], zip(empty, letter, strict=False)
-        )
-        self.before = [first for first, _ in same]  # [CLS]
-        self.after = empty[len(self.before) :]  # [SEP]
+        shared = 0
+        for first, second in zip(empty, letter, strict=False):
+            if first != second:
+                break
+            shared += 1
+        self.before = empty[:shared]  # [CLS]
+        self.after = empty[shared:]  # [SEP]
 
     def texts(self, ids_path: Path, mask_path: Path, rows: int) -> Iterator[str]:
         """The text of each row; InputError where the ids are not of this tokenizer."""
@@ -86,10 +92,7 @@ class _Decoder:
         for start in range(0, rows, ROWS_AT_ONCE):
             part = slice(start, start + ROWS_AT_ONCE)
             tokens = self._rows(ids_path, start, np.asarray(ids[part]), np.asarray(mask[part]))
-            inner = [row[len(self.before) : len(row) - len(self.after)] for row in tokens]
-            texts = [
-                self.tokenizer.decode(row, clean_up_tokenization_spaces=False) for row in inner
-            ]
+            texts = [self._decode(row) for row in tokens]
             again = self._encode(texts)
             changed += [start + i for i, row in enumerate(tokens) if again[i] != row]
             yield from texts
@@ -101,6 +104,10 @@ class _Decoder:
                 rows,
                 changed[0],
             )
+
+    def _decode(self, row: list[int]) -> str:
+        inner = row[len(self.before) : len(row) - len(self.after)]
+        return self.tokenizer.decode(inner, clean_up_tokenization_spaces=False)
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         return self.tokenizer(texts)["input_ids"]
@@ -115,18 +122,20 @@ class _Decoder:
                     f"{path}: row {number}: expected ids from 0 to {size - 1}, those of tokenizer "
                     f"{self.name}, got {min(row)} to {max(row)}"
                 )
-            ends = row[len(row) - len(self.after) :]
-            if (
-                len(row) < len(self.before) + len(self.after)
-                or row[: len(self.before)] != self.before
-                or ends != self.after
-            ):
+            if not self._is_whole(row):
                 raise InputError(
                     f"{path}: row {number}: expected ids between {self.before} and {self.after}, "
                     f"as tokenizer {self.name} makes them, got {row[:3]} ... {row[-2:]}; "
                     "--tokenizer names another"
                 )
         return tokens
+
+    def _is_whole(self, row: list[int]) -> bool:
+        """Whether a row begins and ends as this tokenizer's rows do."""
+        if len(row) < len(self.before) + len(self.after):
+            return False
+        ends = row[len(row) - len(self.after) :]
+        return row[: len(self.before)] == self.before and ends == self.after
 
 
 def _array(path: Path, rows: int) -> np.ndarray:

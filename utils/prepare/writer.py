@@ -1,4 +1,4 @@
-"""Reading lines and writing a data set folder: what all formats of utils/prepare/command.py share.
+"""Writing the folder of a data set: what all formats of utils/prepare/command.py share.
 
 Memory holds no text: lines stream from input to output; label matrices grow in flat arrays, 8 bytes
 a pair, and of a text stays a hash.
@@ -15,7 +15,7 @@ from array import array
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 log = logging.getLogger(__name__)
-# short name in Y.trn.npz, long name in filter_labels_train.txt
-SPLITS = {"trn": "train", "tst": "test"}
+SPLITS = {"trn": "train", "tst": "test"}  # as in Y.trn.npz, and in filter_labels_train.txt
 
 
 class Writer:
-    """Builds a data set in `<out>.partial-<pid>`, renamed to `out` by `finish`, removed on any
-    error.
+    """Builds a data set in `<out>.partial-<pid>`.
+
+    It is renamed to `out` by `finish`, removed on any error.
 
     with Writer(out, "jsonl", inputs=[path], overwrite=False) as writer:
         writer.write("raw/trn_X.txt", text)
@@ -51,14 +51,13 @@ class Writer:
         self.name = Path(out)
         self.source = source
         self.overwrite = overwrite
-        # a link keeps pointing at the folder that is replaced
-        self.out = Path(out).resolve()
+        self.out = Path(out).resolve()  # a link keeps pointing at the folder that is replaced
         self.partial = self.out.with_name(f"{self.out.name}.partial-{os.getpid()}")
         self.inputs = [Path(path).resolve() for path in inputs]
-        self.matrices = {}
-        self.pairs_read = {}
-        self._files = {}
-        self._created = []
+        self.matrices: dict[str, csr_matrix] = {}
+        self.pairs_read: dict[str, int] = {}
+        self._files: dict[str, BinaryIO] = {}
+        self._created: list[Path] = []  # folders above `out`
         self.read_from: dict[str, Path | None] = {}
         self.facts: dict[str, object] = {}  # more lines for stats.json
         self._text_hashes = {f"raw/{split}_X.txt": array("q") for split in SPLITS}
@@ -66,13 +65,11 @@ class Writer:
     def __enter__(self) -> Writer:
         self._check_out()
         self._created = [path for path in self.partial.parents if not path.exists()]
-        # left by a killed process that had this process's number
-        if self.partial.exists():
+        if self.partial.exists():  # left by a killed process that had this process's number
             shutil.rmtree(self.partial)
         try:
             (self.partial / "raw").mkdir(parents=True)
-        # a signal too: the `with` that would clean up is not entered yet
-        except BaseException:
+        except BaseException:  # a signal too: the `with` that would clean up is not entered yet
             self._clean_up()
             raise
         return self
@@ -86,8 +83,7 @@ class Writer:
                 file.close()
         if self.partial.exists():
             shutil.rmtree(self.partial)
-            # innermost first, up to one that others have filled meanwhile
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # up to one that others have filled meanwhile
                 for path in self._created:
                     path.rmdir()
 
@@ -111,7 +107,7 @@ class Writer:
             )
 
     def write(self, name: str, text: str) -> None:
-        """One more line for the text file `name`."""
+        """Write one more line of the text file `name`."""
         if name not in self._files:
             self._files[name] = open(self.partial / name, "wb", buffering=1 << 16)  # noqa: SIM115
         line = clean(text)
@@ -126,7 +122,7 @@ class Writer:
             ) from None
 
     def copy_texts(self, path: Path, stem: str, rows: int, what: str, latin: bool = False) -> None:
-        """`path` to raw/<stem>.txt, which must have `rows` lines, one for each of `what`."""
+        """Copy `path` to raw/<stem>.txt; it must have `rows` lines, one for each of `what`."""
         count = consume(path, lines(path, latin), lambda text: self.write(f"raw/{stem}.txt", text))
         if count != rows:
             raise InputError(f"{path}: expected {rows} lines, one for each {what}, got {count}")
@@ -134,19 +130,23 @@ class Writer:
     def put(
         self, name: str, matrix: csr_matrix, read: int | None = None, path: Path | None = None
     ) -> None:
-        """The CSR of `<name>.npz`, read from `path`; `read` counts its pairs before repeated ones
-        and zeros went."""
+        """Take the CSR of `<name>.npz`.
+
+        Args:
+            read: its pairs before repeated ones and zeros went.
+            path: where it was read from.
+        """
         self.matrices[name] = matrix
         self.pairs_read[name] = matrix.nnz if read is None else read
         self.read_from[name] = path
 
     def copy_filters(self, folder: Folder) -> None:
-        """filter_labels_{train,test}.txt, where present: pairs 'row label' within the shape of Y.
+        """Copy filter_labels_{train,test}.txt, where present: pairs within the shape of Y.
 
         `filter_labels_text.txt`, so misspelt in a published manual, is the one of the test points.
         """
         for split, names in FILTER_FILES.items():
-            if path := folder.find(*names, required=False):
+            if path := folder.find_optional(*names):
                 name = names[0]
                 shape = self.matrices[f"Y.{split}"].shape
                 (self.partial / name).touch()  # an empty list stays an empty list
@@ -159,8 +159,10 @@ class Writer:
         self.write(name, f"{row} {label}")
 
     def finish(self, folder: Folder | None = None) -> Path:
-        """Matrices and stats.json, then the rename; names what was not read of a folder. Returns
-        the output folder."""
+        """Write matrices and stats.json, then rename; log what was not read of a folder.
+
+        Returns: the output folder.
+        """
         from scipy import sparse  # here: --help is instant
 
         if "raw/trn_X.txt" not in self._files and "X.trn" not in self.matrices:
@@ -174,7 +176,8 @@ class Writer:
         for name, matrix in self.matrices.items():
             sparse.save_npz(self.partial / f"{name}.npz", matrix)
         (self.partial / "stats.json").write_text(json.dumps(self._stats(), indent=1) + "\n")
-        warn_of_texts(self.partial / "raw", *self._text_hashes.values(), self.matrices["Y.trn"])
+        train, test = self._text_hashes.values()
+        warn_of_texts(self.partial / "raw", train, test, self.matrices["Y.trn"])
         self._publish()
         if folder is not None and (unread := folder.unread()):
             log.warning(
@@ -182,11 +185,10 @@ class Writer:
             )
         return self.name
 
-    def _stats(self) -> dict:
+    def _stats(self) -> dict[str, object]:
         targets = {split: self.matrices[f"Y.{split}"] for split in SPLITS}
-        # what the file says: nothing of that size is made here
-        labels = targets["trn"].shape[1]
-        stats = {
+        labels = targets["trn"].shape[1]  # what the file says: nothing of that size is made here
+        stats: dict[str, object] = {
             "format": self.source,
             "labels": labels,
             "labels_without_train_points": labels - len(np.unique(targets["trn"].indices)),

@@ -23,12 +23,14 @@ def prepare_xml_repository(
     fields: str | None = None,
     label_fields: str | None = None,
     overwrite: bool = False,
+    *,
     num_labels: int | None = None,
 ) -> Path:
-    """The repository's raw data: trn.json, tst.json and lbl.json, one JSON object a line; all may
-    be .json.gz or, as in Amazon-670K and Wikipedia-500K, .raw.json.gz. Yf.txt in place of lbl.json
-    has a label's text a line (AmazonCat-13K, AmazonCat-14K). Lines that are not UTF-8 are read as
-    latin-1.
+    """Read the repository's raw data: trn.json, tst.json and lbl.json, one JSON object a line.
+
+    All may be .json.gz or, as in Amazon-670K and Wikipedia-500K, .raw.json.gz. Yf.txt in place of
+    lbl.json has a label's text a line (AmazonCat-13K, AmazonCat-14K). Lines that are not UTF-8 are
+    read as latin-1.
 
     Points have `title`, `content` (optional), `target_ind` and `target_rel`; labels have `title`,
     `content` (optional) and `uid` (optional, for raw/Y_ids.txt). `fields` and `label_fields`
@@ -41,28 +43,38 @@ def prepare_xml_repository(
     for choice in (fields, label_fields or fields):
         if choice not in FIELDS:
             raise InputError(f"expected fields to be one of {', '.join(FIELDS)}, got {choice!r}")
-    labels = source.first("lbl.json", "lbl.raw.json", "Yf.txt", required=num_labels is None)
+    names = ("lbl.json", "lbl.raw.json", "Yf.txt")
+    labels = source.first(*names) if num_labels is None else source.first_optional(*names)
     points = {split: source.find(f"{split}.json", f"{split}.raw.json") for split in SPLITS}
     with Writer(out, "xml-repository", [folder], overwrite) as writer:
         writer.facts["fields"] = fields
         if labels is None:
+            assert num_labels is not None
             width = checked_size("labels", num_labels)
         else:
             width = _repository_labels(labels, FIELDS[label_fields or fields], writer)
             if num_labels not in (None, width):
                 raise InputError(f"{labels}: expected {num_labels} labels, as given, got {width}")
         for split, path in points.items():
-            rows = Rows()
-
-            def store(line: str, split: str = split, rows: Rows = rows) -> None:
-                record = json_object(line)
-                writer.write(f"raw/{split}_X.txt", _record_text(record, FIELDS[fields]))
-                rows.add(*_targets(record, width))
-
-            consume(path, lines(path, latin=True), store)
+            rows = _copy_points(path, f"raw/{split}_X.txt", FIELDS[fields], width, writer)
             writer.put(f"Y.{split}", rows.csr(width), rows.read, path)
         writer.copy_filters(source)
         return writer.finish(source)
+
+
+def _copy_points(
+    path: Path, texts: str, fields: tuple[str, ...], num_labels: int, writer: Writer
+) -> Rows:
+    """Writes the texts of the points; returns their labels."""
+    rows = Rows()
+
+    def store(line: str) -> None:
+        record = json_object(line)
+        writer.write(texts, _record_text(record, fields))
+        rows.add(*_targets(record, num_labels))
+
+    consume(path, lines(path, latin=True), store)
+    return rows
 
 
 def _fields_by_name(folder: str | Path, out: str | Path) -> str:
@@ -101,7 +113,8 @@ def _record_text(record: dict, fields: tuple[str, ...]) -> str:
 
 
 def _targets(record: dict, num_labels: int) -> tuple[list[int], list[float]]:
-    indices, relevances = field(record, "target_ind", list), field(record, "target_rel", list)
+    indices = field(record, "target_ind", list)
+    relevances = field(record, "target_rel", list)
     if len(indices) != len(relevances):
         raise InputError(
             f"expected target_ind and target_rel of one length, got {len(indices)} and "
