@@ -73,11 +73,11 @@ from collections.abc import Callable, Sequence  # noqa: E402
 
 import torch  # noqa: E402
 
-from models.elias import setup  # noqa: E402
-from models.elias.elias import Elias  # noqa: E402
+from models.elias import start as elias_start  # noqa: E402
 from models.elias.graph import Graph, check_graph  # noqa: E402
+from models.elias.learner import Elias  # noqa: E402
 from models.elias.made_graphs import Origin, approx_origin, cluster_origin  # noqa: E402
-from models.elias.model import EliasConfig, Limits  # noqa: E402
+from models.elias.options import EliasConfig, Limits  # noqa: E402
 from models.elias.report import draw  # noqa: E402
 from models.loading import load_method  # noqa: E402
 from models.recipe import with_resolved_encoder  # noqa: E402
@@ -144,8 +144,8 @@ def gen_cluster_A(
     if start is not None:
         log.info("clustering by TF-IDF features and the embeddings of %s", start)
         before = load_method(find_run(start)[1], start)
-        points = setup.point_embeddings(before.to(accelerator.device), data, accelerator)
-    graph = setup.cluster(data, config.method, points)
+        points = elias_start.point_embeddings(before.to(accelerator.device), data, accelerator)
+    graph = elias_start.cluster(data, config.method, points)
     limits = Limits.of(config.method, graph.num_clusters, data.num_labels)
     return _write(
         check_graph(graph, None, limits.kappa, "A"),
@@ -190,7 +190,7 @@ def gen_approx_A(run: str | Path, kappa: int | None = None, out: str | Path | No
             f"{data.num_labels}; got {kappa!r}"
         )
     before = method.learned_graph()
-    graph = setup.approximate(method, data, before, kappa, accelerator)
+    graph = elias_start.approximate(method, data, before, kappa, accelerator)
     return _write(
         check_graph(graph, before.num_clusters, kappa, "A'"),
         out or approx_file(folder),

@@ -29,7 +29,8 @@ import torch.nn.functional as F
 from losses.shortlist import shortlist_bce
 from models.elias.graph import Graph
 from models.elias.index import GraphIndex, SearchSettings
-from models.elias.model import Elias1Config, Elias2Config, EliasModel, Limits
+from models.elias.model import EliasModel
+from models.elias.options import Elias1Config, Elias2Config, Limits
 from models.elias.search import forced_clusters, pool_gradient, pool_scores
 from models.encoders.encoder import build_encoder
 from utils.config.config import EncoderConfig, OptimConfig

@@ -10,9 +10,6 @@ where it bites, and with beta of at least the number of edges every weight would
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -20,212 +17,12 @@ from torch import Tensor, nn
 
 from models.elias.graph import Graph
 from models.elias.index import GraphIndex, SearchSettings, raised_shares
+from models.elias.options import EliasConfig, Limits
+from models.elias.paths import ChosenClusters, ChosenEdges
 from models.elias.search import Shortlist, select_labels
 from models.encoders.encoder import TextEncoder
-from utils.config.config import ConfigError, MethodConfig, option
-from utils.config.sections import LARGEST, MANY_DIMENSIONS, MANY_EPOCHS, MANY_LABELS, SMALLEST
 from utils.parameters import DeclaredParameter, Gradient, Kind
 from utils.row_store import RowStore
-
-USUAL_BEAM, USUAL_KAPPA, USUAL_BETA_SHARE = 20, 1000, 0.15
-
-
-@dataclass(frozen=True)
-class EliasConfig(MethodConfig):
-    graph: str = option(
-        "cluster",
-        "A: cluster = balanced clusters of the labels; approx = the labels of the points that "
-        "each cluster attracts in the run it starts from (either may have been made before, by "
-        "elias_utils.py); else a file (.npz)",
-    )
-    max_leaf: int = option(
-        100,
-        "labels of a cluster of the first graph, at most: C = 2^ceil(log2(L / max_leaf))",
-        ge=1,
-        le=MANY_LABELS,
-    )
-    cluster_seed: int = option(0, "seed of the clustering", ge=0, le=2**32 - 1)
-    fresh_encoder: bool = option(
-        False,
-        "start from the pretrained encoder all the same: the run that this one starts from gives "
-        "the embeddings that the labels are clustered by, nothing else",
-    )
-    kappa: int | None = option(
-        None,
-        "edges of a cluster, at most; null = 1000, or all labels if there are fewer",
-        ge=1,
-        le=MANY_LABELS,
-    )
-    beam: int | None = option(
-        None, "clusters searched; null = 20, or all if there are fewer", ge=1, le=MANY_LABELS
-    )
-    K: int = option(2000, "labels scored: those with the best paths", ge=1, le=MANY_LABELS)
-    alpha: float = option(
-        10.0, "cluster scores are clip(alpha softmax, 0, 1)", ge=SMALLEST, le=LARGEST
-    )
-    beta: float | None = option(
-        None,
-        "edge weights are clip(beta softmax, 0, 1); null = 0.15 kappa (150 as published)",
-        ge=SMALLEST,
-        le=MANY_LABELS,
-    )
-    tau: float = option(
-        1.0, "temperature of the label scores: w . x / tau + bias", ge=SMALLEST, le=LARGEST
-    )
-    cluster_tau: float | None = option(
-        None, "temperature of the cluster scores; null = tau", ge=SMALLEST, le=LARGEST
-    )
-    wl_dim: int | None = option(
-        None,
-        "project embeddings to this many dimensions for the label classifiers",
-        ge=1,
-        le=MANY_DIMENSIONS,
-    )
-    init: Literal["random", "labels", "vectors", "keep"] = option(
-        "random",
-        "label classifiers start random, from the labels' texts, from the label vectors of the "
-        "run that this one starts from, or keep = from that elias run's label classifiers",
-    )
-    init_bias: float = option(0.0, "start of every label's bias", ge=-LARGEST, le=LARGEST)
-    edge_init: Literal["random", "equal", "shares"] = option(
-        "random",
-        "elias-2: the edges' logits start uniform random as published; equal; shares = "
-        "logarithms of A's values, divided by the largest that the label has: it starts in its "
-        "main cluster",
-    )
-    loss_lambda: float = option(0.05, "weight of the path scores' own loss", ge=0, le=LARGEST)
-    dropout: float = option(0.0, "dropout rate on the text embedding in training", ge=0, lt=1)
-    accumulation_steps: int = option(
-        1, "steps between two updates of the label classifiers", ge=1, le=10**6
-    )
-    swa: bool = option(
-        False, "score with the average of the weights along the way (stochastic weight averaging)"
-    )
-    swa_start: int = option(
-        6, "swa: first epoch, from 0, whose weights count", ge=0, le=MANY_EPOCHS
-    )
-    swa_step: int = option(2000, "swa: steps between two weights that are averaged", ge=1, le=10**9)
-    ranker_calibrate: bool = option(
-        True, "elias_utils.py sparse_ranker: a tree fitted on validation points takes part"
-    )
-
-
-@dataclass(frozen=True)
-class Elias1Config(EliasConfig):
-    loss_lambda: float = option(0.0, "weight of the path scores' own loss", ge=0, le=LARGEST)
-
-
-@dataclass(frozen=True)
-class Elias2Config(EliasConfig):
-    graph: str = option(
-        "approx",
-        "A: approx = the labels of the points that each cluster attracts in the run it starts "
-        "from; cluster = balanced clusters of the labels (either may have been made before, by "
-        "elias_utils.py); else a file (.npz)",
-    )
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The options that depend on the sizes, resolved: `null` is the usual value, or all where there
-    are fewer."""
-
-    beam: int
-    kappa: int
-    beta: float
-
-    @classmethod
-    def of(cls, s: EliasConfig, num_clusters: int, num_labels: int) -> Limits:
-        """ConfigError for a beam above C, a kappa above L, or a beta with which no edge would
-        learn."""
-        kappa = _at_most(s.kappa, USUAL_KAPPA, num_labels, "method.kappa", "labels")
-        if s.beta is not None and s.beta >= kappa > 1 and s.name == "elias-2":
-            raise ConfigError(
-                f"method.beta is {s.beta:g}, expected less than method.kappa, {kappa}: from there "
-                "on every edge weight is 1 and none is learned"
-            )
-        return cls(
-            _at_most(s.beam, USUAL_BEAM, num_clusters, "method.beam", "clusters"),
-            kappa,
-            USUAL_BETA_SHARE * kappa if s.beta is None else s.beta,
-        )
-
-
-def _at_most(value: int | None, usual: int, limit: int, key: str, what: str) -> int:
-    if value is not None and value > limit:
-        raise ConfigError(f"{key} is {value}, larger than the number of {what}, {limit}")
-    return min(usual, limit) if value is None else value
-
-
-class _ChosenClusters(torch.autograd.Function):
-    """log s_c of the clusters [B, S] that are searched: min(log(alpha softmax(W_C x)_c), 0), of
-    what is known already.
-
-    Args:
-        queries: [B, D]; clusters: W_C [C, D]; raised: log(alpha softmax(W_C x)) [B, C]; chosen: [B,
-        S].
-    """
-
-    @staticmethod
-    def forward(
-        ctx, queries: Tensor, clusters: Tensor, raised: Tensor, chosen: Tensor, alpha: float
-    ) -> Tensor:
-        found = raised.gather(1, chosen)
-        ctx.save_for_backward(queries, clusters, raised, chosen, found <= 0)
-        ctx.alpha = alpha
-        return found.clamp_(max=0)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        queries, clusters, raised, chosen, learns = ctx.saved_tensors
-        gradient = gradient * learns
-        logits = (
-            raised.exp()
-            .mul_(-gradient.sum(1, keepdim=True) / ctx.alpha)
-            .scatter_add_(1, chosen, gradient)
-        )
-        return logits @ clusters, logits.T @ queries, None, None, None
-
-
-class _ChosenEdges(torch.autograd.Function):
-    """log s_cl of the edges that shortlists chose, log_shares[rows, places] + log_beta[rows] [B,
-    K], at most 0.
-
-    Few of the R x W edges are chosen. Where they have a gradient g, that of a row's logits is g -
-    softmax sum(g): one pass over R x W numbers instead of one for each operation above.
-
-    Args:
-        table: logits of all edges [C, kappa], which get the gradient. clusters: [R], its rows that
-            log_shares [R, W] is of. log_beta: [R]. rows [B, K]; edges [B, K], rows x W + places.
-    """
-
-    @staticmethod
-    def forward(
-        ctx,
-        table: Tensor,
-        clusters: Tensor,
-        log_shares: Tensor,
-        log_beta: Tensor,
-        rows: Tensor,
-        edges: Tensor,
-    ) -> Tensor:
-        found = log_shares.take(edges) + log_beta[rows]
-        ctx.save_for_backward(clusters, log_shares, rows, edges, found <= 0)
-        ctx.shape = table.shape
-        return found.clamp_(max=0)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        clusters, log_shares, rows, edges, learns = ctx.saved_tensors
-        gradient = (gradient * learns).flatten()
-        sums = gradient.new_zeros(len(clusters)).index_add_(0, rows.flatten(), gradient)
-        logits = log_shares.exp().mul_(-sums[:, None])
-        logits.view(-1).index_add_(0, edges.flatten(), gradient)
-        if logits.shape[1] < ctx.shape[1]:
-            logits = F.pad(logits, (0, ctx.shape[1] - logits.shape[1]))
-        return torch.sparse_coo_tensor(
-            clusters[None], logits, ctx.shape, check_invariants=False
-        ), *[None] * 5
 
 
 class EliasModel(nn.Module):
@@ -318,7 +115,7 @@ class EliasModel(nn.Module):
         else:
             rows, place = slots.unique(return_inverse=True)
         with torch.autocast(queries.device.type, enabled=False):
-            log_scores = _ChosenClusters.apply(
+            log_scores = ChosenClusters.apply(
                 self._scaled(queries), self.clusters, raised, slots, self.config.alpha
             )
         if self.edges is None:
@@ -339,7 +136,7 @@ class EliasModel(nn.Module):
         chosen = (
             log_edges.take(edges)
             if self.edges is None
-            else _ChosenEdges.apply(self.edges, rows, log_shares, log_beta, rows_of, edges)
+            else ChosenEdges.apply(self.edges, rows, log_shares, log_beta, rows_of, edges)
         )
         return found, log_scores.gather(1, slot) + chosen
 

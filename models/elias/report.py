@@ -25,7 +25,7 @@ from utils.reading.saved import read_facts
 from utils.sparse import contains
 
 if TYPE_CHECKING:
-    from models.elias.elias import Elias
+    from models.elias.learner import Elias
 
 BINS = ((0, 0), (1, 2), (3, 5), (6, 10), (11, 30), (31, None))  # training points of a label
 # a label lives in the clusters whose edge has at least this share of its strongest edge's weight

@@ -25,8 +25,8 @@ import numpy as np
 import scipy.sparse as sp
 from accelerate import Accelerator
 
-from models.elias.elias import Elias, ask_points, ask_texts
-from models.elias.model import EliasConfig
+from models.elias.learner import Elias, ask_points, ask_texts
+from models.elias.options import EliasConfig
 from models.method import Method, write_method
 from models.scores import Scores
 from models.trees.features import TreeFeatures, check_sources, read_columns

@@ -14,7 +14,7 @@ import eval as evaluation
 import train
 from elias_utils import gen_approx_A, gen_cluster_A, report, sparse_ranker
 from models.elias.graph import Graph
-from models.elias.model import Elias2Config, Limits
+from models.elias.options import Elias2Config, Limits
 from models.elias.report import BINS, bin_name
 from models.loading import load_method
 from tests.commands import launch

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 
 import eval as evaluation
 import train
-from models.elias.setup import cluster
+from models.elias.start import cluster
 from models.trees.dense_features import array_pair
 from predict import Predictor
 from tests.conftest import with_values

@@ -24,8 +24,8 @@ from utils.linear.tree_training import pifa
 from utils.sparse import entry_rows
 
 if TYPE_CHECKING:
-    from models.elias.elias import Elias
-    from models.elias.model import EliasConfig
+    from models.elias.learner import Elias
+    from models.elias.options import EliasConfig
     from utils.config.config import Config
 
 log = logging.getLogger(__name__)

@@ -5,8 +5,8 @@ al., NeurIPS 2022, arXiv 2210.08410).
         edges
 
 `elias-1` trains the encoder, W_C and W_L with the graph A fixed; `elias-2` learns its edges too.
-models/elias/graph.py makes the graph, elias_setup.py the start, elias_model.py the scores of a
-step, elias_search.py the shortlists; elias_index.py answers for a saved model.
+graph.py makes the graph, start.py what comes before the first step, model.py the scores of a step,
+search.py the shortlists; index.py answers for a saved model.
 """
 
 from __future__ import annotations
@@ -26,13 +26,21 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from losses.shortlist import path_loss, shortlist_bce, shortlist_decoupled_softmax
-from models.elias.graph import Graph, check_graph, cluster_count
+from models.elias.graph import Graph, check_graph
 from models.elias.index import GraphIndex
 from models.elias.made_graphs import MadeGraph, graph_made_before
-from models.elias.model import Elias1Config, Elias2Config, EliasConfig, EliasModel, Limits
+from models.elias.model import EliasModel
+from models.elias.options import (
+    Elias1Config,
+    Elias2Config,
+    EliasConfig,
+    Limits,
+    check_averaging,
+    clusters_of,
+)
 from models.elias.report import draw, graph_arrays, graph_facts, save_report, shortlist_recall
 from models.elias.search import forced_clusters, pool_gradient, pool_scores
-from models.elias.setup import (
+from models.elias.start import (
     given_graph,
     make_graph,
     positive_parents,
@@ -543,27 +551,6 @@ class Elias(Method):
         )
         _check_widths(folder, method.index, (model.encoder.dim, config.method.wl_dim))
         return method
-
-
-def clusters_of(settings: EliasConfig, num_labels: int) -> int:
-    """The clusters that a run will have, before there are any."""
-    if settings.graph in ("cluster", "approx"):
-        return cluster_count(num_labels, settings.max_leaf)
-    return Graph.clusters_of_file(settings.graph, num_labels)
-
-
-def check_averaging(config: Config, sizes: DataSizes) -> None:
-    """ConfigError for stochastic weight averaging that would average nothing."""
-    s = config.method
-    train = config.train
-    last = train.stop_epoch if isinstance(train.stop_epoch, int) else train.epochs
-    steps = (min(last, train.epochs) - s.swa_start) * -(-sizes.training // train.batch_size)
-    if s.swa and train.epochs and steps <= s.swa_step:
-        raise ConfigError(
-            f"method.swa averages every {s.swa_step} steps (method.swa_step) from epoch "
-            f"{s.swa_start} on (method.swa_start), but only {max(steps, 0)} steps come after it: "
-            "nothing would be averaged"
-        )
 
 
 def _check_widths(folder: Path, index: GraphIndex, dims: tuple[int, int | None]) -> None:
