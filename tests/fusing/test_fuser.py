@@ -99,6 +99,29 @@ def test_features_are_those_of_each_member_their_agreement_and_frequency(problem
     assert at == len(rows)
 
 
+def test_what_every_member_finds_better_has_features_that_say_so(problem):
+    """None falls that should rise; the label's frequency, where either is right, does both."""
+    found, _, counts = problem
+    rows = features(found, counts)
+    rising = np.array(rising_features(MEMBERS))
+    first = 0
+    signs = set()
+    for i in range(40):
+        known = found.known[i]
+        scores, ranks = found.scores[i][known], found.ranks[i][known]
+        own = rows[first : first + known.sum()]
+        first += known.sum()
+        for a in range(len(own)):
+            for b in range(len(own)):
+                if (scores[a] > scores[b]).all() and (ranks[a] <= ranks[b]).all():
+                    gain = own[a] - own[b]
+                    assert (gain * rising >= -1e-6).all()
+                    signs |= {(f, int(np.sign(gain[f]))) for f in range(len(gain)) if gain[f]}
+    # each of them is told by some pair, the last one either way
+    assert {f for f, _ in signs} == set(range(len(rising)))
+    assert {f for f, sign in signs if (f, -sign) in signs} == {len(rising) - 1}
+
+
 def test_features_of_one_candidate_and_of_equal_scores_are_finite():
     one = Candidates(
         np.array([[4, -1], [2, 3]]),

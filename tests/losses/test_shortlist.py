@@ -35,7 +35,10 @@ def test_losses_equal_the_formulas():
     logits = torch.randn(6, 9).double() * 3
     log_paths = torch.rand(6, 9).double().log()
     positive, counted = torch.rand(6, 9) < 0.3, torch.rand(6, 9) < 0.8
-    positive[0], counted[1] = False, False  # a row without positives, a row without labels
+    positive[0] = False  # a row without positives
+    counted[1] = False  # a row without labels
+    positive[3] = torch.arange(9) == 4  # a row with one
+    counted[3] = True
     log_paths = torch.where(counted, log_paths, -torch.inf)
     log_paths[2, 0] = 0.0
     arguments = {"logits": logits, "log_paths": log_paths, "positive": positive, "counted": counted}
