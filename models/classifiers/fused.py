@@ -26,14 +26,22 @@ from models.classifiers.xc import Xc, XcConfig
 from models.encoders.encoder import TextEncoder, build_encoder, load_encoder
 from models.method import Asked, Method, check_encoders, load_label_embeddings, write_method
 from models.scores import Scores
-from utils import distributed, metrics
+from utils import distributed
 from utils.config.config import Config, ConfigError, MethodConfig, option
 from utils.config.sections import LARGEST, MANY_LABELS
 from utils.data.batches import TextBatch
 from utils.data.dataset import Dataset
 from utils.data.sizes import DataSizes
 from utils.errors import InputError
-from utils.fusing.score_tree import ScoreTree, ScoreTreeSettings, choose, cross_fit, fit
+from utils.fusing.score_tree import (
+    ScoredCandidates,
+    ScoreTree,
+    ScoreTreeSettings,
+    choose,
+    cross_fit,
+    fit,
+)
+from utils.fusing.validation import Validation
 from utils.reading.saved import read_tensors
 from utils.run.stages import Runs
 from utils.search import build_index
@@ -41,9 +49,7 @@ from utils.sparse import remove_pairs, topk_csr
 
 log = logging.getLogger(__name__)
 QUERIES_AT_ONCE = 64  # whose candidates' rows are gathered together
-FOLDS = 5
 TREE_WEIGHTS, EMBEDDING_WEIGHTS = (0.0, 0.1, 0.3, 1.0), (0.0, 0.25, 0.5, 1.0, 2.0)
-CHECKED = (1, 3, 5, 10, 100)
 
 
 @dataclass(frozen=True)
@@ -147,44 +153,25 @@ class Fused(Method):
         split = self.data.splits["val"]
         fusion = None
         if distributed.is_main():
-            propensity = self.data.seen_weights()
-            weights = self._choose_weights(members, propensity)
-            fusion = fit(members, propensity[:, None], split.relevance, weights)
-            scored = {
-                "classifier": members[0],
-                "embedding": members[1],
-                "fused, cross-fitted": cross_fit(
-                    members, propensity[:, None], split.relevance, weights, min(FOLDS, len(split))
-                ),
-            }
-            self.checked = {
-                name: metrics.evaluate(
-                    scores,
-                    split.relevance,
-                    self.data.label_weights(),
-                    [k for k in CHECKED if k <= self.num_labels],
-                )
-                for name, scores in scored.items()
-            }
-            for name, found in self.checked.items():
-                log.info(
-                    "%s: %s",
-                    name,
-                    ", ".join(
-                        f"{m} {v:.2f}"
-                        for m, v in found.items()
-                        if m in ("P@1", "P@3", "P@5", "PSP@1", "R@100")
-                    ),
-                )
+            scored = ScoredCandidates.of(
+                members, self.data.seen_weights()[:, None], split.relevance
+            )
+            weights = self._choose_weights(scored)
+            fusion = fit(scored, weights)
+            validation = Validation(split.relevance, self.data.label_weights())
+            self.checked = validation.report(
+                {
+                    "classifier": members[0],
+                    "embedding": members[1],
+                    "fused, cross-fitted": cross_fit(scored, weights),
+                }
+            )
         self.fusion = distributed.broadcast(fusion)
 
-    def _choose_weights(
-        self, members: list[sp.csr_matrix], propensity: np.ndarray
-    ) -> ScoreTreeSettings:
+    def _choose_weights(self, scored: ScoredCandidates) -> ScoreTreeSettings:
         """The configured weights; those left open by cross-fitted nDCG@5 (nDCG at L if there are
         fewer labels)."""
         settings = self.config.method
-        relevance = self.data.splits["val"].relevance
         trees, embeddings = (
             choices if value is None else (value,)
             for value, choices in (
@@ -197,14 +184,7 @@ class Fused(Method):
             for tree in trees
             for embedding in embeddings
         ]
-        chosen = choose(
-            members,
-            propensity[:, None],
-            relevance,
-            choices,
-            f"nDCG@{min(5, self.num_labels)}",
-            min(FOLDS, relevance.shape[0]),
-        )
+        chosen = choose(scored, choices, f"nDCG@{min(5, self.num_labels)}")
         log.info(
             "fusion: weight of the tree %g, of the embedding score %g",
             chosen.tree_weight,

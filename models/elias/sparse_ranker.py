@@ -39,7 +39,7 @@ from utils.config.sections import LARGEST, MANY_LABELS
 from utils.data.dataset import Dataset, Split
 from utils.data.sizes import DataSizes
 from utils.files import write_text
-from utils.fusing.score_tree import ScoreTree, ScoreTreeSettings, fit
+from utils.fusing.score_tree import ScoredCandidates, ScoreTree, ScoreTreeSettings, fit
 from utils.linear.layer import Features, Layer, fit_layer, load_layer, score_candidates
 from utils.linear.partition_tree import COMBINERS
 from utils.run.folder import find_run
@@ -184,7 +184,8 @@ class EliasRanker(Method):
                 settings.depth,
                 settings.min_leaf,
             )
-            fusion = fit(members, self.data.seen_counts[:, None], split.relevance, weights)
+            scored = ScoredCandidates.of(members, self.data.seen_counts[:, None], split.relevance)
+            fusion = fit(scored, weights)
         self.fusion = distributed.broadcast(fusion)
 
     @property

@@ -28,18 +28,18 @@ from models.fusion.memory import MEMORY, QueryMemory
 from models.loading import load_method
 from models.method import Method, write_method
 from models.scores import MemberView, Scores
-from utils import distributed, metrics
+from utils import distributed
 from utils.config.config import Config, ConfigError, MethodConfig, load_config, option, to_yaml
 from utils.config.sections import LARGEST, MANY_LABELS, SMALLEST
 from utils.data.dataset import Dataset, Split
 from utils.data.held_out import held_out_points
 from utils.data.sizes import DataSizes
 from utils.files import link_or_copy, write_json, write_text
-from utils.fusing.candidates import Candidates, joined, merge, relevant_places
+from utils.fusing.candidates import Candidates, joined, merge
 from utils.fusing.fuser import Fuser, SeenLabels
-from utils.fusing.fuser_fitting import FuserSettings, cross_fit, fit
-from utils.fusing.fuser_models import KINDS
-from utils.fusing.score_tree import warn_if_alike
+from utils.fusing.fuser_fitting import FuserChoice, fit_fusers
+from utils.fusing.fuser_models import KINDS, TreeLimits
+from utils.fusing.validation import Validation
 from utils.reading.saved import read_facts
 from utils.run.folder import find_run
 from utils.run.stages import Runs
@@ -47,8 +47,6 @@ from utils.sparse import contains
 
 log = logging.getLogger(__name__)
 POINTS_AT_ONCE = 2048  # whose candidates are held at a time
-TAILS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
-CHECKED = (1, 3, 5, 10, 100)
 
 
 @dataclass(frozen=True)
@@ -284,9 +282,7 @@ class Fusion(Method):
             self.memory = QueryMemory(
                 keys.cpu().numpy(), split.relevance, settings.memory_neighbours, settings.memory_tau
             )
-        seen = SeenLabels(
-            np.log1p(self.data.seen_counts).astype(np.float32), self.data.seen_weights()
-        )
+        seen = SeenLabels.of_counts(self.data.seen_counts, self.data.seen_weights())
         if distributed.is_main():
             if self.fuser is None:
                 self._fit(seen, accelerator)
@@ -305,76 +301,16 @@ class Fusion(Method):
         found = joined(parts).without_pairs(split.filters)
         found.check_finite(names, "validation points")
         settings = self.config.method
-        relevance = split.relevance
-        warn_if_alike(relevant_places(found, relevance))
-        limits = FuserSettings(settings.trees, settings.leaves, settings.min_leaf)
-        kinds = KINDS if settings.fuser == "auto" else (settings.fuser,)
-        fitted = {
-            kind: cross_fit(found, relevance, seen.log_counts, kind, limits) for kind in kinds
-        }
-        target = f"{settings.target.partition('@')[0]}@{min(5, self.num_labels)}"
-        tried = {}
-        for kind in kinds:
-            for tail in TAILS:
-                scores = self._as_scores(found, fitted[kind][0], seen.boost(tail))
-                tried[kind, tail] = self._evaluate(scores)[target]
-                log.info(
-                    "%s fuser, tail %g: cross-fitted %s %.2f", kind, tail, target, tried[kind, tail]
-                )
-        kind, tail = max(tried, key=tried.get)
-        self.fuser = fit(found, relevance, seen, kind, names, limits, fitted[kind][1], tail)
-        for place, name in enumerate(names if len(names) > 1 else []):
-            others = found.without(place)
-            _, calibration = cross_fit(others, relevance, seen.log_counts, kind, limits, folds=2)
-            self.without[name] = fit(
-                others,
-                relevance,
-                seen,
-                kind,
-                [n for n in names if n != name],
-                limits,
-                calibration,
-                tail,
-            )
-        self._report(found, fitted[kind][0])
-
-    def _as_scores(
-        self, found: Candidates, log_odds: np.ndarray, boost: np.ndarray
-    ) -> sp.csr_matrix:
-        return found.as_csr(
-            boost[found.labels[found.known]] / (1 + np.exp(-log_odds)), self.num_labels
+        choice = FuserChoice(
+            kinds=KINDS if settings.fuser == "auto" else (settings.fuser,),
+            limits=TreeLimits(settings.trees, settings.leaves, settings.min_leaf),
+            target=f"{settings.target.partition('@')[0]}@{min(5, self.num_labels)}",
         )
-
-    def _report(self, found: Candidates, log_odds: np.ndarray) -> None:
-        """What cross-fitting says of the fusion beside its members, and how reliable its
-        probabilities are."""
-        scored = {
-            name: found.as_csr(found.scores[found.known][:, m], self.num_labels)
-            for m, name in enumerate(self.names)
-        }
-        scored["fused, cross-fitted"] = self._as_scores(found, log_odds, self.fuser.boost)
-        self.checked = {name: self._evaluate(scores) for name, scores in scored.items()}
-        self.checked["reliability"] = metrics.reliability(
-            1 / (1 + np.exp(-log_odds)), relevant_places(found, self.data.splits["val"].relevance)
-        )
-        for name in scored:
-            log.info(
-                "%s: %s",
-                name,
-                ", ".join(
-                    f"{m} {v:.2f}"
-                    for m, v in self.checked[name].items()
-                    if m in ("P@1", "P@3", "P@5", "PSP@1", "R@100")
-                ),
-            )
-
-    def _evaluate(self, scores: sp.csr_matrix) -> dict[str, float]:
-        return metrics.evaluate(
-            scores,
-            self.data.splits["val"].relevance,
-            self.data.label_weights(),
-            sorted({min(k, self.num_labels) for k in CHECKED}),
-        )
+        validation = Validation(split.relevance, self.data.label_weights())
+        fitted = fit_fusers(found, names, validation, seen, choice)
+        self.fuser = fitted.fuser
+        self.without = fitted.without
+        self.checked = fitted.checked
 
     # ---- scoring
     @property

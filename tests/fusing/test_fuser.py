@@ -7,15 +7,17 @@ import pytest
 import scipy.sparse as sp
 
 from utils.fusing.candidates import Candidates, merge, relevant_places
+from utils.fusing.cross_fitting import platt
 from utils.fusing.features import feature_owners, features, rising_features
 from utils.fusing.fuser import Fuser, SeenLabels
-from utils.fusing.fuser_fitting import FuserSettings, _platt, cross_fit, fit
-from utils.fusing.fuser_models import KINDS, Boosted, Linear
+from utils.fusing.fuser_fitting import FuserChoice, candidate_rows, cross_fit, fit_fusers
+from utils.fusing.fuser_models import KINDS, Boosted, Linear, TreeLimits, fit_model
 from utils.fusing.kernels import PER_MEMBER, TOGETHER
+from utils.fusing.validation import Validation, checked_ks, headline
 from utils.metrics import reliability
 
 LABELS, MEMBERS = 40, 3
-LIMITS = FuserSettings(trees=30, leaves=6, min_leaf=10)
+LIMITS = TreeLimits(trees=30, leaves=6, min_leaf=10)
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +33,14 @@ def problem():
     return Candidates(labels, ranks, own, 12), sp.csr_matrix(truth.astype(np.float32)), counts
 
 
-def fitted(problem, kind):
+def fitted(problem, kind, tail=0.0):
     found, relevance, counts = problem
-    log_odds, calibration = cross_fit(found, relevance, counts, kind, LIMITS)
+    rows = candidate_rows(found, relevance, counts)
+    crossed = cross_fit(rows, kind, LIMITS)
+    model = fit_model(kind, LIMITS, rows.features, rows.relevant)
     seen = SeenLabels(counts, np.linspace(1, 3, LABELS))
-    return fit(
-        found, relevance, seen, kind, ["a", "b", "c"], LIMITS, calibration, tail=0.0
-    ), log_odds
+    fuser = Fuser.of_labels(seen, ["a", "b", "c"], model, crossed.calibration, tail)
+    return fuser, crossed.log_odds
 
 
 def test_the_union_holds_every_proposal_once_with_its_ranks():
@@ -153,7 +156,7 @@ def test_the_exported_trees_are_those_of_scikit_learn(problem):
         random_state=0,
     ).fit(x, relevant)
     np.testing.assert_allclose(
-        Boosted.fit(x, relevant, MEMBERS, 20, 6, 10)(x), model.decision_function(x), atol=1e-6
+        Boosted.fit(x, relevant, TreeLimits(20, 6, 10))(x), model.decision_function(x), atol=1e-6
     )
 
 
@@ -190,23 +193,21 @@ def test_cross_fitted_log_odds_are_those_of_models_of_the_other_folds(problem, f
     x = features(found, counts)
     relevant = relevant_places(found, relevance)
     points = np.repeat(np.arange(200), found.known.sum(1))
-    fold_of = np.random.default_rng(3).permutation(200) % folds
+    fold_of = np.random.default_rng(0).permutation(200) % folds
     margins = np.empty(len(x))
     for fold in range(folds):
         outside = [i for i, point in enumerate(points) if fold_of[point] != fold]
         inside = [i for i, point in enumerate(points) if fold_of[point] == fold]
-        margins[inside] = Linear.fit(x[outside], relevant[outside])(x[inside])
-    log_odds, (slope, offset) = cross_fit(
-        found, relevance, counts, "linear", LIMITS, folds=folds, seed=3
-    )
-    assert (slope, offset) == pytest.approx(tuple(_platt(margins, relevant)))
+        margins[inside] = Linear.fit(x[outside], relevant[outside], LIMITS)(x[inside])
+    crossed = cross_fit(candidate_rows(found, relevance, counts), "linear", LIMITS, folds)
+    assert crossed.calibration == platt(margins, relevant)
+    slope, offset = crossed.calibration.slope, crossed.calibration.intercept
     assert abs(offset) > 1e-3  # of both signs the values differ
-    np.testing.assert_allclose(log_odds, [slope * m + offset for m in margins])
+    np.testing.assert_allclose(crossed.log_odds, [slope * m + offset for m in margins])
     seen = SeenLabels(counts, np.ones(LABELS))
-    fuser = fit(
-        found, relevance, seen, "linear", ["a", "b", "c"], LIMITS, np.array([slope, offset]), 0.0
-    )
-    whole = Linear.fit(x, relevant)
+    model = fit_model("linear", LIMITS, x, relevant)
+    fuser = Fuser.of_labels(seen, ["a", "b", "c"], model, crossed.calibration, 0.0)
+    whole = Linear.fit(x, relevant, LIMITS)
     np.testing.assert_allclose(
         fuser(found)[found.known],
         [1 / (1 + np.exp(-slope * m - offset)) for m in whole(x)],
@@ -217,9 +218,10 @@ def test_cross_fitted_log_odds_are_those_of_models_of_the_other_folds(problem, f
 def test_fewer_points_than_folds_are_a_fold_each(problem):
     found, relevance, counts = problem
     few = replace(found, labels=found.labels[:3], ranks=found.ranks[:3], scores=found.scores[:3])
-    log_odds, _ = cross_fit(few, relevance[:3], counts, "linear", LIMITS)
-    expected, _ = cross_fit(few, relevance[:3], counts, "linear", LIMITS, folds=3)
-    np.testing.assert_array_equal(log_odds, expected)
+    rows = candidate_rows(few, relevance[:3], counts)
+    assert rows.num_points == 3
+    log_odds = cross_fit(rows, "linear", LIMITS).log_odds
+    np.testing.assert_array_equal(log_odds, cross_fit(rows, "linear", LIMITS, folds=3).log_odds)
 
 
 def test_a_linear_model_is_ridge_regression_of_scaled_features(problem):
@@ -228,7 +230,7 @@ def test_a_linear_model_is_ridge_regression_of_scaled_features(problem):
     x = features(found, counts).astype(np.float64)
     x[:, 3] = 2.0  # says nothing, and cannot be scaled
     relevant = relevant_places(found, relevance)
-    model = Linear.fit(x.astype(np.float32), relevant)
+    model = Linear.fit(x.astype(np.float32), relevant, LIMITS)
     spread = x.std(0)
     spread[3] = 1
     z = (x - x.mean(0)) / spread
@@ -248,7 +250,7 @@ def test_shares_add_up_to_the_log_odds(problem, kind):
     odds = fuser(found)[found.known].astype(np.float64)
     odds = np.log(odds / (1 - odds))
     x = features(found, counts)
-    every = fuser.calibration[0] * fuser.model.shares(x, feature_owners(MEMBERS))
+    every = fuser.calibration.slope * fuser.model.shares(x, feature_owners(MEMBERS))
     assert every.shape == (len(x), MEMBERS + 1)
     np.testing.assert_allclose(
         fuser.shares(found)[found.known], every[:, :MEMBERS], rtol=1e-5, atol=1e-6
@@ -267,16 +269,14 @@ def test_saved_and_loaded_scores_are_equal(problem, kind, tmp_path):
 
 
 def test_a_fuser_of_other_training_points_has_their_frequencies(problem):
-    found, relevance, counts = problem
-    seen = SeenLabels(counts, np.linspace(1, 3, LABELS))
-    _, calibration = cross_fit(found, relevance, counts, "linear", LIMITS)
-    fuser = fit(found, relevance, seen, "linear", ["a", "b", "c"], LIMITS, calibration, tail=0.5)
+    found, _, counts = problem
+    fuser, _ = fitted(problem, "linear", tail=0.5)
     np.testing.assert_allclose(fuser.boost, np.linspace(1, 3, LABELS) ** 0.5, rtol=1e-6)
     moved = fuser.of_points(SeenLabels(counts + 1, np.full(LABELS, 4.0)))
     assert (moved.boost == 2).all() and moved.model is fuser.model
     np.testing.assert_allclose(moved.log_counts, counts + 1)
     # of the last feature, a label's log frequency
-    slope = fuser.calibration[0] * fuser.model.weight[-1]
+    slope = fuser.calibration.slope * fuser.model.weight[-1]
     odds = [
         np.log(p / (1 - p))
         for p in (
@@ -367,7 +367,8 @@ def test_calibration_fits_the_smoothed_targets(right):
     margins = rng.normal(size=100) * 7 + 3
     relevant = np.zeros(100, bool)
     relevant[np.argsort(margins)[100 - right :]] = True  # separable
-    slope, intercept = _platt(margins, relevant)
+    calibration = platt(margins, relevant)
+    slope, intercept = calibration.slope, calibration.intercept
     target = np.where(relevant, (right + 1) / (right + 2), 1 / (100 - right + 2))
 
     def loss(a, b):
@@ -392,7 +393,8 @@ def test_calibration_of_few_or_equal_margins(margins):
         np.ones(len(margins), bool),
         np.arange(len(margins)) == 0,
     ):
-        slope, intercept = _platt(margins, relevant)
+        calibration = platt(margins, relevant)
+        slope, intercept = calibration.slope, calibration.intercept
         assert slope > 0  # also where the relevant ones have the lowest margin
         target = np.where(
             relevant, (relevant.sum() + 1) / (relevant.sum() + 2), 1 / ((~relevant).sum() + 2)
@@ -401,3 +403,45 @@ def test_calibration_of_few_or_equal_margins(margins):
             assert np.mean(1 / (1 + np.exp(-slope * margins - intercept))) == pytest.approx(
                 target.mean(), abs=0.01
             )
+
+
+def test_kind_and_tail_are_those_of_the_best_target_by_cross_fitting(problem):
+    found, relevance, counts = problem
+    seen = SeenLabels(counts, np.linspace(1, 30, LABELS))
+    validation = Validation(relevance, np.linspace(1, 30, LABELS))
+    rows = candidate_rows(found, relevance, counts)
+    for target in ("nDCG@5", "PSP@5"):
+        choice = FuserChoice(KINDS, LIMITS, target)
+        fusers = fit_fusers(found, ["a", "b", "c"], validation, seen, choice)
+        values = {}
+        for kind in KINDS:
+            odds = cross_fit(rows, kind, LIMITS).log_odds
+            for tail in (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0):
+                boost = seen.boost(tail)[found.labels[found.known]]
+                scores = found.as_csr(boost / (1 + np.exp(-odds)), LABELS)
+                values[kind, tail] = validation.evaluate(scores)[target]
+        best = max(values.values())
+        assert values[fusers.fuser.kind, fusers.fuser.tail] == best
+        assert fusers.checked["fused, cross-fitted"][target] == best
+        assert list(fusers.checked) == ["a", "b", "c", "fused, cross-fitted", "reliability"]
+
+
+def test_without_a_member_the_others_are_fused(problem):
+    found, relevance, counts = problem
+    seen = SeenLabels(counts, np.ones(LABELS))
+    choice = FuserChoice(["linear"], LIMITS, "nDCG@5")
+    names = ["a", "b", "c"]
+    fusers = fit_fusers(found, names, Validation(relevance, np.ones(LABELS)), seen, choice)
+    assert {name: fuser.members for name, fuser in fusers.without.items()} == {
+        "a": ("b", "c"),
+        "b": ("a", "c"),
+        "c": ("a", "b"),
+    }
+    others = found.without(1)
+    assert fusers.without["b"](others).shape == others.labels.shape
+
+
+def test_metrics_are_checked_at_places_that_there_are():
+    assert checked_ks(200) == [1, 3, 5, 10, 100]
+    assert checked_ks(7) == [1, 3, 5, 7]
+    assert headline({"P@1": 52.834, "R@5": 1.0, "R@100": 80}) == "P@1 52.83, R@100 80.00"

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from utils.fusing.cross_fitting import Calibration
 from utils.fusing.features import num_features
 from utils.fusing.fuser import Fuser, SeenLabels
 from utils.fusing.fuser_models import Boosted, Linear
@@ -86,9 +87,7 @@ def test_no_tree_is_refused():
 def fuser():
     seen = SeenLabels(np.zeros(4, np.float32), np.array([1.0, 2.0, 3.0, 4.0]))
     model = Linear(np.ones(num_features(2)), np.asarray(0.0))
-    return Fuser(
-        "linear", ("a", "b"), model, np.array([1.0, 0.0]), 0.5, seen.log_counts, seen.boost(0.5)
-    )
+    return Fuser.of_labels(seen, ("a", "b"), model, Calibration(1.0, 0.0), 0.5)
 
 
 def test_probabilities_are_scores_without_the_factor_of_the_tail(fuser):

@@ -9,18 +9,18 @@ import scipy.sparse as sp
 from sklearn.tree import DecisionTreeRegressor
 
 from utils.fusing.score_tree import (
+    ScoredCandidates,
     ScoreTree,
     ScoreTreeSettings,
     Tree,
     aligned,
-    candidates,
     choose,
     cross_fit,
-    cross_fit_all,
     fit,
     fit_tree,
-    warn_if_alike,
+    union_of,
 )
+from utils.fusing.validation import warn_if_alike
 from utils.metrics import evaluate
 from utils.sparse import contains, entry_rows
 
@@ -66,7 +66,7 @@ def test_candidates_of_one_kind_make_a_tree_of_one_leaf(relevant):
 def test_every_candidate_gets_a_score_of_every_member():
     first = sp.csr_matrix(np.array([[3.0, 0, 1, 0], [0, 0, 0, 0]], np.float32))
     second = sp.csr_matrix(np.array([[0, 5.0, 2, 0], [0, 0, 0, -4]], np.float32))
-    union = candidates([first, second])
+    union = union_of([first, second])
     assert list(zip(entry_rows(union).tolist(), union.indices.tolist(), strict=True)) == [
         (0, 0),
         (0, 1),
@@ -80,8 +80,8 @@ def test_every_candidate_gets_a_score_of_every_member():
 def test_the_final_score_is_the_formula():
     members, relevance, statistics = made()
     settings = ScoreTreeSettings(0.3, (0.7, 0.0), depth=3, min_leaf=10)
-    fusion = fit(members, statistics, relevance, settings)
-    union = candidates(members)
+    fusion = fit(ScoredCandidates.of(members, statistics, relevance), settings)
+    union = union_of(members)
     fused = fusion.fuse(members)
     dense = [m.toarray() for m in members]
     for (row, label), got in zip(
@@ -97,12 +97,13 @@ def test_the_final_score_is_the_formula():
 
 def test_fusing_helps_on_points_it_was_not_fitted_on_and_cross_fitting_says_how_much():
     (first, second), relevance, statistics = made(points=900)
-    fusion = fit([first[:400], second[:400]], statistics, relevance[:400], SETTINGS)
+    scored = ScoredCandidates.of([first[:400], second[:400]], statistics, relevance[:400])
+    fusion = fit(scored, SETTINGS)
     fused = evaluate(fusion.fuse([first[400:], second[400:]]), relevance[400:], ks=(1,))["P@1"]
     alone = max(evaluate(m[400:], relevance[400:], ks=(1,))["P@1"] for m in (first, second))
     assert fused > alone + 10
     said = evaluate(
-        cross_fit([first[:400], second[:400]], statistics, relevance[:400], SETTINGS),
+        cross_fit(scored, SETTINGS),
         relevance[:400],
         ks=(1,),
     )["P@1"]
@@ -117,33 +118,36 @@ def test_a_tree_that_learns_noise_is_found_out_by_cross_fitting():
     relevance = sp.csr_matrix(rng.random((60, 20)) < 0.1, dtype=np.float32)
     settings = ScoreTreeSettings(1.0, (0.0, 0.0), depth=12, min_leaf=1)
     statistics = np.ones((20, 1), np.float32)
-    seen = evaluate(
-        fit(members, statistics, relevance, settings).fuse(members), relevance, ks=(1,)
-    )["P@1"]
-    honest = evaluate(cross_fit(members, statistics, relevance, settings), relevance, ks=(1,))[
-        "P@1"
-    ]
+    scored = ScoredCandidates.of(members, statistics, relevance)
+    fusion = fit(scored, settings)
+    seen = evaluate(fusion.fuse(members), relevance, ks=(1,))["P@1"]
+    honest = evaluate(cross_fit(scored, settings), relevance, ks=(1,))["P@1"]
     assert seen > 60
     assert honest < 35
 
 
 def test_cross_fitting_keeps_the_order_of_the_points():
     members, relevance, statistics = made(points=23)
-    scores = cross_fit(members, statistics, relevance, SETTINGS, folds=4)
-    assert (np.diff(scores.indptr) == np.diff(candidates(members).indptr)).all()
-    assert (scores.indices == candidates(members).indices).all()
+    scored = ScoredCandidates.of(members, statistics, relevance)
+    scores = cross_fit(scored, SETTINGS, folds=4)
+    assert (np.diff(scores.indptr) == np.diff(union_of(members).indptr)).all()
+    assert (scores.indices == union_of(members).indices).all()
 
 
 def test_cross_fitted_scores_are_those_of_trees_fitted_on_the_other_folds():
     members, relevance, statistics = made(points=30)
     fold = np.random.default_rng(0).permutation(30) % 3
     other = ScoreTreeSettings(0.2, (0.0, 1.0), depth=4, min_leaf=10)
-    both = cross_fit_all(members, statistics, relevance, [SETTINGS, other], folds=3)
-    for settings, got in zip((SETTINGS, other), both, strict=True):
+    scored = ScoredCandidates.of(members, statistics, relevance)
+    for settings in (SETTINGS, other):
+        got = cross_fit(scored, settings, folds=3)
         for number in range(3):
             inside, outside = np.flatnonzero(fold == number), np.flatnonzero(fold != number)
-            fusion = fit([m[outside] for m in members], statistics, relevance[outside], settings)
-            union = candidates(members)[inside]
+            outer = ScoredCandidates.of(
+                [m[outside] for m in members], statistics, relevance[outside]
+            )
+            fusion = fit(outer, settings)
+            union = union_of(members)[inside]
             rows = entry_rows(union)
             scores = aligned([m[inside] for m in members], union)
             np.testing.assert_allclose(got[inside].data, fusion(scores, union.indices), rtol=1e-5)
@@ -156,17 +160,18 @@ def test_weights_are_chosen_by_cross_fitting():
     noise = first.copy()
     noise.data = np.random.default_rng(5).normal(size=first.nnz).astype(np.float32)
     choices = [ScoreTreeSettings(0.1, (1.0, w), depth=3, min_leaf=30) for w in (4.0, 0.0, 1.0)]
-    assert choose([first, noise], statistics, relevance, choices, "nDCG@5").member_weights == (
+    scored = ScoredCandidates.of([first, noise], statistics, relevance)
+    assert choose(scored, choices, "nDCG@5").member_weights == (
         1.0,
         0.0,
     )
     with pytest.raises(ValueError, match="settings of one depth and min_leaf"):
-        choose([first, noise], statistics, relevance, [SETTINGS, *choices], "P@1")
+        choose(scored, [SETTINGS, *choices], "P@1")
 
 
 def test_saved_without_pickles_and_read_back(tmp_path):
     members, relevance, statistics = made()
-    fusion = fit(members, statistics, relevance, SETTINGS)
+    fusion = fit(ScoredCandidates.of(members, statistics, relevance), SETTINGS)
     fusion.save(tmp_path / "fusion.npz")
     again = ScoreTree.load(tmp_path / "fusion.npz")
     assert (again.fuse(members) != fusion.fuse(members)).nnz == 0
@@ -185,7 +190,7 @@ def test_saved_without_pickles_and_read_back(tmp_path):
 @pytest.mark.parametrize(("name", "value"), [("left", 0), ("right", "nodes"), ("feature", 3)])
 def test_a_tree_from_a_stranger_cannot_run_in_a_circle(tmp_path, name, value):
     members, relevance, statistics = made()
-    fusion = fit(members, statistics, relevance, SETTINGS)
+    fusion = fit(ScoredCandidates.of(members, statistics, relevance), SETTINGS)
     arrays = {f.name: getattr(fusion.tree, f.name) for f in fields(Tree)}
     arrays[name][0] = len(arrays[name]) if value == "nodes" else value
     fusion.save(tmp_path / "fusion.npz")
@@ -196,7 +201,7 @@ def test_a_tree_from_a_stranger_cannot_run_in_a_circle(tmp_path, name, value):
 @pytest.mark.parametrize("nodes", [0, 1])
 def test_a_saved_tree_has_nodes_and_arrays_of_their_number(tmp_path, nodes):
     members, relevance, statistics = made()
-    fusion = fit(members, statistics, relevance, SETTINGS)
+    fusion = fit(ScoredCandidates.of(members, statistics, relevance), SETTINGS)
     leaf = {f.name: getattr(fusion.tree, f.name)[-1:] for f in fields(Tree)}
     small = replace(fusion, tree=Tree(**{name: a[:nodes] for name, a in leaf.items()}))
     small.save(tmp_path / "small.npz")
@@ -228,8 +233,9 @@ def test_a_tree_walks_to_the_left_where_the_feature_is_at_most_the_threshold():
 @pytest.mark.parametrize("folds", [2, 20])
 def test_from_two_folds_to_one_a_point(folds):
     members, relevance, statistics = made(points=20)
-    scores = cross_fit(members, statistics, relevance, SETTINGS, folds=folds)
-    assert scores.nnz == candidates(members).nnz
+    scored = ScoredCandidates.of(members, statistics, relevance)
+    scores = cross_fit(scored, SETTINGS, folds=folds)
+    assert scores.nnz == union_of(members).nnz
 
 
 @pytest.mark.parametrize(
@@ -247,21 +253,20 @@ def test_candidates_of_one_kind_are_said(caplog, relevant, said):
 
 def test_bad_input_is_one_clear_error():
     members, relevance, statistics = made(points=20)
+    scored = ScoredCandidates.of(members, statistics, relevance)
     with pytest.raises(ValueError, match="a weight for each of 2 members, got \\[1.0\\]"):
-        fit(members, statistics, relevance, ScoreTreeSettings(1.0, (1.0,), depth=3, min_leaf=10))
+        fit(scored, ScoreTreeSettings(1.0, (1.0,), depth=3, min_leaf=10))
     with pytest.raises(ValueError, match=r"label statistics \[30, S\], got \(29, 1\)"):
-        fit(members, statistics[:-1], relevance, SETTINGS)
+        ScoredCandidates.of(members, statistics[:-1], relevance)
     with pytest.raises(ValueError, match="members of one shape"):
-        fit([members[0], members[1][:5]], statistics, relevance, SETTINGS)
+        ScoredCandidates.of([members[0], members[1][:5]], statistics, relevance)
     with pytest.raises(ValueError, match="finite features"):
         fit_tree(np.full((3, 1), np.nan), np.ones(3, bool), 3)
-    with pytest.raises(ValueError, match="from 2 folds to the number of points, 20; got 21"):
-        cross_fit(members, statistics, relevance, SETTINGS, folds=21)
     for wrong in (np.zeros((4, 3)), np.zeros(4)):
         with pytest.raises(ValueError, match=r"expected scores \[M, 2\]"):
-            fit(members, statistics, relevance, SETTINGS)(wrong, np.zeros(4, int))
+            fit(scored, SETTINGS)(wrong, np.zeros(4, int))
     with pytest.raises(ValueError, match=r"label statistics \[30, S\], got \(30,\)"):
-        fit(members, statistics[:, 0], relevance, SETTINGS)
+        ScoredCandidates.of(members, statistics[:, 0], relevance)
     for features, relevant in (
         (np.zeros(3), np.ones(3, bool)),
         (np.zeros((0, 2)), np.ones(0, bool)),
@@ -271,5 +276,12 @@ def test_bad_input_is_one_clear_error():
         with pytest.raises(ValueError, match=r"expected features \[M, F\] with M > 0"):
             fit_tree(features, relevant, 3)
     for folds in (0, 1):
-        with pytest.raises(ValueError, match=f"from 2 folds .*got {folds}"):
-            cross_fit(members, statistics, relevance, SETTINGS, folds=folds)
+        with pytest.raises(ValueError, match=f"at least 2 folds, got {folds}"):
+            cross_fit(scored, SETTINGS, folds=folds)
+
+
+def test_more_folds_than_points_leave_out_one_point_each():
+    members, relevance, statistics = made(points=20)
+    scored = ScoredCandidates.of(members, statistics, relevance)
+    most = cross_fit(scored, SETTINGS, folds=20)
+    assert (cross_fit(scored, SETTINGS, folds=99) != most).nnz == 0

@@ -1,9 +1,8 @@
-"""Candidates of a fusion: the union of what its members propose for a point, their scores of it,
-and the features that a fuser reads.
+"""Candidates of a fusion: the union of what its members propose for a point, with their scores.
 
-    labels, ranks = merge([ids of member 1 [n, k], ids of member 2 [n, k]], num_labels)
-    found = Candidates(labels, ranks, scores, k)
-    x = features(found, log_counts)      # [candidates, num_features(members)]
+labels, ranks = merge([ids of member 1 [n, k], ids of member 2 [n, k]], num_labels)
+candidates = Candidates(labels, ranks, scores, k)
+x = features(candidates, log_counts)      # [candidates, F], utils/fusing/features.py
 """
 
 from __future__ import annotations
@@ -57,8 +56,10 @@ class Candidates:
         return topk_csr(dense, self.labels, num_labels)
 
     def check_finite(self, names: Sequence[str], where: str) -> None:
-        """NotFiniteError that names a member whose scores of the candidates of `where` are not
-        finite."""
+        """Raise NotFiniteError that names a member with scores that are not finite.
+
+        where: whose candidates these are, for the message.
+        """
         for m, name in enumerate(names):
             bad = np.argwhere(self.known & ~np.isfinite(self.scores[:, :, m]))
             if len(bad):
@@ -86,15 +87,19 @@ def joined(parts: Sequence[Candidates]) -> Candidates:
     )
 
 
-def relevant_places(found: Candidates, relevance: sp.csr_matrix) -> np.ndarray:
+def relevant_places(candidates: Candidates, relevance: sp.csr_matrix) -> np.ndarray:
     """Which of the known candidates are relevant [candidates] bool."""
-    rows = np.broadcast_to(np.arange(len(found.labels))[:, None], found.labels.shape)
-    return contains(relevance, rows[found.known], found.labels[found.known])
+    known = candidates.known
+    points, _ = np.nonzero(known)
+    return contains(relevance, points, candidates.labels[known])
 
 
 def merge(proposals: Sequence[np.ndarray], num_labels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Union of the members' proposals, [n, k] label ids each, -1 = none: (labels [n, m k], ranks
-    [n, m k, m])."""
+    """Join the members' proposals, [n, k] label ids each, -1 = none.
+
+    Returns:
+        (labels [n, w] int64, ranks [n, w, m] int32) as in `Candidates`
+    """
     stacked = np.ascontiguousarray(np.stack(proposals), np.int64)
     members, n, k = stacked.shape
     if stacked.size and not -1 <= stacked.min() <= stacked.max() < num_labels:

@@ -1,20 +1,18 @@
 """A learned fusion: how likely is each candidate relevant, given what every member says of it?
 
-    found = Candidates(*merge(proposals, num_labels), scores, k)      # utils/fusing/candidates.py
-    _, calibration = cross_fit(found, relevance, seen.log_counts, "boosted", settings)
-    fuser = fit(found, relevance, seen, "boosted", ["encoder", "tree"], settings, calibration,
-        tail=0.0)
-    probability = fuser(found)      # [n, w]
+    fusers = fit_fusers(candidates, ["encoder", "tree"], validation, seen, choice)
+    scores = fusers.fuser(candidates)      # [n, w]
 
-Two kinds of fuser read the features of candidates.py: `boosted`, gradient-boosted trees that never
-fall where a feature says that a member, or more members, are surer, and `linear`, a logistic
-regression. Both are calibrated on the points that they were not fitted on. scikit-learn fits, numba
-scores; saved as plain arrays.
+Two kinds of model read the features of candidates (utils/fusing/features.py): `boosted`,
+gradient-boosted trees that never fall where a feature says that a member, or more members, are
+surer, and `linear`, a logistic regression. Both are calibrated on the points that they were not
+fitted on (utils/fusing/fuser_fitting.py). scikit-learn fits, numba scores; saved as plain arrays.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -22,8 +20,9 @@ import numpy as np
 
 from utils.errors import InputError
 from utils.fusing.candidates import Candidates
+from utils.fusing.cross_fitting import Calibration
 from utils.fusing.features import feature_owners, features, num_features
-from utils.fusing.fuser_models import MODELS, Boosted, Linear
+from utils.fusing.fuser_models import MODELS, FuserModel
 from utils.reading.matrices import read_arrays
 from utils.reading.saved import Shape, check_arrays
 
@@ -37,87 +36,126 @@ OF_EVERY_FUSER: dict[str, tuple[Shape, type]] = {
 
 @dataclass(frozen=True)
 class SeenLabels:
-    """What is known of the labels from the points that members were trained on, and from no other:
-    a validation point's own labels would tell what is asked. log_counts [L], log(1 + points);
-    inverse_propensity [L]."""
+    """What is known of the labels from the points that members were trained on.
+
+    And from no other: a validation point's own labels would tell what is asked.
+
+    Attributes: log_counts [L] float32, log(1 + points); inverse_propensity [L].
+    """
 
     log_counts: np.ndarray
     inverse_propensity: np.ndarray
 
+    @classmethod
+    def of_counts(cls, counts: np.ndarray, inverse_propensity: np.ndarray) -> SeenLabels:
+        """Labels with so many points each [L]."""
+        return cls(np.log1p(counts).astype(np.float32), inverse_propensity)
+
     def boost(self, tail: float) -> np.ndarray:
-        """Factors of the labels' probabilities [L]."""
+        """Factors of the labels' probabilities [L] float32."""
         return (self.inverse_propensity**tail).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class Fuser:
-    """A fitted fusion. Attributes: kind; members; model; calibration (a, b): p = sigmoid(a model +
-    b); tail, the power of a label's inverse propensity that its probability is multiplied with;
-    labels, log frequency and that factor."""
+    """A fitted fusion of members.
 
-    kind: str
+    Attributes: members, their names; model; calibration, of its margins; tail, the power of a
+    label's inverse propensity that its probability is multiplied with; log_counts and boost, of
+    each label its log frequency and that factor.
+    """
+
     members: tuple[str, ...]
-    model: Linear | Boosted
-    calibration: np.ndarray
+    model: FuserModel
+    calibration: Calibration
     tail: float
     log_counts: np.ndarray  # [L] log(1 + training points)
     boost: np.ndarray  # [L] inverse propensity to the power of tail
+
+    @classmethod
+    def of_labels(
+        cls,
+        seen: SeenLabels,
+        members: Sequence[str],
+        model: FuserModel,
+        calibration: Calibration,
+        tail: float,
+    ) -> Fuser:
+        """A fuser whose labels are those that were seen."""
+        return cls(tuple(members), model, calibration, tail, seen.log_counts, seen.boost(tail))
+
+    @property
+    def kind(self) -> str:
+        return self.model.kind
 
     def of_points(self, seen: SeenLabels) -> Fuser:
         """The same for members that were trained on other points."""
         return replace(self, log_counts=seen.log_counts, boost=seen.boost(self.tail))
 
-    def __call__(self, found: Candidates) -> np.ndarray:
-        """Scores [n, w] float32, -inf in empty places: probabilities, unless the tail is
-        boosted."""
-        out = np.full(found.labels.shape, -np.inf, np.float32)
-        margins = (
-            self.calibration[0] * self.model(features(found, self.log_counts)) + self.calibration[1]
-        )
-        out[found.known] = 1 / (1 + np.exp(-margins)) * self.boost[found.labels[found.known]]
-        return out
+    def __call__(self, candidates: Candidates) -> np.ndarray:
+        """Score the candidates: probabilities, unless the tail is boosted.
+
+        Returns:
+            [n, w] float32, -inf in empty places
+        """
+        scores = np.full(candidates.labels.shape, -np.inf, np.float32)
+        known = candidates.known
+        log_odds = self.calibration(self.model(features(candidates, self.log_counts)))
+        scores[known] = 1 / (1 + np.exp(-log_odds)) * self.boost[candidates.labels[known]]
+        return scores
 
     def probabilities(self, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Scores of labels, of equal shape, without the tail's factor."""
         return scores / self.boost[labels]
 
-    def shares(self, found: Candidates) -> np.ndarray:
-        """What each member adds to a candidate's calibrated log-odds, beside their agreement, the
-        label's frequency and a constant: [n, w, m] float32, 0 in empty places."""
+    def shares(self, candidates: Candidates) -> np.ndarray:
+        """What each member adds to a candidate's calibrated log-odds.
+
+        Beside that stand the members' agreement, the label's frequency and a constant.
+
+        Returns:
+            [n, w, m] float32, 0 in empty places
+        """
         owner = feature_owners(len(self.members))
-        out = np.zeros((*found.labels.shape, len(self.members)), np.float32)
-        out[found.known] = (
-            self.calibration[0] * self.model.shares(features(found, self.log_counts), owner)[:, :-1]
-        )
-        return out
+        shares = np.zeros((*candidates.labels.shape, len(self.members)), np.float32)
+        of_margins = self.model.shares(features(candidates, self.log_counts), owner)
+        shares[candidates.known] = self.calibration.slope * of_margins[:, :-1]
+        return shares
 
     # ---- saving
     def save(self, path: Path) -> None:
-        """Plain arrays, an .npz without pickles."""
+        """Write plain arrays, an .npz without pickles."""
+        model = {f"model.{f.name}": getattr(self.model, f.name) for f in fields(self.model)}
         np.savez(
             path,
             kind=self.kind,
             members=json.dumps(self.members),
-            calibration=self.calibration,
+            calibration=np.array([self.calibration.slope, self.calibration.intercept]),
             tail=self.tail,
             log_counts=self.log_counts,
             boost=self.boost,
-            **{f"model.{f.name}": getattr(self.model, f.name) for f in fields(self.model)},
+            **model,
         )
 
     @classmethod
     def load(cls, path: Path) -> Fuser:
-        """What `save` wrote; ValueError if it is something else."""
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: it is something else.
+        """
         kind, members = _kind_and_members(path)
-        parts = {f"model.{name}": expected for name, expected in MODELS[kind].PARTS.items()}
-        arrays = read_arrays(path, {*OF_EVERY_FUSER, *parts})
-        check_arrays(path, arrays, {**OF_EVERY_FUSER, **parts})
-        model = MODELS[kind](**{f.name: arrays[f"model.{f.name}"] for f in fields(MODELS[kind])})
+        model_class = MODELS[kind]
+        expected = dict(OF_EVERY_FUSER)
+        for name, part in model_class.PARTS.items():
+            expected[f"model.{name}"] = part
+        arrays = read_arrays(path, set(expected))
+        check_arrays(path, arrays, expected)
+        model = model_class(**{name: arrays[f"model.{name}"] for name in model_class.PARTS})
         fuser = cls(
-            kind,
             members,
             model,
-            arrays["calibration"],
+            Calibration(*arrays["calibration"].tolist()),
             float(arrays["tail"]),
             arrays["log_counts"],
             arrays["boost"],

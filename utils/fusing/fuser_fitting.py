@@ -1,126 +1,149 @@
-"""Fitting and calibrating a fuser on validation points."""
+"""Fitting a fuser on validation points: its kind and its tail are chosen by cross-fitting."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from operator import itemgetter
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 
+from utils import metrics
 from utils.fusing.candidates import Candidates, relevant_places
+from utils.fusing.cross_fitting import FOLDS, Calibration, CandidateRows, platt
 from utils.fusing.features import features
 from utils.fusing.fuser import Fuser, SeenLabels
-from utils.fusing.fuser_models import MODELS, Boosted, Linear
-from utils.fusing.kernels import PER_MEMBER
+from utils.fusing.fuser_models import TreeLimits, fit_model
+from utils.fusing.validation import Validation, warn_if_alike
 
-FOLDS = 5
-FLATTEST = 0.1  # slope of a calibration, of margins in units of their standard deviation
+log = logging.getLogger(__name__)
+TAILS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
+FOLDS_WITHOUT = 2  # for the calibration of a fuser without one of the members
 
 
 @dataclass(frozen=True)
-class FuserSettings:
-    """What fitting may do: trees, leaves and min_leaf of the boosted kind."""
+class FuserChoice:
+    """What a fuser is chosen from: kinds of model, trees' limits; and the metric that it is for."""
 
-    trees: int
-    leaves: int
-    min_leaf: int
-
-
-def cross_fit(
-    found: Candidates,
-    relevance: sp.csr_matrix,
-    log_counts: np.ndarray,
-    kind: str,
-    settings: FuserSettings,
-    folds: int = FOLDS,
-    seed: int = 0,
-) -> tuple[np.ndarray, np.ndarray]:
-    """(log-odds of all known candidates [candidates], each by a model fitted on the other folds'
-    points and calibrated on all; the calibration [2])."""
-    n = len(found.labels)
-    x = features(found, log_counts)
-    relevant = relevant_places(found, relevance)
-    fold = np.random.default_rng(seed).permutation(n) % min(folds, n)
-    of_row = np.repeat(fold, found.known.sum(1))
-    margins = np.empty(len(x))
-    for number in range(min(folds, n)):
-        inside = of_row == number
-        model = _fit_model(kind, x[~inside], relevant[~inside], found.scores.shape[2], settings)
-        margins[inside] = model(x[inside])
-    calibration = _platt(margins, relevant)
-    return calibration[0] * margins + calibration[1], calibration
+    kinds: Sequence[str]
+    limits: TreeLimits
+    target: str
 
 
-def _fit_model(
-    kind: str,
-    x: np.ndarray,
-    relevant: np.ndarray,
-    members: int,
-    settings: FuserSettings,
-) -> Linear | Boosted:
-    # nothing to learn from: how near a label is to each member's best
-    if relevant.all() or not relevant.any():
-        weight = np.zeros(x.shape[1])
-        weight[1 : PER_MEMBER * members : PER_MEMBER] = 1.0
-        return Linear(weight, np.asarray(0.0))
-    return MODELS[kind].fit(
-        x, relevant, members, settings.trees, settings.leaves, settings.min_leaf
+@dataclass(frozen=True)
+class FittedFusers:
+    """A fuser of all members, for each member one of the others, and what cross-fitting says."""
+
+    fuser: Fuser
+    without: dict[str, Fuser]
+    checked: dict[str, Any]
+
+
+def candidate_rows(
+    candidates: Candidates, relevance: sp.csr_matrix, log_counts: np.ndarray
+) -> CandidateRows:
+    """The features of the candidates of validation points [n], whose relevance is [n, L]."""
+    num_points = len(candidates.labels)
+    return CandidateRows(
+        features(candidates, log_counts),
+        relevant_places(candidates, relevance),
+        np.repeat(np.arange(num_points), candidates.known.sum(1)),
+        num_points,
     )
 
 
-def _platt(margins: np.ndarray, relevant: np.ndarray) -> np.ndarray:
-    """(a, b) with which sigmoid(a margin + b) is the share of relevant candidates (Platt, 1999).
+@dataclass(frozen=True)
+class CrossFit:
+    """What models of one kind, each fitted on the points of other folds, say of the candidates.
 
-    The targets are his, (right + 1) / (right + 2) and 1 / (wrong + 2): where all candidates are
-    right, or all wrong, the next one is not certain to be. The slope is kept above 0, so that the
-    order never turns around.
+    Attributes: kind; log_odds [candidates], calibrated; calibration, fitted on all of them.
     """
-    from sklearn.linear_model import LogisticRegression
 
-    right = int(relevant.sum())
-    wrong = len(relevant) - right
-    if right + wrong == 0:
-        return np.array([1.0, 0.0])
-    target = np.where(relevant, (right + 1) / (right + 2), 1 / (wrong + 2))
-    center = margins.mean()
-    spread = margins.std() or 1.0
-    slope = 0.0
-    if right and wrong:
-        standard = (margins - center) / spread
-        platt = LogisticRegression(C=1e6, solver="newton-cholesky").fit(
-            np.tile(standard, 2)[:, None],
-            np.repeat([1, 0], len(target)),
-            np.concatenate([target, 1 - target]),
-        )
-        slope, intercept = platt.coef_[0, 0], platt.intercept_[0]
-    if slope < FLATTEST:
-        share = target.mean()
-        slope = FLATTEST
-        intercept = np.log(share / (1 - share))
-    slope /= spread
-    return np.array([slope, intercept - slope * center])
+    kind: str
+    log_odds: np.ndarray
+    calibration: Calibration
 
 
-def fit(
-    found: Candidates,
-    relevance: sp.csr_matrix,
-    seen: SeenLabels,
-    kind: str,
+def cross_fit(rows: CandidateRows, kind: str, limits: TreeLimits, folds: int = FOLDS) -> CrossFit:
+    """Judge and calibrate all candidates by models that were fitted on other points."""
+    margins = rows.cross_fitted(partial(fit_model, kind, limits), folds)
+    calibration = platt(margins, rows.relevant)
+    return CrossFit(kind, calibration(margins), calibration)
+
+
+def fit_fusers(
+    candidates: Candidates,
     members: Sequence[str],
-    settings: FuserSettings,
-    calibration: np.ndarray,
-    tail: float,
-) -> Fuser:
-    """Fit on all points.
+    validation: Validation,
+    seen: SeenLabels,
+    choice: FuserChoice,
+) -> FittedFusers:
+    """Fit the fuser of all members, and for each of several members one of the others.
 
     Args:
-        found: candidates of validation points, filter pairs removed. relevance: [n, L], relevant
-        where stored.
-        calibration: of `cross_fit` with the same kind and settings. tail: power of the inverse
-        propensity.
+        candidates: of the validation points, their filter pairs removed.
+        members: names, in the order of `candidates.scores`.
     """
-    relevant = relevant_places(found, relevance)
-    model = _fit_model(kind, features(found, seen.log_counts), relevant, len(members), settings)
-    kind = next(name for name, kind in MODELS.items() if isinstance(model, kind))
-    return Fuser(kind, tuple(members), model, calibration, tail, seen.log_counts, seen.boost(tail))
+    rows = candidate_rows(candidates, validation.relevance, seen.log_counts)
+    warn_if_alike(rows.relevant)
+    crossed, tail = _best(candidates, rows, validation, seen, choice)
+    model = fit_model(crossed.kind, choice.limits, rows.features, rows.relevant)
+    fuser = Fuser.of_labels(seen, members, model, crossed.calibration, tail)
+    without = {}
+    for place, name in enumerate(members if len(members) > 1 else ()):
+        others = [other for other in members if other != name]
+        left = candidate_rows(candidates.without(place), validation.relevance, seen.log_counts)
+        calibration = cross_fit(left, crossed.kind, choice.limits, FOLDS_WITHOUT).calibration
+        model = fit_model(crossed.kind, choice.limits, left.features, left.relevant)
+        without[name] = Fuser.of_labels(seen, others, model, calibration, tail)
+    scored = _member_scores(candidates, members, validation.num_labels)
+    scored["fused, cross-fitted"] = _fused_scores(candidates, crossed, seen.boost(tail))
+    checked: dict[str, Any] = {**validation.report(scored)}
+    checked["reliability"] = metrics.reliability(_sigmoid(crossed.log_odds), rows.relevant)
+    return FittedFusers(fuser, without, checked)
+
+
+def _best(
+    candidates: Candidates,
+    rows: CandidateRows,
+    validation: Validation,
+    seen: SeenLabels,
+    choice: FuserChoice,
+) -> tuple[CrossFit, float]:
+    """The kind of model, cross-fitted, and the tail whose scores have the best `choice.target`."""
+    crossed_fits = [cross_fit(rows, kind, choice.limits) for kind in choice.kinds]
+    tried = []
+    for crossed in crossed_fits:
+        for tail in TAILS:
+            scores = _fused_scores(candidates, crossed, seen.boost(tail))
+            value = validation.evaluate(scores)[choice.target]
+            log.info(
+                "%s fuser, tail %g: cross-fitted %s %.2f", crossed.kind, tail, choice.target, value
+            )
+            tried.append((value, crossed, tail))
+    _, crossed, tail = max(tried, key=itemgetter(0))  # of equal ones the first
+    return crossed, tail
+
+
+def _fused_scores(candidates: Candidates, crossed: CrossFit, boost: np.ndarray) -> sp.csr_matrix:
+    """Cross-fitted scores [n, L], the labels' probabilities multiplied by `boost` [L]."""
+    labels = candidates.labels[candidates.known]
+    return candidates.as_csr(boost[labels] / (1 + np.exp(-crossed.log_odds)), len(boost))
+
+
+def _member_scores(
+    candidates: Candidates, members: Sequence[str], num_labels: int
+) -> dict[str, sp.csr_matrix]:
+    """Each member's own scores of all candidates [n, L]."""
+    scores = candidates.scores[candidates.known]  # [candidates, m]
+    return {
+        name: candidates.as_csr(scores[:, place], num_labels) for place, name in enumerate(members)
+    }
+
+
+def _sigmoid(log_odds: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-log_odds))

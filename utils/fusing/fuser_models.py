@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from utils.errors import InputError
-from utils.fusing.features import rising_features
-from utils.fusing.kernels import walk_shares, walk_trees
+from utils.fusing.features import num_members, rising_features
+from utils.fusing.kernels import PER_MEMBER, walk_shares, walk_trees
 from utils.reading.saved import Shape
 
 SCALED = 50_000  # rows that say how features are scaled
 # of a row; features such as the mean of ranks are sums of others: float32 could not tell them apart
 RIDGE = 1e-5
+
+
+@dataclass(frozen=True)
+class TreeLimits:
+    """How large boosted trees may be: their number, leaves of each, candidates of a leaf."""
+
+    trees: int
+    leaves: int
+    min_leaf: int
 
 
 @dataclass(frozen=True)
@@ -26,9 +35,10 @@ class Boosted:
     threshold: np.ndarray  # [nodes] float64: to the left where the feature is at most this
     left: np.ndarray  # [nodes] int64
     right: np.ndarray  # [nodes] int64
-    # [nodes] float64, of inner nodes what a leaf in their place would say
-    value: np.ndarray
+    value: np.ndarray  # [nodes] float64; of inner nodes what a leaf in their place would say
     start: np.ndarray  # [] float64
+
+    kind: ClassVar[str] = "boosted"
     PARTS: ClassVar[dict[str, tuple[Shape, type]]] = {
         "roots": ((None,), np.int64),
         "feature": ((None,), np.int64),
@@ -39,38 +49,24 @@ class Boosted:
         "start": ((), np.float64),
     }
 
+    @property
+    def _nodes(self) -> tuple[np.ndarray, ...]:
+        return self.roots, self.feature, self.threshold, self.left, self.right, self.value
+
     def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Margins [M] float64 of features [M, F]."""
         out = np.empty(len(x))
-        walk_trees(
-            x,
-            self.roots,
-            self.feature,
-            self.threshold,
-            self.left,
-            self.right,
-            self.value,
-            float(self.start),
-            out,
-        )
+        walk_trees(x, *self._nodes, float(self.start), out)
         return out
 
     def shares(self, x: np.ndarray, owner: np.ndarray) -> np.ndarray:
+        """What the features of each owner add to the margins: [M, owners]; owner [F]."""
         out = np.zeros((len(x), int(owner.max()) + 1))
-        walk_shares(
-            x,
-            self.roots,
-            self.feature,
-            self.threshold,
-            self.left,
-            self.right,
-            self.value,
-            owner,
-            out,
-        )
+        walk_shares(x, *self._nodes, owner, out)
         return out
 
     def check(self, columns: int) -> None:
-        """ValueError unless every walk ends: children come after their parents."""
+        """Raise ValueError unless every walk ends: children come after their parents."""
         nodes = len(self.feature)
         inner = self.feature >= 0
         # one leaf more than inner nodes
@@ -90,48 +86,45 @@ class Boosted:
             )
 
     @classmethod
-    def fit(
-        cls,
-        x: np.ndarray,
-        relevant: np.ndarray,
-        members: int,
-        trees: int,
-        leaves: int,
-        min_leaf: int,
-    ) -> Boosted:
+    def fit(cls, x: np.ndarray, relevant: np.ndarray, limits: TreeLimits) -> Boosted:
+        """Fit trees that never fall where a feature says that a member is surer."""
         from sklearn.ensemble import HistGradientBoostingClassifier
         from threadpoolctl import threadpool_limits  # comes with scikit-learn
 
         model = HistGradientBoostingClassifier(
-            max_iter=trees,
-            max_leaf_nodes=leaves,
+            max_iter=limits.trees,
+            max_leaf_nodes=limits.leaves,
             learning_rate=0.1,
-            min_samples_leaf=min_leaf,
+            min_samples_leaf=limits.min_leaf,
             l2_regularization=1.0,
-            monotonic_cst=rising_features(members),
+            monotonic_cst=rising_features(num_members(x.shape[1])),
             early_stopping=False,
             random_state=0,
         )
         # its threads wait for each other: on a busy machine that takes a minute
         with threadpool_limits(1):
             model.fit(x, relevant)
+        return cls._of_scikit_learn(model)
+
+    @classmethod
+    def _of_scikit_learn(cls, model: Any) -> Boosted:
+        """The trees of a fitted HistGradientBoostingClassifier, one after the other."""
         # its only door to the trees; tested for equality
-        nodes = [part[0].nodes for part in model._predictors]
-        offsets = np.concatenate([[0], np.cumsum([len(part) for part in nodes])]).astype(np.int64)
-        leaf = np.concatenate([part["is_leaf"] for part in nodes]).astype(bool)
-        base = np.repeat(offsets[:-1], np.diff(offsets))
-        joined = {
-            name: np.concatenate([part[name] for part in nodes])
-            for name in ("feature_idx", "num_threshold", "left", "right", "value")
-        }
+        trees = [part[0].nodes for part in model._predictors]
+        nodes = np.concatenate(trees)
+        sizes = [len(tree) for tree in trees]
+        offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        first = np.repeat(offsets[:-1], sizes)  # of the tree of each node
         return cls(
-            offsets[:-1],
-            np.where(leaf, -1, joined["feature_idx"]).astype(np.int64),
-            joined["num_threshold"],
-            joined["left"].astype(np.int64) + base,
-            joined["right"].astype(np.int64) + base,
-            joined["value"],
-            np.asarray(model._baseline_prediction.ravel()[0], np.float64),
+            roots=offsets[:-1],
+            feature=np.where(nodes["is_leaf"].astype(bool), -1, nodes["feature_idx"]).astype(
+                np.int64
+            ),
+            threshold=nodes["num_threshold"].copy(),
+            left=nodes["left"].astype(np.int64) + first,
+            right=nodes["right"].astype(np.int64) + first,
+            value=nodes["value"].copy(),
+            start=np.asarray(model._baseline_prediction.ravel()[0], np.float64),
         )
 
 
@@ -141,23 +134,29 @@ class Linear:
 
     weight: np.ndarray
     intercept: np.ndarray
+
+    kind: ClassVar[str] = "linear"
     PARTS: ClassVar[dict[str, tuple[Shape, type]]] = {
         "weight": ((None,), np.float64),
         "intercept": ((), np.float64),
     }
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Margins [M] float64 of features [M, F]."""
         return x @ self.weight + float(self.intercept)
 
     def shares(self, x: np.ndarray, owner: np.ndarray) -> np.ndarray:
+        """What the features of each owner add to the margins: [M, owners]; owner [F]."""
         return (x * self.weight) @ np.eye(int(owner.max()) + 1)[owner]
 
     def check(self, columns: int) -> None:
+        """Raise ValueError unless there is a weight for each of so many features."""
         if self.weight.shape != (columns,):
             raise ValueError(f"expected weights [{columns}], got {self.weight.shape}")
 
     @classmethod
-    def fit(cls, x: np.ndarray, relevant: np.ndarray, *_: int) -> Linear:
+    def fit(cls, x: np.ndarray, relevant: np.ndarray, limits: TreeLimits) -> Linear:
+        """Fit by Newton's method on features of one scale; `limits` are those of trees."""
         from sklearn.linear_model import LogisticRegression
 
         some = x[:: max(len(x) // SCALED, 1)].astype(np.float64)  # only conditions the problem
@@ -165,8 +164,8 @@ class Linear:
         scale = some.std(0)
         scale[scale == 0] = 1
         scaled = (x - mean.astype(np.float32)) / scale.astype(np.float32)
-        # BLAS may raise the flag over finite arrays (numpy/numpy#24067): what counts is whether the
-        # result is finite
+        # BLAS may raise the flag over finite arrays (numpy/numpy#24067): what counts is whether
+        # the result is finite
         with np.errstate(invalid="ignore"):
             model = LogisticRegression(C=1 / (RIDGE * len(x)), solver="newton-cholesky").fit(
                 scaled, relevant
@@ -178,6 +177,21 @@ class Linear:
         weight = model.coef_[0] / scale
         return cls(weight.astype(np.float64), np.asarray(model.intercept_[0] - weight @ mean))
 
+    @classmethod
+    def sum_of_members(cls, columns: int) -> Linear:
+        """How near a label is to each member's best: for candidates that teach nothing."""
+        weight = np.zeros(columns)
+        weight[1 : PER_MEMBER * num_members(columns) : PER_MEMBER] = 1.0
+        return cls(weight, np.asarray(0.0))
 
-MODELS = {"linear": Linear, "boosted": Boosted}
+
+FuserModel = Linear | Boosted
+MODELS: dict[str, type[Linear] | type[Boosted]] = {"linear": Linear, "boosted": Boosted}
 KINDS = tuple(MODELS)
+
+
+def fit_model(kind: str, limits: TreeLimits, x: np.ndarray, relevant: np.ndarray) -> FuserModel:
+    """Fit a model of that kind, or sum the members where all rows are right or all wrong."""
+    if relevant.all() or not relevant.any():
+        return Linear.sum_of_members(x.shape[1])
+    return MODELS[kind].fit(x, relevant, limits)

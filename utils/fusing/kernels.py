@@ -33,8 +33,10 @@ def merge_proposals(proposals, place, labels, ranks):
 
 @njit(**OPTIONS)
 def member_features(labels, ranks, scores, out):
-    """PER_MEMBER features of a point's candidates by one member: out [candidates, F]; places
-    [w]."""
+    """PER_MEMBER features of a point's candidates by one member: out [candidates, F].
+
+    labels, ranks, scores: of the point's places [w].
+    """
     best = second = -np.inf
     total, count = 0.0, 0
     for j in range(len(labels)):
@@ -114,8 +116,10 @@ def walk_trees(x, roots, feature, threshold, left, right, value, start, out):
 
 @njit(**OPTIONS)
 def walk_shares(x, roots, feature, threshold, left, right, value, owner, out):
-    """What each owner of features adds on the way from the root to the leaf (Saabas): out [n,
-    owners]."""
+    """What each owner of features adds on the way from the root to the leaf (Saabas).
+
+    out: [n, owners], added to.
+    """
     for i in range(len(x)):
         for tree in range(len(roots)):
             node = roots[tree]

@@ -1,5 +1,4 @@
-"""Score fusion: several models score the same candidates, a decision tree says how likely each is
-relevant.
+"""A decision tree over several models' scores of the same candidates, added to those scores.
 
     final = tree_weight * tree(member scores, label statistics) + sum_m member_weights[m] * score_m
 
@@ -7,32 +6,44 @@ DEXA (Dahiya et al., KDD 2023): members (classifier, embedding), statistic inver
 7, tree_weight beta, weights (1, beta). ELIAS++ (Gupta et al., NeurIPS 2022): members (ranker,
 index), statistic label frequency, depth 5, tree_weight 0.3, weights (0.7, 0).
 
-    fusion = fit([classifier, embedding], inverse_propensity[:, None], relevance,
-                 ScoreTreeSettings(beta, (1.0, beta), depth=7, min_leaf=100))
+    scored = ScoredCandidates.of([classifier, embedding], inverse_propensity[:, None], relevance)
+    fusion = fit(scored, ScoreTreeSettings(beta, (1.0, beta), depth=7, min_leaf=100))
     scores = fusion.fuse([classifier, embedding])      # CSR [N, L]
 
 Fitted on validation points with their own filter pairs removed, never on the test split.
 `cross_fit` tells how well the fusion does on points that it was not fitted on. Saved as plain
-arrays: scikit-learn is needed to fit, not to score.
+arrays: scikit-learn is needed to fit, not to score. utils/fusing/fuser.py is the calibrated fusion
+of any methods.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import scipy.sparse as sp
 
 from utils.errors import InputError
+from utils.fusing.cross_fitting import FOLDS, CandidateRows
+from utils.fusing.validation import warn_if_alike
 from utils.metrics import evaluate
 from utils.reading.matrices import read_arrays
 from utils.reading.saved import Shape, check_arrays
 from utils.sparse import canonical, contains, entry_rows, lookup
 
-log = logging.getLogger(__name__)
+PARTS: dict[str, tuple[Shape, type]] = {  # of a saved score tree
+    "tree.feature": ((None,), np.int64),
+    "tree.threshold": ((None,), np.float64),
+    "tree.left": ((None,), np.int64),
+    "tree.right": ((None,), np.int64),
+    "tree.value": ((None,), np.float64),
+    "tree_weight": ((), np.float64),
+    "member_weights": ((None,), np.float32),
+    "statistics": ((None, None), np.float32),
+}
 
 
 @dataclass(frozen=True)
@@ -47,8 +58,7 @@ class Tree:
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
         """Candidates' features [M, F] -> probability of relevance [M] float32."""
-        # the precision that the thresholds were found in
-        features = np.asarray(features, np.float32)
+        features = np.asarray(features, np.float32)  # as precise as when the thresholds were found
         node = np.zeros(len(features), np.int64)
         while True:
             feature = self.feature[node]
@@ -59,21 +69,29 @@ class Tree:
             goes_left = features[inner, feature[inner]] <= self.threshold[at]
             node[inner] = np.where(goes_left, self.left[at], self.right[at])
 
+    def check(self, columns: int) -> None:
+        """Raise ValueError unless every walk ends: a tree from a stranger must not run in a circle.
 
-PARTS: dict[str, tuple[Shape, type]] = {  # of a saved fusion
-    "tree.feature": ((None,), np.int64),
-    "tree.threshold": ((None,), np.float64),
-    "tree.left": ((None,), np.int64),
-    "tree.right": ((None,), np.int64),
-    "tree.value": ((None,), np.float64),
-    "tree_weight": ((), np.float64),
-    "member_weights": ((None,), np.float32),
-    "statistics": ((None, None), np.float32),
-}
+        columns: features that there are.
+        """
+        nodes = len(self.feature)
+        if any(getattr(self, f.name).shape != (nodes,) for f in fields(Tree)):
+            raise ValueError(f"expected arrays [{nodes}] of the tree's nodes")
+        inner = self.feature >= 0
+        children = np.stack([self.left, self.right])[:, inner]
+        if (
+            nodes == 0
+            or (children <= np.flatnonzero(inner)).any()
+            or (children >= nodes).any()
+            or (self.feature >= columns).any()
+        ):
+            raise ValueError(
+                f"expected a tree whose children come after their parents, over {columns} features"
+            )
 
 
 def fit_tree(features: np.ndarray, relevant: np.ndarray, depth: int, min_leaf: int = 1) -> Tree:
-    """The tree of at most `depth` levels that best separates relevant candidates from the others.
+    """Fit the tree of at most `depth` levels that best separates relevant candidates from others.
 
     Args:
         features: [M, F], finite.
@@ -90,53 +108,102 @@ def fit_tree(features: np.ndarray, relevant: np.ndarray, depth: int, min_leaf: i
         )
     if not np.isfinite(features).all():
         raise ValueError("fit_tree: expected finite features, got NaN or infinite ones")
-    fitted = (
-        DecisionTreeRegressor(max_depth=depth, min_samples_leaf=min_leaf, random_state=0)
-        .fit(features, relevant.astype(np.float64))
-        .tree_
-    )
+    regressor = DecisionTreeRegressor(max_depth=depth, min_samples_leaf=min_leaf, random_state=0)
+    tree = regressor.fit(features, relevant.astype(np.float64)).tree_
     return Tree(
-        np.where(fitted.children_left < 0, -1, fitted.feature),
-        fitted.threshold.copy(),
-        fitted.children_left.copy(),
-        fitted.children_right.copy(),
-        fitted.value[:, 0, 0].copy(),
+        feature=np.where(tree.children_left < 0, -1, tree.feature),
+        threshold=tree.threshold.copy(),
+        left=tree.children_left.copy(),
+        right=tree.children_right.copy(),
+        value=tree.value[:, 0, 0].copy(),
     )
 
 
 # -------------------------------- candidates
 
 
-def candidates(members: Sequence[sp.csr_matrix]) -> sp.csr_matrix:
+def union_of(members: Sequence[sp.csr_matrix]) -> sp.csr_matrix:
     """Every (point, label) that a member scores: CSR [N, L] of ones."""
-    if len({m.shape for m in members}) != 1:
+    if len({member.shape for member in members}) != 1:
         raise ValueError(
-            f"fusion: expected members of one shape [N, L], got {[m.shape for m in members]}"
+            "fusion: expected members of one shape [N, L], got "
+            f"{[member.shape for member in members]}"
         )
-    union = sum(
-        sp.csr_matrix((np.ones(m.nnz, np.float32), m.indices, m.indptr), m.shape) for m in members
-    )
+    union = sp.csr_matrix(members[0].shape, dtype=np.float32)
+    for member in members:
+        ones = np.ones(member.nnz, np.float32)
+        union = union + sp.csr_matrix((ones, member.indices, member.indptr), member.shape)
     union.data[:] = 1.0
     return canonical(union)
 
 
 def aligned(members: Sequence[sp.csr_matrix], union: sp.csr_matrix) -> np.ndarray:
-    """The members' scores of each candidate [M, members] float32, in the order of `union`'s
-    entries.
+    """The members' scores of each candidate, in the order of `union`'s entries.
 
     A member should score every candidate; one that does not is given its lowest score for that
     point.
+
+    Returns:
+        [M, members] float32
     """
     rows = entry_rows(union)
     columns = np.empty((union.nnz, len(members)), np.float32)
-    for number, member in enumerate(map(canonical, members)):
-        lowest = np.zeros(member.shape[0])
-        filled = np.flatnonzero(np.diff(member.indptr))
+    for number, member in enumerate(members):
+        scores = canonical(member)
+        lowest = np.zeros(scores.shape[0])
+        filled = np.flatnonzero(np.diff(scores.indptr))
         if len(filled):
-            lowest[filled] = np.minimum.reduceat(member.data, member.indptr[filled])
-        known = contains(member, rows, union.indices)
-        columns[:, number] = np.where(known, lookup(member, rows, union.indices), lowest[rows])
+            lowest[filled] = np.minimum.reduceat(scores.data, scores.indptr[filled])
+        known = contains(scores, rows, union.indices)
+        columns[:, number] = np.where(known, lookup(scores, rows, union.indices), lowest[rows])
     return columns
+
+
+@dataclass(frozen=True)
+class ScoredCandidates:
+    """Candidates of validation points, scored by every member.
+
+    Attributes: union, CSR [N, L] of ones, the candidates; scores [M, m] of each; statistics [L, S]
+    float32, features of labels; rows, the trees' features [M, m + S] and what is relevant.
+    """
+
+    union: sp.csr_matrix
+    scores: np.ndarray
+    statistics: np.ndarray
+    relevance: sp.csr_matrix
+    rows: CandidateRows
+
+    @classmethod
+    def of(
+        cls, members: Sequence[sp.csr_matrix], statistics: np.ndarray, relevance: sp.csr_matrix
+    ) -> ScoredCandidates:
+        """Join the score matrices of the same points.
+
+        Args:
+            members: [N, L] each, their filter pairs removed; each scores the union of the
+                candidates, or is given its lowest score there.
+            statistics: [L, S] features of labels: inverse propensity, frequency.
+            relevance: [N, L], relevant where stored.
+        """
+        union = union_of(members)
+        statistics = np.asarray(statistics, np.float32)
+        if statistics.ndim != 2 or len(statistics) != union.shape[1]:
+            raise ValueError(
+                f"fusion: expected label statistics [{union.shape[1]}, S], got {statistics.shape}"
+            )
+        scores = aligned(members, union)
+        points = entry_rows(union)
+        rows = CandidateRows(
+            features=np.concatenate([scores, statistics[union.indices]], 1),
+            relevant=contains(relevance, points, union.indices),
+            points=points,
+            num_points=union.shape[0],
+        )
+        return cls(union, scores, statistics, relevance, rows)
+
+    def as_csr(self, values: np.ndarray) -> sp.csr_matrix:
+        """Values of the candidates [M] as a score matrix [N, L]."""
+        return sp.csr_matrix((values, self.union.indices, self.union.indptr), self.union.shape)
 
 
 # -------------------------------- the fusion
@@ -152,10 +219,19 @@ class ScoreTreeSettings:
     min_leaf: int
 
 
+def final_scores(
+    tree_weight: float, member_weights: np.ndarray, probability: np.ndarray, scores: np.ndarray
+) -> np.ndarray:
+    """The module's formula for candidates: tree's [M], members' [M, m] -> [M] float32."""
+    return (tree_weight * probability + scores @ member_weights).astype(np.float32)
+
+
 @dataclass(frozen=True)
 class ScoreTree:
-    """A fitted fusion of m members. Attributes: tree; tree_weight; member_weights [m]; statistics
-    [L, S] of labels."""
+    """A fitted fusion of m members.
+
+    Attributes: tree; tree_weight; member_weights [m] float32; statistics [L, S] of labels.
+    """
 
     tree: Tree
     tree_weight: float
@@ -170,17 +246,16 @@ class ScoreTree:
                 f"got {scores.shape}"
             )
         probability = self.tree(np.concatenate([scores, self.statistics[labels]], 1))
-        return (self.tree_weight * probability + scores @ self.member_weights).astype(np.float32)
+        return final_scores(self.tree_weight, self.member_weights, probability, scores)
 
     def fuse(self, members: Sequence[sp.csr_matrix]) -> sp.csr_matrix:
         """Fused scores of every candidate of the members' score matrices: CSR [N, L]."""
-        union = candidates(members)
-        return sp.csr_matrix(
-            (self(aligned(members, union), union.indices), union.indices, union.indptr), union.shape
-        )
+        union = union_of(members)
+        fused = self(aligned(members, union), union.indices)
+        return sp.csr_matrix((fused, union.indices, union.indptr), union.shape)
 
     def save(self, path: Path) -> None:
-        """Plain arrays, an .npz without pickles."""
+        """Write plain arrays, an .npz without pickles."""
         np.savez(
             path,
             tree_weight=self.tree_weight,
@@ -191,7 +266,11 @@ class ScoreTree:
 
     @classmethod
     def load(cls, path: Path) -> ScoreTree:
-        """What `save` wrote; ValueError if it is something else."""
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: it is something else.
+        """
         arrays = read_arrays(path)
         check_arrays(path, arrays, PARTS)
         tree = Tree(**{f.name: arrays[f"tree.{f.name}"] for f in fields(Tree)})
@@ -199,141 +278,75 @@ class ScoreTree:
             tree, float(arrays["tree_weight"]), arrays["member_weights"], arrays["statistics"]
         )
         try:
-            fusion.check()
+            tree.check(len(fusion.member_weights) + fusion.statistics.shape[1])
         except ValueError as error:
             raise InputError(f"{path}: not a saved fusion ({error})") from error
         return fusion
 
-    def check(self) -> None:
-        """ValueError for arrays that are not those of a fusion: a tree from a stranger must not run
-        in a circle."""
-        tree = self.tree
-        nodes = len(self.tree.feature)
-        if any(getattr(tree, f.name).shape != (nodes,) for f in fields(Tree)):
-            raise ValueError(f"expected arrays [{nodes}] of the tree's nodes")
-        inner = tree.feature >= 0
-        features = len(self.member_weights) + self.statistics.shape[1]
-        children = np.stack([tree.left, tree.right])[:, inner]
-        if (
-            nodes == 0
-            or (children <= np.flatnonzero(inner)).any()
-            or (children >= nodes).any()
-            or (tree.feature >= features).any()
-        ):
-            raise ValueError(
-                f"expected a tree whose children come after their parents, over {features} features"
-            )
+
+# -------------------------------- fitting
 
 
-def warn_if_alike(relevant: np.ndarray) -> None:
-    """Say that the candidates of the validation points are all right, or all wrong: nothing can be
-    learned from them.
-
-    relevant: [candidates] bool.
-    """
-    if relevant.all() or not relevant.any():
-        log.warning(
-            "all %d candidates of the validation points are %s: how to weigh the members cannot "
-            "be learned",
-            len(relevant),
-            "right" if relevant.any() else "wrong",
-        )
+def fit(scored: ScoredCandidates, settings: ScoreTreeSettings) -> ScoreTree:
+    """Fit the tree on the candidates of validation points."""
+    _check_weights(scored, settings)
+    rows = scored.rows
+    warn_if_alike(rows.relevant)
+    tree = fit_tree(rows.features, rows.relevant, settings.depth, settings.min_leaf)
+    weights = np.asarray(settings.member_weights, np.float32)
+    return ScoreTree(tree, settings.tree_weight, weights, scored.statistics)
 
 
-def fit(
-    members: Sequence[sp.csr_matrix],
-    statistics: np.ndarray,
-    relevance: sp.csr_matrix,
-    settings: ScoreTreeSettings,
-) -> ScoreTree:
-    """Fit the tree on the candidates of validation points.
-
-    Args:
-        members: score matrices [N, L] of the same points, their filter pairs removed; each scores
-            the union of the candidates, or is given its lowest score there.
-        statistics: [L, S] features of labels: inverse propensity, frequency.
-        relevance: [N, L], relevant where > 0.
-    """
-    if len(settings.member_weights) != len(members):
+def _check_weights(scored: ScoredCandidates, settings: ScoreTreeSettings) -> None:
+    members = scored.scores.shape[1]
+    if len(settings.member_weights) != members:
         raise ValueError(
-            f"fusion: expected a weight for each of {len(members)} members, got "
+            f"fusion: expected a weight for each of {members} members, got "
             f"{list(settings.member_weights)}"
         )
-    statistics = np.asarray(statistics, np.float32)
-    if statistics.ndim != 2 or len(statistics) != members[0].shape[1]:
-        raise ValueError(
-            f"fusion: expected label statistics [{members[0].shape[1]}, S], got {statistics.shape}"
-        )
-    union = candidates(members)
-    features = np.concatenate([aligned(members, union), statistics[union.indices]], 1)
-    relevant = contains(relevance, entry_rows(union), union.indices)
-    warn_if_alike(relevant)
-    tree = fit_tree(features, relevant, settings.depth, settings.min_leaf)
-    return ScoreTree(
-        tree, settings.tree_weight, np.asarray(settings.member_weights, np.float32), statistics
-    )
 
 
 def cross_fit(
-    members: Sequence[sp.csr_matrix],
-    statistics: np.ndarray,
-    relevance: sp.csr_matrix,
-    settings: ScoreTreeSettings,
-    folds: int = 5,
-    seed: int = 0,
+    scored: ScoredCandidates, settings: ScoreTreeSettings, folds: int = FOLDS
 ) -> sp.csr_matrix:
-    """Fused scores where each point's tree was fitted on the points of the other folds: an honest
-    estimate. [N, L]"""
-    return next(cross_fit_all(members, statistics, relevance, [settings], folds, seed))
+    """Fused scores [N, L], each point's tree fitted on the points of the other folds.
+
+    An honest estimate of what the fusion does for new points.
+    """
+    return _weighted(scored, settings, _cross_fitted(scored, settings, folds))
 
 
-def cross_fit_all(
-    members: Sequence[sp.csr_matrix],
-    statistics: np.ndarray,
-    relevance: sp.csr_matrix,
-    settings: Sequence[ScoreTreeSettings],
-    folds: int = 5,
-    seed: int = 0,
-) -> Iterator[sp.csr_matrix]:
-    """`cross_fit` for several settings that differ in their weights, not in the tree's limits."""
-    count = relevance.shape[0]
-    if not 2 <= folds <= count:
-        raise ValueError(
-            f"fusion: expected from 2 folds to the number of points, {count}; got {folds}"
-        )
-    if len({(s.depth, s.min_leaf) for s in settings}) != 1:
-        raise ValueError("fusion: expected settings of one depth and min_leaf")
-    fold = np.random.default_rng(seed).permutation(count) % folds
-    union = candidates(members)
-    scores = aligned(members, union)
-    rows = entry_rows(union)
-    features = np.concatenate([scores, np.asarray(statistics, np.float32)[union.indices]], 1)
-    relevant = contains(relevance, rows, union.indices)
-    probability = np.empty(union.nnz, np.float32)
-    for number in range(folds):
-        inside = fold[rows] == number
-        tree = fit_tree(
-            features[~inside], relevant[~inside], settings[0].depth, settings[0].min_leaf
-        )
-        probability[inside] = tree(features[inside])
-    for s in settings:
-        fused = s.tree_weight * probability + scores @ np.asarray(s.member_weights, np.float32)
-        yield sp.csr_matrix((fused.astype(np.float32), union.indices, union.indptr), union.shape)
+def _cross_fitted(scored: ScoredCandidates, settings: ScoreTreeSettings, folds: int) -> np.ndarray:
+    """The trees' probabilities [M] float32."""
+    limited = partial(fit_tree, depth=settings.depth, min_leaf=settings.min_leaf)
+    return scored.rows.cross_fitted(limited, folds).astype(np.float32)
+
+
+def _weighted(
+    scored: ScoredCandidates, settings: ScoreTreeSettings, probability: np.ndarray
+) -> sp.csr_matrix:
+    weights = np.asarray(settings.member_weights, np.float32)
+    return scored.as_csr(final_scores(settings.tree_weight, weights, probability, scored.scores))
 
 
 def choose(
-    members: Sequence[sp.csr_matrix],
-    statistics: np.ndarray,
-    relevance: sp.csr_matrix,
-    settings: Sequence[ScoreTreeSettings],
+    scored: ScoredCandidates,
+    choices: Sequence[ScoreTreeSettings],
     metric: str,
-    folds: int = 5,
+    folds: int = FOLDS,
 ) -> ScoreTreeSettings:
-    """The settings whose cross-fitted scores have the best metric, such as "nDCG@5"; of equal ones
-    the first."""
+    """The settings whose cross-fitted scores have the best metric, of equal ones the first.
+
+    Args:
+        choices: settings that differ in their weights, not in the tree's limits.
+        metric: such as "nDCG@5".
+    """
+    if len({(settings.depth, settings.min_leaf) for settings in choices}) != 1:
+        raise ValueError("fusion: expected settings of one depth and min_leaf")
+    probability = _cross_fitted(scored, choices[0], folds)
     ks = [int(metric.partition("@")[2])]
-    values = [
-        evaluate(scores, relevance, None, ks)[metric]
-        for scores in cross_fit_all(members, statistics, relevance, settings, folds)
-    ]
-    return settings[int(np.argmax(values))]
+    values = []
+    for settings in choices:
+        scores = _weighted(scored, settings, probability)
+        values.append(evaluate(scores, scored.relevance, None, ks)[metric])
+    return choices[int(np.argmax(values))]

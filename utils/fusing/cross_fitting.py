@@ -1,0 +1,103 @@
+"""Models that judge candidates of points that they were not fitted on, and their calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+Model = Callable[[np.ndarray], np.ndarray]  # features [M, F] -> a value of each row [M]
+
+FOLDS = 5
+FLATTEST = 0.1  # slope of a calibration, of margins in units of their standard deviation
+
+
+@dataclass(frozen=True)
+class CandidateRows:
+    """Candidates of validation points, a row each.
+
+    Attributes: features [M, F] float32; relevant [M] bool; points [M] int, whose candidate a row
+    is; num_points.
+    """
+
+    features: np.ndarray
+    relevant: np.ndarray
+    points: np.ndarray
+    num_points: int
+
+    def cross_fitted(
+        self,
+        fit: Callable[[np.ndarray, np.ndarray], Model],
+        folds: int = FOLDS,
+    ) -> np.ndarray:
+        """Judge each row by a model that was fitted on the points of the other folds.
+
+        Args:
+            fit: (features [m, F], relevant [m]) -> model.
+            folds: groups of points, at least 2, drawn at random; no more of them than points.
+        Returns:
+            values [M] float64
+        """
+        if folds < 2:
+            raise ValueError(f"fusion: expected at least 2 folds, got {folds}")
+        folds = min(folds, self.num_points)
+        fold = np.random.default_rng(0).permutation(self.num_points) % folds
+        fold_of_row = fold[self.points]
+        values = np.empty(len(self.features))
+        for number in range(folds):
+            inside = fold_of_row == number
+            model = fit(self.features[~inside], self.relevant[~inside])
+            values[inside] = model(self.features[inside])
+        return values
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Log-odds slope * margin + intercept of a model's margins."""
+
+    slope: float
+    intercept: float
+
+    def __call__(self, margins: np.ndarray) -> np.ndarray:
+        return self.slope * margins + self.intercept
+
+
+def platt(margins: np.ndarray, relevant: np.ndarray) -> Calibration:
+    """Fit log-odds whose sigmoid is the share of relevant candidates (Platt, 1999).
+
+    The targets are his, (right + 1) / (right + 2) and 1 / (wrong + 2): where all candidates are
+    right, or all wrong, the next one is not certain to be. The slope is kept above 0, so that the
+    order never turns around.
+
+    Args:
+        margins: [M], of models that were fitted on other points. relevant: [M] bool.
+    """
+    right = int(relevant.sum())
+    wrong = len(relevant) - right
+    if right + wrong == 0:
+        return Calibration(1.0, 0.0)
+    target = np.where(relevant, (right + 1) / (right + 2), 1 / (wrong + 2))
+    center = margins.mean()
+    spread = margins.std() or 1.0
+    slope, intercept = 0.0, 0.0
+    if right and wrong:
+        slope, intercept = _logistic((margins - center) / spread, target)
+    if slope < FLATTEST:
+        share = target.mean()
+        slope = FLATTEST
+        intercept = np.log(share / (1 - share))
+    slope /= spread
+    return Calibration(float(slope), float(intercept - slope * center))
+
+
+def _logistic(x: np.ndarray, target: np.ndarray) -> tuple[float, float]:
+    """(slope, intercept) of a logistic regression of x [M] on targets [M] within (0, 1)."""
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(C=1e6, solver="newton-cholesky").fit(
+        np.tile(x, 2)[:, None],
+        np.repeat([1, 0], len(target)),
+        np.concatenate([target, 1 - target]),
+    )
+    return model.coef_[0, 0], model.intercept_[0]
