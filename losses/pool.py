@@ -1,5 +1,6 @@
-"""A batch's known positives inside a pool of labels, and the exchange that joins shards of the
-pool."""
+"""A batch's known positives inside a pool of labels; the exchange that joins shares of the pool."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
 
@@ -8,8 +9,7 @@ from torch import Tensor
 
 
 class Exchange:
-    """Reduces per-row statistics over the processes that share the label axis. Identity: one
-    process has all.
+    """Reduces per-row statistics over the processes that share the labels; here one has them all.
 
     A distributed subclass all-reduces: a tensor of any dtype in, one of that shape and dtype out.
     It may overwrite its input. The result must be bit-identical on every process: soft top-k
@@ -25,14 +25,13 @@ class Exchange:
 
 @dataclass(frozen=True)
 class Positives:
-    """Known positives of a batch of B queries, as P coordinates in this process's columns of the
-    pool.
+    """Known positives of a batch of B queries, as P coordinates in a process's columns of the pool.
 
     rows [P], cols [P]: int64, sorted by cols, each (row, col) at most once.
     weights [P]: multiplies the positive's term of the loss (graded relevance, or 1).
     counted [P]: bool; False is a known positive that was not sampled: absent, neither positive nor
-    negative. per_row [B]: |P_i|, the number of counted positives over the WHOLE pool (all
-    processes).
+        negative.
+    per_row [B]: |P_i|, the number of counted positives over the WHOLE pool (all processes).
     """
 
     rows: Tensor
@@ -41,13 +40,11 @@ class Positives:
     counted: Tensor
     per_row: Tensor
 
-    def __post_init__(self):
-        for name in ("cols", "weights", "counted"):
-            if getattr(self, name).shape != self.rows.shape or self.rows.dim() != 1:
-                got = (
-                    f"{name} {tuple(getattr(self, name).shape)} beside rows "
-                    f"{tuple(self.rows.shape)}"
-                )
+    def __post_init__(self) -> None:
+        named = {"cols": self.cols, "weights": self.weights, "counted": self.counted}
+        for name, values in named.items():
+            if values.shape != self.rows.shape or self.rows.dim() != 1:
+                got = f"{name} {tuple(values.shape)} beside rows {tuple(self.rows.shape)}"
                 raise ValueError(
                     f"positives: expected rows, cols, weights, counted of one shape [P], got {got}"
                 )
@@ -59,35 +56,46 @@ class Positives:
             raise ValueError(
                 f"positives: expected counted of dtype torch.bool, got {self.counted.dtype}"
             )
-        for name in ("rows", "cols"):
-            if (dtype := getattr(self, name).dtype) != torch.int64:
-                raise ValueError(f"positives: expected {name} of dtype torch.int64, got {dtype}")
+        for name, ids in {"rows": self.rows, "cols": self.cols}.items():
+            if ids.dtype != torch.int64:
+                raise ValueError(
+                    f"positives: expected {name} of dtype torch.int64, got {ids.dtype}"
+                )
 
     @classmethod
     def build(
-        cls, rows, cols, num_queries, weights=None, counted=None, per_row=None
-    ) -> "Positives":
-        """Sort by column; defaults: weights 1, all counted, |P_i| from the coordinates given
-        here."""
+        cls,
+        rows: Tensor,
+        cols: Tensor,
+        num_queries: int,
+        weights: Tensor | None = None,
+        counted: Tensor | None = None,
+    ) -> Positives:
+        """Sort coordinates [P] by column; |P_i| are those of a pool that lies here as a whole.
+
+        Defaults: weights 1, all counted.
+        """
         order = torch.argsort(cols, stable=True)
-        weights = torch.ones(rows.shape, device=rows.device) if weights is None else weights
-        counted = (
-            torch.ones(rows.shape, dtype=torch.bool, device=rows.device)
-            if counted is None
-            else counted
-        )
-        if per_row is None:
-            per_row = torch.zeros(num_queries, device=rows.device).index_add_(
-                0, rows, counted.float()
-            )
+        if weights is None:
+            weights = torch.ones(rows.shape, device=rows.device)
+        if counted is None:
+            counted = torch.ones(rows.shape, dtype=torch.bool, device=rows.device)
+        per_row = torch.zeros(num_queries, device=rows.device)
+        per_row.index_add_(0, rows, counted.float())
         return cls(rows[order], cols[order], weights[order], counted[order], per_row)
 
-    def columns(self, start: int, stop: int) -> "Positives":
-        """The positives of labels [start, stop), columns counted from start; |P_i| stays the whole
-        pool's."""
+    def columns(self, start: int, stop: int) -> Positives:
+        """The positives of labels [start, stop), columns counted from start.
+
+        |P_i| stays that of the whole pool.
+        """
         edges = torch.tensor([start, stop], device=self.cols.device)
         first, last = torch.searchsorted(self.cols, edges).tolist()
-        rows, cols, weights, counted = (
-            x[first:last] for x in (self.rows, self.cols, self.weights, self.counted)
+        here = slice(first, last)
+        return Positives(
+            self.rows[here],
+            self.cols[here] - start,
+            self.weights[here],
+            self.counted[here],
+            self.per_row,
         )
-        return Positives(rows, cols - start, weights, counted, self.per_row)

@@ -1,5 +1,4 @@
-"""Losses over the labels of a shortlist that paths through a graph have found: ELIAS's, and
-decoupled softmax.
+"""Losses over the labels of a shortlist that paths through a graph have found.
 
 The final score of a label is p = sigmoid(z) s, with z its classifier's logit and s = s_c s_cl its
 path score.
@@ -17,25 +16,24 @@ def shortlist_bce(
     positive: Tensor,  # [B, K] bool
     counted: Tensor,  # [B, K] bool; False: no label, or one that is absent from the loss
 ) -> Tensor:
-    """Sum over rows and labels of BCE(p, y), the loss of ELIAS (Gupta et al., NeurIPS 2022, arXiv
-    2210.08410). -> []
+    """Sum over rows and labels of BCE(p, y). -> []
 
+    The loss of ELIAS (Gupta et al., NeurIPS 2022, arXiv 2210.08410).
     log p = log sigmoid(z) + log s, and 1 - p = sigmoid(-z) + sigmoid(z) (1 - s) is a sum of two
     positive numbers: neither loses digits where p comes close to 0 or 1.
     """
-    log_paths, logits = torch.where(counted, log_paths, 0.0), torch.where(counted, logits, 0.0)
+    log_paths = torch.where(counted, log_paths, 0.0)
+    logits = torch.where(counted, logits, 0.0)
     hit = -functional.logsigmoid(logits) - log_paths
-    miss = -torch.log(
-        torch.sigmoid(-logits) - torch.sigmoid(logits) * torch.expm1(log_paths) + 1e-30
-    )
+    none = torch.sigmoid(-logits) - torch.sigmoid(logits) * torch.expm1(log_paths)  # 1 - p
+    miss = -torch.log(none + 1e-30)
     return torch.where(counted, torch.where(positive, hit, miss), 0.0).sum()
 
 
 def shortlist_decoupled_softmax(
     *, logits: Tensor, log_paths: Tensor, positive: Tensor, counted: Tensor
 ) -> Tensor:
-    """Sum over rows of -1/|P_i| sum_{j in P_i} log p_j / (p_j + sum of p over the row's negatives).
-    -> []
+    """Sum_i -1/|P_i| sum_{j in P_i} log p_j / (p_j + sum of p over the row's negatives). -> []
 
     DEXML's decoupled softmax (Gupta et al., ICLR 2024, arXiv 2310.10636) with the final scores p in
     the place of exp s; P_i are the positives that the shortlist holds. Arguments as for
@@ -49,6 +47,8 @@ def shortlist_decoupled_softmax(
 
 
 def path_loss(*, log_paths: Tensor, positive: Tensor, counted: Tensor) -> Tensor:
-    """Sum over rows and positives of -log s: BCE of the path scores, positives only, ELIAS's second
-    term. -> []"""
+    """Sum over rows and positives of -log s. -> []
+
+    BCE of the path scores, positives only: ELIAS's second term.
+    """
     return -torch.where(positive & counted, log_paths, 0.0).sum()

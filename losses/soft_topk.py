@@ -1,5 +1,4 @@
-"""Soft top-k over a pool of labels (DEXML: Gupta et al., ICLR 2024, arXiv 2310.10636, section
-4.3)."""
+"""Soft top-k over a pool of labels (DEXML: Gupta et al., ICLR 2024, 2310.10636, section 4.3)."""
 
 from dataclasses import dataclass
 
@@ -13,8 +12,10 @@ from losses.threshold import solve
 
 
 def add_slopes(logits: Tensor, shift: Tensor, total: Tensor) -> None:
-    """logits [B, c] become p (1 - p), p = sigmoid(logits + shift), in place; total [B] += their
-    sum."""
+    """Turn logits [B, c] into p (1 - p), p = sigmoid(logits + shift), and add their sum to total.
+
+    shift [B]; total [B].
+    """
     # q is the smaller of p and 1 - p: 1 - p itself would lose its digits
     q = logits.add_(shift[:, None]).copysign_(-1.0).sigmoid_()
     total += q.addcmul_(q, q, value=-1).sum(1)
@@ -22,8 +23,9 @@ def add_slopes(logits: Tensor, shift: Tensor, total: Tensor) -> None:
 
 @dataclass(frozen=True)
 class SoftTopK:
-    """In logits a = alpha s and u = alpha t, p = sigmoid(a + u), v = p (1 - p), g_ij = w_ij / (B
-    |P_i|):
+    """The loss and its gradient in logits a = alpha s, u = alpha t.
+
+    With p = sigmoid(a + u), v = p (1 - p) and g_ij = w_ij / (B |P_i|):
 
     du/da_l = -v_l / sum v, so dloss/da_il = -g_il (1 - p_il) + (sum_j g_ij (1 - p_ij)) v_il / sum_l
     v_il.
@@ -32,6 +34,7 @@ class SoftTopK:
     k: float | Tensor | str
 
     def forward(self, stream: Stream) -> Parts:
+        """Find the thresholds u, then turn the logits into the slopes v in their place."""
         positives = stream.positives
         logits, own = self.logits(stream)
         absent = stream.per_row((~positives.counted).to(own.dtype))
@@ -39,8 +42,7 @@ class SoftTopK:
         k = positives.per_row.clamp_min(1) if isinstance(self.k, str) else self.k
         shift, _ = solve(logits, k, present, stream.exchange)
         total = torch.zeros_like(shift)
-        for chunk in stream.chunks:
-            # in the logits' place: one B x L matrix
+        for chunk in stream.chunks:  # in the logits' place: one B x L matrix
             add_slopes(logits[:, chunk.labels], shift, total)
         own = own + shift[positives.rows]
         share = stream.weights / len(shift) * positives.counted
@@ -49,7 +51,7 @@ class SoftTopK:
         point = -share * torch.sigmoid(-own)
         sums = stream.exchange.sum(torch.stack([total, stream.per_row(point)]))
         factor = -sums[1] / sums[0].clamp_min(1e-30)  # slopes that all underflowed: 0, not 0 / 0
-        return Parts(stream.exchange.sum(value), factor, point, None, logits)
+        return Parts(stream.exchange.sum(value), factor, point, kept=logits)
 
     def logits(self, stream: Stream) -> tuple[Tensor, Tensor]:
         """The matrix [B, L], -inf where absent, and the known positives' own logits [P]."""
@@ -86,5 +88,13 @@ def soft_topk(
     if isinstance(k, Tensor) and k.dim() and k.shape != queries.shape[:1]:
         raise ValueError(f"expected k of shape [{len(queries)}], got {tuple(k.shape)}")
     return streamed_loss(
-        SoftTopK(k), queries, labels, positives, bias, tau, exchange, chunk, sharpness=alpha
+        SoftTopK(k),
+        queries=queries,
+        labels=labels,
+        positives=positives,
+        bias=bias,
+        tau=tau,
+        exchange=exchange,
+        chunk=chunk,
+        sharpness=alpha,
     )

@@ -4,12 +4,14 @@ Near the root the sum is often a plateau (the k-th and the next logit far apart)
 and a sum near k computed directly has lost the digits that decide. Each pass splits the row at x =
 a + u = 0, n above:
 
-    sum_l sigmoid(x_l) - k = n - k + A - D,   A = sum_{x < 0} sigmoid(-|x|),   D = sum_{x > 0}
-        sigmoid(-|x|),
+    sum_l sigmoid(x_l) - k = n - k + A - D,
+    A = sum_{x < 0} sigmoid(-|x|),   D = sum_{x > 0} sigmoid(-|x|),
 
 and Newton's method runs on  phi(u) = log(max(n - k, 0) + A) - log(max(k - n, 0) + D),  with the
 same root; it is almost linear both on a plateau and where many small terms add up to k.
 """
+
+from __future__ import annotations
 
 import torch
 from torch import Tensor
@@ -23,12 +25,15 @@ MAX_ITERATIONS = 100
 TINY = 1e-300  # float64: keeps the logarithm of an underflowed sum finite
 
 
-def soft_topk_threshold(scores: Tensor, k, alpha: float = 2.0, exchange: Exchange = Exchange()):  # noqa: B008
-    """t [B] with sum_l sigmoid(alpha (s_il + t_i)) = k_i, and the mean number of passes over a row
-    (float).
+def soft_topk_threshold(
+    scores: Tensor,  # [B, L], -inf where absent
+    k: float | Tensor,  # number or [B]
+    alpha: float = 2.0,
+    exchange: Exchange = Exchange(),  # noqa: B008 (stateless)
+) -> tuple[Tensor, float]:
+    """t [B] with sum_l sigmoid(alpha (s_il + t_i)) = k_i, and the mean number of passes over a row.
 
-    scores: [B, L], -inf where absent. k: number or [B], limited to M_i - 0.5 with M_i the present
-    entries.
+    k is limited to M_i - 0.5, with M_i the present entries.
     """
     if scores.dim() != 2:
         raise ValueError(f"expected scores of shape [B, L], got {tuple(scores.shape)}")
@@ -37,7 +42,9 @@ def soft_topk_threshold(scores: Tensor, k, alpha: float = 2.0, exchange: Exchang
     return shift / alpha, passes
 
 
-def solve(logits: Tensor, k, present: Tensor, exchange: Exchange) -> tuple[Tensor, float]:
+def solve(
+    logits: Tensor, k: float | Tensor, present: Tensor, exchange: Exchange
+) -> tuple[Tensor, float]:
     """u [B] in the logits' dtype, and the mean passes over a row. logits [B, L]; present: [B].
 
     One host sync per pass, to visit only the rows that have not converged.
@@ -64,24 +71,31 @@ def solve(logits: Tensor, k, present: Tensor, exchange: Exchange) -> tuple[Tenso
     return torch.where(present > 0, shift, 0).to(logits.dtype), visited / max(1, len(logits))
 
 
-def limit(k, present: Tensor) -> Tensor:
-    """k_i = min(k, M_i - 0.5), [B] float64: sigmoids are below 1, no finite u makes their sum M_i
-    or more."""
-    k = torch.as_tensor(k, dtype=torch.float64, device=present.device).expand(present.shape)
-    return torch.minimum(k, present.double() - 0.5).clamp_min(1e-3)
+def limit(k: float | Tensor, present: Tensor) -> Tensor:
+    """k_i = min(k, M_i - 0.5), [B] float64.
+
+    Sigmoids are below 1: no finite u makes their sum M_i or more.
+    """
+    wanted = torch.as_tensor(k, dtype=torch.float64, device=present.device).expand(present.shape)
+    return torch.minimum(wanted, present.double() - 0.5).clamp_min(1e-3)
 
 
 def row_max(logits: Tensor) -> Tensor:
-    return logits.amax(1) if logits.shape[1] else logits.new_full((len(logits),), -torch.inf)
+    """The largest logit of each row [B], -inf in rows without any."""
+    if not logits.shape[1]:
+        return logits.new_full((len(logits),), -torch.inf)
+    return logits.amax(1)
 
 
 def start(logits: Tensor, k: Tensor, present: Tensor, exchange: Exchange) -> Tensor:
-    """A first u [B]: minus the logit between the k-th and next of the groups' maxima; large k: a
-    sample."""
+    """A first u [B]: minus the logit between the k-th and next of the groups' maxima.
+
+    Where k is large: of a sample of the columns.
+    """
     guess = -between(exchange.max(group_maxima(logits)), k)
     if (large := k > GROUPS / 2).any():
-        # of this process: [B, about 4 GROUPS]
-        sample = logits[:, :: max(1, logits.shape[1] // (4 * GROUPS))]
+        every = max(1, logits.shape[1] // (4 * GROUPS))
+        sample = logits[:, ::every]  # of this process: [B, about 4 GROUPS]
         count = (sample > -torch.inf).sum(1)
         sampled = -between(sample, k * count / present.clamp_min(1)) * count
         guess = torch.where(large, exchange.sum(sampled) / exchange.sum(count).clamp_min(1), guess)
@@ -89,26 +103,21 @@ def start(logits: Tensor, k: Tensor, present: Tensor, exchange: Exchange) -> Ten
 
 
 def between(values: Tensor, k: Tensor) -> Tensor:
-    """Half way from the k-th to the next largest finite value of each row, 0 if none. values [B, n]
-    -> [B]"""
+    """Half way from the k-th to the next largest finite value of each row, 0 if none.
+
+    values [B, n] -> [B]
+    """
     if not values.shape[1]:
         return torch.zeros_like(k)
     last = ((values > -torch.inf).sum(1) - 1).clamp_min(0)
-    index = torch.stack([(k.ceil().long() - 1).clamp_min(0), k.ceil().long()], 1).minimum(
-        last[:, None]
-    )
-    return (
-        values.sort(1, descending=True)
-        .values.gather(1, index)
-        .double()
-        .mean(1)
-        .nan_to_num(neginf=0.0)
-    )
+    place = k.ceil().long()
+    places = torch.stack([(place - 1).clamp_min(0), place], 1).minimum(last[:, None])  # [B, 2]
+    both = values.sort(1, descending=True).values.gather(1, places)
+    return both.double().mean(1).nan_to_num(neginf=0.0)
 
 
 def group_maxima(logits: Tensor) -> Tensor:
-    """Maxima of GROUPS groups of columns, the k largest mostly fall into k groups. -> [B,
-    GROUPS]"""
+    """Maxima of GROUPS groups of columns: the k largest mostly fall into k groups. -> [B, G]"""
     rows = len(logits)
     width = logits.shape[1] // GROUPS
     maxima = logits.new_full((rows, GROUPS), -torch.inf)
@@ -120,8 +129,10 @@ def group_maxima(logits: Tensor) -> Tensor:
 
 
 def tile_sums(logits: Tensor, active: Tensor, shift: Tensor) -> Tensor:
-    """n, A, D and the slopes A', -D' of the active rows, tile by tile. shift [R] -> float64 [5,
-    R]"""
+    """n, A, D and the slopes A', -D' of the active rows, tile by tile.
+
+    active [R], shift [R] -> float64 [5, R]
+    """
     tile = TILE_CUDA if logits.is_cuda else TILE
     columns = min(logits.shape[1], 1 << 14)  # also bounds the rounding of a float32 sum
     step = max(1, tile // max(1, columns))
@@ -132,41 +143,60 @@ def tile_sums(logits: Tensor, active: Tensor, shift: Tensor) -> Tensor:
         for column in range(0, logits.shape[1], max(1, columns)):
             part = logits[:, column : column + columns]
             part = part[rows] if len(active) == len(logits) else part[active[rows]]
-            x, q = (buffer[: part.numel()].view(part.shape) for buffer in buffers)
-            sums[:, rows] += side_sums(torch.add(part, shift[rows, None], out=x), q)
+            x = buffers[0, : part.numel()].view(part.shape)
+            q = buffers[1, : part.numel()].view(part.shape)
+            torch.add(part, shift[rows, None], out=x)
+            sums[:, rows] += side_sums(x, q)
     return sums
 
 
 def side_sums(x: Tensor, q: Tensor) -> Tensor:
-    """The five sums of a tile x [r, c], overwritten as is q of the same shape. -> float64 [5, r]"""
-    # sigmoid(-|x|): all digits on both sides; 0 if absent
-    torch.copysign(x, -1.0, out=q).sigmoid_()
+    """The five sums of a tile x [r, c], overwritten as is q of the same shape. -> float64 [5, r]
+
+    q is 0 where x is -inf, a label that is absent.
+    """
+    torch.copysign(
+        x, -1.0, out=q
+    ).sigmoid_()  # sigmoid(-|x|): all digits on both sides; 0 if absent
     side = x.sign_()
     # x = 0 counts half, and its q cancels: sigmoid(0) = 1/2
     above = (side.sum(1).double() + x.shape[1]) / 2
     signed = side.mul_(q)
-    both, difference = q.sum(1).double(), signed.sum(1).double()  # D + A, D - A
+    both = q.sum(1).double()  # D + A
+    difference = signed.sum(1).double()  # D - A
+    # each side's slope is the sum of its q (1 - q)
     slope_difference = difference - signed.mul_(q).sum(1).double()
-    slopes = both - q.mul_(q).sum(1).double()  # each side's slope is the sum of its q (1 - q)
-    pairs = [(both - difference) / 2, (both + difference) / 2, (slopes - slope_difference) / 2]
-    return torch.stack([above, *pairs, (slopes + slope_difference) / 2]).clamp_min_(0)
+    slopes = both - q.mul_(q).sum(1).double()
+    sums = [
+        above,
+        (both - difference) / 2,
+        (both + difference) / 2,
+        (slopes - slope_difference) / 2,
+        (slopes + slope_difference) / 2,
+    ]
+    return torch.stack(sums).clamp_min_(0)
 
 
-def advance(sums: Tensor, k: Tensor, at: Tensor, low: Tensor, high: Tensor):
-    """One safeguarded Newton step from the sums at `at`: step, whether the last, new bracket; all
-    [R]."""
+def advance(
+    sums: Tensor, k: Tensor, at: Tensor, low: Tensor, high: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """One safeguarded Newton step from the sums [5, R] at `at` [R], within low and high [R].
+
+    -> (step, whether it is the last, the new low, the new high), all [R]
+    """
     above, below, over, slope_below, slope_over = sums
     eps = torch.finfo(at.dtype).eps
     shift = at.double()
     residual = (above - k) + (below - over)
-    low, high = torch.where(residual < 0, shift, low), torch.where(residual > 0, shift, high)
-    up, down = (above - k).clamp_min(0) + below + TINY, (k - above).clamp_min(0) + over + TINY
+    low = torch.where(residual < 0, shift, low)
+    high = torch.where(residual > 0, shift, high)
+    up = (above - k).clamp_min(0) + below + TINY
+    down = (k - above).clamp_min(0) + over + TINY
     step = (down.log() - up.log()) / (slope_below / up + slope_over / down)
     # also where slopes have underflowed: the step is infinite or not a number
     outside = ~((shift + step >= low) & (shift + step <= high) & step.isfinite())
     middle = torch.where(high < torch.inf, (low + high) / 2 - shift, shift.abs().clamp_min(64))
     step = torch.where(residual == 0, 0, torch.where(outside, middle, step))
-    done = (
-        step.abs() <= 4 * eps**0.5 + 4 * eps * shift.abs()
-    )  # the error left is of the order of the step squared
+    # the error left is of the order of the step squared
+    done = step.abs() <= 4 * eps**0.5 + 4 * eps * shift.abs()
     return step, done, low, high

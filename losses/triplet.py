@@ -1,9 +1,8 @@
-"""Triplet margin loss with online hard negatives (NGAME: Dahiya et al., WSDM 2023; DEXA: the same,
-KDD 2023).
+"""Triplet margin loss with online hard negatives.
 
-Unlike the softmax family it looks for the hardest labels of a query, so it wants whole rows of the
-pool's scores: with many processes each has its own queries and the labels of all
-(models.batching.label_pool.pool_loss).
+NGAME: Dahiya et al., WSDM 2023; DEXA: the same, KDD 2023. Unlike the softmax family it looks for
+the hardest labels of a query, so it wants whole rows of the pool's scores: with many processes each
+has its own queries and the labels of all (models.batching.label_pool.pool_loss).
 """
 
 import torch
@@ -16,26 +15,30 @@ from losses.stream import check_shapes
 
 def pool_scores(
     queries: Tensor, labels: Tensor, positives: Positives, bias: Tensor | None, tau: float
-):
+) -> tuple[Tensor, Tensor]:
     """Scores [B, K], and the same with -inf at every known positive, sampled or not [B, K]."""
     check_shapes(queries, labels, bias, positives)
     dtype = torch.promote_types(torch.promote_types(queries.dtype, labels.dtype), torch.float32)
     scores = queries.to(dtype) @ labels.to(dtype).T / tau
-    scores = scores if bias is None else scores + bias
+    if bias is not None:
+        scores = scores + bias
     known = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
     known[positives.rows, positives.cols] = True
     return scores, scores.masked_fill(known, -torch.inf)
 
 
 def hardest(scores: Tensor, rows: Tensor, count: int | None, num_rows: int) -> Tensor:
-    """Positions in `scores` [P] of the `count` lowest of each row (all if None); equal scores as
-    they come."""
+    """Positions in `scores` [P] of the `count` lowest of each row (all if None).
+
+    rows [P]: the row of each. Equal scores come in their order.
+    """
     if count is None:
         return torch.arange(len(rows), device=rows.device)
     by_score = scores.argsort(stable=True)
     order = by_score[rows[by_score].argsort(stable=True)]  # by row, inside a row by score
     per_row = torch.bincount(rows, minlength=num_rows)
-    place = torch.arange(len(rows), device=rows.device) - (per_row.cumsum(0) - per_row)[rows[order]]
+    first = per_row.cumsum(0) - per_row  # position of each row's lowest in `order`
+    place = torch.arange(len(rows), device=rows.device) - first[rows[order]]
     return order[place < count]
 
 
@@ -63,16 +66,18 @@ def triplet(
         scores, negatives = pool_scores(queries, labels, positives, bias, tau)
         negatives = negatives.topk(min(hardest_negatives, len(labels)), dim=1).values  # [B, n]
         counted = positives.counted.nonzero()[:, 0]
-        rows, cols = positives.rows[counted], positives.cols[counted]
-        own = scores[rows, cols]  # [P]
+        rows = positives.rows[counted]
+        own = scores[rows, positives.cols[counted]]  # [P]
         chosen = hardest(own.detach(), rows, hardest_positives, len(queries))
-        rows, own, weights = rows[chosen], own[chosen], positives.weights[counted][chosen]
+        rows = rows[chosen]
+        own = own[chosen]
+        weights = positives.weights[counted][chosen]
         hinges = (negatives[rows] - own[:, None] + margin).clamp_min(0)  # [P, n]
         with torch.no_grad():
             logits = negatives[rows] / hardness_tau
-            shares = functional.softmax(
-                logits.masked_fill(hinges == 0, torch.finfo(logits.dtype).min), 1
-            )
+            satisfied = hinges == 0
+            logits = logits.masked_fill(satisfied, torch.finfo(logits.dtype).min)
+            shares = functional.softmax(logits, 1)
         per_row = torch.bincount(rows, minlength=len(queries)).clamp_min(1)
         return ((shares * hinges).sum(1) * weights / per_row[rows]).sum() / max(len(queries), 1)
 
@@ -81,10 +86,13 @@ def triplet(
 def violations(
     *, queries: Tensor, labels: Tensor, positives: Positives, margin: float
 ) -> tuple[Tensor, Tensor]:
-    """How many (counted positive, negative) pairs of the pool violate the margin, of how many: two
-    scalars."""
+    """How many (counted positive, negative) pairs of the pool violate the margin, of how many.
+
+    -> two scalars
+    """
     scores, negatives = pool_scores(queries, labels, positives, None, 1.0)
     counted = positives.counted.nonzero()[:, 0]
-    rows, cols = positives.rows[counted], positives.cols[counted]
-    violating = negatives[rows] > (scores[rows, cols] - margin)[:, None]  # [P, K]
+    rows = positives.rows[counted]
+    own = scores[rows, positives.cols[counted]]  # [P]
+    violating = negatives[rows] > (own - margin)[:, None]  # [P, K]
     return violating.sum(), (negatives[rows] > -torch.inf).sum()
