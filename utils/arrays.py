@@ -13,16 +13,14 @@ from utils.reading.matrices import read_arrays
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write an .npz without compression, so that `map_arrays` can map it."""
     with open(path, "wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # no array is named allow_pickle
 
 
 def map_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Return the arrays of `save_arrays`, mapped copy-on-write: pages are read when they are first
-    looked at.
+    """Map the arrays of `save_arrays`, copy-on-write: pages are read when they are looked at.
 
     Raises:
         InputError: not such a file, or a damaged one.
     """
-    found = read_arrays(path, mapped=True)
-    # kernels take plain arrays
-    return {name: np.asarray(array) for name, array in found.items()}
+    mapped = read_arrays(path, mapped=True)
+    return {name: np.asarray(array) for name, array in mapped.items()}  # kernels take plain arrays

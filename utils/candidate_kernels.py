@@ -13,8 +13,10 @@ OPTIONS = {"nogil": True, "cache": True, "error_model": "numpy"}
 
 @njit(**OPTIONS, fastmath={"contract", "reassoc", "nsz"})
 def dot_given(queries, rows, labels, out):
-    """Inner products of queries [n, D] with given rows [L, D]: out[i, j] = queries[i] .
-    rows[labels[i, j]], [n, c] float32; 0 where a label is -1."""
+    """Inner products of queries [n, D] with given rows [L, D].
+
+    out[i, j] = queries[i] . rows[labels[i, j]], [n, c] float32; 0 where a label is -1.
+    """
     for i in range(len(labels)):
         query = queries[i]
         for j in range(labels.shape[1]):
@@ -28,8 +30,10 @@ def dot_given(queries, rows, labels, out):
 
 @njit(**OPTIONS, fastmath={"contract", "nsz"})
 def combine_given(weights, rows, labels, out):
-    """Sums of given rows [L, D], weighted by weights [n, c]: out[i] = sum_j weights[i, j]
-    rows[labels[i, j]], [n, D] float32; every label an id."""
+    """Sums of given rows [L, D], weighted by weights [n, c].
+
+    out[i] = sum_j weights[i, j] rows[labels[i, j]], [n, D] float32; every label an id.
+    """
     for i in range(len(labels)):
         total = out[i]
         total[:] = 0
@@ -41,8 +45,10 @@ def combine_given(weights, rows, labels, out):
 
 @njit(**OPTIONS)
 def stored_given(indptr, indices, data, labels, missing, out):
-    """out[i, j] = the entry (i, labels[i, j]) of a canonical CSR [n, L]: [n, c] float32; missing[i]
-    [n] where none is stored."""
+    """Entries of a canonical CSR [n, L]: out[i, j] = that at (i, labels[i, j]), [n, c] float32.
+
+    missing: [n], the value where none is stored.
+    """
     for i in range(len(labels)):
         row = indices[indptr[i] : indptr[i + 1]]
         for j in range(labels.shape[1]):
@@ -54,10 +60,10 @@ def stored_given(indptr, indices, data, labels, missing, out):
 
 @njit(**OPTIONS, fastmath={"contract", "nsz"})
 def best_of_rows(ptr, ids, values, k, out_ids, out_values):
-    """The k best candidates of each row, best first; equal values by lower id. Rows are
-    ptr[i]:ptr[i + 1].
+    """The k best candidates of each row, best first; equal values by lower id.
 
-    out_ids [n, k] is padded with -1, out_values [n, k] with -inf.
+    Row i is ptr[i]:ptr[i + 1] of ids and values. out_ids [n, k] is padded with -1, out_values
+    [n, k] with -inf.
     """
     kept_ids = np.empty(k, ids.dtype)
     for i in range(len(ptr) - 1):

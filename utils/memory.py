@@ -16,22 +16,20 @@ FILES = {
 
 def host_memory() -> dict[str, int]:
     """Return bytes: memory, swap, available (all within the control group's limit)."""
-    memory = psutil.virtual_memory()
-    found = {
-        "memory": memory.total,
-        "swap": psutil.swap_memory().total,
-        "available": memory.available,
-    }
+    machine = psutil.virtual_memory()
+    memory = machine.total
+    swap = psutil.swap_memory().total
+    available = machine.available
     for folder, (limit, used, cache) in FILES.items():
         path = GROUP / folder / limit
         text = path.read_text().strip() if path.is_file() else "max"
-        if text.isdigit() and int(text) < found["memory"]:
-            taken = int(path.with_name(used).read_text()) - _file_cache(
-                path.with_name("memory.stat"), cache
-            )
-            free = max(int(text) - taken, 0)
-            found |= {"memory": int(text), "swap": 0, "available": min(found["available"], free)}
-    return found
+        if text.isdigit() and int(text) < memory:
+            memory = int(text)
+            swap = 0
+            taken = int(path.with_name(used).read_text())
+            taken -= _file_cache(path.with_name("memory.stat"), cache)
+            available = min(available, max(memory - taken, 0))
+    return {"memory": memory, "swap": swap, "available": available}
 
 
 def _file_cache(path: Path, name: str) -> int:

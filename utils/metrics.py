@@ -1,40 +1,51 @@
-"""Metrics of extreme classification at k, P, nDCG, PSP, PSnDCG, R and MRR, as in the library xclib
-0.97.
+"""Metrics of extreme classification at k: P, nDCG, PSP, PSnDCG, R and MRR, as in xclib 0.97.
 
 For one point let y [L] in {0, 1} be its relevance (> 0), l_1, l_2, ... its labels by descending
 score (ties by lower id), p_l the propensity of label l, d_r = 1 / log2(r + 1) and D(m) = d_1 + ...
 + d_m. With r = 1..k:
 
     P@k    = (1 / k) sum_r y_{l_r}              nDCG@k   = sum_r d_r y_{l_r} / D(min(k, |y|))
-    R@k    = sum_r y_{l_r} / |y|                MRR@k    = 1 / rank of the first relevant label, 0
-        if > k
-    psp@k  = (1 / k) sum_r y_{l_r} / p_{l_r}    psndcg@k = sum_r d_r (y_{l_r} / p_{l_r}) / D(min(k,
-        |y|))
+    psp@k  = (1 / k) sum_r y_{l_r} / p_{l_r}
+    psndcg@k = sum_r d_r (y_{l_r} / p_{l_r}) / D(min(k, |y|))
+    R@k    = sum_r y_{l_r} / |y|
+    MRR@k  = 1 / rank of the first relevant label, 0 if > k
 
-The first four are means over all N points; a point without relevant labels counts as 0. PSP and
+P, nDCG, R and MRR are means over all N points; a point without relevant labels counts as 0. PSP and
 PSnDCG are ratios of sums over points, PSP@k = sum_i psp_i@k / sum_i best_i@k, where `best` is the
 same gain for the relevant labels ranked by 1 / p: the normalisation by the best attainable value
 (Jain et al., KDD 2016). The denominator D of psndcg counts labels and does not weigh them, as in
 xclib. A rank without a prediction gains nothing. MRR is not part of xclib.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from scipy import sparse
 
 from utils.sparse import check_relevance, contains, refuse, remove_pairs, topk_rows
 
 NAMES = ("P", "nDCG", "PSP", "PSnDCG", "R", "MRR")
+KS = (1, 3, 5, 10, 100)
 CELLS = 1 << 19  # ranked entries held at a time: bounds the working memory
 
+Columns = dict[str, np.ndarray]  # values of points [n] by metric, such as "P@1"
+Rows = slice | np.ndarray
 
-def inverse_propensity(label_counts, num_points, a, b):
-    """1 / p_l = 1 + C (N_l + b)^-a with C = (log N - 1)(b + 1)^a (Jain et al., KDD 2016): [L]
-    float64.
 
-    label_counts: [L] training points per label; num_points: N training points; (a, b): set per data
-    set.
+def inverse_propensity(
+    label_counts: npt.ArrayLike, num_points: int, a: float, b: float
+) -> npt.NDArray[np.float64]:
+    """1 / p_l = 1 + C (N_l + b)^-a with C = (log N - 1)(b + 1)^a (Jain et al., KDD 2016): [L].
+
+    Args:
+        label_counts: N_l [L], training points of each label.
+        num_points: N, training points.
+        a, b: set per data set.
     """
     counts = np.asarray(label_counts, dtype=np.float64).reshape(-1)  # a row of a matrix sum will do
     if num_points < 3:
@@ -59,147 +70,182 @@ class PointMetrics:
     best: for the keys of PSP and PSnDCG alone, the value the best ranking attains.
     """
 
-    values: dict[str, np.ndarray]
-    best: dict[str, np.ndarray]
+    values: Columns
+    best: Columns
 
-    def mean(self, rows=slice(None)):
-        """Metrics in percent over the points `rows` (slice, mask or ids, repeats allowed): dict of
-        floats."""
+    def mean(self, rows: Rows = slice(None)) -> dict[str, float]:
+        """Metrics in percent over the points `rows`: slice, mask or ids, repeats allowed."""
         count = len(next(iter(self.values.values()))[rows])
         if count == 0:
             raise ValueError("mean: expected at least one point, got none")
-        totals, best = (
-            {key: part[key][rows].sum() for key in part} for part in (self.values, self.best)
-        )
+        totals = {key: values[rows].sum() for key, values in self.values.items()}
+        best = {key: values[rows].sum() for key, values in self.best.items()}
         return _floats(_percent(totals, best, count))
 
-    def resampled(self, counts):
-        """Metrics in percent of samples of the points: dict of arrays [R].
+    def resampled(self, counts: npt.NDArray[np.float64]) -> Columns:
+        """Metrics in percent of R samples of the points: arrays [R].
 
         counts: [R, N], how often each point is in each sample, floats.
         """
-        totals, best = (
-            {key: counts @ part[key] for key in part} for part in (self.values, self.best)
-        )
+        totals = {key: counts @ values for key, values in self.values.items()}
+        best = {key: counts @ values for key, values in self.best.items()}
         return _percent(totals, best, counts.sum(axis=1))
 
-    def only(self, keys):
+    def only(self, keys: Sequence[str]) -> PointMetrics:
         """The same without other keys."""
-        return PointMetrics(
-            *({key: part[key] for key in keys if key in part} for part in (self.values, self.best))
-        )
+        values = {key: self.values[key] for key in keys if key in self.values}
+        best = {key: self.best[key] for key in keys if key in self.best}
+        return PointMetrics(values, best)
 
 
-def evaluate(scores, relevance, inv_propensity=None, ks=(1, 3, 5, 10, 100), filter_pairs=None):
-    """Every metric at every k, in percent, keys like "nDCG@5": dict of floats.
+def evaluate(
+    scores: sparse.csr_matrix,
+    relevance: sparse.csr_matrix,
+    inv_propensity: np.ndarray | None = None,
+    ks: Sequence[int] = KS,
+    filter_pairs: npt.ArrayLike | None = None,
+) -> dict[str, float]:
+    """Every metric at every k, in percent, by keys like "nDCG@5".
 
-    scores: CSR [N, L], every stored entry a prediction; rows may hold fewer than k, or none.
-    relevance: CSR [N, L], relevant where > 0.
-    inv_propensity: [L] from `inverse_propensity`, or None to leave out PSP and PSnDCG.
-    filter_pairs: int [F, 2] of (row, label) whose scores are removed before ranking; relevance is
-    left alone.
+    Args:
+        scores: CSR [N, L], every stored entry a prediction; rows may hold fewer than k, or none.
+        relevance: CSR [N, L], relevant where > 0.
+        inv_propensity: [L] from `inverse_propensity`, or None to leave out PSP and PSnDCG.
+        filter_pairs: int [F, 2] of (row, label) whose scores are removed before ranking; relevance
+            is left alone.
     """
-    totals, best = {}, {}  # sums over points
-    for parts in _chunks(scores, relevance, inv_propensity, ks, filter_pairs):
-        for sums, part in zip((totals, best), parts, strict=True):
-            sums |= {key: sums.get(key, 0.0) + array.sum() for key, array in part.items()}
+    totals: dict[str, float] = {}  # sums over points
+    best: dict[str, float] = {}
+    for chunk in _chunks(scores, relevance, inv_propensity, ks, filter_pairs):
+        _add_sums(totals, chunk.values)
+        _add_sums(best, chunk.best)
     return _floats(_percent(totals, best, scores.shape[0]))
 
 
-def per_point(scores, relevance, inv_propensity=None, ks=(1, 3, 5, 10, 100), filter_pairs=None):
-    """The metrics of each point: PointMetrics, whose `mean()` equals `evaluate` of the same
-    arguments."""
-    values, best = zip(*_chunks(scores, relevance, inv_propensity, ks, filter_pairs), strict=True)
+def _add_sums(totals: dict[str, float], columns: Columns) -> None:
+    for key, values in columns.items():
+        totals[key] = totals.get(key, 0.0) + values.sum()
+
+
+def per_point(
+    scores: sparse.csr_matrix,
+    relevance: sparse.csr_matrix,
+    inv_propensity: np.ndarray | None = None,
+    ks: Sequence[int] = KS,
+    filter_pairs: npt.ArrayLike | None = None,
+) -> PointMetrics:
+    """The metrics of each point; their `mean()` equals `evaluate` of the same arguments."""
+    chunks = list(_chunks(scores, relevance, inv_propensity, ks, filter_pairs))
     return PointMetrics(
-        *(
-            {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-            for parts in (values, best)
-        )
+        _joined([chunk.values for chunk in chunks]), _joined([chunk.best for chunk in chunks])
     )
 
 
-def paired_bootstrap(points, resamples=10_000, seed=0):
+def _joined(parts: Sequence[Columns]) -> Columns:
+    """Columns of the points of all parts, one after the other."""
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
+def paired_bootstrap(
+    points: Sequence[PointMetrics], resamples: int = 10_000, seed: int = 0
+) -> list[Columns]:
     """Metrics of several systems over the same samples with replacement of their N points.
 
-    points: a PointMetrics of each system, of the same points. Returns for each a dict of arrays
-    [resamples] in percent; differences within a sample are those of the paired bootstrap.
+    Args:
+        points: of each system, of the same points.
+    Returns:
+        for each system arrays [resamples] in percent; differences within a sample are those of the
+        paired bootstrap
     """
     count = len(next(iter(points[0].values.values())))
     rng = np.random.default_rng(seed)
-    found = []
+    parts: list[list[Columns]] = [[] for _ in points]  # of each system
     step = max(1, CELLS // count)
     for start in range(0, resamples, step):
         size = min(step, resamples - start)
         drawn = rng.integers(count, size=(size, count)) + np.arange(size)[:, None] * count
-        counts = (
-            np.bincount(drawn.ravel(), minlength=size * count)
-            .reshape(size, count)
-            .astype(np.float64)
-        )
-        found.append([system.resampled(counts) for system in points])
-    return [
-        {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-        for parts in zip(*found, strict=True)
-    ]
+        counts = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count)
+        for system, samples in zip(points, parts, strict=True):
+            samples.append(system.resampled(counts.astype(np.float64)))
+    return [_joined(samples) for samples in parts]
 
 
-def _percent(totals, best, count):
-    """Sums over `count` points to metrics in percent: the mean, or the ratio to the best
-    attainable; numbers, or arrays of one shape."""
-    # Where no label at all is relevant even the best is 0: the metric is 0 like the others, not
-    # NaN.
-    norms = {
-        key: np.where(best[key] == 0, 1.0, best[key]) if key in best else count for key in totals
-    }
-    return {key: 100 * total / norms[key] for key, total in totals.items()}
+def _percent(totals: Mapping[str, Any], best: Mapping[str, Any], count: Any) -> dict[str, Any]:
+    """Sums over `count` points to metrics in percent: the mean, or the ratio to the best there is.
+
+    All are numbers, or arrays of one shape.
+    """
+    metrics = {}
+    for key, total in totals.items():
+        norm = count
+        if key in best:
+            # Where no label at all is relevant even the best is 0: the metric is 0 like the others,
+            # not NaN.
+            norm = np.where(best[key] == 0, 1.0, best[key])
+        metrics[key] = 100 * total / norm
+    return metrics
 
 
-def _floats(values):
+def _floats(values: Mapping[str, Any]) -> dict[str, float]:
     return {key: float(value) for key, value in values.items()}
 
 
-def _chunks(scores, relevance, inv_propensity, ks, filter_pairs):
-    """(values, best) of some rows after the other, so that the rankings [N, K] never exist as a
-    whole."""
+def _chunks(
+    scores: sparse.csr_matrix,
+    relevance: sparse.csr_matrix,
+    inv_propensity: np.ndarray | None,
+    ks: Sequence[int],
+    filter_pairs: npt.ArrayLike | None,
+) -> Iterator[PointMetrics]:
+    """Metrics of some points after the other: the rankings [N, K] never exist as a whole."""
     scores, relevance, pairs = _check_matrices(scores, relevance, filter_pairs)
     inv_propensity, ks = _check_options(inv_propensity, ks, scores.shape[1])
     step = max(1, CELLS // ks[-1])
     for start in range(0, scores.shape[0], step):
-        chunk, truth = scores[start : start + step], relevance[start : start + step]
+        chunk = scores[start : start + step]
+        truth = relevance[start : start + step]
         low, high = np.searchsorted(pairs[:, 0], [start, start + step])
         if high > low:
             chunk = remove_pairs(chunk, pairs[low:high, 0] - start, pairs[low:high, 1])
         yield _rank_chunk(chunk, truth, inv_propensity, ks)
 
 
-def _rank_chunk(scores, relevance, inv_propensity, ks):
-    """(values, best) of n points, dicts of arrays [n]."""
+def _rank_chunk(
+    scores: sparse.csr_matrix,
+    relevance: sparse.csr_matrix,
+    inv_propensity: np.ndarray | None,
+    ks: Sequence[int],
+) -> PointMetrics:
+    """Rank n points, and measure each."""
     ids, _ = topk_rows(scores, ks[-1])  # [n, K], K the largest k
     hits = contains(relevance, np.arange(len(ids))[:, None], ids)  # [n, K]
     positives = np.diff(relevance.indptr)  # [n], |y|
     first = np.where(hits.any(axis=1), hits.argmax(axis=1), ks[-1])
-    values = _gain_metrics(hits, positives, ks, "P", "nDCG")
+    values = _gain_metrics(hits, positives, ks, ("P", "nDCG"))
     count = np.cumsum(hits, axis=1)
     for k in ks:
         values[f"R@{k}"] = count[:, k - 1] / np.maximum(positives, 1)
         values[f"MRR@{k}"] = np.where(first < k, 1 / (first + 1), 0.0)
     if inv_propensity is None:
-        return values, {}
+        return PointMetrics(values, {})
     gains = np.where(hits, inv_propensity[ids], 0)
-    values |= _gain_metrics(gains, positives, ks, "PSP", "PSnDCG")
+    values |= _gain_metrics(gains, positives, ks, ("PSP", "PSnDCG"))
     weights = inv_propensity[relevance.indices]  # [nnz], the scores of the best ranking
     best = sparse.csr_matrix((weights, relevance.indices, relevance.indptr), scores.shape)
     ids, _ = topk_rows(best, ks[-1])
     gains = np.where(ids < 0, 0, inv_propensity[ids])
-    return values, _gain_metrics(gains, positives, ks, "PSP", "PSnDCG")
+    return PointMetrics(values, _gain_metrics(gains, positives, ks, ("PSP", "PSnDCG")))
 
 
-def _gain_metrics(gains, positives, ks, mean, discounted):
-    """sum_r gain_r / k and sum_r d_r gain_r / D(min(k, |y|)) for gains [n, K], under the two names
-    given."""
+def _gain_metrics(
+    gains: np.ndarray, positives: np.ndarray, ks: Sequence[int], names: tuple[str, str]
+) -> Columns:
+    """sum_r gain_r / k and sum_r d_r gain_r / D(min(k, |y|)) for gains [n, K], under two names."""
+    mean, discounted = names
     discount = 1 / np.log2(np.arange(gains.shape[1]) + 2)  # [K], d_r
     ideal = np.cumsum(discount)  # [K], D
-    total, dcg = np.cumsum(gains, axis=1), np.cumsum(gains * discount, axis=1)  # [n, K]
+    total = np.cumsum(gains, axis=1)  # [n, K]
+    dcg = np.cumsum(gains * discount, axis=1)  # [n, K]
     result = {}
     for k in ks:
         result[f"{mean}@{k}"] = total[:, k - 1] / k
@@ -208,9 +254,10 @@ def _gain_metrics(gains, positives, ks, mean, discounted):
     return result
 
 
-def _check_matrices(scores, relevance, filter_pairs):
-    """Scores and relevance as CSR, the pairs sorted by row [F, 2]; ValueError on what does not
-    fit."""
+def _check_matrices(
+    scores: sparse.spmatrix, relevance: sparse.spmatrix, filter_pairs: npt.ArrayLike | None
+) -> tuple[sparse.csr_matrix, sparse.csr_matrix, npt.NDArray[np.int64]]:
+    """Scores and relevance as CSR, the pairs sorted by row [F, 2]; ValueError on what cannot be."""
     if not sparse.issparse(scores):
         raise ValueError(f"scores: expected a scipy sparse matrix, got {type(scores).__name__}")
     scores = sparse.csr_matrix(scores)
@@ -237,11 +284,13 @@ def _check_matrices(scores, relevance, filter_pairs):
     return scores, relevance, pairs[np.argsort(pairs[:, 0])].astype(np.int64)
 
 
-def _check_options(inv_propensity, ks, num_labels):
+def _check_options(
+    inv_propensity: np.ndarray | None, ks: Sequence[int], num_labels: int
+) -> tuple[np.ndarray | None, list[int]]:
     """inv_propensity as float64 [L] or None, and ks ascending without repeats."""
-    ks = sorted(set(ks))
-    if not ks or ks[0] < 1:
-        raise ValueError(f"ks: expected one or more integers >= 1, got {ks}")
+    ascending = sorted(set(ks))
+    if not ascending or ascending[0] < 1:
+        raise ValueError(f"ks: expected one or more integers >= 1, got {ascending}")
     if inv_propensity is not None:
         inv_propensity = np.asarray(inv_propensity, dtype=np.float64)
         if inv_propensity.shape != (num_labels,):
@@ -252,7 +301,7 @@ def _check_options(inv_propensity, ks, num_labels):
             raise ValueError(
                 "inv_propensity: expected finite values > 0, got NaN, infinite or <= 0"
             )
-    return inv_propensity, ks
+    return inv_propensity, ascending
 
 
 def reliability(
@@ -267,14 +316,13 @@ def reliability(
         return None
     which = np.minimum((scores * bins).astype(np.int64), bins - 1)
     count = np.bincount(which, minlength=bins)
-    mean, share = (
-        np.bincount(which, weights=w, minlength=bins) / np.maximum(count, 1)
-        for w in (scores, right)
-    )
+    divisor = np.maximum(count, 1)
+    mean = np.bincount(which, weights=scores, minlength=bins) / divisor
+    share = np.bincount(which, weights=right, minlength=bins) / divisor
     return {"score": mean.tolist(), "right": share.tolist(), "count": count.tolist()}
 
 
-def describe(metrics):
+def describe(metrics: Mapping[str, float]) -> str:
     """`metrics` of `evaluate` as an aligned text table: a row per metric, a column per k."""
     cells = {}
     for key, value in metrics.items():
@@ -282,13 +330,12 @@ def describe(metrics):
         if not (at and k.isdigit()):
             raise ValueError(f"describe: expected keys like 'P@1', got {key!r}")
         cells[name, int(k)] = f"{value:.2f}"
-    names = sorted(
-        dict.fromkeys(name for name, _ in cells), key=lambda name: (*NAMES, name).index(name)
-    )
     ks = sorted({k for _, k in cells})
-    rows = [["@k", *map(str, ks)]] + [
-        [name, *(cells.get((name, k), "") for k in ks)] for name in names
-    ]
-    first = max(map(len, NAMES + tuple(names)))
-    lines = (row[0].ljust(first) + "".join(cell.rjust(8) for cell in row[1:]) for row in rows)
+    present = dict.fromkeys(name for name, _ in cells)
+    names = sorted(present, key=lambda name: (*NAMES, name).index(name))
+    width = max(map(len, [*NAMES, *names]))
+    lines = ["@k".ljust(width) + "".join(str(k).rjust(8) for k in ks)]
+    for name in names:
+        values = [cells.get((name, k), "") for k in ks]
+        lines.append(name.ljust(width) + "".join(value.rjust(8) for value in values))
     return "\n".join(line.rstrip() for line in lines)

@@ -1,5 +1,4 @@
-"""Rows of a large matrix in float32, bfloat16 or int8, in memory or mapped from disk; inner
-products with some of them.
+"""Rows of a large matrix in float32, bfloat16 or int8, in memory or mapped from disk.
 
 store = RowStore.of(weights, "int8")          # one scale a row
 store.save(folder, "labels"); RowStore.load(folder, "labels", "int8")
@@ -11,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,18 +23,23 @@ from utils.reading.matrices import present
 from utils.reading.saved import check_finite, map_rows
 
 PRECISIONS = ("float32", "bfloat16", "int8")
-KINDS = {
+KINDS: dict[str, np.dtype[Any]] = {
     "float32": np.dtype(np.float32),
     "bfloat16": np.dtype(np.uint16),
     "int8": np.dtype(np.int8),
 }
 BLOCK_FLOATS = 1 << 22  # converted or multiplied at once
 
+Work = Callable[[int, int], None]  # of queries [first, last)
+OverThreads = Callable[[Work, int], None]  # shares so many queries out
+
 
 @dataclass(frozen=True)
 class RowStore:
-    """rows [n, D]: float32, uint16 (the upper half of a float32) or int8; scales [n] float32: row =
-    rows * scale."""
+    """rows [n, D]: float32, uint16 (the upper half of a float32) or int8.
+
+    scales [n] float32, of int8 alone: row = rows * scale.
+    """
 
     rows: np.ndarray
     scales: np.ndarray
@@ -80,71 +85,76 @@ class RowStore:
 
     def products(self, queries: np.ndarray) -> np.ndarray:
         """Inner products of queries [B, D] with all rows: [B, n]."""
-        found = np.empty((len(queries), len(self)), np.float32)
-        out = torch.from_numpy(found)
+        products = np.empty((len(queries), len(self)), np.float32)
         # nothing is gained by float32 copies
         if len(queries) == 1 and self.rows.dtype != np.float32:
-            _dots(0, 1, self.rows, self.scales, queries, np.arange(len(self))[None], found)
-            return found
+            _dots(0, 1, self.rows, self.scales, queries, np.arange(len(self))[None], products)
+            return products
+        out = torch.from_numpy(products)
+        left = torch.from_numpy(queries)
         for part in _blocks(self.rows):
-            torch.matmul(
-                torch.from_numpy(queries), torch.from_numpy(self.floats(part)).T, out=out[:, part]
-            )
-        return found
+            rows = torch.from_numpy(self.floats(part))
+            torch.matmul(left, rows.T, out=out[:, part])
+        return products
 
-    def dots(self, queries: np.ndarray, ids: np.ndarray, over: Callable) -> np.ndarray:
+    def dots(self, queries: np.ndarray, ids: np.ndarray, over: OverThreads) -> np.ndarray:
         """Inner products of queries [B, D] with the rows at ids [B, K]; 0 where an id is negative.
 
         Args:
             over: calls work(first, last) for shares of the queries.
         """
-        found = np.empty(ids.shape, np.float32)
-        over(
-            lambda first, last: _dots(first, last, self.rows, self.scales, queries, ids, found),
-            len(queries),
-        )
-        return found
+        products = np.empty(ids.shape, np.float32)
+
+        def work(first: int, last: int) -> None:
+            _dots(first, last, self.rows, self.scales, queries, ids, products)
+
+        over(work, len(queries))
+        return products
 
     def save(self, folder: Path, name: str) -> None:
-        for path, array in self._files(folder, name, self.precision, self.rows, self.scales):
+        """Write .npy files whose names begin with `name`."""
+        paths = self._files(folder, name, self.precision)
+        for path, array in zip(paths, (self.rows, self.scales), strict=False):
             with written_whole(path) as partial, open(partial, "wb") as file:
                 np.save(file, array)
 
     @classmethod
     def convert(cls, folder: Path, name: str, precision: str) -> None:
-        """Write the saved float32 rows in another precision beside them, block by block: they may
-        not fit in memory."""
+        """Write the saved float32 rows in another precision beside them.
+
+        Block by block: they may not fit in memory.
+        """
         source = cls.load(folder, name, "float32").rows
-        path = cls._files(folder, name, precision)[0][0]
+        path, *of_scales = cls._files(folder, name, precision)
         with written_whole(path) as partial:
             rows = np.lib.format.open_memmap(partial, "w+", KINDS[precision], source.shape)
             scales = cls.of(source, precision, rows).scales
             rows.flush()
-        for path, _ in cls._files(folder, name, precision)[1:]:
-            with written_whole(path) as partial, open(partial, "wb") as file:
+        for scales_path in of_scales:
+            with written_whole(scales_path) as partial, open(partial, "wb") as file:
                 np.save(file, scales)
 
     @staticmethod
-    def _files(
-        folder: Path, name: str, precision: str, rows: object = None, scales: object = None
-    ) -> list[tuple]:
+    def _files(folder: Path, name: str, precision: str) -> list[Path]:
+        """The files of rows in some precision: their own, then that of int8's scales."""
         base = name if precision == "float32" else f"{name}.{precision}"
-        files = [(Path(folder) / f"{base}.npy", rows)]
-        return (
-            [*files, (Path(folder) / f"{base}.scale.npy", scales)] if precision == "int8" else files
-        )
+        files = [Path(folder) / f"{base}.npy"]
+        if precision == "int8":
+            files.append(Path(folder) / f"{base}.scale.npy")
+        return files
 
     @classmethod
     def load(cls, folder: Path, name: str, precision: str, count: int | None = None) -> RowStore:
-        """Map what `save` wrote; where there is only float32, the other precision is made of it in
-        memory.
+        """Map what `save` wrote.
+
+        Where there is only float32, the other precision is made of it in memory.
 
         Args:
             count: rows that there must be; None = any number.
         Raises:
             InputError: naming the file which does not fit.
         """
-        paths = [path for path, _ in cls._files(folder, name, precision)]
+        paths = cls._files(folder, name, precision)
         if precision != "float32" and not all(present(path) for path in paths):
             return cls.of(cls.load(folder, name, "float32", count).rows, precision)
         rows = map_rows(paths[0], (count, None), KINDS[precision])
@@ -159,11 +169,13 @@ def _blocks(values: np.ndarray) -> list[slice]:
 
 
 @intrinsic
-def _as_float(typing_context, value):
-    """A stored value as float32; for uint16, the upper half of its bits: a cast that leaves the
-    loop around it vectorised."""
+def _as_float(typing_context: Any, value: Any) -> tuple[Any, Callable]:
+    """A stored value as float32; for uint16, the upper half of its bits.
 
-    def generate(context, builder, signature, arguments):
+    A cast that leaves the loop around it vectorised.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         if value != types.uint16:
             return context.cast(builder, arguments[0], value, types.float32)
         bits = builder.shl(
@@ -175,9 +187,19 @@ def _as_float(typing_context, value):
 
 
 @njit(nogil=True, cache=True, fastmath=True)
-def _dots(first, last, rows, scales, queries, ids, found):
-    """Inner products of queries [first, last) with the rows at their ids; compiled for each kind of
-    rows."""
+def _dots(  # noqa: PLR0917 (a kernel)
+    first: int,
+    last: int,
+    rows: np.ndarray,
+    scales: np.ndarray,
+    queries: np.ndarray,
+    ids: np.ndarray,
+    products: np.ndarray,
+) -> None:
+    """Inner products of queries [first, last) with the rows at their ids.
+
+    Compiled for each kind of rows.
+    """
     for q in range(first, last):
         for i in range(ids.shape[1]):
             total = np.float32(0)
@@ -186,4 +208,4 @@ def _dots(first, last, rows, scales, queries, ids, found):
                     total += queries[q, d] * _as_float(rows[ids[q, i], d])
                 if len(scales):
                     total *= scales[ids[q, i]]
-            found[q, i] = total
+            products[q, i] = total

@@ -1,11 +1,13 @@
-"""Sparse helpers for score and label matrices of shape [N points, L labels], in numpy and scipy
-alone.
+"""Sparse score and label matrices [N points, L labels], in numpy and scipy alone.
 
 A stored entry is a prediction whatever its value, so explicit zeros and negative scores are kept.
 Ties break by the lower label id. No function changes its input.
 """
 
+from __future__ import annotations
+
 import numpy as np
+import numpy.typing as npt
 from scipy import sparse
 
 from utils.errors import InputError
@@ -14,12 +16,15 @@ from utils.reading.matrix_checks import RELEVANCE, RawMatrix, checked_csr
 CELLS = 1 << 20  # entries of a padded block: bounds the working memory of `topk_rows`
 
 
-def topk_rows(scores, k):
-    """The k best entries of each row, by descending score, ties by lower label id.
+def topk_rows(scores: sparse.csr_matrix, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k best entries of each row [N, L], by descending score, ties by lower label id.
 
-    scores: CSR [N, L]. Returns label ids [N, k] int64, padded with -1, and values [N, k] float32,
-    padded with -inf. Ranked in the precision of `scores`; the returned values alone are float32.
-    NaN: ValueError.
+    Ranked in the precision of `scores`; the returned values alone are float32.
+
+    Returns:
+        label ids [N, k] int64, padded with -1; values [N, k] float32, padded with -inf
+    Raises:
+        ValueError: a score is NaN.
     """
     if k < 1:
         raise ValueError(f"topk_rows: expected k >= 1, got {k}")
@@ -41,28 +46,36 @@ def topk_rows(scores, k):
     return indices, values
 
 
-def _topk_block(scores, rows, width, k):
+def _topk_block(
+    scores: sparse.csr_matrix, rows: np.ndarray, width: int, k: int
+) -> tuple[np.ndarray, np.ndarray]:
     """`topk_rows` for rows [n] of at most `width` entries each: ids and values [n, k]."""
     inside = np.arange(width) < np.diff(scores.indptr)[rows][:, None]  # [n, width]
-    position = np.where(inside, scores.indptr[rows].astype(np.int64)[:, None] + np.arange(width), 0)
-    data = (
-        scores.data if np.issubdtype(scores.dtype, np.floating) else scores.data.astype(np.float64)
-    )
+    first = scores.indptr[rows].astype(np.int64)[:, None]
+    position = np.where(inside, first + np.arange(width), 0)
+    data = scores.data
+    if not np.issubdtype(data.dtype, np.floating):
+        data = data.astype(np.float64)
     # Ids ascend within a canonical row and padding comes last, so a stable sort breaks ties by the
     # lower id and keeps even a genuine -inf ahead of the padding.
     order = np.argsort(np.where(inside, -data[position], np.inf), axis=1, kind="stable")[:, :k]
-    inside, position = (np.take_along_axis(array, order, axis=1) for array in (inside, position))
-    return np.where(inside, scores.indices[position], -1), np.where(inside, data[position], -np.inf)
+    inside = np.take_along_axis(inside, order, axis=1)
+    position = np.take_along_axis(position, order, axis=1)
+    ids = np.where(inside, scores.indices[position], -1)
+    values = np.where(inside, data[position], -np.inf)
+    return ids, values
 
 
-def topk_csr(values, ids, num_labels):
-    """Dense top-k lists, values and ids [N, k], to a canonical CSR [N, num_labels] of the dtype of
-    `values`.
+def topk_csr(values: npt.ArrayLike, ids: npt.ArrayLike, num_labels: int) -> sparse.csr_matrix:
+    """Turn dense top-k lists, values and ids [N, k], into a canonical CSR [N, num_labels].
 
-    Entries of id -1 are dropped, explicit zeros kept. Ids outside [-1, L) or twice in a row raise
-    ValueError.
+    Of the dtype of `values`. Entries of id -1 are dropped, explicit zeros kept.
+
+    Raises:
+        ValueError: ids outside [-1, L), or twice in a row.
     """
-    values, ids = np.asarray(values), np.asarray(ids)
+    values = np.asarray(values)
+    ids = np.asarray(ids)
     if values.shape != ids.shape or ids.ndim != 2:
         raise ValueError(
             f"topk_csr: expected arrays of one shape [N, k], got {values.shape}, {ids.shape}"
@@ -73,7 +86,8 @@ def topk_csr(values, ids, num_labels):
         )
     ids = np.where(ids < 0, num_labels, ids)  # padding sorts last
     order = np.argsort(ids, axis=1)
-    ids, values = np.take_along_axis(ids, order, axis=1), np.take_along_axis(values, order, axis=1)
+    ids = np.take_along_axis(ids, order, axis=1)
+    values = np.take_along_axis(values, order, axis=1)
     kept = ids < num_labels
     twice = (ids[:, 1:] == ids[:, :-1]) & kept[:, 1:]
     if twice.any():
@@ -86,14 +100,19 @@ def topk_csr(values, ids, num_labels):
     return sparse.csr_matrix((values[kept], ids[kept], indptr), shape=(len(ids), num_labels))
 
 
-def remove_pairs(matrix, rows, cols):
-    """`matrix` [N, L] without the entries (rows[i], cols[i]); other entries stay, explicit zeros
-    included.
+def remove_pairs(
+    matrix: sparse.spmatrix, rows: npt.ArrayLike, cols: npt.ArrayLike
+) -> sparse.csr_matrix:
+    """`matrix` [N, L] without the entries (rows[i], cols[i]).
 
-    Pairs that are not stored are ignored; pairs outside the shape raise ValueError.
+    Other entries stay, explicit zeros included; pairs that are not stored are ignored.
+
+    Raises:
+        ValueError: pairs outside the shape.
     """
     matrix = canonical(matrix)
-    rows, cols = np.asarray(rows), np.asarray(cols)
+    rows = np.asarray(rows)
+    cols = np.asarray(cols)
     if rows.shape != cols.shape or rows.ndim != 1:
         raise ValueError(
             f"remove_pairs: expected arrays of one shape [F], got {rows.shape}, {cols.shape}"
@@ -110,32 +129,37 @@ def remove_pairs(matrix, rows, cols):
     return sparse.csr_matrix((matrix.data[kept], matrix.indices[kept], indptr), shape=matrix.shape)
 
 
-def contains(matrix, rows, cols):
-    """Whether `matrix` stores an entry at (rows, cols), which broadcast; False for the padding id
-    -1."""
+def contains(
+    matrix: sparse.spmatrix, rows: npt.ArrayLike, cols: npt.ArrayLike
+) -> npt.NDArray[np.bool_]:
+    """Whether `matrix` stores an entry at (rows, cols), which broadcast; False for the id -1."""
     return _find(canonical(matrix), rows, cols) >= 0
 
 
-def lookup(matrix, rows, cols):
+def lookup(matrix: sparse.spmatrix, rows: npt.ArrayLike, cols: npt.ArrayLike) -> np.ndarray:
     """The values of `matrix` at (rows, cols), which broadcast; 0 where nothing is stored."""
     matrix = canonical(matrix)
     position = _find(matrix, rows, cols)
     values = np.zeros(position.shape, dtype=matrix.dtype)
-    values[position >= 0] = matrix.data[position[position >= 0]]
+    stored = position >= 0
+    values[stored] = matrix.data[position[stored]]
     return values
 
 
-def _find(matrix, rows, cols):
-    """Positions in `matrix.data` of the pairs (rows, cols), -1 if absent: binary search among
-    sorted keys."""
+def _find(
+    matrix: sparse.csr_matrix, rows: npt.ArrayLike, cols: npt.ArrayLike
+) -> npt.NDArray[np.int64]:
+    """Positions in `matrix.data` of the pairs (rows, cols), which broadcast; -1 if absent.
+
+    A binary search among sorted keys.
+    """
     rows, cols = np.broadcast_arrays(
         np.asarray(rows, dtype=np.int64), np.asarray(cols, dtype=np.int64)
     )
     if matrix.nnz == 0:
         return np.full(rows.shape, -1, dtype=np.int64)
     labels = matrix.shape[1]
-    # [nnz], ascending as the matrix is canonical
-    keys = entry_rows(matrix) * labels + matrix.indices
+    keys = entry_rows(matrix) * labels + matrix.indices  # [nnz], ascending: it is canonical
     wanted = rows * labels + cols
     position = np.minimum(np.searchsorted(keys, wanted), matrix.nnz - 1)
     # A column outside the matrix would take a key of the next row: -1 that of the last label one
@@ -143,24 +167,25 @@ def _find(matrix, rows, cols):
     return np.where((keys[position] == wanted) & (cols >= 0) & (cols < labels), position, -1)
 
 
-def check_relevance(matrix, where):
-    """`matrix` [N, L] as a canonical CSR in float32 without explicit zeros: labels read from file
-    `where`.
+def check_relevance(matrix: sparse.spmatrix, where: str) -> sparse.csr_matrix:
+    """`matrix` [N, L] as a canonical CSR in float32 without explicit zeros.
 
-    Raises InputError that names `where` and the first (row, label) with NaN, infinite or negative
-    relevance, or what keeps its arrays from being a matrix. Entries that stand twice add up, in
-    floating point: 100 + 100 is 200 in int8 too. The arrays are shared with `matrix` where nothing
-    changes.
+    Entries that stand twice add up, in floating point: 100 + 100 is 200 in int8 too. The arrays are
+    shared with `matrix` where nothing changes.
+
+    Args:
+        where: the file that the labels were read from.
+    Raises:
+        InputError: names `where` and the first (row, label) with NaN, infinite or negative
+            relevance, or what keeps its arrays from being a matrix.
     """
     if not sparse.issparse(matrix):
         raise InputError(f"{where}: expected a scipy sparse matrix, got {type(matrix).__name__}")
-    matrix = canonical(checked_csr(RawMatrix.of(matrix), where, RELEVANCE)).astype(
-        np.float32, copy=False
-    )
-    return without_zeros(matrix)
+    checked = canonical(checked_csr(RawMatrix.of(matrix), where, RELEVANCE))
+    return without_zeros(checked.astype(np.float32, copy=False))
 
 
-def without_zeros(matrix):
+def without_zeros(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
     """The CSR `matrix` without explicit zeros; a copy only if it has any."""
     if not matrix.data.all():
         matrix = matrix.copy()
@@ -168,9 +193,8 @@ def without_zeros(matrix):
     return matrix
 
 
-def canonical(matrix):
-    """`matrix` as a CSR with sorted, distinct ids in each row; a copy only if it is not one
-    already.
+def canonical(matrix: sparse.spmatrix) -> sparse.csr_matrix:
+    """`matrix` as a CSR with sorted, distinct ids in each row; a copy only if it is not one yet.
 
     Entries that stand twice add up, in floating point where the numbers are whole: small ones would
     overflow.
@@ -187,21 +211,20 @@ def canonical(matrix):
     return matrix
 
 
-def _wide(matrix):
+def _wide(matrix: sparse.spmatrix) -> sparse.spmatrix:
     """Whole numbers, truth values and half floats in a type in which they can add up."""
     if matrix.dtype.kind == "f" and matrix.dtype.itemsize > 2:
         return matrix
     return matrix.astype(np.float32 if matrix.dtype.itemsize <= 2 else np.float64)
 
 
-def entry_rows(matrix):
+def entry_rows(matrix: sparse.csr_matrix) -> npt.NDArray[np.int64]:
     """The row of each stored entry of a CSR: [nnz] int64."""
     return np.repeat(np.arange(matrix.shape[0], dtype=np.int64), np.diff(matrix.indptr))
 
 
-def refuse(bad, matrix, where, wanted):
-    """Raise ValueError for the first stored entry of the CSR `matrix` that the mask `bad` [nnz]
-    marks."""
+def refuse(bad: npt.NDArray[np.bool_], matrix: sparse.csr_matrix, where: str, wanted: str) -> None:
+    """Raise ValueError for the first stored entry of a CSR that the mask `bad` [nnz] marks."""
     if bad.any():
         first = int(np.argmax(bad))
         row = int(np.searchsorted(matrix.indptr, first, side="right")) - 1

@@ -1,5 +1,4 @@
-"""Text files with one text a line: strict UTF-8, counted, indexed and read by line without holding
-them in memory."""
+"""Text files with one text a line, strict UTF-8: counted, indexed and read without being held."""
 
 from __future__ import annotations
 
@@ -25,15 +24,14 @@ OTHER_FORMATS = frozenset(
 
 
 def check_text_file(path: Path) -> None:
-    """InputError unless `path` is a non-empty file."""
+    """Raise InputError unless `path` is a non-empty file."""
     check_file(path, "one text a line, UTF-8")
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty (expected one text a line, UTF-8)")
 
 
 def check_plain_text(path: Path) -> None:
-    """Raise InputError for a file that is no list of texts: by its name, or by how it begins,
-    another format."""
+    """Raise InputError for another format, by a file's name or by how it begins."""
     check_text_file(path)
     suffix = path.suffix.lower()
     with open(path, "rb") as file:
@@ -66,9 +64,10 @@ def _is_json(start: bytes) -> bool:
 def text_list(texts: Iterable[str], what: str) -> list[str]:
     """Texts as a list; a text alone is a list of one.
 
+    Args:
+        what: names the texts in a message.
     Raises:
-        InputError: no texts, but bytes, numbers, a table, a mapping. `what` names them in the
-        message.
+        InputError: no texts, but bytes, numbers, a table, a mapping.
     """
     if isinstance(texts, str):
         return [texts]
@@ -78,14 +77,14 @@ def text_list(texts: Iterable[str], what: str) -> list[str]:
         or not isinstance(texts, Iterable)
     ):
         raise InputError(f"{what}: expected a list of texts, got {type(texts).__name__}")
-    found = list(texts)
-    for number, text in enumerate(found):
+    listed = list(texts)
+    for number, text in enumerate(listed):
         if not isinstance(text, str):
             raise InputError(
                 f"{what}: expected texts, got {text!r} ({type(text).__name__}) at place {number}"
             )
-    check_unicode(found, what)
-    return found
+    check_unicode(listed, what)
+    return listed
 
 
 def check_unicode(texts: Sequence[str], what: str) -> None:
@@ -103,11 +102,14 @@ def check_unicode(texts: Sequence[str], what: str) -> None:
 
 
 def decode_line(raw: bytes, path: Path, number: int) -> str:
-    """Bytes of line `number` (from 1) -> text without its line end; InputError if it is not
-    UTF-8."""
+    """Bytes of line `number` (from 1) -> text without its line end.
+
+    Raises:
+        InputError: it is not UTF-8.
+    """
+    encoding = "utf-8-sig" if number == 1 else "utf-8"  # some editors begin with a mark
     try:
-        # some editors begin with a mark
-        return raw.rstrip(b"\r\n").decode("utf-8-sig" if number == 1 else "utf-8")
+        return raw.rstrip(b"\r\n").decode(encoding)
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path}: line {number} is not UTF-8 (byte {error.start + 1} of the line is "
@@ -116,8 +118,10 @@ def decode_line(raw: bytes, path: Path, number: int) -> str:
 
 
 def iter_lines(path: str | Path) -> Iterator[str]:
-    """The lines of `path` in order. Only \\n ends a line: str.splitlines would also cut at U+2028
-    or form feeds."""
+    """The lines of `path` in order.
+
+    Only \\n ends a line: str.splitlines would also cut at U+2028 or form feeds.
+    """
     path = Path(path)
     check_text_file(path)
     with open(path, "rb") as file:
@@ -145,8 +149,10 @@ def count_lines(path: str | Path) -> int:
 
 
 def lines_hash(path: str | Path) -> str:
-    """Hash the lines of a text file: other line ends, a lost last one or a byte order mark change
-    nothing."""
+    """Hash the lines of a text file.
+
+    Other line ends, a lost last one or a byte order mark change nothing.
+    """
     digest = hashlib.sha256()
     for line in _undecorated(Path(path)):
         digest.update(line + b"\n")
@@ -175,15 +181,14 @@ def byte_hashes(path: str | Path) -> set[str]:
 
 
 def _undecorated(path: Path) -> Iterator[bytes]:
-    """The lines of a file as `decode_line` takes them, without their ends and the first one's
-    mark."""
+    """The lines of a file as bytes, without their ends and the first one's mark."""
     with open(path, "rb") as file:
         for number, raw in enumerate(file):
             line = raw.rstrip(b"\r\n")
             yield line if number else line.removeprefix(codecs.BOM_UTF8)
 
 
-class TextLines(Sequence):
+class TextLines(Sequence[str]):
     """Random access to the lines of a file by number; holds 8 bytes a line, not the text."""
 
     def __init__(self, path: str | Path) -> None:
@@ -193,7 +198,7 @@ class TextLines(Sequence):
     def __len__(self) -> int:
         return len(self._offsets) - 1
 
-    def __getitem__(self, index: int) -> str:
+    def __getitem__(self, index: int) -> str:  # type: ignore[override]  # no slices
         index = range(len(self))[index]
         start, stop = int(self._offsets[index]), int(self._offsets[index + 1])
         with open(self.path, "rb") as file:

@@ -11,8 +11,10 @@ from utils import distributed
 
 
 def over_threads(work: Callable[[int, int], None], rows: int) -> None:
-    """work(first, last) for shares of so many rows, one a thread; the work must let go of Python's
-    lock."""
+    """Call work(first, last) for shares of so many rows, one a thread.
+
+    The work must let go of Python's lock.
+    """
     threads = min(torch.get_num_threads(), rows)
     if threads <= 1:
         work(0, rows)
