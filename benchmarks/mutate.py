@@ -29,7 +29,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType, ModuleType
+from typing import Any
 
 import pytest
 from cosmic_ray import plugins
@@ -82,15 +83,17 @@ class MutantImporter(importlib.abc.MetaPathFinder, importlib.machinery.SourceFil
         super().__init__(name, str(path))
         self.source = source
 
-    def find_spec(self, fullname: str, path: object, target: object = None):
+    def find_spec(
+        self, fullname: str, path: object, target: object = None
+    ) -> importlib.machinery.ModuleSpec | None:
         if fullname != self.name:
             return None
         return importlib.util.spec_from_file_location(fullname, self.path, loader=self)
 
-    def get_code(self, fullname: str):
+    def get_code(self, fullname: str) -> CodeType:
         return compile(self.source, self.path, "exec")
 
-    def exec_module(self, module) -> None:
+    def exec_module(self, module: ModuleType) -> None:
         import numba
 
         numba.config.DISABLE_JIT = True
@@ -151,7 +154,7 @@ def page_of(nodeid: str) -> str:
     return nodeid.partition("::")[0]
 
 
-def silent_ranges(tree: ast.AST) -> Iterator[ast.AST]:
+def silent_ranges(tree: ast.AST) -> Iterator[ast.expr | ast.stmt]:
     """What no test has to notice: annotations, decorators, messages, defaults of options."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Raise):
@@ -213,13 +216,16 @@ def run_tests(path: Path, source: str, tests: str, plugin: Calls | FirstFailure)
     os._exit(pytest.main([*options, tests], plugins=[plugin]))
 
 
-def in_fork(path: Path, source: str, tests: str, plugin: Calls | FirstFailure, seconds: float):
+def in_fork(
+    path: Path, source: str, tests: str, plugin: Calls | FirstFailure, seconds: float
+) -> tuple[bool, Any]:
     """Whether all tests pass within `seconds`, and what the plugin sent: None where nothing."""
     fork = multiprocessing.get_context("fork")
     receiver, sender = fork.Pipe(duplex=False)
     plugin.connection = sender
     process = fork.Process(target=run_tests, args=(path, source, tests, plugin))
     process.start()
+    assert process.pid is not None
     sender.close()
     sent = None
     if receiver.poll(seconds):
@@ -227,7 +233,7 @@ def in_fork(path: Path, source: str, tests: str, plugin: Calls | FirstFailure, s
             sent = receiver.recv()
     process.join(10)
     passed = process.exitcode == pytest.ExitCode.OK
-    with contextlib.suppress(ProcessLookupError):
+    with contextlib.suppress(ProcessLookupError):  # and what the tests have started
         os.killpg(process.pid, signal.SIGKILL)
     process.join()
     return passed, sent
@@ -292,6 +298,8 @@ def room_paths(room: str) -> tuple[list[Path], str]:
     places = [ROOT / room, ROOT / "models" / room, ROOT / "utils" / room]
     files = [path for place in places for path in sorted(place.rglob("*.py"))]
     files = files or [ROOT / "utils" / f"{room}.py"]
+    if not files[0].exists():
+        sys.exit(f"error: no room {room!r}: expected one such as losses, metrics or batching")
     folder = ROOT / "tests" / room
     return files, str(folder if folder.is_dir() else ROOT / "tests" / f"test_{room}.py")
 
@@ -316,5 +324,7 @@ def main(room: str, only: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     main(sys.argv[1], sys.argv[2:])
