@@ -16,10 +16,14 @@ from torch import Tensor, nn
 
 import train
 from models.encoders.encoder import TextEncoder
+from models.loading import load_run
 from tests import commands, distributed_worker
 from tests.tiny import tiny_sections
 from utils import distributed
 from utils.config.config import Config, build_config, to_yaml
+from utils.data.texts import ListTexts
+from utils.run.folder import find_run
+from utils.runtime import Runtime
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,22 @@ def counted_encodings() -> Iterator[list[int]]:
         yield calls
     finally:
         handle.remove()
+
+
+def check_answers(folder: Path) -> None:
+    """Ask a finished run as evaluation and a fusion do: without a collective, every label once,
+    best first, finite, an empty text included; labels looked up have the scores they rank by."""
+    _, config = find_run(folder)
+    ranker, _ = load_run(folder, Runtime.start(config))
+    texts = ListTexts(distributed_worker.TEXTS)
+    with no_collectives():
+        scores = ranker.open(texts, given=True)
+        values, ids = scores.best(ranker.num_labels)
+        looked_up = scores.of(ids)
+    assert np.isfinite(values).all()
+    assert (np.diff(values, axis=1) <= 0).all()
+    assert [sorted(row) for row in ids.tolist()] == [list(range(ranker.num_labels))] * len(texts)
+    np.testing.assert_allclose(looked_up, values, rtol=1e-4, atol=1e-5)
 
 
 # Where a gradient is 0 but for rounding, Adam with a tiny eps turns the sign of a rounding error
