@@ -9,8 +9,7 @@ import sys
 
 
 def show_anything() -> None:
-    """Let what the screen's encoding lacks be escaped, where it would be an error that loses the
-    whole line."""
+    """Let what the screen's encoding lacks be escaped: an error would lose the whole line."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -1,5 +1,7 @@
-"""Errors that are the user's to mend: each message names the file, key or shape, what was expected
-and what came."""
+"""Errors that are the user's to mend.
+
+Each message names the file, key or shape, what was expected and what came.
+"""
 
 
 class InputError(ValueError):

@@ -1,5 +1,4 @@
-"""Files and folders that are written whole: a process killed at any instant leaves nothing half
-written."""
+"""Files and folders that are written whole: a process killed at any instant leaves no half."""
 
 from __future__ import annotations
 
@@ -29,8 +28,9 @@ def _sync(path: Path) -> None:
 
 
 def place_of(path: Path) -> Path:
-    """Where a file or folder lies, or would lie, behind any links: what is replaced must be this,
-    not the link.
+    """Return where a file or folder lies, or would lie, behind any links.
+
+    What is replaced must be this, not the link.
 
     Raises:
         OSError: links that lead in a circle.
@@ -100,11 +100,13 @@ def _set_mode(path: Path, mode: int) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a text file whole."""
     with written_whole(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file whole."""
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
@@ -186,8 +188,10 @@ def clear_folder(path: Path) -> None:
 
 
 def link_or_copy(source: str | Path, to: str | Path) -> None:
-    """A second name of a file that is never changed in place, or a copy where the file system has
-    no links."""
+    """Give a file that is never changed in place a second name.
+
+    Or copy it, where the file system has no links.
+    """
     try:
         os.link(source, to)
     except OSError as error:

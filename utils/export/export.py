@@ -56,8 +56,9 @@ EDGE_TEXTS = (
 def export(
     run: str | Path, folder: str | Path, onnx: bool = False, overrides: Sequence[str] = ()
 ) -> dict[str, float]:
-    """Write `folder` from a finished run; returns the largest differences from the run's
-    embeddings.
+    """Write `folder` from a finished run.
+
+    Returns: the largest differences from the run's embeddings, by format.
 
     Raises:
         InputError: no finished run, a folder in use, a method without encoder, a setting that
@@ -165,8 +166,11 @@ def _check(expected: Any, found: Any, texts: Sequence[str]) -> float:
 
 
 def write_labels(folder: Path, labels: Sequence[str], vectors: dict[str, tuple[Any, Any]]) -> None:
-    """labels.safetensors, labels.txt and an index for each kind of vectors: name -> ([L, D], bias
-    [L] or None)."""
+    """Write labels.safetensors, labels.txt and an index for each kind of vectors.
+
+    Args:
+        vectors: name -> ([L, D], bias [L] or None).
+    """
     import torch
     from safetensors.torch import save_file
 

@@ -1,5 +1,4 @@
-"""README.md of an exported run: the header that the Hugging Face hub reads, data, metrics, config,
-licences, usage."""
+"""README.md of an exported run: the hub's header, data, metrics, config, licences, usage."""
 
 from __future__ import annotations
 
@@ -101,8 +100,10 @@ def model_card(
 
 
 def found_metrics(run: Path) -> tuple[str, dict[str, float]] | None:
-    """(split, metrics in percent) of the test split, else the validation split; None if neither was
-    measured."""
+    """Return (split, metrics in percent) of the test split, else the validation split.
+
+    None if neither was measured.
+    """
     for split in SPLITS:
         path = run / f"{split}_metrics.json"
         if path.is_file():
@@ -113,14 +114,16 @@ def found_metrics(run: Path) -> tuple[str, dict[str, float]] | None:
 
 
 def data_licence(folder: Path) -> str | None:
-    """What the data set's README says of its licence: the paragraph or field that begins with the
-    word; else None."""
+    """Return what the data set's README says of its licence, if it does.
+
+    That is the paragraph or field that begins with the word.
+    """
     for path in sorted(folder.glob("README*")):
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         for number, line in enumerate(lines):
             if not (found := re.match(r"[#*\s]*licen[cs]e\b[\s:*]*(.*)", line, re.IGNORECASE)):
                 continue
-            rest = []
+            rest: list[str] = []
             for more in lines[number + 1 :]:
                 # the next field is not indented
                 field = bool(found[1]) and not more[:1].isspace()
@@ -174,16 +177,15 @@ def _files(files: Sequence[str]) -> str:
     known = {
         "modules.json": "the encoder in the layout of sentence-transformers",
         "labels.safetensors": "`embeddings` [L, D]; `classifier.weight` [L, D] and "
-        "`classifier.bias` [L]: "
-        "score = embedding . row (+ bias); which of them are there depends on the method",
+        "`classifier.bias` [L]: score = embedding . row (+ bias); which of them are there depends "
+        "on the method",
         "labels.txt": "the labels' texts, one a line, in the order of the rows",
         "embeddings.faiss": "faiss index (flat, inner product) over `embeddings`",
         "classifier.faiss": "faiss index over `classifier.weight`, its bias as one more dimension "
-        "in which a "
-        "query is 1",
+        "in which a query is 1",
         "encoder.onnx": "inputs `input_ids` and `attention_mask` [texts, tokens] int64, as "
-        "tokenizer.json makes "
-        "them, special tokens included; output `sentence_embedding` [texts, D] float32",
+        "tokenizer.json makes them, special tokens included; output `sentence_embedding` "
+        "[texts, D] float32",
     }
     return "\n".join(
         [

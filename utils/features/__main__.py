@@ -13,6 +13,7 @@ from utils.commands import add_debug_option, command
 
 
 def parse_arguments() -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m utils.features",
         description=__doc__,

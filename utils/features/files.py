@@ -1,5 +1,4 @@
-"""TF-IDF features of a data set: X.{trn,tst}.npz where it comes with them, built from the raw texts
-where not.
+"""TF-IDF features of a data set: those that it comes with, or built from its texts.
 
     python -m utils.features Datasets/LF-DebianTitles-small
 
@@ -62,14 +61,10 @@ VOCABULARY = "Xf.txt"
 
 @dataclass(frozen=True)
 class FeatureFiles:
-    """Sparse features of a data set's splits.
+    """Sparse features of a data set's splits."""
 
-    Attributes: data, the data set's folder; folder, that of X.{trn,tst}.npz and Xf.txt, as far as
-    they are there.
-    """
-
-    data: Path
-    folder: Path
+    data: Path  # the data set's folder
+    folder: Path  # of X.{trn,tst}.npz and Xf.txt, as far as they are there
 
     @property
     def given(self) -> bool:
@@ -78,15 +73,16 @@ class FeatureFiles:
 
     @property
     def vocabulary(self) -> Path | None:
+        """Xf.txt, if it is there."""
         path = self.folder / VOCABULARY
         return path if present(path) else None
 
     def path(self, split: str) -> Path:
+        """Return where the matrix of a split lies, if it is there."""
         return self.folder / f"X.{split}.npz"
 
     def matrix(self, split: str) -> sp.csr_matrix:
-        """X.trn or X.tst [N, F] float32, checked; made by Xf.txt where the data set came without
-        it.
+        """Return X.trn or X.tst [N, F] float32, checked; made by Xf.txt where it is missing.
 
         Raises:
             InputError: as `require`, or the file is no finite matrix with a row for each point.
@@ -104,7 +100,7 @@ class FeatureFiles:
         return TextFeatures(vocabulary).of_file(text_path(self.data, split))
 
     def require(self, split: str) -> Path:
-        """What a split's features can be read from or made by: its matrix, or the vocabulary.
+        """Return what a split's features are read from or made by: its matrix, or the vocabulary.
 
         Raises:
             InputError: there is neither, with what would help.
@@ -133,7 +129,7 @@ class FeatureFiles:
         return self.vocabulary
 
     def check(self) -> sp.csr_matrix:
-        """X.trn [N, F], where both splits can be had and have the same columns.
+        """Return X.trn [N, F], where both splits can be had and have the same columns.
 
         Raises:
             InputError: as `matrix`, or the splits differ in their columns.
@@ -150,7 +146,7 @@ class FeatureFiles:
         return matrix
 
     def warn_if_edited(self, matrix: sp.csr_matrix) -> None:
-        """Say so where some rows of a given X.trn are not what Xf.txt makes of their texts."""
+        """Log it where some rows of a given X.trn are not what Xf.txt makes of their texts."""
         texts = text_path(self.data, "trn")
         if not self.given or self.vocabulary is None or not texts.is_file():
             return
@@ -182,8 +178,10 @@ class FeatureFiles:
 
 
 def check_available(data: Path, settings: DataConfig) -> None:
-    """InputError unless both splits' features are given, or can be made or built; nothing is read
-    whole."""
+    """Raise InputError unless both splits' features are given, or can be made or built.
+
+    Nothing is read whole.
+    """
     files = _given(data, settings)
     for split in SPLITS:
         if files is not None:
@@ -200,8 +198,7 @@ def _given(data: Path, settings: DataConfig) -> FeatureFiles | None:
 
 
 def find_features(data: Path, settings: DataConfig) -> FeatureFiles:
-    """The features to train on: those given with a data set, or those built from its texts, now if
-    need be.
+    """Return the features to train on: those given, or those built from the texts, now if need be.
 
     Raises:
         InputError: there are neither features nor texts, no text has a term, or nothing can be
@@ -216,7 +213,7 @@ def find_features(data: Path, settings: DataConfig) -> FeatureFiles:
 
 
 def grouping_features(data: Path, settings: DataConfig) -> sp.csr_matrix:
-    """What similar training texts are grouped by [N, F].
+    """Return what similar training texts are grouped by [N, F].
 
     Words are those of the first rule: a better one must not hold out other points than in earlier
     runs.
@@ -237,7 +234,7 @@ def _built_now(data: Path, settings: DataConfig, rule: str) -> FeatureFiles:
 
 
 def features_by(vocabulary: Path, data: Path, settings: DataConfig, split: str) -> sp.csr_matrix:
-    """Features of a split [N, F] in the columns of a saved model's own Xf.txt.
+    """Return features of a split [N, F] in the columns of a saved model's own Xf.txt.
 
     A matrix that is there is read if its vocabulary is the model's; else they are computed from the
     texts.
@@ -250,9 +247,9 @@ def features_by(vocabulary: Path, data: Path, settings: DataConfig, split: str) 
     if all(texts):
         candidates.append(_built(data, settings, rule_of(vocabulary)))
     for files in candidates:
-        same = files.vocabulary is not None and filecmp.cmp(
-            files.vocabulary, vocabulary, shallow=False
-        )
+        if files.vocabulary is None:
+            continue
+        same = filecmp.cmp(files.vocabulary, vocabulary, shallow=False)
         if same and present(files.path(split)):
             return files.matrix(split)
     if not present(text_path(data, split)):
@@ -270,6 +267,7 @@ def _spread(count: int, most: int) -> np.ndarray:
 
 
 def text_path(data: Path, split: str) -> Path:
+    """Return where the texts of a split's points lie, if it has some."""
     return data / "raw" / f"{split}_X.txt"
 
 
@@ -277,7 +275,7 @@ def text_path(data: Path, split: str) -> Path:
 
 
 def choose_rule(texts: Path, terms: str) -> str:
-    """The rule that `data.terms` asks for; `auto` looks at texts from all of the file."""
+    """Return the rule that `data.terms` asks for; `auto` looks at texts from all of the file."""
     if terms != "auto":
         return RULE_OF[terms]
     lines = TextLines(texts)
@@ -309,7 +307,7 @@ def _built(data: Path, settings: DataConfig, rule: str) -> FeatureFiles:
 
 
 def text_hash(path: Path) -> str:
-    """The hash of a text file's lines; InputError if there is no file."""
+    """Return the hash of a text file's lines; InputError if there is no file."""
     check_text_file(path)
     state = path.stat()
     return _hash_once(path, state.st_size, state.st_mtime_ns)
@@ -327,8 +325,7 @@ def _build(files: FeatureFiles, rule: str) -> None:
     Features of earlier texts stay: a run may be reading them.
     """
     texts = {split: text_path(files.data, split) for split in SPLITS}
-    # a set of one text keeps its words
-    documents = min(MIN_DOCUMENTS, count_lines(texts["trn"]))
+    documents = min(MIN_DOCUMENTS, count_lines(texts["trn"]))  # a set of one text keeps its words
     tfidf = vectorizer(rule, min_df=documents, max_features=MAX_TERMS)
     log.info("building TF-IDF features of %s in %s", files.data, files.folder)
     with _folder_made(files.folder) as partial:
@@ -342,21 +339,20 @@ def _build(files: FeatureFiles, rule: str) -> None:
                 "features"
             ) from None
         for split in SPLITS:
+            if split == "tst":
+                matrix = tfidf.transform(iter_lines(texts["tst"]))
             with written_whole(partial / f"X.{split}.npz") as file:
-                sp.save_npz(
-                    file,
-                    (
-                        matrix if split == "trn" else tfidf.transform(iter_lines(texts[split]))
-                    ).tocsr(),
-                )
+                sp.save_npz(file, matrix.tocsr())
         with written_whole(partial / VOCABULARY) as file, open(file, "w", encoding="utf-8") as out:
             out.writelines(vocabulary_lines(tfidf, rule))
 
 
 @contextlib.contextmanager
 def _folder_made(path: Path) -> Iterator[Path]:
-    """A folder to write to, renamed to `path` at the end and removed on an error; who is first
-    counts."""
+    """Give a folder to write to, renamed to `path` at the end and removed on an error.
+
+    Of several processes the first counts.
+    """
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         partial.mkdir(parents=True)
@@ -380,8 +376,10 @@ def _folder_made(path: Path) -> Iterator[Path]:
 
 
 def check_rows(rows: int, path: Path, data: Path, split: str) -> None:
-    """InputError unless there is a row for each text, or of the relevance where a data set has
-    features alone."""
+    """Raise InputError unless there is a row for each text.
+
+    Or for each of the relevance, where a data set has features alone.
+    """
     texts = text_path(data, split)
     if present(texts):
         expected = count_lines(texts)

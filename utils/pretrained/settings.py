@@ -1,5 +1,8 @@
-"""What a transformer's own config says, before any weights are read: its layers, and how long a
-text may be.
+"""What a transformer's own config says: its layers, and how long a text may be.
+
+No weights are read.
+
+    check_lengths(config)      # ConfigError where a text may be longer than the encoder takes
 
 check_lengths(config)      # ConfigError where data.max_len or data.label_max_len is above what the
 encoder takes
@@ -55,8 +58,7 @@ LAYER_LISTS = ("layer_types", "mlp_layer_types", "attention_layers", "attention_
 
 
 def transformer_settings(section: EncoderConfig, source: str) -> PreTrainedConfig:
-    """The config of the transformer that a section builds from `source`: its layers cut, its
-    dropout set.
+    """Return the config of the transformer that a section builds: its layers cut, its dropout set.
 
     Args:
         section: section `encoder`.
@@ -75,8 +77,7 @@ def transformer_settings(section: EncoderConfig, source: str) -> PreTrainedConfi
 
 
 def _keep_layers(settings: PreTrainedConfig, layers: int) -> None:
-    """Keep the first layers, of each half where there are two, and what the config says of each of
-    them."""
+    """Keep the first layers, of each half where there are two, and what is said of each."""
     present = [name for name in LAYER_COUNTS if isinstance(getattr(settings, name, None), int)]
     if not present:
         raise ConfigError(
@@ -150,8 +151,7 @@ def _check_mask(settings: PreTrainedConfig, source: str) -> None:
 
 
 def transformer_class(settings: PreTrainedConfig) -> Any:
-    """What builds the transformer: the encoder's half of a type of ENCODER_HALVES, else
-    AutoModel."""
+    """Return what builds the transformer: half of a type of ENCODER_HALVES, else AutoModel."""
     import transformers
 
     return getattr(transformers, ENCODER_HALVES.get(settings.model_type, "AutoModel"))
@@ -223,8 +223,7 @@ def longest_text(section: EncoderConfig) -> Limit | None:
 
 
 def check_lengths(config: Config) -> None:
-    """ConfigError if texts of points or labels may be longer than the encoder of a config, or of a
-    stage, takes."""
+    """Raise ConfigError if texts of points or labels may be longer than the encoder takes."""
     limit = longest_text(config.encoder)
     for key in ("max_len", "label_max_len"):
         length = getattr(config.data, key)

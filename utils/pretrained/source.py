@@ -1,19 +1,16 @@
-"""What a pretrained encoder says of itself beside its transformer: pooling, projection,
-normalisation, a bag's table.
+"""What a pretrained encoder says of itself beside its transformer.
 
-    # its nulls filled by what the model says, else by UNSAID
-    section = resolve_encoder(config.encoder)
-    # tensors of a TextEncoder, beside the transformer
-    read_source("Exported/dexml").head()
+That is pooling, projection, normalisation and a bag's table.
+
+    section = resolve_encoder(config.encoder)    # its nulls filled by what the model says
+    read_source("Exported/dexml").head()         # tensors of a TextEncoder, beside the transformer
 
 Four layouts, in a folder or, the last two, on the Hugging Face hub:
   run       RUN/model of a run of ours; its settings are those of RUN/config.yaml
   released  a checkpoint of the released DEXML code (github.com/nilesh2797/DEXML): model.pt, a state
-      dict whose names
-            begin with `tf.` and `bottleneck.`, beside its flat config.yaml; or such names in
-                model.safetensors
-  modules   sentence-transformers: modules.json (utils/pretrained/sentence_modules.py reads and
-      writes it)
+            dict whose names begin with `tf.` and `bottleneck.`, beside its flat config.yaml; or
+            such names in model.safetensors
+  modules   sentence-transformers: modules.json (sentence_modules.py reads and writes it)
   plain     a transformer and nothing else, as the published DEXML encoders are
 Weights are read without running code: safetensors, or torch.load(weights_only=True).
 """
@@ -39,7 +36,7 @@ from utils.reading.saved import load_tensors, open_tensors
 
 log = logging.getLogger(__name__)
 # where neither config nor model says
-UNSAID = {"pooling": "mean", "projection": None, "normalize": True}
+UNSAID: dict[str, Any] = {"pooling": "mean", "projection": None, "normalize": True}
 SAID_BY_RUNS = (*UNSAID, "prompt", "label_prompt")
 Weights = dict[str, Tensor]
 
@@ -83,8 +80,9 @@ def read_source(name: str) -> Source:
 
 
 def resolve_encoder(section: EncoderConfig) -> EncoderConfig:
-    """The section with its nulls filled by what the model says, else by UNSAID; a folder of a bag
-    becomes `bag`.
+    """Fill the nulls of a section by what the model says, else by UNSAID.
+
+    A folder of a bag becomes `bag`.
 
     Raises:
         ConfigError: what the section asks for does not go with the model.
@@ -191,8 +189,7 @@ def _released(folder: Path) -> Source:
 
 
 def _state(folder: Path) -> Weights:
-    """The state dict of a released checkpoint; what a wrapper of processes put before the names is
-    taken off."""
+    """The state dict of a released checkpoint, without a process wrapper's prefix of its names."""
     if (folder / "model.pt").is_file():
         try:
             state = torch.load(

@@ -1,9 +1,9 @@
-"""The door for files from outside: looked at before they are unpacked, believed only where the
-bytes agree.
+"""The door for files from outside: looked at before they are unpacked.
+
+They are believed only where the bytes agree.
 
     check_file("raw/trn_X.txt")                        # a readable regular file, or one clear error
-    # an optional file: what is there and unreadable is an error
-    if present("X.trn.npz"): ...
+    present("X.trn.npz")                               # what is there and unreadable is an error
     read_matrix("Y.trn.npz", RELEVANCE)                # scipy's save_npz, any format -> CSR float32
     read_array("scores.npy", ndim=2, mapped=True)      # numpy's save, real numbers alone
     read_arrays("tree.npz")                            # numpy's savez -> {name: array}
@@ -66,8 +66,7 @@ DEFLATE_RATIO = 1032  # bytes that one deflated byte can stand for, at the most
 SMALL = 1 << 16  # bytes that need no look at the memory
 MOST_MEMBERS = 10_000  # arrays of one .npz
 MB = 1 << 20
-# of a zip member: the lengths of its name and of its extra field
-LOCAL_HEADER = struct.Struct("<26xHH")
+LOCAL_HEADER = struct.Struct("<26xHH")  # of a zip member: lengths of its name and its extra field
 
 
 class Header(NamedTuple):
@@ -90,10 +89,10 @@ class Header(NamedTuple):
 def read_matrix(
     path: str | Path, values: Values = NUMBERS, dtype: type | None = np.float32
 ) -> sp.csr_matrix:
-    """Return the sparse matrix of scipy's `save_npz`, of any of its formats, as a canonical CSR;
-    explicit zeros stay.
+    """Return the sparse matrix of scipy's `save_npz`, of any of its formats, as a canonical CSR.
 
-    Entries that stand twice add up, in floating point: 100 + 100 is 200 in int8 too.
+    Explicit zeros stay. Entries that stand twice add up, in floating point: 100 + 100 is 200 in
+    int8 too.
 
     Args:
         values: which values may stand in it; looked at before any add up.
@@ -121,8 +120,7 @@ def read_matrix(
 
 
 def matrix_header(path: str | Path) -> tuple[int, int, int]:
-    """Return (rows, columns, stored entries) of the sparse matrix of scipy's `save_npz`, from its
-    headers alone.
+    """Return (rows, columns, stored entries) of a sparse matrix, from its headers alone.
 
     Raises:
         InputError: naming the file and what is wrong with its headers.
@@ -179,20 +177,21 @@ def read_arrays(
         headers = {
             name: _member_header(archive, info, path, kinds) for name, info in chosen.items()
         }
-        in_place = {
-            name
-            for name, info in chosen.items()
-            if mapped and info.compress_type == zipfile.ZIP_STORED
-        }
-        available_for(
-            sum(headers[name].values for name in chosen if name not in in_place), str(path)
-        )
-        return {
-            name: _mapped(path, headers[name], _start(path, info) + headers[name].start)
-            if name in in_place
-            else _read_member(archive, info)
-            for name, info in chosen.items()
-        }
+        in_place = set()
+        if mapped:
+            in_place = {
+                name for name, info in chosen.items() if info.compress_type == zipfile.ZIP_STORED
+            }
+        needed = sum(headers[name].values for name in chosen if name not in in_place)
+        available_for(needed, str(path))
+        arrays = {}
+        for name, info in chosen.items():
+            if name in in_place:
+                start = _start(path, info) + headers[name].start
+                arrays[name] = _mapped(path, headers[name], start)
+            else:
+                arrays[name] = _read_member(archive, info)
+        return arrays
 
 
 def array_names(path: str | Path) -> set[str]:
@@ -250,8 +249,7 @@ def _plan(archive: zipfile.ZipFile, path: Path) -> Plan:
 def _check_lengths(
     kind: str, shape: tuple[int, int], headers: dict[str, Header], path: Path
 ) -> None:
-    """Headers that tell already that the arrays do not fit each other: nothing is unpacked for
-    them."""
+    """Refuse headers that tell already that the arrays do not fit: nothing is unpacked."""
     where = f"{path}: expected a valid {kind.upper()} of shape {shape}, got"
     lengths = {name: header.shape[0] for name, header in headers.items() if header.shape}
     for name in ("indices", "row", "col"):
@@ -287,17 +285,15 @@ def _format(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> st
             f"{path}: not a scipy sparse matrix (its array 'format' holds {header.values} bytes)"
         )
     word = _read_member(archive, member).reshape(-1).tolist()
-    found = (
-        word[0].decode("ascii", "replace")
-        if word and isinstance(word[0], bytes)
-        else "".join(word[:1])
-    )
-    if found not in MEMBERS or len(word) != 1:
+    kind = word[0] if word else ""
+    if isinstance(kind, bytes):
+        kind = kind.decode("ascii", "replace")
+    if kind not in MEMBERS or len(word) != 1:
         raise InputError(
             f"{path}: not a scipy sparse matrix (expected a format of {', '.join(MEMBERS)}, got "
-            f"{found[:20]!r})"
+            f"{kind[:20]!r})"
         )
-    return found
+    return kind
 
 
 def _shape(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> tuple[int, int]:
@@ -322,8 +318,7 @@ def _shape(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> tup
 
 @contextlib.contextmanager
 def _reported(path: Path, expected: str) -> Iterator[None]:
-    """Turn what numpy, zipfile, zlib and scipy raise for a damaged file, each its own, into one
-    error of ours."""
+    """Turn what numpy, zipfile, zlib and scipy raise for a damaged file into an error of ours."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # headers of Python 2, comments of zip files
@@ -347,8 +342,7 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
 
 
 def _members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
-    """Arrays by name, once no member claims more than the file can hold and no two share its
-    bytes."""
+    """Arrays by name, checked: none claims more than the file can hold, no two share bytes."""
     infos = archive.infolist()
     if len(infos) > MOST_MEMBERS:
         raise InputError(f"{path}: expected at most {MOST_MEMBERS} arrays, got {len(infos)}")
@@ -373,7 +367,7 @@ def _members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]
                 f"{path}: the array {name!r} claims {info.file_size:,} bytes in "
                 f"{info.compress_size:,} bytes of the file"
             )
-        end = info.header_offset + zipfile.sizeFileHeader + info.compress_size
+        end = info.header_offset + LOCAL_HEADER.size + info.compress_size
         members[name] = info
     if end > path.stat().st_size:
         raise InputError(f"{path}: its arrays claim more bytes than the file has")
@@ -399,15 +393,11 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
 
 
 def _start(path: Path, info: zipfile.ZipInfo) -> int:
-    """The byte of the file where a member that is not compressed begins, behind a header of its
-    own."""
+    """The byte of the file where a member that is not compressed begins, behind its own header."""
     with open(path, "rb") as file:
         file.seek(info.header_offset)
-        return (
-            info.header_offset
-            + zipfile.sizeFileHeader
-            + sum(LOCAL_HEADER.unpack(file.read(LOCAL_HEADER.size)))
-        )
+        lengths = LOCAL_HEADER.unpack(file.read(LOCAL_HEADER.size))
+    return info.header_offset + LOCAL_HEADER.size + sum(lengths)
 
 
 # -------------------------------- .npy

@@ -1,8 +1,9 @@
-"""A sparse matrix from outside, looked at before scipy is: its C++ trusts every pointer and ends
-the process.
+"""A sparse matrix from outside, looked at before scipy gets it.
 
-matrix = checked_csr(RawMatrix("csc", {"data": ..., "indices": ..., "indptr": ...}, (3, 5)),
-"Y.npz", RELEVANCE)
+scipy's C++ trusts every pointer, and ends the process where one is wrong.
+
+    raw = RawMatrix("csc", {"data": ..., "indices": ..., "indptr": ...}, (3, 5))
+    matrix = checked_csr(raw, "Y.npz", RELEVANCE)
 """
 
 from __future__ import annotations
@@ -48,8 +49,7 @@ SCORES = Values("a score other than NaN", -np.inf, np.inf, "label")
 
 @dataclass(frozen=True)
 class RawMatrix:
-    """The arrays of a sparse matrix as they came: `data` and those that `MEMBERS` names, and its
-    shape."""
+    """A sparse matrix as it came: arrays `data` and those that `MEMBERS` names, and its shape."""
 
     kind: str
     arrays: Mapping[str, np.ndarray]
@@ -57,9 +57,8 @@ class RawMatrix:
 
     @classmethod
     def of(cls, matrix: sp.spmatrix | sp.sparray) -> RawMatrix:
-        """The arrays of a scipy matrix of any format, unchanged."""
-        # lists and dictionaries are Python's own: nothing to trust
-        if matrix.format not in MEMBERS:
+        """Take the arrays of a scipy matrix of any format, unchanged."""
+        if matrix.format not in MEMBERS:  # lists and dictionaries are Python's own, and sound
             matrix = matrix.tocoo()
         arrays = {name: getattr(matrix, name) for name in ("data", *MEMBERS[matrix.format])}
         return cls(matrix.format, arrays, tuple(matrix.shape))
@@ -101,10 +100,10 @@ def checked_csr(raw: RawMatrix, where: str, values: Values = NUMBERS) -> sp.csr_
 
 
 def check_size_is_meant(columns: int, entries: int, where: str) -> None:
-    """Raise InputError for a number of columns, told by a header alone, that the entries make a
-    slip or a lie.
+    """Raise InputError for a number of columns that the entries make a slip or a lie.
 
-    Whatever is later made for each column would fill the memory, or the day.
+    A header alone tells it, and whatever is later made for each column would fill the memory, or
+    the day.
     """
     if columns > MANY_COLUMNS and columns > COLUMNS_AN_ENTRY * entries:
         raise InputError(
@@ -116,16 +115,15 @@ def check_size_is_meant(columns: int, entries: int, where: str) -> None:
 def _as_float(data: np.ndarray) -> np.ndarray:
     """Numbers of any type in float32; those of float64 and longer in float64."""
     is_long = data.dtype.kind == "f" and data.dtype.itemsize >= 8
-    with np.errstate(
-        over="ignore"
-    ):  # of a longer type: it becomes infinite, which is looked at next
+    # too large a number of a longer type becomes infinite, which is looked at next
+    with np.errstate(over="ignore"):
         return data.astype(np.float64 if is_long else np.float32, copy=False)
 
 
 def _check_values(matrix: sp.spmatrix, where: str, values: Values) -> None:
-    """Raise InputError for the first value outside the range; min and max of NaN are NaN, and no
-    comparison holds."""
+    """Raise InputError for the first value outside the range."""
     data = matrix.data
+    # min and max of NaN are NaN, of which no comparison holds
     if data.size == 0 or (data.min() >= values.low and data.max() <= values.high):
         return
     coo = matrix.tocoo()
@@ -174,9 +172,9 @@ def _check_blocks(
 def _check_pointers(
     arrays: Arrays, shape: tuple[int, int], stored: int, fail: Fail
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Indices [stored] of the second size and pointers [first size + 1] into them, in the type that
-    scipy wants."""
-    indices, pointers = arrays["indices"], arrays["indptr"]
+    """Indices [stored] of the second size and pointers [first size + 1], as scipy wants them."""
+    indices = arrays["indices"]
+    pointers = arrays["indptr"]
     if pointers.ndim != 1 or pointers.dtype.kind not in WHOLE:
         fail(f"indptr of type {pointers.dtype} and shape {pointers.shape}")
     if len(pointers) != shape[0] + 1:
@@ -186,10 +184,9 @@ def _check_pointers(
     falls = pointers[1:] < pointers[:-1]
     if falls.any():
         fail(f"indptr that falls after {np.argmax(falls)}")
+    _check_ids("indices", indices, shape[1], stored, fail)
     kind = _index_type(stored)
-    return _check_ids("indices", indices, shape[1], stored, fail).astype(
-        kind, copy=False
-    ), pointers.astype(kind, copy=False)
+    return indices.astype(kind, copy=False), pointers.astype(kind, copy=False)
 
 
 def _check_pairs(
@@ -207,7 +204,8 @@ def _check_pairs(
 
 def _check_diagonals(arrays: Arrays, shape: tuple[int, int], fail: Fail) -> tuple[np.ndarray]:
     """DIA: values [diagonals, up to columns] and the diagonals' offsets."""
-    data, offsets = arrays["data"], arrays["offsets"]
+    data = arrays["data"]
+    offsets = arrays["offsets"]
     if data.ndim != 2 or data.shape[1] > shape[1]:
         fail(f"values of shape {data.shape}")
     if offsets.shape != data.shape[:1] or offsets.dtype.kind not in WHOLE:

@@ -27,8 +27,7 @@ from utils.reading.matrices import check_file, read_array
 
 Shape = tuple[int | None, ...]  # None = any size
 LARGEST_JSON = 1 << 26  # bytes
-# numbers of a mapped array whose values are looked at when it is opened
-LOOKED_AT = 1 << 26
+LOOKED_AT = 1 << 26  # numbers of a mapped array whose values are looked at when it is opened
 BLOCK = 1 << 22  # numbers looked at at once
 DTYPES = {"F32": torch.float32, "I64": torch.int64}  # of tensors that a saved model may hold
 
@@ -64,18 +63,18 @@ def read_facts(path: Path, **kinds: Any) -> dict[str, Any]:
     Raises:
         InputError: naming the file, the key, what was expected and what came.
     """
-    found = read_json(path)
-    if not isinstance(found, dict):
-        raise InputError(f"{path}: expected a JSON map, got {str(found)[:60]!r}")
+    facts = read_json(path)
+    if not isinstance(facts, dict):
+        raise InputError(f"{path}: expected a JSON map, got {str(facts)[:60]!r}")
     for key, kind in kinds.items():
-        if key not in found:
+        if key not in facts:
             raise InputError(
-                f"{path}: expected a key {key!r}, got only {', '.join(sorted(found)) or 'none'}"
+                f"{path}: expected a key {key!r}, got only {', '.join(sorted(facts)) or 'none'}"
             )
-        if not _is_a(found[key], kind):
+        if not _is_a(facts[key], kind):
             wanted = str(kind) if typing.get_args(kind) else kind.__name__
-            raise InputError(f"{path}: {key}: expected {wanted}, got {str(found[key])[:60]!r}")
-    return found
+            raise InputError(f"{path}: {key}: expected {wanted}, got {str(facts[key])[:60]!r}")
+    return facts
 
 
 def _is_a(value: object, kind: Any) -> bool:
@@ -138,11 +137,11 @@ def read_tensors(
             wanted = torch.int64 if name in whole else torch.float32
             if DTYPES.get(part.get_dtype()) != wanted:
                 raise InputError(f"{path}: {name}: expected {wanted}, got {part.get_dtype()}")
-        found = {name: file.get_tensor(name) for name in expected}
-    for name, tensor in found.items():
+        tensors = {name: file.get_tensor(name) for name in expected}
+    for name, tensor in tensors.items():
         if name not in whole:
             check_finite(tensor.numpy(), f"{path}: {name}")
-    return found
+    return tensors
 
 
 def check_names(path: Path, found: Any, expected: Any) -> None:
@@ -165,8 +164,7 @@ def map_rows(
     """Return the array of a .npy file, mapped copy-on-write from disk.
 
     Values are looked at in arrays of up to LOOKED_AT numbers. Of larger ones, which a search reads
-    in parts, they are
-    not: there `check_answers` refuses what comes of them.
+    in parts, they are not: there `check_answers` refuses what comes of them.
 
     Args:
         low: -inf where that may stand in it too.
@@ -185,8 +183,7 @@ def map_rows(
 def check_arrays(
     path: Path, arrays: Mapping[str, np.ndarray], expected: Mapping[str, tuple[Shape, type]]
 ) -> None:
-    """Raise InputError unless arrays have the expected names, shapes and kinds, and their numbers
-    are finite."""
+    """Raise InputError unless arrays are finite and of the expected names, shapes and kinds."""
     check_names(path, arrays, expected)
     for name, (shape, dtype) in expected.items():
         array = arrays[name]
@@ -213,8 +210,10 @@ def check_finite(values: np.ndarray, where: str) -> None:
 
 
 def check_answers(values: np.ndarray | Tensor, what: str) -> None:
-    """Raise NotFiniteError for what a model computed, where a value is NaN or plus infinity; -inf
-    is `none`."""
+    """Raise NotFiniteError where a value that a model computed is NaN or plus infinity.
+
+    Minus infinity stands for `none`.
+    """
     if 0 in values.shape:
         return
     if isinstance(values, Tensor):

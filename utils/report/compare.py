@@ -1,8 +1,6 @@
-"""Runs of one data set side by side, with intervals of a paired bootstrap over the points of a
-split.
+"""Runs of one data set side by side, with intervals of a paired bootstrap over a split's points.
 
-    python -m utils.report compare RUN RUN... [--split val] [--metrics P@1 PSP@5] [--out
-        compare.html]
+    python -m utils.report compare RUN RUN... [--split val] [--metrics P@1 PSP@5] [--out c.html]
 
 Everything is read from saved predictions (<split>_score_mat.npz, filter pairs removed); no model is
 loaded.
@@ -35,25 +33,24 @@ TOLERANCE = 0.01  # percent, between saved metrics and those of the saved predic
 
 @dataclass
 class ComparedRun:
-    """A run and its saved predictions of the split: scores, CSR [n, L]; points, its metrics point
-    by point."""
+    """A run and its saved predictions of the split."""
 
     name: str
     folder: Path
-    scores: sp.csr_matrix
-    points: PointMetrics
+    scores: sp.csr_matrix  # [n, L]
+    points: PointMetrics  # its metrics point by point
 
 
 @dataclass
 class Comparison:
-    """Runs, and their metrics: values, one dict a run, in percent; differences, of every run after
-    the first {metric: (difference to the first, low, high)}."""
+    """Runs, and their metrics."""
 
     runs: list[ComparedRun]
     data: Dataset
     split: Split
     columns: list[str]
-    values: list[dict[str, float]]
+    values: list[dict[str, float]]  # of each run, in percent
+    # of each run after the first: {metric: (difference to the first, low, high)}
     differences: list[dict[str, tuple[float, float, float]]]
 
 
@@ -83,22 +80,23 @@ def compare(
     ]
     samples = paired_bootstrap([run.points for run in runs], resamples)
     values = [run.points.mean() for run in runs]
-    differences = [
-        {
-            c: (
-                values[i][c] - values[0][c],
-                *np.percentile(samples[i][c] - samples[0][c], (2.5, 97.5)).tolist(),
-            )
-            for c in columns
-        }
-        for i in range(1, len(runs))
-    ]
+    differences = []
+    for i in range(1, len(runs)):
+        intervals = {}
+        for column in columns:
+            spread = samples[i][column] - samples[0][column]
+            low, high = np.percentile(spread, (2.5, 97.5)).tolist()
+            intervals[column] = (values[i][column] - values[0][column], low, high)
+        differences.append(intervals)
     return Comparison(runs, data, points, list(columns), values, differences)
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """Folder names, or whole paths where names are the same; ValueError for one run or the same run
-    twice."""
+    """Folder names, or whole paths where names are the same.
+
+    Raises:
+        InputError: there is one run, or the same run twice.
+    """
     if len(folders) < 2:
         raise InputError(f"compare: expected two runs or more, got {len(folders)}")
     places = [folder.resolve() for folder in folders]
@@ -126,7 +124,8 @@ def _load_data(found: Sequence[Mapping[str, Any]], split: str, root: str | None)
                 f"{first['folder']}; split {split} has other points"
             )
     section = first["config"]["data"] | ({"root": root} if root else {})
-    config = Config(build_section(DataConfig, "data", section, {}), *[None] * 7)
+    no_sections: list[Any] = [None] * 7  # nothing but the data is read of it
+    config = Config(build_section(DataConfig, "data", section, {}), *no_sections)
     data = load_dataset(config, None, held_out[0])
     _check_data(found, data)
     for run in found:
@@ -135,8 +134,10 @@ def _load_data(found: Sequence[Mapping[str, Any]], split: str, root: str | None)
 
 
 def _check_data(found: Sequence[Mapping[str, Any]], data: Dataset) -> None:
-    """Raise InputError unless all runs were evaluated on this data, filters included where they say
-    so."""
+    """Raise InputError unless all runs were evaluated on this data.
+
+    Filters count, where the runs say something of them.
+    """
     known = (data.hash, data.relevance_hash)  # older runs said nothing of filters
     for run in found:
         if run["metrics"]["data_hash"] not in known and found[0]["metrics"]["data_hash"] in known:
@@ -174,7 +175,7 @@ def _read_predictions(
         raise InputError(
             f"{path}: expected shape {points.relevance.shape}, got {scores.shape}; {again}"
         )
-    ks = {int(column.partition("@")[2]) for column in columns}
+    ks = sorted({int(column.partition("@")[2]) for column in columns})
     measured = per_point(scores, points.relevance, data.inverse_propensity(), ks).only(columns)
     for key, value in measured.mean().items():
         if abs(value - run["metrics"][key]) > TOLERANCE:
@@ -189,8 +190,10 @@ def _read_predictions(
 
 
 def markdown(comparison: Comparison) -> str:
-    """A row a run, and after each but the first its difference to the first with the interval; bold
-    where 0 is outside."""
+    """Return a row a run, and after each but the first its difference to the first.
+
+    The interval stands behind it; bold where 0 is outside.
+    """
     columns = comparison.columns
     runs = comparison.runs
     lines = ["| run | " + " | ".join(columns) + " |", "| --- " * (len(columns) + 1) + "|"]
@@ -213,8 +216,7 @@ def _difference(value: float, low: float, high: float) -> str:
 
 
 def page_data(comparison: Comparison) -> html.ReportData:
-    """The data of the page: table, metrics by label frequency, and the points where the runs
-    differ."""
+    """Return the data of the page: table, metrics by frequency, points where the runs differ."""
     runs = comparison.runs
     data = comparison.data
     split = comparison.split

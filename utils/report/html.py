@@ -2,8 +2,8 @@
 
     write_report(folder / "report.html", ReportData(...))
 
-The page is utils/report_template.html with the data as JSON inside; its script sets texts through
-textContent alone.
+The page is report_template.html beside this file with the data as JSON inside; its script sets
+texts through textContent alone.
 Letters: n points, L labels, W kept predictions of a point (-1 = no more).
 """
 
@@ -32,48 +32,41 @@ MAX_TEXT = 500  # characters of a text
 MAX_TRUE = 50  # true labels of a point
 MAX_CURVE = 500  # points of a curve
 MAX_PAIRS = 40  # confusions
-# clusters of a tree, labels of each, characters of each
-EXAMPLES, IN_CLUSTER, MAX_NAME = 8, 6, 60
+EXAMPLES = 8  # clusters of a tree
+IN_CLUSTER = 6  # labels of each
+MAX_NAME = 60  # characters of each
 PLOT_TEXTS = {
     "graph": "Four histograms of the learned graph: entropy of each cluster's edge weights, "
-    "labels of a "
-    "cluster, clusters that a label lives in, and recall of the shortlists by training points of "
-    "the label."
+    "labels of a cluster, clusters that a label lives in, and recall of the shortlists by "
+    "training points of the label."
 }
 CURVES = ("loss", "P@1", "P@5", "nDCG@5", "PSP@5", "R@100")
 
 
 @dataclass
 class ReportData:
-    """What a report shows; every value is plain (JSON), see `points_table` and the functions below
-    for their keys."""
+    """What a report shows; every value is plain (JSON).
+
+    See `points_table` and the functions below for their keys.
+    """
 
     title: str
-    # name -> value, of the header
-    facts: Mapping[str, Any]
+    facts: Mapping[str, Any]  # of the header
     metrics: Mapping[str, float]  # "P@1" -> percent
     peers: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     peers_source: str = ""
     curves: Sequence[Mapping[str, Any]] = ()
-    # `by_decile` of the run, or of each run
-    deciles: Sequence[Mapping[str, Any]] = ()
+    deciles: Sequence[Mapping[str, Any]] = ()  # `by_decile` of the run, or of each run
     reliability: Mapping[str, list[float]] | None = None
-    # [true text, wrong text, times]
-    confusions: Sequence[Sequence[Any]] = ()
-    # {name, clusters, counts, edges}
-    clusters: Sequence[Mapping[str, Any]] = ()
+    confusions: Sequence[Sequence[Any]] = ()  # [true text, wrong text, times]
+    clusters: Sequence[Mapping[str, Any]] = ()  # {name, clusters, counts, edges}
     examples: Sequence[Mapping[str, Any]] = ()  # see `cluster_examples`
-    # {name, data, alt}: PNG in base64
-    plots: Sequence[Mapping[str, str]] = ()
-    # texts of the labels in `points`
-    labels: Mapping[int, str] = field(default_factory=dict)
+    plots: Sequence[Mapping[str, str]] = ()  # {name, data, alt}: PNG in base64
+    labels: Mapping[int, str] = field(default_factory=dict)  # texts of those in `points`
     points: Sequence[Mapping[str, Any]] = ()
-    # of the split, or that differ
-    num_points: int = 0
-    # names of compared runs: `top` of a point then holds a list for each
-    runs: Sequence[str] = ()
-    # table of compared runs, see utils/report/compare.py
-    comparison: Mapping[str, Any] | None = None
+    num_points: int = 0  # of the split, or that differ
+    runs: Sequence[str] = ()  # compared ones: `top` of a point then holds a list for each
+    comparison: Mapping[str, Any] | None = None  # see utils/report/compare.py
 
 
 def report_path(folder: Path, split: str) -> Path:
@@ -89,8 +82,10 @@ def write_report(path: Path, data: ReportData) -> None:
 
 
 def to_payload(value: Any) -> str:
-    """JSON that may stand in a <script>: no `<`, so that no text can end it; NaN and infinities
-    become null."""
+    """Return JSON that may stand in a <script>: no `<`, so that no text can end it.
+
+    NaN and infinities become null.
+    """
     text = json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     # Half a pair of surrogates cannot be written as UTF-8.
     return text.replace("<", "\\u003c").encode("utf-8", "backslashreplace").decode("utf-8")
@@ -123,8 +118,8 @@ def by_decile(
     equal numbers of labels, the rarest first. With H_g(k) the true labels of group g among the
     first k predictions of all n points:
 
-        P@k of g = H_g(k) / (k n), which sums to P@k over the groups;      recall@k of g = H_g(k) /
-            true pairs of g
+        P@k of g = H_g(k) / (k n), which sums to P@k over the groups
+        recall@k of g = H_g(k) / true pairs of g
 
     ids: [n, W] predictions, best first, -1 = no more; relevance: CSR [n, L]; label_counts: [L].
     Returns lists of one value a group, in percent: labels, fewest and most training points, pairs,
@@ -160,8 +155,11 @@ def by_decile(
 def confused_pairs(
     ids: np.ndarray, relevance: sp.csr_matrix, limit: int = MAX_PAIRS
 ) -> list[tuple[int, int, int]]:
-    """(true label, wrong label, times), the most frequent first: points whose first prediction is
-    the wrong label and that miss the true one among their predictions ids [n, W]."""
+    """Return (true label, wrong label, times), the most frequent first.
+
+    Counted are points whose first prediction is the wrong label and that miss the true one among
+    their predictions ids [n, W].
+    """
     first = ids[:, 0]
     wrong = np.flatnonzero((first >= 0) & ~contains(relevance, np.arange(len(ids)), first))
     truth = relevance[wrong]
@@ -226,8 +224,10 @@ def cluster_examples(
 
 
 def read_curves(folder: Path) -> list[dict[str, Any]]:
-    """Curves of metrics.jsonl, of the run and of its stages: {stage, kind, name, points: [[step,
-    value], ...]}."""
+    """Read the curves of metrics.jsonl, of the run and of its stages.
+
+    Each is {stage, kind, name, points: [[step, value], ...]}.
+    """
     curves: dict[tuple[str, str, str], dict[int, float]] = {}
     for path in (*sorted(folder.glob("stages/*/metrics.jsonl")), folder / "metrics.jsonl"):
         stage = "" if path.parent == folder else path.parent.name
@@ -267,8 +267,10 @@ def read_plots(folder: Path) -> list[dict[str, str]]:
 
 
 def peers_of(data: str, split: str) -> tuple[dict[str, dict[str, float]], str]:
-    """Test metrics of other systems on a data set, and their source; ({}, "") where none are
-    known."""
+    """Return test metrics of other systems on a data set, and their source.
+
+    ({}, "") where none are known.
+    """
     return (PUBLISHED[data], SOURCE) if split == "tst" and data in PUBLISHED else ({}, "")
 
 
@@ -277,21 +279,18 @@ def peers_of(data: str, split: str) -> tuple[dict[str, dict[str, float]], str]:
 
 def chosen_points(count: int, limit: int = MAX_POINTS) -> np.ndarray:
     """Positions of the points in the table, evenly spaced over the split [min(count, limit)]."""
-    return (
-        np.linspace(0, count - 1, min(count, limit)).astype(np.int64)
-        if count
-        else np.empty(0, np.int64)
-    )
+    if not count:
+        return np.empty(0, np.int64)
+    return np.linspace(0, count - 1, min(count, limit)).astype(np.int64)
 
 
 @dataclass
 class PointViews:
-    """Members' own labels and their shares of the fused scores. Attributes: name; ids [n, k];
-    shares [n, SHOWN]."""
+    """Members' own labels and their shares of the fused scores."""
 
     name: str
-    ids: np.ndarray
-    shares: np.ndarray
+    ids: np.ndarray  # [n, k]
+    shares: np.ndarray  # [n, SHOWN]
 
 
 def points_table(
@@ -310,12 +309,13 @@ def points_table(
     shares].
     """
     ids, values = topk_rows(scores, min(SHOWN, scores.shape[1]))
-    right = contains(relevance, np.arange(len(ids))[:, None], ids)
-    own = [contains(relevance, np.arange(len(ids))[:, None], view.ids) for view in views]
+    rows = np.arange(len(ids))[:, None]
+    right = contains(relevance, rows, ids)
+    right_of_views = [contains(relevance, rows, view.ids) for view in views]
     table = []
     for i, text in enumerate(texts):
         true = relevance.indices[relevance.indptr[i] : relevance.indptr[i + 1]].tolist()
-        entry = {
+        entry: dict[str, Any] = {
             "id": int(points[i]),
             "text": text[:MAX_TEXT],
             "more": len(text) > MAX_TEXT,
@@ -329,18 +329,21 @@ def points_table(
         }
         if views:
             entry["views"] = [
-                [
-                    [
-                        [int(label), int(hit)]
-                        for label, hit in zip(view.ids[i], hits[i], strict=True)
-                        if label >= 0
-                    ],
-                    [_short(share) for share in view.shares[i][: len(entry["top"])]],
-                ]
-                for view, hits in zip(views, own, strict=True)
+                _view(view, i, hits[i], len(entry["top"]))
+                for view, hits in zip(views, right_of_views, strict=True)
             ]
         table.append(entry)
     return table
+
+
+def _view(view: PointViews, point: int, hits: np.ndarray, shown: int) -> list[list[Any]]:
+    """A member's labels of a point, each with whether it is right, and its shares of the scores."""
+    labels = [
+        [int(label), int(hit)]
+        for label, hit in zip(view.ids[point], hits, strict=True)
+        if label >= 0
+    ]
+    return [labels, [_short(share) for share in view.shares[point][:shown]]]
 
 
 def _short(value: float) -> float:
@@ -349,8 +352,9 @@ def _short(value: float) -> float:
 
 def used_labels(table: Sequence[Mapping[str, Any]]) -> list[int]:
     """Ids of all labels that stand in a `points_table`, ascending."""
-    used = set()
+    used: set[int] = set()
     for entry in table:
         used.update(entry["true"], (top[0] for top in entry["top"]))
-        used.update(label for own, _ in entry.get("views", ()) for label, _ in own)
+        for labels, _ in entry.get("views", ()):
+            used.update(label for label, _ in labels)
     return sorted(used)

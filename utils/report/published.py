@@ -1,5 +1,4 @@
-"""Test metrics of other systems on the data sets that can be made or downloaded here, for the table
-of a report.
+"""Test metrics of other systems on the data sets that can be made or downloaded here.
 
 Measured with the systems' released packages on the same files, test split, the labels' own items
 filtered, propensities a = 0.55, b = 1.5, one CPU thread; what was not measured is left out.
@@ -12,7 +11,7 @@ SOURCE = (
 )
 COLUMNS = ("P@1", "P@3", "P@5", "PSP@1", "PSP@5", "R@100")
 
-_VALUES = {
+_VALUES: dict[str, dict[str, tuple[float, ...]]] = {
     "LF-DebianTitles-small": {
         "kNN-10 on TF-IDF": (35.64, 22.50, 17.07, 15.93, 18.44, 44.25),
         "napkinXC PLT": (40.68, 26.70, 19.98, 15.25, 18.03, 61.25),

@@ -1,12 +1,10 @@
 """Tables over finished runs.
 
-python -m utils.report seeds RUN...                     # mean and standard deviation over the runs
-of one config
+python -m utils.report seeds RUN...                     # mean and deviation, a row a config
 python -m utils.report seeds RUN... --split val         # of the validation split
 python -m utils.report seeds Results/*/*/dexa-seed*     # runs of several configs: a row each
-python -m utils.report compare RUN RUN...               # differences to the first, bootstrap
-intervals python -m utils.report compare RUN RUN... --out c.html  # and a page with the points where
-they differ
+python -m utils.report compare RUN RUN...               # differences to the first, intervals
+python -m utils.report compare RUN RUN... --out c.html  # and a page where they differ
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.commands import add_debug_option
+from utils.commands import add_debug_option, command
 from utils.config.config import read_yaml
 from utils.console import show_anything
 from utils.errors import InputError
@@ -31,8 +29,10 @@ COLUMNS = ("P@1", "P@3", "P@5", "nDCG@5", "PSP@1", "PSP@5", "R@100")
 
 
 def read_run(folder: str | Path, split: str) -> dict[str, Any]:
-    """{name, folder, config, seed, metrics} of a run; ValueError if it is none, or was not
-    evaluated on the split.
+    """Read {name, folder, config, seed, metrics} of a run.
+
+    Raises:
+        InputError: it is none, or was not evaluated on the split.
 
     name: data set and experiment, without the seed that an experiment's name may end with, as in
     dexa-seed1 or dexa-s1.
@@ -73,8 +73,11 @@ def read_run(folder: str | Path, split: str) -> dict[str, Any]:
 
 
 def group_runs(runs: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """Runs of one config, seeds ascending; ValueError for a seed that stands twice or a name with
-    two configs."""
+    """Group runs of one config, seeds ascending.
+
+    Raises:
+        InputError: a seed stands twice, or a name has two configs.
+    """
     groups: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
         groups.setdefault(run["name"], []).append(run)
@@ -112,11 +115,18 @@ def compare_runs(
     folders: Sequence[str | Path],
     split: str,
     columns: Sequence[str],
+    *,
     out: Path | None = None,
     root: str | None = None,
     resamples: int = 10_000,
 ) -> str:
-    """Markdown: the runs' metrics and differences to the first; the page is written to `out`."""
+    """Return Markdown: the runs' metrics and differences to the first.
+
+    Args:
+        out: where the page is written, if at all.
+        root: folder of the data sets, where it is another than that of training.
+        resamples: of the bootstrap.
+    """
     from utils.report import compare as comparing  # here: it reads data sets, which imports torch
     from utils.report.html import write_report
 
@@ -124,24 +134,21 @@ def compare_runs(
         raise InputError(f"--resamples: expected at least 1, got {resamples}")
     runs = [read_run(folder, split) for folder in folders]
     columns = [c for c in common_metrics(runs, columns) if c.partition("@")[2].isdigit()]
-    found = comparing.compare(runs, split, columns, root, resamples)
+    comparison = comparing.compare(runs, split, columns, root, resamples)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_report(out, comparing.page_data(found))
+        write_report(out, comparing.page_data(comparison))
     return (
-        f"{comparing.markdown(found)}\n\nDifferences to {found.runs[0].name}, with 95 % intervals "
-        f"of a paired "
-        f"bootstrap over the {len(found.split):,} points of split {split} ({resamples:,} "
-        f"resamples); bold: "
-        "without 0."
+        f"{comparing.markdown(comparison)}\n\nDifferences to {comparison.runs[0].name}, with 95 % "
+        f"intervals of a paired bootstrap over the {len(comparison.split):,} points of split "
+        f"{split} ({resamples:,} resamples); bold: without 0."
     )
 
 
 def seeds_table(
     folders: Sequence[str | Path], split: str = "tst", columns: Sequence[str] = COLUMNS
 ) -> str:
-    """Markdown: a row per config with mean ± standard deviation (n - 1) of each metric over its
-    seeds.
+    """Return Markdown: a row a config with mean ± standard deviation (n - 1) over its seeds.
 
     Metrics that a run does not have are left out of all rows.
     """
@@ -160,8 +167,7 @@ def seeds_table(
 
 
 def rows_alike(folders: Sequence[str | Path], split: str) -> str:
-    """What to say of rows that would be one, had their runs been named so; empty if there are
-    none."""
+    """Say which rows would be one, had their runs been named so; empty if there are none."""
     groups = group_runs([read_run(folder, split) for folder in folders])
     for i, group in enumerate(groups):
         names = [
@@ -176,6 +182,7 @@ def rows_alike(folders: Sequence[str | Path], split: str) -> str:
 
 
 def main(words: Sequence[str] | None = None) -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -186,10 +193,10 @@ def main(words: Sequence[str] | None = None) -> None:
     comparison = commands.add_parser(
         "compare", help="runs of one data set beside the first, with bootstrap intervals"
     )
-    for command in (seeds, comparison):
-        command.add_argument("runs", nargs="+", metavar="RUN", help="run folder")
-        command.add_argument("--split", default="tst", choices=("trn", "val", "tst"))
-        command.add_argument(
+    for subcommand in (seeds, comparison):
+        subcommand.add_argument("runs", nargs="+", metavar="RUN", help="run folder")
+        subcommand.add_argument("--split", default="tst", choices=("trn", "val", "tst"))
+        subcommand.add_argument(
             "--metrics", nargs="+", default=COLUMNS, metavar="METRIC", help="columns, such as P@1"
         )
     comparison.add_argument(
@@ -210,13 +217,12 @@ def main(words: Sequence[str] | None = None) -> None:
             if alike := rows_alike(options.runs, options.split):
                 print(alike, file=sys.stderr)
         else:
-            print(
-                compare_runs(
-                    options.runs,
-                    options.split,
-                    options.metrics,
-                    options.out,
-                    options.root,
-                    options.resamples,
-                )
+            told = compare_runs(
+                options.runs,
+                options.split,
+                options.metrics,
+                out=options.out,
+                root=options.root,
+                resamples=options.resamples,
             )
+            print(told)

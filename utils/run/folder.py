@@ -1,14 +1,15 @@
-"""The run folder: what it holds, written so that a process killed at any instant leaves nothing
-half written.
+"""The run folder: a process killed at any instant leaves nothing in it half written.
 
-recipe.yaml        all stages of the run, if it has some: each but the last has a folder like this
-in stages/
-config.yaml        resolved config            environment.json   commit, versions, host, device,
-data hash
-train.log          log                        metrics.jsonl      one JSON object a line: training
-and validation
-model/             best on validation         last/              everything needed to go on
-val_rows.npy       training rows held out     {val,tst}_metrics.json, tst_score_mat.npz, report.html
+recipe.yaml        all stages of the run, if it has some: each but the last has a folder like
+                   this in stages/
+config.yaml        resolved config
+environment.json   commit, versions, host, device, data hash
+train.log          log
+metrics.jsonl      one JSON object a line: training and validation
+model/             best on validation
+last/              everything needed to go on
+val_rows.npy       training rows held out
+{val,tst}_metrics.json, tst_score_mat.npz, report.html
 """
 
 from __future__ import annotations
@@ -50,15 +51,47 @@ MAY_CHANGE = {
     "encoder.trust_remote_code",
     "train.mixed_precision",
 }  # of a run that goes on, if the data is the same
-MAY_BE_OVERRIDDEN = (
+MAY_BE_OVERRIDDEN = (  # of a finished run, beside all of `eval`
     "data.root",
     "data.feature_cache",
     "data.token_cache",
     "data.workers",
     "encoder.trust_remote_code",
-    # of a finished run, beside all of `eval`
     "run.threads",
     "train.mixed_precision",
+)
+WRITTEN_FILES = (  # what a run writes, and --overwrite removes
+    "config.yaml",
+    RECIPE,
+    "environment.json",
+    "train.log",
+    "metrics.jsonl",
+    "val_rows.npy",
+    "val_metrics.json",
+    "trn_metrics.json",
+    "tst_metrics.json",
+    "trn_score_mat.npz",
+    "val_score_mat.npz",
+    "tst_score_mat.npz",
+    "graph.npz",
+    "approx_A.npz",
+    "finished",
+    "report.html",
+    "trn_report.html",
+    "val_report.html",
+)
+WRITTEN_FOLDERS = (
+    "model",
+    "last",
+    "levels",
+    "experiments",
+    "plots",
+    "tensorboard",
+    "stages",
+    ".model.old",
+    ".last.old",
+    ".model.partial",
+    ".last.partial",
 )
 
 
@@ -114,8 +147,7 @@ def _write_configs(config: Config, recipe: Config) -> None:
 
 
 def check_folders(stages: Sequence[Config], resume: bool, overwrite: bool) -> None:
-    """What `open_run` will refuse of the folders of a run's stages, before the first one is
-    trained.
+    """Refuse what `open_run` will refuse of a run's stages, before the first one is trained.
 
     Finished stages before the last are kept as they are, whatever the config says of them now.
     """
@@ -136,10 +168,8 @@ def is_finished(config: Config) -> bool:
     folder = config.run_folder
     if not (folder / "finished").exists():
         return False
-    return (
-        not (folder / "config.yaml").is_file()
-        or _stop(read_yaml(folder / "config.yaml")) == config.train.stop_epoch
-    )
+    saved = folder / "config.yaml"
+    return not saved.is_file() or _stop(read_yaml(saved)) == config.train.stop_epoch
 
 
 def _say_kept(config: Config) -> None:
@@ -154,27 +184,29 @@ def _say_kept(config: Config) -> None:
 
 
 def differences(saved: Mapping[str, Any], config: Config) -> dict[str, tuple[Any, Any]]:
-    """Keys that matter to what is trained and whose value is another than in a saved config: {key:
-    (saved, now)}.
+    """Return the keys whose values differ and matter to what is trained: {key: (saved, now)}.
 
     A key that the saved config does not have, as it is of an older version, had its default.
     """
-    found = {}
+    changed = {}
     for section, content in to_mapping(config).items():
         if not isinstance(content, Mapping):
             continue
-        fields = {
+        defaults = {
             field.name: field.default for field in dataclasses.fields(getattr(config, section))
         }
         before = saved.get(section)
-        before = before if isinstance(before, Mapping) else {}
+        if not isinstance(before, Mapping):
+            before = {}
         for key, now in content.items():
-            default = fields[key]
-            old = before.get(key, list(default) if isinstance(default, tuple) else default)
+            default: Any = defaults[key]
+            if isinstance(default, tuple):
+                default = list(default)
+            old = before.get(key, default)
             matters = section not in MAY_DIFFER or (section, key) == ("run", "seed")
             if matters and old != now:
-                found[f"{section}.{key}"] = old, now
-    return found
+                changed[f"{section}.{key}"] = old, now
+    return changed
 
 
 def _as_text(changed: Mapping[str, tuple[Any, Any]]) -> str:
@@ -187,8 +219,7 @@ def _stop(saved: Mapping[str, Any]) -> int | None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the run folder: another training run in it is refused until this one ends, however it
-    ends."""
+    """Hold the run folder: another training run in it is refused until this one ends."""
     if not distributed.is_main():
         yield
         return
@@ -212,6 +243,7 @@ def _is_locked(folder: Path) -> bool:
 
 
 def _refusal(config: Config, resume: bool, overwrite: bool) -> str | None:
+    """Why a run cannot begin in its folder, or None."""
     folder = config.run_folder
     saved = folder / "config.yaml"
     if _is_locked(folder):
@@ -219,16 +251,22 @@ def _refusal(config: Config, resume: bool, overwrite: bool) -> str | None:
     if folder.exists() and not folder.is_dir():
         return f"{folder}: expected a run folder, got a file; choose another run.dir"
     if not saved.exists():
-        if folder.is_dir() and any(
-            p.name not in ("stages", RECIPE, LOCK) and ".partial" not in p.name
-            for p in folder.iterdir()
-        ):
+        if folder.is_dir() and _holds_something_else(folder):
             return f"{folder}: the run folder is not empty and holds no run; choose another run.dir"
         return None
-    if overwrite:
-        return None
-    if resume and not is_begun(folder):
-        return None  # nothing was trained: the config may be another
+    if overwrite or (resume and not is_begun(folder)):
+        return None  # where nothing was trained the config may be another
+    return _refusal_to_go_on(config, resume)
+
+
+def _holds_something_else(folder: Path) -> bool:
+    names = [path.name for path in folder.iterdir()]
+    return any(name not in ("stages", RECIPE, LOCK) and ".partial" not in name for name in names)
+
+
+def _refusal_to_go_on(config: Config, resume: bool) -> str | None:
+    folder = config.run_folder
+    saved = folder / "config.yaml"
     try:
         changed = differences(read_yaml(saved), config)
     except ConfigError as error:
@@ -266,8 +304,10 @@ def _way_out(changed: Mapping[str, Any], folder: Path) -> str:
 
 
 def _stop_refusal(folder: Path, config: Config, before: int | None, now: int | None) -> str | None:
-    """Why a run cannot go on to another `train.stop_epoch`, or None: it then is, bit by bit, the
-    run that had it from the start."""
+    """Why a run cannot go on to another `train.stop_epoch`, or None.
+
+    If it can it is, bit by bit, the run that had it from the start.
+    """
     last = settled_folder(folder / "last") / "progress.json"
     if not last.is_file():
         return "there is no last/ to go on from; train anew with --overwrite"
@@ -289,50 +329,17 @@ def _stop_refusal(folder: Path, config: Config, before: int | None, now: int | N
 
 
 def clear_run(folder: Path) -> None:
-    """Remove a run, and only what a run writes: `--overwrite` must not take a mistyped folder with
-    it."""
+    """Remove a run, and only what a run writes: a mistyped folder must not go with it."""
     if not (folder / "config.yaml").exists() and not (folder / "stages").exists():
         return
-    for name in (
-        "config.yaml",
-        RECIPE,
-        "environment.json",
-        "train.log",
-        "metrics.jsonl",
-        "val_rows.npy",
-        "val_metrics.json",
-        "trn_metrics.json",
-        "tst_metrics.json",
-        "trn_score_mat.npz",
-        "val_score_mat.npz",
-        "tst_score_mat.npz",
-        "graph.npz",
-        "approx_A.npz",
-        "finished",
-        "report.html",
-        "trn_report.html",
-        "val_report.html",
-    ):
+    for name in WRITTEN_FILES:
         (folder / name).unlink(missing_ok=True)
-    for name in (
-        "model",
-        "last",
-        "levels",
-        "experiments",
-        "plots",
-        "tensorboard",
-        "stages",
-        ".model.old",
-        ".last.old",
-        ".model.partial",
-        ".last.partial",
-    ):
+    for name in WRITTEN_FOLDERS:
         clear_folder(folder / name)
 
 
 def with_folder_renamed(value: Any, old: str, new: str) -> Any:
-    """The values of a config, in which `old` and what it names inside of that folder are inside of
-    `new`."""
+    """Return the values of a config with folder `new` in place of `old`, and for what is inside."""
     if isinstance(value, Mapping):
         return {key: with_folder_renamed(part, old, new) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
@@ -343,14 +350,18 @@ def with_folder_renamed(value: Any, old: str, new: str) -> Any:
 
 
 def folder_of(run: str | Path) -> Path:
-    """A run folder, or the one of a run's config.yaml."""
+    """Return a run folder, or the one of a run's config.yaml."""
     path = Path(run)
     return path.parent if path.name == "config.yaml" else path
 
 
 def find_run(path: str | Path, overrides: Any = ()) -> tuple[Path, Config]:
-    """A run folder or its config.yaml -> (folder, config); InputError if it is no run, or one
-    without a model."""
+    """Return the folder and the config of a run, of its folder or its config.yaml.
+
+    Raises:
+        InputError: it is no run, or one without a model.
+        ConfigError: an override is fixed by the run.
+    """
     folder = folder_of(path)
     if not (folder / "config.yaml").is_file():
         raise InputError(
@@ -390,8 +401,10 @@ def find_run(path: str | Path, overrides: Any = ()) -> tuple[Path, Config]:
 
 
 def start_logging(folder: Path | None = None) -> None:
-    """Log to the screen and, given a folder, to its train.log; other processes than the main one
-    warn only."""
+    """Log to the screen and, given a folder, to its train.log.
+
+    Other processes than the main one warn only.
+    """
     show_anything()
     root = logging.getLogger()
     for handler in list(root.handlers):
@@ -456,8 +469,8 @@ class MetricLog:
 
     def __init__(self, folder: Path, config: Config, step: int = 0, epoch: int = 0) -> None:
         self._path = folder / "metrics.jsonl"
-        self._board = None
-        self._wandb = None
+        self._board: Any = None
+        self._wandb: Any = None
         if not distributed.is_main():
             return
         _forget_after(self._path, epoch)
@@ -480,7 +493,7 @@ class MetricLog:
             )
 
     def write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
-        """One line of metrics.jsonl: {"kind": ..., "step": ..., **values}."""
+        """Write one line of metrics.jsonl: {"kind": ..., "step": ..., **values}."""
         if not distributed.is_main():
             return
         with open(self._path, "a", encoding="utf-8") as file:
@@ -492,6 +505,7 @@ class MetricLog:
             self._wandb.log({f"{kind}/{name}": value for name, value in values.items()}, step=step)
 
     def close(self) -> None:
+        """Close what is written to elsewhere."""
         if self._board:
             self._board.close()
         if self._wandb:

@@ -1,5 +1,6 @@
-"""The config.yaml of a run as what `train.py` is given: the run goes on where the file lies,
-wherever it was made.
+"""The config.yaml of a run as what `train.py` is given: it goes on where the file lies.
+
+It may have been made elsewhere.
 
 python train.py MOVED/config.yaml --resume                   # all its stages, if it has some
 python train.py MOVED/stages/NAME/config.yaml --resume       # this stage alone
@@ -25,8 +26,9 @@ def load_training_config(
     words: Sequence[str],
     expand: Callable[[Config], Config],
 ) -> Config:
-    """A config file, or that of a run folder. Modules that a file outside of a run names for its
-    methods and losses are imported.
+    """Load a config file, or that of a run folder.
+
+    Modules that a file outside of a run names for its methods and losses are imported.
 
     Args:
         words: overrides of the command line.
@@ -55,8 +57,10 @@ def _is_of_a_run(path: Path) -> bool:
 
 
 def moved(config: Config, folder: Path) -> Config:
-    """The config of a run as that of the folder which holds it now: what it names inside of its old
-    folder, too."""
+    """Return the config of a run as that of the folder which holds it now.
+
+    What it names inside of its old folder is renamed too.
+    """
     old = config.run_folder
     new = folder
     if old.parent.name == new.parent.name == "stages":  # it may name other stages of its run

@@ -1,5 +1,4 @@
-"""Stages of a config: what they say of each other, and those that a fusion's member configs
-become."""
+"""Stages of a config: what they say of each other, and those of a fusion's member configs."""
 
 from __future__ import annotations
 
@@ -28,8 +27,7 @@ OF_THE_FUSION = (
 
 
 def _references(value: Any, change: Callable[[str, str], Any]) -> Any:
-    """A stage's values with change(kind, name) for `stage:NAME` and `best:NAME` anywhere in
-    them."""
+    """A stage's values with change(kind, name) for `stage:NAME` and `best:NAME` in them."""
     if isinstance(value, Mapping):
         return {key: _references(part, change) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
@@ -57,8 +55,9 @@ def check_references(stages: Sequence[Mapping[str, Any]]) -> None:
 
 
 def stage_configs(config: Config) -> dict[str, Config]:
-    """The stages of a config by name, each as it is trained: references resolved, started from the
-    one before.
+    """Return the stages of a config by name, each as it is trained.
+
+    References are resolved; each starts from the one before.
 
     `best:NAME` is the best epoch of that stage, all its epochs while it is not trained yet. A
     config without stages is its own only one.
@@ -102,8 +101,10 @@ def of_stage(name: str) -> Iterator[None]:
 
 
 class Runs:
-    """Runs that a config names: finished ones, and earlier stages of its recipe, which need not be
-    trained yet."""
+    """Runs that a config names: finished ones, and earlier stages of its recipe.
+
+    These need not be trained yet.
+    """
 
     def __init__(self, stages: Mapping[str, Config] | None = None) -> None:
         """stages: by their run folders."""
@@ -118,13 +119,14 @@ class Runs:
         return source in self._stages or Path(source).exists()
 
     def config(self, source: str) -> Config:
-        """The config of the run in a folder; ValueError if that is no finished run."""
+        """Return the config of the run in a folder; InputError if that is no finished run."""
         if source in self._stages:
             return self._stages[source]
         return find_run(source)[1]
 
     def start(self, config: Config) -> Config:
-        """The config of `run.start_from`."""
+        """Return the config of `run.start_from`."""
+        assert config.run.start_from is not None
         try:
             return self.config(config.run.start_from)
         except InputError as error:
@@ -134,9 +136,10 @@ class Runs:
 
 
 def member_stages(config: Config) -> Config:
-    """A fusion whose members are config files -> the same with a stage for each of them (for each
-    of their own stages), so that what has been trained is not trained again; any other config as it
-    is."""
+    """Give a fusion whose members are config files a stage for each of their stages.
+
+    So what has been trained is not trained again. Any other config stays as it is.
+    """
     if config.method.name != "fusion" or config.stages:
         return config
     stages: list[dict[str, Any]] = []
@@ -146,26 +149,33 @@ def member_stages(config: Config) -> Config:
         if path.suffix not in (".yaml", ".yml") or (path.parent / "model").is_dir():
             members[name] = source
             continue
-        own = load_any_config(path)
         members[name] = f"stage:{name}"
-        before = own.run.start_from
-        names: dict[str | None, str] = {}  # of its stages here
-        for number, overlay in enumerate(own.stages or ({},), 1):
-            overlay = _references(
-                {**overlay, "run": {"start_from": before, **(overlay.get("run") or {})}},
-                lambda kind, old, names=names: f"{kind}:{names.get(old, old)}",
-            )
-            values = to_mapping(stage_config(own, overlay))
-            values["data"] |= {key: getattr(config.data, key) for key in OF_THE_FUSION}
-            label = name if number >= len(own.stages) else f"{name}-{overlay['name']}"
-            stages.append(
-                {**values, "name": label, "run": {"start_from": values["run"]["start_from"]}}
-            )
-            before = f"stage:{label}"
-            names[overlay.get("name")] = label
+        stages += _stages_of_member(name, load_any_config(path), config)
     if not stages:
         return config
     method = {**to_mapping(config)["method"], "members": members}
     stages.append({"name": "fusion", "method": method, "run": {"start_from": None}})
     fusion = dataclasses.replace(config.method, members=MappingProxyType(members))
     return dataclasses.replace(config, method=fusion, stages=tuple(stages))
+
+
+def _stages_of_member(name: str, member: Config, config: Config) -> list[dict[str, Any]]:
+    """The stages of a member's config as stages of a fusion; the last one has the member's name."""
+    stages: list[dict[str, Any]] = []
+    before = member.run.start_from
+    new_names: dict[str | None, str] = {}  # of its stages: its own name -> that of the fusion's
+
+    def renamed(kind: str, old: str) -> str:
+        return f"{kind}:{new_names.get(old, old)}"
+
+    for number, stage in enumerate(member.stages or ({},), 1):
+        run = {"start_from": before, **(stage.get("run") or {})}
+        overlay = _references({**stage, "run": run}, renamed)
+        values = to_mapping(stage_config(member, overlay))
+        values["data"] |= {key: getattr(config.data, key) for key in OF_THE_FUSION}
+        new_name = name if number >= len(member.stages) else f"{name}-{overlay['name']}"
+        start = values["run"]["start_from"]
+        stages.append({**values, "name": new_name, "run": {"start_from": start}})
+        before = f"stage:{new_name}"
+        new_names[overlay.get("name")] = new_name
+    return stages
