@@ -2,6 +2,7 @@
 fusion of both."""
 
 import json
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from utils.config.config import ConfigError
 from utils.config.methods import method_class
 from utils.data.batches import TextBatch, training_batches
 from utils.data.dataset import load_dataset
+from utils.fusing.score_tree import ScoreTreeSettings, choose
 from utils.pretrained.location import load_tokenizer
 from utils.run.folder import find_run
 
@@ -296,6 +298,44 @@ def test_fused_scores_are_the_formula_on_the_union_of_candidates(fused, encoder_
         assert ids[i].tolist() == [label for _, label in best]
         np.testing.assert_allclose(values[i], [-s for s, _ in best], rtol=1e-4)
     assert (ids >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("given", "trees", "embeddings"),
+    [
+        ({}, [0, 0.1, 0.3, 1], [0, 0.25, 0.5, 1, 2]),
+        ({"tree_weight": 0.4}, [0.4], [0, 0.25, 0.5, 1, 2]),
+        ({"tree_weight": 0.2, "embedding_weight": 0}, [0.2], [0]),
+    ],
+)
+def test_open_weights_are_chosen_among_those_that_the_options_name(
+    make_config, fused, tmp_path, monkeypatch, given, trees, embeddings
+):
+    """By cross-fitted nDCG@5; the classifier's weight is 1."""
+    asked = []
+
+    def recorded(scored, choices, metric):
+        asked.append((choices, metric))
+        return choose(scored, choices, metric)
+
+    monkeypatch.setattr("models.classifiers.fused.choose", recorded)
+    config = make_config(
+        method={"name": "fused", "depth": 3, "min_leaf": 4, **given},
+        train={"epochs": 0},
+        run={"start_from": str(fused[1]), "dir": str(tmp_path / "open")},
+    )
+    train.fit(config)
+    choices, metric = asked[0]
+    assert metric == "nDCG@5"
+    assert choices == [
+        ScoreTreeSettings(tree, (1.0, embedding), depth=3, min_leaf=4)
+        for tree in trees
+        for embedding in embeddings
+    ]
+    named = {field.name: field.metadata["meaning"] for field in fields(config.method)}
+    for key, values in (("tree_weight", trees), ("embedding_weight", embeddings)):
+        if len(values) > 1:
+            assert f"the best of {', '.join(map(str, values))} by" in named[key]
 
 
 def test_fusion_is_fitted_on_validation_and_says_what_cross_fitting_thinks(fused):
