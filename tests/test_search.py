@@ -200,7 +200,7 @@ def test_copies_of_a_label_are_found_as_by_exact_search(faiss, labels, width, gr
         assert all(len(set(row)) == k for row in ids.tolist())
         equal = scores[:, 1:] == scores[:, :-1]
         assert (ids[:, 1:] > ids[:, :-1])[equal].all()  # equal scores by lower id
-    assert index._graph.ntotal == distinct
+    assert index._built[0].ntotal == distinct
 
 
 def test_which_labels_are_copies(monkeypatch):
@@ -312,16 +312,16 @@ def test_hnsw_edges(faiss):
 
 def test_hnsw_that_finds_too_few_fills_up(faiss):
     index = HnswIndex(torch.eye(4), m=2, ef_construction=4, ef=4)
-    index.build()
+    graph, copies = index._built
 
     class Graph:  # faiss's answer: ids -1 with any score, and equal scores in any order
-        hnsw = index._graph.hnsw
+        hnsw = graph.hnsw
         ntotal = 4
 
         def search(self, rows, k):
             return (np.array([[0.5, 0.5, 3.4e38]], np.float32), np.array([[3, 1, -1]]))
 
-    index._graph = Graph()
+    index._built = Graph(), copies
     scores, ids = index.search(torch.ones(1, 4), 3)
     assert ids.tolist() == [[1, 3, -1]]
     assert scores.tolist() == [[0.5, 0.5, -torch.inf]]

@@ -1,9 +1,7 @@
-"""Search for the labels with the largest inner product: exact, or approximate by a graph of near
-neighbours.
+"""Search for the labels with the largest inner product: exact, or approximate by a graph.
 
 index = build_index("hnsw", labels, bias, settings=config.eval)
 scores, ids = index.search(queries, k)      # [B, k] each, best first, equal scores by lower label
-id
 """
 
 from __future__ import annotations
@@ -11,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ class ExactIndex:
     Args:
         labels: [L, D], a tensor or a (memory-mapped) array, which stays on disk as long as queries
             are on the CPU. For queries on another device everything moves there at the first
-                search.
+            search.
         bias: [L] or None, added to a label's inner products.
         block: labels scored at once.
     """
@@ -46,7 +45,9 @@ class ExactIndex:
     def __init__(
         self, labels: Tensor | np.ndarray, bias: Tensor | None = None, *, block: int = 65536
     ) -> None:
-        self.labels, self.bias, self.block = labels, bias, block
+        self.labels = labels
+        self.bias = bias
+        self.block = block
 
     def search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """As `exact_topk`; NotFiniteError where a best score is none."""
@@ -59,14 +60,13 @@ class ExactIndex:
 
 
 class HnswIndex:
-    """Approximate search on a hierarchical small-world graph (Malkov & Yashunin, arXiv 1603.09320),
-    by faiss.
+    """Approximate search on a hierarchical small-world graph, by faiss.
 
-    On the CPU, whatever the queries' device. The graph is made at the first search, by every
-    process for itself, and holds a float32 copy of the labels; with more than one thread two builds
-    differ slightly. A bias becomes one more dimension of the labels, in which every query is 1.
-    Equal labels stand in it once: a hundred copies would be each other's neighbours and nobody
-    else's.
+    Malkov & Yashunin, arXiv 1603.09320. On the CPU, whatever the queries' device. The graph is made
+    at the first search, by every process for itself, and holds a float32 copy of the labels; with
+    more than one thread two builds differ slightly. A bias becomes one more dimension of the
+    labels, in which every query is 1. Equal labels stand in it once: a hundred copies would be each
+    other's neighbours and nobody else's.
 
     Args:
         labels, bias: as for ExactIndex.
@@ -86,28 +86,27 @@ class HnswIndex:
         ef_construction: int = 300,
         ef: int = 300,
     ) -> None:
-        self.labels, self.bias = labels, bias
-        self.m, self.ef_construction, self.ef = m, ef_construction, ef
+        self.labels = labels
+        self.bias = bias
+        self.m = m
+        self.ef_construction = ef_construction
+        self.ef = ef
         self.build_seconds = 0.0
-        self._copies: Copies | None = None
         self._faiss = import_faiss("eval.index: hnsw")
-        self._graph = None
 
-    def build(self) -> None:
-        """Make the graph, once."""
-        if self._graph is not None:
-            return
+    @cached_property
+    def _built(self) -> tuple[Any, Copies]:
+        """The graph over the distinct labels, and which labels stand at each of its places."""
         started = time.perf_counter()
         faiss = self._faiss
         faiss.omp_set_num_threads(torch.get_num_threads())
         width = self.labels.shape[1] + (self.bias is not None)
         graph = faiss.IndexHNSWFlat(width, self.m, faiss.METRIC_INNER_PRODUCT)
         graph.hnsw.efConstruction = self.ef_construction
-        self._copies = Copies.find(self.labels, self.bias)
-        for rows in row_blocks(self.labels, self.bias, self._copies.first):
+        copies = Copies.find(self.labels, self.bias)
+        for rows in row_blocks(self.labels, self.bias, copies.first):
             check_finite(rows, "label vectors")
             graph.add(rows)
-        self._graph = graph
         self.build_seconds = time.perf_counter() - started
         log.info(
             "hnsw: graph over %d labels, %d distinct, in %.1f s",
@@ -115,21 +114,24 @@ class HnswIndex:
             graph.ntotal,
             self.build_seconds,
         )
+        return graph, copies
 
     def search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """As `exact_topk`, approximately; where fewer than k labels are found, id -1 and score -inf
-        fill the row."""
+        """As `exact_topk`, approximately.
+
+        Where fewer than k labels are found, id -1 and score -inf fill the row.
+        """
         _check_k(k, len(self.labels))
-        self.build()
+        graph, copies = self._built
         self._faiss.omp_set_num_threads(torch.get_num_threads())
-        self._graph.hnsw.efSearch = max(self.ef, k)
+        graph.hnsw.efSearch = max(self.ef, k)
         ones = None if self.bias is None else torch.ones(len(queries))
-        wanted = min(k, self._graph.ntotal)
+        wanted = min(k, graph.ntotal)
         rows = index_rows(queries, ones)
         check_finite(rows, "query embeddings")
-        scores, ids = (torch.from_numpy(a) for a in self._graph.search(rows, wanted))
+        scores, ids = (torch.from_numpy(a) for a in graph.search(rows, wanted))
         scores, ids = _best_first(scores.masked_fill(ids < 0, -torch.inf), ids)
-        scores, ids = self._copies.expand(scores, ids, k)
+        scores, ids = copies.expand(scores, ids, k)
         return scores.to(queries.device), ids.to(queries.device)
 
 
@@ -148,32 +150,32 @@ class Copies:
 
     @classmethod
     def find(cls, labels: Tensor | np.ndarray, bias: Tensor | None) -> Copies:
-        """Compare labels [L, D], and bias [L] or None, by digests of 128 bits: 16 bytes a label,
-        never L x D."""
+        """Compare labels [L, D], and bias [L] or None, by digests of 128 bits.
+
+        16 bytes a label, never L x D.
+        """
         digests = []
-        for rows in row_blocks(labels, bias, np.arange(len(labels))):
-            rows = rows + 0.0  # -0.0 is 0.0
-            digests.append(
-                np.array([hashlib.blake2b(row, digest_size=16).digest() for row in rows], "S16")
-            )
+        for block in row_blocks(labels, bias, np.arange(len(labels))):
+            rows = block + 0.0  # -0.0 is 0.0
+            of_rows = [hashlib.blake2b(row, digest_size=16).digest() for row in rows]
+            digests.append(np.array(of_rows, "S16"))
         _, first, group = np.unique(np.concatenate(digests), return_index=True, return_inverse=True)
         by_appearance = np.empty(len(first), np.int64)
         by_appearance[np.argsort(first)] = np.arange(len(first))
         return cls(by_appearance[group.ravel()])
 
     def expand(self, scores: Tensor, places: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """The best places of each query [B, u], best first, -1 = none -> the labels that stand
-        there [B, k].
+        """The labels that stand at the best places of each query [B, u], best first, -1 = none.
 
         Returns:
-            (scores, label ids), best first, equal scores by lower label id, -inf and -1 where there
-                are no more.
+            (scores, label ids) [B, k], best first, equal scores by lower label id, -inf and -1
+            where there are no more
         """
-        places = places.numpy()
-        known = places >= 0
+        place = places.numpy()
+        known = place >= 0
         if len(self.first) == len(self.members):
-            return scores, torch.from_numpy(np.where(known, self.members[places], -1))
-        count = np.where(known, np.diff(self.starts)[places], 0).clip(max=k)
+            return scores, torch.from_numpy(np.where(known, self.members[place], -1))
+        count = np.where(known, np.diff(self.starts)[place], 0).clip(max=k)
         values = scores.numpy()
         # What stands behind k better labels cannot be among the best k; of equal scores the label
         # ids decide.
@@ -183,15 +185,17 @@ class Copies:
         count[np.maximum.accumulate(np.where(begins, before, 0), 1) >= k] = 0
         entry = np.repeat(np.arange(count.size), count.ravel())
         nth = np.arange(len(entry)) - np.repeat(np.cumsum(count) - count.ravel(), count.ravel())
-        found = self.members[self.starts[places.ravel()[entry]] + nth]
-        rows = entry // max(places.shape[1], 1)
-        order = np.lexsort((found, -values.ravel()[entry], rows))
+        standing = self.members[self.starts[place.ravel()[entry]] + nth]
+        rows = entry // max(place.shape[1], 1)
+        order = np.lexsort((standing, -values.ravel()[entry], rows))
         rank = np.arange(len(rows)) - np.searchsorted(rows, rows)
-        order, kept_rows, rank = order[rank < k], rows[rank < k], rank[rank < k]
-        best = np.full((len(places), k), -np.inf, np.float32)
-        labels = np.full((len(places), k), -1, np.int64)
-        best[kept_rows, rank] = values.ravel()[entry[order]]
-        labels[kept_rows, rank] = found[order]
+        kept = rank < k
+        order = order[kept]
+        at = rows[kept], rank[kept]
+        best = np.full((len(place), k), -np.inf, np.float32)
+        labels = np.full((len(place), k), -1, np.int64)
+        best[at] = values.ravel()[entry[order]]
+        labels[at] = standing[order]
         return torch.from_numpy(best), torch.from_numpy(labels)
 
 
@@ -200,10 +204,10 @@ def row_blocks(
 ) -> Iterator[np.ndarray]:
     """The float32 rows of some labels, ids ascending [n], a block at a time."""
     for start in range(0, len(ids), ROWS_AT_ONCE):
-        part = ids[start : start + ROWS_AT_ONCE]
-        if part[-1] - part[0] == len(part) - 1:
-            # a view, which for tensors costs nothing
-            part = slice(int(part[0]), int(part[-1]) + 1)
+        block = ids[start : start + ROWS_AT_ONCE]
+        part: np.ndarray | slice = block
+        if block[-1] - block[0] == len(block) - 1:
+            part = slice(int(block[0]), int(block[-1]) + 1)  # a view: for tensors it costs nothing
         yield index_rows(labels[part], None if bias is None else bias[part])
 
 
@@ -221,8 +225,7 @@ def import_faiss(what: str) -> Any:
 
 
 def index_rows(vectors: Tensor | np.ndarray, last: Tensor | None) -> np.ndarray:
-    """Vectors [n, D] on any device, and one more dimension [n] or None, as float32 rows [n, D (+
-    1)]."""
+    """Vectors [n, D] on any device as float32 rows, with one more dimension [n] unless None."""
     rows = torch.as_tensor(vectors).detach().float().cpu()
     if last is not None:
         rows = torch.cat([rows, last.detach().float().cpu()[:, None]], 1)
@@ -230,8 +233,9 @@ def index_rows(vectors: Tensor | np.ndarray, last: Tensor | None) -> np.ndarray:
 
 
 def flat_index(labels: Tensor | np.ndarray, bias: Tensor | None, path: Path) -> None:
-    """Write faiss' exact inner product index over labels [L, D]; a bias [L] becomes one more
-    dimension.
+    """Write faiss' exact inner product index over labels [L, D].
+
+    A bias [L] becomes one more dimension.
 
     Raises:
         ValueError: faiss is not installed.
@@ -243,7 +247,7 @@ def flat_index(labels: Tensor | np.ndarray, bias: Tensor | None, path: Path) -> 
     faiss.write_index(index, str(path))
 
 
-INDEXES = {
+INDEXES: dict[str, Callable[..., ExactIndex | HnswIndex]] = {
     "exact": lambda labels, bias, settings: ExactIndex(labels, bias, block=settings.label_block),
     "hnsw": lambda labels, bias, settings: HnswIndex(
         labels,
@@ -258,16 +262,18 @@ INDEXES = {
 def build_index(
     name: str, labels: Tensor | np.ndarray, bias: Tensor | None = None, *, settings: EvalConfig
 ) -> ExactIndex | HnswIndex:
-    """The index `name` over labels [L, D] with the section `eval`'s parameters; ValueError for an
-    unknown name."""
+    """The index `name` over labels [L, D] with the parameters of the section `eval`.
+
+    Raises:
+        ValueError: an unknown name.
+    """
     if name not in INDEXES:
         raise ValueError(f"unknown index '{name}'; known: {', '.join(INDEXES)}")
     return INDEXES[name](labels, bias, settings)
 
 
 class Comparison:
-    """An index that answers from the approximate one and searches the exact one too, to tell how
-    well it does."""
+    """Answers from an approximate index, and searches the exact one to tell how well it does."""
 
     def __init__(self, approximate: HnswIndex, exact: ExactIndex) -> None:
         self._approximate, self._exact = approximate, exact
@@ -300,8 +306,7 @@ class Comparison:
         return scores, ids
 
     def report(self) -> dict[str, float]:
-        """Shares of the exact best label and of the exact k best that were found, and milliseconds
-        per point.
+        """Shares of the exact best label and k best that were found, and milliseconds per point.
 
         A label whose score equals that of the last of the exact ones is as good as it.
         """
@@ -325,15 +330,14 @@ def exact_topk(
     bias: Tensor | None = None,
     block: int = 65536,
 ) -> tuple[Tensor, Tensor]:
-    """The k labels with the largest score for each query, best first; equal scores by lower label
-    id.
+    """The k labels with the largest score for each query, best first; equal ones by lower id.
 
     Never in half precision: scores rounded to 8 bits would make ties of different labels.
 
     Args:
         queries: [B, D].
         labels: [L, D], a tensor or a (memory-mapped) array; read block by block, so that memory is
-        B x block.
+            B x block.
         bias: [L] or None.
         k: 1 to L.
         block: labels scored at once.
@@ -348,18 +352,15 @@ def exact_topk(
     best_ids = torch.empty(len(queries), 0, dtype=torch.long, device=queries.device)
     for start in range(0, len(labels), block):
         part = labels[start : start + block]
-        part = (
-            torch.from_numpy(np.ascontiguousarray(part)) if isinstance(part, np.ndarray) else part
-        )
-        # [B, block]
-        scores = _inner_products(queries, part.to(queries.device, queries.dtype))
+        if isinstance(part, np.ndarray):
+            part = torch.from_numpy(np.ascontiguousarray(part))
+        rows = part.to(queries.device, queries.dtype)
+        scores = _inner_products(queries, rows)  # [B, block]
         if bias is not None:
             scores += bias[start : start + block]
         scores, ids = _topk(scores, k)
-        best_scores, best_ids = (
-            torch.cat([best_scores, scores], 1),
-            torch.cat([best_ids, ids + start], 1),
-        )
+        best_scores = torch.cat([best_scores, scores], 1)
+        best_ids = torch.cat([best_ids, ids + start], 1)
         if start:
             best_scores, kept = _topk(best_scores, k)
             best_ids = best_ids.gather(1, kept)
@@ -387,18 +388,18 @@ def _topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """
     k = min(k, scores.shape[1])
     values, columns = scores.topk(min(k + 1, scores.shape[1]))
-    tied = (
-        (values[:, k - 1] == values[:, -1])
-        if values.shape[1] > k
-        else scores.new_zeros(len(scores)).bool()
-    )
-    values, columns = values[:, :k], columns[:, :k]
+    if values.shape[1] > k:
+        tied = values[:, k - 1] == values[:, -1]
+    else:
+        tied = scores.new_zeros(len(scores)).bool()
+    values = values[:, :k]
+    columns = columns[:, :k]
     if tied.any():
-        rows, last = scores[tied], values[tied, k - 1 : k]
+        rows = scores[tied]
+        last = values[tied, k - 1 : k]
         rank = -torch.arange(scores.shape[1], dtype=torch.int32, device=scores.device)
-        rank = torch.where(rows == last, rank, torch.iinfo(torch.int32).min).masked_fill(
-            rows > last, 1
-        )
+        rank = torch.where(rows == last, rank, torch.iinfo(torch.int32).min)
+        rank = rank.masked_fill(rows > last, 1)
         columns[tied] = rank.topk(k).indices
         values[tied] = rows.gather(1, columns[tied])
     return _best_first(values, columns)
@@ -407,7 +408,8 @@ def _topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def _best_first(scores: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
     """Both [B, k], by descending score, equal scores by lower id."""
     by_id = ids.argsort(dim=1)
-    scores, ids = scores.gather(1, by_id), ids.gather(1, by_id)
+    scores = scores.gather(1, by_id)
+    ids = ids.gather(1, by_id)
     order = scores.argsort(dim=1, descending=True, stable=True)
     return scores.gather(1, order), ids.gather(1, order)
 

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 import numpy as np
@@ -50,9 +51,9 @@ class Hierarchy:
 
     Attributes:
         order: row ids [n], leaf by leaf, ascending inside a leaf: every cluster of every level is a
-        contiguous run.
-        bounds: for each level [clusters + 1]; cluster c of the level owns order[bounds[c]:bounds[c
-        + 1]].
+            contiguous run.
+        bounds: for each level [clusters + 1]; cluster c of the level owns
+            order[bounds[c]:bounds[c + 1]].
     """
 
     order: np.ndarray
@@ -67,8 +68,11 @@ class Hierarchy:
         return ids
 
     def parents(self, level: int) -> np.ndarray:
-        """For each cluster of a level its cluster in the level above, int64; zeros for the first
-        level."""
+        """For each cluster of a level its cluster in the level above; zeros for the first level.
+
+        Returns:
+            [clusters] int64
+        """
         level = range(len(self.bounds))[level]
         starts = self.bounds[level][:-1]
         if level == 0:
@@ -77,12 +81,11 @@ class Hierarchy:
 
 
 def splits_for(n: int, max_leaf: int, per_level: int) -> list[int]:
-    """Splits of each level for leaves of at most `max_leaf` rows: `per_level`, the first level what
-    remains.
+    """Splits of each level for leaves of at most `max_leaf` rows.
 
-    For a power of two there are 2^ceil(log2(n / max_leaf)) leaves, as in PECOS and ELIAS. [] if one
-    leaf is enough. With max_leaf 1 there may be more leaves than rows, which `balanced_hierarchy`
-    refuses.
+    They are `per_level`, those of the first level what remains; [] if one leaf is enough. For a
+    power of two there are 2^ceil(log2(n / max_leaf)) leaves, as in PECOS and ELIAS. With max_leaf 1
+    there may be more leaves than rows, which `balanced_hierarchy` refuses.
     """
     if max_leaf < 1 or per_level < 2:
         raise ValueError(
@@ -111,8 +114,7 @@ def balanced_hierarchy(
     iterations: int = 20,
     name: str = "cluster",
 ) -> Hierarchy:
-    """Clusters of rows [n, F] by direction: level by level every cluster is split into
-    splits[level] children.
+    """Cluster rows [n, F] by direction: a cluster of a level is split into splits[level] children.
 
     Sizes inside a level differ by at most 1. A cut starts from two random rows as centres, and
     repeats: the rows with the largest x . (c1 - c2) go to c1, equal scores by lower row id, and
@@ -125,7 +127,7 @@ def balanced_hierarchy(
         name: of the progress bar.
     Raises:
         ValueError: more clusters than rows, no rows, a split below 1, or NaN, infinite or huge
-        rows.
+            rows.
     """
     if min(splits, default=1) < 1 or threads < 1 or iterations < 1:
         raise ValueError(
@@ -160,11 +162,14 @@ def balanced_hierarchy(
             high = low + split
             while (high - low > 1).any():
                 open_ = high - low > 1
-                low, high = low[open_], high[open_]
+                low = low[open_]
+                high = high[open_]
                 middle = (low + high) // 2
                 pairs = np.random.default_rng([seed, draws]).random((len(low), 2))
                 cutter.cut(edges[low], edges[middle], edges[high], pairs)
-                low, high = np.stack([low, middle], 1).ravel(), np.stack([middle, high], 1).ravel()
+                edges_of = np.stack([low, middle, high], 1)  # two children of each
+                low = edges_of[:, :2].ravel()
+                high = edges_of[:, 1:].ravel()
                 draws += 1
     return Hierarchy(order, bounds)
 
@@ -172,11 +177,16 @@ def balanced_hierarchy(
 def centroids(
     rows: np.ndarray | sp.csr_matrix, clusters: np.ndarray, number: int
 ) -> np.ndarray | sp.csr_matrix:
-    """Directions of clusters: the L2-normalised sums of the L2-normalised rows [number, F], dense
-    or CSR as `rows`.
+    """Directions of clusters: the L2-normalised sums of the L2-normalised rows.
 
-    A cluster without rows, or of zeros, gets zeros. clusters: [n] ids in [0, number); others raise
-    ValueError.
+    A cluster without rows, or of zeros, gets zeros.
+
+    Args:
+        clusters: [n] ids in [0, number).
+    Returns:
+        [number, F], dense or CSR as `rows`
+    Raises:
+        ValueError: a cluster that there is not.
     """
     clusters = np.asarray(clusters)
     n = rows.shape[0]
@@ -204,8 +214,10 @@ def _work(splits: Sequence[int], n: int) -> int:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Rows as the kernels take them: dense (values [n, F], two empty arrays) or CSR; 1 / norm of
-    each row [n]."""
+    """Rows as the kernels take them: dense (values [n, F], two empty arrays) or CSR.
+
+    inverse [n]: 1 / norm of each row.
+    """
 
     values: np.ndarray
     indices: np.ndarray
@@ -236,9 +248,29 @@ class _Rows:
         return self.values, self.indices, self.indptr, self.inverse
 
 
+class _Scratch(threading.local):
+    """Arrays that `cut_nodes` takes, of each thread its own; all zeros between nodes."""
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+
+    @cached_property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """direction, left, total, seen and columns, made by the threads that cut small nodes."""
+        return (
+            np.zeros(self.width, np.float32),
+            np.zeros(self.width),
+            np.zeros(self.width),
+            np.zeros(self.width, np.bool_),
+            np.zeros(self.width, np.int32),
+        )
+
+
 class _Cutter:
-    """Cuts nodes in two, all nodes of a round at once: small ones a thread each, wide ones by all
-    threads together."""
+    """Cuts nodes in two, all nodes of a round at once.
+
+    Small ones a thread each, wide ones by all threads together.
+    """
 
     def __init__(
         self,
@@ -249,10 +281,13 @@ class _Cutter:
         pool: ThreadPoolExecutor,
         bar: tqdm,
     ) -> None:
-        self.rows, self.order, self.iterations, self.threads = rows, order, iterations, threads
+        self.rows = rows
+        self.order = order
+        self.iterations = iterations
+        self.threads = threads
         self.pool = pool
         self.bar = bar
-        self._own = threading.local()
+        self._scratch = _Scratch(rows.width)
 
     def cut(
         self, starts: np.ndarray, middles: np.ndarray, stops: np.ndarray, pairs: np.ndarray
@@ -277,16 +312,8 @@ class _Cutter:
                 self.bar.update(rows_done)
 
     def _cut_small(self, nodes: np.ndarray) -> int:
-        scratch = getattr(self._own, "scratch", None)
-        if scratch is None:  # all zeros between nodes
-            width = self.rows.width
-            scratch = self._own.scratch = (
-                np.zeros(width, np.float32),
-                np.zeros(width),
-                np.zeros(width),
-                np.zeros(width, np.bool_),
-                np.zeros(width, np.int32),
-            )
+        """`cut_nodes`, on a thread's own scratch; the rows that were looked at."""
+        scratch = self._scratch.arrays
         cut_nodes(*self.rows.arrays, self.order, nodes, self.iterations, *scratch)
         return int((nodes[:, 2] - nodes[:, 0]).sum())
 
@@ -305,14 +332,14 @@ class _Cutter:
         for row, sign in ((self.order[first], 1), (self.order[second], -1)):
             add(*rows.arrays, row, sign, direction)
         total = self._sum(members, moves)
+
+        def score_block(block: slice) -> None:
+            score(*rows.arrays, members[block], direction, scores[block])
+
         best = -np.inf
         for _ in range(self.iterations):
             blocks = [slice(at, at + BLOCK) for at in range(0, n, BLOCK)]
-            list(
-                self.pool.map(
-                    lambda b: score(*rows.arrays, members[b], direction, scores[b]), blocks
-                )
-            )
+            list(self.pool.map(score_block, blocks))
             if not halve(scores, middle - start, sides, moves):
                 break
             left += self._sum(members, moves)
@@ -332,4 +359,7 @@ class _Cutter:
             add_all(*self.rows.arrays, members[own], signs[own], out)
             return out
 
-        return sum(self.pool.map(part, range(PARTS)))
+        total = np.zeros(self.rows.width)
+        for of_part in self.pool.map(part, range(PARTS)):
+            total += of_part
+        return total

@@ -89,7 +89,9 @@ def separate(columns, left, total, direction):
 @njit(nogil=True, cache=True)
 def halve(scores, number, sides, moves):
     """Mark the `number` best scores in sides, the earlier of equal ones; moves = new - old side.
-    Rows that moved."""
+
+    Returns the number of rows that moved.
+    """
     bar = np.partition(scores, len(scores) - number)[len(scores) - number]
     ties = number - np.sum(scores > bar)
     moved = 0
@@ -118,8 +120,7 @@ def partition(members, sides):
 
 @njit(nogil=True, cache=True)
 def _columns_of(values, indices, indptr, members, seen, columns):
-    """The columns that the members have, written to the front of `columns` (their number is
-    returned)."""
+    """Write the columns that the members have to the front of `columns`; return their number."""
     if values.ndim == 2:
         columns[:] = np.arange(len(columns))
         return len(columns)

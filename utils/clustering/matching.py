@@ -16,8 +16,7 @@ from utils.sparse import CELLS, canonical, refuse, topk_csr, topk_rows
 
 
 def count_matrix(relevance: sp.csr_matrix, matching: sp.csr_matrix) -> sp.csr_matrix:
-    """Y^T M: for label l and cluster c the sum of M over the positive points of l, CSR [L, C]
-    float32.
+    """Y^T M: for label l and cluster c the sum of M over the positive points of l.
 
     With a binary M these are counts, exact below 2^24.
 
@@ -65,37 +64,31 @@ def top_assignment(
     if axis not in ("label", "cluster"):
         raise ValueError(f"top_assignment: unknown axis '{axis}'; known: label, cluster")
     num_labels, num_clusters = counts.shape
-    if budget < 1 or (axis == "label" and budget > num_clusters):
+    if budget < 1:
+        raise ValueError(f"top_assignment: expected a budget >= 1, got {budget}")
+    if axis == "label" and budget > num_clusters:
         raise ValueError(
             f"top_assignment: {budget} copies of each label need as many clusters, there are "
             f"{num_clusters}"
-            if budget > 0
-            else f"top_assignment: expected a budget >= 1, got {budget}"
         )
     if fallback is not None:
         fallback = _checked(np.asarray(fallback), counts.shape, axis)
     counts = canonical(counts)
-    refuse(
-        ~(np.isfinite(counts.data) & (counts.data >= 0)),
-        counts,
-        "top_assignment",
-        "finite counts >= 0",
-    )
+    bad = ~(np.isfinite(counts.data) & (counts.data >= 0))
+    refuse(bad, counts, "top_assignment", "finite counts >= 0")
     if axis == "cluster":
         counts = canonical(counts.T)
     keep = min(budget, counts.shape[1])
     at_once = max(1, CELLS // keep)  # bounds the padded lists
-    blocks = [
-        _top_block(
-            counts[start : start + at_once],
-            keep,
-            None if fallback is None else fallback[start:][:at_once],
-        )
-        for start in range(0, counts.shape[0], at_once)
-    ]
-    chosen = (
-        sp.vstack(blocks, format="csr") if blocks else sp.csr_matrix(counts.shape, dtype=np.float32)
-    )
+    blocks = []
+    for start in range(0, counts.shape[0], at_once):
+        rows = slice(start, start + at_once)
+        of_rows = None if fallback is None else fallback[rows]
+        blocks.append(_top_block(counts[rows], keep, of_rows))
+    if blocks:
+        chosen = sp.vstack(blocks, format="csr")
+    else:
+        chosen = sp.csr_matrix(counts.shape, dtype=np.float32)
     if binary:
         chosen.data[:] = 1
     return chosen
@@ -107,7 +100,8 @@ def _top_block(counts: sp.csr_matrix, keep: int, fallback: np.ndarray | None) ->
     ids[values <= 0] = -1  # stored zeros
     if fallback is not None:
         missing = ids[:, 0] < 0
-        ids[missing, 0], values[missing, 0] = fallback[missing], 0
+        ids[missing, 0] = fallback[missing]
+        values[missing, 0] = 0
     return topk_csr(values, ids, counts.shape[1])
 
 

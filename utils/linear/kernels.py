@@ -1,5 +1,4 @@
-"""Compiled kernels of linear rankers on sparse features: fit the children of a cluster, score
-(query, cluster) pairs.
+"""Compiled kernels of linear rankers: fit the children of a cluster, score (query, cluster) pairs.
 
 Weights live in chunks, one per cluster (parent), as in MSCM (Etter et al., WWW 2022): a chunk
 lists, sorted, the features that any child of the cluster uses, and for each the entries (child,
@@ -24,11 +23,10 @@ OPTIONS = {"nogil": True, "cache": True, "fastmath": {"contract", "nsz"}, "error
 
 @intrinsic
 def _add_scaled(typing_context, target, at, source, row, scale):
-    """target[at:at + LANES] += scale * source[row:row + LANES] as one vector instruction each,
-    float32, unchecked.
+    """target[at:at + LANES] += scale * source[row:row + LANES], float32, unchecked.
 
-    Written out because LLVM, left alone, vectorises the loop around it with gathers, four times as
-    slow.
+    One vector instruction each. Written out because LLVM, left alone, vectorises the loop around it
+    with gathers, four times as slow.
     """
     signature = types.void(target, types.intp, source, types.intp, types.float32)
 
@@ -57,8 +55,10 @@ def _add_scaled(typing_context, target, at, source, row, scale):
 
 @njit(**OPTIONS)
 def _local_rows(indptr, indices, data, points, where, lptr, lidx, lval, feats):
-    """Rows `points` with their columns renumbered in the order of appearance; returns how many
-    columns there are."""
+    """Write rows `points` with their columns renumbered in the order of appearance.
+
+    Returns how many columns there are.
+    """
     count = 0
     at = 0
     for i in range(len(points)):
@@ -106,13 +106,12 @@ def _solve(
     weight,
     alpha,
 ):
-    """Dual coordinate descent for up to LANES problems over the same points, in lockstep (Hsieh et
-    al., ICML 2008).
+    """Dual coordinate descent for up to LANES problems over the same points, in lockstep.
 
-    Problem l: min_w 1/2 |w|^2 + C sum_i max(0, 1 - sign_il w.x_i)^2. Neighbouring problems share
-    every feature look-up, and a row of `weight` holds a feature's weights of all of them, so the
-    inner loops are vector instructions. A problem has converged when its projected gradients of a
-    whole pass lie within `eps`; then it rests.
+    Hsieh et al., ICML 2008. Problem l: min_w 1/2 |w|^2 + C sum_i max(0, 1 - sign_il w.x_i)^2.
+    Neighbouring problems share every feature look-up, and a row of `weight` holds a feature's
+    weights of all of them, so the inner loops are vector instructions. A problem has converged when
+    its projected gradients of a whole pass lie within `eps`; then it rests.
 
     weight [(width + D + 1) * LANES], alpha [n * LANES]: zero at entry; sign [n * LANES], 0 where a
     point is absent.
@@ -209,14 +208,14 @@ def fit_chunk(
         points: rows that reach the cluster [n], ascending.
         marked_ptr, marked, marks: rows that are no negatives of each child [children + 1],
             [entries], positive where the mark is > 0, else absent; those that are not among
-                `points` do not count.
+            `points` do not count.
         cost: C. bias: value of the constant feature.
         eps, passes: when to stop; `_solve`.
         threshold: weights of a smaller magnitude are dropped, the bias excepted.
         where: scratch [F] int32 of -1; left so.
     Returns:
-        (features [R] int32 ascending, ptr [R + 1] int64, children [entries] int32, values [entries]
-            float32)
+        (features [R] int32 ascending, ptr [R + 1] int64, children [entries] int32,
+        values [entries] float32)
     """
     n = len(points)
     dims = dense.shape[1]
@@ -284,8 +283,10 @@ def fit_chunk(
 
 @njit(**OPTIONS)
 def _by_feature(rows, children, values, feats, num_features, dims):
-    """Entries (local feature, child, value) sorted by feature id, then child: (features, ptr,
-    children, values)."""
+    """Sort entries (local feature, child, value) by feature id, then child.
+
+    Returns (features, ptr, children, values) as `fit_chunk`.
+    """
     width = len(feats)
     counts = np.zeros(width + dims + 1, np.int64)
     for row in rows:
@@ -346,7 +347,7 @@ def score_pairs(
         indptr, indices, data, dense: features of the queries, as in `fit_chunk`.
         queries, chunks, offsets: pair p asks for query queries[p], cluster chunks[p]; its
             children's scores go to out[offsets[p]:]. Sorted by chunk, so that a chunk's features
-                are spread out once for all its queries.
+            are spread out once for all its queries.
         chunk_ptr: rows of cluster c are chunk_ptr[c]:chunk_ptr[c + 1] of `features` and `ptr`.
         where: scratch [F] int32 of -1; left so.
         out: zeros.
@@ -391,8 +392,7 @@ def score_pairs(
 
 @njit(**OPTIONS)
 def spread_beam(child_ptr, parents, scores, offsets, out_children, out_scores):
-    """Write the children of each pair's cluster, and the cluster's score for each, from offsets[p]
-    on."""
+    """Write the children of each pair's cluster, and its score for each, from offsets[p] on."""
     for p in range(len(parents)):
         child = child_ptr[parents[p]]
         for at in range(offsets[p], offsets[p + 1]):

@@ -1,5 +1,4 @@
-"""Linear rankers of many clusters at once: L2-regularised squared hinge on sparse and dense
-features.
+"""Linear rankers of many clusters at once: squared hinge, L2-regularised.
 
     layer = fit_layer(features, child_ptr, positives, reach, Solver(), threads=2)
     margins = score_candidates(layer, features, candidates, threads=2)
@@ -31,30 +30,28 @@ BLOCK = 4096  # points scored at once by a thread
 
 @dataclass(frozen=True)
 class Features:
-    """Sparse and dense features of n points side by side: sparse CSR [n, F] float32, dense [n, D]
-    float32, D >= 0."""
+    """Sparse and dense features of n points side by side.
+
+    sparse: CSR [n, F] float32; dense: [n, D] float32, D >= 0.
+    """
 
     sparse: sp.csr_matrix
     dense: np.ndarray
 
     @classmethod
     def build(cls, sparse: sp.spmatrix, dense: np.ndarray | None = None) -> Features:
+        """Bring the arrays into the types that the kernels are compiled for."""
         sparse = canonical(sparse).astype(np.float32, copy=False)
-        if (
-            sparse.indices.dtype != np.int32 or sparse.indptr.dtype != np.int64
-        ):  # one type: one compiled kernel
-            sparse = (
-                sp.csr_matrix(sparse.shape, dtype=np.float32) if sparse.nnz == 0 else sparse.copy()
-            )
-            sparse.indices, sparse.indptr = (
-                sparse.indices.astype(np.int32),
-                sparse.indptr.astype(np.int64),
-            )
-        dense = (
-            np.zeros((sparse.shape[0], 0), np.float32)
-            if dense is None
-            else np.ascontiguousarray(dense, np.float32)
-        )
+        if sparse.indices.dtype != np.int32 or sparse.indptr.dtype != np.int64:
+            if sparse.nnz == 0:
+                sparse = sp.csr_matrix(sparse.shape, dtype=np.float32)
+            else:
+                sparse = sparse.copy()
+            sparse.indices = sparse.indices.astype(np.int32)
+            sparse.indptr = sparse.indptr.astype(np.int64)
+        if dense is None:
+            dense = np.zeros((sparse.shape[0], 0), np.float32)
+        dense = np.ascontiguousarray(dense, np.float32)
         if len(dense) != sparse.shape[0]:
             raise ValueError(
                 f"{sparse.shape[0]:,} rows of sparse features but {len(dense):,} of dense ones"
@@ -100,8 +97,7 @@ class Solver:
 
 @dataclass(frozen=True)
 class Layer:
-    """Rankers of one level, a chunk per parent cluster; see utils.linear.kernels for the chunks'
-    layout."""
+    """Rankers of one level, a chunk per parent cluster, laid out as in utils.linear.kernels."""
 
     # [parents + 1] children of parent c are the nodes child_ptr[c]:child_ptr[c + 1]
     child_ptr: np.ndarray
@@ -137,7 +133,7 @@ class Layer:
             of_row = np.repeat(np.arange(parents), np.diff(self.chunk_ptr))
             limit = np.repeat(sizes[of_row], np.diff(self.ptr))
             ascending = np.diff(self.features)[np.diff(of_row) == 0]
-            good = (
+            good = bool(
                 (self.children >= 0).all()
                 and (self.children < limit).all()
                 and (ascending > 0).all()
@@ -191,7 +187,7 @@ def fit_layer(
         reach: [N, parents] which points a cluster's rankers are trained on.
     """
     shape = features.shape
-    scratch = SimpleQueue()
+    scratch: SimpleQueue[np.ndarray] = SimpleQueue()
     for _ in range(threads):
         scratch.put(np.full(shape[0], -1, np.int32))
 
@@ -238,9 +234,8 @@ def _join(child_ptr: np.ndarray, chunks: list[tuple[np.ndarray, ...]]) -> Layer:
     """One layer of the chunks of all parents."""
     rows = np.concatenate([[0], np.cumsum([len(c[0]) for c in chunks])])
     ends = np.concatenate([[0], np.cumsum([c[1][-1] for c in chunks])])
-    ptr = np.concatenate(
-        [*(c[1][:-1] + start for c, start in zip(chunks, ends[:-1], strict=True)), ends[-1:]]
-    )
+    pointers = [chunk[1][:-1] + start for chunk, start in zip(chunks, ends[:-1], strict=True)]
+    ptr = np.concatenate([*pointers, ends[-1:]])
     return Layer(
         child_ptr.astype(np.int64),
         rows.astype(np.int64),
@@ -261,7 +256,7 @@ def in_blocks(
 
     scratch: [columns] int32 of -1 for `score_pairs`, each for one call at a time.
     """
-    scratch = SimpleQueue()
+    scratch: SimpleQueue[np.ndarray] = SimpleQueue()
     for _ in range(threads):
         scratch.put(np.full(columns, -1, np.int32))
 
@@ -287,24 +282,24 @@ def score_candidates(
     bias: float = 1.0,
     threads: int = 1,
 ) -> sp.csr_matrix:
-    """Margins of a layer whose every cluster has one child (rankers by label): CSR [n, L] with
-    `candidates`' pattern.
+    """Margins of a layer whose every cluster has one child: rankers by label.
 
     Args:
         candidates: [n, L] labels to score for each point; its values do not matter.
+    Returns:
+        CSR [n, L] with `candidates`' pattern
     """
     candidates = canonical(candidates)
-    if (np.diff(layer.child_ptr) != 1).any() or candidates.shape != (
-        len(features),
-        len(layer.child_ptr) - 1,
-    ):
+    expected = len(features), len(layer.child_ptr) - 1
+    if (np.diff(layer.child_ptr) != 1).any() or candidates.shape != expected:
         raise ValueError(
             "score_candidates: expected one child a cluster and candidates of shape "
-            f"{(len(features), len(layer.child_ptr) - 1)}, got {candidates.shape}"
+            f"{expected}, got {candidates.shape}"
         )
 
     def score(rows: slice, scratch: np.ndarray) -> np.ndarray:
-        part, wanted = features[rows], candidates[rows]
+        part = features[rows]
+        wanted = candidates[rows]
         out = np.zeros(wanted.nnz, np.float32)
         order = np.argsort(wanted.indices, kind="stable")
         score_pairs(

@@ -1,5 +1,4 @@
-"""Partition trees of linear rankers: XR-Linear's model (Yu et al., PECOS, JMLR 2022), searched on
-sparse rows.
+"""Partition trees of linear rankers: XR-Linear's model (Yu et al., PECOS, JMLR 2022).
 
 Level t of a tree scores the children of the clusters that the level above kept; the last level's
 children are labels, or copies of labels where these live in several clusters (overlap-XMC). numpy,
@@ -57,8 +56,10 @@ def unchanged(scores: np.ndarray) -> None:
 
 @dataclass(frozen=True)
 class Combiner:
-    """How a path's score is made of the margins along it: each is transformed, then combined with
-    its parent's."""
+    """How a path's score is made of the margins along it.
+
+    Each is transformed in place, then combined with its parent's score.
+    """
 
     transform: Callable[[np.ndarray], None]
     combine: np.ufunc
@@ -103,17 +104,15 @@ class PartitionTree:
         Args:
             beam: clusters kept at each level.
             mean: copies of a label that were reached merge to their mean score, else to their
-            maximum.
+                maximum.
         Returns:
             label ids [n, k] int64 padded with -1, scores [n, k] float32 padded with -inf, and the
             average number of inner products with label rankers.
         Raises:
             ValueError: features of another width.
         """
-        ids, values = (
-            np.full((len(features), k), -1, np.int64),
-            np.full((len(features), k), -np.inf, np.float32),
-        )
+        ids = np.full((len(features), k), -1, np.int64)
+        values = np.full((len(features), k), -np.inf, np.float32)
         products = 0
 
         def leaves(rows: slice, scratch: np.ndarray) -> int:
@@ -140,20 +139,14 @@ class PartitionTree:
 
         def leaves(rows: slice, scratch: np.ndarray) -> sp.csr_matrix:
             ptr, labels, reached, _ = self._leaves(features[rows], beam, combiner, mean, scratch)
-            return canonical(
-                sp.csr_matrix(
-                    (reached[: ptr[-1]], labels[: ptr[-1]], ptr), (len(ptr) - 1, self.num_labels)
-                )
-            )
+            shape = len(ptr) - 1, self.num_labels
+            stored = ptr[-1]
+            return canonical(sp.csr_matrix((reached[:stored], labels[:stored], ptr), shape))
 
         blocks = list(self._blocks(features, leaves, threads))
-        if len(blocks) == 1:
-            return blocks[0]
-        return (
-            sp.vstack(blocks, "csr")
-            if blocks
-            else sp.csr_matrix((0, self.num_labels), dtype=np.float32)
-        )
+        if not blocks:
+            return sp.csr_matrix((0, self.num_labels), dtype=np.float32)
+        return blocks[0] if len(blocks) == 1 else sp.vstack(blocks, "csr")
 
     def _leaves(
         self,
@@ -163,8 +156,11 @@ class PartitionTree:
         mean: bool,
         scratch: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-        """(ptr [n + 1], labels, scores, inner products): what the beam reaches, copies of a label
-        merged."""
+        """What the beam reaches, copies of a label merged.
+
+        Returns:
+            (ptr [n + 1], labels, scores, inner products)
+        """
         nodes, scores = self._beam(features, beam, combiner, len(self.layers) - 1, scratch)
         ptr, children, reached = self._expand(
             features, self.layers[-1], nodes, scores, combiner, scratch
@@ -186,8 +182,11 @@ class PartitionTree:
         level: int,
         threads: int = 1,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The best nodes of a level (0 = below the root) of each point: ids and scores [n, beam],
-        padded as above."""
+        """The best nodes of a level (0 = below the root) of each point.
+
+        Returns:
+            ids and scores [n, beam], padded as in `search`
+        """
         nodes = np.full((len(features), beam), -1, np.int64)
         scores = np.full((len(features), beam), -np.inf, np.float32)
 
@@ -222,8 +221,11 @@ class PartitionTree:
             )
 
     def labels_of_clusters(self) -> sp.csr_matrix:
-        """CSR [clusters of the last level, L]: ones where a label, or a copy of it, is in a
-        cluster."""
+        """Which labels, or copies of them, are in which clusters of the last level.
+
+        Returns:
+            CSR [clusters, L] of ones
+        """
         pointers = self.layers[-1].child_ptr
         return sp.csr_matrix(
             (np.ones(len(self.node_labels), np.float32), self.node_labels, pointers),
@@ -252,16 +254,16 @@ class PartitionTree:
         levels: int,
         scratch: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Nodes kept after `levels` levels and their scores [n, beam or 1]; padded with -1 and
-        -inf."""
+        """Nodes kept after `levels` levels and their scores [n, beam or 1].
+
+        Padded with -1 and -inf.
+        """
         nodes = np.zeros((len(features), 1), np.int64)
         scores = np.full((len(features), 1), combiner.start, np.float32)
         for layer in self.layers[:levels]:
             ptr, children, reached = self._expand(features, layer, nodes, scores, combiner, scratch)
-            nodes, scores = (
-                np.empty((len(features), beam), np.int64),
-                np.empty((len(features), beam), np.float32),
-            )
+            nodes = np.empty((len(features), beam), np.int64)
+            scores = np.empty((len(features), beam), np.float32)
             best_of_rows(ptr, children, reached, beam, nodes, scores)
         return nodes, scores
 
@@ -274,8 +276,11 @@ class PartitionTree:
         combiner: Combiner,
         scratch: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """All children of the beam: (ptr [n + 1], child nodes [candidates], path scores
-        [candidates])."""
+        """All children of the beam.
+
+        Returns:
+            (ptr [n + 1], child nodes [candidates], path scores [candidates])
+        """
         width = nodes.shape[1]
         pairs = np.flatnonzero(nodes.ravel() >= 0)
         parents = nodes.ravel()[pairs]
@@ -296,7 +301,8 @@ class PartitionTree:
             out,
         )
         combiner.transform(out)
-        children, above = np.empty(offsets[-1], np.int64), np.empty(offsets[-1], np.float32)
+        children = np.empty(offsets[-1], np.int64)
+        above = np.empty(offsets[-1], np.float32)
         spread_beam(layer.child_ptr, parents, scores.ravel()[pairs], offsets, children, above)
         combiner.combine(out, above, out=out)
         per_row = np.bincount(pairs // width, weights=counts, minlength=len(nodes)).astype(np.int64)

@@ -1,5 +1,4 @@
-"""Training of partition trees: clusters of labels, the positives of every level, and one layer of
-rankers a level."""
+"""Training of partition trees: clusters of labels, then a layer of rankers for each level."""
 
 from __future__ import annotations
 
@@ -23,8 +22,8 @@ class Skeleton:
     """A tree without weights: the clusters of every level, and the labels in the last ones.
 
     Attributes:
-        child_ptrs: for each level [parents + 1]: children of parent c are the nodes ptr[c]:ptr[c +
-        1] of the level.
+        child_ptrs: for each level [parents + 1]: children of parent c are the nodes
+            ptr[c]:ptr[c + 1] of the level.
         node_labels: label of each node of the last level [nodes].
     """
 
@@ -49,8 +48,10 @@ class Skeleton:
         )
 
     def with_leaves(self, assignment: sp.csr_matrix) -> Skeleton:
-        """The same tree with other labels in its last clusters: assignment [L, C], one entry a
-        copy."""
+        """The same tree with other labels in its last clusters.
+
+        assignment: [L, C], one entry a copy.
+        """
         columns = assignment.tocsc()
         columns.sort_indices()
         return Skeleton(
@@ -60,8 +61,10 @@ class Skeleton:
 
 
 def label_centroids(relevance: sp.csr_matrix, features: sp.csr_matrix) -> sp.csr_matrix:
-    """PIFA, positive instance feature aggregation: each label's normalised sum of its points'
-    features [L, F]."""
+    """PIFA, positive instance feature aggregation.
+
+    Each label's sum of its points' features, normalised: [L, F].
+    """
     ones = relevance.copy()
     ones.data = np.ones_like(ones.data)
     sums = (ones.T.tocsr() @ features).astype(np.float32, copy=False)
@@ -69,20 +72,22 @@ def label_centroids(relevance: sp.csr_matrix, features: sp.csr_matrix) -> sp.csr
 
 
 def pifa(relevance: sp.csr_matrix, features: Features) -> sp.csr_matrix:
-    """Label embeddings [L, F + D]: unit centroids of the points' sparse and, beside them, of their
-    dense features."""
+    """Embed labels [L, F + D] by centroids of their points.
+
+    Those of the sparse features and, beside them, of the dense ones, each of unit length.
+    """
     sparse = label_centroids(relevance, features.sparse)
     if not features.dense.shape[1]:
         return sparse
     ones = sp.csr_matrix(
         (np.ones(relevance.nnz, np.float32), relevance.indices, relevance.indptr), relevance.shape
     )
-    return sp.hstack([sparse, normalised(sp.csr_matrix(ones.T @ features.dense))], format="csr")
+    dense = normalised(sp.csr_matrix(ones.T @ features.dense))
+    return sp.hstack([sparse, dense], format="csr")
 
 
 def tree_levels(labels: int, max_leaf: int, splits: int) -> list[int]:
-    """Splits of each level above the leaves; where leaves are small, never more leaves than
-    labels."""
+    """Splits of each level above the leaves, with never more leaves than labels."""
     levels = splits_for(labels, max_leaf, splits)
     if prod(levels) > labels:
         levels[0] = max(1, labels // prod(levels[1:]))
@@ -101,8 +106,8 @@ def grow(
     """Cluster labels into a tree whose last clusters hold at most `max_leaf` of them.
 
     Args:
-        embeddings: [L, F]; labels: the ids to place [n], in any number, those without training
-        points left out.
+        embeddings: [L, F].
+        labels: the ids to place [n], in any number, those without training points left out.
         splits: children of a cluster above the last level.
     """
     levels = tree_levels(len(labels), max_leaf, splits)
@@ -123,7 +128,7 @@ class Ranking:
     Attributes:
         negatives: points a cluster's rankers are trained on: `positives` = those with a label in it
             (teacher forcing), `beam` = those whose beam reaches it (matcher aware), `both` = their
-                union.
+            union.
         beam, combiner: of the beam search for these negatives.
     """
 
@@ -151,11 +156,10 @@ def fit_tree(
     """
     positives = _positives(relevance, skeleton)
     layers = list(kept)
-    marked = (
-        positives
-        if absent is None
-        else [_marked(*pair) for pair in zip(positives, _positives(absent, skeleton), strict=True)]
-    )
+    marked = positives
+    if absent is not None:
+        pairs = zip(positives, _positives(absent, skeleton), strict=True)
+        marked = [_marked(*pair) for pair in pairs]
     for level in range(len(layers), len(skeleton.child_ptrs)):
         reach = _reach(features, positives, layers, skeleton, ranking, level)
         layers.append(
@@ -183,8 +187,7 @@ def reassign(
     copies: int,
     ranking: Ranking,
 ) -> Skeleton:
-    """Label disentanglement: every label into the clusters that the beams of its points reach most
-    often.
+    """Label disentanglement: put every label where the beams of its points arrive most often.
 
     The matching matrix M [N, C] is the beam's last-level clusters of each training point; a label
     joins its top `copies` clusters of Y^T M, and stays where it was if no beam counts for it (Liu
@@ -233,9 +236,8 @@ def _positives(relevance: sp.csr_matrix, skeleton: Skeleton) -> list[sp.csc_matr
 
 def _marked(positives: sp.csc_matrix, absent: sp.csc_matrix) -> sp.csc_matrix:
     """Positives > 0 and, where there is none, absent ones as stored zeros: [N, nodes]."""
-    rows, columns = (
-        np.concatenate(part) for part in zip(positives.nonzero(), absent.nonzero(), strict=True)
-    )
+    rows = np.concatenate([positives.nonzero()[0], absent.nonzero()[0]])
+    columns = np.concatenate([positives.nonzero()[1], absent.nonzero()[1]])
     values = np.concatenate([np.ones(positives.nnz, np.float32), np.zeros(absent.nnz, np.float32)])
     return sp.csc_matrix((values, (rows, columns)), shape=positives.shape)
 
@@ -279,9 +281,9 @@ def beam_matrix(nodes: np.ndarray, number: int, by_rank: bool = False) -> sp.csr
     """
     inside = nodes >= 0
     indptr = np.concatenate([[0], np.cumsum(inside.sum(axis=1))])
-    values = np.broadcast_to(
-        np.arange(nodes.shape[1], 0, -1) if by_rank else np.ones(nodes.shape[1]), nodes.shape
-    )
+    beam = nodes.shape[1]
+    of_place = np.arange(beam, 0, -1) if by_rank else np.ones(beam)
+    values = np.broadcast_to(of_place, nodes.shape)
     return sp.csr_matrix(
         (values[inside].astype(np.float32), nodes[inside], indptr), shape=(len(nodes), number)
     )
