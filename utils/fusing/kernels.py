@@ -104,6 +104,7 @@ def fill_features(labels, ranks, scores, k, log_counts, out):
 
 @njit(**OPTIONS)
 def walk_trees(x, roots, feature, threshold, left, right, value, start, out):
+    """Add up the leaves that rows x [M, F] reach, and the start: out [M]."""
     for i in range(len(x)):
         total = start
         for tree in range(len(roots)):
