@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from losses import LOSSES, ROW_LOSSES
 from models.encoders.encoder import TextEncoder, encoder_groups, tokenizer_source
 from models.scores import InnerProducts, MemberView, Scores, lowest_where_unreached
 from utils import distributed
-from utils.config.config import Config, ConfigError, LossConfig, MethodConfig
+from utils.config.config import Config, ConfigError, MethodConfig
 from utils.data.batches import Batch, TextBatch, sequential_batches
 from utils.data.dataset import Dataset, Split, token_cache
 from utils.data.sizes import DataSizes
@@ -436,17 +434,6 @@ def load_label_embeddings(folder: Path, num_labels: int, dim: int) -> np.ndarray
     """label_embeddings.npy of a saved model, memory-mapped [L, D]; ValueError if it has another
     shape."""
     return map_rows(folder / "label_embeddings.npy", (num_labels, dim))
-
-
-def loss_function(config: LossConfig) -> Callable[..., Tensor]:
-    """The configured loss with its options bound."""
-    names = {
-        "soft-topk": ("k", "alpha"),
-        "triplet": ("margin", "hardest_negatives", "hardest_positives", "hardness_tau"),
-    }.get(config.name, ())
-    return partial(
-        {**LOSSES, **ROW_LOSSES}[config.name], **{name: getattr(config, name) for name in names}
-    )
 
 
 @torch.no_grad()

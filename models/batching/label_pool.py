@@ -14,7 +14,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from losses import ROW_LOSSES, Positives
+from losses import LOSSES, Positives
 from utils import distributed
 from utils.config.config import LossConfig
 from utils.data.batches import Batch
@@ -60,14 +60,14 @@ def pool_loss(
     """The loss of a batch over a pool, equal on all processes; its gradient is this process's
     share.
 
-    Streamed losses see all queries and the own labels, and exchange row statistics; those of
-    ROW_LOSSES see the own queries and all labels of the pool, which are gathered.
+    Losses of LOSSES are streamed: they see all queries and the own labels, and exchange row
+    statistics. All others see the own queries and all labels of the pool, which are gathered.
 
     Args:
         queries: embeddings of the own queries [b, D]; labels, bias: of the own labels, in the
         pool's order [k, D], [k].
     """
-    if settings.name not in ROW_LOSSES:
+    if settings.name in LOSSES:
         queries = distributed.gather_rows(queries, len(batch.points))  # [B, D]
         positives = pool.positives(batch, settings, sampled, queries.device)
         return loss(

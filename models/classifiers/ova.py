@@ -21,8 +21,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from models.batching.label_pool import LabelPool, pool_loss, sample_positives, sample_size
+from models.batching.losses import loss_function
 from models.encoders.encoder import TextEncoder, build_encoder, load_encoder
-from models.method import Method, check_encoders, loss_function, write_method
+from models.method import Method, check_encoders, write_method
 from models.scores import InnerProducts, Scores
 from utils import distributed
 from utils.config.config import Config, ConfigError, MethodConfig, option

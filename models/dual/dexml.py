@@ -23,8 +23,9 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from models.batching.label_pool import LabelPool, pool_loss, sample_positives, sample_size
+from models.batching.losses import loss_function
 from models.encoders.encoder import TextEncoder, build_encoder, load_encoder
-from models.method import Method, embed_rows, load_label_embeddings, loss_function, write_method
+from models.method import Method, embed_rows, load_label_embeddings, write_method
 from utils import distributed
 from utils.config.config import Config, MethodConfig, option
 from utils.config.sections import LARGEST, MANY_EPOCHS, MANY_LABELS, MANY_TEXTS, SMALLEST

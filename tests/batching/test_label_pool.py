@@ -135,12 +135,13 @@ class Recorded(Exchange):
         return self.total.clone()
 
 
+@pytest.mark.parametrize("name", ["triplet", "mine:loss"])
 @pytest.mark.parametrize("biased", [False, True])
-def test_losses_of_two_processes_add_up_to_the_whole(monkeypatch, biased):
+def test_losses_of_two_processes_add_up_to_the_whole(monkeypatch, biased, name):
     """The value is the whole batch's on each process, its gradient the process's share of it."""
     batch = random_batch(1)
     ids = np.array([1, 3, 4, 5, 9])
-    settings = LossConfig(name="triplet")
+    settings = LossConfig(name=name)
     generator = torch.Generator().manual_seed(0)
     queries, labels = torch.randn(2, 5, 3, generator=generator, dtype=torch.float64)
     bias = torch.randn(5, generator=generator, dtype=torch.float64) if biased else None

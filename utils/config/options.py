@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from utils.config.command_line import Word
+from utils.config.plugins import Foreign, is_foreign
 from utils.config.yaml_text import parse_yaml, shown_word
 from utils.errors import ConfigError
 
@@ -46,6 +47,8 @@ def type_name(kind: Any) -> str:
         return f"list of {type_name(arguments[0])}"
     if origin is Mapping:
         return f"mapping of names to {type_name(arguments[1])}"
+    if kind is Foreign:
+        return "module:name"
     return {
         type(None): "null",
         bool: "true or false",
@@ -84,6 +87,8 @@ def _convert(value: Any, kind: Any) -> Any:
         return types.MappingProxyType({k: _convert(v, arguments[1]) for k, v in value.items()})
     elif kind is type(None) and value is None:
         return None
+    elif kind is Foreign and is_foreign(value):
+        return value
     elif kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         return _float(value)
     elif (kind is str and isinstance(value, str)) or (kind in (int, bool) and type(value) is kind):

@@ -12,11 +12,12 @@ import argparse
 import importlib
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NewType
 
 from utils.config.yaml_text import shown_word
 from utils.errors import ConfigError
 
+Foreign = NewType("Foreign", str)  # `module:name`, as the type of an option
 _allowed: set[str] = set()
 
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from utils.config.plugins import Foreign
+
 # Limits that no sane value meets, so that a typing error is met before memory or patience is at an
 # end.
 SMALLEST = 1e-6  # of temperatures and the like
@@ -160,8 +162,8 @@ class MethodConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    name: Literal["softmax", "decoupled-softmax", "soft-topk", "bce", "triplet"] = option(
-        "decoupled-softmax", "which loss"
+    name: Literal["softmax", "decoupled-softmax", "soft-topk", "bce", "triplet"] | Foreign = option(
+        "decoupled-softmax", "which loss; my_module:my_loss = one outside of this repository"
     )
     sample: bool = option(
         False, "train on one sampled positive a query (soft-topk: min(k, positives)); rest absent"

@@ -1,0 +1,32 @@
+"""The loss that a config names, ready to be called: one of losses/, or `my_module:my_loss`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from torch import Tensor
+
+from losses import LOSSES, ROW_LOSSES
+from utils.config.config import ConfigError, LossConfig
+from utils.config.plugins import is_foreign, resolve
+
+OPTIONS = {  # of section `loss`, by the loss that takes them
+    "soft-topk": ("k", "alpha"),
+    "triplet": ("margin", "hardest_negatives", "hardest_positives", "hardness_tau"),
+}
+
+
+def loss_function(config: LossConfig) -> Callable[..., Tensor]:
+    """The configured loss with its options bound; `pool_loss` says how it is called.
+
+    Raises:
+        ConfigError: it is one of a module outside that was not allowed or has no such function.
+    """
+    if is_foreign(config.name):
+        loss = resolve(config.name, "loss.name")
+        if not callable(loss):
+            raise ConfigError(f"loss.name: expected a function, {config.name} is {loss!r:.60}")
+        return loss
+    options = {name: getattr(config, name) for name in OPTIONS.get(config.name, ())}
+    return partial({**LOSSES, **ROW_LOSSES}[config.name], **options)
