@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from utils.config.config import Config
-from utils.pretrained.location import resolve
+from utils.pretrained.location import resolve, word_embedding_names
 from utils.pretrained.settings import (
     ENCODER_HALVES,
     empty_transformer,
@@ -130,11 +130,9 @@ def _table_shape(source: str, remote: dict) -> tuple[int, int]:
         if not path.is_file():
             continue
         with open_tensors(path) as file:  # of a transformer, of StaticEmbedding, of a run's bag
-            names = [
-                n
-                for n in file.keys()  # noqa: SIM118
-                if n.endswith("word_embeddings.weight") or n in ("embedding.weight", "table")
-            ]
+            tensors = list(file.keys())
+            names = word_embedding_names(tensors)
+            names += [name for name in tensors if name in ("embedding.weight", "table")]
             if len(names) == 1:
                 return tuple(file.get_slice(names[0]).get_shape())
     settings = text_settings(source, **remote)

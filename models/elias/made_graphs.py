@@ -43,9 +43,7 @@ WEIGHTS = "weights of the model (it was trained again, or run.start_from names a
 def point_features(data: Dataset) -> sp.csr_matrix:
     """TF-IDF features of the training points [n, F], which labels are clustered by: those of test
     points may lack."""
-    files = find_features(data.folder, data.config)
-    matrix = files.matrix("trn")
-    files.warn_if_edited(matrix)
+    matrix = find_features(data.folder, data.config).training_matrix()
     return matrix[data.splits["trn"].rows]
 
 

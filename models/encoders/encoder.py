@@ -23,7 +23,12 @@ from utils.config.config import EncoderConfig
 from utils.data.batches import TextBatch
 from utils.errors import InputError
 from utils.parameters import DeclaredParameter, Gradient, Kind, sparse_rows
-from utils.pretrained.location import from_pretrained, load_tokenizer, resolve
+from utils.pretrained.location import (
+    from_pretrained,
+    load_tokenizer,
+    resolve,
+    word_embedding_names,
+)
 from utils.pretrained.settings import (
     empty_transformer,
     longest_input,
@@ -401,7 +406,7 @@ def token_embeddings(source: str, trust_remote_code: bool = False) -> Tensor:
     weights = Path(resolve(source)) / "model.safetensors"
     if weights.is_file():
         with open_tensors(weights) as file:
-            names = [n for n in file.keys() if n.endswith("word_embeddings.weight")]  # noqa: SIM118
+            names = word_embedding_names(file.keys())
             if len(names) == 1:
                 return file.get_tensor(names[0])
     from transformers import AutoModel

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from models.encoders.encoder import BagEncoder, TextEncoder, TransformerEncoder
 from utils.data.batches import TextBatch
 from utils.errors import InputError
+from utils.pretrained.location import added_tokens
 from utils.pretrained.sentence_modules import (
     SentenceModule,
     dense,
@@ -124,8 +125,7 @@ def _bag_modules(encoder: BagEncoder) -> list[SentenceModule]:
 def special_tokens(encoder: TextEncoder) -> str:
     """The special tokens that the tokenizer adds to a text, as a text; "" if it adds none."""
     tokenizer = encoder.tokenizer
-    added = tokenizer("")["input_ids"]
-    text = "".join(tokenizer.convert_ids_to_tokens(added))
+    added, text = added_tokens(tokenizer)
     if tokenizer(text, add_special_tokens=False)["input_ids"] != added:
         raise InputError(
             f"encoder.init '{encoder.config.init}': its tokenizer does not read its special "

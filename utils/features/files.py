@@ -128,6 +128,12 @@ class FeatureFiles:
             raise InputError(f"{missing} ({error})") from None
         return self.vocabulary
 
+    def training_matrix(self) -> sp.csr_matrix:
+        """Return X.trn [N, F] alone, as `matrix`; logs it where texts were edited since."""
+        matrix = self.matrix("trn")
+        self.warn_if_edited(matrix)
+        return matrix
+
     def check(self) -> sp.csr_matrix:
         """Return X.trn [N, F], where both splits can be had and have the same columns.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -36,11 +37,9 @@ def resolve(name: str) -> str:
         return str(folder)
     folder = Path(name)
     if folder.is_dir() and not any((folder / f).is_file() for f in KNOWN_BY):
-        hint = (
-            f"; it is a run, name {folder / 'model'}"
-            if (folder / "model" / "method.json").is_file()
-            else ""
-        )
+        hint = ""
+        if (folder / "model" / "method.json").is_file():
+            hint = f"; it is a run, name {folder / 'model'}"
         raise InputError(
             f"encoder '{name}': the folder has no config.json (expected a Hugging Face model "
             f"folder){hint}"
@@ -169,3 +168,14 @@ def load_tokenizer(name: str, trust_remote_code: bool = False) -> Any:
             "distilbert-base-uncased)"
         )
     return tokenizer
+
+
+def added_tokens(tokenizer: Any) -> tuple[list[int], str]:
+    """Return the special tokens that a tokenizer adds to a text: their ids, and as a text."""
+    ids = tokenizer("")["input_ids"]
+    return ids, "".join(tokenizer.convert_ids_to_tokens(ids))
+
+
+def word_embedding_names(names: Iterable[str]) -> list[str]:
+    """Return which of the tensors of a transformer hold its token embeddings [V, width]."""
+    return [name for name in names if name.endswith("word_embeddings.weight")]

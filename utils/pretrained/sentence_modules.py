@@ -27,12 +27,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from utils.errors import InputError
-from utils.pretrained.location import file_of, load_tokenizer
+from utils.pretrained.location import added_tokens, file_of, load_tokenizer
 from utils.reading.saved import load_tensors, read_json
 
 log = logging.getLogger(__name__)
 Weights = dict[str, Tensor]
-IDENTITY, GELU = "torch.nn.modules.linear.Identity", "torch.nn.modules.activation.GELU"
+IDENTITY = "torch.nn.modules.linear.Identity"
+GELU = "torch.nn.modules.activation.GELU"
 PROMPT = "default"  # name of the prompt that stands before every text
 # as SentenceTransformer.encode_document looks for them
 LABEL_PROMPTS = ("document", "passage", "corpus")
@@ -164,11 +165,9 @@ def write_sentence_modules(
     _write(folder / "modules.json", listed)
     if modules[0].config:
         _write(folder / "sentence_bert_config.json", modules[0].config)
-    prompts = (
-        {"query": prompt, "document": label_prompt, PROMPT: prompt}
-        if prompt or label_prompt
-        else {}
-    )
+    prompts = {}
+    if prompt or label_prompt:
+        prompts = {"query": prompt, "document": label_prompt, PROMPT: prompt}
     _write(
         folder / WHOLE,
         {
@@ -372,8 +371,7 @@ def _say_once(message: str) -> None:
 
 def bag_prompt(prompt: str, tokenizer: Any) -> str:
     """Return the beginning of a bag's prompt that stands for special tokens, or nothing."""
-    added = tokenizer("")["input_ids"]
-    text = "".join(tokenizer.convert_ids_to_tokens(added))
+    added, text = added_tokens(tokenizer)
     return text if added and prompt.startswith(text) else ""
 
 
@@ -426,7 +424,8 @@ class _Dense:
     """A Dense module that is read where it is needed."""
 
     def __init__(self, name: str, path: str) -> None:
-        self._name, self._path = name, path
+        self._name = name
+        self._path = path
         self.config = _mapping(name, f"{path}/config.json")
         self.rows = self.config.get("out_features")
 
@@ -476,7 +475,8 @@ def _bag(name: str, path: str, layers: Sequence[_Dense], special: bool) -> Weigh
         weights[load_tokenizer(name)("")["input_ids"]] = 0.0
     head = {"table": table.float(), "token_weights": weights}
     if layers:
-        first, second = layers[0].weights()["weight"], layers[1].weights()["weight"]
+        first = layers[0].weights()["weight"]
+        second = layers[1].weights()["weight"]
         one = torch.eye(table.shape[1])
         if (
             not torch.equal(first, torch.cat([one, -one]))

@@ -169,12 +169,10 @@ def empty_transformer(
 
 
 def without_pooler(settings: PreTrainedConfig) -> dict[str, bool]:
-    """BERT's pooler is not used; left out, no process waits for gradients that never come."""
-    return (
-        {"add_pooling_layer": False}
-        if settings.model_type in ("bert", "roberta", "xlm-roberta")
-        else {}
-    )
+    """Leave out BERT's pooler, which is not used: no process waits for its gradients."""
+    if settings.model_type in ("bert", "roberta", "xlm-roberta"):
+        return {"add_pooling_layer": False}
+    return {}
 
 
 def longest_input(settings: PreTrainedConfig) -> int | None:

@@ -32,7 +32,11 @@ _VALUES: dict[str, dict[str, tuple[float, ...]]] = {
         "PECOS XR-Linear": (80.65, 59.24, 45.82, 49.57, 63.09, 95.12),
     },
 }
-PUBLISHED = {
-    data: {system: dict(zip(COLUMNS, values, strict=False)) for system, values in systems.items()}
-    for data, systems in _VALUES.items()
-}
+
+
+def _named(systems: dict[str, tuple[float, ...]]) -> dict[str, dict[str, float]]:
+    """Values by column; those at the end that were not measured are absent."""
+    return {name: dict(zip(COLUMNS, values, strict=False)) for name, values in systems.items()}
+
+
+PUBLISHED = {data: _named(systems) for data, systems in _VALUES.items()}
