@@ -8,9 +8,6 @@ ROOT = Path(__file__).parents[1]
 NOT_YET = (
     "models/",
     "utils/config/",
-    "utils/export/",
-    "utils/features/",
-    "utils/pretrained/",
 )
 LINES = 8
 

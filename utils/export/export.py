@@ -195,6 +195,7 @@ def write_labels(folder: Path, labels: Sequence[str], vectors: dict[str, tuple[A
 
 
 def main(words: Sequence[str] | None = None) -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -34,6 +34,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main(options: argparse.Namespace) -> None:
+    """Run the command."""
     from utils.config.config import DataConfig  # here: --help is instant
     from utils.console import show_anything
     from utils.features.files import check_available, find_features
