@@ -2,6 +2,7 @@
 bisection."""
 
 import dataclasses
+import math
 import threading
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch.nn import functional
 
 from losses import LOSSES, Exchange, Positives, soft_topk, soft_topk_threshold
+from losses.soft_topk import add_slopes
 from losses.stream import _Streamed
 
 OPTIONS = {"soft-topk": [{}, {"k": 2.5, "alpha": 1.0}, {"k": "num_pos"}]}
@@ -205,6 +207,39 @@ def test_soft_topk_gradient_equals_finite_differences(options):
         return soft_topk(**inputs, positives=positives, tau=0.5, chunk=9, **options)
 
     assert torch.autograd.gradcheck(loss, tuple(tensors.values()), eps=1e-6, atol=1e-7)
+
+
+def test_soft_topk_takes_a_k_for_each_row():
+    tensors, positives = make()
+    k = torch.tensor([1.0, 2.0, 3.5, 4.0, 5.0, 22.0])
+    got = soft_topk(**tensors, positives=positives, k=k)
+    rows = []
+    for i in range(6):
+        own = positives.rows == i
+        alone = Positives.build(
+            positives.rows[own] - i,
+            positives.cols[own],
+            1,
+            positives.weights[own],
+            positives.counted[own],
+        )
+        row = {**tensors, "queries": tensors["queries"][i : i + 1]}
+        rows.append(naive("soft-topk", **row, positives=alone, k=float(k[i])))
+    torch.testing.assert_close(got, sum(rows) / 6)
+    assert soft_topk(**tensors, positives=positives, k=torch.tensor(3.0)) == soft_topk(
+        **tensors, positives=positives, k=3
+    )
+    for wrong in (k[:5], k[:, None]):
+        with pytest.raises(ValueError, match=r"expected k of shape \[6\], got"):
+            soft_topk(**tensors, positives=positives, k=wrong)
+
+
+@pytest.mark.parametrize("logit", [40.0, -40.0, 3.0, -3.0, 0.0])
+def test_slopes_keep_their_digits_at_both_ends(logit):
+    """p (1 - p) = 1 / (2 + e^x + e^-x); in float32 1 - p itself would be 0."""
+    total = torch.zeros(1)
+    add_slopes(torch.tensor([[logit - 1.0, -torch.inf]]), torch.tensor([1.0]), total)
+    assert total.item() == pytest.approx(1 / (2 + math.exp(logit) + math.exp(-logit)), rel=1e-5)
 
 
 @pytest.mark.parametrize(("name", "options"), CASES)
