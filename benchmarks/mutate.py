@@ -2,16 +2,18 @@
 
     make mutate ROOM=losses
     .venv/bin/python -m benchmarks.mutate losses [losses/triplet.py …]     # of these files alone
+    .venv/bin/python -m benchmarks.mutate losses --every 5                 # a fifth of the changes
 
 A room is losses, models/ROOM, utils/ROOM or utils/ROOM.py; its tests are tests/ROOM or
 tests/test_ROOM.py. cosmic-ray makes the mutants: an operator, a comparison, a constant + 1, `not`,
 `and`, `True`, `break`. Decorators, annotations, `option(…)`, log calls and `raise` are left alone.
 Each mutant is tested in a fork of a process that has imported torch already, and lives in its
-memory alone: no file is written. numba compiles no function of the changed file.
+memory alone: no file is written. numba compiles no function of the room.
 """
 
 from __future__ import annotations
 
+import argparse
 import ast
 import contextlib
 import gc
@@ -25,7 +27,7 @@ import sys
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -62,6 +64,9 @@ OPERATORS = [
 # what a star or a bar between two values stands in; elsewhere it is a bare * of a signature, or **
 EXPRESSIONS = {"arith_expr", "term", "expr", "and_expr", "xor_expr", "shift_expr", "power"}
 SILENT_CALLS = {"option", "debug", "info", "warning"}
+
+
+Function = tuple[str, int]  # its file and first line
 
 
 @dataclass(frozen=True)
@@ -102,16 +107,16 @@ class MutantImporter(importlib.abc.MetaPathFinder, importlib.machinery.SourceFil
 
 
 class Calls:
-    """pytest plugin: which functions of a file each test calls, by their first lines.
+    """pytest plugin: which functions of a room each test calls, by their files and first lines.
 
     What a fixture calls counts for all tests of the fixture's page: they may share it.
     """
 
     connection: Connection
 
-    def __init__(self, path: Path) -> None:
-        self.path = str(path)
-        self.found: dict[str, set[int]] = defaultdict(set)
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self.paths = {str(path) for path in paths}
+        self.found: dict[str, set[Function]] = defaultdict(set)
         self.caller = ""
 
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
@@ -127,8 +132,9 @@ class Calls:
         self.connection.send(dict(self.found))
 
     def trace(self, frame: FrameType, event: str, argument: object) -> None:
-        if frame.f_code.co_filename == self.path:
-            self.found[self.caller].add(frame.f_code.co_firstlineno)
+        code = frame.f_code
+        if code.co_filename in self.paths:
+            self.found[self.caller].add((code.co_filename, code.co_firstlineno))
 
 
 class FirstFailure:
@@ -205,25 +211,25 @@ def mutants_of(path: Path) -> Iterator[Mutant]:
             yield Mutant(path, changed, start[0], before, after)
 
 
-def run_tests(path: Path, source: str, tests: str, plugin: Calls | FirstFailure) -> None:
-    """In a fork: the tests with `path` made of `source`; exits by pytest's code."""
+def run_tests(sources: Mapping[Path, str], tests: str, plugin: Calls | FirstFailure) -> None:
+    """In a fork: the tests with these files made of these sources; exits by pytest's code."""
     os.setsid()
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)
     os.dup2(silence, 2)
-    sys.meta_path.insert(0, MutantImporter(path, source))
+    sys.meta_path[:0] = [MutantImporter(path, source) for path, source in sources.items()]
     options = ["-x", "--assert=plain", "-p", "no:cacheprovider", "-p", "no:xdist"]
     os._exit(pytest.main([*options, tests], plugins=[plugin]))
 
 
 def in_fork(
-    path: Path, source: str, tests: str, plugin: Calls | FirstFailure, seconds: float
+    sources: Mapping[Path, str], tests: str, plugin: Calls | FirstFailure, seconds: float
 ) -> tuple[bool, Any]:
     """Whether all tests pass within `seconds`, and what the plugin sent: None where nothing."""
     fork = multiprocessing.get_context("fork")
     receiver, sender = fork.Pipe(duplex=False)
     plugin.connection = sender
-    process = fork.Process(target=run_tests, args=(path, source, tests, plugin))
+    process = fork.Process(target=run_tests, args=(sources, tests, plugin))
     process.start()
     assert process.pid is not None
     sender.close()
@@ -239,42 +245,46 @@ def in_fork(
     return passed, sent
 
 
-class File:
-    """A file of a room, and which tests call which of its functions."""
+class Room:
+    """The files of a room, and which of its tests call which of their functions."""
 
-    def __init__(self, path: Path, tests: str) -> None:
-        self.path = path
-        self.tests = tests
-        self.name = str(path.relative_to(ROOT))
-        self.source = path.read_text()
+    def __init__(self, name: str) -> None:
+        places = [ROOT / name, ROOT / "models" / name, ROOT / "utils" / name]
+        paths = [path for place in places for path in sorted(place.rglob("*.py"))]
+        paths = paths or [ROOT / "utils" / f"{name}.py"]
+        if not paths[0].exists():
+            sys.exit(f"error: no room {name!r}: expected one such as losses, metrics or batching")
+        folder = ROOT / "tests" / name
+        self.tests = str(folder if folder.is_dir() else ROOT / "tests" / f"test_{name}.py")
+        self.sources = {path: path.read_text() for path in paths}
         self.killers: Counter[str] = Counter()
         began = time.perf_counter()
-        passed, calls = in_fork(path, self.source, tests, Calls(path), 1200)
+        passed, self.calls = in_fork(self.sources, self.tests, Calls(paths), 1800)
         if not passed:
-            sys.exit(f"error: {tests} fails on {self.name} as it is")
-        self.calls: dict[str, set[int]] = calls
+            sys.exit(f"error: {self.tests} fails before anything is changed")
         self.seconds = 20 + (time.perf_counter() - began)  # tracing takes longer than a plain run
 
-    def functions_at(self, line: int) -> set[int]:
-        """First lines of the functions that hold a line; none: it runs at import."""
+    def functions_at(self, path: Path, line: int) -> set[Function]:
+        """The functions that hold a line; none: it runs at import."""
         found = set()
-        for node in ast.walk(ast.parse(self.source)):
+        for node in ast.walk(ast.parse(self.sources[path])):
             if isinstance(node, ast.FunctionDef):
                 first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
                 if first <= line <= (node.end_lineno or line):
-                    found.add(first)
+                    found.add((str(path), first))
         return found
 
     def notices(self, mutant: Mutant) -> bool:
         """Whether a test fails on a mutant, or all together take too long."""
-        functions = self.functions_at(mutant.line)
+        functions = self.functions_at(mutant.path, mutant.line)
         wanted = {name for name, called in self.calls.items() if functions & called}
         if not functions:
             wanted = {page_of(name) for name in self.calls}
         if not wanted:
             return False
         plugin = FirstFailure(wanted, self.killers)
-        passed, killer = in_fork(self.path, mutant.source, self.tests, plugin, self.seconds)
+        sources = {**self.sources, mutant.path: mutant.source}
+        passed, killer = in_fork(sources, self.tests, plugin, self.seconds)
         if killer:
             self.killers[killer] += 1
         return not passed
@@ -293,38 +303,28 @@ def import_libraries() -> None:
     gc.freeze()
 
 
-def room_paths(room: str) -> tuple[list[Path], str]:
-    """The room's files and its tests."""
-    places = [ROOT / room, ROOT / "models" / room, ROOT / "utils" / room]
-    files = [path for place in places for path in sorted(place.rglob("*.py"))]
-    files = files or [ROOT / "utils" / f"{room}.py"]
-    if not files[0].exists():
-        sys.exit(f"error: no room {room!r}: expected one such as losses, metrics or batching")
-    folder = ROOT / "tests" / room
-    return files, str(folder if folder.is_dir() else ROOT / "tests" / f"test_{room}.py")
-
-
-def main(room: str, only: Sequence[str]) -> None:
-    paths, tests = room_paths(room)
+def main(name: str, only: Sequence[str], every: int) -> None:
+    """Print the changes that no test of a room notices, and how many are noticed."""
     import_libraries()
-    totals: Counter[str] = Counter()
-    for path in paths:
-        mutants = list(mutants_of(path))
-        if not mutants or (only and str(path.relative_to(ROOT)) not in only):
-            continue
-        file = File(path, tests)
-        for mutant in mutants:
-            noticed = file.notices(mutant)
-            totals.update({"noticed": noticed, "all": 1, f"{path}": noticed})
-            if not noticed:
-                print(f"{file.name}:{mutant.line}\n    - {mutant.before}\n    + {mutant.after}")
-        print(f"{file.name}: {totals[f'{path}']} of {len(mutants)} noticed", flush=True)
-    share = 100 * totals["noticed"] / totals["all"]
-    print(f"{room}: {totals['noticed']} of {totals['all']} noticed, {share:.0f} %")
+    room = Room(name)
+    noticed, tried = 0, 0
+    for path in room.sources:
+        file = str(path.relative_to(ROOT))
+        mutants = list(mutants_of(path))[::every] if not only or file in only else []
+        survivors = [mutant for mutant in mutants if not room.notices(mutant)]
+        for mutant in survivors:
+            print(f"{file}:{mutant.line}\n    - {mutant.before}\n    + {mutant.after}")
+        noticed += len(mutants) - len(survivors)
+        tried += len(mutants)
+        print(f"{file}: {len(mutants) - len(survivors)} of {len(mutants)} noticed", flush=True)
+    print(f"{name}: {noticed} of {tried} noticed, {100 * noticed / max(tried, 1):.0f} %")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2:
-        sys.exit(__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("room")
+    parser.add_argument("files", nargs="*", help="of these files alone")
+    parser.add_argument("--every", type=int, default=1, help="each so many-th change alone")
+    options = parser.parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    main(sys.argv[1], sys.argv[2:])
+    main(options.room, options.files, options.every)
