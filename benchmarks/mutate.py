@@ -237,7 +237,7 @@ def in_fork(
     if receiver.poll(seconds):
         with contextlib.suppress(EOFError):
             sent = receiver.recv()
-    process.join(10)
+    process.join(60 if sent else 1)  # what it sent came before its last tidying
     passed = process.exitcode == pytest.ExitCode.OK
     with contextlib.suppress(ProcessLookupError):  # and what the tests have started
         os.killpg(process.pid, signal.SIGKILL)
