@@ -11,16 +11,16 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 
-from models.encoders import frozen
-from models.fusion.fusion import Fusion
-from predict import Predictor
+from models.contract import Ranker
+from models.encoders import frozen, reader
+from models.fusion.ranker import FusionRanker
+from models.predictor import Predictor
 from utils.data.dataset import load_dataset
+from utils.data.texts import Texts
 from utils.text import iter_lines
 
 TEXTS, WARM_UP, TURNS = 200, 50, 5
@@ -36,27 +36,24 @@ def latency(predictor: Predictor, texts: list[str]) -> tuple[float, float]:
     return tuple(np.percentile(times[min(WARM_UP, len(times) // 5) :], [50, 90]))
 
 
-def parts(fusion: Fusion, accelerator: Accelerator) -> dict[str, Callable[[], object]]:
+def parts(fusion: FusionRanker) -> dict[str, Callable[[], object]]:
     """What is timed, by name: each member's own prediction of the test split, and the fusion's."""
-    split = load_dataset(fusion.config, None).splits["tst"]
-    points = np.arange(len(split))
+    texts = load_dataset(fusion.config, None).splits["tst"].texts
     k = min(fusion.config.method.candidates, fusion.num_labels)
-    calls = {}
-    for name, member in fusion.members.items():
-        own = (
-            load_dataset(member.config, member.encoder.tokenizer).splits["tst"]
-            if member.text_encoder
-            else split
-        )
-        calls[name] = lambda member=member, own=own: member.score_points(
-            own, points, k, accelerator
-        )
-    if fusion.memory is not None:
-        queries = fusion.members[fusion.config.method.memory].embed_points(
-            split, points, accelerator
-        )
-        calls["memory"] = lambda: fusion.memory.open(queries).best(k)
-    return {**calls, "fusion": lambda: fusion.score_points(split, points, k, accelerator)}
+    calls: dict[str, Callable[[], object]] = {}
+    for name, member in fusion.members.rankers.items():
+        calls[name] = lambda member=member: predict(member, texts, k)
+    memory = fusion.members.memory
+    if memory is not None:
+        queries = texts.embeddings(memory.reader)
+        calls["memory"] = lambda: memory.search(queries).best(k)
+    return {**calls, "fusion": lambda: predict(fusion, texts, k)}
+
+
+def predict(ranker: Ranker, texts: Texts, k: int) -> None:
+    """Ask for the best labels of all texts, in the ranker's blocks."""
+    for start in range(0, len(texts), ranker.at_once):
+        ranker.open(texts[start : start + ranker.at_once]).best(k)
 
 
 @torch.no_grad()
@@ -66,6 +63,7 @@ def batch_times(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
     for turn in range(TURNS + 1):
         for name, call in calls.items():
             frozen.forget()  # every call encodes
+            reader.forget()
             start = time.process_time()
             call()
             if turn:
@@ -79,14 +77,14 @@ def main() -> None:
     )
     parser.add_argument("run", help="run folder of method fusion")
     predictor = Predictor(parser.parse_args().run, overrides=["--run.threads", "1"])
-    fusion = predictor.method
-    if not isinstance(fusion, Fusion):
+    fusion = predictor.ranker
+    if not isinstance(fusion, FusionRanker):
         parser.error(f"expected a run of method fusion, got one of {fusion.config.method.name}")
-    texts = list(iter_lines(Path(fusion.config.dataset_folder) / "raw" / "tst_X.txt"))
+    texts = list(iter_lines(fusion.config.dataset_folder / "raw" / "tst_X.txt"))
     some = np.random.default_rng(0).permutation(len(texts))[: TEXTS + WARM_UP]
     median, high = latency(predictor, [texts[i] for i in some])
     print(f"one text, one thread: median {median:.1f} ms, 90th percentile {high:.1f} ms")
-    seconds = batch_times(parts(fusion, predictor.accelerator))
+    seconds = batch_times(parts(fusion))
     fused = seconds.pop("fusion")
     alone = sum(seconds.values())
     print(

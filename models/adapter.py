@@ -14,7 +14,7 @@ from torch import Tensor
 from models.contract import Group, Learner, Ranker, Recipe, Solver, Start, Vectors
 from models.encoders.reader import Reader
 from models.method import Method
-from models.scores import MemberView, Scores
+from models.scores import Scores
 from utils.config.config import Config
 from utils.data.batches import Batch
 from utils.data.dataset import Dataset, Split
@@ -32,16 +32,15 @@ class MethodRanker(Ranker):
             make = Reader.of if method.data is not None else Reader.frozen
             self.reader = make(method.text_encoder, method.config, runtime)
         self.index = vars(method).get("index")
-        self.at_once = 2048 if method.config.method.name == "fusion" else 1 << 30
-        name = method.config.method.name
-        takes = {"without"} if name == "fusion" else set()
-        takes |= {"precision"} if name.startswith("elias") else set()
+        self.at_once = 1 << 30
+        takes = {"precision"} if method.config.method.name.startswith("elias") else set()
         takes |= {"index"} if isinstance(self.index, HnswIndex) else set()
         self.takes = frozenset(takes)
 
     @classmethod
     def of(cls, kind, config, folder, num_labels, runtime):
         method = kind.load(config, folder, num_labels).to(runtime.device)
+        method.requires_grad_(False).eval()
         return cls(method, runtime, folder)
 
     def open(self, texts: Texts, given: bool = False) -> Scores:
@@ -99,11 +98,15 @@ class _OldScores(Scores):
 
     def member(self):
         if self._member is None:
-            if self._split is not None:
+            method = self.ranker.method
+            if type(method).open_points is Method.open_points:  # it ranks by embeddings
+                embeddings = self.texts.embeddings(self.ranker.reader)
+                self._member = method.open_embeddings(embeddings)
+            elif self._split is not None:
                 points = np.arange(len(self.texts))
-                self._member = self.ranker.method.open_points(self._split, points, self.accelerator)
+                self._member = method.open_points(self._split, points, self.accelerator)
             else:
-                self._member = self.ranker.method.open_texts(self.texts.strings(), self.accelerator)
+                self._member = method.open_texts(self.texts.strings(), self.accelerator)
         return self._member
 
     def best(self, k: int):
@@ -116,13 +119,6 @@ class _OldScores(Scores):
 
     def of(self, labels: np.ndarray) -> np.ndarray:
         return self.member().of(labels)
-
-    def views(self, labels: np.ndarray, k: int, removed: sp.csr_matrix) -> list[MemberView]:
-        import dataclasses
-
-        split = dataclasses.replace(self._split, filters=removed)
-        points = np.arange(len(self.texts))
-        return self.ranker.method.explain(split, points, labels, k, self.accelerator)
 
 
 class _OldRecipe(Recipe):
@@ -201,5 +197,5 @@ def make_recipe(
 ) -> Recipe:
     if issubclass(kind, Recipe):
         return kind(config, data, start, runtime)
-    fits = kind.__name__ in ("XrLinear", "Overlap", "EliasRanker", "Fused", "Fusion")
+    fits = kind.__name__ in ("XrLinear", "Overlap", "EliasRanker", "Fused")
     return (OldSolver if fits else OldLearner)(kind, config, data, start, runtime)

@@ -25,17 +25,23 @@ def load_ranker(config: Config, run_folder: Path, runtime: Runtime) -> Ranker:
         InputError: a file of the model is missing, damaged, or does not fit the run's config.
     """
     folder = run_folder / "model"
-    kind = method_class(config.method.name)
     try:
-        labels = read_facts(folder / "method.json", num_labels=int)["num_labels"]
-        if not issubclass(kind, Recipe):
-            return MethodRanker.of(kind, config, folder, labels, runtime)
-        return kind.Answers.load(config, folder, labels, runtime)
+        return read_ranker(config, run_folder, runtime)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise InputError(
             f"{folder}: the model cannot be loaded; a file is missing or damaged, or it is of "
             f"another config: {' '.join(str(error).split())}"
         ) from error
+
+
+def read_ranker(config: Config, run_folder: Path, runtime: Runtime) -> Ranker:
+    """As `load_ranker`, for a model inside another one, whose errors are told once."""
+    folder = run_folder / "model"
+    kind = method_class(config.method.name)
+    labels = read_facts(folder / "method.json", num_labels=int)["num_labels"]
+    if not issubclass(kind, Recipe):
+        return MethodRanker.of(kind, config, folder, labels, runtime)
+    return kind.Answers.load(config, folder, labels, runtime)
 
 
 def load_method(config: Config, run_folder: Path) -> Any:

@@ -15,6 +15,7 @@ import scipy.sparse as sp
 from torch import Tensor, nn
 
 import train
+from models.encoders import reader
 from models.encoders.encoder import TextEncoder
 from models.loading import load_run
 from tests import commands, distributed_worker
@@ -116,8 +117,10 @@ def no_collectives() -> Iterator[None]:
 
 @contextlib.contextmanager
 def counted_encodings() -> Iterator[list[int]]:
-    """Give a list that grows by the number of texts at each call of an encoder inside."""
+    """Give a list that grows by the number of texts at each call of an encoder inside; what is kept
+    of earlier calls is forgotten first."""
     calls: list[int] = []
+    reader.forget()
 
     def count(module: nn.Module, _: object, embeddings: Tensor) -> None:
         if isinstance(module, TextEncoder):

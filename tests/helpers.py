@@ -8,7 +8,6 @@ import scipy.sparse as sp
 import torch
 from safetensors.torch import load_file
 
-from utils.config.methods import method_class
 from utils.data.dataset import load_dataset
 from utils.linear.layer import Features, Solver
 from utils.linear.partition_tree import COMBINERS
@@ -16,9 +15,10 @@ from utils.linear.tree_training import Ranking, fit_tree, grow, label_centroids
 
 
 def load(config):
+    from models.recipe import tokenizer_of
     from utils.pretrained.location import load_tokenizer
 
-    source = method_class(config.method.name).tokenizer_source(config)
+    source = tokenizer_of(config)
     return load_dataset(config, source and load_tokenizer(source))
 
 

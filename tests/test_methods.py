@@ -18,6 +18,7 @@ from tests.helpers import load
 from tests.settings import SETTINGS
 from tests.tiny import write_dataset
 from utils.config.methods import METHODS, method_class
+from utils.data.texts import ListTexts
 from utils.metrics import evaluate
 
 
@@ -47,28 +48,18 @@ def test_conformance(config, monkeypatch):
     assert again["P@1"] == pytest.approx(metrics["P@1"])
     assert scores.multiply(data.splits["tst"].filters).nnz == 0
 
-    method = method_class(config.method.name).load(config, folder / "model", 20)
-    values, ids = method.score_texts(
-        ["the linux tool", "", "glyph and letter"], 20, Accelerator(cpu=True)
+    check_answers(folder)
+    predictor = Predictor(folder)
+    texts = ListTexts(["the linux tool", "", "glyph and letter"])
+    _, ids = predictor.ranker.open(texts).best(20)
+    opened = predictor.ranker.open(texts, given=True)  # as a member of a fusion: it ranks alike
+    assert opened.best(3)[1][0].tolist() == ids[0, :3].tolist()
+    asked = np.array([[5, -1, 0]] * 3)
+    places = [ids[0].tolist().index(label) for label in (5, 0)]
+    np.testing.assert_allclose(
+        opened.of(asked)[0, [0, 2]], opened.best(20)[0][0, places], rtol=1e-4, atol=1e-5
     )
-    assert np.isfinite(values).all()  # the empty text included
-    assert (np.diff(values, axis=1) <= 0).all()
-    assert all(sorted(row) == list(range(20)) for row in ids.tolist())
-    opened = (
-        method.open_texts(["the linux tool", "", "glyph and letter"], Accelerator(cpu=True))
-        if config.method.name != "fusion"
-        else None
-    )
-    if opened:  # as a member of a fusion it ranks as it does alone
-        assert opened.best(3)[1][0].tolist() == ids[0, :3].tolist()
-        asked = np.array([[5, -1, 0]] * 3)
-        places = [[row.tolist().index(label) for label in (5, 0)] for row in ids]
-        np.testing.assert_allclose(
-            opened.of(asked)[0, [0, 2]], opened.best(20)[0][0, places[0]], rtol=1e-4, atol=1e-5
-        )
-    if config.method.name != "fusion":  # not asked by another fusion yet
-        check_answers(folder)
-    one = Predictor(folder)(["the linux tool"], k=20)[0]
+    one = predictor(["the linux tool"], k=20)[0]
     assert [p["label"] for p in one] == ids[0].tolist()
     assert one[0]["text"] == "kernel"
 

@@ -1,40 +1,90 @@
-"""What a fusion asks of its members, and what it refuses."""
+"""What a fusion refuses of its members, and the config that each is loaded with."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-
+from models.contract import Ranker
+from models.encoders.reader import Reader
 from models.fusion.memory import MEMORY
-from models.scores import Scores
+from models.fusion.options import FusionOptions
 from utils.config.config import Config, ConfigError
 from utils.data.dataset import Dataset
+from utils.data.held_out import held_out_points
+from utils.data.sizes import DataSizes
 from utils.run.environment import check_same_data
-
-if TYPE_CHECKING:
-    from models.method import Method
-
-
-def proposals(scores: Sequence[Scores], k: int) -> list[np.ndarray]:
-    """Each member's k best labels [n, k]."""
-    return [s.best(k)[1] for s in scores]
+from utils.run.stages import Runs
 
 
 def check_name(name: str) -> None:
-    """A member's name becomes a folder's."""
-    if (
-        not name.replace("-", "").replace("_", "").isalnum()
-        or name == MEMORY
-        or hasattr(torch.nn.ModuleDict, name)
-    ):
+    """ConfigError for a member's name that cannot be a folder's."""
+    if not name.replace("-", "").replace("_", "").isalnum() or name == MEMORY:
         raise ConfigError(
             f"method.members: '{name}' cannot be a member's name: expected letters, digits, - and "
-            f"_, not {MEMORY} and no attribute of torch.nn.ModuleDict"
+            f"_, not {MEMORY}"
+        )
+
+
+def check_settings(config: Config) -> None:
+    """ConfigError for settings that no data is needed to refute."""
+    settings = config.method
+    if not settings.members:
+        raise ConfigError(
+            "method.members is empty: name the runs that are to be fused, such as "
+            "{encoder: stage:encoder, tree: Results/…/overlap}"
+        )
+    for name in settings.members:
+        check_name(name)
+    if config.eval.index != "exact":
+        raise ConfigError(
+            f"eval.index is '{config.eval.index}': a fusion asks its members for exact scores; it "
+            "needs eval.index: exact"
+        )
+    if settings.memory is not None and settings.memory not in settings.members:
+        raise ConfigError(
+            f"method.memory is '{settings.memory}', expected one of the members, "
+            f"{', '.join(settings.members)}"
+        )
+
+
+def check_members(config: Config, sizes: DataSizes, runs: Runs) -> None:
+    """ConfigError for runs that cannot be fused, as far as their configs tell."""
+    settings = config.method
+    members = {name: runs.config(source) for name, source in settings.members.items()}
+    for name, member in members.items():
+        if isinstance(member.method, FusionOptions):
+            raise ConfigError(
+                f"method.members: {name} ({settings.members[name]}) is a fusion itself; "
+                "name its members instead"
+            )
+        check_validation(name, member, config, sizes)
+    memory = settings.memory
+    if memory and not members[memory].method.has_encoder:
+        raise ConfigError(
+            f"method.memory is '{memory}', a {members[memory].method.name} run, which has no "
+            "encoder; name a member that embeds texts"
+        )
+
+
+def check_validation(name: str, member: Config, config: Config, sizes: DataSizes) -> None:
+    """ConfigError where a member leaves other points for validation than the fusion does."""
+    theirs = member.data
+    ours = config.data
+    if theirs.name != ours.name:
+        raise ConfigError(
+            f"method.members: {name}: a run on {theirs.name}, this one is on {ours.name}"
+        )
+    points = sizes.training + sizes.validation
+    kept = held_out_points(points, theirs)
+    expected = held_out_points(points, ours)
+    if kept != expected or (kept and theirs.val_group_size != ours.val_group_size):
+        raise ConfigError(
+            f"method.members: {name}: another validation split than data.val_fraction "
+            f"{ours.val_fraction}, data.val_max_points {ours.val_max_points} and "
+            f"data.val_group_size {ours.val_group_size} give, so that its points may have been "
+            "trained on"
         )
 
 
@@ -45,6 +95,17 @@ def check_member(name: str, folder: Path, data: Dataset) -> None:
         check_same_data(folder, data)
     except ValueError as error:
         raise ConfigError(f"method.members: {name}: {error}") from error
+
+
+def reader_of(rankers: Mapping[str, Ranker], memory: str) -> Reader:
+    """The encoder of the member in whose embedding space queries are remembered."""
+    reader = rankers[memory].reader if memory in rankers else None
+    if reader is None:
+        raise ConfigError(
+            f"method.memory is '{memory}', expected one of the members that embed texts; members: "
+            f"{', '.join(rankers)}"
+        )
+    return reader
 
 
 def of_data(own: Config, config: Config) -> Config:
@@ -60,20 +121,4 @@ def of_data(own: Config, config: Config) -> Config:
         eval=dataclasses.replace(config.eval, without=None),
         data=data,
         run=dataclasses.replace(own.run, threads=config.run.threads),
-    )
-
-
-def equal_encoders(one: Method, two: Method) -> bool:
-    """Do two members turn every text into the same embedding?"""
-    ours, theirs = one.encoder.state_dict(), two.encoder.state_dict()
-    return (
-        type(one.encoder) is type(two.encoder)
-        and one.config.encoder == two.config.encoder
-        and one.config.data.max_len == two.config.data.max_len
-        and ours.keys() == theirs.keys()
-        and one.encoder.tokenizer.get_vocab() == two.encoder.tokenizer.get_vocab()
-        and all(
-            ours[key].shape == theirs[key].shape and torch.equal(ours[key], theirs[key])
-            for key in ours
-        )
     )

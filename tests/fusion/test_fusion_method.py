@@ -7,17 +7,18 @@ import shutil
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from accelerate import Accelerator
 
 import eval as evaluation
 import train
-from models.loading import load_method
+from models.evaluation import explain
+from models.fusion.ranker import FusionScores
 from predict import Predictor
+from tests.conformance import counted_encodings, no_collectives
 from tests.tiny import write_dataset
 from utils.config.config import ConfigError, to_yaml
 from utils.data.dataset import load_dataset
+from utils.data.texts import ListTexts
 from utils.report.tables import read_run
-from utils.run.folder import find_run
 
 DUAL = {"name": "dual", "method": {"name": "dexml"}, "train": {"epochs": 8}}
 TREE = {
@@ -44,13 +45,12 @@ def test_it_needs_no_other_run_explains_itself_and_can_do_without_a_member(folde
     assert scores.data.min() >= 0
     shutil.rmtree(folder / "stages")
     assert evaluation.evaluate(folder) == whole
-    _, config = find_run(folder)
-    method = load_method(config, folder)
-    split = load_dataset(config, None).splits["tst"]
-    assert {n: c.shape[1] for n, c in method.label_clusters().items()} == {"tree, tree 1": 20}
-    points = np.arange(len(split))
-    _, ids = method.score_points(split, points, 5, Accelerator(cpu=True))
-    views = method.explain(split, points, ids, 4, Accelerator(cpu=True))
+    predictor = Predictor(folder)
+    ranker = predictor.ranker
+    split = load_dataset(predictor.config, None).splits["tst"]
+    assert {n: c.shape[1] for n, c in ranker.clusters().items()} == {"tree, tree 1": 20}
+    _, ids = ranker.open(split.texts).best(5)
+    views = explain(ranker, split.texts, ids, 4, split.filters)
     assert [view.name for view in views] == ["dual", "tree", "memory"]
     assert all(
         view.ids.shape == (len(split), 4) and view.contributions.shape == (len(split), 5)
@@ -78,7 +78,7 @@ def test_it_needs_no_other_run_explains_itself_and_can_do_without_a_member(folde
         ValueError, match=r"eval.without is \['nobody'\]: expected exactly one of the members"
     ):
         evaluation.evaluate(folder, overrides=["--eval.without", "[nobody]"])
-    assert Predictor(folder)(["the linux tool", ""], k=3)[0][0]["text"] == "kernel"
+    assert predictor(["the linux tool", ""], k=3)[0][0]["text"] == "kernel"
     told = json.loads((folder / "model" / "fusion.json").read_text())
     assert {"dual", "tree", "memory", "fused, cross-fitted", "reliability"} == set(told)
 
@@ -155,9 +155,8 @@ def test_the_tail_is_weighed_by_the_target(make_config, target):
     assert len(tried) == 8 and tried[fuser["tail"].item()] == max(tried.values())
     assert (fuser["boost"] > 1).all() == (fuser["tail"] > 0)
     evaluation.evaluate(folder)
-    method = load_method(find_run(folder)[1], folder)
     scores = sp.load_npz(folder / "tst_score_mat.npz")
-    probabilities = method.probabilities(scores.data, scores.indices)
+    probabilities = Predictor(folder).ranker.probabilities(scores.data, scores.indices)
     assert 0 <= probabilities.min() <= probabilities.max() <= 1
 
 
@@ -191,8 +190,8 @@ def test_the_tail_is_weighed_by_the_target(make_config, target):
             "expected a fusion of dual, memory over dual, whose .* got a dexml run",
         ),
         (
-            {"method": {**METHOD, "members": {"eval": "stage:dual"}}},
-            "'eval' cannot be a member's name",
+            {"method": {**METHOD, "members": {"..": "stage:dual"}}},
+            "'..' cannot be a member's name",
         ),
         (
             {"eval": {"index": "hnsw"}},
@@ -328,3 +327,86 @@ def test_a_fusion_of_candidates_that_are_all_alike_says_so(make_config, tmp_path
         entry["score"] for row in Predictor(run)(["the linux tool", "vim"], k=3) for entry in row
     ]
     assert min(scores) > 0.9 if right else max(scores) < 0.1
+
+
+@pytest.fixture
+def twins(make_config, tmp_path):
+    """A fusion of a dual encoder, its copy elsewhere, one of other weights, and a memory."""
+    dual = train.fit(make_config(run={"dir": str(tmp_path / "dual")}, train={"epochs": 2}))
+    other = train.fit(
+        make_config(run={"dir": str(tmp_path / "other"), "seed": 1}, train={"epochs": 2})
+    )
+    shutil.copytree(dual, tmp_path / "copy")
+    members = {"eval": str(dual), "copy": str(tmp_path / "copy"), "other": str(other)}
+    method = {"name": "fusion", "memory": "copy", "fuser": "linear", "members": members}
+    return train.fit(make_config(run={"dir": str(tmp_path / "fusion")}, method=method))
+
+
+def test_a_text_is_encoded_once_by_each_distinct_encoder(twins):
+    predictor = Predictor(twins)
+    with counted_encodings() as new:
+        predictor(["the linux tool", "", "glyph and letter"], k=20)
+    assert sum(new) == 2 * 3
+    with counted_encodings() as of_file:
+        evaluation.evaluate(twins)  # its report asks again
+    assert sum(of_file) == 2 * 20
+    members = predictor.ranker.members.rankers
+    assert members["eval"].reader.key == members["copy"].reader.key != members["other"].reader.key
+
+
+def test_members_of_equal_encoders_say_the_same(twins):
+    texts = ListTexts(["the linux tool", "glyph and letter"])
+    ranker = Predictor(twins).ranker
+    one, copy, other, memory = ranker.members.open(texts, ranker.members.names)
+    asked = np.array([[3, 5], [1, -1]])
+    known = asked >= 0
+    assert (one.of(asked)[known] == copy.of(asked)[known]).all()
+    assert (one.of(asked)[known] != other.of(asked)[known]).all()
+    assert (memory.of(asked) >= 0).all()
+
+
+def test_no_texts_have_no_scores(folder):
+    ranker = Predictor(folder).ranker
+    for none in (ListTexts([]), load_dataset(ranker.config, None).splits["tst"].texts[:0]):
+        scores = ranker.open(none)
+        values, ids = scores.best(4)
+        assert values.shape == ids.shape == (0, 4)
+        assert scores.of(np.empty((0, 2), np.int64)).shape == (0, 2)
+    assert Predictor(folder)([], k=3) == []
+
+
+class Fixed:
+    """Scores of labels, the same for every text; it proposes those above 0."""
+
+    def __init__(self, scores):
+        self.scores = np.array(scores, np.float32)
+
+    def best(self, k):
+        order = np.argsort(-self.scores, kind="stable")[:k]
+        ids = np.where(self.scores[order] > 0, order, -1)
+        return self.scores[None, order], ids[None]
+
+    def of(self, labels):
+        return self.scores[labels]
+
+
+class Sum:
+    """A fuser that adds up what the members say."""
+
+    members = ("one", "two")
+    log_counts = np.zeros(6)
+
+    def __call__(self, candidates):
+        return np.where(candidates.known, candidates.scores.sum(2), -np.inf).astype(np.float32)
+
+
+def test_candidates_are_ranked_and_others_have_the_lowest_score_of_them():
+    opened = [Fixed([0.5, 0, 0.25, 0, 0, 0.125]), Fixed([0, 0.5, 0.25, 0, 0, 0])]
+    scores = FusionScores(opened, Sum(), proposed=2)  # 0 and 2 of one; 1 and 2 of two
+    with no_collectives():
+        values, ids = scores.best(5)
+    assert ids.tolist() == [[0, 1, 2, -1, -1]]  # equal ones by lower id
+    assert values.tolist() == [[0.5, 0.5, 0.5, -np.inf, -np.inf]]
+    more = FusionScores(opened, Sum(), proposed=6)
+    assert more.best(4)[1].tolist() == [[0, 1, 2, 5]]
+    assert more.of(np.array([[5, 3, 0, 4]])).tolist() == [[0.125, 0.125, 0.5, 0.125]]

@@ -27,7 +27,7 @@ METHODS = {
     "xr-linear": "models.trees.overlap:XrLinear",
     "overlap": "models.trees.overlap:Overlap",
     "fused": "models.classifiers.fused:Fused",
-    "fusion": "models.fusion.fusion:Fusion",
+    "fusion": "models.fusion.recipe:Fusion",
 }
 
 

@@ -34,7 +34,8 @@ class TextReader(Protocol):
         key: equal for readers that give every text the same embedding; None while it may change.
     """
 
-    tokenizer: Tokenizer
+    @property
+    def tokenizer(self) -> Tokenizer: ...
 
     @property
     def key(self) -> bytes | None: ...

@@ -42,6 +42,11 @@ class FittedFusers:
     without: dict[str, Fuser]
     checked: dict[str, Any]
 
+    def of_points(self, seen: SeenLabels) -> FittedFusers:
+        """The same for members that were trained on other points."""
+        without = {name: fuser.of_points(seen) for name, fuser in self.without.items()}
+        return FittedFusers(self.fuser.of_points(seen), without, self.checked)
+
 
 def candidate_rows(
     candidates: Candidates, relevance: sp.csr_matrix, log_counts: np.ndarray

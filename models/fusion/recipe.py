@@ -1,0 +1,169 @@
+"""Fusion: several trained models propose labels and score each other's proposals; a fuser that is
+fitted on validation points says how likely each candidate is relevant.
+
+Members are runs of any method on the same data set and validation split: a dual encoder knows the
+tail and generalises from label texts, classifiers and linear trees know the head and exact words. A
+memory of the training queries (nearest neighbours in a member's embedding space) may be one more.
+The model holds copies of its members and needs no other run.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from torch.nn.functional import normalize
+
+from models.contract import Ranker, Solver, Start
+from models.encoders.reader import embed_all
+from models.evaluation import make_tokens
+from models.fusion.candidates import Members, ask
+from models.fusion.members import (
+    check_member,
+    check_members,
+    check_settings,
+    of_data,
+    reader_of,
+)
+from models.fusion.memory import MEMORY, QueryMemory
+from models.fusion.options import FusionOptions
+from models.fusion.ranker import FusionRanker
+from models.loading import load_ranker
+from utils import distributed
+from utils.config.config import Config, ConfigError
+from utils.data.dataset import Dataset
+from utils.data.sizes import DataSizes
+from utils.fusing.candidates import Candidates, joined
+from utils.fusing.fuser import SeenLabels
+from utils.fusing.fuser_fitting import FittedFusers, FuserChoice, fit_fusers
+from utils.fusing.fuser_models import KINDS, TreeLimits
+from utils.fusing.validation import Validation
+from utils.run.folder import find_run
+from utils.run.stages import Runs
+from utils.runtime import Runtime
+
+
+class Fusion(Solver):
+    """Remembers the training queries and fits the fusers on the validation points."""
+
+    Options = FusionOptions
+    Answers = FusionRanker
+
+    def __init__(
+        self, config: Config, data: Dataset, start: Start | None, runtime: Runtime
+    ) -> None:
+        super().__init__(config, data, start, runtime)
+        rankers = {}
+        for name, source in config.method.members.items():
+            folder, own = find_run(source)
+            check_member(name, folder, data)
+            rankers[name] = load_ranker(of_data(own, config), folder, runtime)
+        self.members = Members(rankers)
+        self.fusers = None if start is None else self._fusers_of(start())
+
+    @classmethod
+    def check(cls, config: Config, sizes: DataSizes, runs: Runs) -> None:
+        check_settings(config)
+        if sizes.validation < 2 and not config.run.start_from:
+            raise ConfigError(
+                "method fusion is fitted on validation points: expected at least 2 of them, "
+                f"data.val_fraction {config.data.val_fraction} gives {sizes.validation}"
+            )
+        check_members(config, sizes, runs)
+        super().check(config, sizes, runs)
+
+    @classmethod
+    def check_start(cls, config: Config, before: Config) -> None:
+        """Only the fusers of a fusion of members of the same names can be taken."""
+        theirs = f"a {before.method.name} run"
+        if isinstance(before.method, FusionOptions):
+            theirs = described(before)
+        _check_same(described(config), theirs)
+
+    def _fusers_of(self, start: Ranker) -> FittedFusers:
+        """The fusers of another fusion of members of the same names: these here were trained again,
+        on all training points, and nothing is left that a fuser could be fitted on."""
+        ours = f"{described(self.config)} on data {self.data.relevance_hash}"
+        theirs = f"a {start.config.method.name} run"
+        if isinstance(start, FusionRanker):
+            theirs = f"{described(start.config)} on data {start.data_hash}"
+        _check_same(ours, theirs)
+        assert isinstance(start, FusionRanker), "nothing else is described so"
+        return start.fusers
+
+    def fit(self, folder: Path) -> None:
+        """Remember the training queries; fit the fusers, or tell those taken what was seen."""
+        self.members = Members(self.members.rankers, self._remembered())
+        seen = SeenLabels.of_counts(self.data.seen_counts, self.data.seen_weights())
+        if self.fusers is not None:
+            self.fusers = self.fusers.of_points(seen)
+        else:
+            fitted = self._fitted(seen) if distributed.is_main() else None
+            self.fusers = distributed.broadcast(fitted)
+
+    def _remembered(self) -> QueryMemory | None:
+        """The training queries, embedded by the member `method.memory`; a collective."""
+        settings = self.config.method
+        if not settings.memory:
+            return None
+        rankers = self.members.rankers
+        reader = reader_of(rankers, settings.memory)
+        split = self.data.splits["trn"]
+        make_tokens(rankers[settings.memory], split.texts)
+        keys = normalize(embed_all(reader, split.texts), dim=1)  # [N, D]
+        return QueryMemory(
+            keys.cpu().numpy(),
+            split.relevance,
+            reader,
+            settings.memory_neighbours,
+            settings.memory_tau,
+        )
+
+    def _candidates(self) -> Candidates:
+        """What the members say of the validation points, filter pairs removed."""
+        settings = self.config.method
+        split = self.data.splits["val"]
+        names = self.members.names
+        most = min(settings.candidates, self.data.num_labels)
+        blocks = np.array_split(np.arange(len(split)), -(-len(split) // FusionRanker.at_once))
+        parts = [
+            ask(self.members.open(split.texts[rows], names), most, self.data.num_labels)
+            for rows in blocks
+        ]
+        candidates = joined(parts).without_pairs(split.filters)
+        candidates.check_finite(names, "validation points")
+        return candidates
+
+    def _fitted(self, seen: SeenLabels) -> FittedFusers:
+        """Fusers of the validation points' candidates."""
+        settings = self.config.method
+        relevance = self.data.splits["val"].relevance
+        choice = FuserChoice(
+            kinds=KINDS if settings.fuser == "auto" else (settings.fuser,),
+            limits=TreeLimits(settings.trees, settings.leaves, settings.min_leaf),
+            target=f"{settings.target.partition('@')[0]}@{min(5, self.data.num_labels)}",
+        )
+        validation = Validation(relevance, self.data.label_weights())
+        return fit_fusers(self._candidates(), self.members.names, validation, seen, choice)
+
+    def ranker(self) -> FusionRanker:
+        assert self.fusers is not None, "fit comes first"
+        return FusionRanker(self.config, self.members, self.fusers, self.data.relevance_hash)
+
+
+def described(config: Config) -> str:
+    """A fusion by its members' names."""
+    settings = config.method
+    names = [*(settings.members or ())]
+    if settings.memory:
+        names.append(f"{MEMORY} over {settings.memory}")
+    return f"a fusion of {', '.join(names)}"
+
+
+def _check_same(ours: str, theirs: str) -> None:
+    """ConfigError unless both are fusions of the same members."""
+    if ours != theirs:
+        raise ConfigError(
+            f"run.start_from: expected {ours}, whose fuser is taken, got {theirs}; "
+            "`start_from: null` fits a new fuser"
+        )
