@@ -64,7 +64,7 @@ DATA_SETS = {
     "amazon-3m": Published(1_717_899, 2_812_281, False),
     "amazon-670k": Published(490_449, 670_091, False),
     "amazoncat-13k": Published(1_186_239, 13_330, False),
-    "eurlex-4k": Published(15_449, 3_956, False),
+    "eurlex-4k-pecos": Published(15_449, 3_956, False),
     "wiki-500k": Published(1_779_881, 501_070, False),
     "wiki10-31k": Published(14_146, 30_938, False),
 }

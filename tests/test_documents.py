@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,16 @@ def project():
     if sys.version_info < (3, 11):
         pytest.skip("tomllib is in Python 3.11")
     return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def git_files():
+    """Tracked paths, relative to the repository; skips where this is no checkout."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    return [Path(name) for name in listed.stdout.split("\0") if name]
 
 
 def pinned(name):
@@ -38,6 +49,14 @@ def test_every_room_that_is_described_is_there():
     page = (ROOT / "CONTRIBUTING.md").read_text()
     rooms = re.findall(r"\b(?:models|utils|configs|tests|benchmarks)/[\w/]*/", page)
     assert rooms and not [room for room in rooms if not (ROOT / room).is_dir()]
+
+
+def test_paths_differ_by_more_than_case():
+    """On macOS and Windows two paths that differ by case alone are one file."""
+    paths = git_files()
+    parts = {str(parent) for path in paths for parent in (path, *path.parents)}
+    twice = [name for name, count in Counter(map(str.lower, parts)).items() if count > 1]
+    assert len(paths) > 300 and not twice
 
 
 def test_pinned_packages_lie_in_the_ranges(project):

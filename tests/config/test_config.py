@@ -100,7 +100,7 @@ def test_no_shipped_config_is_missed():
     trees |= {
         f"{d}/{n}"
         for d in (
-            "eurlex-4k",
+            "eurlex-4k-pecos",
             "wiki10-31k",
             "amazoncat-13k",
             "amazon-670k",

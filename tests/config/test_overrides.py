@@ -316,7 +316,7 @@ def test_a_config_without_stages_says_so(plain, tmp_path):
         ("amazon-670k/elias", ["--method.max_leaf", "50"], {"stage-2": "100"}),
         ("LF-DebianTitles-small/fusion", ["--data.val_fraction", "0.1"], {"encoder-all": "0"}),
         ("LF-DebianTitles-small/fusion", ["--run.start_from", "RUN"], {"soft": "None"}),
-        ("eurlex-4k/overlap-dense", ["--method.name", "dexml"], {"tree": "'overlap'"}),
+        ("eurlex-4k-pecos/overlap-dense", ["--method.name", "dexml"], {"tree": "'overlap'"}),
     ],
 )
 def test_a_word_that_some_stage_would_not_take_is_refused(config, words, lost):
