@@ -98,7 +98,8 @@ from utils.data.dataset import load_dataset  # noqa: E402
 from utils.errors import InputError  # noqa: E402
 from utils.pretrained.location import load_tokenizer  # noqa: E402
 from utils.row_store import RowStore  # noqa: E402
-from utils.run.folder import find_run, start_logging  # noqa: E402
+from utils.run.finding import find_run  # noqa: E402
+from utils.run.logs import start_logging  # noqa: E402
 
 log = logging.getLogger("elias_utils")
 

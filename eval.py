@@ -45,7 +45,7 @@ def evaluate(
 def main(arguments: Sequence[str] | None = None) -> None:
     options, words = parse_arguments(arguments)
     from utils import distributed  # here: --help is instant
-    from utils.run.folder import start_logging
+    from utils.run.logs import start_logging
 
     start_logging()
     with command(options.debug, "interrupted; files that were begun are not kept"):

@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from models.predictor import Predictor, predictions  # here: --help is instant
     from utils import distributed
     from utils.json_lines import write_json_lines
-    from utils.run.folder import start_logging
+    from utils.run.logs import start_logging
     from utils.text import check_plain_text, iter_lines
 
     start_logging()

@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from models.trainer import fit  # here: --help is instant
     from utils import distributed
     from utils.plan import report
-    from utils.run.folder import start_logging
+    from utils.run.logs import start_logging
     from utils.run.reopened import load_training_config
     from utils.run.stages import member_stages
     from utils.training.interrupt import Interrupted

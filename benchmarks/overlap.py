@@ -39,7 +39,7 @@ from utils.files import write_json, written_whole
 from utils.linear.layer import Features
 from utils.linear.partition_tree import COMBINERS, PartitionTree
 from utils.linear.tree_training import Skeleton, fit_tree, grow, pifa, reassign
-from utils.run.folder import find_run
+from utils.run.finding import find_run
 from utils.sparse import remove_pairs, topk_csr
 
 KS = (1, 3, 5, 10, 100)

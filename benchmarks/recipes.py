@@ -36,7 +36,7 @@ from utils.config.methods import method_options
 from utils.data.held_out import held_out_points
 from utils.data.sizes import DataSizes
 from utils.pretrained.location import load_tokenizer
-from utils.run.folder import start_logging
+from utils.run.logs import start_logging
 from utils.run.stages import Runs, member_stages
 
 CONFIGS = Path(__file__).parent.parent / "configs"

@@ -23,7 +23,7 @@ from utils.files import write_json, written_whole
 from utils.reading.saved import answers_of
 from utils.report.html import ReportData, report_path, write_report
 from utils.run.environment import check_same_data
-from utils.run.folder import find_run, warn_unfinished
+from utils.run.finding import find_run, warn_unfinished
 from utils.runtime import Runtime
 
 log = logging.getLogger("eval")

@@ -14,7 +14,7 @@ from utils.config.config import Config, ConfigError
 from utils.config.methods import method_class
 from utils.errors import InputError
 from utils.reading.saved import read_facts
-from utils.run.folder import find_run
+from utils.run.finding import find_run
 from utils.runtime import Runtime
 
 

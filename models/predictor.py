@@ -18,7 +18,7 @@ from utils.data.texts import ListTexts
 from utils.errors import InputError
 from utils.reading.saved import answers_of, check_answers
 from utils.run.environment import check_labels
-from utils.run.folder import find_run, warn_unfinished
+from utils.run.finding import find_run, warn_unfinished
 from utils.runtime import Runtime
 from utils.text import TextLines, text_list
 

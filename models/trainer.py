@@ -35,15 +35,11 @@ from utils.metrics import NAMES
 from utils.plan import check_it_fits
 from utils.pretrained.location import load_tokenizer
 from utils.run.environment import check_same_data, write_environment
-from utils.run.folder import (
-    MetricLog,
-    check_folders,
-    is_begun,
-    is_finished,
-    locked,
-    open_run,
-    start_logging,
-)
+from utils.run.folder import is_begun
+from utils.run.lock import locked
+from utils.run.logs import start_logging
+from utils.run.metric_log import MetricLog
+from utils.run.opening import check_folders, is_finished, open_run
 from utils.run.stages import Runs, member_stages, of_stage, stage_configs
 from utils.runtime import Runtime, progress
 from utils.training.checkpoint import Progress, load_checkpoint, save_checkpoint

@@ -23,7 +23,7 @@ from tests.tiny import tiny_sections
 from utils import distributed
 from utils.config.config import Config, build_config, to_yaml
 from utils.data.texts import ListTexts
-from utils.run.folder import find_run
+from utils.run.finding import find_run
 from utils.runtime import Runtime
 
 

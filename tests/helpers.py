@@ -24,7 +24,7 @@ def load(config):
 
 def load_run(folder):
     from models.loading import load_method
-    from utils.run.folder import find_run
+    from utils.run.finding import find_run
 
     found, config = find_run(folder)
     return config, load_method(config, found)

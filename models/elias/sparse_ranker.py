@@ -42,7 +42,7 @@ from utils.files import write_text
 from utils.fusing.score_tree import ScoredCandidates, ScoreTree, ScoreTreeSettings, fit
 from utils.linear.layer import Features, Layer, fit_layer, load_layer, score_candidates
 from utils.linear.partition_tree import COMBINERS
-from utils.run.folder import find_run
+from utils.run.finding import find_run
 from utils.run.stages import Runs
 from utils.sparse import lookup, remove_pairs, topk_csr, topk_rows
 

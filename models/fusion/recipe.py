@@ -38,7 +38,7 @@ from utils.fusing.fuser import SeenLabels
 from utils.fusing.fuser_fitting import FittedFusers, FuserChoice, fit_fusers
 from utils.fusing.fuser_models import KINDS, TreeLimits
 from utils.fusing.validation import Validation
-from utils.run.folder import find_run
+from utils.run.finding import find_run
 from utils.run.stages import Runs
 from utils.runtime import Runtime
 

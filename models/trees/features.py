@@ -35,7 +35,7 @@ from utils.features.tfidf import TextFeatures
 from utils.files import write_json, write_text
 from utils.linear.layer import Features
 from utils.reading.saved import check_finite, read_facts
-from utils.run.folder import find_run
+from utils.run.finding import find_run
 from utils.run.stages import Runs
 from utils.sparse import normalised
 

@@ -23,7 +23,7 @@ from utils.data.batches import TextBatch, training_batches
 from utils.data.dataset import load_dataset
 from utils.fusing.score_tree import ScoreTreeSettings, choose
 from utils.pretrained.location import load_tokenizer
-from utils.run.folder import find_run
+from utils.run.finding import find_run
 
 TRIPLET = {
     "name": "triplet",

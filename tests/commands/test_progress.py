@@ -7,7 +7,7 @@ import signal
 import threading
 
 from utils.progress import tqdm
-from utils.run.folder import start_logging
+from utils.run.logs import start_logging
 
 CONTEXT = multiprocessing.get_context("fork")
 

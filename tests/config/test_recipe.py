@@ -250,9 +250,9 @@ def said():
     messages = []
     handler = logging.Handler()
     handler.emit = lambda record: messages.append(record.getMessage())
-    logging.getLogger("utils.run.folder").addHandler(handler)
+    logging.getLogger("utils.run.opening").addHandler(handler)
     yield messages
-    logging.getLogger("utils.run.folder").removeHandler(handler)
+    logging.getLogger("utils.run.opening").removeHandler(handler)
 
 
 def test_a_finished_stage_is_kept_and_what_has_no_effect_on_it_is_said(make_config, said):

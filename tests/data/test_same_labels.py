@@ -16,7 +16,7 @@ from predict import Predictor
 from utils.data.dataset import load_dataset
 from utils.export.export import export
 from utils.report.tables import main as report
-from utils.run.folder import find_run
+from utils.run.finding import find_run
 from utils.text import byte_hashes, lines_hash
 
 LINES = ("b", "", "é\u2028ü\x85x", "d \x0b", "")

@@ -14,7 +14,7 @@ from models.loading import load_method
 from tests.elias.conftest import STAGE1
 from tests.helpers import load
 from utils.config.config import ConfigError
-from utils.run.folder import find_run
+from utils.run.finding import find_run
 
 
 def test_unreachable_labels_are_counted_and_never_found(make_config, tmp_path, caplog):

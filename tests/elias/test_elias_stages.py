@@ -23,7 +23,7 @@ from tests.elias.conftest import STAGE1, STAGE2
 from tests.helpers import load
 from utils.config.config import ConfigError, to_yaml
 from utils.config.methods import method_class
-from utils.run.folder import find_run
+from utils.run.finding import find_run
 
 
 def test_a_stage_without_its_graph(make_config, tmp_path):

@@ -17,7 +17,7 @@ from utils.errors import InputError
 from utils.export.export import export
 from utils.plan import plan
 from utils.plan_sizes import _table_shape as encoder_table
-from utils.run.folder import find_run
+from utils.run.finding import find_run
 
 TEXTS = ["the kernel", "a python compiler of linux and the shell : editor tool", "", "font"]
 REFUSED = {

@@ -21,7 +21,7 @@ from utils.pretrained import sentence_modules
 from utils.pretrained.location import load_tokenizer
 from utils.pretrained.settings import check_lengths
 from utils.pretrained.source import resolve_encoder
-from utils.run.folder import find_run
+from utils.run.finding import find_run
 from utils.tokenization_utils import Tokenizer, tokenize_texts
 
 TEXTS = ["the kernel", "a python compiler of linux and the shell : editor tool", "font query", ""]

@@ -26,7 +26,7 @@ from utils.export.export import EDGE_TEXTS, export
 from utils.export.model_card import data_licence, found_metrics
 from utils.pretrained.location import load_tokenizer, resolve
 from utils.pretrained.source import resolve_encoder
-from utils.run.folder import find_run
+from utils.run.finding import find_run
 
 TEXTS = ["the bash and photo tool", "socket", "unknownword ünïcödé 漢字", *EDGE_TEXTS]
 FIRST = {"name": "encoder", "method": {"name": "dexml"}}

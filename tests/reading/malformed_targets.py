@@ -32,7 +32,7 @@ from utils.prepare import command as preparing
 from utils.pretrained.location import load_tokenizer
 from utils.report.tables import read_run
 from utils.run.environment import check_labels
-from utils.run.folder import find_run
+from utils.run.finding import find_run
 
 TEXTS = ["the linux tool", "glyph and letter"]
 

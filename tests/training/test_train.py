@@ -22,7 +22,7 @@ from tests.conftest import with_values
 from tests.tiny import write_dataset
 from utils.config.config import ConfigError, to_yaml
 from utils.files import folder_written_whole, settled_folder, written_whole
-from utils.run.folder import locked
+from utils.run.lock import locked
 
 ROOT = Path(__file__).parents[2]
 

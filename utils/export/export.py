@@ -38,7 +38,8 @@ from utils.config.plugins import add_plugin_option
 from utils.errors import InputError
 from utils.files import folder_written_whole
 from utils.run.environment import check_labels
-from utils.run.folder import find_run, start_logging
+from utils.run.finding import find_run
+from utils.run.logs import start_logging
 
 log = logging.getLogger("export")
 TOLERANCE = 1e-5  # of embeddings of unit length; of longer ones in proportion

@@ -23,7 +23,8 @@ from utils.config.config import read_yaml
 from utils.console import show_anything
 from utils.errors import InputError
 from utils.reading.saved import read_facts
-from utils.run.folder import MAY_DIFFER, with_folder_renamed
+from utils.run.differences import MAY_DIFFER
+from utils.run.folder import with_folder_renamed
 
 COLUMNS = ("P@1", "P@3", "P@5", "nDCG@5", "PSP@1", "PSP@5", "R@100")
 

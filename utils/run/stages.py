@@ -12,7 +12,7 @@ from typing import Any
 from utils.config.config import Config, ConfigError, read_yaml, stage_config, to_mapping
 from utils.config.legacy_yaml import load_any_config
 from utils.errors import InputError
-from utils.run.folder import find_run
+from utils.run.finding import find_run
 
 OF_THE_FUSION = (
     "root",

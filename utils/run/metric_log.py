@@ -1,0 +1,78 @@
+"""The metrics of a run while it trains: metrics.jsonl, TensorBoard, Weights & Biases."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from utils import distributed
+from utils.config.config import Config, ConfigError, to_mapping
+from utils.files import write_text
+
+
+class MetricLog:
+    """metrics.jsonl, TensorBoard and, if asked for, Weights & Biases, from the main process.
+
+    Args:
+        step, epoch: the steps done and the epochs finished where the run goes on from; what a
+            killed run logged beyond them is forgotten, for it comes again.
+    """
+
+    def __init__(self, folder: Path, config: Config, step: int = 0, epoch: int = 0) -> None:
+        self._path = folder / "metrics.jsonl"
+        self._board: Any = None
+        self._wandb: Any = None
+        if not distributed.is_main():
+            return
+        _forget_after(self._path, epoch)
+        if config.run.tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        if config.run.wandb:
+            try:
+                import wandb
+            except ImportError:
+                raise ConfigError(
+                    "run.wandb is true but the package is missing: pip install wandb"
+                ) from None
+            self._wandb = wandb.init(
+                project=config.run.project,
+                name=f"{config.data.name}/{config.run.expname}",
+                dir=str(folder),
+                config=to_mapping(config),
+            )
+
+    def write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
+        """Write one line of metrics.jsonl: {"kind": ..., "step": ..., **values}."""
+        if not distributed.is_main():
+            return
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        if self._board:
+            for name, value in values.items():
+                self._board.add_scalar(f"{kind}/{name}", value, step)
+        if self._wandb:
+            self._wandb.log({f"{kind}/{name}": value for name, value in values.items()}, step=step)
+
+    def close(self) -> None:
+        """Close what is written to elsewhere."""
+        if self._board:
+            self._board.close()
+        if self._wandb:
+            self._wandb.finish()
+
+
+def _forget_after(path: Path, epoch: int) -> None:
+    """Drop the lines of unfinished epochs, and a last line that was cut off."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            if json.loads(line)["epoch"] <= epoch:
+                kept.append(line + "\n")
+    write_text(path, "".join(kept))
