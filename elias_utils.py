@@ -80,7 +80,7 @@ from models.elias.made_graphs import Origin, approx_origin, cluster_origin  # no
 from models.elias.options import EliasConfig, Limits  # noqa: E402
 from models.elias.report import draw  # noqa: E402
 from models.loading import load_method  # noqa: E402
-from models.recipe import with_resolved_encoder  # noqa: E402
+from models.planning import with_resolved_encoder  # noqa: E402
 from train import fit  # noqa: E402
 from utils import distributed  # noqa: E402
 from utils.config.config import (

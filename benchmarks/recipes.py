@@ -5,10 +5,10 @@ its name.
     python -m benchmarks.recipes
     python -m benchmarks.recipes amazon-670k      # those whose path contains a word
 
-On paper: `models.recipe.plan_recipe` with the published numbers of points and labels. Trained: all
-stages in order, with a small encoder in place of the hub's, two epochs, and every size cut to the
-toy's, so that the code that runs is the code that would. The last column is P@1 on the toy's 24
-test points.
+On paper: `models.planning.plan_recipe` with the published numbers of points and labels. Trained:
+all stages in order, with a small encoder in place of the hub's, two epochs, and every size cut to
+the toy's, so that the code that runs is the code that would. The last column is P@1 on the toy's
+24 test points.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import scipy.sparse as sp
 import torch
 
 from eval import evaluate
-from models.recipe import plan_recipe
+from models.planning import plan_recipe
 from train import check_settings, fit
 from utils.config.config import Config, build_config, to_mapping
 from utils.config.legacy_yaml import load_any_config

@@ -165,6 +165,7 @@ class Recipe(ABC):
 
     Options: ClassVar[type[MethodConfig]]  # section `method` of its configs
     Answers: ClassVar[type[Ranker]]  # what loads `model/`
+    reads_tokens: ClassVar[bool] = False  # of `encoder:`, which the data set is read with then
 
     def __init__(
         self, config: Config, data: Dataset, start: Start | None, runtime: Runtime
@@ -214,6 +215,7 @@ class Learner(Recipe):
     """Trained by gradient. All its methods but `order` are collectives."""
 
     module: nn.Module  # every parameter and buffer of training, by the names of checkpoints
+    reads_tokens: ClassVar[bool] = True
 
     @classmethod
     def group_names(cls, config: Config) -> frozenset[str]:

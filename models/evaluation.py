@@ -19,7 +19,7 @@ from utils.data.dataset import Dataset
 from utils.data.sizes import DataSizes
 from utils.data.texts import Texts
 from utils.reading.saved import check_answers
-from utils.search import Comparison, ExactIndex
+from utils.search import Comparison, ExactIndex, HnswIndex
 from utils.sparse import contains, keep_topk, remove_pairs, topk_csr
 
 log = logging.getLogger(__name__)
@@ -218,12 +218,12 @@ def compare_index(ranker: Ranker, texts: Texts, k: int) -> dict[str, Any]:
     """
     settings = ranker.config.eval
     index = ranker.index
-    assert index is not None, "no index to compare"
+    assert isinstance(index, HnswIndex), "exact search is not compared with itself"
     exact = ExactIndex(index.labels, index.bias, block=settings.label_block)
     both = Comparison(index, exact)
     for queries in ranker.queries(texts).split(settings.batch_size):
         both.search(queries, k)
-    found = {"name": settings.index, **both.report()}
+    found = both.report()
     log.info(
         "approximate index: recall@1 %.4f, recall@%d %.4f of the exact result, %d points, build "
         "%.1f s, search %.3f ms/point vs exact %.3f ms/point",
@@ -246,7 +246,7 @@ def compare_index(ranker: Ranker, texts: Texts, k: int) -> dict[str, Any]:
             settings.index,
             settings.index,
         )
-    return found
+    return {"name": settings.index, **found}
 
 
 def spread(count: int, most: int) -> np.ndarray:

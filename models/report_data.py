@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -17,6 +17,8 @@ from utils.sparse import contains, topk_rows
 
 EXPLAINED = 3  # labels of a member's own
 AT_ONCE = 500  # points explained at a time
+MOST_RANKS = 100  # of a point's labels that deciles look at
+DECILE_KS = (1, 5, 100)
 
 
 def report_data(
@@ -30,54 +32,46 @@ def report_data(
     """Gather the data of a report.
 
     Args:
-        folder: of the run. evaluation: of the split, with scores. seconds: that it took.
+        folder: of the run.
+        evaluation: of the split, with scores.
+        seconds: that it took.
     """
+    assert evaluation.scores is not None, "the main process gathers a report"
     points = data.splits[split]
     scores = evaluation.scores
-    config = ranker.config
-    top = min(report.SHOWN, data.num_labels)
-    kept = max(int(np.diff(scores.indptr).max(initial=1)), top)
-    ids, values = topk_rows(scores, min(kept, 100))  # [n, W]
-    shown = ids[:, :top]
-    right = contains(points.relevance, np.arange(len(ids))[:, None], shown)
+    shown_labels = min(report.SHOWN, data.num_labels)
+    kept = max(int(np.diff(scores.indptr).max(initial=1)), shown_labels)
+    ids, values = topk_rows(scores, min(kept, MOST_RANKS))  # [n, W]
+    top = ids[:, :shown_labels]
     peers, source = report.peers_of(data.name, split)
-    table, names = explained_points(ranker, points, scores)
+    table, members = explained_points(ranker, points, scores)
     trees = ranker.clusters()
-    pairs = report.confused_pairs(shown, points.relevance)
     texts = data.label_texts
     facts = {
-        "method": config.method.name,
-        "run": str(config.run.expname),
+        "method": ranker.config.method.name,
+        "run": str(ranker.config.run.expname),
         "data set": data.name,
         "split": split,
         "points": len(points),
         "labels": data.num_labels,
         "training points": data.num_train,
         "data hash": data.hash,
-        "seed": config.run.seed,
+        "seed": ranker.config.run.seed,
         "seconds of prediction": round(seconds, 2),
-        **({"members": ", ".join(names)} if names else {}),
+        **({"members": ", ".join(members)} if members else {}),
         **evaluation.facts,
     }
+    pairs = report.confused_pairs(top, points.relevance)
+    ks = sorted({1, *(k for k in DECILE_KS if k <= ids.shape[1])})
     return report.ReportData(
-        title=f"{data.name} / {config.run.expname}",
+        title=f"{data.name} / {ranker.config.run.expname}",
         facts=facts,
         metrics=evaluation.metrics,
         peers=peers,
         peers_source=source,
         curves=report.read_curves(folder),
-        deciles=[
-            report.by_decile(
-                ids,
-                points.relevance,
-                data.label_counts,
-                sorted({k for k in (1, 5, 100) if k <= ids.shape[1]} | {1}),
-            )
-        ],
-        reliability=metrics.reliability(
-            ranker.probabilities(values[:, :top].astype(np.float64)[shown >= 0], shown[shown >= 0]),
-            right[shown >= 0],
-        ),
+        deciles=[report.by_decile(ids, points.relevance, data.label_counts, ks)],
+        reliability=reliability(ranker, points, top, values[:, :shown_labels]),
         confusions=[(texts[true], texts[wrong], times) for true, wrong, times in pairs],
         clusters=[
             {"name": name, **report.cluster_histogram(np.diff(tree.indptr))}
@@ -91,27 +85,37 @@ def report_data(
     )
 
 
+def reliability(
+    ranker: Ranker, points: Split, ids: np.ndarray, values: np.ndarray
+) -> dict[str, list[float]] | None:
+    """How often predictions [n, k] are right, by bins of their probability.
+
+    None where the scores are no probabilities.
+
+    Args:
+        ids: label ids [n, k], -1 = no more. values: their scores [n, k].
+    """
+    known = ids >= 0
+    right = contains(points.relevance, np.arange(len(ids))[:, None], ids)
+    probabilities = ranker.probabilities(values.astype(np.float64)[known], ids[known])
+    return metrics.reliability(probabilities, right[known])
+
+
 def explained_points(
-    ranker: Ranker,
-    split: Split,
-    scores: sp.csr_matrix,
-) -> tuple[list[dict], Sequence[str]]:
-    """(entries of the points in the table, names of the ranker's members)."""
-    table, names = [], []
+    ranker: Ranker, split: Split, scores: sp.csr_matrix
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Entries of the points in the table, and names of the ranker's members."""
+    table: list[dict[str, Any]] = []
+    members: list[str] = []
     chosen = report.chosen_points(len(split))
-    for some in np.array_split(chosen, max(-(-len(chosen) // AT_ONCE), 1)):
-        ids, _ = topk_rows(scores[some], min(report.SHOWN, scores.shape[1]))
-        views = [
-            report.PointViews(v.name, v.ids, v.contributions)
-            for v in explain(
-                ranker,
-                split.texts[some],
-                ids,
-                min(EXPLAINED, ranker.num_labels),
-                split.filters[some],
-            )
-        ]
-        names = [view.name for view in views]
-        texts = split.texts[some].strings()
-        table += report.points_table(some, texts, scores[some], split.relevance[some], views)
-    return table, names
+    own_labels = min(EXPLAINED, ranker.num_labels)
+    for block in np.array_split(chosen, max(-(-len(chosen) // AT_ONCE), 1)):
+        ids, _ = topk_rows(scores[block], min(report.SHOWN, scores.shape[1]))
+        texts = split.texts[block]
+        views = explain(ranker, texts, ids, own_labels, split.filters[block])
+        members = [view.name for view in views]
+        shown = [report.PointViews(view.name, view.ids, view.contributions) for view in views]
+        table += report.points_table(
+            block, texts.strings(), scores[block], split.relevance[block], shown
+        )
+    return table, members

@@ -22,7 +22,7 @@ from models.adapter import MethodRanker, make_recipe
 from models.contract import Learner, Recipe, Solver
 from models.evaluation import check_ks, evaluate, headline, metric_ks
 from models.loading import start_of
-from models.recipe import plan_recipe, tokenizer_of
+from models.planning import plan_recipe, tokenizer_of
 from utils import distributed
 from utils.config.config import Config, ConfigError
 from utils.config.methods import method_class
@@ -250,19 +250,11 @@ def train_learner(learner: Learner, folder: Path, resume: bool) -> None:
     run = Run(
         learner, optimizers, state, folder, MetricLog(folder, config, state.step, state.epoch)
     )
-    last = min(config.train.epochs, config.train.stop_epoch or config.train.epochs)
     if config.train.epochs == 0 and resume and (folder / "finished").exists():
         log.info("the run has finished already")
         return
-    if state.step == 0:
-        started = time.perf_counter()
-        with stopped_by_sigterm():
-            learner.prepare(folder)
-        state.seconds += time.perf_counter() - started
-    elif state.epoch >= last:
-        log.info("the run has finished already")
-    else:
-        log.info("resumed at epoch %d, step %d", state.epoch + 1, state.step)
+    last = last_epoch(config)
+    prepare_or_resume(run, learner, last)
     every = 1 if learner.runtime.device.type == "cpu" else CHECK_EVERY
     with SaveClock(config.run.save_minutes, every) as clock:
         while state.epoch < last and not out_of_patience(state, config):
@@ -279,6 +271,27 @@ def train_learner(learner: Learner, folder: Path, resume: bool) -> None:
     if config.train.epochs == 0:
         keep_best(run, 0.0)
     finish(run)
+
+
+def last_epoch(config: Config) -> int:
+    """How many epochs are trained."""
+    stop = config.train.stop_epoch
+    assert not isinstance(stop, str), "`best:NAME` is resolved when a stage begins"
+    return min(config.train.epochs, stop or config.train.epochs)
+
+
+def prepare_or_resume(run: Run, learner: Learner, last: int) -> None:
+    """Prepare a run that begins; of one that goes on say where it stands."""
+    state = run.state
+    if state.step == 0:
+        started = time.perf_counter()
+        with stopped_by_sigterm():
+            learner.prepare(run.folder)
+        state.seconds += time.perf_counter() - started
+    elif state.epoch >= last:
+        log.info("the run has finished already")
+    else:
+        log.info("resumed at epoch %d, step %d", state.epoch + 1, state.step)
 
 
 def finish(run: Run) -> None:

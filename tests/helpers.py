@@ -15,7 +15,7 @@ from utils.linear.tree_training import Ranking, fit_tree, grow, label_centroids
 
 
 def load(config):
-    from models.recipe import tokenizer_of
+    from models.planning import tokenizer_of
     from utils.pretrained.location import load_tokenizer
 
     source = tokenizer_of(config)

@@ -27,9 +27,10 @@ LAYERS = (
     ("models.fusion",),
     (
         "models.report_data",
-        "models.recipe",
+        "models.planning",
         "models.evaluator",
         "models.predictor",
+        "models.exporter",
         "models.trainer",
     ),
     COMMANDS,  # and every __main__
@@ -37,8 +38,6 @@ LAYERS = (
 # What is not yet so: "importer -> imported". This list may only become shorter.
 VIOLATIONS = {
     "models.encoders -> models.method",
-    "utils.export -> models.loading",
-    "utils.export -> models.encoders",
 }
 
 Edges = dict[tuple[str, str], list[str]]  # (importer, imported) -> files and lines

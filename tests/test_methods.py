@@ -11,6 +11,9 @@ from accelerate import Accelerator
 
 import eval as evaluation
 import train
+from models.adapter import make_recipe
+from models.evaluation import predict
+from models.loading import load_run
 from predict import Predictor
 from tests.conformance import check_answers
 from tests.conftest import with_values
@@ -20,6 +23,7 @@ from tests.tiny import write_dataset
 from utils.config.methods import METHODS, method_class
 from utils.data.texts import ListTexts
 from utils.metrics import evaluate
+from utils.runtime import Runtime
 
 
 def test_every_method_is_covered():
@@ -48,18 +52,22 @@ def test_conformance(config, monkeypatch):
     assert again["P@1"] == pytest.approx(metrics["P@1"])
     assert scores.multiply(data.splits["tst"].filters).nnz == 0
 
-    check_answers(folder)
-    predictor = Predictor(folder)
+    ranker, _ = load_run(folder, Runtime.start(config))
     texts = ListTexts(["the linux tool", "", "glyph and letter"])
-    _, ids = predictor.ranker.open(texts).best(20)
-    opened = predictor.ranker.open(texts, given=True)  # as a member of a fusion: it ranks alike
-    assert opened.best(3)[1][0].tolist() == ids[0, :3].tolist()
+    values, ids = ranker.open(texts).best(20)
+    assert np.isfinite(values).all()  # the empty text included
+    assert (np.diff(values, axis=1) <= 0).all()
+    assert all(sorted(row) == list(range(20)) for row in ids.tolist())
+    # as a member of a fusion it ranks as it does alone
+    member = ranker.open(texts, given=True)
+    assert member.best(3)[1][0].tolist() == ids[0, :3].tolist()
     asked = np.array([[5, -1, 0]] * 3)
     places = [ids[0].tolist().index(label) for label in (5, 0)]
     np.testing.assert_allclose(
-        opened.of(asked)[0, [0, 2]], opened.best(20)[0][0, places], rtol=1e-4, atol=1e-5
+        member.of(asked)[0, [0, 2]], member.best(20)[0][0, places], rtol=1e-4, atol=1e-5
     )
-    one = predictor(["the linux tool"], k=20)[0]
+    check_answers(folder)
+    one = Predictor(folder)(["the linux tool"], k=20)[0]
     assert [p["label"] for p in one] == ids[0].tolist()
     assert one[0]["text"] == "kernel"
 
@@ -90,16 +98,15 @@ def test_batch_size_of_prediction_and_label_blocks_do_not_matter(make_config, na
     config = make_config(**SETTINGS[name], train={"epochs": 1})
     data = load(config)
     torch.manual_seed(0)
-    method = method_class(config.method.name).build(config, data)
+    kind = method_class(config.method.name)
+    recipe = make_recipe(kind, config, data, None, Runtime(Accelerator(cpu=True)))
     if name == "ova":
-        torch.nn.init.normal_(method.weight)
-    accelerator = Accelerator(cpu=True)
-    method.prepare_scoring(accelerator)
-    expected = method.predict(data.splits["tst"], 7, accelerator)
+        torch.nn.init.normal_(recipe.module.weight)
+    test = data.splits["tst"]
+    expected, _ = predict(recipe.ranker(), test.texts, 7, test.filters)
     assert np.diff(expected.indptr).tolist() == [7] * 20
-    method.config = with_values(config, eval={"batch_size": 3, "label_block": 4})
-    method.prepare_scoring(accelerator)
-    got = method.predict(data.splits["tst"], 7, accelerator)
+    recipe.config = with_values(config, eval={"batch_size": 3, "label_block": 4})
+    got, _ = predict(recipe.ranker(), test.texts, 7, test.filters)
     assert (got.indices == expected.indices).all()
     np.testing.assert_allclose(got.data, expected.data, rtol=1e-4, atol=1e-5)
 

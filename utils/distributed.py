@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -82,7 +82,7 @@ def start(mixed_precision: str | None = None) -> Accelerator:
     return accelerator
 
 
-def precision(accelerator: Accelerator) -> str:
+def precision(accelerator: Accelerator) -> Literal["no", "fp16", "bf16"]:
     """What is computed in: no (float32), fp16 or bf16. accelerate keeps the name of one that a CPU
     does not have."""
     return accelerator.mixed_precision if accelerator.native_amp else "no"

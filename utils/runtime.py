@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
@@ -39,7 +40,7 @@ class Runtime:
         return self.accelerator.device
 
     @property
-    def precision(self) -> str:
+    def precision(self) -> Literal["no", "fp16", "bf16"]:
         """The mixed precision in effect: no, fp16 or bf16."""
         return distributed.precision(self.accelerator)
 

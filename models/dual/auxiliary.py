@@ -32,6 +32,9 @@ class AuxiliaryVectors(nn.Module):
         init: xavier, or zeros: labels then start as their texts' embeddings.
     """
 
+    table: DeclaredParameter
+    clusters: Tensor
+
     def __init__(self, count: int, dim: int, num_labels: int, init: str) -> None:
         super().__init__()
         self.table = DeclaredParameter(torch.zeros(count, dim), Kind(Gradient.ROWS))

@@ -1,101 +1,71 @@
-"""NGAME: negative-mining-aware mini-batches for a dual encoder (Dahiya et al., WSDM 2023), the base
-of DEXA's M1.
+"""NGAME: negative-mining-aware mini-batches for a dual encoder, the base of DEXA's M1.
 
-The dual encoder of DEXML with another order of the queries and, as published, another pool and
-loss: one sampled positive a query, the batch's other sampled positives as negatives, the triplet
-loss with online hard negatives. The axes are independent: any `method.pool`, `loss.name` and
-`method.batches` go together.
+Dahiya et al., WSDM 2023. The dual encoder of DEXML with another order of the queries and, as
+published, another pool and loss: one sampled positive a query, the batch's other sampled positives
+as negatives, the triplet loss with online hard negatives. The axes are independent: any
+`method.pool`, `loss.name` and `method.batches` go together.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from losses import violations
-from models.batching.clustered_batches import ClusteredBatches, ClusteredConfig, check_curriculum
-from models.batching.label_pool import LabelPool, gather_pool
-from models.dual.dexml import Dexml, DexmlConfig
-from models.encoders.encoder import TextEncoder
-from models.method import Method, check_encoders, embed_rows
+from models.batching.clustered_batches import ClusteredBatches, check_curriculum
+from models.batching.label_pool import gather_pool
+from models.contract import Start
+from models.dual.dexml import Dexml, StepPool
+from models.dual.options import NgameConfig
+from models.encoders.reader import embed_all
 from utils import distributed
-from utils.config.config import Config, option
-from utils.config.sections import LARGEST, SMALLEST
+from utils.config.config import Config
 from utils.data.batches import Batch
 from utils.data.dataset import Dataset
 from utils.data.sizes import DataSizes
 from utils.run.stages import Runs
-
-
-@dataclass(frozen=True)
-class NgameConfig(ClusteredConfig, DexmlConfig):
-    pool: Literal["all", "hnm", "in-batch"] = option(
-        "in-batch",
-        "labels in a step's loss: all; hnm = the batch's sampled positives and mined negatives; "
-        "in-batch",
-    )
-    tau: float = option(
-        1.0,
-        "temperature: scores are inner products / tau; 1 for the triplet loss",
-        ge=SMALLEST,
-        le=LARGEST,
-    )
+from utils.runtime import Runtime
 
 
 class Ngame(Dexml):
-    """The dual encoder with clustered batches."""
+    """Trains a dual encoder on clustered batches."""
 
     Options = NgameConfig
 
     def __init__(
-        self, config: Config, num_labels: int, data: Dataset | None, encoder: TextEncoder
+        self, config: Config, data: Dataset, start: Start | None, runtime: Runtime
     ) -> None:
-        super().__init__(config, num_labels, data, encoder)
-        self.clustered = ClusteredBatches(config, len(data.splits["trn"])) if data else None
-        self._violating: list[tuple[Tensor, Tensor]] = []  # own pairs of a step: violating, all
+        super().__init__(config, data, start, runtime)
+        self.clustered = ClusteredBatches(config, len(data.splits["trn"]))
+        # of each step's own pairs of the epoch: how many violate the margin, and how many there are
+        self._violating: list[tuple[Tensor, Tensor]] = []
 
     @classmethod
     def check(cls, config: Config, sizes: DataSizes, runs: Runs) -> None:
         check_curriculum(config)
         super().check(config, sizes, runs)
 
-    @classmethod
-    def check_start(cls, config: Config, before: Config) -> None:
-        check_encoders(config, before)
-
-    def start_from(self, other: Method) -> None:
-        """The encoder of any run."""
-        self.start_from_encoder(other)
-
-    def observe(
-        self,
-        batch: Batch,
-        queries: Tensor,
-        labels: Tensor,
-        pool: LabelPool,
-        sampled: np.ndarray | None,
-    ) -> None:
+    def observe(self, batch: Batch, queries: Tensor, labels: Tensor, pool: StepPool) -> None:
         self.clustered.record(batch, queries)
-        # the margin is one of cosines
-        if self.config.method.pool != "all" and self.encoder.config.normalize:
-            positives = pool.positives(
-                batch, self.config.loss, sampled, queries.device, by_rows=True
-            )
-            self._violating.append(
-                violations(
-                    queries=queries,
-                    labels=gather_pool(pool, labels),
-                    positives=positives,
-                    margin=self.config.loss.margin,
-                )
-            )
+        is_cosine = self.module.encoder.config.normalize  # the margin is one of cosines
+        if self.config.method.pool == "all" or not is_cosine:
+            return
+        positives = pool.labels.positives(
+            batch, self.config.loss, pool.sampled, queries.device, by_rows=True
+        )
+        counts = violations(
+            queries=queries,
+            labels=gather_pool(pool.labels, labels),
+            positives=positives,
+            margin=self.config.loss.margin,
+        )
+        self._violating.append(counts)
 
-    def epoch_report(self) -> dict[str, float]:
+    def report(self) -> dict[str, float]:
         """Share of the epoch's in-batch negatives that violate the margin."""
         violating, pairs = self._counted()
         self._violating = []
@@ -103,37 +73,29 @@ class Ngame(Dexml):
 
     def _counted(self) -> list[float]:
         """[violating pairs, pairs] of the epoch so far, of all processes."""
-        own = [float(sum(part)) for part in zip(*self._violating, strict=True)] or [0.0, 0.0]
-        return [distributed.total(value) for value in own]
+        counts = [float(sum(part)) for part in zip(*self._violating, strict=True)]
+        return [distributed.total(count) for count in counts or [0.0, 0.0]]
 
-    def on_epoch_start(self, epoch: int, accelerator: Accelerator) -> None:
-        super().on_epoch_start(epoch, accelerator)
-        self.clustered.start_epoch(epoch, lambda: self.embed_queries(accelerator).cpu().numpy())
+    # ---- epochs
+    def begin(self, epoch: int) -> None:
+        super().begin(epoch)
+        self.clustered.start_epoch(epoch, self._embed_queries)
 
-    def embed_queries(self, accelerator: Accelerator) -> Tensor:
-        """Embeddings of the training queries [n, D]."""
-        split = self.data.splits["trn"]
-        return embed_rows(
-            self.encoder,
-            split.tokens,
-            split.rows,
-            self.config.eval.batch_size,
-            accelerator,
-            "embed queries",
-        )
+    def _embed_queries(self) -> np.ndarray:
+        """Embeddings of the training queries [n, D]; a collective."""
+        texts = self.data.splits["trn"].texts
+        return embed_all(self.reader, texts, "embed queries").cpu().numpy()
 
-    def batch_order(self, epoch: int) -> np.ndarray | None:
+    def order(self, epoch: int) -> np.ndarray | None:
         return self.clustered.order(epoch)
 
-    def training_state(self) -> dict[str, np.ndarray]:
-        return {
-            **super().training_state(),
-            **self.clustered.state(),
-            "violating": np.array(self._counted()),
-        }
+    def state(self) -> dict[str, np.ndarray]:
+        counted = {"violating": np.array(self._counted())}
+        return {**super().state(), **self.clustered.state(), **counted}
 
-    def load_training_state(self, state: dict[str, np.ndarray]) -> None:
-        super().load_training_state(state)
-        self.clustered.load_state(state)
+    def load_state(self, state: Mapping[str, np.ndarray], folder: Path) -> None:
+        super().load_state(state, folder)
+        self.clustered.load_state(dict(state))
         if distributed.is_main():
-            self._violating = [tuple(torch.from_numpy(state["violating"]))]
+            violating, pairs = torch.from_numpy(state["violating"])
+            self._violating = [(violating, pairs)]

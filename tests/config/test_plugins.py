@@ -11,11 +11,11 @@ import yaml
 import eval as evaluation
 import predict
 import train
+from models.exporter import export
 from utils.config import plugins
 from utils.config.config import ConfigError, to_yaml
 from utils.config.methods import METHODS, method_class, method_options
 from utils.config.sections import MethodConfig
-from utils.export.export import export
 from utils.files import write_text
 from utils.run.reopened import load_training_config
 from utils.run.stages import member_stages

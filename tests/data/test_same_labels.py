@@ -11,10 +11,10 @@ import pytest
 
 import eval as evaluation
 import train
+from models.exporter import export
 from models.fusion.members import check_member
 from predict import Predictor
 from utils.data.dataset import load_dataset
-from utils.export.export import export
 from utils.report.tables import main as report
 from utils.run.finding import find_run
 from utils.text import byte_hashes, lines_hash

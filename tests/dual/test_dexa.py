@@ -1,6 +1,8 @@
 """Auxiliary vectors against the formula; the axes that make NGAME, SiameseXML and DEXML of one
 class."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -15,34 +17,32 @@ from utils.config.methods import method_class
 from utils.data.batches import TextBatch, training_batches
 from utils.data.dataset import load_dataset
 from utils.pretrained.location import load_tokenizer
+from utils.runtime import Runtime
 
+CPU = Runtime(Accelerator(cpu=True))
 TRIPLET = {"name": "triplet", "sample": True}
 
 
 @pytest.fixture
 def built(make_config, tiny_encoder):
-    """built(**sections) -> (method, first batch, accelerator), prepared."""
+    """built(**sections) -> (learner, first batch), prepared."""
 
     def build(**sections):
         config = make_config(**sections)
         torch.manual_seed(0)
-        method = method_class(config.method.name).build(
-            config, load_dataset(config, load_tokenizer(tiny_encoder))
-        )
-        accelerator = Accelerator(cpu=True)
-        method.prepare(None, accelerator)
-        return (
-            method,
-            next(training_batches(method.data.splits["trn"], None, config, 0)),
-            accelerator,
-        )
+        data = load_dataset(config, load_tokenizer(tiny_encoder))
+        learner = method_class(config.method.name)(config, data, None, CPU)
+        learner.prepare(Path())
+        return learner, next(training_batches(data.splits["trn"], None, config, 0))
 
     return build
 
 
-def gradients(method):
+def gradients(learner):
     return {
-        n: p.grad.to_dense().clone() for n, p in method.named_parameters() if p.grad is not None
+        n: p.grad.to_dense().clone()
+        for n, p in learner.module.named_parameters()
+        if p.grad is not None
     }
 
 
@@ -50,7 +50,7 @@ def gradients(method):
 def test_a_step_equals_the_formula(built, gc_batch_size):
     """w_l = norm(E(z_l) + a_C(l)), decoupled softmax over all labels, by plain autograd on full
     matrices."""
-    method, batch, accelerator = built(
+    learner, batch = built(
         method={
             "name": "dexa",
             "num_vectors": 8,
@@ -60,14 +60,18 @@ def test_a_step_equals_the_formula(built, gc_batch_size):
             "gc_batch_size": gc_batch_size,
         }
     )
-    loss = method.backward(batch, accelerator)
-    got = gradients(method)
-    method.zero_grad()
-    queries = method.encoder(batch.queries)
-    texts = method.encoder(TextBatch.take(method.data.label_tokens, np.arange(20)))
+    loss = learner.backward(batch)
+    got = gradients(learner)
+    learner.module.zero_grad()
+    queries = learner.module.encoder(batch.queries)
+    texts = learner.module.encoder(TextBatch.take(learner.data.label_tokens, np.arange(20)))
     labels = torch.stack(
         [
-            F.normalize(texts[i] + method.auxiliary.table[int(method.auxiliary.clusters[i])], dim=0)
+            F.normalize(
+                texts[i]
+                + learner.module.auxiliary.table[int(learner.module.auxiliary.clusters[i])],
+                dim=0,
+            )
             for i in range(20)
         ]
     )
@@ -81,7 +85,7 @@ def test_a_step_equals_the_formula(built, gc_batch_size):
         expected = expected + (torch.logaddexp(positive, negatives) - positive).mean() / len(scores)
     expected.backward()
     torch.testing.assert_close(loss, expected.detach(), rtol=1e-5, atol=1e-6)
-    plain = gradients(method)
+    plain = gradients(learner)
     assert got.keys() == plain.keys()
     for name, value in plain.items():
         torch.testing.assert_close(
@@ -90,25 +94,25 @@ def test_a_step_equals_the_formula(built, gc_batch_size):
 
 
 def test_a_step_moves_the_vectors_of_its_labels_only(make_config, built):
-    method, batch, accelerator = built(
+    learner, batch = built(
         method={"name": "dexa", "num_vectors": "labels"}, loss=TRIPLET, train={"batch_size": 4}
     )
-    before = method.auxiliary.table.detach().clone()
-    pool = method._pool(batch, batch.rng(), torch.device("cpu"))[0]
-    method.backward(batch, accelerator)
-    gradient = method.auxiliary.table.grad
+    before = learner.module.auxiliary.table.detach().clone()
+    pool = learner._pool(batch).labels
+    learner.backward(batch)
+    gradient = learner.module.auxiliary.table.grad
     assert gradient.is_sparse
     assert set(gradient.coalesce().indices()[0].tolist()) == set(pool.ids)
-    assert torch.equal(before, method.auxiliary.table)
+    assert torch.equal(before, learner.module.auxiliary.table)
 
 
 @pytest.mark.parametrize("plain", ["ngame", "dexml"])
 def test_without_vectors_it_is_ngame_and_with_all_labels_dexml(built, plain):
     settings = {"pool": "all", "tau": 0.1}
     dexa = {**settings, "name": "dexa", "num_vectors": 0, "batches": "random"}
-    first, batch, accelerator = built(method=dexa)
+    first, batch = built(method=dexa)
     second = built(method={**settings, "name": plain})[0]
-    losses = [m.backward(batch, accelerator) for m in (first, second)]
+    losses = [m.backward(batch) for m in (first, second)]
     assert torch.equal(*losses)
     assert gradients(first).keys() == gradients(second).keys()
     assert all(torch.equal(v, gradients(second)[n]) for n, v in gradients(first).items())
@@ -116,13 +120,9 @@ def test_without_vectors_it_is_ngame_and_with_all_labels_dexml(built, plain):
 
 def test_vectors_of_zeros_leave_the_labels_where_their_texts_are(built):
     """SiameseXML's residual at the start."""
-    method, _, accelerator = built(
-        method={"name": "dexa", "num_vectors": "labels", "vector_init": "zeros"}
-    )
-    method.prepare_scoring(accelerator)
-    texts = method.embed_labels(method.data.label_tokens, accelerator)
-    torch.testing.assert_close(method.label_embeddings, texts)
-    assert method.auxiliary.clusters.tolist() == list(range(20))
+    learner, _ = built(method={"name": "dexa", "num_vectors": "labels", "vector_init": "zeros"})
+    torch.testing.assert_close(learner.ranker().label_embeddings, learner.embed_labels())
+    assert learner.module.auxiliary.clusters.tolist() == list(range(20))
 
 
 @pytest.mark.parametrize(
@@ -189,13 +189,14 @@ def test_a_new_label_gets_its_text_and_the_vector_of_the_nearest_cluster(make_co
     )
     predictor = Predictor(folder, labels=["zebra", "a kernel", "teapot"])
     assert predictor(["the linux tool"], k=3)[0][0]["text"] == "a kernel"
-    method = Predictor(folder).ranker.method
-    embeddings = F.normalize(torch.randn(5, method.encoder.dim), dim=1)
-    got = method.represent_new(embeddings)
-    assert method.centroids.shape == (4, method.encoder.dim)
+    ranker = Predictor(folder).ranker
+    dim = ranker.reader.dim
+    embeddings = F.normalize(torch.randn(5, dim), dim=1)
+    got = ranker.represent_new(embeddings)
+    assert ranker.centroids.shape == (4, dim)
     for row, text in zip(got, embeddings, strict=True):
-        nearest = max(range(4), key=lambda c: float(text @ method.centroids[c]))
-        torch.testing.assert_close(row, F.normalize(text + method.auxiliary.table[nearest], dim=0))
+        nearest = max(range(4), key=lambda c: float(text @ ranker.centroids[c]))
+        torch.testing.assert_close(row, F.normalize(text + ranker.auxiliary.table[nearest], dim=0))
 
 
 def test_it_starts_from_any_encoder_and_keeps_the_vectors_of_its_like(make_config, tmp_path):
@@ -217,7 +218,7 @@ def test_it_starts_from_any_encoder_and_keeps_the_vectors_of_its_like(make_confi
             run={"dir": str(tmp_path / "c"), "start_from": str(second)},
         )
     )
-    one, two = (Predictor(f).ranker.method for f in (second, third))
+    one, two = (Predictor(f).ranker for f in (second, third))
     assert torch.equal(one.auxiliary.table, two.auxiliary.table)
     assert torch.equal(one.auxiliary.clusters, two.auxiliary.clusters)
     assert np.allclose(one.label_embeddings, two.label_embeddings)

@@ -1,5 +1,7 @@
 """DEXML's step against plain autograd on the formula, and its pools."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,15 +9,18 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 
 import train
+from models.dual.dexml import Dexml
 from models.encoders.encoder import BagEncoder
+from models.evaluation import evaluate
 from predict import Predictor
-from utils.config.methods import method_class
 from utils.data.batches import TextBatch, training_batches
 from utils.data.dataset import load_dataset
+from utils.data.texts import ListTexts
 from utils.pretrained.location import load_tokenizer
+from utils.runtime import Runtime
 from utils.training.grad_cache import GradCache
 
-CPU = torch.device("cpu")
+CPU = Runtime(Accelerator(cpu=True))
 
 
 @pytest.fixture(scope="module")
@@ -25,35 +30,31 @@ def tokenizer():
 
 @pytest.fixture
 def built(make_config, tokenizer):
-    """built(**sections) -> (method, first batch, accelerator)."""
+    """built(**sections) -> (learner, first batch)."""
 
     def build(**sections):
         config = make_config(**sections)
         data = load_dataset(config, tokenizer)
         torch.manual_seed(0)
-        method = method_class("dexml").build(config, data)
-        return (
-            method,
-            next(training_batches(data.splits["trn"], None, config, 0)),
-            Accelerator(cpu=True),
-        )
+        learner = Dexml(config, data, None, CPU)
+        return learner, next(training_batches(data.splits["trn"], None, config, 0))
 
     return build
 
 
-def gradients(method):
+def gradients(learner):
     return {
         name: p.grad.to_dense().clone()
-        for name, p in method.named_parameters()
+        for name, p in learner.module.named_parameters()
         if p.grad is not None
     }
 
 
-def plain_loss(method, batch, loss_name, tau):
+def plain_loss(learner, batch, loss_name, tau):
     """The formulas of the paper on full score matrices, encoding each text batch in one go."""
-    data = method.data
-    queries = method.encoder(batch.queries)
-    labels = method.encoder(TextBatch.take(data.label_tokens, np.arange(data.num_labels)))
+    data = learner.data
+    queries = learner.module.encoder(batch.queries)
+    labels = learner.module.encoder(TextBatch.take(data.label_tokens, np.arange(data.num_labels)))
     scores = queries @ labels.T / tau
     known = torch.from_numpy(batch.relevance.toarray()) > 0
     absent = (torch.from_numpy(batch.filters.toarray()) > 0) & ~known
@@ -78,18 +79,18 @@ def plain_loss(method, batch, loss_name, tau):
 @pytest.mark.parametrize("loss", ["softmax", "decoupled-softmax", "bce"])
 @pytest.mark.parametrize("gc_batch_size", [1, 3, 7, 64])
 def test_a_step_with_gradient_caching_equals_the_formula(built, loss, gc_batch_size):
-    method, batch, accelerator = built(
+    learner, batch = built(
         loss={"name": loss},
         method={"gc_batch_size": gc_batch_size, "tau": 0.2},
         train={"batch_size": 10},
     )
-    got = method.backward(batch, accelerator)
-    cached = gradients(method)
-    method.zero_grad()
-    expected = plain_loss(method, batch, loss, 0.2)
+    got = learner.backward(batch)
+    cached = gradients(learner)
+    learner.module.zero_grad()
+    expected = plain_loss(learner, batch, loss, 0.2)
     expected.backward()
     torch.testing.assert_close(got, expected.detach(), rtol=1e-5, atol=1e-6)
-    plain = gradients(method)
+    plain = gradients(learner)
     assert cached.keys() == plain.keys()
     for name, value in plain.items():
         torch.testing.assert_close(
@@ -117,10 +118,10 @@ def test_gradient_caching_equals_plain_autograd_with_dropout_on(built, encoder, 
                 lambda self: torch.cat([self.encode(t) for t in self.micro_batches]),
             )
             monkeypatch.setattr(GradCache, "backward", lambda self: None)
-        method, batch, accelerator = built(**settings)
+        learner, batch = built(**settings)
         torch.manual_seed(1)
-        loss = method.train().backward(batch, accelerator)
-        results.append((loss, gradients(method), torch.rand(1)))
+        loss = learner.backward(batch)
+        results.append((loss, gradients(learner), torch.rand(1)))
     torch.testing.assert_close(results[0][0], results[1][0], rtol=1e-6, atol=0)
     for name, value in results[1][1].items():
         torch.testing.assert_close(
@@ -150,74 +151,89 @@ def test_micro_batches_with_zero_gradient_are_not_computed_again():
     assert weight.grad.tolist() == [3.0, 3.0, 3.0]
 
 
+def test_a_ranker_made_after_a_step_scores_otherwise(built):
+    """Rankers of a learner may look at its tensors, but remember nothing of before."""
+    learner, batch = built()
+    before = evaluate(learner.ranker(), learner.data, "val").scores
+    learner.backward(batch)
+    optimizer = torch.optim.SGD(learner.module.parameters(), lr=1.0)
+    optimizer.step()
+    after = evaluate(learner.ranker(), learner.data, "val").scores
+    assert np.abs((before - after).toarray()).max() > 1e-3
+
+
+def test_no_text_has_no_answer(built):
+    scores = built()[0].ranker().open(ListTexts([]))
+    values, ids = scores.best(3)
+    assert values.shape == ids.shape == (0, 3)
+
+
 def test_in_batch_pool_is_the_sampled_positives(built):
-    method, batch, _ = built(method={"pool": "in-batch"}, train={"batch_size": 8})
-    pool, texts, sampled = method._pool(batch, batch.rng(), CPU)
+    learner, batch = built(method={"pool": "in-batch"}, train={"batch_size": 8})
+    step = learner._pool(batch)
+    pool, texts, sampled = step.labels, step.texts, step.sampled
     assert sampled.sum() == 8
     assert pool.ids.tolist() == sorted(set(batch.relevance.indices[sampled]))
     assert sum(map(len, texts)) == len(pool.ids)
-    assert torch.isfinite(method.backward(batch, Accelerator(cpu=True)))
+    assert torch.isfinite(learner.backward(batch))
 
 
 def test_hard_negatives_are_the_top_labels_that_are_not_positive(built):
-    method, batch, accelerator = built(
+    learner, batch = built(
         method={"pool": "hnm", "shortlist_size": 4, "num_negatives": 2, "hard_neg_start": 1},
         train={"batch_size": 8},
     )
-    method.on_epoch_start(0, accelerator)
-    assert method.training_state() == {}
-    method.on_epoch_start(1, accelerator)
-    lists, split = method.training_state()["shortlists"], method.data.splits["trn"]
+    learner.begin(0)
+    assert learner.state() == {}
+    learner.begin(1)
+    lists, split = learner.state()["shortlists"], learner.data.splits["trn"]
     assert lists.shape == (48, 4)
-    method.eval()
+    learner.module.eval()
     with torch.no_grad():
-        queries = method.encoder(TextBatch.take(split.tokens, split.rows))
-        labels = method.encoder(TextBatch.take(method.data.label_tokens, np.arange(20)))
+        queries = learner.module.encoder(TextBatch.take(split.tokens, split.rows))
+        labels = learner.module.encoder(TextBatch.take(learner.data.label_tokens, np.arange(20)))
     scores = (queries @ labels.T).numpy()
     for i, row in enumerate(lists):
         barred = set(split.relevance[i].indices) | set(split.filters[i].indices)
         allowed = [label for label in np.argsort(-scores[i], kind="stable") if label not in barred]
         np.testing.assert_allclose(scores[i][row], scores[i][allowed[:4]], rtol=1e-5)
         assert not barred & set(row)
-    drawn = method._draw_negatives(batch, np.random.default_rng(0))
+    drawn = learner.negatives.draw(batch, np.random.default_rng(0))
     assert len(drawn) == 16
     for i, point in enumerate(batch.points):
         mine = drawn[2 * i : 2 * i + 2]
         assert len(set(mine)) == 2
         assert set(mine) <= set(lists[point])
-    pool, _, sampled = method._pool(batch, batch.rng(), CPU)
+    step = learner._pool(batch)
+    pool, sampled = step.labels, step.sampled
     assert set(batch.relevance.indices[sampled]) <= set(pool.ids)
-    assert torch.isfinite(method.backward(batch, accelerator))
+    assert torch.isfinite(learner.backward(batch))
 
 
 def test_shortlists_shorter_than_the_label_set_allow_are_padded_not_filled(built):
-    method, batch, accelerator = built(
-        method={"pool": "hnm", "shortlist_size": 100, "num_negatives": 100}
-    )
-    method.on_epoch_start(0, accelerator)
-    lists = method.training_state()["shortlists"]
-    split = method.data.splits["trn"]
+    learner, batch = built(method={"pool": "hnm", "shortlist_size": 100, "num_negatives": 100})
+    learner.begin(0)
+    lists = learner.state()["shortlists"]
+    split = learner.data.splits["trn"]
     for i, row in enumerate(lists):
         barred = set(split.relevance[i].indices) | set(split.filters[i].indices)
         assert sorted(row[row >= 0]) == sorted(set(range(20)) - barred)
-    assert torch.isfinite(method.backward(batch, accelerator))
+    assert torch.isfinite(learner.backward(batch))
 
 
 def test_shortlists_are_refreshed_at_their_interval_and_restored(built):
-    method, _, accelerator = built(
-        method={"pool": "hnm", "refresh_interval": 3, "hard_neg_start": 1}
-    )
-    method.on_epoch_start(1, accelerator)
-    first = method.training_state()["shortlists"]
+    learner, _ = built(method={"pool": "hnm", "refresh_interval": 3, "hard_neg_start": 1})
+    learner.begin(1)
+    first = learner.state()["shortlists"]
     with torch.no_grad():
-        method.encoder.table.normal_()
+        learner.module.encoder.table.normal_()
     for epoch in (2, 3):
-        method.on_epoch_start(epoch, accelerator)
-        assert method.training_state()["shortlists"] is first
-    method.on_epoch_start(4, accelerator)
-    assert not np.array_equal(method.training_state()["shortlists"], first)
-    method.load_training_state({"shortlists": first})
-    assert method.training_state()["shortlists"] is first
+        learner.begin(epoch)
+        assert learner.state()["shortlists"] is first
+    learner.begin(4)
+    assert not np.array_equal(learner.state()["shortlists"], first)
+    learner.load_state({"shortlists": first}, Path())
+    assert learner.state()["shortlists"] is first
 
 
 @pytest.mark.parametrize(

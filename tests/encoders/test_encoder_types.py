@@ -10,11 +10,11 @@ from transformers import AutoModel
 import train
 from models.encoders.encoder import build_encoder, load_encoder
 from models.encoders.portable import embed, write_encoder
+from models.exporter import export
 from models.loading import load_method
 from tests.encoders.tiny_encoders import KINDS, WITHOUT_PADDING, write_tiny
 from utils.config.config import EncoderConfig
 from utils.errors import InputError
-from utils.export.export import export
 from utils.plan import plan
 from utils.plan_sizes import _table_shape as encoder_table
 from utils.run.finding import find_run

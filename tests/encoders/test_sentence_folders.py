@@ -12,11 +12,11 @@ from sentence_transformers import SentenceTransformer
 import train
 from models.encoders.encoder import build_encoder
 from models.encoders.portable import embed
+from models.exporter import export
 from models.loading import load_method
 from tests.encoders.tiny_encoders import tiny_tokenizer, write_tiny
 from utils.config.config import EncoderConfig, read_yaml
 from utils.errors import InputError
-from utils.export.export import export
 from utils.pretrained import sentence_modules
 from utils.pretrained.location import load_tokenizer
 from utils.pretrained.settings import check_lengths

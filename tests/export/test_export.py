@@ -10,23 +10,25 @@ import sys
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
 from sentence_transformers import SentenceTransformer
 
 import eval as evaluation
 import train
+from models import exporter as exporting
 from models.encoders.encoder import build_encoder
 from models.encoders.portable import embed
-from models.loading import load_method
+from models.exporter import EDGE_TEXTS, export
+from models.loading import load_ranker
 from utils.config.config import EncoderConfig, read_yaml
-from utils.export import export as exporting
-from utils.export.export import EDGE_TEXTS, export
+from utils.data.texts import ListTexts
+from utils.export.__main__ import main as export_command
 from utils.export.model_card import data_licence, found_metrics
 from utils.pretrained.location import load_tokenizer, resolve
 from utils.pretrained.source import resolve_encoder
 from utils.run.finding import find_run
+from utils.runtime import Runtime
 
 TEXTS = ["the bash and photo tool", "socket", "unknownword ünïcödé 漢字", *EDGE_TEXTS]
 FIRST = {"name": "encoder", "method": {"name": "dexml"}}
@@ -83,14 +85,14 @@ def configured(make_config, tiny_encoder, settings, **run):
 
 def loaded(run):
     folder, config = find_run(run)
-    return load_method(config, folder).eval(), config
+    return load_ranker(config, folder, Runtime.start(config)), config
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_exported_encoders_and_label_vectors_are_the_runs_own(runs, tmp_path, name):
     faiss = pytest.importorskip("faiss")
-    method, config = loaded(runs(name))
-    expected = embed(method.text_encoder, TEXTS, config.data.max_len).numpy()
+    ranker, config = loaded(runs(name))
+    expected = embed(ranker.reader.encoder, TEXTS, config.data.max_len).numpy()
     found = export(runs(name), tmp_path / "out")
     assert found["sentence-transformers"] < 1e-5
     model = SentenceTransformer(str(tmp_path / "out"), device="cpu")
@@ -98,10 +100,10 @@ def test_exported_encoders_and_label_vectors_are_the_runs_own(runs, tmp_path, na
         np.testing.assert_allclose(encode(TEXTS, show_progress_bar=False), expected, atol=1e-5)
     np.testing.assert_allclose(model.encode(TEXTS[0]), expected[0], atol=1e-5)
     assert len((tmp_path / "out" / "labels.txt").read_text().splitlines()) == 20
-    scores, ids = method.score_texts(TEXTS, 5, Accelerator(cpu=True))
-    kind, (_, bias) = next(iter(method.search_vectors().items()))
+    scores, ids = ranker.open(ListTexts(TEXTS)).best(5)
+    kind, vectors = next(iter(ranker.vectors().items()))
     tensors = load_file(tmp_path / "out" / "labels.safetensors")
-    if bias is None:
+    if vectors.bias is None:
         ours = expected @ tensors[kind].T
         queries = expected
     else:
@@ -151,8 +153,8 @@ def test_the_cards_code_runs_and_its_header_is_yaml(runs, tmp_path, monkeypatch,
     best = (
         np.argsort(-names["scores"], axis=1)[:, :1] if "ids" not in names else names["ids"][:, :1]
     )
-    method, _ = loaded(runs(name))
-    expected = method.score_texts(["a text", "another text"], 1, Accelerator(cpu=True))[1]
+    ranker, _ = loaded(runs(name))
+    expected = ranker.open(ListTexts(["a text", "another text"])).best(1)[1]
     assert best.tolist() == expected.tolist()
 
 
@@ -197,7 +199,7 @@ def test_exports_and_models_of_runs_are_encoders_again(runs, make_config, tmp_pa
         assert [saved[k] for k in ("pooling", "projection", "normalize")] == [
             before[k] or {"pooling": "mean"}.get(k) for k in ("pooling", "projection")
         ] + [before["normalize"]]
-        ours, theirs = (embed(loaded(r)[0].text_encoder, TEXTS, 16) for r in (again, run))
+        ours, theirs = (embed(loaded(r)[0].reader.encoder, TEXTS, 16) for r in (again, run))
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
     assert results[0] == pytest.approx(results[1])
     if name == "bag":
@@ -279,10 +281,10 @@ def test_missing_packages_are_named(runs, tmp_path, monkeypatch, said):
 
 
 def test_command(runs, tmp_path, capsys):
-    exporting.main([str(runs("bag-plain")), str(tmp_path / "out")])
+    export_command([str(runs("bag-plain")), str(tmp_path / "out")])
     assert capsys.readouterr().out == f"exported: {tmp_path / 'out'}\n"
     with pytest.raises(SystemExit, match="error: .* not empty"):
-        exporting.main([str(runs("bag-plain")), str(tmp_path / "out")])
+        export_command([str(runs("bag-plain")), str(tmp_path / "out")])
 
 
 def test_cards_tell_licence_and_metrics(tmp_path):
@@ -433,7 +435,7 @@ def test_released_checkpoints(released, tiny_encoder, make_config, tmp_path):
         embed(encoder, TEXTS, 32), torch.nn.functional.normalize(expected, dim=1)
     )
     run = train.fit(make_config(encoder={"name": str(folder)}, train={"epochs": 0}))
-    ours = embed(loaded(run)[0].text_encoder, TEXTS, 32)
+    ours = embed(loaded(run)[0].reader.encoder, TEXTS, 32)
     torch.testing.assert_close(ours, torch.nn.functional.normalize(expected, dim=1))
     assert 0 <= evaluation.evaluate(run)["P@1"] <= 100
     # names with prefixes in safetensors; the architecture here
@@ -548,7 +550,7 @@ def test_a_run_may_score_otherwise_than_its_encoder_was_made(runs, make_config, 
         train={"epochs": 0},
         run={"dir": str(tmp_path / "again")},
     )
-    method, _ = loaded(train.fit(config))
+    ranker, _ = loaded(train.fit(config))
     torch.testing.assert_close(
-        embed(method.text_encoder, TEXTS, 16).norm(dim=1), torch.ones(len(TEXTS))
+        embed(ranker.reader.encoder, TEXTS, 16).norm(dim=1), torch.ones(len(TEXTS))
     )

@@ -45,9 +45,9 @@ class Killer:
             try:
                 original = Dexml.backward
 
-                def slower(method, batch, accelerator):
+                def slower(learner, batch):
                     time.sleep(self.slow)
-                    return original(method, batch, accelerator)
+                    return original(learner, batch)
 
                 Dexml.backward = slower
                 train.fit(self.config, resume=True)

@@ -175,9 +175,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
     original = Dexml.backward
     calls = []
 
-    def poisoned(self, batch, accelerator):
+    def poisoned(self, batch):
         calls.append(1)
-        return original(self, batch, accelerator) * (math.nan if len(calls) == 5 else 1.0)
+        return original(self, batch) * (math.nan if len(calls) == 5 else 1.0)
 
     monkeypatch.setattr(Dexml, "backward", poisoned)
     config = make_config(train={"epochs": 3})  # 3 steps an epoch
@@ -262,10 +262,22 @@ def test_a_run_starts_from_another_ones_model(make_config, tmp_path):
     ova = train.fit(
         make_config(method={"name": "ova"}, run={"dir": str(tmp_path / "ova")}, train={"epochs": 1})
     )
+    other = train.fit(
+        with_values(config, run={"start_from": str(ova), "dir": str(tmp_path / "other")})
+    )
+    assert equal(
+        load_file(other / "model" / "head.safetensors"),
+        load_file(ova / "model" / "head.safetensors"),
+    )
+    tree = train.fit(
+        make_config(
+            method={"name": "xr-linear", "max_leaf": 5}, run={"dir": str(tmp_path / "tree")}
+        )
+    )
     with pytest.raises(
-        ValueError, match="a dexml run cannot start from a ova run: it is of another method"
+        ConfigError, match="a dexml run cannot start from a xr-linear run: it is one without an"
     ):
-        train.fit(with_values(config, run={"start_from": str(ova), "dir": str(tmp_path / "bad")}))
+        train.fit(with_values(config, run={"start_from": str(tree), "dir": str(tmp_path / "bad")}))
 
 
 def test_evaluation_refuses_another_validation_split(make_config):

@@ -31,12 +31,12 @@ CODE_LICENCE = "Apache-2.0"
 
 
 def model_card(
-    config: Config, run: Path, dim: int, vectors: Mapping[str, Any], files: Sequence[str]
+    config: Config, run: Path, dim: int, has_bias: Mapping[str, bool], files: Sequence[str]
 ) -> str:
     """The card's text.
 
     Args:
-        dim: D; vectors: what labels are ranked by, as Method.search_vectors gives it; files: names
+        dim: D; has_bias: of each kind of vectors that labels are ranked by; files: names
         in the folder.
     """
     name = f"{config.data.name} {config.method.name}"
@@ -87,10 +87,10 @@ def model_card(
         f"A text encoder of {dim} dimensions, trained by XMCKit (method {config.method.name}) on "
         f"{config.data.name}; texts are cut at {config.data.max_len} tokens"
         f"{_label_length(config)}.{_prompts(config)} Scores are "
-        f"{'cosines' if _unit(config) else 'inner products'} of embeddings{_ranked(vectors)}.\n",
+        f"{'cosines' if _unit(config) else 'inner products'} of embeddings{_ranked(has_bias)}.\n",
         _files(files),
         _metrics(metrics),
-        _usage(config, vectors, files),
+        _usage(config, has_bias, files),
         "## Licence\n",
         f"Code: {CODE_LICENCE}. Data: {licence or 'unknown'}\n",
         "## Config\n",
@@ -165,12 +165,12 @@ def _prompts(config: Config) -> str:
     )
 
 
-def _ranked(vectors: Mapping[str, Any]) -> str:
-    if not vectors:
+def _ranked(has_bias: Mapping[str, bool]) -> str:
+    if not has_bias:
         return "; how the run ranked labels is no inner product and not part of this folder"
-    if len(vectors) > 1:
+    if len(has_bias) > 1:
         return " or with classifier rows; the run itself may combine both (XMCKit's predict.py)"
-    return "" if "embeddings" in vectors else " and classifier rows, plus a bias"
+    return "" if "embeddings" in has_bias else " and classifier rows, plus a bias"
 
 
 def _files(files: Sequence[str]) -> str:
@@ -212,13 +212,13 @@ def _metrics(metrics: tuple[str, dict[str, float]] | None) -> str:
     )
 
 
-def _usage(config: Config, vectors: Mapping[str, Any], files: Sequence[str]) -> str:
+def _usage(config: Config, has_bias: Mapping[str, bool], files: Sequence[str]) -> str:
     lines = [
         "## Usage\n",
         "```python",
         *(
             ["from pathlib import Path", "", "from safetensors.numpy import load_file"]
-            if vectors
+            if has_bias
             else []
         ),
         "from sentence_transformers import SentenceTransformer",
@@ -227,13 +227,13 @@ def _usage(config: Config, vectors: Mapping[str, Any], files: Sequence[str]) -> 
         "model = SentenceTransformer(folder)",
         'queries = model.encode(["a text", "another text"])      # [2, D]',
     ]
-    if vectors:
+    if has_bias:
         rows = [
             'labels = Path(folder, "labels.txt").read_text(encoding="utf-8").split("\\n")[:-1]',
             'found = load_file(f"{folder}/labels.safetensors")',
         ]
-        name = next(iter(vectors))
-        biased = vectors[name][1] is not None
+        name = next(iter(has_bias))
+        biased = has_bias[name]
         rows.append(
             'scores = queries @ found["classifier.weight"].T + found["classifier.bias"]      # '
             "[2, L]"

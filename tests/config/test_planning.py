@@ -7,9 +7,11 @@ import shutil
 
 import pytest
 import yaml
+from accelerate import Accelerator
 
 import train
-from models.recipe import plan_recipe
+from models.adapter import make_recipe
+from models.planning import plan_recipe
 from tests.conftest import with_values
 from tests.helpers import equal, load, weights
 from tests.settings import SETTINGS
@@ -19,7 +21,9 @@ from utils.config.methods import method_class
 from utils.errors import InputError
 from utils.run.reopened import load_training_config
 from utils.run.stages import member_stages
+from utils.runtime import Runtime
 
+FITTED = ("fused", "fusion", "xr-linear", "overlap", "elias-ranker")  # without gradients
 ENCODER = {"name": "encoder", "method": {"name": "ova", "tau": 0.1}, "train": {"epochs": 1}}
 TREE = {
     "name": "tree",
@@ -66,23 +70,16 @@ def test_a_rate_of_no_group_is_named_with_those_of_all_stages(make_config):
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("residual", [True, False])
 def test_group_names_are_known_before_a_method_is_built(make_config, name, residual):
-    settings = SETTINGS[name]
-    if settings["method"]["name"] in ("fusion", "elias-ranker"):  # their members must be there
-        assert not method_class(settings["method"]["name"]).group_names(
-            make_config(method=settings["method"])
-        )
+    settings = {key: value for key, value in SETTINGS[name].items() if key != "stages"}
+    encoder = {"residual": residual, "pooling": "mean", "normalize": True}
+    config = make_config(encoder=encoder, **settings)
+    kind = method_class(config.method.name)
+    if config.method.name in FITTED:
+        assert kind.group_names(config) == frozenset()
         return
-    settings = {key: value for key, value in settings.items() if key != "stages"}
-    config = make_config(
-        encoder={"residual": residual, "pooling": "mean", "normalize": True}, **settings
-    )
-    if settings["method"]["name"] == "xr-linear" or settings["method"]["name"] == "overlap":
-        assert method_class(config.method.name).group_names(config) == frozenset()
-        return
-    groups = method_class(config.method.name).build(config, load(config)).parameter_groups()
-    assert {group["name"] for group in groups} == method_class(config.method.name).group_names(
-        config
-    )
+    runtime = Runtime(Accelerator(cpu=True))
+    groups = make_recipe(kind, config, load(config), None, runtime).groups()
+    assert {group["name"] for group in groups} == kind.group_names(config)
 
 
 # -------------------------------- every stage on paper
@@ -132,7 +129,6 @@ ELIAS = {
             {"method": {"name": "surrogate", "num_clusters": 16}},
             "other classes: one a label, this run's 16",
         ),
-        ({"method": {"name": "dexml"}}, "a dexml run cannot start from a ova run"),
         (
             {"method": {"name": "dexa", "num_vectors": 6}},
             "num_vectors is 6, expected a power of two",

@@ -14,7 +14,6 @@ import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 
-from models.contract import Learner
 from models.encoders.encoder import tokenizer_source
 from models.method import Method
 from utils.config.config import Config, ConfigError
@@ -110,4 +109,4 @@ def tokenizer_of(config: Config) -> str | None:
     kind = method_class(config.method.name)
     if issubclass(kind, Method):
         return kind.tokenizer_source(config)
-    return tokenizer_source(config.encoder) if issubclass(kind, Learner) else None
+    return tokenizer_source(config.encoder) if kind.reads_tokens else None

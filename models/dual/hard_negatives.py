@@ -1,0 +1,66 @@
+"""Hard negatives: labels that the current model ranks high for a query, and that are none of its
+positives (DEXML, arXiv 2310.10636, section 5; ANCE, Xiong et al., ICLR 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from models.contract import Ranker
+from models.dual.options import DexmlConfig
+from models.evaluation import predict
+from utils import distributed
+from utils.data.batches import Batch
+from utils.data.dataset import Split
+from utils.sparse import topk_rows
+
+
+class HardNegatives:
+    """A shortlist of negatives for each training query, mined anew every few epochs.
+
+    Args:
+        settings: `shortlist_size`, `num_negatives`, `hard_neg_start`, `refresh_interval`.
+        split: of the training points.
+    """
+
+    def __init__(self, settings: DexmlConfig, split: Split) -> None:
+        self._settings = settings
+        self._split = split
+        self._shortlists: np.ndarray | None = None  # [n, shortlist_size] label ids, -1 = none
+
+    def is_due(self, epoch: int) -> bool:
+        """Whether shortlists are mined before an epoch."""
+        first = self._settings.hard_neg_start
+        if self._settings.pool != "hnm" or epoch < first:
+            return False
+        return self._shortlists is None or (epoch - first) % self._settings.refresh_interval == 0
+
+    def mine(self, ranker: Ranker) -> None:
+        """Take each training query's best labels that are neither positives nor filter pairs; a
+        collective."""
+        known = self._split.relevance + self._split.filters
+        size = min(self._settings.shortlist_size, ranker.num_labels)
+        scores, _ = predict(ranker, self._split.texts, size, known)
+        shortlists = None if scores is None else topk_rows(scores, size)[0]
+        self._shortlists = distributed.broadcast(shortlists)
+
+    def draw(self, batch: Batch, rng: np.random.Generator) -> np.ndarray:
+        """Draw `num_negatives` labels of each query's shortlist, without replacement: ids [m]; none
+        before the first mining."""
+        if self._shortlists is None:
+            return np.zeros(0, np.int64)
+        lists = self._shortlists[batch.points]  # [B, shortlist]
+        keys = np.where(lists >= 0, rng.random(lists.shape), np.inf)
+        count = min(self._settings.num_negatives, lists.shape[1])
+        chosen = np.argsort(keys, axis=1)[:, :count]
+        drawn = np.take_along_axis(lists, chosen, 1).ravel()
+        return drawn[drawn >= 0]
+
+    def state(self) -> dict[str, np.ndarray]:
+        """For the checkpoint."""
+        return {} if self._shortlists is None else {"shortlists": self._shortlists}
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Take back what `state` gave."""
+        self._shortlists = state.get("shortlists")
