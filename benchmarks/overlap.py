@@ -31,7 +31,7 @@ import scipy.sparse as sp
 from accelerate import Accelerator
 
 from models.loading import load_method
-from models.trees.overlap import XrLinearConfig, ranking
+from models.trees.options import XrLinearConfig, ranking
 from utils import distributed, metrics
 from utils.config.config import Config
 from utils.data.dataset import load_dataset

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from utils.config.config import Config, MethodConfig, option
-from utils.config.sections import LARGEST
+from utils.config.sections import LARGEST, MANY_LABELS
 from utils.linear.layer import Solver
+from utils.linear.partition_tree import COMBINERS
+from utils.linear.tree_training import Ranking
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,50 @@ class LinearConfig(MethodConfig):
     )
 
 
+@dataclass(frozen=True)
+class XrLinearConfig(LinearConfig):
+    label_embedding: Literal["pifa", "pifa+text"] = option(
+        "pifa",
+        "what labels are clustered by: centroids of their points' features; and their own text's "
+        "TF-IDF",
+    )
+    max_leaf: int = option(
+        100,
+        "labels of a last-level cluster, at most (before labels are copied)",
+        ge=1,
+        le=MANY_LABELS,
+    )
+    splits: int = option(32, "children of a cluster above the last level", ge=2, le=10**6)
+    trees: int = option(1, "trees of other random clusters, their scores averaged", ge=1, le=1000)
+    negatives: Literal["positives", "beam", "both"] = option(
+        "positives",
+        "points a cluster's rankers are trained on: those with a label in it (teacher forcing), "
+        "those whose beam reaches it (matcher aware), both",
+    )
+    beam: int = option(10, "clusters kept at each level of a search", ge=1, le=10**6)
+    combiner: Literal[
+        "l1-hinge", "l2-hinge", "l3-hinge", "l4-hinge", "l5-hinge", "sigmoid", "log-sigmoid", "sum"
+    ] = option("l3-hinge", "how the margins along a path make its score")
+
+
+@dataclass(frozen=True)
+class OverlapConfig(XrLinearConfig):
+    copies: int = option(2, "clusters that a label may live in (the paper's lambda)", ge=1, le=1000)
+    rounds: int = option(
+        1, "times that labels are assigned again and the tree is trained again", ge=1, le=1000
+    )
+    merge: Literal["mean", "max"] = option(
+        "mean", "score of a label of which several copies were reached"
+    )
+
+
 def solver(config: Config) -> Solver:
     """The solver of a config whose section `method` is a LinearConfig."""
     s = config.method
     return Solver(s.cost, s.bias, s.eps, s.passes, s.threshold, config.run.seed)
+
+
+def ranking(config: Config, threads: int) -> Ranking:
+    """How a config's rankers are trained."""
+    s = config.method
+    return Ranking(solver(config), s.negatives, s.beam, COMBINERS[s.combiner], threads)

@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -23,11 +22,10 @@ from accelerate import Accelerator
 from models.method import Method, write_method
 from models.scores import Reached, Scores
 from models.trees.features import TreeFeatures, check_sources, read_columns
-from models.trees.options import LinearConfig, solver
+from models.trees.options import OverlapConfig, XrLinearConfig, ranking
 from utils import distributed
 from utils.arrays import map_arrays, save_arrays
-from utils.config.config import Config, ConfigError, option
-from utils.config.sections import MANY_LABELS
+from utils.config.config import Config, ConfigError
 from utils.data.dataset import Dataset, Split
 from utils.data.label_texts import labels_without_text, stand_ins
 from utils.data.sizes import DataSizes
@@ -51,43 +49,6 @@ from utils.sparse import normalised, topk_csr, topk_rows
 log = logging.getLogger(__name__)
 # labels that each of several trees proposes, so that the order of the first k does not depend on k
 POOL = 200
-
-
-@dataclass(frozen=True)
-class XrLinearConfig(LinearConfig):
-    label_embedding: Literal["pifa", "pifa+text"] = option(
-        "pifa",
-        "what labels are clustered by: centroids of their points' features; and their own text's "
-        "TF-IDF",
-    )
-    max_leaf: int = option(
-        100,
-        "labels of a last-level cluster, at most (before labels are copied)",
-        ge=1,
-        le=MANY_LABELS,
-    )
-    splits: int = option(32, "children of a cluster above the last level", ge=2, le=10**6)
-    trees: int = option(1, "trees of other random clusters, their scores averaged", ge=1, le=1000)
-    negatives: Literal["positives", "beam", "both"] = option(
-        "positives",
-        "points a cluster's rankers are trained on: those with a label in it (teacher forcing), "
-        "those whose beam reaches it (matcher aware), both",
-    )
-    beam: int = option(10, "clusters kept at each level of a search", ge=1, le=10**6)
-    combiner: Literal[
-        "l1-hinge", "l2-hinge", "l3-hinge", "l4-hinge", "l5-hinge", "sigmoid", "log-sigmoid", "sum"
-    ] = option("l3-hinge", "how the margins along a path make its score")
-
-
-@dataclass(frozen=True)
-class OverlapConfig(XrLinearConfig):
-    copies: int = option(2, "clusters that a label may live in (the paper's lambda)", ge=1, le=1000)
-    rounds: int = option(
-        1, "times that labels are assigned again and the tree is trained again", ge=1, le=1000
-    )
-    merge: Literal["mean", "max"] = option(
-        "mean", "score of a label of which several copies were reached"
-    )
 
 
 class XrLinear(Method):
@@ -378,12 +339,6 @@ class Overlap(XrLinear):
                 final=last,
             )
         return tree
-
-
-def ranking(config: Config, threads: int) -> Ranking:
-    """How a config's rankers are trained."""
-    s = config.method
-    return Ranking(solver(config), s.negatives, s.beam, COMBINERS[s.combiner], threads)
 
 
 class _Trainer:
