@@ -28,10 +28,10 @@ from pathlib import Path
 
 import numpy as np
 import scipy.sparse as sp
-from accelerate import Accelerator
 
-from models.loading import load_method
+from models.loading import load_ranker
 from models.trees.options import XrLinearConfig, ranking
+from models.trees.ranker import TreeRanker
 from utils import distributed, metrics
 from utils.config.config import Config
 from utils.data.dataset import load_dataset
@@ -40,6 +40,7 @@ from utils.linear.layer import Features
 from utils.linear.partition_tree import COMBINERS, PartitionTree
 from utils.linear.tree_training import Skeleton, fit_tree, grow, pifa, reassign
 from utils.run.finding import find_run
+from utils.runtime import Runtime
 from utils.sparse import remove_pairs, topk_csr
 
 KS = (1, 3, 5, 10, 100)
@@ -93,7 +94,7 @@ def score(config: Config, tree: PartitionTree, points: Points, threads: int) -> 
         min(max(KS), points.relevance.shape[1]),
         beam=config.method.beam,
         combiner=COMBINERS[config.method.combiner],
-        mean=getattr(config.method, "merge", "mean") == "mean",
+        mean=config.method.mean_of_copies,
         threads=threads,
     )
     scores = remove_pairs(
@@ -246,15 +247,13 @@ def run_experiments(run: str | Path, copies: list[int], split: str) -> dict:
             f"{folder}: a {config.method.name} run; the experiments need xr-linear or overlap"
         )
     threads = distributed.cpu_threads(config.run.threads)
-    accelerator = Accelerator(cpu=True)
     data = load_dataset(config, None)
-    features = load_method(config, folder).features
+    ranker = load_ranker(config, folder, Runtime.start(config))
+    assert isinstance(ranker, TreeRanker), "the options are those of trees"
 
     def points(name: str) -> Points:
         own = data.splits[name]
-        return Points(
-            features.of_points(own, np.arange(len(own)), accelerator), own.relevance, own.filters
-        )
+        return Points(ranker.features.of(own.texts), own.relevance, own.filters)
 
     if len(data.splits[split]) == 0:
         raise ValueError(

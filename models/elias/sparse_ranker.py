@@ -25,6 +25,7 @@ import numpy as np
 import scipy.sparse as sp
 from accelerate import Accelerator
 
+from models.adapter import MethodRanker
 from models.elias.learner import Elias, ask_points, ask_texts
 from models.elias.options import EliasConfig
 from models.method import Method, write_method
@@ -38,12 +39,14 @@ from utils.config.methods import method_class
 from utils.config.sections import LARGEST, MANY_LABELS
 from utils.data.dataset import Dataset, Split
 from utils.data.sizes import DataSizes
+from utils.data.texts import ListTexts
 from utils.files import write_text
 from utils.fusing.score_tree import ScoredCandidates, ScoreTree, ScoreTreeSettings, fit
 from utils.linear.layer import Features, Layer, fit_layer, load_layer, score_candidates
 from utils.linear.partition_tree import COMBINERS
 from utils.run.finding import find_run
 from utils.run.stages import Runs
+from utils.runtime import Runtime
 from utils.sparse import lookup, remove_pairs, topk_csr, topk_rows
 
 log = logging.getLogger(__name__)
@@ -131,7 +134,8 @@ class EliasRanker(Method):
 
     def start_from(self, other: Elias) -> None:
         self._use(other)
-        self.features = TreeFeatures.build(self.config.method.features, self.config, other)
+        runtime = Runtime(Accelerator())
+        self.features = TreeFeatures.build(self.config, MethodRanker(other, runtime), runtime)
 
     def _use(self, elias: Elias) -> None:
         self.elias = elias.requires_grad_(False).eval()
@@ -147,7 +151,7 @@ class EliasRanker(Method):
         settings = self.config.method
         threads = self._threads
         found = topk_csr(*self._found(split, settings.negatives, accelerator), self.num_labels)
-        features = self.features.of_points(split, np.arange(len(split)), accelerator)
+        features = self.features.of(split.texts[:])
         layer = None
         if distributed.is_main():
             relevance = split.relevance.tocsc()
@@ -173,7 +177,7 @@ class EliasRanker(Method):
         # values and ids
         found = self._found(split, settings.candidates, accelerator)
         fusion = None
-        features = self.features.of_points(split, np.arange(len(split)), accelerator)
+        features = self.features.of(split.texts[:])
         if distributed.is_main():
             members = [
                 remove_pairs(m, *split.filters.nonzero()) for m in self._members(features, *found)
@@ -244,13 +248,13 @@ class EliasRanker(Method):
         accelerator: Accelerator,
     ) -> tuple[np.ndarray, np.ndarray]:
         found = self.elias.score_points(split, points, self._wanted(k), accelerator)
-        return self._best(self.features.of_points(split, points, accelerator), *found, k)
+        return self._best(self.features.of(split.texts[points]), *found, k)
 
     def score_texts(
         self, texts: Sequence[str], k: int, accelerator: Accelerator
     ) -> tuple[np.ndarray, np.ndarray]:
         found = self.elias.score_texts(texts, self._wanted(k), accelerator)
-        return self._best(self.features.of_texts(texts, accelerator), *found, k)
+        return self._best(self.features.of(ListTexts(texts)), *found, k)
 
     def _wanted(self, k: int) -> int:
         return min(max(k, self.config.method.candidates), self.num_labels)
@@ -290,7 +294,7 @@ class EliasRanker(Method):
         """
         given = self.elias.score_labels(split, points, labels, accelerator)
         best, _ = self.elias.score_points(split, points, self._wanted(0), accelerator)
-        return self._given(self.features.of_points(split, points, accelerator), given, labels, best)
+        return self._given(self.features.of(split.texts[points]), given, labels, best)
 
     def score_labels_of_texts(
         self, texts: Sequence[str], labels: np.ndarray, accelerator: Accelerator
@@ -298,7 +302,7 @@ class EliasRanker(Method):
         """Scores of given labels [n, c] of new texts, as `score_labels`."""
         given = self.elias.score_labels_of_texts(texts, labels, accelerator)
         best, _ = self.elias.score_texts(texts, self._wanted(0), accelerator)
-        return self._given(self.features.of_texts(texts, accelerator), given, labels, best)
+        return self._given(self.features.of(ListTexts(texts)), given, labels, best)
 
     def _given(
         self, features: Features, values: np.ndarray, labels: np.ndarray, best: np.ndarray
@@ -342,13 +346,12 @@ class EliasRanker(Method):
         }
         before = load_config(folder / "elias" / "config.yaml", fixed)
         method._use(method_class(before.method.name).load(before, folder / "elias", num_labels))
-        method.features = TreeFeatures.load(config, folder, columns[0])
+        method.features = TreeFeatures.load(folder, Runtime(Accelerator()))
         method.layer = load_layer(folder / "rankers.npz")
         method.layer.check(num_labels, sum(columns), str(folder / "rankers.npz"))
-        if method.features.shape != columns or (np.diff(method.layer.child_ptr) != 1).any():
+        if (np.diff(method.layer.child_ptr) != 1).any():
             raise ValueError(
-                f"{folder}: expected a ranker for each label on {list(columns)} columns, its "
-                f"encoders give {method.features.shape}"
+                f"{folder}: expected a ranker for each label on {list(columns)} columns"
             )
         if config.method.calibrate:
             method.fusion = ScoreTree.load(folder / "fusion.npz")

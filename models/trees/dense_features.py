@@ -3,26 +3,28 @@ elsewhere."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 
-from models.encoders.encoder import TextEncoder
-from models.method import Method, encode_rows
-from utils.config.config import Config
-from utils.data.dataset import Split, token_cache
+from models.contract import Ranker
+from models.encoders.encoder import load_encoder
+from models.encoders.reader import Reader
+from utils.config.config import Config, load_config, to_yaml
+from utils.data.texts import FileTexts, TextFile, Texts
 from utils.errors import InputError
 from utils.features.files import check_rows, text_hash
+from utils.files import write_json, write_text
 from utils.reading.matrices import present, read_array
 from utils.reading.matrix_limits import FEATURE_MAX
-from utils.tokenization_utils import Ragged, Tokenizer, tokenize_file, tokenize_texts
+from utils.reading.saved import read_facts
+from utils.runtime import Runtime
 
 ROWS_AT_ONCE = 1 << 14
 PARTNERS = {"trn": "tst", "train": "test"}  # how a pair of files is told apart
@@ -30,70 +32,90 @@ _SPLIT_NAME = re.compile(r"(?<![A-Za-z])(trn|train|tst|test)(?![A-Za-z])")
 
 
 class DenseSource(Protocol):
-    """Dense features of points and of new texts. Attributes: dim, their columns D."""
-
-    dim: int
-
-    def of_points(
-        self, split: Split, rows: np.ndarray, config: Config, accelerator: Accelerator
-    ) -> np.ndarray:
-        """Of rows of a split's files [n]: [n, D] float32 of unit length; a zero row stays zero."""
-
-    def of_texts(self, texts: Sequence[str], accelerator: Accelerator) -> np.ndarray:
-        """Of new texts: [n, D] float32."""
-
-    def fingerprint(self, split: Split) -> str:
-        """A hash of all that decides the features of a split's files."""
-
-
-@dataclass(frozen=True)
-class RunEncoder:
-    """The encoder of a saved run and what its texts need."""
-
-    encoder: TextEncoder
-    config: Config
-
-    @classmethod
-    def of(cls, method: Method) -> RunEncoder:
-        """Of a loaded run whose method has an encoder."""
-        return cls(method.encoder.eval(), method.config)
+    """Dense features of texts."""
 
     @property
     def dim(self) -> int:
-        return self.encoder.dim
+        """Columns D."""
+
+    def readers(self) -> list[Reader]:
+        """What embeds the texts; none where nothing does."""
+
+    def of(self, texts: Texts) -> np.ndarray:
+        """Features [n, D] float32, rows of unit length; a zero row stays zero."""
+
+    def fingerprint(self, file: TextFile) -> str:
+        """A hash of all that decides the features of a file's texts."""
+
+    def save(self, folder: Path, number: int) -> None:
+        """Write what `load_dense` needs: the source of this number."""
+
+
+def load_dense(folder: Path, runtime: Runtime) -> list[DenseSource]:
+    """Read the sources of a saved model, in the order of their columns."""
+    found: dict[int, DenseSource] = {}
+    for path in folder.glob("encoder*"):
+        found[int(path.name.removeprefix("encoder"))] = RunEmbeddings.load(path, runtime)
+    for path in folder.glob("arrays*.json"):
+        told = read_facts(path, name=str, columns=int)
+        found[int(path.stem.removeprefix("arrays"))] = ArrayFiles(told["name"], told["columns"])
+    return [found[number] for number in sorted(found)]
+
+
+# -------------------------------- embeddings
+
+
+@dataclass(frozen=True)
+class RunEmbeddings:
+    """Embeddings by the encoder of a saved run.
+
+    Attributes:
+        reader: frozen.
+        config: of that run, which is saved beside the encoder.
+    """
+
+    reader: Reader
+    config: Config
+
+    @classmethod
+    def of_ranker(cls, ranker: Ranker) -> RunEmbeddings:
+        """Take the encoder of a loaded model, which `check_sources` has found to have one."""
+        assert ranker.reader is not None, f"a {ranker.config.method.name} run without an encoder"
+        return cls(ranker.reader, ranker.config)
 
     @property
-    def tokenizer(self) -> Tokenizer:
-        return self.encoder.point_tokenizer(self.config.data.max_len)
+    def dim(self) -> int:
+        return self.reader.dim
 
-    def of_points(
-        self, split: Split, rows: np.ndarray, config: Config, accelerator: Accelerator
-    ) -> np.ndarray:
-        return self._embed(
-            tokenize_file(split.text_path, self.tokenizer, token_cache(config)), rows, accelerator
-        )
+    def readers(self) -> list[Reader]:
+        return [self.reader]
 
-    def of_texts(self, texts: Sequence[str], accelerator: Accelerator) -> np.ndarray:
-        return self._embed(
-            tokenize_texts(texts, self.tokenizer), np.arange(len(texts)), accelerator
-        )
+    def of(self, texts: Texts) -> np.ndarray:
+        return torch.nn.functional.normalize(texts.embeddings(self.reader), dim=1).cpu().numpy()
 
-    def fingerprint(self, split: Split) -> str:
-        """Of the weights, not of the embeddings, whose last digits depend on the machine."""
+    def fingerprint(self, file: TextFile) -> str:
+        """Hash the weights, not the embeddings, whose last digits depend on the machine."""
         digest = hashlib.blake2b(digest_size=16)
-        digest.update(f"{text_hash(split.text_path)} {self.tokenizer.fingerprint()}".encode())
-        for tensor in self.encoder.state_dict().values():
+        digest.update(f"{text_hash(file.path)} {self.reader.tokenizer.fingerprint()}".encode())
+        for tensor in self.reader.encoder.state_dict().values():
             digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()
 
-    def _embed(self, tokens: Ragged, rows: np.ndarray, accelerator: Accelerator) -> np.ndarray:
-        out = np.empty((len(rows), self.encoder.dim), np.float32)
-        size = self.config.eval.batch_size
-        for positions, block in encode_rows(
-            self.encoder.to(accelerator.device), tokens, rows, size, accelerator, "embed texts"
-        ):
-            out[positions] = torch.nn.functional.normalize(block, dim=1).cpu().numpy()
-        return out
+    def save(self, folder: Path, number: int) -> None:
+        to = folder / f"encoder{number}"
+        to.mkdir()
+        self.reader.encoder.save(to)
+        write_text(to / "config.yaml", to_yaml(self.config))
+
+    @classmethod
+    def load(cls, folder: Path, runtime: Runtime) -> RunEmbeddings:
+        """Read what `save` wrote; no code beside the encoder is trusted."""
+        config = load_config(folder / "config.yaml")
+        settings = dataclasses.replace(config.encoder, trust_remote_code=False)
+        return cls(Reader.frozen(load_encoder(settings, folder), config, runtime), config)
+
+
+# -------------------------------- arrays
 
 
 @dataclass(frozen=True)
@@ -106,7 +128,7 @@ class ArrayFiles:
 
     @classmethod
     def open(cls, name: str, data: Path) -> ArrayFiles:
-        """The pair, both looked at.
+        """Open the pair and look at all of both.
 
         Raises:
             InputError: a file is missing or no matrix of real numbers up to FEATURE_MAX with a row
@@ -116,10 +138,9 @@ class ArrayFiles:
         for split in ("trn", "tst"):
             array = cls._mapped(name, data, split)
             widths[split] = array.shape[1]
+            path = array_pair(name, data)[split]
             for start in range(0, len(array), ROWS_AT_ONCE):
-                _check_features(
-                    array[start : start + ROWS_AT_ONCE], start, array_pair(name, data)[split]
-                )
+                _check_features(array[start : start + ROWS_AT_ONCE], start, path)
         if widths["trn"] != widths["tst"]:
             raise InputError(
                 f"method.features: {name}: the training points have {widths['trn']:,} columns, "
@@ -129,7 +150,7 @@ class ArrayFiles:
 
     @staticmethod
     def check(name: str, data: Path) -> dict[str, Path]:
-        """The pair's files by split; InputError unless both are there."""
+        """Find the pair's files by split; InputError unless both are there."""
         pair = array_pair(name, data)
         for path in pair.values():
             if not present(path):
@@ -147,30 +168,35 @@ class ArrayFiles:
         check_rows(len(array), path, data, split)
         return array
 
-    def of_points(
-        self, split: Split, rows: np.ndarray, config: Config, accelerator: Accelerator
-    ) -> np.ndarray:
-        array = self._mapped(self.name, split.folder, split.source)
+    def readers(self) -> list[Reader]:
+        return []
+
+    def of(self, texts: Texts) -> np.ndarray:
+        if not isinstance(texts, FileTexts):
+            raise InputError(
+                f"the model reads precomputed features, {self.name}, which new texts do not have: "
+                "it can rank the points of the data set alone (eval.py)"
+            )
+        array = self._mapped(self.name, texts.file.folder, texts.file.source)
         if array.shape[1] != self.dim:
             raise InputError(
                 f"method.features: {self.name} has {array.shape[1]:,} columns, expected "
                 f"{self.dim:,}, those that the model was trained on"
             )
-        own = array[rows].astype(np.float32)
-        return own / np.maximum(np.linalg.norm(own, axis=1, keepdims=True), 1e-12)
+        rows = array[texts.rows].astype(np.float32)
+        return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
-    def fingerprint(self, split: Split) -> str:
-        array = self._mapped(self.name, split.folder, split.source)
+    def fingerprint(self, file: TextFile) -> str:
+        array = self._mapped(self.name, file.folder, file.source)
         digest = hashlib.blake2b(digest_size=16)
         for start in range(0, len(array), ROWS_AT_ONCE):
-            digest.update(np.ascontiguousarray(array[start : start + ROWS_AT_ONCE]))
+            digest.update(np.ascontiguousarray(array[start : start + ROWS_AT_ONCE]).data)
         return digest.hexdigest()
 
-    def of_texts(self, texts: Sequence[str], accelerator: Accelerator) -> np.ndarray:
-        raise InputError(
-            f"the model reads precomputed features, {self.name}, which new texts do not have: it "
-            "can rank the points of the data set alone (eval.py)"
-        )
+    def save(self, folder: Path, number: int) -> None:
+        """Write the pair's name; the arrays stay where they are."""
+        told = {"name": self.name, "columns": self.dim}
+        write_json(folder / f"arrays{number}.json", told)
 
 
 def is_array_source(name: str, data: Path) -> bool:
@@ -179,7 +205,7 @@ def is_array_source(name: str, data: Path) -> bool:
 
 
 def array_pair(name: str, data: Path) -> dict[str, Path]:
-    """The files that a name of `method.features` means, by split, whether they exist or not.
+    """Name the files that a name of `method.features` means, by split, whether they exist or not.
 
     The name is a file of the pair, such as X.trn.npy; both of them, X.{trn,tst}.npy or X.npy for
     short; or a folder that holds one pair. It is looked for in the working folder, then in the data

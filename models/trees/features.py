@@ -14,15 +14,20 @@ from pathlib import Path
 
 import numpy as np
 import scipy.sparse as sp
-from accelerate import Accelerator
 
-from models.encoders.encoder import load_encoder
-from models.loading import load_method
-from models.method import Method
-from models.trees.dense_features import ArrayFiles, DenseSource, RunEncoder, is_array_source
+from models.contract import Ranker
+from models.encoders.reader import Reader
+from models.loading import load_ranker
+from models.trees.dense_features import (
+    ArrayFiles,
+    DenseSource,
+    RunEmbeddings,
+    is_array_source,
+    load_dense,
+)
 from utils import distributed
-from utils.config.config import Config, ConfigError, EncoderConfig, load_config, to_yaml
-from utils.data.dataset import Split
+from utils.config.config import Config, ConfigError
+from utils.data.texts import FileTexts, TextFile, Texts
 from utils.errors import InputError
 from utils.features.files import (
     VOCABULARY,
@@ -32,11 +37,11 @@ from utils.features.files import (
     find_features,
 )
 from utils.features.tfidf import TextFeatures
-from utils.files import write_json, write_text
 from utils.linear.layer import Features
 from utils.reading.saved import check_finite, read_facts
 from utils.run.finding import find_run
 from utils.run.stages import Runs
+from utils.runtime import Runtime
 from utils.sparse import normalised
 
 
@@ -82,93 +87,94 @@ def _check_run(name: str, config: Config, runs: Runs) -> None:
 
 
 class TreeFeatures:
-    """Features of a data set's splits and of new texts.
+    """What the texts of a data set and new ones are known by.
 
-    Attributes: columns, the columns of the TF-IDF part (0 without it); dense, in the order of their
-    columns.
+    Args:
+        columns: of the TF-IDF part, 0 without it.
+        vocabulary: its terms; None where X.{trn,tst}.npz were given without.
+        dense: in the order of their columns.
     """
 
-    def __init__(
-        self, config: Config, columns: int, vocabulary: Path | None, dense: Sequence[DenseSource]
-    ) -> None:
+    def __init__(self, columns: int, vocabulary: Path | None, dense: Sequence[DenseSource]) -> None:
         self.columns = columns
         self.dense = list(dense)
-        self._config = config
-        self._vocabulary = vocabulary  # None: X.{trn,tst}.npz were given without
-        self._texts: TextFeatures | None = None
+        self._vocabulary = vocabulary
+        self._terms: TextFeatures | None = None  # the vocabulary, once read
         # read last: of which data set and split
         self._matrix: tuple[Path, str, sp.csr_matrix] | None = None
 
     @classmethod
-    def build(cls, names: Sequence[str], config: Config, start: Method | None) -> TreeFeatures:
-        """The sources that `method.features` names, which `check_sources` has looked at; every
-        process calls it.
+    def build(cls, config: Config, start: Ranker | None, runtime: Runtime) -> TreeFeatures:
+        """Open the sources that `method.features` names, which `check_sources` has looked at; a
+        collective.
 
         Args:
             start: the model of `run.start_from`.
         """
+        names = config.method.features
         data = config.dataset_folder
-        dense = [_dense_source(name, data, start) for name in names if name != "tfidf"]
+        dense = [_dense_source(name, data, start, runtime) for name in names if name != "tfidf"]
         if "tfidf" not in names:
-            return cls(config, 0, None, dense)
+            return cls(0, None, dense)
         with distributed.main_first():
             files = find_features(data, config.data)
         matrix = files.check()
-        features = cls(config, matrix.shape[1], files.vocabulary, dense)
+        features = cls(matrix.shape[1], files.vocabulary, dense)
         features._matrix = data, "trn", normalised(matrix)
         return features
 
     @property
     def shape(self) -> tuple[int, int]:
+        """(F, D): columns of TF-IDF, and of the dense sources together."""
         return self.columns, sum(source.dim for source in self.dense)
 
-    def of_points(self, split: Split, points: np.ndarray, accelerator: Accelerator) -> Features:
-        """Features of points of a split [n]."""
-        rows = split.rows[points]
-        if self.columns:
-            sparse = self._of_split(split.folder, split.source)[rows]
-        else:
-            sparse = sp.csr_matrix((len(rows), 0), dtype=np.float32)
-        return _join(
-            sparse,
-            [source.of_points(split, rows, self._config, accelerator) for source in self.dense],
-        )
+    def readers(self) -> list[Reader]:
+        """What embeds the texts."""
+        return [reader for source in self.dense for reader in source.readers()]
 
-    def of_texts(self, texts: Sequence[str], accelerator: Accelerator) -> Features:
-        """Features of new texts.
+    def of(self, texts: Texts) -> Features:
+        """Read or make the features of some texts [n, F + D].
 
         Raises:
-            InputError: the data set came with features but without Xf.txt, their vocabulary, or
-            some are precomputed.
+            InputError: of new texts, where the data set came with features but without Xf.txt,
+                their vocabulary, or where some are precomputed.
         """
-        sparse = (
-            self.tfidf(texts) if self.columns else sp.csr_matrix((len(texts), 0), dtype=np.float32)
-        )
-        return _join(sparse, [source.of_texts(texts, accelerator) for source in self.dense])
+        sparse = self._sparse(texts)
+        dense = [source.of(texts) for source in self.dense]
+        for block in dense:
+            check_finite(block, "embeddings among the features")
+        return Features.build(sparse, np.concatenate(dense, axis=1) if dense else None)
+
+    def _sparse(self, texts: Texts) -> sp.csr_matrix:
+        if not self.columns:
+            return sp.csr_matrix((len(texts), 0), dtype=np.float32)
+        if isinstance(texts, FileTexts):
+            return self._of_file(texts.file)[texts.rows]
+        return self.tfidf(texts.strings())
 
     def tfidf(self, texts: Sequence[str]) -> sp.csr_matrix:
-        """The TF-IDF part alone [n, F], rows of unit length."""
-        if self._texts is None:
-            if self._vocabulary is None:
-                raise InputError(
-                    f"{VOCABULARY}: no such file; the data set's X.trn.npz came without its "
-                    "vocabulary, so that features of new texts cannot be computed"
-                )
-            self._texts = TextFeatures(self._vocabulary)
-        features = self._texts(texts)
+        """Make the TF-IDF part of new texts alone [n, F], rows of unit length."""
+        if self._vocabulary is None:
+            raise InputError(
+                f"{VOCABULARY}: no such file; the data set's X.trn.npz came without its "
+                "vocabulary, so that features of new texts cannot be computed"
+            )
+        if self._terms is None:
+            self._terms = TextFeatures(self._vocabulary)
+        features = self._terms(texts)
         self._check_columns(features, self._vocabulary)
         return features
 
-    def _of_split(self, folder: Path, source: str) -> sp.csr_matrix:
-        """X.trn or X.tst of a data set in the columns of this vocabulary, its rows of unit
-        length."""
-        if self._matrix is None or self._matrix[:2] != (folder, source):
+    def _of_file(self, file: TextFile) -> sp.csr_matrix:
+        """X.trn or X.tst in the columns of this vocabulary, its rows of unit length."""
+        folder = file.folder
+        if self._matrix is None or self._matrix[:2] != (folder, file.source):
             if self._vocabulary is None:
-                matrix = FeatureFiles(folder, folder).matrix(source)
+                matrix = FeatureFiles(folder, folder).matrix(file.source)
             else:
-                matrix = features_by(self._vocabulary, folder, self._config.data, source)
+                matrix = features_by(self._vocabulary, folder, file.settings, file.source)
             self._check_columns(matrix, folder)
-            self._matrix = folder, source, normalised(matrix)
+            self._matrix = folder, file.source, normalised(matrix)
         return self._matrix[2]
 
     def _check_columns(self, matrix: sp.csr_matrix, where: Path) -> None:
@@ -178,60 +184,45 @@ class TreeFeatures:
                 "column of the features that the model was trained on"
             )
 
-    def fingerprint(self, split: Split) -> str:
-        """A hash of what decides the features of a split's files: whether work on them may go
-        on."""
+    def fingerprint(self, file: TextFile) -> str:
+        """Hash what decides the features of a file's texts: whether work on them may go on."""
         digest = hashlib.blake2b(digest_size=16)
         if self.columns:
-            sparse = Features.build(self._of_split(split.folder, split.source))
-            for array in sparse.arrays:
-                digest.update(array)
+            for array in Features.build(self._of_file(file)).arrays:
+                digest.update(array.data)
         for source in self.dense:
-            digest.update(source.fingerprint(split).encode())
+            digest.update(source.fingerprint(file).encode())
         return digest.hexdigest()
 
     # ---- saving
     def save(self, folder: Path) -> None:
-        """The vocabulary and the encoders, so that the model needs no other run; of arrays only
-        their names."""
+        """Write the vocabulary and the encoders, so that the model needs no other run; of arrays
+        only their names."""
         if self._vocabulary is not None:
             shutil.copyfile(self._vocabulary, folder / VOCABULARY)
         for number, source in enumerate(self.dense):
-            if isinstance(source, ArrayFiles):
-                write_json(
-                    folder / f"arrays{number}.json", {"name": source.name, "columns": source.dim}
-                )
-                continue
-            to = folder / f"encoder{number}"
-            to.mkdir()
-            source.encoder.save(to)
-            write_text(to / "config.yaml", to_yaml(source.config))
+            source.save(folder, number)
 
     @classmethod
-    def load(cls, config: Config, folder: Path, columns: int) -> TreeFeatures:
+    def load(cls, folder: Path, runtime: Runtime) -> TreeFeatures:
+        """Read what `save` wrote into the folder of a model, whose method.json says the columns.
 
-        dense: dict[int, DenseSource] = {}
-        for to in folder.glob("encoder*"):
-            own = load_config(to / "config.yaml")
-            settings = EncoderConfig(**{**vars(own.encoder), "trust_remote_code": False})
-            dense[int(to.name.removeprefix("encoder"))] = RunEncoder(
-                load_encoder(settings, to).eval(), own
-            )
-        for path in folder.glob("arrays*.json"):
-            told = read_facts(path, name=str, columns=int)
-            dense[int(path.stem.removeprefix("arrays"))] = ArrayFiles(told["name"], told["columns"])
+        Raises:
+            InputError: the sources have other columns.
+        """
+        columns = read_columns(folder)
         vocabulary = folder / VOCABULARY
-        known = bool(columns) and vocabulary.is_file()
-        return cls(
-            config,
-            columns,
-            vocabulary if known else None,
-            [dense[number] for number in sorted(dense)],
-        )
+        known = bool(columns[0]) and vocabulary.is_file()
+        features = cls(columns[0], vocabulary if known else None, load_dense(folder, runtime))
+        if features.shape != columns:
+            raise InputError(
+                f"{folder}: its encoders give {features.shape[1]} columns, expected {columns[1]}"
+            )
+        return features
 
 
 def read_columns(folder: Path) -> tuple[int, int]:
-    """Columns of a saved model's features: of TF-IDF, and of the dense sources together.
+    """Read the columns of a saved model's features: of TF-IDF, and of the dense sources together.
 
     Raises:
         InputError: its method.json does not say them.
@@ -245,17 +236,12 @@ def read_columns(folder: Path) -> tuple[int, int]:
     return columns[0], columns[1]
 
 
-def _dense_source(name: str, data: Path, start: Method | None) -> DenseSource:
+def _dense_source(name: str, data: Path, start: Ranker | None, runtime: Runtime) -> DenseSource:
     """What a name of `method.features` other than `tfidf` means."""
     if name == "start":
-        return RunEncoder.of(start)
+        assert start is not None, "check_sources has seen run.start_from"
+        return RunEmbeddings.of_ranker(start)
     if is_array_source(name, data):
         return ArrayFiles.open(name, data)
     run, config = find_run(name)
-    return RunEncoder.of(load_method(config, run))
-
-
-def _join(sparse: sp.csr_matrix, dense: list[np.ndarray]) -> Features:
-    for block in dense:
-        check_finite(block, "embeddings among the features")
-    return Features.build(sparse, np.concatenate(dense, axis=1) if dense else None)
+    return RunEmbeddings.of_ranker(load_ranker(config, run, runtime))

@@ -59,6 +59,11 @@ class XrLinearConfig(LinearConfig):
         "l1-hinge", "l2-hinge", "l3-hinge", "l4-hinge", "l5-hinge", "sigmoid", "log-sigmoid", "sum"
     ] = option("l3-hinge", "how the margins along a path make its score")
 
+    @property
+    def mean_of_copies(self) -> bool:
+        """Does a label score the mean of its copies that were reached, or their maximum?"""
+        return True
+
 
 @dataclass(frozen=True)
 class OverlapConfig(XrLinearConfig):
@@ -69,6 +74,10 @@ class OverlapConfig(XrLinearConfig):
     merge: Literal["mean", "max"] = option(
         "mean", "score of a label of which several copies were reached"
     )
+
+    @property
+    def mean_of_copies(self) -> bool:
+        return self.merge == "mean"
 
 
 def solver(config: Config) -> Solver:

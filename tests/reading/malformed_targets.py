@@ -21,11 +21,12 @@ import torch
 from accelerate import Accelerator
 
 from models.elias.graph import Graph
-from models.loading import load_method
+from models.loading import load_ranker
 from utils.config.config import build_config
 from utils.config.legacy_yaml import load_any_config
 from utils.config.sections import DataConfig
 from utils.data.dataset import load_dataset
+from utils.data.texts import ListTexts
 from utils.errors import InputError
 from utils.features.files import find_features
 from utils.prepare import command as preparing
@@ -33,6 +34,7 @@ from utils.pretrained.location import load_tokenizer
 from utils.report.tables import read_run
 from utils.run.environment import check_labels
 from utils.run.finding import find_run
+from utils.runtime import Runtime
 
 TEXTS = ["the linux tool", "glyph and letter"]
 
@@ -66,8 +68,8 @@ def graph(folder: Path) -> object:
 def run(folder: Path) -> object:
     """Answers of a run folder."""
     found, config = find_run(folder)
-    method = load_method(config, found)
-    scores, ids = method.score_texts(TEXTS, 5, Accelerator(cpu=True))
+    ranker = load_ranker(config, found, Runtime(Accelerator(cpu=True)))
+    scores, ids = ranker.open(ListTexts(TEXTS)).best(5)
     assert np.isfinite(scores).all(), "answers that are not finite"
     return [scores.round(3).tolist(), ids.tolist()]
 

@@ -9,14 +9,14 @@ import pytest
 import scipy.sparse as sp
 
 import eval as evaluation
-import models.trees.overlap as module
 import train
 from predict import Predictor
 from tests.conftest import with_values
-from tests.helpers import load_run
 from tests.tiny import write_dataset
 from utils.arrays import map_arrays, save_arrays
 from utils.config.config import DataConfig
+from utils.data.dataset import load_dataset
+from utils.linear import tree_training
 from utils.linear.partition_tree import COMBINERS
 
 TREE = {"name": "xr-linear", "max_leaf": 4, "splits": 2, "beam": 8}
@@ -61,17 +61,17 @@ def test_inner_products_and_copies(make_config, tmp_path):
     folder = train.fit(
         make_config(method={**OVERLAP, "copies": 2}, run={"dir": str(tmp_path / "overlap")})
     )
-    config, method = load_run(folder)
-    tree, before = method.trees[0], load_run(base)[1]
+    ranker = Predictor(folder).ranker
+    tree = ranker.forest.trees[0]
+    before = Predictor(base).ranker.forest.trees[0]
     members = np.zeros((20, len(tree.layers[-1].child_ptr) - 1))
     clusters = np.repeat(np.arange(members.shape[1]), np.diff(tree.layers[-1].child_ptr))
     np.add.at(members, (tree.node_labels, clusters), 1)
-    data = dataset(config)
+    data = load_dataset(ranker.config, None)
     split = data.splits["trn"]
-    method.features = None
-    features = build_features(config, split)
-    nodes, _ = before.trees[0].clusters(
-        features, beam=8, combiner=COMBINERS["l3-hinge"], level=len(before.trees[0].layers) - 2
+    features = ranker.features.of(split.texts)
+    nodes, _ = before.clusters(
+        features, beam=8, combiner=COMBINERS["l3-hinge"], level=len(before.layers) - 2
     )
     counts, ranks = np.zeros((20, members.shape[1])), np.zeros((20, members.shape[1]))
     for point in range(len(split)):
@@ -83,27 +83,12 @@ def test_inner_products_and_copies(make_config, tmp_path):
         best = np.lexsort((np.arange(members.shape[1]), -ranks[label], -counts[label]))[:2]
         assert set(np.flatnonzero(members[label])) == set(best)
     metrics = evaluation.evaluate(folder) and json.loads((folder / "tst_metrics.json").read_text())
-    test = build_features(config, data.splits["tst"])
+    test = ranker.features.of(data.splits["tst"].texts)
     reached, _ = tree.clusters(
         test, beam=8, combiner=COMBINERS["l3-hinge"], level=len(tree.layers) - 2
     )
     sizes = np.append(members.sum(axis=0), 0)
     assert metrics["inner_products"] == pytest.approx(sizes[reached].sum(axis=1).mean(), abs=0.1)
-
-
-def dataset(config):
-    from utils.data.dataset import load_dataset
-
-    return load_dataset(config, None)
-
-
-def build_features(config, split):
-    from accelerate import Accelerator
-
-    from models.trees.features import TreeFeatures
-
-    features = TreeFeatures.build(["tfidf"], config, None)
-    return features.of_points(split, np.arange(len(split)), Accelerator(cpu=True))
 
 
 @pytest.mark.parametrize("method", [{**TREE, "trees": 2}, {**OVERLAP, "rounds": 2}])
@@ -112,7 +97,7 @@ def test_resume_trains_only_the_levels_that_are_missing(make_config, method, mon
     whole = train.fit(config)
     expected = {path.name: path.read_bytes() for path in (whole / "model").glob("*.npz")}
     second = with_values(config, run={"dir": str(tmp_path / "second")})
-    fit_layer = module.fit_tree.__globals__["fit_layer"]
+    fit_layer = tree_training.fit_layer
     done = []
 
     def counted(*arguments, **options):
@@ -121,17 +106,15 @@ def test_resume_trains_only_the_levels_that_are_missing(make_config, method, mon
         done.append(1)
         return fit_layer(*arguments, **options)
 
-    monkeypatch.setitem(module.fit_tree.__globals__, "fit_layer", counted)
+    monkeypatch.setattr(tree_training, "fit_layer", counted)
     with pytest.raises(KeyboardInterrupt):
         train.fit(second)
     folder = tmp_path / "second"
     assert len([name for name in levels(folder) if "level" in name]) == 3
     assert not (folder / "model").exists()
     later = []
-    monkeypatch.setitem(
-        module.fit_tree.__globals__,
-        "fit_layer",
-        lambda *a, **o: later.append(1) or fit_layer(*a, **o),
+    monkeypatch.setattr(
+        tree_training, "fit_layer", lambda *a, **o: later.append(1) or fit_layer(*a, **o)
     )
     train.fit(second, resume=True)
     assert {path.name: path.read_bytes() for path in (folder / "model").glob("*.npz")} == expected
@@ -182,9 +165,9 @@ def test_points_without_features_get_the_prior(make_config, own_root, tmp_path):
     folder = train.fit(make_config(method=TREE, data={"root": str(own_root)}))
     evaluation.evaluate(folder)
     assert json.loads((folder / "tst_metrics.json").read_text())["points_without_features"] == 1
-    config, method = load_run(folder)
-    counts = np.bincount(dataset(config).splits["trn"].relevance.indices, minlength=20)
-    answer = Predictor(folder)(["unseen"], k=3)[0]
+    predictor = Predictor(folder)
+    counts = load_dataset(predictor.config, None).seen_counts
+    answer = predictor(["unseen"], k=3)[0]
     assert [label["label"] for label in answer] == np.argsort(-counts, kind="stable")[:3].tolist()
     assert answer[0]["score"] == pytest.approx(counts.max() / 48, abs=1e-6)
 

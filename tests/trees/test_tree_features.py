@@ -7,15 +7,14 @@ import logging
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from accelerate import Accelerator
 
 import eval as evaluation
 import train
+from models import trainer
 from models.elias.start import cluster
 from models.trees.dense_features import array_pair
 from predict import Predictor
 from tests.conftest import with_values
-from tests.helpers import load_run
 from tests.tiny import write_dataset
 from utils.data.dataset import load_dataset
 from utils.data.held_out import validation_rows
@@ -89,7 +88,7 @@ def test_an_older_run_reads_edited_texts_by_its_own_vocabulary(make_config, own_
 
 def test_levels_of_other_features_are_not_gone_on_with(make_config, own_root, monkeypatch):
     config = tree(make_config, own_root)
-    monkeypatch.setattr(train, "keep_best", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(trainer, "keep_best", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         train.fit(config)
     monkeypatch.undo()
@@ -193,9 +192,9 @@ def test_arrays_are_features(make_config, arrays, tmp_path):
     folder = train.fit(config)
     assert evaluation.evaluate(folder)["P@1"] > 80
     own = np.load(arrays / "X.tst.npy")
-    features = load_run(folder)[1].features
-    split = load_dataset(config, None).splits["tst"]
-    dense = features.of_points(split, np.array([3, 7]), Accelerator(cpu=True)).dense
+    features = Predictor(folder).ranker.features
+    texts = load_dataset(config, None).splits["tst"].texts
+    dense = features.of(texts[np.array([3, 7])]).dense
     np.testing.assert_allclose(
         dense, own[[3, 7]] / np.linalg.norm(own[[3, 7]], axis=1, keepdims=True), rtol=1e-5
     )
@@ -210,14 +209,14 @@ def test_arrays_are_features(make_config, arrays, tmp_path):
         with pytest.raises(
             InputError, match=r"arrays0\.json: (expected a key 'name'|name|columns)"
         ):
-            load_run(folder)
+            Predictor(folder)
     told.write_text(as_saved)
     facts = folder / "model" / "method.json"
     as_saved = facts.read_text()
     for key, damaged in (("columns", []), ("columns", [1, 2, 3]), ("trees", [])):
         facts.write_text(json.dumps(json.loads(as_saved) | {key: damaged}))
         with pytest.raises(InputError, match=rf"method\.json: {key}: expected"):
-            load_run(folder)
+            Predictor(folder)
     facts.write_text(as_saved)
     both = train.fit(
         with_values(
@@ -356,7 +355,7 @@ def test_a_run_of_given_features_needs_them(make_config, own_root):
 
 def test_levels_of_other_arrays_are_not_gone_on_with(make_config, arrays, monkeypatch):
     config = tree(make_config, arrays.parent, method={"features": ["tfidf", "X.npy"]})
-    monkeypatch.setattr(train, "keep_best", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(trainer, "keep_best", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         train.fit(config)
     monkeypatch.undo()

@@ -24,7 +24,7 @@ METHODS = {
     "ova": "models.classifiers.ova:Ova",
     "surrogate": "models.classifiers.surrogate:Surrogate",
     "xc": "models.classifiers.xc:Xc",
-    "xr-linear": "models.trees.overlap:XrLinear",
+    "xr-linear": "models.trees.xr_linear:XrLinear",
     "overlap": "models.trees.overlap:Overlap",
     "fused": "models.classifiers.fused:Fused",
     "fusion": "models.fusion.recipe:Fusion",
