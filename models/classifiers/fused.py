@@ -14,6 +14,7 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import scipy.sparse as sp
@@ -54,6 +55,7 @@ TREE_WEIGHTS, EMBEDDING_WEIGHTS = (0.0, 0.1, 0.3, 1.0), (0.0, 0.25, 0.5, 1.0, 2.
 
 @dataclass(frozen=True)
 class FusedConfig(MethodConfig):
+    has_epochs: ClassVar[bool] = False
     embedding_weight: float | None = option(
         None,
         "weight of the embedding score, that of the classifier's being 1; null = the best of 0, "

@@ -11,6 +11,7 @@
     stages:                           # optional: overlays run one after the other in one run folder
       - {name: warm, train: {epochs: 2}}
       - {name: main, method: {pool: hnm}}
+    refit: true                       # stages that end in a fusion: members again on all points
 
 Importing this module imports neither torch nor the methods: the section `method:` has the type
 that the method itself gives it, and utils/config/methods.py imports a method when it is named.
@@ -38,6 +39,7 @@ from utils.config.options import (
     type_name,
 )
 from utils.config.plugins import allow, is_foreign, module_of
+from utils.config.refit import refitted_stages
 from utils.config.sections import (
     SECTIONS,
     DataConfig,
@@ -84,6 +86,11 @@ __all__ = [
 MAX_FILES = 100  # that a config's `base:` leads to
 MAX_STAGES = 100
 MAX_NAME = 200  # bytes of a folder's name
+OUTSIDE = {  # keys of a file beside its sections
+    "base": "files that are merged first, in this order; paths are relative to this file",
+    "stages": "list of overlays that run one after the other, each with a name",
+    "refit": "true: stages end in a fusion, whose members are trained again on all training points",
+}
 COMMAND_LINE = "command line"  # where a key comes from
 OF_THE_WHOLE_RUN = ("root", "project", "expname", "dir")  # of section run: no stage has its own
 
@@ -125,7 +132,7 @@ def merge_sections(into: dict, values: Mapping, where: str, origin: dict[str, st
     errors."""
     for section, content in values.items():
         if section not in SECTIONS:
-            known = [name for name in (*SECTIONS, "base", "stages") if name != section]
+            known = [name for name in (*SECTIONS, *OUTSIDE) if name != section]
             raise ConfigError(
                 f"{where}: unknown section '{shown_word(section)}'{nearest(section, known)}"
             )
@@ -146,6 +153,7 @@ class _Chain:
     origin: dict[str, str] = field(default_factory=dict)
     stages: Any = None
     stages_of: str = ""
+    refit: bool = False
     files: int = 0
 
 
@@ -169,7 +177,11 @@ def _load_file(path: Path, chain: _Chain, above: tuple[Path, ...] = ()) -> None:
     if "stages" in values:
         chain.stages = values["stages"]
         chain.stages_of = str(path)
-    sections = {name: content for name, content in values.items() if name not in ("base", "stages")}
+    if "refit" in values:
+        chain.refit = values["refit"]
+        if not isinstance(chain.refit, bool):
+            raise ConfigError(f"{path}: `refit:` must be true or false, got {shown(chain.refit)}")
+    sections = {name: content for name, content in values.items() if name not in OUTSIDE}
     merge_sections(chain.merged, sections, str(path), chain.origin)
 
 
@@ -242,6 +254,7 @@ def load_config(
         overrides,
         expname=Path(path).stem,
         stages=stages,
+        refit=chain.refit,
         expand=expand,
         where=str(path),
         trusted=trusted,
@@ -255,6 +268,7 @@ def finish_config(
     *,
     expname: str,
     stages: Sequence[Mapping] = (),
+    refit: bool = False,
     expand: Callable[[Config], Config] | None = None,
     where: str = "config",
     trusted: bool = False,
@@ -275,10 +289,28 @@ def finish_config(
     if expand is not None:
         config = expand(config)
     of_stages = overrides.get("stages") or {}
+    _check_sections_of_stages(of_stages)
+    if refit:
+        config = _with_refit(config, of_stages, where)
     config = dataclasses.replace(config, stages=tuple(_override_stages(config, of_stages)))
-    built = {stage["name"]: stage_config(config, stage, where) for stage in config.stages}
+    built = _built_stages(config, where)
     _check_all_are_reached(config, built, of_all, of_stages)
     return config
+
+
+def _built_stages(config: Config, where: str) -> dict[str, Config]:
+    return {stage["name"]: stage_config(config, stage, where) for stage in config.stages}
+
+
+def _with_refit(config: Config, overrides: Mapping[str, Any], where: str) -> Config:
+    """With the stages that `refit: true` adds, which take what overrides say of those they
+    repeat."""
+    names = {stage["name"] for stage in config.stages}
+    written = {name: values for name, values in overrides.items() if name in names}
+    config = dataclasses.replace(config, stages=tuple(_override_stages(config, written)))
+    added = refitted_stages(config.stages, _built_stages(config, where), where)
+    stages = _check_stages([*config.stages, *added], where)
+    return dataclasses.replace(config, stages=tuple(stages))
 
 
 def _allow_named(parts: Sequence[Mapping]) -> None:
@@ -354,15 +386,19 @@ def stage_config(config: Config, stage: Mapping[str, Any], where: str = "") -> C
     return build_config(merged, origin, where=f"{where}: {place}" if where else place)
 
 
-def _override_stages(config: Config, overrides: Any) -> list[dict[str, Any]]:
-    """The stages with {name: {section: {key: value}}} put in."""
-    stages = {stage["name"]: dict(stage) for stage in config.stages}
+def _check_sections_of_stages(overrides: Any) -> None:
+    """ConfigError if overrides are no {name: {section: {key: value}}}."""
     if not isinstance(overrides, Mapping) or not all(
         isinstance(sections, Mapping) for sections in overrides.values()
     ):
         raise ConfigError(
             f"overrides of stages must be a mapping of names to sections, got {shown(overrides)}"
         )
+
+
+def _override_stages(config: Config, overrides: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The stages with {name: {section: {key: value}}} put in."""
+    stages = {stage["name"]: dict(stage) for stage in config.stages}
     for name, sections in overrides.items():
         if name not in stages:
             known = nearest(name, list(stages)) if stages else "; the config has no stages"
@@ -493,7 +529,7 @@ def describe(asked: Sequence[str] = ()) -> str:
         for name in sorted(METHODS)
         if meant & {"method", name}
     ]
-    lines = []
+    lines = [] if asked else [f"{f'{key}:':<34} # {meaning}" for key, meaning in OUTSIDE.items()]
     for section, kind in kinds:
         lines.append(f"{section}:")
         hints = typing.get_type_hints(kind)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.config.config import (
+    OUTSIDE,
     SECTIONS,
     Config,
     ConfigError,
@@ -402,7 +403,7 @@ def _sections(values: Mapping[str, Any]) -> list[str]:
     return [
         key
         for key, content in values.items()
-        if key in ("base", "stages") or (key in SECTIONS and isinstance(content, Mapping))
+        if key in OUTSIDE or (key in SECTIONS and isinstance(content, Mapping))
     ]
 
 

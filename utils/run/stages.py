@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from utils.config.config import Config, ConfigError, read_yaml, stage_config, to_mapping
 from utils.config.legacy_yaml import load_any_config
+from utils.config.references import check_references, with_references
 from utils.errors import InputError
 from utils.run.finding import find_run
 
@@ -24,34 +25,6 @@ OF_THE_FUSION = (
     "feature_cache",
     "token_cache",
 )  # of section data
-
-
-def _references(value: Any, change: Callable[[str, str], Any]) -> Any:
-    """A stage's values with change(kind, name) for `stage:NAME` and `best:NAME` in them."""
-    if isinstance(value, Mapping):
-        return {key: _references(part, change) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_references(part, change) for part in value]
-    if not isinstance(value, str) or not value.startswith(("stage:", "best:")):
-        return value
-    kind, _, name = value.partition(":")
-    return change(kind, name)
-
-
-def check_references(stages: Sequence[Mapping[str, Any]]) -> None:
-    """ConfigError for a stage that names one which is no earlier stage."""
-    earlier: list[str] = []
-
-    def check(kind: str, name: str) -> None:
-        if name not in earlier:
-            raise ConfigError(
-                f"'{kind}:{name}': there is no earlier stage {name}; earlier stages: "
-                f"{', '.join(earlier) or 'none'}"
-            )
-
-    for stage in stages:
-        _references(stage, check)
-        earlier.append(stage["name"])
 
 
 def stage_configs(config: Config) -> dict[str, Config]:
@@ -77,7 +50,7 @@ def stage_configs(config: Config) -> dict[str, Config]:
         folder = config.run_folder if name == last else config.run_folder / "stages" / name
         # it may name another, or none
         run = {"start_from": start, **(stage.get("run") or {}), "dir": str(folder)}
-        overlay = _references({**stage, "run": run}, named)
+        overlay = with_references({**stage, "run": run}, named)
         found[name] = stage_config(config, overlay)  # its errors name the stage
         start = str(folder)
     return found
@@ -170,7 +143,7 @@ def _stages_of_member(name: str, member: Config, config: Config) -> list[dict[st
 
     for number, stage in enumerate(member.stages or ({},), 1):
         run = {"start_from": before, **(stage.get("run") or {})}
-        overlay = _references({**stage, "run": run}, renamed)
+        overlay = with_references({**stage, "run": run}, renamed)
         values = to_mapping(stage_config(member, overlay))
         values["data"] |= {key: getattr(config.data, key) for key in OF_THE_FUSION}
         new_name = name if number >= len(member.stages) else f"{name}-{overlay['name']}"
