@@ -22,14 +22,6 @@ def load(config):
     return load_dataset(config, source and load_tokenizer(source))
 
 
-def load_run(folder):
-    from models.loading import load_method
-    from utils.run.finding import find_run
-
-    found, config = find_run(folder)
-    return config, load_method(config, found)
-
-
 def weights(folder):
     return {
         n: v
