@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from losses.shortlist import shortlist_bce
 from models.elias.graph import Graph
 from models.elias.index import GraphIndex, SearchSettings
-from models.elias.model import EliasModel
+from models.elias.model import Edges, EliasModel
 from models.elias.options import Elias1Config, Elias2Config, Limits
 from models.elias.search import forced_clusters, pool_gradient, pool_scores
 from models.encoders.encoder import build_encoder
@@ -180,15 +180,15 @@ def made_step(
     )
     clusters = clusters or 1 << max(0, (-(-num_labels // 100) - 1).bit_length())
     encoder = made_encoder(kind, dim)
-    model = EliasModel(
-        encoder, config, clusters, num_labels, Limits.of(config, clusters, num_labels)
-    )
+    limits = Limits.of(config, clusters, num_labels)
+    model = EliasModel(encoder, config, limits, (clusters, num_labels))
     rng = np.random.default_rng(0)
     first = rng.integers(num_labels, size=(clusters, 1))
     labels = np.sort((first + np.arange(kappa) * (num_labels // kappa)) % num_labels, 1).astype(
         np.int32
     )
-    model.set_graph(Graph(labels, np.ones(labels.shape, np.float32), num_labels))
+    graph = Graph(labels, np.ones(labels.shape, np.float32), num_labels)
+    edges = Edges.of(graph, limits, torch.device("cpu"))
     groups = [
         {"name": n, "params": [p], "weight_decay": 0.0}
         for n, p in model.named_parameters()
@@ -210,9 +210,8 @@ def made_step(
         else:
             queries = F.normalize(torch.randn(batch, dim), dim=1).requires_grad_()
         raised = model.raised_shares(queries)
-        found, paths = model.shortlist(
-            queries, raised, forced_clusters(raised, 20, parents, fill, noise)
-        )
+        searched = forced_clusters(raised, 20, parents, fill, noise)
+        found, paths = model.shortlist(edges, queries, raised, searched)
         inside = found.labels >= 0
         ids = found.labels.clamp(min=0)
         scores = pool_scores(queries, model.labels, ids)

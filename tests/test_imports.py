@@ -32,6 +32,7 @@ LAYERS = (
         "models.predictor",
         "models.exporter",
         "models.trainer",
+        "models.elias_steps",
     ),
     COMMANDS,  # and every __main__
 )

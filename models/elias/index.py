@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.elias.options import EliasConfig, Limits
 from models.elias.search import given_paths, pool_scores, select_labels
 from utils.errors import InputError
 from utils.files import written_whole
@@ -46,6 +47,11 @@ class SearchSettings:
     tau: float
     beam: int
     size: int
+
+    @classmethod
+    def of(cls, s: EliasConfig, limits: Limits) -> SearchSettings:
+        """As a run's options say."""
+        return cls(s.alpha, s.cluster_tau or s.tau, s.tau, limits.beam, s.K)
 
 
 @dataclass
@@ -74,33 +80,28 @@ class GraphIndex:
             queries: [B, D] for the clusters; projected: [B, D'] for the labels, where they have a
             projection.
         """
-        projected = queries if projected is None else projected
-        found = (
-            self._on_gpu(queries, projected)
-            if queries.is_cuda
-            else self._on_cpu(queries, projected)
-        )
-        return _best(*found, k)
+        labels, log_scores = self.scored(queries, queries if projected is None else projected)
+        return best_labels(labels, log_scores, k)
 
-    def shortlist(self, queries: Tensor, projected: Tensor | None = None) -> Tensor:
-        """The labels that are scored for each query [B, K], -1 behind the last."""
-        projected = queries if projected is None else projected
-        return (self._on_gpu if queries.is_cuda else self._on_cpu)(queries, projected)[0]
+    def scored(self, queries: Tensor, projected: Tensor) -> tuple[Tensor, Tensor]:
+        """The labels that are scored for each query, ascending, and their log scores: [B, K] each;
+        -1 and -inf behind the last."""
+        if queries.is_cuda:
+            return self._on_gpu(queries, projected)
+        return self._on_cpu(queries, projected)
 
     def _on_cpu(self, queries: Tensor, projected: Tensor) -> tuple[Tensor, Tensor]:
         step = max(1, SCORES_AT_ONCE // len(self.clusters))
-        parts = [
-            self._few(
-                queries[i : i + step].float().contiguous(),
-                projected[i : i + step].float().contiguous(),
+        labels = []
+        log_scores = []
+        for start in range(0, max(len(queries), 1), step):
+            part = slice(start, start + step)
+            found = self._few(
+                queries[part].float().contiguous(), projected[part].float().contiguous()
             )
-            for i in range(0, len(queries), step)
-        ]
-        return (
-            tuple(torch.cat(part) for part in zip(*parts, strict=True))
-            if parts
-            else (torch.zeros(0, 1, dtype=torch.long), torch.zeros(0, 1))
-        )
+            labels.append(found[0])
+            log_scores.append(found[1])
+        return torch.cat(labels), torch.cat(log_scores)
 
     def _few(self, queries: Tensor, projected: Tensor) -> tuple[Tensor, Tensor]:
         with threads(1 if len(queries) < FEW else torch.get_num_threads()):
@@ -276,7 +277,7 @@ def top_clusters(logits: Tensor, alpha: float, beam: int) -> tuple[Tensor, Tenso
     return clusters, (top - total.log() + log(alpha)).clamp(max=0)
 
 
-def _best(labels: Tensor, log_scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def best_labels(labels: Tensor, log_scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k best of shortlists [B, K] whose labels ascend, so that a stable sort breaks ties by the
     lower id."""
     scores, places = log_scores.sort(dim=1, descending=True, stable=True)

@@ -1,14 +1,16 @@
 """The parameters of ELIAS and what a training step computes with them (Gupta et al., NeurIPS 2022,
 arXiv 2210.08410).
 
-    s_c = clip(alpha softmax(W_C x)_c, 0, 1)      s_cl = clip(beta softmax over the edges of c, 0,
-        1)
+    s_c = clip(alpha softmax(W_C x)_c, 0, 1)
+    s_cl = clip(beta softmax over the edges of c, 0, 1)
 
 Edges of a cluster with fewer than kappa labels get a beta in proportion: the clip has no gradient
 where it bites, and with beta of at least the number of edges every weight would be 1.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -25,45 +27,65 @@ from utils.parameters import DeclaredParameter, Gradient, Kind
 from utils.row_store import RowStore
 
 
-class EliasModel(nn.Module):
-    """encoder, clusters W_C [C, D], labels W_L [L, D'], bias [L, 1], and the edges' logits [C,
-    kappa] where learned.
+@dataclass(frozen=True)
+class Edges:
+    """The graph A as a step reads it, on the device of the parameters.
 
-    Args:
-        num_labels: rows of W_L; 0 for a model that only encodes and leaves the rest to an index.
+    Attributes:
+        labels: [C, W] int32, -1 behind the last of a cluster.
+        outside: [C, W], whether a place is behind the last.
+        log_beta: of each cluster [C].
+        log_values: of A's own edges [C, W].
+    """
+
+    labels: Tensor
+    outside: Tensor
+    log_beta: Tensor
+    log_values: Tensor
+
+    @classmethod
+    def of(cls, graph: Graph, limits: Limits, device: torch.device) -> Edges:
+        labels = torch.from_numpy(graph.labels).to(device)
+        lengths = torch.from_numpy(graph.lengths).to(device)
+        outside = torch.arange(graph.labels.shape[1], device=device) >= lengths[:, None]
+        log_beta = (limits.beta / limits.kappa * lengths).log().float()
+        log_values = torch.from_numpy(np.log(np.maximum(graph.values, 1e-30))).to(device)
+        return cls(labels, outside, log_beta, log_values)
+
+
+class EliasModel(nn.Module):
+    """All that is trained.
+
+    Attributes:
+        clusters: W_C [C, D].
+        labels: W_L [L, D'].
+        bias: [L, 1].
+        edges: their logits [C, kappa]; None where the graph stays as it is.
+        projection: of embeddings for the label classifiers, D to D'; None where D' = D.
     """
 
     def __init__(
-        self,
-        encoder: TextEncoder,
-        config: EliasConfig,
-        num_clusters: int,
-        num_labels: int,
-        limits: Limits,
+        self, encoder: TextEncoder, options: EliasConfig, limits: Limits, shape: tuple[int, int]
     ) -> None:
+        """shape: clusters and labels (C, L)."""
         super().__init__()
-        self.encoder, self.config, self.limits = encoder, config, limits
-        width = config.wl_dim or encoder.dim
-        self.projection = nn.Linear(encoder.dim, width, bias=False) if config.wl_dim else None
-        self.clusters = nn.Parameter(
-            torch.randn(num_clusters if num_labels else 0, encoder.dim) / encoder.dim**0.5
-        )
+        num_clusters, num_labels = shape
+        self.encoder = encoder
+        self.options = options
+        self.limits = limits
+        width = options.wl_dim or encoder.dim
+        self.projection = None
+        if options.wl_dim:
+            self.projection = nn.Linear(encoder.dim, width, bias=False)
+        self.clusters = nn.Parameter(torch.randn(num_clusters, encoder.dim) / encoder.dim**0.5)
         labels = torch.randn(num_labels, width) / width**0.5
         self.labels = DeclaredParameter(labels, Kind(Gradient.FACTORS))
-        bias = torch.full((num_labels, 1), config.init_bias)
+        bias = torch.full((num_labels, 1), options.init_bias)
         self.bias = DeclaredParameter(bias, Kind(Gradient.FACTORS))
         self.edges = None
-        if config.name == "elias-2" and num_labels:
+        if options.learns_edges:
             edges = torch.rand(num_clusters, limits.kappa)
             self.edges = DeclaredParameter(edges, Kind(Gradient.ROWS))
-
-    def set_graph(self, graph: Graph) -> None:
-        device = self.labels.device
-        self._labels = torch.from_numpy(graph.labels).to(device)  # [C, W]
-        lengths = torch.from_numpy(graph.lengths).to(device)
-        self._outside = torch.arange(graph.labels.shape[1], device=device) >= lengths[:, None]
-        self._log_beta = (self.limits.beta / self.limits.kappa * lengths).log().float()
-        self._log_values = torch.from_numpy(np.log(np.maximum(graph.values, 1e-30))).to(device)
 
     def project(self, queries: Tensor) -> Tensor:
         """Embeddings as the label classifiers take them: [B, D']."""
@@ -74,33 +96,33 @@ class EliasModel(nn.Module):
         """log(alpha softmax(W_C x)), the log cluster scores [B, C] before they are clipped; not
         differentiable."""
         with torch.autocast(queries.device.type, enabled=False):
-            return raised_shares(self._scaled(queries) @ self.clusters.T, self.config.alpha)
+            return raised_shares(self._scaled(queries) @ self.clusters.T, self.options.alpha)
 
     def log_cluster_scores(self, queries: Tensor) -> Tensor:
         """log s_c: [B, C]; not differentiable."""
         return self.raised_shares(queries).clamp_(max=0)
 
     def _scaled(self, queries: Tensor) -> Tensor:
-        return queries.float() / (self.config.cluster_tau or self.config.tau)
+        return queries.float() / (self.options.cluster_tau or self.options.tau)
 
-    def _log_shares(self, clusters: Tensor) -> Tensor:
+    def _log_shares(self, graph: Edges, clusters: Tensor) -> Tensor:
         """log softmax over the edges of some clusters [R, W], -inf behind the last edge; not
         differentiable."""
-        logits = self.edges.detach()[:, : self._labels.shape[1]].index_select(0, clusters)
-        return F.log_softmax(
-            logits.masked_fill_(self._outside.index_select(0, clusters), -torch.inf), dim=1
-        )
+        logits = self.edges.detach()[:, : graph.labels.shape[1]].index_select(0, clusters)
+        outside = graph.outside.index_select(0, clusters)
+        return F.log_softmax(logits.masked_fill_(outside, -torch.inf), dim=1)
 
     @torch.no_grad()
-    def all_log_edges(self) -> np.ndarray:
-        """log s_cl [C, W]; stage 1: A's own values."""
+    def all_log_edges(self, graph: Edges) -> np.ndarray:
+        """log s_cl [C, W]; where edges are not learned A's own values."""
         if self.edges is None:
-            return self._log_values.cpu().numpy()
-        log_shares = self._log_shares(torch.arange(len(self._labels), device=self._labels.device))
-        return log_shares.add_(self._log_beta[:, None]).clamp_(max=0).cpu().numpy()
+            return graph.log_values.cpu().numpy()
+        every = torch.arange(len(graph.labels), device=graph.labels.device)
+        log_shares = self._log_shares(graph, every)
+        return log_shares.add_(graph.log_beta[:, None]).clamp_(max=0).cpu().numpy()
 
     def shortlist(
-        self, queries: Tensor, raised: Tensor, clusters: Tensor
+        self, graph: Edges, queries: Tensor, raised: Tensor, clusters: Tensor
     ) -> tuple[Shortlist, Tensor]:
         """The K labels with the best paths, and log s_c s_cl of each, with its gradient [B, K].
 
@@ -110,50 +132,43 @@ class EliasModel(nn.Module):
         slots = clusters.clamp(min=0)
         # looking for clusters that several queries share would make the host wait
         if clusters.is_cuda:
-            rows = slots.flatten()
+            rows = slots.flatten()  # [R]
             place = torch.arange(slots.numel(), device=slots.device).view_as(slots)
         else:
             rows, place = slots.unique(return_inverse=True)
         with torch.autocast(queries.device.type, enabled=False):
             log_scores = ChosenClusters.apply(
-                self._scaled(queries), self.clusters, raised, slots, self.config.alpha
-            )
+                self._scaled(queries), self.clusters, raised, slots, self.options.alpha
+            )  # [B, S]
         if self.edges is None:
-            # [R, W]
-            log_edges = self._log_values.index_select(0, rows)
+            log_edges = graph.log_values.index_select(0, rows)  # [R, W]
         else:
-            log_shares = self._log_shares(rows)
-            log_beta = self._log_beta[rows]
+            log_shares = self._log_shares(graph, rows)
+            log_beta = graph.log_beta[rows]
             log_edges = (log_shares + log_beta[:, None]).clamp_(max=0)
         found = select_labels(
-            clusters, log_scores.detach(), self._labels, log_edges, place, self.config.K
+            clusters, log_scores.detach(), graph.labels, log_edges, place, self.options.K
         )
         width = log_edges.shape[1]
         slot = torch.div(found.edges, width, rounding_mode="floor")
-        # [B, K]
-        rows_of = place.gather(1, slot)
+        rows_of = place.gather(1, slot)  # [B, K]
         edges = rows_of * width + found.edges % width
-        chosen = (
-            log_edges.take(edges)
-            if self.edges is None
-            else ChosenEdges.apply(self.edges, rows, log_shares, log_beta, rows_of, edges)
-        )
+        if self.edges is None:
+            chosen = log_edges.take(edges)
+        else:
+            chosen = ChosenEdges.apply(self.edges, rows, log_shares, log_beta, rows_of, edges)
         return found, log_scores.gather(1, slot) + chosen
 
-    def index(self) -> GraphIndex:
+    def index(self, graph: Edges) -> GraphIndex:
         """The index on the present weights, without copies on a CPU; float32."""
-        clusters, labels, bias = (
-            p.detach().cpu().numpy() for p in (self.clusters, self.labels, self.bias)
-        )
+        clusters = self.clusters.detach().cpu().numpy()
+        labels = self.labels.detach().cpu().numpy()
+        bias = self.bias.detach().cpu().numpy()[:, 0]
         return GraphIndex(
             RowStore.of(clusters, "float32"),
             RowStore.of(labels, "float32"),
-            bias[:, 0],
-            self._labels.cpu().numpy(),
-            self.all_log_edges(),
-            self.search_settings(),
+            bias,
+            graph.labels.cpu().numpy(),
+            self.all_log_edges(graph),
+            SearchSettings.of(self.options, self.limits),
         )
-
-    def search_settings(self) -> SearchSettings:
-        s = self.config
-        return SearchSettings(s.alpha, s.cluster_tau or s.tau, s.tau, self.limits.beam, s.K)

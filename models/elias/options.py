@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from models.elias.graph import Graph, cluster_count
-from utils.config.config import Config, ConfigError, MethodConfig, option
+from utils.config.config import ConfigError, MethodConfig, option
 from utils.config.sections import LARGEST, MANY_DIMENSIONS, MANY_EPOCHS, MANY_LABELS, SMALLEST
-from utils.data.sizes import DataSizes
 
 USUAL_BEAM, USUAL_KAPPA, USUAL_BETA_SHARE = 20, 1000, 0.15
 
 
 @dataclass(frozen=True)
 class EliasConfig(MethodConfig):
+    learns_edges: ClassVar[bool] = False
+
     graph: str = option(
         "cluster",
         "A: cluster = balanced clusters of the labels; approx = the labels of the points that "
@@ -100,6 +101,8 @@ class Elias1Config(EliasConfig):
 
 @dataclass(frozen=True)
 class Elias2Config(EliasConfig):
+    learns_edges: ClassVar[bool] = True
+
     graph: str = option(
         "approx",
         "A: approx = the labels of the points that each cluster attracts in the run it starts "
@@ -122,7 +125,7 @@ class Limits:
         """ConfigError for a beam above C, a kappa above L, or a beta with which no edge would
         learn."""
         kappa = _at_most(s.kappa, USUAL_KAPPA, num_labels, "method.kappa", "labels")
-        if s.beta is not None and s.beta >= kappa > 1 and s.name == "elias-2":
+        if s.beta is not None and s.beta >= kappa > 1 and s.learns_edges:
             raise ConfigError(
                 f"method.beta is {s.beta:g}, expected less than method.kappa, {kappa}: from there "
                 "on every edge weight is 1 and none is learned"
@@ -145,17 +148,3 @@ def clusters_of(settings: EliasConfig, num_labels: int) -> int:
     if settings.graph in ("cluster", "approx"):
         return cluster_count(num_labels, settings.max_leaf)
     return Graph.clusters_of_file(settings.graph, num_labels)
-
-
-def check_averaging(config: Config, sizes: DataSizes) -> None:
-    """ConfigError for stochastic weight averaging that would average nothing."""
-    s = config.method
-    train = config.train
-    last = train.stop_epoch if isinstance(train.stop_epoch, int) else train.epochs
-    steps = (min(last, train.epochs) - s.swa_start) * -(-sizes.training // train.batch_size)
-    if s.swa and train.epochs and steps <= s.swa_step:
-        raise ConfigError(
-            f"method.swa averages every {s.swa_step} steps (method.swa_step) from epoch "
-            f"{s.swa_start} on (method.swa_start), but only {max(steps, 0)} steps come after it: "
-            "nothing would be averaged"
-        )

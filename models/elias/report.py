@@ -8,32 +8,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
-import torch
-from accelerate import Accelerator
 
 from models.elias.index import GraphIndex
-from models.method import encode_rows
-from utils import distributed
-from utils.data.dataset import Split
 from utils.errors import InputError
 from utils.files import written_whole
 from utils.reading.matrices import read_arrays
 from utils.reading.saved import read_facts
-from utils.sparse import contains
 
-if TYPE_CHECKING:
-    from models.elias.learner import Elias
-
-BINS = ((0, 0), (1, 2), (3, 5), (6, 10), (11, 30), (31, None))  # training points of a label
+RECALL = "shortlist_recall["  # begins the names of facts by label frequency, as models/evaluation
 # a label lives in the clusters whose edge has at least this share of its strongest edge's weight
 SHARE = 0.1
-
-
-def bin_name(first: int, last: int | None) -> str:
-    return f"{first}+" if last is None else f"{first}" if first == last else f"{first}-{last}"
 
 
 def graph_arrays(index: GraphIndex, num_labels: int) -> dict[str, np.ndarray]:
@@ -54,7 +41,9 @@ def graph_arrays(index: GraphIndex, num_labels: int) -> dict[str, np.ndarray]:
 
 
 def graph_facts(arrays: dict[str, np.ndarray]) -> dict[str, float]:
-    labels, clusters = arrays["labels"], arrays["clusters"]
+    """Summarise what `graph_arrays` found."""
+    labels = arrays["labels"]
+    clusters = arrays["clusters"]
     return {
         "edge_entropy": round(float(arrays["entropy"].mean()), 4),
         "labels_per_cluster": round(float(labels.mean()), 2),
@@ -65,76 +54,49 @@ def graph_facts(arrays: dict[str, np.ndarray]) -> dict[str, float]:
     }
 
 
-def shortlist_recall(method: Elias, split: Split, accelerator: Accelerator) -> dict[str, float]:
-    """Share of a split's positives that the K labels scored for each point hold, in all and by
-    label frequency, in percent; `recall_ceiling`: of those that any search can find. Every process
-    calls it."""
-    own = distributed.share(len(split))
-    relevance = split.relevance
-    counts = np.bincount(method.data.splits["trn"].relevance.indices, minlength=method.num_labels)
-    # bin of each label
-    number = np.searchsorted([first for first, _ in BINS], counts, side="right") - 1
-    found, total = np.zeros(len(BINS)), np.zeros(len(BINS))
-    rows = np.arange(own.start, own.stop)
-    for positions, block in encode_rows(
-        method.scored.encoder,
-        split.tokens,
-        split.rows[rows],
-        method.config.eval.batch_size,
-        accelerator,
-        "shortlists",
-    ):
-        with torch.no_grad():
-            labels = method.index.shortlist(block, method.scored.project(block)).cpu().numpy()
-        hit = contains(relevance[rows[positions]], np.arange(len(positions))[:, None], labels)
-        found += np.bincount(number[labels[hit]], minlength=len(BINS))
-        total += np.bincount(number[relevance[rows[positions]].indices], minlength=len(BINS))
-    found, total = (np.array([distributed.total(x) for x in array]) for array in (found, total))
-    reachable = method.graph.parents() >= 0
-    facts = {
-        "shortlist_recall": 100 * found.sum() / max(total.sum(), 1),
-        "recall_ceiling": 100 * reachable[relevance.indices].mean() if relevance.nnz else 0.0,
-    }
-    facts |= {
-        f"shortlist_recall[{bin_name(*BINS[i])}]": 100 * found[i] / total[i]
-        for i in range(len(BINS))
-        if total[i]
-    }
-    return {name: round(float(value), 2) for name, value in facts.items()}
-
-
 def save_report(folder: Path, arrays: dict[str, np.ndarray], facts: dict[str, float]) -> None:
     """learned.npz and learned.json, for `draw`."""
     np.savez(folder / "learned.npz", **arrays)
     (folder / "learned.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 
+def recall_of(run: Path) -> dict[str, float]:
+    """Recall of the shortlists of validation points by label frequency, in percent; of older runs
+    from the model's folder."""
+    facts = read_facts(run / "model" / "learned.json")
+    validation = run / "val_metrics.json"
+    if validation.is_file():
+        facts |= read_facts(validation)
+    return {
+        name.removeprefix(RECALL).removesuffix("]"): value
+        for name, value in facts.items()
+        if name.startswith(RECALL)
+    }
+
+
 def draw(run: Path) -> Path:
-    """plots/graph.png of a run whose model holds what `save_report` wrote; ValueError if it holds
+    """plots/graph.png of a run whose model holds what `save_report` wrote; InputError if it holds
     none."""
-    if not (run / "model" / "learned.npz").is_file():
-        raise InputError(
-            f"{run / 'model' / 'learned.npz'}: no such file; the run is no finished elias run"
-        )
+    learned = run / "model" / "learned.npz"
+    if not learned.is_file():
+        raise InputError(f"{learned}: no such file; the run is no finished elias run")
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    facts = read_facts(run / "model" / "learned.json")
-    arrays = read_arrays(run / "model" / "learned.npz", ("entropy", "labels", "clusters"))
-    panels = [
-        (arrays["entropy"], "clusters", "entropy of the edge weights (nats)"),
-        (arrays["labels"], "clusters", "labels of a cluster"),
-        (arrays["clusters"], "labels", "clusters that a label lives in"),
-    ]
+    arrays = read_arrays(learned, ("entropy", "labels", "clusters"))
+    panels = (
+        ("entropy", "clusters", "entropy of the edge weights (nats)"),
+        ("labels", "clusters", "labels of a cluster"),
+        ("clusters", "labels", "clusters that a label lives in"),
+    )
     figure, axes = plt.subplots(2, 2, figsize=(10, 7), layout="constrained")
-    for axis, (values, what, title) in zip(axes.flat, panels, strict=False):
-        whole = values.dtype.kind in "iu" and values.max(initial=0) < 50
-        axis.hist(values, bins=np.arange(values.max() + 2) - 0.5 if whole else 40)
+    for axis, (name, what, title) in zip(axes.flat, panels, strict=False):
+        _histogram(axis, arrays[name])
         axis.set(title=title, ylabel=what, yscale="log" if what == "labels" else "linear")
-    names = [n for n in facts if n.startswith("shortlist_recall[")]
-    axes[1, 1].bar([n[len("shortlist_recall[") : -1] for n in names], [facts[n] for n in names])
+    recall = recall_of(run)
+    axes[1, 1].bar([*recall], [*recall.values()])
     axes[1, 1].set(
         title="recall of the shortlists (%)", xlabel="training points of the label", ylim=(0, 100)
     )
@@ -144,3 +106,9 @@ def draw(run: Path) -> Path:
         figure.savefig(partial, dpi=110)
     plt.close(figure)
     return path
+
+
+def _histogram(axis: Any, values: np.ndarray) -> None:
+    """Of whole numbers with a bar each where these are few."""
+    few = values.dtype.kind in "iu" and values.max(initial=0) < 50
+    axis.hist(values, bins=np.arange(values.max() + 2) - 0.5 if few else 40)

@@ -16,12 +16,14 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from numba import njit
 from torch import Tensor
 
 from utils.candidate_kernels import combine_given, dot_given
 from utils.parameters import OuterGradient
+from utils.sparse import entry_rows
 from utils.threads import over_threads
 
 CHUNK_FLOATS = 1 << 26  # of label classifiers gathered at once on a GPU
@@ -311,3 +313,15 @@ def pool_gradient(
     [B, K]: a label."""
     points, places = inside.nonzero(as_tuple=True)
     return OuterGradient(labels[points, places], points, gradient[points, places], vectors.detach())
+
+
+def stored_at(matrix: sp.csr_matrix, labels: Tensor) -> Tensor:
+    """Whether a matrix [b, L] has an entry at each label of the shortlists [b, K]; not at -1."""
+    num_labels = matrix.shape[1]
+    keys = torch.from_numpy(entry_rows(matrix) * num_labels + matrix.indices).to(labels.device)
+    if len(keys) == 0:
+        return torch.zeros_like(labels, dtype=torch.bool)
+    rows = torch.arange(len(labels), device=labels.device)[:, None]
+    wanted = rows * num_labels + labels
+    place = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
+    return (keys[place] == wanted) & (labels >= 0)

@@ -8,9 +8,12 @@ from accelerate import Accelerator
 
 import train
 from models.elias.graph import Graph
+from models.loading import load_ranker
 from tests.helpers import load
 from utils.config.config import build_config
 from utils.config.methods import method_class
+from utils.run.finding import find_run
+from utils.runtime import Runtime
 
 STAGE1 = {"name": "elias-1", "max_leaf": 5, "tau": 0.1, "init": "labels", "init_bias": -3.0}
 STAGE2 = {"name": "elias-2", "max_leaf": 5, "tau": 0.1, "init": "labels", "init_bias": -3.0}
@@ -25,14 +28,25 @@ def graph_of(rows, num_labels=4):
     return Graph.from_csr(matrix.tocsr())
 
 
+def learner_of(config, start=None):
+    """What trains a config, its graph still unknown; `start` loads the ranker to start from."""
+    runtime = Runtime(Accelerator(cpu=True))
+    return method_class(config.method.name)(config, load(config), start, runtime)
+
+
 def built(config):
-    """A method with its graph, ready for a step."""
+    """What trains a config, ready for a step."""
     torch.manual_seed(0)
     config.run_folder.mkdir(parents=True, exist_ok=True)
-    method = method_class(config.method.name).build(config, load(config))
-    accelerator = Accelerator(cpu=True)
-    method.prepare(config.run_folder, accelerator)
-    return method, accelerator
+    learner = learner_of(config)
+    learner.prepare(config.run_folder)
+    return learner
+
+
+def ranker_of(run, *overrides):
+    """The ranker of a finished run."""
+    config = find_run(run, overrides)[1]
+    return load_ranker(config, run, Runtime.start(config))
 
 
 @pytest.fixture(scope="module")

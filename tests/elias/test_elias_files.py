@@ -3,7 +3,6 @@
 import json
 import logging
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +11,14 @@ import scipy.sparse as sp
 
 import elias_utils
 import train
-from elias_utils import gen_approx_A, gen_cluster_A
 from models.elias.graph import Graph
+from models.elias_steps import gen_approx_A, gen_cluster_A
 from tests.conftest import with_values
 from tests.tiny import write_dataset
-from utils.config.config import ConfigError, build_config, to_yaml
+from utils.config.config import ConfigError, build_config, to_mapping, to_yaml
 from utils.config.legacy_yaml import load_any_config
 from utils.errors import InputError
+from utils.run.finding import find_run
 
 STAGE1 = {"name": "elias-1", "max_leaf": 5, "tau": 0.1, "init_bias": -3.0}
 STAGE2 = {**STAGE1, "name": "elias-2", "graph": "approx"}
@@ -59,16 +59,15 @@ def place(trained, tmp_path):
 
 def settings(place, **sections):
     """The config of stage 1 in `place`, with some keys changed."""
-    config = elias_utils.find_run(place / "one")[1]
+    config = find_run(place / "one")[1]
     sections["data"] = {"root": str(place / "sets"), **sections.get("data", {})}
     sections["run"] = {"dir": str(place / "next"), **sections.get("run", {})}
     return with_values(config, **sections)
 
 
-def command(monkeypatch, capsys, *words) -> str:
+def command(capsys, *words) -> str:
     """The last line that elias_utils.py prints."""
-    monkeypatch.setattr(sys, "argv", ["elias_utils.py", *map(str, words)])
-    elias_utils.main(*elias_utils.parse_arguments())
+    elias_utils.main([str(word) for word in words])
     return capsys.readouterr().out.splitlines()[-1]
 
 
@@ -107,26 +106,26 @@ def test_a_config_means_the_run_that_it_has_trained(place):
     assert "embeddings of" not in untrained
 
 
-def test_a_run_without_a_model_is_not_a_config(place, monkeypatch, capsys):
+def test_a_run_without_a_model_is_not_a_config(place, capsys):
     """Its config.yaml alone would cluster without the model that was asked for."""
     shutil.rmtree(place / "one" / "model")
     with pytest.raises(SystemExit, match="the run has no model yet"):
-        command(monkeypatch, capsys, "gen_cluster_A", place / "one" / "config.yaml")
+        command(capsys, "gen_cluster_A", place / "one" / "config.yaml")
     assert not (place / "one.cluster_A.npz").exists()
 
 
-def test_a_config_named_config_is_a_config(place, monkeypatch, capsys):
+def test_a_config_named_config_is_a_config(place, capsys):
     (place / "mine").mkdir()
     path = place / "mine" / "config.yaml"
     path.write_text(to_yaml(settings(place)))
-    got = command(monkeypatch, capsys, "gen_cluster_A", path, "--no_model", "true")
+    got = command(capsys, "gen_cluster_A", path, "--no_model", "true")
     assert got == f"graph: {place / 'next.cluster_A.npz'}"
 
 
 def test_stages_make_their_own_graphs(place):
     config = settings(place)
     stages = build_config(
-        {s: v for s, v in elias_utils.to_mapping(config).items() if s != "stages"},
+        {s: v for s, v in to_mapping(config).items() if s != "stages"},
         {},
         [{"name": "warm-up"}, {"name": "stage-1"}],
     )
@@ -140,7 +139,7 @@ def test_stages_make_their_own_graphs(place):
 # -------------------------------- the published order
 
 
-def test_the_published_order(place, monkeypatch, capsys):
+def test_the_published_order(place, capsys):
     """Cluster, train, approximate, train: each step finds what the one before has left, without a
     flag."""
     first, second = place / "elias-1.yaml", place / "elias-2.yaml"
@@ -155,14 +154,14 @@ def test_the_published_order(place, monkeypatch, capsys):
         )
     )
     configs = [load_any_config(path) for path in (first, second)]
-    graph = command(monkeypatch, capsys, "gen_cluster_A", first, "--no_model", "true")
+    graph = command(capsys, "gen_cluster_A", first, "--no_model", "true")
     assert graph == f"graph: {place}/ELIAS-1.cluster_A.npz"
     one = train.fit(configs[0])
     assert (
         f"graph: {one}.cluster_A.npz, made of TF-IDF features\n" in (one / "train.log").read_text()
     )
     assert same(one / "graph.npz", f"{one}.cluster_A.npz")
-    assert command(monkeypatch, capsys, "gen_approx_A", first) == f"graph: {one}/approx_A.npz"
+    assert command(capsys, "gen_approx_A", first) == f"graph: {one}/approx_A.npz"
     two = train.fit(configs[1])
     assert (
         f"graph: {one}/approx_A.npz, made of what the clusters" in (two / "train.log").read_text()
@@ -171,10 +170,7 @@ def test_the_published_order(place, monkeypatch, capsys):
 
     # the longer order of the released script: clusters by the trained model, then stage 1 anew
     before = (one / "graph.npz").read_bytes()
-    assert (
-        command(monkeypatch, capsys, "gen_cluster_A", one / "config.yaml")
-        == f"graph: {one}.cluster_A.npz"
-    )
+    assert command(capsys, "gen_cluster_A", one / "config.yaml") == f"graph: {one}.cluster_A.npz"
     train.fit(configs[0], overwrite=True)
     log = (one / "train.log").read_text()
     assert f"graph: {one}.cluster_A.npz, made of TF-IDF features and the embeddings of {one}" in log
@@ -409,11 +405,11 @@ def test_the_released_yamls_in_their_order(trained, tiny_encoder, tmp_path, monk
     one, two = (Path("Results") / "ELIAS" / "set" / name for name in ("ELIAS-1", "ELIAS-2"))
 
     assert (
-        command(monkeypatch, capsys, "gen_cluster_A", first, "--no_model", "true")
+        command(capsys, "gen_cluster_A", first, "--no_model", "true")
         == f"graph: {one}.cluster_A.npz"
     )
     assert train.fit(load_any_config(first)) == one
-    assert command(monkeypatch, capsys, "gen_approx_A", first) == f"graph: {one / 'approx_A.npz'}"
+    assert command(capsys, "gen_approx_A", first) == f"graph: {one / 'approx_A.npz'}"
     assert train.fit(load_any_config(second)) == two
     logs = [(run / "train.log").read_text() for run in (one, two)]
     assert f"graph: {one}.cluster_A.npz, made of TF-IDF features\n" in logs[0]

@@ -7,28 +7,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 from safetensors.torch import load_file
 
 import eval as evaluation
 import train
-from elias_utils import gen_approx_A, gen_cluster_A, report, sparse_ranker
+from models.contract import label_vectors_of
 from models.elias.graph import Graph
 from models.elias.options import Elias2Config, Limits
-from models.elias.report import BINS, bin_name
-from models.loading import load_method
+from models.elias_steps import gen_approx_A, gen_cluster_A, report, sparse_ranker
+from models.evaluation import FREQUENCIES, bin_name
 from tests.commands import launch
 from tests.conftest import with_values
-from tests.elias.conftest import STAGE1, STAGE2
-from tests.helpers import load
+from tests.elias.conftest import STAGE1, STAGE2, learner_of, ranker_of
 from utils.config.config import ConfigError, to_yaml
-from utils.config.methods import method_class
 from utils.run.finding import find_run
 
 
 def test_a_stage_without_its_graph(make_config, tmp_path):
     with pytest.raises(
-        ConfigError, match=r"method.graph is 'approx', .* but run.start_from names none; name a fin"
+        ConfigError,
+        match=r"method.graph is 'approx', .* but run.start_from names none; name a fin",
     ):
         train.fit(make_config(method=STAGE2))
     dexml = train.fit(make_config(train={"epochs": 1}))
@@ -106,9 +104,8 @@ def test_the_whole_recipe(make_config, tmp_path):
         assert (folder / "stages" / name / "plots" / "graph.png").stat().st_size > 5000
     facts = json.loads((folder / "stages" / "two" / "val_metrics.json").read_text())
     assert facts["clusters_per_label"] >= 1
-    assert {f"shortlist_recall[{bin_name(*BINS[1])}]", "edge_entropy", "labels_per_cluster"} <= set(
-        facts
-    )
+    recall = f"shortlist_recall[{bin_name(*FREQUENCIES[1])}]"
+    assert {recall, "edge_entropy", "labels_per_cluster"} <= set(facts)
     assert evaluation.evaluate(folder)["P@1"] > 40
     assert evaluation.evaluate(folder / "stages" / "two")["P@1"] > 40
     for step in (gen_approx_A, sparse_ranker, report):
@@ -204,18 +201,17 @@ def test_label_classifiers_start_as_label_vectors(make_config, tmp_path):
     )
     run = {"dir": str(tmp_path / "x"), "start_from": str(dexa)}
     config = make_config(method={**STAGE1, "init": "vectors"}, run=run)
-    method = method_class("elias-1").build(config, load(config))
-    before = load_method(find_run(dexa)[1], dexa)
-    method.start_from(before)
+    before = ranker_of(dexa)
+    learner = learner_of(config, lambda: before)
     config.run_folder.mkdir()
-    method.prepare(config.run_folder, Accelerator(cpu=True))
-    vectors = np.asarray(before.label_vectors())
-    parents = method.graph.parents()
-    np.testing.assert_array_equal(method.model.labels.detach().numpy(), vectors)
+    learner.prepare(config.run_folder)
+    vectors = np.asarray(label_vectors_of(before))
+    parents = learner.graph.parents()
+    np.testing.assert_array_equal(learner.model.labels.detach().numpy(), vectors)
     for cluster in range(4):
         mean = vectors[parents == cluster].mean(0)
         np.testing.assert_allclose(
-            method.model.clusters[cluster].detach().numpy(),
+            learner.model.clusters[cluster].detach().numpy(),
             mean / np.linalg.norm(mean),
             rtol=1e-4,
             atol=1e-6,
@@ -244,22 +240,19 @@ def test_starting_from_another_encoder_and_keeping_labels(make_config, tmp_path,
     """Stage 2 keeps the encoder and W_C; `keep` also W_L; a dual encoder gives its encoder."""
     run = {"dir": str(tmp_path / "two"), "start_from": str(stage1)}
     config = make_config(method={**STAGE2, "init": "keep"}, run=run)
-    method = method_class("elias-2").build(config, load(config))
-    before = load_method(find_run(stage1)[1], stage1)
-    method.start_from(before)
-    assert (method.model.clusters.detach().numpy() == before.index.clusters.rows).all()
-    assert (method.model.labels.detach().numpy() == before.index.labels.rows).all()
-    assert torch.equal(method.encoder.table, before.encoder.table)
+    before = ranker_of(stage1)
+    learner = learner_of(config, lambda: before)
+    assert (learner.model.clusters.detach().numpy() == before.graph.clusters.rows).all()
+    assert (learner.model.labels.detach().numpy() == before.graph.labels.rows).all()
+    assert torch.equal(learner.model.encoder.table, before.reader.encoder.table)
     config = with_values(config, method={"init": "random"})
-    fresh = method_class("elias-2").build(config, load(config))
-    fresh.start_from(before)
-    assert not (fresh.model.labels.detach().numpy() == before.index.labels.rows).any(1).all()
+    fresh = learner_of(config, lambda: before)
+    assert not (fresh.model.labels.detach().numpy() == before.graph.labels.rows).any(1).all()
     config = with_values(config, method={"init": "keep", "wl_dim": 8})
-    projected = method_class("elias-2").build(config, load(config))
     with pytest.raises(
         ValueError, match=r"the label classifiers to keep are \(20, 16\), this run's \(20, 8\)"
     ):
-        projected.start_from(before)
+        learner_of(config, lambda: before)
 
 
 def test_steps_under_launch(stage1, tmp_path):

@@ -10,15 +10,14 @@ import eval as evaluation
 import train
 from tests.elias.conftest import STAGE1, STAGE2, built
 from utils.data.batches import training_batches
+from utils.training import meter
 
 
 def test_edge_weights_are_the_clipped_softmax(make_config):
-    method, _ = built(
-        make_config(method={**STAGE2, "graph": "cluster", "max_leaf": 7, "kappa": 10})
-    )
-    edges = method.model.edges.detach()
-    labels = method.graph.labels
-    log_edges = method.model.all_log_edges()
+    learner = built(make_config(method={**STAGE2, "graph": "cluster", "max_leaf": 7, "kappa": 10}))
+    edges = learner.model.edges.detach()
+    labels = learner.graph.labels
+    log_edges = learner.model.all_log_edges(learner.edges)
     for cluster, row in enumerate(labels):
         count = (row >= 0).sum()
         # beta = 0.15 kappa
@@ -35,24 +34,23 @@ def test_edges_at_the_start(make_config, tmp_path):
     rows[0, 8], rows[1, 9] = 1.0, 0.001
     sp.save_npz(tmp_path / "A.npz", sp.csr_matrix(rows))
     settings = {**STAGE2, "graph": str(tmp_path / "A.npz"), "kappa": 12}
-    method, _ = built(make_config(method={**settings, "edge_init": "shares"}))
+    learner = built(make_config(method={**settings, "edge_init": "shares"}))
     expected = np.zeros((2, 12))  # of labels 0 to 11 and 8 to 19
     # labels 10 and 11 have 1 in the other cluster, label 8 has as much there
     expected[0, 10:] = np.log(0.5)
     expected[1, 1] = np.log(0.01)  # label 9, not less
-    np.testing.assert_allclose(method.model.edges.detach(), expected, rtol=1e-5, atol=1e-6)
-    assert (
-        method.graph.parents(method.model.all_log_edges())[[0, 9, 10, 19]] == [0, 0, 1, 1]
-    ).all()
-    assert not built(make_config(method={**settings, "edge_init": "equal"}))[0].model.edges.any()
-    random = built(make_config(method=settings))[0].model.edges
+    np.testing.assert_allclose(learner.model.edges.detach(), expected, rtol=1e-5, atol=1e-6)
+    parents = learner.graph.parents(learner.model.all_log_edges(learner.edges))
+    assert parents[[0, 9, 10, 19]].tolist() == [0, 0, 1, 1]
+    assert not built(make_config(method={**settings, "edge_init": "equal"})).model.edges.any()
+    random = built(make_config(method=settings)).model.edges
     assert 0 <= random.min() < 0.2 < 0.8 < random.max() <= 1
 
 
 @pytest.mark.parametrize("loss", ["bce", "decoupled-softmax"])
 def test_a_step_equals_autograd_through_dense_tables(make_config, loss):
     """The gradients of every part, against the search's definition on whole matrices."""
-    method, accelerator = built(
+    learner = built(
         make_config(
             method={
                 **STAGE2,
@@ -66,10 +64,10 @@ def test_a_step_equals_autograd_through_dense_tables(make_config, loss):
             loss={"name": loss},
         )
     )
-    batch = next(training_batches(method.data.splits["trn"], None, method.config, 0))
-    model = method.model
-    s = method.config.method
-    value = method.backward(batch, accelerator)
+    batch = next(training_batches(learner.data.splits["trn"], None, learner.config, 0))
+    model = learner.model
+    s = learner.config.method
+    value = learner.backward(batch)
     got = {
         "labels": model.labels.factors.to_sparse(model.labels.shape).to_dense(),
         "bias": model.bias.factors.to_sparse(model.bias.shape).to_dense(),
@@ -78,21 +76,21 @@ def test_a_step_equals_autograd_through_dense_tables(make_config, loss):
     }
 
     copies = {name: getattr(model, name).detach().clone().requires_grad_() for name in got}
-    queries = method.encoder(batch.queries).detach()
+    queries = learner.model.encoder(batch.queries).detach()
     raised = torch.log_softmax(queries @ copies["clusters"].T / s.tau, 1) + np.log(s.alpha)
     log_scores = raised.clamp(max=0)
-    chosen = method._forced(raised.detach(), batch)
+    chosen = learner._searched(raised.detach(), batch)
     relevance, filters = batch.relevance.toarray() > 0, batch.filters.toarray() > 0
     total = 0.0
     for i in range(len(queries)):
         paths = {}
         for cluster in chosen[i].tolist():
-            row = method.graph.labels[cluster] if cluster >= 0 else []
+            row = learner.graph.labels[cluster] if cluster >= 0 else []
             count = sum(label >= 0 for label in row)
             weights = (
-                method.model.limits.beta
+                learner.model.limits.beta
                 * count
-                / method.model.limits.kappa
+                / learner.model.limits.kappa
                 * copies["edges"][cluster, :count].softmax(0)
             ).clamp(max=1)
             for place in range(count):
@@ -139,30 +137,30 @@ def test_label_classifiers_take_a_step_every_so_often(make_config):
     config = make_config(
         method={**STAGE1, "accumulation_steps": 3}, train={"epochs": 1, "batch_size": 8}
     )
-    method, accelerator = built(config)
+    learner = built(config)
     from utils.training.optim import build_optimizers
 
-    optimizers = build_optimizers(method.parameter_groups(), config.optim)
-    before = method.model.labels.detach().clone()
+    optimizers = build_optimizers(learner.groups(), config.optim)
+    before = learner.model.labels.detach().clone()
     moved, gradients = [], []
-    for batch in training_batches(method.data.splits["trn"], None, config, 0):
-        method.backward(batch, accelerator)
-        gradients.append(method.model.labels.factors.to_sparse(before.shape).to_dense())
+    for batch in training_batches(learner.data.splits["trn"], None, config, 0):
+        learner.backward(batch)
+        gradients.append(learner.model.labels.factors.to_sparse(before.shape).to_dense())
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        moved.append(not torch.equal(method.model.labels, before))
+        moved.append(not torch.equal(learner.model.labels, before))
         if len(moved) == 3:
-            state = next(o for o in optimizers if method.model.labels in o.state).state[
-                method.model.labels
+            state = next(o for o in optimizers if learner.model.labels in o.state).state[
+                learner.model.labels
             ]
             torch.testing.assert_close(
                 state["exp_avg"], 0.1 * sum(gradients) / 3, rtol=1e-4, atol=1e-6
             )
-            before = method.model.labels.detach().clone()
+            before = learner.model.labels.detach().clone()
             after = before
         elif len(moved) in (4, 5):
-            assert torch.equal(method.model.labels, after)
+            assert torch.equal(learner.model.labels, after)
     assert moved[:3] == [False, False, True]
 
 
@@ -171,20 +169,20 @@ def test_averaged_weights_score(make_config):
         method={**STAGE1, "swa": True, "swa_start": 1, "swa_step": 1},
         train={"epochs": 2, "batch_size": 12},
     )
-    method, accelerator = built(config)
+    learner = built(config)
     seen = []
     for epoch in range(2):
-        for batch in training_batches(method.data.splits["trn"], None, config, epoch):
+        for batch in training_batches(learner.data.splits["trn"], None, config, epoch):
             if epoch == 1 and batch.key[2] > 0:
-                seen.append(method.model.labels.detach().clone())
-            method.backward(batch, accelerator)
+                seen.append(learner.model.labels.detach().clone())
+            learner.backward(batch)
             with torch.no_grad():
-                for parameter in method.model.parameters():
+                for parameter in learner.model.parameters():
                     parameter.add_(0.01 * torch.randn_like(parameter))
-    assert method.averaged == len(seen) == 3
-    torch.testing.assert_close(method.average.labels, sum(seen) / 3)
-    method.prepare_scoring(accelerator)
-    assert np.shares_memory(method.index.labels.rows, method.average.labels.numpy())
+    assert learner.averaged == len(seen) == 3
+    torch.testing.assert_close(learner.average.labels, sum(seen) / 3)
+    rows = learner.ranker().graph.labels.rows
+    assert np.shares_memory(rows, learner.average.labels.numpy())
 
 
 def test_resuming_changes_nothing(make_config, tmp_path):
@@ -202,7 +200,7 @@ def test_resuming_changes_nothing(make_config, tmp_path):
     config = make_config(
         **settings, run={"dir": str(tmp_path / "parts"), "threads": 1, "save_minutes": 1e-9}
     )
-    original = train.EpochMeter.add
+    original = meter.EpochMeter.add
     steps = []
 
     def stop(self, loss, batch):
@@ -211,12 +209,12 @@ def test_resuming_changes_nothing(make_config, tmp_path):
         if len(steps) == 8:  # inside the third epoch
             raise KeyboardInterrupt
 
-    train.EpochMeter.add = stop
+    meter.EpochMeter.add = stop
     try:
         with pytest.raises(KeyboardInterrupt):
             train.fit(config)
     finally:
-        train.EpochMeter.add = original
+        meter.EpochMeter.add = original
     parts = train.fit(config, resume=True)
     first, second = (load_file(f / "last" / "shared.safetensors") for f in (whole, parts))
     assert first.keys() == second.keys()
