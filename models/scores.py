@@ -16,14 +16,10 @@ from typing import Protocol
 
 import numpy as np
 import scipy.sparse as sp
-import torch
 from torch import Tensor
 
-from utils.candidate_kernels import best_of_rows, dot_given, stored_given
+from utils.candidate_kernels import best_of_rows, stored_given
 from utils.sparse import canonical
-from utils.threads import over_threads
-
-POINTS_AT_ONCE = 64  # whose candidates' rows are gathered together
 
 
 @dataclass(frozen=True)
@@ -82,16 +78,13 @@ class Scores(ABC):
 
 
 class Index(Protocol):
-    """A search over all labels by inner product (utils/search.py).
+    """A search over all labels by inner product (utils/search.py)."""
 
-    Attributes:
-        labels: [L, D]. bias: [L], or None.
-    """
+    def search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """The k best labels of queries [B, D]: scores and ids [B, k], best first."""
 
-    labels: Tensor | np.ndarray
-    bias: Tensor | None
-
-    def search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]: ...
+    def of(self, queries: Tensor, labels: np.ndarray) -> np.ndarray:
+        """Scores [n, c] of given labels [n, c]; whatever where a label is -1."""
 
 
 class InnerProducts(Scores):
@@ -118,33 +111,7 @@ class InnerProducts(Scores):
         return values, ids
 
     def of(self, labels: np.ndarray) -> np.ndarray:
-        return inner_products(self.queries, self.index.labels, self.index.bias, labels)
-
-
-def inner_products(
-    queries: Tensor, rows: Tensor | np.ndarray, bias: Tensor | None, labels: np.ndarray
-) -> np.ndarray:
-    """x_i . w_l + b_l of given labels: [n, c] float32."""
-    rows = torch.as_tensor(rows)  # shares the memory of an array, a mapped one too
-    if queries.device.type != "cpu" or rows.dtype != torch.float32:
-        products = _gathered(queries, rows, labels)
-    else:
-        products = np.empty(labels.shape, np.float32)
-        x = queries.float().contiguous().numpy()
-        w = rows.detach().numpy()
-        over_threads(lambda i, j: dot_given(x[i:j], w, labels[i:j], products[i:j]), len(labels))
-    return products if bias is None else products + bias.cpu().numpy()[np.maximum(labels, 0)]
-
-
-def _gathered(queries: Tensor, rows: Tensor, labels: np.ndarray) -> np.ndarray:
-    """x_i . w_l for any device and precision, by copies of the rows."""
-    products = np.empty(labels.shape, np.float32)
-    for start in range(0, len(labels), POINTS_AT_ONCE):
-        block = slice(start, start + POINTS_AT_ONCE)
-        wanted = np.maximum(labels[block], 0)
-        given = rows[wanted].to(queries.device, torch.float32)  # [b, c, D]
-        products[block] = torch.einsum("bd,bcd->bc", queries[block], given).cpu().numpy()
-    return products
+        return self.index.of(self.queries, labels)
 
 
 class Reached(Scores):

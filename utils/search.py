@@ -22,6 +22,7 @@ from utils.candidate_kernels import dot_given
 from utils.config.config import EvalConfig
 from utils.errors import InputError
 from utils.reading.saved import check_answers, check_finite
+from utils.threads import over_threads
 
 log = logging.getLogger(__name__)
 ONE_THREAD = 1 << 22  # numbers that one thread reads in a millisecond or two
@@ -29,6 +30,7 @@ ONE_THREAD = 1 << 22  # numbers that one thread reads in a millisecond or two
 NEAR = 1e-5
 # labels added to a graph at once, so that memory-mapped ones are read piece by piece
 ROWS_AT_ONCE = 65536
+POINTS_AT_ONCE = 64  # whose candidates' rows are gathered together
 
 
 class ExactIndex:
@@ -39,24 +41,77 @@ class ExactIndex:
             are on the CPU. For queries on another device everything moves there at the first
             search.
         bias: [L] or None, added to a label's inner products.
+        scale: [L] or None, by which they are multiplied before.
         block: labels scored at once.
     """
 
     def __init__(
-        self, labels: Tensor | np.ndarray, bias: Tensor | None = None, *, block: int = 65536
+        self,
+        labels: Tensor | np.ndarray,
+        bias: Tensor | None = None,
+        *,
+        scale: Tensor | None = None,
+        block: int = 65536,
     ) -> None:
         self.labels = labels
         self.bias = bias
+        self.scale = scale
         self.block = block
 
     def search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """As `exact_topk`; NotFiniteError where a best score is none."""
-        if queries.device.type != "cpu":
-            self.labels = torch.as_tensor(self.labels).to(queries.device)
-            self.bias = None if self.bias is None else self.bias.to(queries.device)
-        scores, ids = exact_topk(queries, self.labels, k, bias=self.bias, block=self.block)
+        device = queries.device
+        if device.type != "cpu":
+            self.labels = torch.as_tensor(self.labels).to(device)
+            self.bias = None if self.bias is None else self.bias.to(device)
+            self.scale = None if self.scale is None else self.scale.to(device)
+        scores, ids = exact_topk(
+            queries, self.labels, k, bias=self.bias, scale=self.scale, block=self.block
+        )
         check_answers(scores[:, :1], "scores")  # NaN is above all others
         return scores, ids
+
+    def of(self, queries: Tensor, labels: np.ndarray) -> np.ndarray:
+        """Scores [n, c] of given labels."""
+        return inner_products(queries, self.labels, labels, bias=self.bias, scale=self.scale)
+
+
+class ClusterIndex:
+    """Labels that share the rows of their clusters: x . w_C(l) + b_l, exactly, without a copy.
+
+    Args:
+        rows: w [C, D]. All moves to the queries' device at the first search.
+        clusters: C(l) of each label [L] int64.
+        bias: b [L].
+        block: labels ranked at once: the memory of a search is B x (C + block).
+    """
+
+    def __init__(self, rows: Tensor, clusters: Tensor, bias: Tensor, *, block: int = 65536) -> None:
+        self.rows = rows
+        self.clusters = clusters
+        self.bias = bias
+        self.block = block
+
+    def search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """As `ExactIndex.search`."""
+        _check_k(k, len(self.clusters))
+        self.rows = self.rows.to(queries.device)
+        self.clusters = self.clusters.to(queries.device)
+        self.bias = self.bias.to(queries.device)
+        products = _inner_products(queries.float(), self.rows)  # [B, C]
+
+        def scores_of(part: slice) -> Tensor:
+            return products[:, self.clusters[part]] + self.bias[part]
+
+        scores, ids = best_of_blocks(scores_of, len(self.clusters), k, self.block)
+        check_answers(scores[:, :1], "scores")
+        return scores, ids
+
+    def of(self, queries: Tensor, labels: np.ndarray) -> np.ndarray:
+        """Scores [n, c] of given labels."""
+        known = np.maximum(labels, 0)
+        clusters = self.clusters.cpu().numpy()[known]
+        return inner_products(queries, self.rows, clusters) + self.bias.cpu().numpy()[known]
 
 
 class HnswIndex:
@@ -133,6 +188,10 @@ class HnswIndex:
         scores, ids = _best_first(scores.masked_fill(ids < 0, -torch.inf), ids)
         scores, ids = copies.expand(scores, ids, k)
         return scores.to(queries.device), ids.to(queries.device)
+
+    def of(self, queries: Tensor, labels: np.ndarray) -> np.ndarray:
+        """Scores [n, c] of given labels, exactly."""
+        return inner_products(queries, self.labels, labels, bias=self.bias)
 
 
 class Copies:
@@ -328,6 +387,7 @@ def exact_topk(
     k: int,
     *,
     bias: Tensor | None = None,
+    scale: Tensor | None = None,
     block: int = 65536,
 ) -> tuple[Tensor, Tensor]:
     """The k labels with the largest score for each query, best first; equal ones by lower id.
@@ -338,7 +398,7 @@ def exact_topk(
         queries: [B, D].
         labels: [L, D], a tensor or a (memory-mapped) array; read block by block, so that memory is
             B x block.
-        bias: [L] or None.
+        bias, scale: [L] or None; a label's score is its inner product times scale, plus bias.
         k: 1 to L.
         block: labels scored at once.
     Returns:
@@ -348,22 +408,34 @@ def exact_topk(
     """
     _check_k(k, len(labels))
     queries = queries.float()
-    best_scores = queries.new_empty(len(queries), 0)
-    best_ids = torch.empty(len(queries), 0, dtype=torch.long, device=queries.device)
-    for start in range(0, len(labels), block):
-        part = labels[start : start + block]
-        if isinstance(part, np.ndarray):
-            part = torch.from_numpy(np.ascontiguousarray(part))
-        rows = part.to(queries.device, queries.dtype)
-        scores = _inner_products(queries, rows)  # [B, block]
+
+    def scores_of(part: slice) -> Tensor:
+        rows = labels[part]
+        if isinstance(rows, np.ndarray):
+            rows = torch.from_numpy(np.ascontiguousarray(rows))
+        scores = _inner_products(queries, rows.to(queries.device, queries.dtype))
+        if scale is not None:
+            scores *= scale[part]
         if bias is not None:
-            scores += bias[start : start + block]
-        scores, ids = _topk(scores, k)
-        best_scores = torch.cat([best_scores, scores], 1)
-        best_ids = torch.cat([best_ids, ids + start], 1)
-        if start:
-            best_scores, kept = _topk(best_scores, k)
-            best_ids = best_ids.gather(1, kept)
+            scores += bias[part]
+        return scores
+
+    return best_of_blocks(scores_of, len(labels), k, block)
+
+
+def best_of_blocks(
+    scores_of: Callable[[slice], Tensor], total: int, k: int, block: int
+) -> tuple[Tensor, Tensor]:
+    """The k best of `total` labels, scored a block at a time; as `exact_topk` returns them.
+
+    Args:
+        scores_of: gives the scores [B, b] of some labels.
+    """
+    best_scores, best_ids = _topk(scores_of(slice(0, block)), k)
+    for start in range(block, total, block):
+        scores, ids = _topk(scores_of(slice(start, start + block)), k)
+        best_scores, kept = _topk(torch.cat([best_scores, scores], 1), k)
+        best_ids = torch.cat([best_ids, ids + start], 1).gather(1, kept)
     return best_scores, best_ids
 
 
@@ -378,6 +450,42 @@ def _inner_products(queries: Tensor, rows: Tensor) -> Tensor:
         return torch.from_numpy(scores)
     with torch.autocast(queries.device.type, enabled=False):
         return queries @ rows.T
+
+
+def inner_products(
+    queries: Tensor,
+    rows: Tensor | np.ndarray,
+    labels: np.ndarray,
+    *,
+    bias: Tensor | None = None,
+    scale: Tensor | None = None,
+) -> np.ndarray:
+    """x_i . w_l of given labels [n, c], times scale_l, plus b_l: [n, c] float32."""
+    rows = torch.as_tensor(rows)  # shares the memory of an array, a mapped one too
+    if queries.device.type != "cpu" or rows.dtype != torch.float32:
+        products = _gathered(queries, rows, labels)
+    else:
+        products = np.empty(labels.shape, np.float32)
+        x = queries.float().contiguous().numpy()
+        w = rows.detach().numpy()
+        over_threads(lambda i, j: dot_given(x[i:j], w, labels[i:j], products[i:j]), len(labels))
+    known = np.maximum(labels, 0)
+    if scale is not None:
+        products *= scale.cpu().numpy()[known]
+    if bias is not None:
+        products += bias.cpu().numpy()[known]
+    return products
+
+
+def _gathered(queries: Tensor, rows: Tensor, labels: np.ndarray) -> np.ndarray:
+    """x_i . w_l for any device and precision, by copies of the rows."""
+    products = np.empty(labels.shape, np.float32)
+    for start in range(0, len(labels), POINTS_AT_ONCE):
+        block = slice(start, start + POINTS_AT_ONCE)
+        wanted = np.maximum(labels[block], 0)
+        given = rows[wanted].to(queries.device, torch.float32)  # [b, c, D]
+        products[block] = torch.einsum("bd,bcd->bc", queries[block], given).cpu().numpy()
+    return products
 
 
 def _topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
