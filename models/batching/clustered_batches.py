@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -101,18 +101,20 @@ class ClusteredBatches:
         Args:
             embed: makes the embeddings [n, D] where the bank is not full, as at the start of a run.
         """
-        if not self.due(epoch):
+        size = self.size(epoch)
+        if size is None or not self.due(epoch):
             return
         began = time.perf_counter()
         bank = self._gathered()
         full = distributed.broadcast(bank is not None and len(bank[0]) == self.count)
-        rows = embed() if not full else None
+        rows = None if full else embed()
         clusters = None
         if distributed.is_main():
-            if full:
-                rows = np.empty((self.count, bank[1].shape[1]), np.float32)
-                rows[bank[0]] = bank[1]
-            number = max(1, self.count // self.size(epoch))
+            if full and bank is not None:
+                points, embeddings = bank
+                rows = np.empty_like(embeddings)
+                rows[points] = embeddings
+            number = max(1, self.count // size)
             clusters = balanced_hierarchy(
                 rows,
                 [number],
@@ -122,8 +124,9 @@ class ClusteredBatches:
                 name="cluster queries",
             ).clusters()
         self._clusters = distributed.broadcast(clusters)
-        self._points, self._embeddings = [], []
-        log.info("clusters of %d queries, %.2f s", self.size(epoch), time.perf_counter() - began)
+        self._points = []
+        self._embeddings = []
+        log.info("clusters of %d queries, %.2f s", size, time.perf_counter() - began)
 
     def order(self, epoch: int) -> np.ndarray | None:
         """Positions in the split [n], cluster by cluster in random order; None = shuffled.
@@ -146,8 +149,11 @@ class ClusteredBatches:
         points = np.concatenate(self._points) if own else np.zeros(0, np.int64)
         width = distributed.agree(self._embeddings[0].shape[1] if own else 0)
         embeddings = np.concatenate(self._embeddings) if own else np.zeros((0, width), np.float32)
-        gathered = [distributed.gather_arrays(a, self.count) for a in (points, embeddings)]
-        return tuple(gathered) if distributed.is_main() else None
+        all_points = distributed.gather_arrays(points, self.count)
+        all_embeddings = distributed.gather_arrays(embeddings, self.count)
+        if all_points is None or all_embeddings is None:
+            return None
+        return all_points, all_embeddings
 
     def state(self) -> dict[str, np.ndarray]:
         """Clusters and bank, for the checkpoint; every process calls it, the main one's is
@@ -157,7 +163,7 @@ class ClusteredBatches:
             found |= {"bank_points": bank[0], "bank_embeddings": bank[1]}
         return found
 
-    def load_state(self, state: dict[str, np.ndarray]) -> None:
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         self._clusters = state.get("clusters")
         if "bank_points" in state and distributed.is_main():
             self._points, self._embeddings = [state["bank_points"]], [state["bank_embeddings"]]

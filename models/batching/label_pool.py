@@ -158,7 +158,10 @@ class LabelPool:
         rows = entry_rows(batch.relevance)
         labels = batch.relevance.indices
         weights = batch.relevance.data
-        counted = sampled if loss.sample else np.ones(len(rows), bool)
+        counted = np.ones(len(rows), bool)
+        if loss.sample:
+            assert sampled is not None, "loss.sample needs a sample"
+            counted = sampled
         if batch.filters.nnz:
             rows, labels, weights, counted = _with_absent(batch, rows, labels, weights, counted)
         inside, place = self._find(labels)
