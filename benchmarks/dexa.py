@@ -19,6 +19,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +28,17 @@ from accelerate import Accelerator
 
 import train
 from benchmarks.processes import made_data
+from models.adapter import make_recipe
+from models.classifiers.label_rows import LabelRows
+from models.classifiers.linear_ranker import LinearRanker
 from models.encoders.encoder import build_encoder
+from models.encoders.reader import Reader
 from utils.config.config import Config, build_config, load_config, stage_config, to_mapping
 from utils.config.methods import method_class
 from utils.data.batches import training_batches
-from utils.data.dataset import load_dataset
+from utils.data.dataset import Dataset, load_dataset
 from utils.pretrained.location import load_tokenizer
+from utils.runtime import Runtime
 from utils.training.optim import build_optimizers
 
 TRIPLET = {"name": "triplet", "sample": True}
@@ -67,17 +73,14 @@ def stepper(root: Path, encoder: Path, case: str) -> Callable[[], float]:
         {},
     )
     data = load_dataset(config, load_tokenizer(str(encoder)))
-    if config.method.name == "xc":  # as after its first stage
-        method = method_class("xc")(
-            config, data.num_labels, data, build_encoder(config.encoder, data)
-        )
-        torch.nn.init.normal_(method.weight)
-    else:
-        method = method_class("dexa").build(config, data)
-        # clustering is measured elsewhere
-        method.auxiliary.clusters.random_(len(method.auxiliary.table))
-    accelerator = Accelerator(cpu=True)
-    optimizers = build_optimizers(method.parameter_groups(), config.optim)
+    runtime = Runtime(Accelerator(cpu=True))
+    kind = method_class(config.method.name)
+    start = partial(random_start, config, data, runtime) if config.method.name == "xc" else None
+    learner = make_recipe(kind, config, data, start, runtime)
+    if config.method.name == "dexa":  # clustering is measured elsewhere
+        auxiliary = learner.module.auxiliary
+        auxiliary.clusters.random_(len(auxiliary.table))
+    optimizers = build_optimizers(learner.groups(), config.optim)
     batches = (
         b
         for epoch in itertools.count()
@@ -87,13 +90,21 @@ def stepper(root: Path, encoder: Path, case: str) -> Callable[[], float]:
     def step() -> float:
         batch = next(batches)
         began = time.process_time()
-        method.backward(batch, accelerator)
+        learner.backward(batch)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         return 1000 * (time.process_time() - began)
 
     return step
+
+
+def random_start(config: Config, data: Dataset, runtime: Runtime) -> LinearRanker:
+    """What stands for the run before xc: an untrained encoder and random label vectors."""
+    encoder = build_encoder(config.encoder, data)
+    weight = torch.randn(data.num_labels, encoder.dim)
+    rows = LabelRows(weight, torch.zeros(data.num_labels))
+    return LinearRanker(config, Reader.frozen(encoder, config, runtime), rows)
 
 
 def steps(labels: list[int], count: int) -> list[dict]:

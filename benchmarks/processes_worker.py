@@ -10,6 +10,7 @@ import time
 
 import torch
 
+from models.adapter import make_recipe
 from models.encoders.encoder import tokenizer_source
 from utils import distributed
 from utils.config.config import load_config
@@ -18,6 +19,7 @@ from utils.data.batches import training_batches
 from utils.data.dataset import load_dataset
 from utils.pretrained.location import load_tokenizer
 from utils.run.environment import peak_memory
+from utils.runtime import Runtime
 from utils.training.gradients import clip_gradients, sum_gradients
 from utils.training.optim import build_optimizers
 
@@ -32,12 +34,15 @@ def main() -> None:
     tokenizer = load_tokenizer(tokenizer_source(config.encoder))
     start = peak_memory(accelerator.device)["memory_mb"]
     data = load_dataset(config, tokenizer)
-    method = method_class(config.method.name).build(config, data).train()
-    optimizers = build_optimizers(method.parameter_groups(), config.optim)
-    parameters = list(method.parameters())
+    learner = make_recipe(
+        method_class(config.method.name), config, data, None, Runtime(accelerator)
+    )
+    learner.module.train()
+    optimizers = build_optimizers(learner.groups(), config.optim)
+    parameters = list(learner.module.parameters())
 
     def step(batch) -> None:
-        method.backward(batch, accelerator)
+        learner.backward(batch)
         sum_gradients(parameters)
         clip_gradients(parameters, 1.0)
         for optimizer in optimizers:

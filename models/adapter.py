@@ -197,5 +197,5 @@ def make_recipe(
 ) -> Recipe:
     if issubclass(kind, Recipe):
         return kind(config, data, start, runtime)
-    fits = kind.__name__ in ("EliasRanker", "Fused")
+    fits = kind.__name__ == "EliasRanker"
     return (OldSolver if fits else OldLearner)(kind, config, data, start, runtime)

@@ -22,6 +22,18 @@ def load(config):
     return load_dataset(config, source and load_tokenizer(source))
 
 
+def random_start(config, data, runtime):
+    """A ranker with the encoder of a config and random label vectors, for what starts from one."""
+    from models.classifiers.label_rows import LabelRows
+    from models.classifiers.linear_ranker import LinearRanker
+    from models.encoders.encoder import build_encoder
+    from models.encoders.reader import Reader
+
+    encoder = build_encoder(config.encoder, data)
+    rows = LabelRows(torch.randn(data.num_labels, encoder.dim), torch.zeros(data.num_labels))
+    return LinearRanker(config, Reader.frozen(encoder, config, runtime), rows)
+
+
 def weights(folder):
     return {
         n: v

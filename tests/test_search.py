@@ -9,6 +9,8 @@ from accelerate import Accelerator
 
 import eval as evaluation
 import train
+from models.evaluation import predict
+from models.loading import load_ranker
 from predict import Predictor
 from tests.conftest import with_values
 from tests.helpers import load
@@ -18,6 +20,7 @@ from utils.config.config import EvalConfig
 from utils.config.methods import method_class
 from utils.errors import InputError
 from utils.metrics import evaluate
+from utils.runtime import Runtime
 from utils.search import INDEXES, Comparison, Copies, ExactIndex, HnswIndex, build_index, exact_topk
 
 
@@ -119,8 +122,9 @@ def test_scores_do_not_depend_on_the_label_block(make_config, name):
 def predictions(config, folder, **settings):
     """A saved model's top 7 of the test split."""
     config = with_values(config, eval=settings)
-    method = method_class(config.method.name).load(config, folder / "model", 20)
-    return method.predict(load(config).splits["tst"], 7, Accelerator(cpu=True))
+    ranker = load_ranker(config, folder, Runtime(Accelerator(cpu=True)))
+    split = load(config).splits["tst"]
+    return predict(ranker, split.texts, 7, split.filters)[0]
 
 
 # -------------------------------- approximate

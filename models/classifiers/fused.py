@@ -10,7 +10,6 @@ the validation split with its own, where a lighter tree serves few points.
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,39 +17,33 @@ from typing import ClassVar
 
 import numpy as np
 import scipy.sparse as sp
-import torch
-from accelerate import Accelerator
-from safetensors.torch import save_file
-from torch import Tensor
 
-from models.classifiers.xc import Xc, XcConfig
-from models.encoders.encoder import TextEncoder, build_encoder, load_encoder
-from models.method import Asked, Method, check_encoders, load_label_embeddings, write_method
-from models.scores import Scores
+from models.classifiers.fused_ranker import FusedMembers, FusedModel, FusedRanker
+from models.classifiers.linear_ranker import XcRanker
+from models.classifiers.xc import XcConfig
+from models.contract import Solver, Start, check_encoders, check_labels_match
+from models.encoders.reader import Reader, embed_all
 from utils import distributed
-from utils.config.config import Config, ConfigError, MethodConfig, option
+from utils.config.config import Config, ConfigError, EncoderConfig, MethodConfig, option
 from utils.config.sections import LARGEST, MANY_LABELS
-from utils.data.batches import TextBatch
 from utils.data.dataset import Dataset
 from utils.data.sizes import DataSizes
-from utils.errors import InputError
 from utils.fusing.score_tree import (
     ScoredCandidates,
-    ScoreTree,
     ScoreTreeSettings,
     choose,
     cross_fit,
     fit,
 )
 from utils.fusing.validation import Validation
-from utils.reading.saved import read_tensors
+from utils.pretrained.source import fill
 from utils.run.stages import Runs
-from utils.search import build_index
+from utils.runtime import Runtime
 from utils.sparse import remove_pairs, topk_csr
 
 log = logging.getLogger(__name__)
-QUERIES_AT_ONCE = 64  # whose candidates' rows are gathered together
-TREE_WEIGHTS, EMBEDDING_WEIGHTS = (0.0, 0.1, 0.3, 1.0), (0.0, 0.25, 0.5, 1.0, 2.0)
+TREE_WEIGHTS = (0.0, 0.1, 0.3, 1.0)
+EMBEDDING_WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0)
 
 
 @dataclass(frozen=True)
@@ -78,20 +71,36 @@ class FusedConfig(MethodConfig):
     )
 
 
-class Fused(Method):
-    """Two members over one encoder. Attributes: encoder; members, two (vectors [L, D], bias [L] or
-    None) in the order classifier, embedding; fusion, None before `prepare`."""
+class Fused(Solver):
+    """Fits the fusion of an xc run's classifier and the label embeddings it began with.
+
+    Attributes:
+        reader: of the xc run's encoder. members: its classifier and embeddings.
+        model: what was fitted; None before `fit`.
+    """
 
     Options = FusedConfig
+    Answers = FusedRanker
 
     def __init__(
-        self, config: Config, num_labels: int, data: Dataset | None, encoder: TextEncoder
+        self, config: Config, data: Dataset, start: Start | None, runtime: Runtime
     ) -> None:
-        super().__init__(config, num_labels, data)
-        self.encoder = encoder.requires_grad_(False)
-        self.members: list[tuple[Tensor | np.ndarray, Tensor | None]] = []
-        self.fusion: ScoreTree | None = None
-        self.checked: dict[str, dict[str, float]] = {}
+        super().__init__(config, data, start, runtime)
+        assert start is not None, "checked on paper"
+        before = start()
+        assert isinstance(before, XcRanker), "checked on paper"
+        check_labels_match(config, before, data.num_labels)
+        check_same_embeddings(config.encoder, before.reader.encoder.config)
+        weight, bias = before.rows.expanded()  # [L, D], [L]
+        self.members = FusedMembers.of(
+            weight.cpu(),
+            bias.cpu() * before.config.method.tau,
+            before.rows.embeddings,
+            "exact",
+            config.eval,
+        )
+        self.reader = Reader.frozen(before.reader.encoder, config, runtime)
+        self.model: FusedModel | None = None
 
     @classmethod
     def check(cls, config: Config, sizes: DataSizes, runs: Runs) -> None:
@@ -99,11 +108,6 @@ class Fused(Method):
             raise ConfigError(
                 "method fused joins the classifiers and label embeddings of an xc run: run it as "
                 "a stage after xc, or name such a run by run.start_from"
-            )
-        if config.train.epochs:
-            raise ConfigError(
-                "method fused is fitted, not trained: expected train.epochs 0, got "
-                f"{config.train.epochs}"
             )
         if sizes.validation < 2:
             raise ConfigError(
@@ -126,67 +130,43 @@ class Fused(Method):
             )
         check_encoders(config, before)
 
-    @classmethod
-    def build(cls, config: Config, data: Dataset) -> Fused:
-        return cls(config, data.num_labels, data, build_encoder(config.encoder, data))
-
-    @classmethod
-    def group_names(cls, config: Config) -> frozenset[str]:
-        return frozenset()
-
-    def start_from(self, other: Xc) -> None:
-        self.start_from_encoder(other)
-        weight, bias = other.label_rows(other.weight.detach(), other.bias.detach())
-        self.members = [
-            (weight.cpu(), bias.cpu() * other.config.method.tau),
-            (other.label_embeddings, None),
-        ]
-        self._index()
-
-    def _index(self, name: str = "exact") -> None:
-        self.index, self.embedding_index = (
-            build_index(name, *member, settings=self.config.eval) for member in self.members
-        )
+    def ranker(self) -> FusedRanker:
+        assert self.model is not None, "fit comes first"
+        return FusedRanker(self.config, self.reader, self.members, self.model)
 
     # ---- fitting
-    def prepare(self, run_folder: Path, accelerator: Accelerator) -> None:
+    def fit(self, folder: Path) -> None:
         """Fit the tree on the validation split, and say what cross-fitting thinks of it."""
-        members = self._score_validation(accelerator)
-        split = self.data.splits["val"]
-        fusion = None
+        members = self.score_validation()
+        model = None
         if distributed.is_main():
-            scored = ScoredCandidates.of(
-                members, self.data.seen_weights()[:, None], split.relevance
-            )
-            weights = self._choose_weights(scored)
+            relevance = self.data.splits["val"].relevance
+            scored = ScoredCandidates.of(members, self.data.seen_weights()[:, None], relevance)
+            weights = self.choose_weights(scored)
             fusion = fit(scored, weights)
-            validation = Validation(split.relevance, self.data.label_weights())
-            self.checked = validation.report(
+            validation = Validation(relevance, self.data.label_weights())
+            checked = validation.report(
                 {
                     "classifier": members[0],
                     "embedding": members[1],
                     "fused, cross-fitted": cross_fit(scored, weights),
                 }
             )
-        self.fusion = distributed.broadcast(fusion)
+            model = FusedModel(fusion, checked)
+        self.model = distributed.broadcast(model)
 
-    def _choose_weights(self, scored: ScoredCandidates) -> ScoreTreeSettings:
+    def choose_weights(self, scored: ScoredCandidates) -> ScoreTreeSettings:
         """The configured weights; those left open by cross-fitted nDCG@5 (nDCG at L if there are
         fewer labels)."""
         settings = self.config.method
-        trees, embeddings = (
-            choices if value is None else (value,)
-            for value, choices in (
-                (settings.tree_weight, TREE_WEIGHTS),
-                (settings.embedding_weight, EMBEDDING_WEIGHTS),
-            )
-        )
+        tree = settings.tree_weight
+        embedding = settings.embedding_weight
         choices = [
-            ScoreTreeSettings(tree, (1.0, embedding), settings.depth, settings.min_leaf)
-            for tree in trees
-            for embedding in embeddings
+            ScoreTreeSettings(of_tree, (1.0, of_embedding), settings.depth, settings.min_leaf)
+            for of_tree in (TREE_WEIGHTS if tree is None else (tree,))
+            for of_embedding in (EMBEDDING_WEIGHTS if embedding is None else (embedding,))
         ]
-        chosen = choose(scored, choices, f"nDCG@{min(5, self.num_labels)}")
+        chosen = choose(scored, choices, f"nDCG@{min(5, self.data.num_labels)}")
         log.info(
             "fusion: weight of the tree %g, of the embedding score %g",
             chosen.tree_weight,
@@ -194,117 +174,36 @@ class Fused(Method):
         )
         return chosen
 
-    @torch.no_grad()
-    def _score_validation(self, accelerator: Accelerator) -> list[sp.csr_matrix]:
-        """Both members' scores of every candidate of the validation points, filter pairs removed,
-        on the main process; [] on the others."""
+    def score_validation(self) -> list[sp.csr_matrix]:
+        """Both members' scores of every candidate of the validation points, filter pairs removed:
+        CSR [n, L] each on the main process, [] on the others."""
         split = self.data.splits["val"]
-        wanted = min(self.config.method.candidates, self.num_labels)
+        num_labels = self.data.num_labels
+        wanted = min(self.config.method.candidates, num_labels)
         own = distributed.share(len(split))
-        self.eval()
-        parts = []
-        for start in range(own.start, own.stop, self.config.eval.batch_size):
-            rows = split.rows[start : min(start + self.config.eval.batch_size, own.stop)]
-            queries = self.encoder(
-                TextBatch.take(split.tokens, rows).to(accelerator.device)
-            ).float()
-            ids, scores = self._candidates(queries, wanted)
-            parts.append((ids.cpu().numpy(), scores.cpu().numpy()))
-        width = 2 * wanted
-        ids = np.concatenate([np.zeros((0, width), np.int64), *(p[0] for p in parts)])
-        scores = np.concatenate([np.zeros((0, width, 2), np.float32), *(p[1] for p in parts)])
-        ids, scores = (distributed.gather_arrays(a, len(split)) for a in (ids, scores))
-        if ids is None:
+        queries = embed_all(self.reader, split.texts)[own.start : own.stop]
+        labels = np.empty((len(own), 2 * wanted), np.int64)
+        scores = np.empty((len(own), 2 * wanted, 2), np.float32)
+        for start in range(0, len(own), self.config.eval.batch_size):
+            rows = slice(start, start + self.config.eval.batch_size)
+            labels[rows], scores[rows] = self.members.candidates(queries[rows], wanted)
+        all_labels = distributed.gather_arrays(labels, len(split))
+        all_scores = distributed.gather_arrays(scores, len(split))
+        if all_labels is None or all_scores is None:
             return []
         pairs = split.filters.nonzero()
-        return [
-            remove_pairs(topk_csr(scores[:, :, m], ids, self.num_labels), *pairs) for m in range(2)
-        ]
+        found = [topk_csr(all_scores[:, :, m], all_labels, num_labels) for m in range(2)]
+        return [remove_pairs(scores, *pairs) for scores in found]
 
-    # ---- scoring
-    def _candidates(self, queries: Tensor, wanted: int) -> tuple[Tensor, Tensor]:
-        """(candidate labels [B, 2 wanted], -1 where one stands twice; both members' scores [B, 2
-        wanted, 2])."""
-        found = [index.search(queries, wanted)[1] for index in (self.index, self.embedding_index)]
-        ids = torch.cat(found, 1).sort(1).values
-        ids[:, 1:][ids[:, 1:] == ids[:, :-1]] = -1
-        return ids, self._member_scores(queries, ids)
 
-    def _member_scores(self, queries: Tensor, labels: Tensor) -> Tensor:
-        """Both members' scores of given labels [B, n]: [B, n, 2], whatever where a label is -1."""
-        scores = queries.new_empty(*labels.shape, 2)
-        for start in range(0, len(labels), QUERIES_AT_ONCE):
-            some = queries[start : start + QUERIES_AT_ONCE]
-            own = labels[start : start + QUERIES_AT_ONCE].clamp(min=0)
-            for member, (vectors, bias) in enumerate(self.members):
-                # [b, n, D]
-                rows = torch.as_tensor(vectors[own.cpu()]).to(queries.device)
-                part = torch.einsum("bd,bnd->bn", some, rows)
-                scores[start : start + len(own), :, member] = (
-                    part if bias is None else part + bias.to(part.device)[own]
-                )
-        return scores
-
-    def _fused(self, scores: Tensor, labels: np.ndarray) -> np.ndarray:
-        """Fused scores [B, n] of both members' [B, n, 2]; -inf where a label is -1."""
-        known = labels >= 0
-        fused = np.full(labels.shape, -np.inf, np.float32)
-        fused[known] = self.fusion(scores.cpu().numpy()[known], labels[known])
-        return fused
-
-    def _best(self, embeddings: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
-        ids, scores = self._candidates(
-            embeddings, min(max(k, self.config.method.candidates), self.num_labels)
-        )
-        ids = ids.cpu().numpy()
-        fused = self._fused(scores, ids)
-        best = np.lexsort((ids, -fused))[:, :k]
-        return np.take_along_axis(fused, best, 1), np.take_along_axis(ids, best, 1)
-
-    def score(self, queries: TextBatch, k: int) -> tuple[Tensor, Tensor]:
-        embeddings = self.encoder(queries).float()
-        return tuple(torch.from_numpy(a).to(embeddings.device) for a in self._best(embeddings, k))
-
-    def open_embeddings(self, embeddings: Tensor) -> Scores:
-        return Asked(
-            lambda k: self._best(embeddings, k),
-            lambda labels: self._fused(
-                self._member_scores(embeddings, torch.from_numpy(labels).to(embeddings.device)),
-                labels,
-            ),
-        )
-
-    def search_vectors(self) -> dict[str, tuple[Tensor | np.ndarray, Tensor | None]]:
-        return dict(zip(("classifier", "embeddings"), self.members, strict=True))
-
-    # ---- saving
-    def save(self, folder: Path, accelerator: Accelerator) -> None:
-        if distributed.is_main():
-            (weight, bias), (embeddings, _) = self.members
-            self.encoder.save(folder)
-            save_file(
-                {"weight": weight.contiguous(), "bias": bias.contiguous()},
-                folder / "classifier.safetensors",
+def check_same_embeddings(ours: EncoderConfig, theirs: EncoderConfig) -> None:
+    """ConfigError where two encoders of equal weights would embed a text differently."""
+    for name in ("pooling", "normalize", "point_prompt"):
+        wanted = getattr(fill(ours), name)
+        given = getattr(fill(theirs), name)
+        if wanted != given:
+            key = name.removeprefix("point_")
+            raise ConfigError(
+                f"run.start_from: its encoder.{key} is {given!r}, this run's {wanted!r}; method "
+                "fused reads texts as the xc run does"
             )
-            np.save(folder / "label_embeddings.npy", embeddings)
-            self.fusion.save(folder / "fusion.npz")
-            (folder / "fusion.json").write_text(json.dumps(self.checked, indent=1) + "\n")
-            write_method(folder, self.config.method.name, self.num_labels)
-
-    @classmethod
-    def load(cls, config: Config, folder: Path, num_labels: int) -> Fused:
-        method = cls(config, num_labels, None, load_encoder(config.encoder, folder))
-        shape = (num_labels, method.encoder.dim)
-        rows = read_tensors(
-            folder / "classifier.safetensors", {"weight": shape, "bias": (num_labels,)}
-        )
-        embeddings = load_label_embeddings(folder, *shape)
-        method.members = [(rows["weight"], rows["bias"]), (embeddings, None)]
-        method.fusion = ScoreTree.load(folder / "fusion.npz")
-        if method.fusion.statistics.shape != (num_labels, 1):
-            raise InputError(
-                f"{folder / 'fusion.npz'}: expected statistics of shape ({num_labels}, 1), got "
-                f"{method.fusion.statistics.shape}"
-            )
-        method._index(config.eval.index)
-        return method

@@ -11,29 +11,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.batching.label_pool import LabelPool, pool_loss, sample_positives, sample_size
 from models.batching.losses import loss_function
-from models.encoders.encoder import TextEncoder, build_encoder, load_encoder
-from models.method import Method, check_encoders, write_method
-from models.scores import InnerProducts, Scores
+from models.classifiers.label_rows import LabelRows
+from models.classifiers.linear_ranker import LinearRanker
+from models.contract import Group, Learner, Ranker, Start, check_encoders, take_encoder
+from models.encoders.encoder import TextEncoder, build_encoder
+from models.encoders.reader import Reader
 from utils import distributed
 from utils.config.config import Config, ConfigError, MethodConfig, option
 from utils.config.sections import LARGEST, MANY_TEXTS, SMALLEST
 from utils.data.batches import Batch, TextBatch
 from utils.data.dataset import Dataset
+from utils.data.sizes import DataSizes
 from utils.errors import InputError
 from utils.parameters import DeclaredParameter, Gradient, Kind
-from utils.reading.saved import read_tensors
-from utils.search import ExactIndex, HnswIndex, build_index
+from utils.run.stages import Runs
+from utils.runtime import Runtime
 from utils.training.grad_cache import GradCache
 from utils.training.optim import decay_groups
 
@@ -59,168 +59,146 @@ class OvaConfig(MethodConfig):
         return Gradient.DENSE
 
 
-class Ova(Method):
-    """Encoder and classifier. Attributes: encoder, weight [own rows, D], bias [own rows] (all rows
-    if loaded); num_rows, those of all processes: L; after prepare_scoring or load: index over all
-    labels."""
+class Classifier(nn.Module):
+    """What is trained: the encoder, and this process's share of the classifier's rows.
+
+    Attributes:
+        weight: [own rows, D]. bias: [own rows]. Both start at 0: every class is equally likely.
+    """
+
+    def __init__(self, encoder: TextEncoder, num_rows: int, gradient: Gradient) -> None:
+        super().__init__()
+        own = len(distributed.share(num_rows))
+        kind = Kind(gradient, sharded=True)
+        self.encoder = encoder
+        self.weight = DeclaredParameter(torch.zeros(own, encoder.dim), kind)
+        self.bias = DeclaredParameter(torch.zeros(own), kind)
+
+
+class Ova(Learner):
+    """Trains encoder and classifier.
+
+    Attributes:
+        num_rows: of the classifier, over all processes.
+        reader: of the encoder, which may be in training.
+    """
 
     Options = OvaConfig
+    Answers: ClassVar[type[LinearRanker]] = LinearRanker
+    module: Classifier
 
     def __init__(
-        self,
-        config: Config,
-        num_labels: int,
-        data: Dataset | None,
-        encoder: TextEncoder,
-        num_rows: int | None = None,
+        self, config: Config, data: Dataset, start: Start | None, runtime: Runtime
     ) -> None:
-        """num_rows: classifier rows of all processes; None = one a label. Without data, all are
-        this process's."""
-        super().__init__(config, num_labels, data)
-        self.encoder = encoder
+        super().__init__(config, data, start, runtime)
+        self.num_rows: int = config.method.classes or data.num_labels
         self.loss = loss_function(config.loss)
-        self.num_rows = num_rows or num_labels
-        rows = len(distributed.share(self.num_rows)) if data else self.num_rows
-        kind = Kind(config.method.gradient, sharded=True)
-        self.weight = DeclaredParameter(torch.zeros(rows, encoder.dim), kind)
-        self.bias = DeclaredParameter(torch.zeros(rows), kind)
-        self.index: ExactIndex | HnswIndex | None = None
-        # weight and bias of all processes, for `save`
-        self._whole: tuple[Tensor, Tensor] | None = None
+        self.module = self.build().to(runtime.device)
+        if start is not None:
+            self.take(start())
+        self.reader = self.make_reader()
+
+    @classmethod
+    def check(cls, config: Config, sizes: DataSizes, runs: Runs) -> None:
+        loss_function(config.loss)
+        super().check(config, sizes, runs)
 
     @classmethod
     def check_start(cls, config: Config, before: Config) -> None:
         check_encoders(config, before)
         if isinstance(before.method, OvaConfig) and before.method.classes != config.method.classes:
-            theirs, ours = (m.classes or "one a label" for m in (before.method, config.method))
+            theirs = before.method.classes or "one a label"
+            ours = config.method.classes or "one a label"
             raise ConfigError(
                 f"run.start_from: its classifier has other classes: {theirs}, this run's {ours}"
             )
 
     @classmethod
-    def build(cls, config: Config, data: Dataset) -> Ova:
-        """Rows start at 0 (every label equally likely), biases too."""
-        return cls(config, data.num_labels, data, build_encoder(config.encoder, data))
-
-    @classmethod
     def group_names(cls, config: Config) -> frozenset[str]:
         return super().group_names(config) | {"classifier"}
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
+    def build(self) -> Classifier:
+        """A fresh module."""
+        encoder = build_encoder(self.config.encoder, self.data)
+        return Classifier(encoder, self.num_rows, self.config.method.gradient)
+
+    def make_reader(self) -> Reader:
+        """The reader of the module's encoder."""
+        return Reader.of(self.module.encoder, self.config, self.runtime)
+
+    @property
+    def own_rows(self) -> slice:
+        """This process's among the rows of all."""
+        own = distributed.share(self.num_rows)
+        return slice(own.start, own.stop)
+
+    def take(self, start: Ranker) -> None:
+        """Copy the encoder of any run, and the rows of a classifier."""
+        take_encoder(self.module.encoder, start)
+        if not isinstance(start, LinearRanker):
+            return
+        rows = start.rows
+        if len(rows.weight) != self.num_rows:
+            raise InputError(
+                f"run.start_from: its classifier has {len(rows.weight)} labels, this run "
+                f"{self.num_rows}"
+            )
+        self.module.weight.data.copy_(rows.weight[self.own_rows])
+        self.module.bias.data.copy_(rows.bias[self.own_rows])
+
+    def groups(self) -> list[Group]:
         decay = self.config.optim.weight_decay
         return [
-            *decay_groups(self.encoder, "encoder", decay),
-            {"name": "classifier", "params": [self.weight], "weight_decay": decay},
-            {"name": "classifier", "params": [self.bias], "weight_decay": 0.0},
+            *decay_groups(self.module.encoder, "encoder", decay),
+            {"name": "classifier", "params": [self.module.weight], "weight_decay": decay},
+            {"name": "classifier", "params": [self.module.bias], "weight_decay": 0.0},
         ]
 
-    def backward(self, batch: Batch, accelerator: Accelerator) -> Tensor:
-        loss = self.config.loss
-        queries, to_encoder = self.embed(batch, accelerator)
+    # ---- a step
+    def backward(self, batch: Batch) -> Tensor:
+        settings = self.config.loss
+        queries, to_encoder = self.embed(batch)  # [b, D]: own queries
         sampled = None
-        if loss.sample:
-            sampled = sample_positives(
-                batch.relevance, sample_size(loss, self.num_rows), batch.rng()
-            )
-        pool, weight, bias = self.rows(batch)
-        value = pool_loss(
+        if settings.sample:
+            count = sample_size(settings, self.num_rows)
+            sampled = sample_positives(batch.relevance, count, batch.rng())
+        pool, weight, bias = self.step_rows(batch)  # K labels; own rows [k, D], [k]
+        loss = pool_loss(
             self.loss,
             queries,
             weight,
             pool,
             batch,
             sampled,
-            loss,
+            settings,
             tau=self.config.method.tau,
             bias=bias,
         )
-        accelerator.backward(value)
+        self.runtime.backward(loss)
         to_encoder()
-        return value.detach()
+        return loss.detach()
 
-    def embed(self, batch: Batch, accelerator: Accelerator) -> tuple[Tensor, Callable[[], None]]:
-        """(embeddings of the own queries [b, D], what carries their gradient on to the encoder)."""
+    def embed(self, batch: Batch) -> tuple[Tensor, Callable[[], None]]:
+        """Embeddings of the own queries [b, D], and what carries their gradient on to the
+        encoder."""
 
         def encode(texts: TextBatch) -> Tensor:
-            with accelerator.autocast():
-                return self.encoder(texts)
+            with self.runtime.autocast():
+                return self.module.encoder(texts)
 
         cache = GradCache(encode, batch.queries.split(self.config.method.gc_batch_size))
         return cache.embed(), cache.backward
 
-    def rows(self, batch: Batch) -> tuple[LabelPool, Tensor, Tensor]:
-        """(pool of the step, weight [k, D] and bias [k] of this process's labels in it)."""
-        return LabelPool(np.arange(self.num_rows)), self.weight, self.bias
+    def step_rows(self, batch: Batch) -> tuple[LabelPool, Tensor, Tensor]:
+        """The pool of a step; weight [k, D] and bias [k] of this process's rows in it."""
+        return LabelPool(np.arange(self.num_rows)), self.module.weight, self.module.bias
 
-    def start_from(self, other: Method) -> None:
-        """Another run's encoder, and its classifier rows if it has any."""
-        own = distributed.share(self.num_rows)
-        if isinstance(other, Ova) and other.num_rows != self.num_rows:
-            raise InputError(
-                f"run.start_from: its classifier has {other.num_rows} labels, this run "
-                f"{self.num_rows}"
-            )
-        self.start_from_encoder(other)
-        if isinstance(other, Ova):
-            for mine, theirs in ((self.weight, other.weight), (self.bias, other.bias)):
-                mine.data.copy_(theirs.data[own.start : own.stop])
+    # ---- the model
+    def ranker(self) -> LinearRanker:
+        weight = distributed.gather_rows(self.module.weight.detach(), self.num_rows)
+        bias = distributed.gather_rows(self.module.bias.detach(), self.num_rows)
+        return self.Answers(self.config, self.reader, self.label_rows(weight, bias))
 
-    # ---- scoring
-    def prepare_scoring(self, accelerator: Accelerator) -> None:
-        """Gather the classifier's shards, [L, D] on every process; training searches exactly, as in
-        DEXML."""
-        self._whole = tuple(
-            distributed.gather_rows(p.detach(), self.num_rows) for p in (self.weight, self.bias)
-        )
-        self.index = build_index("exact", *self.label_rows(*self._whole), settings=self.config.eval)
-
-    def label_rows(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """Classifier rows of all processes -> weight [L, D] and bias [L] that a query's labels are
-        ranked by."""
-        return weight, bias
-
-    def label_vectors(self) -> Tensor:
-        return torch.as_tensor(self.index.labels)
-
-    def search_vectors(self) -> dict[str, tuple[Tensor | np.ndarray, Tensor | None]]:
-        return {
-            "classifier": (
-                torch.as_tensor(self.index.labels) / self.config.method.tau,
-                self.index.bias,
-            )
-        }
-
-    def score(self, queries: TextBatch, k: int) -> tuple[Tensor, Tensor]:
-        return self.index.search(self.encoder(queries).float() / self.config.method.tau, k)
-
-    def open_embeddings(self, embeddings: Tensor) -> Scores:
-        return InnerProducts(
-            embeddings / self.config.method.tau, self.index, self.config.eval.batch_size
-        )
-
-    # ---- saving
-    def save(self, folder: Path, accelerator: Accelerator) -> None:
-        if distributed.is_main():
-            weight, bias = self._whole
-            self.encoder.save(folder)
-            save_file(
-                {"weight": weight.cpu().contiguous(), "bias": bias.cpu().contiguous()},
-                folder / "classifier.safetensors",
-            )
-            write_method(folder, self.config.method.name, self.num_labels)
-
-    @classmethod
-    def load(cls, config: Config, folder: Path, num_labels: int) -> Ova:
-        method = cls(config, num_labels, None, load_encoder(config.encoder, folder))
-        rows = read_tensors(
-            folder / "classifier.safetensors",
-            {"weight": tuple(method.weight.shape), "bias": tuple(method.bias.shape)},
-        )
-        method.load_state_dict({**method.state_dict(), **rows})
-        method._index_rows()
-        return method
-
-    def _index_rows(self) -> None:
-        """The index of a loaded model."""
-        rows = self.label_rows(self.weight.detach(), self.bias.detach())
-        self.index = build_index(self.config.eval.index, *rows, settings=self.config.eval)
+    def label_rows(self, weight: Tensor, bias: Tensor) -> LabelRows:
+        """What labels are ranked by, of the classifier's weight [R, D] and bias [R]."""
+        return LabelRows(weight, bias)

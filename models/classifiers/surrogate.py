@@ -10,26 +10,27 @@ softmax loss. `xc` then starts its rows from the clusters'.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import scipy.sparse as sp
 import torch
-from accelerate import Accelerator
-from safetensors.torch import save_file
 from torch import Tensor
 
-from models.classifiers.ova import Ova, OvaConfig
+from models.classifiers.label_rows import ClusterRows
+from models.classifiers.linear_ranker import SurrogateRanker
+from models.classifiers.ova import Classifier, Ova, OvaConfig
+from models.contract import Ranker
 from models.encoders.encoder import TextEncoder, build_encoder
-from models.method import Method, embed_rows
+from models.encoders.reader import embed_all
 from utils import distributed
 from utils.clustering.clustering import balanced_hierarchy
 from utils.config.config import Config, ConfigError, option
 from utils.config.sections import MANY_LABELS
 from utils.data.batches import Batch
-from utils.data.dataset import Dataset
 from utils.data.sizes import DataSizes
-from utils.reading.saved import check_ids, read_tensors
+from utils.parameters import Gradient
 from utils.run.stages import Runs
 
 
@@ -42,18 +43,28 @@ class SurrogateConfig(OvaConfig):
         return self.num_clusters
 
 
-class Surrogate(Ova):
-    """One-versus-all over clusters of labels. Buffers: clusters [L] int64, log_share [L]."""
+class ClusterClassifier(Classifier):
+    """A classifier of clusters, and the labels' clusters.
 
-    Options = SurrogateConfig
+    Buffers:
+        clusters: of each label [L] int64, -1 before they are made. log_share: [L].
+    """
 
-    def __init__(
-        self, config: Config, num_labels: int, data: Dataset | None, encoder: TextEncoder
-    ) -> None:
-        super().__init__(config, num_labels, data, encoder, config.method.num_clusters)
+    clusters: Tensor
+    log_share: Tensor
+
+    def __init__(self, encoder: TextEncoder, num_clusters: int, num_labels: int) -> None:
+        super().__init__(encoder, num_clusters, Gradient.DENSE)
         self.register_buffer("clusters", torch.full((num_labels,), -1))
         self.register_buffer("log_share", torch.zeros(num_labels))
-        self._members: sp.csr_matrix | None = None  # [L, clusters] ones
+
+
+class Surrogate(Ova):
+    """One-versus-all over clusters of labels."""
+
+    Options = SurrogateConfig
+    Answers = SurrogateRanker
+    module: ClusterClassifier
 
     @classmethod
     def check(cls, config: Config, sizes: DataSizes, runs: Runs) -> None:
@@ -64,87 +75,56 @@ class Surrogate(Ova):
             )
         super().check(config, sizes, runs)
 
-    @classmethod
-    def build(cls, config: Config, data: Dataset) -> Surrogate:
-        return cls(config, data.num_labels, data, build_encoder(config.encoder, data))
+    def build(self) -> ClusterClassifier:
+        encoder = build_encoder(self.config.encoder, self.data)
+        return ClusterClassifier(encoder, self.num_rows, self.data.num_labels)
 
-    def prepare(self, run_folder: Path, accelerator: Accelerator) -> None:
-        """Cluster the labels, once, by the initial encoder; a model started from keeps its own
-        clusters."""
-        if (self.clusters >= 0).all():
+    def take(self, start: Ranker) -> None:
+        """Copy a surrogate's clusters too."""
+        super().take(start)
+        if isinstance(start, SurrogateRanker):
+            self.module.clusters.copy_(start.rows.clusters)
+            self.module.log_share.copy_(start.rows.log_share)
+
+    def prepare(self, folder: Path) -> None:
+        """Cluster the labels by the initial encoder; those of the model started from are kept."""
+        if (self.module.clusters >= 0).all():
             return
-        split = self.data.splits["trn"]
-        run = self.config.run
-        queries = (
-            embed_rows(
-                self.encoder,
-                split.tokens,
-                split.rows,
-                self.config.eval.batch_size,
-                accelerator,
-                "embed queries",
-            )
-            .cpu()
-            .numpy()
-        )
-        clusters = None
-        if distributed.is_main():
-            sums = np.ascontiguousarray(split.relevance.T.tocsr() @ queries, np.float32)
-            clusters = balanced_hierarchy(
-                sums,
-                [self.num_rows],
-                seed=run.seed,
-                name="cluster labels",
-                threads=distributed.cpu_threads(run.threads),
-            ).clusters()
-        clusters = distributed.broadcast(clusters)
-        # a label without training points keeps a finite share
-        counts = self.data.label_counts + 1.0
+        texts = self.data.splits["trn"].texts
+        queries = embed_all(self.reader, texts, "embed queries").cpu().numpy()  # [n, D]
+        made = self.cluster_labels(queries) if distributed.is_main() else np.zeros(0, np.int64)
+        clusters = distributed.broadcast(made)  # [L]
+        counts = self.data.label_counts + 1.0  # a label without points keeps a finite share
         share = counts / np.bincount(clusters, counts, self.num_rows)[clusters]
-        self.clusters.copy_(torch.from_numpy(clusters))
-        self.log_share.copy_(torch.from_numpy(np.log(share)))
+        self.module.clusters.copy_(torch.from_numpy(clusters))
+        self.module.log_share.copy_(torch.from_numpy(np.log(share)))
 
-    def backward(self, batch: Batch, accelerator: Accelerator) -> Tensor:
-        if self._members is None:
-            clusters = self.clusters.cpu().numpy()
-            self._members = sp.csr_matrix(
-                (np.ones(len(clusters), np.float32), (np.arange(len(clusters)), clusters)),
-                shape=(self.num_labels, self.num_rows),
-            )
-        relevance = sp.csr_matrix(batch.relevance @ self._members)
+    def cluster_labels(self, queries: np.ndarray) -> np.ndarray:
+        """The cluster of each label [L], by the summed embeddings of its training points [n, D]."""
+        run = self.config.run
+        points_of = self.data.splits["trn"].relevance.T.tocsr()  # [L, n]
+        sums = np.ascontiguousarray(points_of @ queries, np.float32)  # [L, D]
+        return balanced_hierarchy(
+            sums,
+            [self.num_rows],
+            seed=run.seed,
+            name="cluster labels",
+            threads=distributed.cpu_threads(run.threads),
+        ).clusters()
+
+    @cached_property
+    def membership(self) -> sp.csr_matrix:
+        """Ones where a label is in a cluster [L, C]; asked for when there are clusters."""
+        clusters = self.module.clusters.cpu().numpy()
+        places = (np.arange(len(clusters)), clusters)
+        shape = (len(clusters), self.num_rows)
+        return sp.csr_matrix((np.ones(len(clusters), np.float32), places), shape=shape)
+
+    def backward(self, batch: Batch) -> Tensor:
+        relevance = sp.csr_matrix(batch.relevance @ self.membership)  # [B, C]
         relevance.sort_indices()
-        # filter pairs are of labels, not of clusters
-        none = sp.csr_matrix(relevance.shape, dtype=np.float32)
-        return super().backward(replace(batch, relevance=relevance, filters=none), accelerator)
+        none = sp.csr_matrix(relevance.shape, dtype=np.float32)  # filter pairs are of labels
+        return super().backward(replace(batch, relevance=relevance, filters=none))
 
-    def start_from(self, other: Method) -> None:
-        super().start_from(other)
-        if isinstance(other, Surrogate):
-            self.clusters.copy_(other.clusters)
-            self.log_share.copy_(other.log_share)
-
-    def label_rows(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        return weight[self.clusters], bias[self.clusters] + self.log_share
-
-    def save(self, folder: Path, accelerator: Accelerator) -> None:
-        super().save(folder, accelerator)
-        if distributed.is_main():
-            save_file(
-                {"clusters": self.clusters.cpu(), "log_share": self.log_share.cpu()},
-                folder / "clusters.safetensors",
-            )
-
-    @classmethod
-    def load(cls, config: Config, folder: Path, num_labels: int) -> Surrogate:
-        method = super().load(config, folder, num_labels)
-        path = folder / "clusters.safetensors"
-        saved = read_tensors(
-            path,
-            {"clusters": (num_labels,), "log_share": (num_labels,)},
-            whole=frozenset({"clusters"}),
-        )
-        check_ids(saved["clusters"], method.num_rows, f"{path}: clusters")
-        for name, value in saved.items():
-            getattr(method, name).copy_(value)
-        method._index_rows()
-        return method
+    def label_rows(self, weight: Tensor, bias: Tensor) -> ClusterRows:
+        return ClusterRows(weight, bias, self.module.clusters, self.module.log_share)

@@ -117,7 +117,9 @@ def embed_together(reader: Reader, tokens: Ragged, rows: np.ndarray, name: str) 
 
 def embed_all(reader: Reader, texts: Texts, name: str = "embed texts") -> Tensor:
     """`embed_together` of all of some texts."""
-    return embed_together(reader, *texts.tokens(reader.tokenizer), name)
+    with distributed.main_first():  # tokens may be made now, and kept on disk
+        tokens, rows = texts.tokens(reader.tokenizer)
+    return embed_together(reader, tokens, rows, name)
 
 
 # -------------------------------- what is kept for the process

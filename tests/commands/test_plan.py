@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
+from accelerate import Accelerator
 
 from benchmarks.plan import CONFIGS, REPOSITORY, measure
+from models.adapter import make_recipe
 from tests.commands import run
 from tests.conftest import with_values
 from tests.tiny import write_dataset
@@ -19,7 +21,9 @@ from utils.config.methods import method_class
 from utils.data.dataset import load_dataset
 from utils.parameters import kind_of
 from utils.plan import check_it_fits, describe, matrix_header, plan
+from utils.runtime import Runtime
 
+CPU = Runtime(Accelerator(cpu=True))
 HAS = {"memory": 10 << 30, "swap": 0, "available": 8 << 30}
 
 
@@ -63,7 +67,8 @@ def test_a_damaged_or_missing_matrix_is_named(tmp_path):
 def test_parameters_are_those_of_the_built_model(make_config, tiny_encoder, encoder, method):
     encoder = {**encoder, "name": tiny_encoder} if "name" in encoder else encoder
     config = make_config(encoder=encoder, method={"name": method})
-    built = method_class(method).build(config, load_dataset(config, tiny_encoder))
+    data = load_dataset(config, tiny_encoder)
+    built = make_recipe(method_class(method), config, data, None, CPU).module
     counted = plan(config).parameters
     assert sum(counted.values()) == sum(p.numel() for p in built.parameters())
     rows = sum(p.numel() for p in built.parameters() if kind_of(p).is_table)

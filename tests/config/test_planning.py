@@ -4,6 +4,7 @@ one goes on."""
 import json
 import logging
 import shutil
+from functools import partial
 
 import pytest
 import yaml
@@ -13,7 +14,7 @@ import train
 from models.adapter import make_recipe
 from models.planning import plan_recipe
 from tests.conftest import with_values
-from tests.helpers import equal, load, weights
+from tests.helpers import equal, load, random_start, weights
 from tests.settings import SETTINGS
 from tests.tiny import write_dataset
 from utils.config.config import ConfigError, load_config
@@ -24,6 +25,7 @@ from utils.run.stages import member_stages
 from utils.runtime import Runtime
 
 FITTED = ("fused", "fusion", "xr-linear", "overlap", "elias-ranker")  # without gradients
+CPU = Runtime(Accelerator(cpu=True))
 ENCODER = {"name": "encoder", "method": {"name": "ova", "tau": 0.1}, "train": {"epochs": 1}}
 TREE = {
     "name": "tree",
@@ -77,8 +79,11 @@ def test_group_names_are_known_before_a_method_is_built(make_config, name, resid
     if config.method.name in FITTED:
         assert kind.group_names(config) == frozenset()
         return
-    runtime = Runtime(Accelerator(cpu=True))
-    groups = make_recipe(kind, config, load(config), None, runtime).groups()
+    data = load(config)
+    start = None
+    if config.method.name == "xc":
+        start = partial(random_start, config, data, CPU)
+    groups = make_recipe(kind, config, data, start, CPU).groups()
     assert {group["name"] for group in groups} == kind.group_names(config)
 
 
