@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.reading.matrices import read_arrays
+from utils.reading.arrays import read_arrays
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -19,7 +19,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from utils.files import written_whole
-from utils.reading.matrices import present
+from utils.reading.input_files import present
 from utils.reading.saved import check_finite, map_rows
 
 PRECISIONS = ("float32", "bfloat16", "int8")

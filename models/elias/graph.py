@@ -25,7 +25,9 @@ from utils.clustering.clustering import balanced_hierarchy
 from utils.clustering.matching import count_matrix, top_assignment
 from utils.errors import InputError
 from utils.files import written_whole
-from utils.reading.matrices import array_names, matrix_header, present, read_arrays, read_matrix
+from utils.reading.arrays import array_names, read_arrays
+from utils.reading.input_files import present
+from utils.reading.matrices import matrix_header, read_matrix
 from utils.sparse import canonical, entry_rows, lookup, topk_csr, topk_rows
 
 log = logging.getLogger(__name__)

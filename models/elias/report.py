@@ -15,7 +15,7 @@ import numpy as np
 from models.elias.index import GraphIndex
 from utils.errors import InputError
 from utils.files import written_whole
-from utils.reading.matrices import read_arrays
+from utils.reading.arrays import read_arrays
 from utils.reading.saved import read_facts
 
 RECALL = "shortlist_recall["  # begins the names of facts by label frequency, as models/evaluation

@@ -38,7 +38,7 @@ from utils.pretrained.settings import (
     without_pooler,
 )
 from utils.pretrained.source import fill, read_source, resolve_encoder
-from utils.reading.matrices import available_for
+from utils.reading.archives import available_for
 from utils.reading.saved import open_tensors, read_facts, read_tensors
 from utils.tokenization_utils import Tokenizer
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from models.encoders.reader import Reader
 from models.scores import Reached
 from utils.data.texts import Texts
-from utils.reading.matrices import RELEVANCE, read_matrix
+from utils.reading.matrices import read_matrix
+from utils.reading.matrix_checks import RELEVANCE
 from utils.reading.saved import map_rows
 from utils.search import ExactIndex
 from utils.sparse import topk_csr

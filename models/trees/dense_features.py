@@ -21,7 +21,8 @@ from utils.data.texts import FileTexts, TextFile, Texts
 from utils.errors import InputError
 from utils.features.files import check_rows, text_hash
 from utils.files import write_json, write_text
-from utils.reading.matrices import present, read_array
+from utils.reading.arrays import read_array
+from utils.reading.input_files import present
 from utils.reading.matrix_limits import FEATURE_MAX
 from utils.reading.saved import read_facts
 from utils.runtime import Runtime

@@ -12,17 +12,11 @@ import pytest
 import scipy.sparse as sp
 
 from utils.errors import InputError
-from utils.reading import matrices as reading
-from utils.reading.matrices import (
-    RELEVANCE,
-    SCORES,
-    check_file,
-    matrix_header,
-    present,
-    read_array,
-    read_arrays,
-    read_matrix,
-)
+from utils.reading import archives, arrays, matrices
+from utils.reading.arrays import read_array, read_arrays
+from utils.reading.input_files import check_file, present
+from utils.reading.matrices import matrix_header, read_matrix
+from utils.reading.matrix_checks import RELEVANCE, SCORES
 from utils.sparse import canonical, check_relevance
 
 FORMATS = ("csr", "csc", "coo", "bsr", "dia")
@@ -475,17 +469,18 @@ def _bytes(array):
 
 def test_what_the_machine_cannot_hold_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
     path = bomb(tmp_path / "Y.npz", 32 << 20)
-    monkeypatch.setattr(reading, "host_memory", lambda: {"available": 64 << 20})
-    monkeypatch.setattr(reading, "_read_member", lambda *_: pytest.fail("unpacked"), raising=True)
-    monkeypatch.setattr(reading, "_format", lambda *_: "csr")
-    monkeypatch.setattr(reading, "_shape", lambda *_: (6, 4))
+    monkeypatch.setattr(archives, "host_memory", lambda: {"available": 64 << 20})
+    for page in (arrays, matrices):
+        monkeypatch.setattr(page, "read_member", lambda *_: pytest.fail("unpacked"))
+    monkeypatch.setattr(matrices, "_format", lambda *_: "csr")
+    monkeypatch.setattr(matrices, "_shape", lambda *_: (6, 4))
     stored = f"{32 << 20} values"  # the headers alone tell that these are not a matrix
     assert f"indices of 12 numbers for {stored}" in refusal(read_matrix, path)
-    monkeypatch.setattr(reading, "_check_lengths", lambda *_: None)
+    monkeypatch.setattr(matrices, "_check_lengths", lambda *_: None)
     assert "Y.npz: needs 160 MB of memory, but 64 MB are available" in refusal(read_matrix, path)
     # 32 MB would do; its format is no number
     assert "Y.npz: needs" not in refusal(read_arrays, path)
-    monkeypatch.setattr(reading, "host_memory", lambda: {"available": 1 << 20})
+    monkeypatch.setattr(archives, "host_memory", lambda: {"available": 1 << 20})
     np.save(tmp_path / "a.npy", np.zeros(2 << 20, np.uint8))
     assert "a.npy: needs 2 MB of memory, but 1 MB are available" in refusal(
         read_array, tmp_path / "a.npy"
@@ -494,7 +489,7 @@ def test_what_the_machine_cannot_hold_is_refused_before_it_is_unpacked(tmp_path,
 
 
 def test_a_conversion_that_the_machine_cannot_hold_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(reading, "host_memory", lambda: {"available": 1 << 30})
+    monkeypatch.setattr(archives, "host_memory", lambda: {"available": 1 << 30})
     path = npz(tmp_path / "Y.npz", **parts("coo", shape=np.array([2**31 - 1, 4])))
     assert "Y.npz: needs 16,384 MB of memory, but 1,024 MB are available" in refusal(
         read_matrix, path

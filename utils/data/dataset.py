@@ -33,7 +33,8 @@ from utils.data.label_texts import (
 from utils.data.relevance import dataset_hashes, load_relevance
 from utils.data.texts import FileTexts, TextFile
 from utils.errors import InputError
-from utils.reading.matrices import check_size_is_meant, present
+from utils.reading.input_files import present
+from utils.reading.matrix_checks import check_size_is_meant
 from utils.text import count_lines, lines_hash
 from utils.tokenization_utils import Ragged, Tokenizer, TokenizerSource, tokenize_file
 

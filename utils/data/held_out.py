@@ -10,7 +10,8 @@ import scipy.sparse as sp
 from utils import distributed
 from utils.config.config import DataConfig
 from utils.errors import InputError
-from utils.reading.matrices import present, read_array
+from utils.reading.arrays import read_array
+from utils.reading.input_files import present
 
 # The split belongs to the data, not to the run: every run of every seed sees the same one.
 VALIDATION_SEED = 0

@@ -11,7 +11,9 @@ import numpy as np
 import scipy.sparse as sp
 
 from utils.errors import InputError
-from utils.reading.matrices import RELEVANCE, check_file, matrix_header, read_matrix
+from utils.reading.input_files import check_file
+from utils.reading.matrices import matrix_header, read_matrix
+from utils.reading.matrix_checks import RELEVANCE
 from utils.sparse import without_zeros
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ from utils.data.held_out import held_out_points
 from utils.data.label_texts import blank_text_problem
 from utils.data.relevance import load_relevance
 from utils.errors import InputError
-from utils.reading.matrices import matrix_header, read_arrays
+from utils.reading.arrays import read_arrays
+from utils.reading.matrices import matrix_header
 
 if TYPE_CHECKING:
     from utils.data.dataset import Dataset

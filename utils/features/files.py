@@ -38,14 +38,9 @@ from utils.features.tfidf import (
     vocabulary_lines,
 )
 from utils.files import written_whole
-from utils.reading.matrices import (
-    FEATURES,
-    check_file,
-    check_size_is_meant,
-    matrix_header,
-    present,
-    read_matrix,
-)
+from utils.reading.input_files import check_file, present
+from utils.reading.matrices import matrix_header, read_matrix
+from utils.reading.matrix_checks import FEATURES, check_size_is_meant
 from utils.sparse import normalised
 from utils.text import TextLines, check_text_file, count_lines, iter_lines, lines_hash
 

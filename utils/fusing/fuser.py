@@ -23,7 +23,7 @@ from utils.fusing.candidates import Candidates
 from utils.fusing.cross_fitting import Calibration
 from utils.fusing.features import feature_owners, features, num_features
 from utils.fusing.fuser_models import MODELS, FuserModel
-from utils.reading.matrices import read_arrays
+from utils.reading.arrays import read_arrays
 from utils.reading.saved import Shape, check_arrays
 
 OF_EVERY_FUSER: dict[str, tuple[Shape, type]] = {

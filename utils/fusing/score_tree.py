@@ -30,7 +30,7 @@ from utils.errors import InputError
 from utils.fusing.cross_fitting import FOLDS, CandidateRows
 from utils.fusing.validation import warn_if_alike
 from utils.metrics import evaluate
-from utils.reading.matrices import read_arrays
+from utils.reading.arrays import read_arrays
 from utils.reading.saved import Shape, check_arrays
 from utils.sparse import canonical, contains, entry_rows, lookup
 

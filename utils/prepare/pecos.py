@@ -48,7 +48,8 @@ def prepare_pecos(folder: str | Path, out: str | Path, overwrite: bool = False) 
 
 def _load_matrix(path: Path, what: str) -> csr_matrix:
     """Relevance or features: a CSR in float32 with at least one row."""
-    from utils.reading.matrices import FEATURES, RELEVANCE, read_matrix
+    from utils.reading.matrices import read_matrix
+    from utils.reading.matrix_checks import FEATURES, RELEVANCE
 
     matrix = read_matrix(path, RELEVANCE if what == "relevance" else FEATURES)
     if not matrix.shape[0]:

@@ -140,7 +140,7 @@ class _Decoder:
 
 def _array(path: Path, rows: int) -> np.ndarray:
     """Integers [rows, length], mapped from disk."""
-    from utils.reading.matrices import read_array
+    from utils.reading.arrays import read_array
 
     array = read_array(path, mapped=True)
     if array.ndim != 2 or array.shape[0] != rows or array.dtype.kind not in "iub":

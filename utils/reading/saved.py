@@ -23,7 +23,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from utils.errors import InputError
-from utils.reading.matrices import check_file, read_array
+from utils.reading.arrays import read_array
+from utils.reading.input_files import check_file
 
 Shape = tuple[int | None, ...]  # None = any size
 LARGEST_JSON = 1 << 26  # bytes

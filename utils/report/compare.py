@@ -21,7 +21,9 @@ from utils.data.dataset import Dataset, Split, load_dataset
 from utils.data.held_out import HELD_OUT, read_held_out
 from utils.errors import InputError
 from utils.metrics import PointMetrics, paired_bootstrap, per_point
-from utils.reading.matrices import SCORES, present, read_matrix
+from utils.reading.input_files import present
+from utils.reading.matrices import read_matrix
+from utils.reading.matrix_checks import SCORES
 from utils.report import html
 from utils.run.environment import check_labels
 from utils.sparse import contains, topk_rows
