@@ -16,7 +16,7 @@ from models.encoders.encoder import BagEncoder, TextEncoder, TransformerEncoder
 from utils.data.batches import TextBatch
 from utils.errors import InputError
 from utils.pretrained.location import added_tokens
-from utils.pretrained.sentence_modules import (
+from utils.pretrained.sentence_writing import (
     SentenceModule,
     dense,
     pooling,

@@ -17,7 +17,7 @@ from models.loading import load_method
 from tests.encoders.tiny_encoders import tiny_tokenizer, write_tiny
 from utils.config.config import EncoderConfig, read_yaml
 from utils.errors import InputError
-from utils.pretrained import sentence_modules
+from utils.pretrained import sentence_prompts
 from utils.pretrained.location import load_tokenizer
 from utils.pretrained.settings import check_lengths
 from utils.pretrained.source import resolve_encoder
@@ -126,7 +126,7 @@ def test_prompts_without_a_default_are_named_once(folder, caplog):
     path = folder(
         {"config_sentence_transformers.json": {"prompts": {"query": "find : ", "other": ""}}}
     )
-    with caplog.at_level(logging.INFO, logger=sentence_modules.__name__):
+    with caplog.at_level(logging.INFO, logger=sentence_prompts.__name__):
         built(path)
         resolve_encoder(EncoderConfig(name=str(path)))
     assert [r.getMessage() for r in caplog.records] == [

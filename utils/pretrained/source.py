@@ -10,7 +10,7 @@ Four layouts, in a folder or, the last two, on the Hugging Face hub:
   released  a checkpoint of the released DEXML code (github.com/nilesh2797/DEXML): model.pt, a state
             dict whose names begin with `tf.` and `bottleneck.`, beside its flat config.yaml; or
             such names in model.safetensors
-  modules   sentence-transformers: modules.json (sentence_modules.py reads and writes it)
+  modules   sentence-transformers: modules.json (sentence_modules.py reads it)
   plain     a transformer and nothing else, as the published DEXML encoders are
 Weights are read without running code: safetensors, or torch.load(weights_only=True).
 """

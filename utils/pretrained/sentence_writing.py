@@ -1,0 +1,126 @@
+"""The layout of sentence-transformers, written without the package.
+
+It is modules.json and a folder a module.
+
+A bag x = u + R gelu(u), u = s / |s|, s = sum_t w_t e_t over all tokens, special ones too, is made
+of stock modules:
+  StaticEmbedding  table w_t e_t; takes means, and leaves special tokens out: they come back as the
+                   default prompt, at the front, for a bag knows no order; tokenizer.json itself
+                   cuts at the same length
+  Normalize        means become u
+  Dense            [I; -I], GELU, no bias: gelu(u) and gelu(-u)
+  Dense            [R + I, -I]: R gelu(u) + gelu(u) - gelu(-u), and gelu(u) - gelu(-u) = u
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from utils.pretrained.sentence_files import GELU, IDENTITY, PROMPT, WHOLE, Weights
+
+
+@dataclass(frozen=True)
+class SentenceModule:
+    """One module: its kind, its config.json and its tensors.
+
+    Kinds are Transformer, StaticEmbedding, Pooling, Dense and Normalize.
+    """
+
+    kind: str
+    config: dict[str, Any] = field(default_factory=dict)
+    weights: Weights = field(default_factory=dict)
+
+
+def dense(weight: Tensor, bias: Tensor | None = None, activation: str = IDENTITY) -> SentenceModule:
+    """activation(x W^T + b), weight [out, in], bias [out] or None."""
+    rows, columns = weight.shape
+    config = {
+        "in_features": columns,
+        "out_features": rows,
+        "bias": bias is not None,
+        "activation_function": activation,
+    }
+    return SentenceModule(
+        "Dense",
+        config,
+        {"linear.weight": weight, **({} if bias is None else {"linear.bias": bias})},
+    )
+
+
+def pooling(width: int, mode: str) -> SentenceModule:
+    """`cls` or `mean` over token states of `width` dimensions."""
+    return SentenceModule(
+        "Pooling",
+        {
+            "word_embedding_dimension": width,
+            "pooling_mode_cls_token": mode == "cls",
+            "pooling_mode_mean_tokens": mode == "mean",
+            "pooling_mode_max_tokens": False,
+            "pooling_mode_mean_sqrt_len_tokens": False,
+        },
+    )
+
+
+def residual(weight: Tensor) -> list[SentenceModule]:
+    """u + R gelu(u) as two Dense modules; R [D, D]."""
+    one = torch.eye(len(weight))
+    return [
+        dense(torch.cat([one, -one]), activation=GELU),
+        dense(torch.cat([weight + one, -one], 1)),
+    ]
+
+
+def write_sentence_modules(
+    folder: Path, modules: Sequence[SentenceModule], prompt: str, label_prompt: str
+) -> None:
+    """modules.json and what it names, into a folder that holds the first module's files already.
+
+    Args:
+        prompt, label_prompt: put before every text of a point, of a label.
+    """
+    listed = []
+    for number, module in enumerate(modules):
+        path = f"{number}_{module.kind}" if number else ""
+        listed.append(
+            {
+                "idx": number,
+                "name": str(number),
+                "path": path,
+                "type": f"sentence_transformers.models.{module.kind}",
+            }
+        )
+        to = folder / path
+        to.mkdir(exist_ok=True)
+        if number and module.kind != "Normalize":
+            _write(to / "config.json", module.config)
+        if module.weights:
+            save_file(
+                {n: t.detach().cpu().contiguous() for n, t in module.weights.items()},
+                to / "model.safetensors",
+            )
+    _write(folder / "modules.json", listed)
+    if modules[0].config:
+        _write(folder / "sentence_bert_config.json", modules[0].config)
+    prompts = {}
+    if prompt or label_prompt:
+        prompts = {"query": prompt, "document": label_prompt, PROMPT: prompt}
+    _write(
+        folder / WHOLE,
+        {
+            "prompts": prompts,
+            "default_prompt_name": PROMPT if prompts else None,
+            "similarity_fn_name": "cosine" if modules[-1].kind == "Normalize" else "dot",
+        },
+    )
+
+
+def _write(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
