@@ -18,25 +18,28 @@ WHOLE = "config_sentence_transformers.json"
 
 
 def refuse(where: str, values: dict[str, Any]) -> None:
+    """Raise InputError for the first of these options that is set."""
     for key, value in values.items():
         if value not in (None, False, "", {}, []):
             raise InputError(f"{where}: {key} is {str(value)[:80]}, which is not supported")
 
 
 def inside_of(path: str, file: str) -> str:
+    """Return where a module's file lies in an encoder's folder; the first module may be at ""."""
     return f"{path}/{file}" if path else file
 
 
 def mapping_of(name: str, path: str) -> dict[str, Any]:
-    """A JSON file of an encoder as a mapping; {} if it has none."""
-    found = json_of(name, path)
-    if found is not None and not isinstance(found, dict):
+    """Return a JSON file of an encoder as a mapping; {} if it has none."""
+    content = json_of(name, path)
+    if content is not None and not isinstance(content, dict):
         raise InputError(
-            f"encoder '{name}': {path}: expected a mapping, got {type(found).__name__}"
+            f"encoder '{name}': {path}: expected a mapping, got {type(content).__name__}"
         )
-    return found or {}
+    return content or {}
 
 
 def json_of(name: str, path: str) -> Any:
-    found = file_of(name, path)
-    return None if found is None else read_json(found)
+    """Return what a JSON file of an encoder holds; None if it has none."""
+    file = file_of(name, path)
+    return None if file is None else read_json(file)

@@ -5,7 +5,7 @@ It is modules.json and a folder a module; sentence_writing.py says which modules
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +43,8 @@ HONOURED = {
     "config_kwargs",
 }
 TASK = "feature-extraction"
-ARGUMENTS = (
+AFTER_POOLING = ([], ["Dense"], ["Normalize"], ["Dense", "Normalize"])
+ARGUMENTS = (  # keys that hold arguments of the transformer's parts
     "model_args",
     "tokenizer_args",
     "config_args",
@@ -51,7 +52,7 @@ ARGUMENTS = (
     "processor_kwargs",
     "config_kwargs",
 )
-HARMLESS = {
+HARMLESS = {  # arguments that change no embedding
     "add_pooling_layer",
     "torch_dtype",
     "dtype",
@@ -78,8 +79,11 @@ class Limit:
 class SentenceEncoder:
     """A folder of sentence-transformers as models/encoders/encoder.py builds it.
 
-    Attributes: settings, keys of section `encoder`; bag, whether it is one; head, reads the tensors
-    of a TextEncoder beside the transformer; limit, its longest text, None = any.
+    Attributes:
+        settings: keys of section `encoder`.
+        bag: whether it is one.
+        head: reads the tensors of a TextEncoder beside the transformer.
+        limit: its longest text; None = any.
     """
 
     settings: dict[str, Any]
@@ -88,109 +92,150 @@ class SentenceEncoder:
     limit: Limit | None = None
 
 
+@dataclass(frozen=True)
+class _Modules:
+    """What modules.json lists, but for Dropout, which acts in training alone."""
+
+    name: str  # of the encoder
+    kinds: list[str]
+    paths: list[str]  # folder of each, inside the encoder's
+    dense: list[DenseLayer]
+
+    @classmethod
+    def of(cls, name: str) -> _Modules:
+        """Read modules.json and the configs of its Dense modules."""
+        listed = json_of(name, "modules.json")
+        try:
+            modules = [(module["type"].rpartition(".")[2], module["path"]) for module in listed]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"encoder '{name}': modules.json: damaged ({error!r})") from error
+        modules = [(kind, path) for kind, path in modules if kind != "Dropout"]
+        kinds = [kind for kind, _ in modules]
+        paths = [path for _, path in modules]
+        dense = [DenseLayer(name, path) for kind, path in modules if kind == "Dense"]
+        return cls(name, kinds, paths, dense)
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether embeddings come out as unit vectors."""
+        return self.kinds[-1] == "Normalize"
+
+    def is_transformer(self) -> bool:
+        """Tell whether they are a transformer, its pooling and what TextEncoder has behind it."""
+        return self.kinds[:2] == ["Transformer", "Pooling"] and self.kinds[2:] in AFTER_POOLING
+
+    def is_bag(self) -> bool:
+        """Tell whether they are a table of tokens and what a bag may have behind it."""
+        others = [kind for kind in self.kinds if kind != "Normalize"]
+        if others[:1] != ["StaticEmbedding"] or not set(others[1:]) <= {"Dense"}:
+            return False
+        if not self.dense:
+            return True
+        is_residual = self.dense[0].config.get("activation_function") == GELU
+        return is_residual and len(self.dense) in (2, 3) and self.kinds[1] == "Normalize"
+
+
 def read_sentence_modules(name: str) -> SentenceEncoder:
-    """What modules.json and the files that it names say.
+    """Read what modules.json and the files that it names say.
 
     Raises:
         InputError: a module, or an option of one, has no counterpart in models/encoders/encoder.py.
     """
-    where = f"encoder '{name}': modules.json"
-    try:
-        listed = [(m["type"].rpartition(".")[2], m["path"]) for m in json_of(name, "modules.json")]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{where}: damaged ({error!r})") from error
-    listed = [(kind, path) for kind, path in listed if kind != "Dropout"]
-    kinds = [kind for kind, _ in listed]
-    layers = [DenseLayer(name, path) for kind, path in listed if kind == "Dense"]
-    whole = _whole(name)
-    if kinds[:2] == ["Transformer", "Pooling"] and kinds[2:] in (
-        [],
-        ["Dense"],
-        ["Normalize"],
-        ["Dense", "Normalize"],
-    ):
-        return _transformer(name, listed, layers, whole)
-    bare = [kind for kind in kinds if kind != "Normalize"]
-    gelu = bool(layers) and layers[0].config.get("activation_function") == GELU
-    if (
-        bare[:1] == ["StaticEmbedding"]
-        and set(bare[1:]) <= {"Dense"}
-        and len(layers) in ((0, 2, 3) if gelu else (0,))
-        and (not gelu or kinds[1] == "Normalize")
-    ):
-        for layer, activation in zip(layers, (GELU, IDENTITY, IDENTITY), strict=False):
-            layer.expect(activation)
-        settings = {
-            "normalize": kinds[-1] == "Normalize",
-            **({"projection": layers[2].rows} if layers[2:] else {}),
-        }
-        prompts = read_prompts(name, whole)
-        special = bag_prompt(prompts.get("prompt", ""), load_tokenizer(name))
-        settings |= {key: prompt.removeprefix(special) for key, prompt in prompts.items()}
-        return SentenceEncoder(
-            settings, True, lambda: bag_weights(name, listed[0][1], layers, bool(special))
-        )
+    modules = _Modules.of(name)
+    whole = mapping_of(name, WHOLE)
+    truncated = {key: value for key, value in whole.items() if key == "truncate_dim"}
+    refuse(f"encoder '{name}': {WHOLE}", truncated)
+    if modules.is_transformer():
+        return _transformer(modules, whole)
+    if modules.is_bag():
+        return _bag(modules, whole)
     raise InputError(
-        f"{where}: modules {', '.join(kinds)} have no counterpart; expected Transformer, Pooling "
-        "and then Dense or Normalize or both, or StaticEmbedding and Normalize, or what "
-        "utils.export.export writes"
+        f"encoder '{name}': modules.json: modules {', '.join(modules.kinds)} have no counterpart; "
+        "expected Transformer, Pooling and then Dense or Normalize or both, or StaticEmbedding and "
+        "Normalize, or what utils.export.export writes"
     )
 
 
-def _transformer(
-    name: str,
-    listed: Sequence[tuple[str, str]],
-    layers: Sequence[DenseLayer],
-    whole: dict[str, Any],
-) -> SentenceEncoder:
-    for layer in layers:
+# -------------------------------- a bag
+
+
+def _bag(modules: _Modules, whole: dict[str, Any]) -> SentenceEncoder:
+    for layer, activation in zip(modules.dense, (GELU, IDENTITY, IDENTITY), strict=False):
+        layer.expect(activation)
+    settings: dict[str, Any] = {"normalize": modules.normalizes}
+    if len(modules.dense) > 2:
+        settings["projection"] = modules.dense[2].rows
+    prompts = read_prompts(modules.name, whole)
+    special = bag_prompt(prompts.get("prompt", ""), load_tokenizer(modules.name))
+    for key, prompt in prompts.items():
+        settings[key] = prompt.removeprefix(special)
+
+    def head() -> Weights:
+        return bag_weights(modules.name, modules.paths[0], modules.dense, bool(special))
+
+    return SentenceEncoder(settings, True, head)
+
+
+# -------------------------------- a transformer
+
+
+def _transformer(modules: _Modules, whole: dict[str, Any]) -> SentenceEncoder:
+    name = modules.name
+    for layer in modules.dense:
         layer.expect(IDENTITY)
-    path = listed[0][1]
-    own_name = inside_of(path, "sentence_bert_config.json")
-    own = mapping_of(name, own_name)
-    refuse(f"encoder '{name}': {own_name}", {k: v for k, v in own.items() if k not in HONOURED})
-    if own.get("transformer_task", TASK) != TASK or "text" not in own.get(
-        "modality_config", {"text": None}
-    ):
-        raise InputError(
-            f"encoder '{name}': {own_name}: expected the task {TASK} of texts, got "
-            f"{own.get('transformer_task')} of "
-            f"{', '.join(own.get('modality_config') or ['nothing'])}"
-        )
-    for key in ARGUMENTS:
-        inside = {k: v for k, v in (own.get(key) or {}).items() if k not in HARMLESS}
-        refuse(f"encoder '{name}': {own_name}: {key}", inside)
-    if own.get("do_lower_case") and not _lowers(name):
-        raise InputError(
-            f"encoder '{name}': {own_name}: do_lower_case is true, but its tokenizer keeps "
-            "capitals; not supported"
-        )
-    pooling_name = f"{listed[1][1]}/config.json"
-    pool = mapping_of(name, pooling_name)
+    file = inside_of(modules.paths[0], "sentence_bert_config.json")
+    options = mapping_of(name, file)
+    _check_options(name, file, options)
+    pooling_file = f"{modules.paths[1]}/config.json"
+    pooling = mapping_of(name, pooling_file)
     prompts = read_prompts(name, whole)
-    if any(prompts.values()) and pool.get("include_prompt") is False:
+    if any(prompts.values()) and pooling.get("include_prompt") is False:
         raise InputError(
-            f"encoder '{name}': {pooling_name}: include_prompt is false, which leaves the default "
+            f"encoder '{name}': {pooling_file}: include_prompt is false, which leaves the default "
             f"prompt {prompts['prompt']!r} out of the pooling; not supported"
         )
-    settings = {
+    settings: dict[str, Any] = {
         **prompts,
-        "pooling": _pooling(f"encoder '{name}': {pooling_name}", pool),
-        "normalize": listed[-1][0] == "Normalize",
+        "pooling": _pooling(f"encoder '{name}': {pooling_file}", pooling),
+        "normalize": modules.normalizes,
     }
-    if layers:
-        settings["projection"] = layers[0].rows
-    return SentenceEncoder(
-        settings, False, lambda: projection_weights(layers), _limit(name, path, own_name, own)
-    )
+    if modules.dense:
+        settings["projection"] = modules.dense[0].rows
+
+    def head() -> Weights:
+        return projection_weights(modules.dense)
+
+    tokenizer_file = inside_of(modules.paths[0], "tokenizer_config.json")
+    return SentenceEncoder(settings, False, head, _limit(name, file, options, tokenizer_file))
 
 
-def _limit(name: str, path: str, own_name: str, own: dict[str, Any]) -> Limit | None:
+def _check_options(name: str, file: str, options: dict[str, Any]) -> None:
+    """Refuse options of sentence_bert_config.json that would change an embedding."""
+    where = f"encoder '{name}': {file}"
+    refuse(where, {key: value for key, value in options.items() if key not in HONOURED})
+    task = options.get("transformer_task", TASK)
+    if task != TASK or "text" not in options.get("modality_config", {"text": None}):
+        raise InputError(
+            f"{where}: expected the task {TASK} of texts, got "
+            f"{options.get('transformer_task')} of "
+            f"{', '.join(options.get('modality_config') or ['nothing'])}"
+        )
+    for key in ARGUMENTS:
+        arguments = (options.get(key) or {}).items()
+        refuse(f"{where}: {key}", {k: value for k, value in arguments if k not in HARMLESS})
+    if options.get("do_lower_case") and not _lowers(name):
+        raise InputError(
+            f"{where}: do_lower_case is true, but its tokenizer keeps capitals; not supported"
+        )
+
+
+def _limit(
+    name: str, options_file: str, options: dict[str, Any], tokenizer_file: str
+) -> Limit | None:
     """The length at which sentence-transformers cuts texts, beside the transformer's positions."""
-    tokenizer_name = inside_of(path, "tokenizer_config.json")
     for file, key, values in (
-        (own_name, "max_seq_length", own),
-        (tokenizer_name, "model_max_length", mapping_of(name, tokenizer_name)),
+        (options_file, "max_seq_length", options),
+        (tokenizer_file, "model_max_length", mapping_of(name, tokenizer_file)),
     ):
         length = values.get(key)
         if length is not None:
@@ -202,19 +247,14 @@ def _limit(name: str, path: str, own_name: str, own: dict[str, Any]) -> Limit | 
     return None
 
 
-def _whole(name: str) -> dict[str, Any]:
-    """config_sentence_transformers.json, without what has no counterpart."""
-    whole = mapping_of(name, WHOLE)
-    refuse(f"encoder '{name}': {WHOLE}", {k: v for k, v in whole.items() if k == "truncate_dim"})
-    return whole
-
-
 def _lowers(name: str) -> bool:
+    """Whether an encoder's tokenizer makes capitals small."""
     normalizer = load_tokenizer(name).backend_tokenizer.normalizer
     return normalizer is not None and normalizer.normalize_str("A") == "a"
 
 
 def _pooling(where: str, config: dict[str, Any]) -> str:
+    """The one way of pooling that a config names, by its key or by older ones of true and false."""
     older = [
         key.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token")
         for key, on in config.items()

@@ -11,24 +11,23 @@ from utils.pretrained.location import added_tokens
 from utils.pretrained.sentence_files import WHOLE
 
 log = logging.getLogger(__name__)
-# as SentenceTransformer.encode_document looks for them
-LABEL_PROMPTS = ("document", "passage", "corpus")
+LABEL_PROMPTS = ("document", "passage", "corpus")  # SentenceTransformer.encode_document's order
 
 
 def read_prompts(name: str, whole: dict[str, Any]) -> dict[str, str]:
-    """The prompts of points and labels, as `prompt` and `label_prompt`; {} without a default.
+    """Return the prompts of points and labels, as `prompt`, `label_prompt`; {} without a default.
 
     sentence-transformers puts the default before every text unless told otherwise. Prompts of a
     folder that has no default are named in the log.
     """
     prompts = whole.get("prompts") or {}
-    chosen = whole.get("default_prompt_name")
+    default = whole.get("default_prompt_name")
     if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
         raise InputError(
             f"encoder '{name}': {WHOLE}: prompts must be a mapping of names to texts, got "
             f"{prompts!r}"
         )
-    if chosen is None:
+    if default is None:
         if others := {key: text for key, text in prompts.items() if text}:
             _say_once(
                 f"encoder '{name}' has prompts and no default among them, so none is used: "
@@ -36,18 +35,19 @@ def read_prompts(name: str, whole: dict[str, Any]) -> dict[str, str]:
                 "encoder.label_prompt set them"
             )
         return {}
-    if chosen not in prompts:
+    if default not in prompts:
         raise InputError(
-            f"encoder '{name}': {WHOLE}: default_prompt_name is {chosen!r}, which is none of its "
+            f"encoder '{name}': {WHOLE}: default_prompt_name is {default!r}, which is none of its "
             f"prompts: {', '.join(prompts) or 'it has none'}"
         )
-    of_labels = next((prompts[key] for key in LABEL_PROMPTS if prompts.get(key)), prompts[chosen])
-    if prompts[chosen] or of_labels:
+    of_points = prompts[default]
+    of_labels = next((prompts[key] for key in LABEL_PROMPTS if prompts.get(key)), of_points)
+    if of_points or of_labels:
         _say_once(
-            f"encoder '{name}': before every point's text stands {prompts[chosen]!r}, before a "
-            f"label's {of_labels!r}"
+            f"encoder '{name}': before every point's text stands {of_points!r}, before a label's "
+            f"{of_labels!r}"
         )
-    return {"prompt": prompts[chosen], "label_prompt": of_labels}
+    return {"prompt": of_points, "label_prompt": of_labels}
 
 
 @functools.cache

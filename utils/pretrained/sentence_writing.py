@@ -40,7 +40,7 @@ class SentenceModule:
 
 
 def dense(weight: Tensor, bias: Tensor | None = None, activation: str = IDENTITY) -> SentenceModule:
-    """activation(x W^T + b), weight [out, in], bias [out] or None."""
+    """Make activation(x W^T + b), weight [out, in], bias [out] or None."""
     rows, columns = weight.shape
     config = {
         "in_features": columns,
@@ -48,15 +48,14 @@ def dense(weight: Tensor, bias: Tensor | None = None, activation: str = IDENTITY
         "bias": bias is not None,
         "activation_function": activation,
     }
-    return SentenceModule(
-        "Dense",
-        config,
-        {"linear.weight": weight, **({} if bias is None else {"linear.bias": bias})},
-    )
+    weights = {"linear.weight": weight}
+    if bias is not None:
+        weights["linear.bias"] = bias
+    return SentenceModule("Dense", config, weights)
 
 
 def pooling(width: int, mode: str) -> SentenceModule:
-    """`cls` or `mean` over token states of `width` dimensions."""
+    """Pool by `cls` or `mean` over token states of `width` dimensions."""
     return SentenceModule(
         "Pooling",
         {
@@ -70,7 +69,7 @@ def pooling(width: int, mode: str) -> SentenceModule:
 
 
 def residual(weight: Tensor) -> list[SentenceModule]:
-    """u + R gelu(u) as two Dense modules; R [D, D]."""
+    """Make u + R gelu(u) as two Dense modules; R [D, D]."""
     one = torch.eye(len(weight))
     return [
         dense(torch.cat([one, -one]), activation=GELU),
@@ -81,45 +80,44 @@ def residual(weight: Tensor) -> list[SentenceModule]:
 def write_sentence_modules(
     folder: Path, modules: Sequence[SentenceModule], prompt: str, label_prompt: str
 ) -> None:
-    """modules.json and what it names, into a folder that holds the first module's files already.
+    """Write modules.json and what it names.
 
     Args:
-        prompt, label_prompt: put before every text of a point, of a label.
+        folder: holds the first module's files already.
+        prompt: put before every text of a point.
+        label_prompt: put before every text of a label.
     """
-    listed = []
-    for number, module in enumerate(modules):
-        path = f"{number}_{module.kind}" if number else ""
-        listed.append(
-            {
-                "idx": number,
-                "name": str(number),
-                "path": path,
-                "type": f"sentence_transformers.models.{module.kind}",
-            }
-        )
-        to = folder / path
-        to.mkdir(exist_ok=True)
-        if number and module.kind != "Normalize":
-            _write(to / "config.json", module.config)
-        if module.weights:
-            save_file(
-                {n: t.detach().cpu().contiguous() for n, t in module.weights.items()},
-                to / "model.safetensors",
-            )
+    listed = [_write_module(folder, number, module) for number, module in enumerate(modules)]
     _write(folder / "modules.json", listed)
     if modules[0].config:
         _write(folder / "sentence_bert_config.json", modules[0].config)
     prompts = {}
     if prompt or label_prompt:
         prompts = {"query": prompt, "document": label_prompt, PROMPT: prompt}
-    _write(
-        folder / WHOLE,
-        {
-            "prompts": prompts,
-            "default_prompt_name": PROMPT if prompts else None,
-            "similarity_fn_name": "cosine" if modules[-1].kind == "Normalize" else "dot",
-        },
-    )
+    whole = {
+        "prompts": prompts,
+        "default_prompt_name": PROMPT if prompts else None,
+        "similarity_fn_name": "cosine" if modules[-1].kind == "Normalize" else "dot",
+    }
+    _write(folder / WHOLE, whole)
+
+
+def _write_module(folder: Path, number: int, module: SentenceModule) -> dict[str, Any]:
+    """Write the files of one module, and return what modules.json says of it."""
+    path = f"{number}_{module.kind}" if number else ""
+    own_folder = folder / path
+    own_folder.mkdir(exist_ok=True)
+    if number and module.kind != "Normalize":
+        _write(own_folder / "config.json", module.config)
+    if module.weights:
+        tensors = {name: t.detach().cpu().contiguous() for name, t in module.weights.items()}
+        save_file(tensors, own_folder / "model.safetensors")
+    return {
+        "idx": number,
+        "name": str(number),
+        "path": path,
+        "type": f"sentence_transformers.models.{module.kind}",
+    }
 
 
 def _write(path: Path, value: Any) -> None:
