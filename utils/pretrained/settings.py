@@ -3,9 +3,6 @@
 No weights are read.
 
     check_lengths(config)      # ConfigError where a text may be longer than the encoder takes
-
-check_lengths(config)      # ConfigError where data.max_len or data.label_max_len is above what the
-encoder takes
 """
 
 from __future__ import annotations
@@ -53,8 +50,23 @@ ENCODER_HALVES = {
     "umt5": "UMT5EncoderModel",
 }
 LAYER_COUNTS = ("num_hidden_layers", "n_layers", "num_layers")
-# an entry for each layer
-LAYER_LISTS = ("layer_types", "mlp_layer_types", "attention_layers", "attention_window")
+LAYER_LISTS = (  # an entry for each layer
+    "layer_types",
+    "mlp_layer_types",
+    "attention_layers",
+    "attention_window",
+)
+DROPOUT_RATES = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "dropout",
+    "attention_dropout",
+    "dropout_rate",
+    "hidden_dropout",
+    "embd_pdrop",
+    "attn_pdrop",
+    "resid_pdrop",
+)
 
 
 def transformer_settings(section: EncoderConfig, source: str) -> PreTrainedConfig:
@@ -65,7 +77,7 @@ def transformer_settings(section: EncoderConfig, source: str) -> PreTrainedConfi
         source: name, folder or hub id of the transformer.
     Raises:
         InputError: it cannot be had, has not so many layers, or is of a type that cannot encode
-        texts in batches.
+            texts in batches.
     """
     settings = text_settings(source, section.trust_remote_code)
     _check_mask(settings, source)
@@ -88,30 +100,17 @@ def _keep_layers(settings: PreTrainedConfig, layers: int) -> None:
     if layers > there:
         raise ConfigError(f"encoder.layers is {layers} but the model has {there} layers")
     setattr(settings, present[0], layers)
-    # BART: its states are the decoder's
-    if isinstance(getattr(settings, "decoder_layers", None), int):
+    if isinstance(getattr(settings, "decoder_layers", None), int):  # BART: its states are these'
         settings.decoder_layers = min(layers, settings.decoder_layers)
     for name in LAYER_LISTS:
-        # Mamba's is worked out from the number of layers
-        if isinstance(vars(settings).get(name), list):
+        if isinstance(vars(settings).get(name), list):  # Mamba's is worked out from their number
             setattr(settings, name, getattr(settings, name)[:layers])
-    # GPT-Neo makes attention_layers from it again when it is read
-    if hasattr(settings, "attention_types"):
+    if hasattr(settings, "attention_types"):  # GPT-Neo makes attention_layers from it when read
         settings.attention_types = [[settings.attention_layers, 1]]
 
 
 def _set_dropout(settings: PreTrainedConfig, rate: float) -> None:
-    for name in (
-        "hidden_dropout_prob",
-        "attention_probs_dropout_prob",
-        "dropout",
-        "attention_dropout",
-        "dropout_rate",
-        "hidden_dropout",
-        "embd_pdrop",
-        "attn_pdrop",
-        "resid_pdrop",
-    ):
+    for name in DROPOUT_RATES:
         if isinstance(getattr(settings, name, None), float):
             setattr(settings, name, rate)
 
@@ -140,10 +139,9 @@ def _check_mask(settings: PreTrainedConfig, source: str) -> None:
     if type(settings) not in MODEL_MAPPING:  # code of its own
         return
     kind = MODEL_MAPPING[type(settings)]
-    if (
-        not isinstance(kind, tuple)
-        and "attention_mask" not in inspect.signature(kind.forward).parameters
-    ):
+    if isinstance(kind, tuple):
+        return
+    if "attention_mask" not in inspect.signature(kind.forward).parameters:
         raise InputError(
             f"encoder '{source}': a model of type {settings.model_type} takes no attention mask, "
             "so that a text's embedding would depend on the texts beside it; not supported"
@@ -187,12 +185,9 @@ def longest_input(settings: PreTrainedConfig) -> int | None:
         positions = getattr(settings, "max_position_embeddings", None)
     if positions is None or positions < 0:  # XLNet writes -1
         return None
-    relative = getattr(settings, "relative_attention", False) and not getattr(
-        settings, "position_biased_input", True
-    )
-    # DeBERTa without a table of positions: only distances count, and far ones alike
-    if relative:
-        return None
+    relative = getattr(settings, "relative_attention", False)
+    if relative and not getattr(settings, "position_biased_input", True):
+        return None  # DeBERTa without a table of positions: distances count, far ones alike
     if settings.model_type not in BEHIND_PADDING:
         return positions
     padding = MPNET_PADDING if settings.model_type == "mpnet" else settings.pad_token_id

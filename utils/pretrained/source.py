@@ -35,8 +35,11 @@ from utils.pretrained.sentence_modules import Limit, read_sentence_modules
 from utils.reading.saved import load_tensors, open_tensors
 
 log = logging.getLogger(__name__)
-# where neither config nor model says
-UNSAID: dict[str, Any] = {"pooling": "mean", "projection": None, "normalize": True}
+UNSAID: dict[str, Any] = {  # where neither config nor model says
+    "pooling": "mean",
+    "projection": None,
+    "normalize": True,
+}
 SAID_BY_RUNS = (*UNSAID, "prompt", "label_prompt")
 Weights = dict[str, Tensor]
 
@@ -45,10 +48,14 @@ Weights = dict[str, Tensor]
 class Source:
     """A pretrained encoder beside its transformer.
 
-    Attributes: architecture, where its config lies; settings, keys of section `encoder` that it
-    fixes; bag, whether it is one, and mean, whether one of means; head, reads the tensors of a
-    TextEncoder beside the transformer; transformer, reads the transformer's own where transformers
-    cannot; limit, the longest text that it was made for.
+    Attributes:
+        architecture: where its config lies.
+        settings: keys of section `encoder` that it fixes.
+        bag: whether it is one.
+        mean: whether it is a bag of means.
+        head: reads the tensors of a TextEncoder beside the transformer.
+        transformer: reads the transformer's own where transformers cannot.
+        limit: the longest text that it was made for.
     """
 
     architecture: str
@@ -61,7 +68,7 @@ class Source:
 
 
 def read_source(name: str) -> Source:
-    """The layout of an encoder and what it says; reads no weights yet.
+    """Find the layout of an encoder and what it says; reads no weights yet.
 
     Raises:
         InputError: a part of it has no counterpart here, or a file is missing or damaged.
@@ -72,9 +79,14 @@ def read_source(name: str) -> Source:
     if (folder / "model.pt").is_file() or _prefixed(folder / "model.safetensors"):
         return _released(folder)
     if file_of(name, "modules.json") is not None:
-        found = read_sentence_modules(name)
+        encoder = read_sentence_modules(name)
         return Source(
-            resolve(name), found.settings, found.bag, found.bag, found.head, limit=found.limit
+            resolve(name),
+            encoder.settings,
+            bag=encoder.bag,
+            mean=encoder.bag,
+            head=encoder.head,
+            limit=encoder.limit,
         )
     return Source(resolve(name))
 
@@ -117,10 +129,9 @@ def resolve_encoder(section: EncoderConfig) -> EncoderConfig:
 
 
 def fill(section: EncoderConfig, values: Mapping[str, Any] = UNSAID) -> EncoderConfig:
-    """The section with `values` where it says null."""
-    return dataclasses.replace(
-        section, **{k: v for k, v in values.items() if getattr(section, k) is None}
-    )
+    """Return the section with `values` where it says null."""
+    unsaid = {key: value for key, value in values.items() if getattr(section, key) is None}
+    return dataclasses.replace(section, **unsaid)
 
 
 def _run(folder: Path) -> Source:
@@ -135,8 +146,8 @@ def _run(folder: Path) -> Source:
     head = folder / "head.safetensors"
     return Source(
         str(folder),
-        {k: section[k] for k in SAID_BY_RUNS if section.get(k) is not None},
-        (folder / "bag.json").is_file(),
+        {key: section[key] for key in SAID_BY_RUNS if section.get(key) is not None},
+        bag=(folder / "bag.json").is_file(),
         head=lambda: load_tensors(head) if head.is_file() else {},
     )
 
@@ -149,43 +160,48 @@ def _prefixed(path: Path) -> bool:
 
 
 def _released(folder: Path) -> Source:
+    """A checkpoint of the released code, and what its flat config says, if it has one."""
     path = folder / "config.yaml"
     flat = read_yaml(path) if path.is_file() else {}
-    own = (folder / "config.json").is_file()
-    if not own and not flat.get("tf"):
+    has_architecture = (folder / "config.json").is_file()
+    if not has_architecture and not flat.get("tf"):
         raise InputError(
             f"{folder}: a checkpoint of the released code without its architecture: expected "
             "config.json, or config.yaml with the key tf"
         )
-    settings: dict[str, Any] = {"projection": flat.get("bottleneck_dim") or None}
+    architecture = str(folder) if has_architecture else str(flat["tf"])
+
+    def part(prefix: str, new_prefix: str) -> Weights:
+        return {
+            new_prefix + name.removeprefix(prefix): tensor.float()
+            for name, tensor in _state(folder).items()
+            if name.startswith(prefix)
+        }
+
+    return Source(
+        architecture,
+        _released_settings(folder, flat),
+        head=lambda: part("bottleneck.", "projection."),
+        transformer=lambda: part("tf.", ""),
+    )
+
+
+def _released_settings(folder: Path, flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys of section `encoder` that a released checkpoint fixes."""
     if not flat:
-        state = _state(folder)
-        settings["projection"] = (
-            len(state["bottleneck.bias"]) if "bottleneck.bias" in state else None
-        )
+        bias = _state(folder).get("bottleneck.bias")
+        return {"projection": None if bias is None else len(bias)}
+    settings: dict[str, Any] = {"projection": flat.get("bottleneck_dim") or None}
+    path = folder / "config.yaml"
     if "tf_pooler" in flat:
         if flat["tf_pooler"] not in ("cls", "mean"):
             raise InputError(f"{path}: tf_pooler is {flat['tf_pooler']}, expected cls or mean")
         settings["pooling"] = flat["tf_pooler"]
     if "norm_embs" in flat:
         settings["normalize"] = bool(flat["norm_embs"])
-    architecture = str(folder) if own else str(flat["tf"])
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt")) and flat:
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
         settings["tokenizer"] = str(flat.get("tf_token_type") or flat["tf"])
-
-    def part(prefix: str, to: str) -> Weights:
-        return {
-            to + n.removeprefix(prefix): t.float()
-            for n, t in _state(folder).items()
-            if n.startswith(prefix)
-        }
-
-    return Source(
-        architecture,
-        settings,
-        head=lambda: part("bottleneck.", "projection."),
-        transformer=lambda: part("tf.", ""),
-    )
+    return settings
 
 
 def _state(folder: Path) -> Weights:
