@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from utils.config.config import Config, to_mapping
+from utils.export.card_usage import usage
 from utils.reading.saved import read_facts
 
 SHOWN = (
@@ -33,16 +34,37 @@ CODE_LICENCE = "Apache-2.0"
 def model_card(
     config: Config, run: Path, dim: int, has_bias: Mapping[str, bool], files: Sequence[str]
 ) -> str:
-    """The card's text.
+    """Return the card's text.
 
     Args:
-        dim: D; has_bias: of each kind of vectors that labels are ranked by; files: names
-        in the folder.
+        dim: D of the embeddings.
+        has_bias: of each kind of vectors that labels are ranked by.
+        files: names in the folder.
     """
     name = f"{config.data.name} {config.method.name}"
     metrics = found_metrics(run)
     licence = data_licence(config.dataset_folder)
-    head = {
+    head = _head(config, licence)
+    if metrics:
+        head["model-index"] = [{"name": name, "results": [_result(config.data.name, *metrics)]}]
+    parts = [
+        f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
+        f"# {name}\n",
+        _introduction(config, dim, has_bias),
+        _files(files),
+        _metrics(metrics),
+        usage(config, has_bias, files),
+        "## Licence\n",
+        f"Code: {CODE_LICENCE}. Data: {licence or 'unknown'}\n",
+        "## Config\n",
+        f"```yaml\n{yaml.safe_dump(_config(config), sort_keys=False, allow_unicode=True)}```\n",
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _head(config: Config, licence: str | None) -> dict[str, Any]:
+    """The hub's header, without metrics."""
+    head: dict[str, Any] = {
         "library_name": "sentence-transformers",
         "pipeline_tag": "sentence-similarity",
         "license": "unknown" if licence is None else "other",
@@ -57,46 +79,32 @@ def model_card(
     }
     if licence is not None:
         head["license_name"] = "see-data-licence-below"
-    if metrics:
-        split, values = metrics
-        head["model-index"] = [
-            {
-                "name": name,
-                "results": [
-                    {
-                        "task": {
-                            "type": "text-classification",
-                            "name": "extreme multi-label classification",
-                        },
-                        "dataset": {
-                            "type": config.data.name,
-                            "name": config.data.name,
-                            "split": SPLITS[split],
-                        },
-                        "metrics": [
-                            {"type": metric, "name": metric, "value": round(value, 2)}
-                            for metric, value in values.items()
-                        ],
-                    }
-                ],
-            }
-        ]
-    parts = [
-        f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
-        f"# {name}\n",
+    return head
+
+
+def _result(data: str, split: str, values: Mapping[str, float]) -> dict[str, Any]:
+    """Metrics as the hub's header has them."""
+    return {
+        "task": {
+            "type": "text-classification",
+            "name": "extreme multi-label classification",
+        },
+        "dataset": {"type": data, "name": data, "split": SPLITS[split]},
+        "metrics": [
+            {"type": metric, "name": metric, "value": round(value, 2)}
+            for metric, value in values.items()
+        ],
+    }
+
+
+def _introduction(config: Config, dim: int, has_bias: Mapping[str, bool]) -> str:
+    data = config.data
+    kind = "inner products" if config.encoder.normalize is False else "cosines"
+    return (
         f"A text encoder of {dim} dimensions, trained by XMCKit (method {config.method.name}) on "
-        f"{config.data.name}; texts are cut at {config.data.max_len} tokens"
-        f"{_label_length(config)}.{_prompts(config)} Scores are "
-        f"{'cosines' if _unit(config) else 'inner products'} of embeddings{_ranked(has_bias)}.\n",
-        _files(files),
-        _metrics(metrics),
-        _usage(config, has_bias, files),
-        "## Licence\n",
-        f"Code: {CODE_LICENCE}. Data: {licence or 'unknown'}\n",
-        "## Config\n",
-        f"```yaml\n{yaml.safe_dump(_config(config), sort_keys=False, allow_unicode=True)}```\n",
-    ]
-    return "\n".join(part for part in parts if part)
+        f"{data.name}; texts are cut at {data.max_len} tokens{_label_length(config)}."
+        f"{_prompts(config)} Scores are {kind} of embeddings{_ranked(has_bias)}.\n"
+    )
 
 
 def found_metrics(run: Path) -> tuple[str, dict[str, float]] | None:
@@ -121,22 +129,29 @@ def data_licence(folder: Path) -> str | None:
     for path in sorted(folder.glob("README*")):
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         for number, line in enumerate(lines):
-            if not (found := re.match(r"[#*\s]*licen[cs]e\b[\s:*]*(.*)", line, re.IGNORECASE)):
-                continue
-            rest: list[str] = []
-            for more in lines[number + 1 :]:
-                # the next field is not indented
-                field = bool(found[1]) and not more[:1].isspace()
-                if field or (not more.strip() and (found[1] or rest)):
-                    break
-                rest.append(more)
-            if text := " ".join(" ".join([found[1], *rest]).split()):
-                return text
+            opening = re.match(r"[#*\s]*licen[cs]e\b[\s:*]*(.*)", line, re.IGNORECASE)
+            if opening:
+                first = opening[1]
+                whole = " ".join([first, *_rest_of(bool(first), lines[number + 1 :])])
+                if text := " ".join(whole.split()):
+                    return text
     return None
 
 
-def _unit(config: Config) -> bool:
-    return config.encoder.normalize is not False
+def _rest_of(is_field: bool, lines: Sequence[str]) -> list[str]:
+    """The lines that belong to a field or paragraph which was opened on the line before.
+
+    Args:
+        is_field: text stands on that line: what is not indented then begins another field.
+    """
+    rest: list[str] = []
+    for line in lines:
+        if is_field and not line[:1].isspace():
+            break
+        if not line.strip() and (is_field or rest):
+            break
+        rest.append(line)
+    return rest
 
 
 def _config(config: Config) -> dict[str, Any]:
@@ -210,68 +225,3 @@ def _metrics(metrics: tuple[str, dict[str, float]] | None) -> str:
             "",
         ]
     )
-
-
-def _usage(config: Config, has_bias: Mapping[str, bool], files: Sequence[str]) -> str:
-    lines = [
-        "## Usage\n",
-        "```python",
-        *(
-            ["from pathlib import Path", "", "from safetensors.numpy import load_file"]
-            if has_bias
-            else []
-        ),
-        "from sentence_transformers import SentenceTransformer",
-        "",
-        'folder = "."      # this folder',
-        "model = SentenceTransformer(folder)",
-        'queries = model.encode(["a text", "another text"])      # [2, D]',
-    ]
-    if has_bias:
-        rows = [
-            'labels = Path(folder, "labels.txt").read_text(encoding="utf-8").split("\\n")[:-1]',
-            'found = load_file(f"{folder}/labels.safetensors")',
-        ]
-        name = next(iter(has_bias))
-        biased = has_bias[name]
-        rows.append(
-            'scores = queries @ found["classifier.weight"].T + found["classifier.bias"]      # '
-            "[2, L]"
-            if biased
-            else f'scores = queries @ found["{name}"].T      # [2, L]'
-        )
-        rows += ["for row in scores:", "    print([labels[i] for i in (-row).argsort()[:5]])"]
-        lines += rows
-        if f"{name}.faiss" in files:
-            ones = ["import numpy as np"] if biased else []
-            asked = "np.pad(queries, ((0, 0), (0, 1)), constant_values=1)" if biased else "queries"
-            lines += [
-                "```\n",
-                "The same by faiss:\n",
-                "```python",
-                "import faiss",
-                *ones,
-                "",
-                f'index = faiss.read_index(f"{{folder}}/{name}.faiss")',
-                f"scores, ids = index.search({asked}, min(5, len(labels)))",
-            ]
-    if "encoder.onnx" in files:
-        lines += [
-            "```\n",
-            "The encoder by onnxruntime:\n",
-            "```python",
-            "import numpy as np",
-            "import onnxruntime",
-            "from tokenizers import Tokenizer",
-            "",
-            'tokenizer = Tokenizer.from_file(f"{folder}/tokenizer.json")',
-            "tokenizer.enable_padding()",
-            f"prompt = {config.encoder.point_prompt!r}",
-            'encoded = tokenizer.encode_batch([prompt + text for text in ("a text", "another '
-            'text")])',
-            'session = onnxruntime.InferenceSession(f"{folder}/encoder.onnx")',
-            'inputs = {"input_ids": np.array([e.ids for e in encoded]),',
-            '          "attention_mask": np.array([e.attention_mask for e in encoded])}',
-            "embeddings = session.run(None, inputs)[0]",
-        ]
-    return "\n".join([*lines, "```\n"])
