@@ -1,23 +1,21 @@
 """A finished run as a folder that other programs read.
 
-    python -m utils.export RUN DIR               # RUN: folder or its config.yaml; DIR: new or empty
-    # and encoder.onnx (pip install onnx onnxruntime onnxscript)
-    python -m utils.export RUN DIR --onnx
+    python -m utils.export RUN DIR           # RUN: folder or its config.yaml; DIR: new or empty
+    python -m utils.export RUN DIR --onnx    # pip install onnx onnxruntime onnxscript
     python -m utils.export RUN DIR --data.root ../Datasets
 
 DIR then holds
   the encoder            in the layout of sentence-transformers: SentenceTransformer(DIR)
   labels.safetensors     what labels are ranked by, score = E(text) . row + bias:
-                         `embeddings` [L, D] of label encoders; `classifier.weight` [L, D],
-                             `classifier.bias` [L] of
-                         classifiers, divided by their temperature
+                         `embeddings` [L, D] of label encoders; `classifier.weight` [L, D] and
+                         `classifier.bias` [L] of classifiers, divided by their temperature
   labels.txt             the labels' texts, one a line, in the order of these rows
-  embeddings.faiss, classifier.faiss       the same as flat inner product indexes (pip install
-      faiss-cpu); a bias is one
-                         more dimension, in which a query is 1
-  encoder.onnx           input_ids and attention_mask [texts, tokens] int64 -> sentence_embedding
-      [texts, D] float32
+  embeddings.faiss,      the same as flat inner product indexes (pip install faiss-cpu); a bias
+  classifier.faiss       is one more dimension, in which a query is 1
+  encoder.onnx           with --onnx: input_ids and attention_mask [texts, tokens] int64
+                         -> sentence_embedding [texts, D] float32
   README.md              model card: data, metrics, config, licences, usage
+
 What was written is read back and compared with the run's own embeddings before DIR appears. Linear
 trees have no encoder and cannot be exported; of methods whose ranking is no inner product (elias)
 only the encoder is.
@@ -34,6 +32,7 @@ from utils.config.plugins import add_plugin_option
 
 
 def main(words: Sequence[str] | None = None) -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

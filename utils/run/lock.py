@@ -27,6 +27,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def is_locked(folder: Path) -> bool:
+    """Tell whether a training run holds the run folder."""
     if not (folder / LOCK).exists():
         return False
     with open(folder / LOCK, encoding="utf-8") as file:
