@@ -1,8 +1,11 @@
 """Rows of a large matrix in float32, bfloat16 or int8, in memory or mapped from disk.
 
-store = RowStore.of(weights, "int8")          # one scale a row
-store.save(folder, "labels"); RowStore.load(folder, "labels", "int8")
-store.dots(queries, ids, over_threads)        # [B, K]: only the pages that hold those rows are read
+    store = RowStore.of(weights, "int8")          # one scale a row
+    store.save(folder, "labels")
+    store = RowStore.load(folder, "labels", "int8")
+    store.dots(queries, ids, over_threads)        # [B, K]
+
+Of a mapped store only the pages that hold those rows are read.
 """
 
 from __future__ import annotations

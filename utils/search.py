@@ -1,7 +1,9 @@
 """Search for the labels with the largest inner product: exact, or approximate by a graph.
 
-index = build_index("hnsw", labels, bias, settings=config.eval)
-scores, ids = index.search(queries, k)      # [B, k] each, best first, equal scores by lower label
+    index = build_index("hnsw", labels, bias, settings=config.eval)
+    scores, ids = index.search(queries, k)      # [B, k] each, best first
+
+Of equal scores the lower label comes first.
 """
 
 from __future__ import annotations

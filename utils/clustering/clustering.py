@@ -1,7 +1,7 @@
 """Hierarchical balanced spherical k-means over dense or sparse rows, in numpy and numba.
 
-    hierarchy = balanced_hierarchy(rows, splits_for(len(rows), max_leaf=100, per_level=32), seed=0,
-        threads=2)
+    splits = splits_for(len(rows), max_leaf=100, per_level=32)
+    hierarchy = balanced_hierarchy(rows, splits, seed=0, threads=2)
     hierarchy.clusters()      # leaf of each row
 
 Every node is cut in two by 2-means in which the most similar half of the rows goes to the first

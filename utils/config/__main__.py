@@ -1,7 +1,9 @@
 """Prints every key with its default, its limits and its meaning.
 
-python -m utils.config                    # all sections, all methods
-python -m utils.config data xr-linear     # these alone
+    python -m utils.config                    # all sections, all methods
+    python -m utils.config data xr-linear     # these alone
+
+What it prints of a key stands in utils/config/sections.py and in the sections of the methods.
 """
 
 from __future__ import annotations

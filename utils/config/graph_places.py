@@ -1,5 +1,4 @@
-"""Where the steps of elias_utils.py leave a graph for the run that needs it, and that run looks for
-it."""
+"""Where the steps of elias_utils.py leave a graph, and the run that needs it looks for it."""
 
 from __future__ import annotations
 

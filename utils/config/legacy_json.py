@@ -1,5 +1,4 @@
-"""JSON configs of the released NGAME and DEXA code -> the typed sections and stages of
-`utils.config`.
+"""JSON configs of the released NGAME and DEXA code -> sections and stages of `utils.config`.
 
     # Results/DEXA/LF-AmazonTitles-131K/v_0_108
     python train.py DEXA/LF-AmazonTitles-131K.json --run.seed 108

@@ -1,5 +1,4 @@
-"""Options of a section: values of YAML or of the command line -> the types and limits that their
-fields declare."""
+"""Options of a section: values of YAML or of the command line, checked by what fields declare."""
 
 from __future__ import annotations
 

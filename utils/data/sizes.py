@@ -1,7 +1,9 @@
 """Sizes of a data set: what a recipe is checked against before anything is loaded.
 
-sizes = DataSizes.read(config)      # from headers and row pointers alone
-sizes = DataSizes.of(data)          # of a loaded Dataset, exactly
+    sizes = DataSizes.read(config)      # from headers and row pointers alone
+    sizes = DataSizes.of(data)          # of a loaded Dataset
+
+Those of a loaded data set are exact.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""Build or check the TF-IDF features of a data set: see utils/features/files.py.
+"""Build or check the TF-IDF features of a data set.
 
-python -m utils.features Datasets/LF-DebianTitles-small
+    python -m utils.features Datasets/LF-DebianTitles-small
+
+See utils/features/files.py.
 """
 
 from __future__ import annotations

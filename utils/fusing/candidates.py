@@ -1,8 +1,9 @@
 """Candidates of a fusion: the union of what its members propose for a point, with their scores.
 
-labels, ranks = merge([ids of member 1 [n, k], ids of member 2 [n, k]], num_labels)
-candidates = Candidates(labels, ranks, scores, k)
-x = features(candidates, log_counts)      # [candidates, F], utils/fusing/features.py
+    labels, ranks = merge([ids of member 1 [n, k], ids of member 2 [n, k]], num_labels)
+    candidates = Candidates(labels, ranks, scores, k)
+
+Their features are in utils/fusing/features.py.
 """
 
 from __future__ import annotations

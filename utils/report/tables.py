@@ -1,10 +1,12 @@
 """Tables over finished runs.
 
-python -m utils.report seeds RUN...                     # mean and deviation, a row a config
-python -m utils.report seeds RUN... --split val         # of the validation split
-python -m utils.report seeds Results/*/*/dexa-seed*     # runs of several configs: a row each
-python -m utils.report compare RUN RUN...               # differences to the first, intervals
-python -m utils.report compare RUN RUN... --out c.html  # and a page where they differ
+    python -m utils.report seeds RUN...                     # mean and deviation, a row a config
+    python -m utils.report seeds RUN... --split val         # of the validation split
+    python -m utils.report seeds Results/*/*/dexa-seed*     # runs of several configs: a row each
+    python -m utils.report compare RUN RUN...               # differences to the first, intervals
+    python -m utils.report compare RUN RUN... --out c.html  # and a page where they differ
+
+A RUN is a run folder.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """The config.yaml of a run as what `train.py` is given: it goes on where the file lies.
 
-It may have been made elsewhere.
+    python train.py MOVED/config.yaml --resume                   # all its stages, if it has some
+    python train.py MOVED/stages/NAME/config.yaml --resume       # this stage alone
+    python train.py MOVED/config.yaml --run.expname again        # the same in another folder
 
-python train.py MOVED/config.yaml --resume                   # all its stages, if it has some
-python train.py MOVED/stages/NAME/config.yaml --resume       # this stage alone
-python train.py MOVED/config.yaml --run.expname again        # the same settings in another folder
+It may have been made elsewhere.
 """
 
 from __future__ import annotations
