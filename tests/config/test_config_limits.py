@@ -22,7 +22,8 @@ from utils.config.config import (
     load_config,
     to_yaml,
 )
-from utils.config.legacy_yaml import interpolate, load_any_config
+from utils.config.legacy_yaml import load_any_config
+from utils.config.legacy_yaml_files import interpolate
 from utils.config.methods import METHODS, method_options
 from utils.config.yaml_text import MAX_CHARACTERS, MAX_DEPTH, dump_yaml, parse_yaml, read_yaml
 from utils.run.stages import member_stages

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from utils.config.config import ConfigError, load_config
-from utils.config.legacy_yaml import FIXED, KNOWN, convert, interpolate, load_any_config, read_flat
+from utils.config.legacy_yaml import convert, load_any_config
+from utils.config.legacy_yaml_files import interpolate, read_flat
+from utils.config.legacy_yaml_keys import FIXED
+from utils.config.legacy_yaml_rules import KNOWN
 
 ROOT = Path(__file__).parents[2] / "configs"
 COMMON = """{dataset: LF-AmazonTitles-131K, project: Old, data_manager: two-tower,

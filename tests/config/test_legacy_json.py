@@ -12,7 +12,8 @@ import train
 from tests.config.released_json import DEXA, NGAME, written
 from tests.tiny import write_dataset
 from utils.config.config import ConfigError, stage_config, to_mapping
-from utils.config.legacy_json import RULES, load_released
+from utils.config.legacy_json import load_released
+from utils.config.legacy_json_rules import RULES
 from utils.config.legacy_yaml import load_any_config
 
 ROOT = Path(__file__).parents[2] / "configs"

@@ -8,7 +8,9 @@ import pytest
 
 from utils.config.command_line import parse_overrides, parse_words
 from utils.config.config import SECTIONS, ConfigError, load_config, to_yaml
-from utils.config.legacy_yaml import ELIAS_RULES, HNM_RULES, NEW_NAMES, RULES, load_any_config
+from utils.config.legacy_yaml import load_any_config
+from utils.config.legacy_yaml_keys import NEW_NAMES
+from utils.config.legacy_yaml_rules import ELIAS_RULES, HNM_RULES, RULES
 from utils.config.methods import METHODS, method_options
 from utils.run.stages import member_stages
 

@@ -130,7 +130,7 @@ def known_places(name: str) -> list[str]:
     """The "section.key"s that a bare name may mean: what the older code's flat name became, or keys
     of that name."""
     # needed where there is something to say, and it imports this module
-    from utils.config.legacy_yaml import NEW_NAMES
+    from utils.config.legacy_yaml_keys import NEW_NAMES
 
     if name in NEW_NAMES:
         return [NEW_NAMES[name]]
