@@ -5,10 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 # Rooms whose longer functions do not all say so yet: take a line out and mend what fails; add none.
-NOT_YET = (
-    "models/",
-    "utils/config/",
-)
+NOT_YET = ("models/",)
 LINES = 8
 
 

@@ -16,6 +16,7 @@ from utils.console import show_anything
 
 
 def main() -> None:
+    """Run the command."""
     show_anything()
     parser = argparse.ArgumentParser(
         prog="python -m utils.config", description=__doc__.split("\n")[0]

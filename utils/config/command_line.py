@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+from utils.config.legacy_yaml_keys import NEW_NAMES
 from utils.config.sections import SECTIONS
 from utils.config.yaml_text import shown_word
 from utils.errors import ConfigError
@@ -47,8 +48,14 @@ def split_words(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def parse_overrides(arguments: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """['--train.epochs', '3', '--stages.warm.run.seed=1'] -> {'train': {'epochs': Word('3')},
-    'stages': {'warm': {'run': {'seed': Word('1')}}}}; of a key given twice, the last value."""
+    """Return {section: {key: Word}} of overrides, those of a stage as {"stages": {NAME: ...}}.
+
+    ['--train.epochs', '3', '--stages.warm.run.seed=1'] -> {'train': {'epochs': Word('3')},
+    'stages': {'warm': {'run': {'seed': Word('1')}}}}; of a key given twice, the last value.
+
+    Raises:
+        ConfigError: a word is no override, or its value is missing.
+    """
     values: dict[str, dict[str, Any]] = {}
     words = list(arguments)
     while words:
@@ -60,19 +67,22 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, dict[str, Any]]:
                 f"got '{shown_word(name)}'"
             )
         if not equals:
-            if not words or words[0].startswith("--"):
-                came = (
-                    f", got '{shown_word(words[0])}' ({name}=--... for a value that begins so)"
-                    if words
-                    else ""
-                )
-                raise ConfigError(f"command line: '{name}' needs a value{came}")
-            text = words.pop(0)
+            text = _value_of(name, words)
         target = values
         if matched["stage"] is not None:
             target = values.setdefault("stages", {}).setdefault(matched["stage"], {})
         target.setdefault(matched["section"], {})[matched["key"]] = Word(text)
     return values
+
+
+def _value_of(name: str, words: list[str]) -> str:
+    """Take the value of an override from the words behind it."""
+    if words and not words[0].startswith("--"):
+        return words.pop(0)
+    came = ""
+    if words:
+        came = f", got '{shown_word(words[0])}' ({name}=--... for a value that begins so)"
+    raise ConfigError(f"command line: '{name}' needs a value{came}")
 
 
 def spelling(section: str, key: str, value: Any, stage: str | None = None) -> str:
@@ -85,8 +95,10 @@ def parse_words(
     parser: argparse.ArgumentParser,
     arguments: Sequence[str] | None = None,
 ) -> tuple[argparse.Namespace, list[str]]:
-    """(argparse's options, overrides) of the command line; a word that neither knows ends the
-    program with a hint."""
+    """Return argparse's options and the overrides of the command line.
+
+    A word that neither knows ends the program with a hint.
+    """
     plain, overrides = split_words(sys.argv[1:] if arguments is None else arguments)
     options, unknown = parser.parse_known_args(plain)
     if unknown:
@@ -95,8 +107,10 @@ def parse_words(
 
 
 def _hint(unknown: Sequence[str], plain: Sequence[str], options: Mapping[str, Any]) -> str:
-    """What to write instead of words that are not known: flat names of the older code, a second
-    config."""
+    """What to write instead of words that are not known.
+
+    Such as flat names of the older code, or a second config.
+    """
     flags = [word for word in unknown if word.startswith("--")]
     if flags:
         return "; ".join(_flag_hint(flag, plain) for flag in flags)
@@ -127,11 +141,10 @@ def _flag_hint(flag: str, plain: Sequence[str]) -> str:
 
 
 def known_places(name: str) -> list[str]:
-    """The "section.key"s that a bare name may mean: what the older code's flat name became, or keys
-    of that name."""
-    # needed where there is something to say, and it imports this module
-    from utils.config.legacy_yaml_keys import NEW_NAMES
+    """Return the "section.key"s that a bare name may mean.
 
+    That is what the older code's flat name became, else keys of that name.
+    """
     if name in NEW_NAMES:
         return [NEW_NAMES[name]]
     return [

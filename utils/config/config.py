@@ -128,8 +128,11 @@ class Config:
 
 
 def merge_sections(into: dict, values: Mapping, where: str, origin: dict[str, str]) -> None:
-    """Merge section by section; later wins key by key. `origin` keeps where each key came from, for
-    errors."""
+    """Merge section by section; later wins key by key.
+
+    Args:
+        origin: keeps where each "section.key" came from, for errors.
+    """
     for section, content in values.items():
         if section not in SECTIONS:
             known = [name for name in (*SECTIONS, *OUTSIDE) if name != section]
@@ -273,9 +276,14 @@ def finish_config(
     where: str = "config",
     trusted: bool = False,
 ) -> Config:
-    """What a file says, and overrides -> Config; ConfigError if a stage cannot be built, or an
-    override reaches only some of the stages. Arguments as of `load_config`; expname is that of a
-    run without one, `where` the file."""
+    """Make a Config of what a file says and of overrides; further arguments as of `load_config`.
+
+    Args:
+        expname: of a run without one.
+        where: the file.
+    Raises:
+        ConfigError: a stage cannot be built, or an override reaches only some of the stages.
+    """
     if not isinstance(overrides, Mapping):
         overrides = parse_overrides(overrides)
     of_all = {section: content for section, content in overrides.items() if section != "stages"}
@@ -303,8 +311,7 @@ def _built_stages(config: Config, where: str) -> dict[str, Config]:
 
 
 def _with_refit(config: Config, overrides: Mapping[str, Any], where: str) -> Config:
-    """With the stages that `refit: true` adds, which take what overrides say of those they
-    repeat."""
+    """With the stages that `refit: true` adds, under the overrides of those that they repeat."""
     names = {stage["name"] for stage in config.stages}
     written = {name: values for name, values in overrides.items() if name in names}
     config = dataclasses.replace(config, stages=tuple(_override_stages(config, written)))
@@ -327,8 +334,7 @@ def _allow_named(parts: Sequence[Mapping]) -> None:
 
 
 def _check_stages(stages: Any, where: str) -> list[dict]:
-    """The stages of a file, each with a name; ConfigError if they are no list of mappings of
-    sections."""
+    """The stages of a file, each with a name, if they are a list of mappings of sections."""
     if stages is None:
         return []
     if not isinstance(stages, (list, tuple)) or not all(isinstance(s, Mapping) for s in stages):
@@ -372,8 +378,10 @@ def _sections_of(
 
 
 def stage_config(config: Config, stage: Mapping[str, Any], where: str = "") -> Config:
-    """The config of one stage: the file's sections overlaid with the stage's; a new method starts
-    from defaults."""
+    """Return the config of one stage: the file's sections overlaid with the stage's.
+
+    A new method starts from defaults.
+    """
     origin: dict[str, str] = {}
     overlay = _sections_of(stage, where, origin)
     merged = to_mapping(config)
@@ -458,8 +466,10 @@ def _check_all_are_reached(
     overrides: Mapping[str, Mapping],
     of_stages: Mapping[str, Mapping],
 ) -> None:
-    """ConfigError for an override of all stages that some do not take: they set the key, or have
-    another method."""
+    """Refuse an override of all stages that some do not take.
+
+    Those set the key themselves, or have another method.
+    """
     for section, content in overrides.items():
         for key, value in content.items():
             wanted = getattr(getattr(config, section), key)
@@ -489,8 +499,7 @@ def _plain(value: Any) -> Any:
 
 
 def to_mapping(config: Config) -> dict[str, Any]:
-    """Config -> nested plain dict, every key resolved; `build_config` of it gives the same
-    Config."""
+    """Return plain nested dicts, every key resolved: `build_config` makes the same Config of it."""
     sections = {
         s: {
             f.name: _plain(getattr(getattr(config, s), f.name))

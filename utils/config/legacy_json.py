@@ -83,7 +83,7 @@ def load_released(
     overrides: Sequence[str] | Mapping[str, Any],
     expand: Callable[[Config], Config] | None = None,
 ) -> Config:
-    """A file's mapping -> Config. Arguments as of `utils.config.config.load_config`."""
+    """Make a Config of a file's mapping, by the arguments of `utils.config.config.load_config`."""
     log.info("%s is a config of the released NGAME or DEXA code:", path)
     settings = _checked(values, path)
     merged, stages, origin = convert(settings, str(path))
@@ -106,8 +106,11 @@ def load_released(
 
 
 def _checked(values: Mapping[str, Any], path: Path) -> dict[str, Values]:
-    """The three sections; ConfigError for one that is missing or is none, and for keys that are
-    unknown or missing."""
+    """The three sections, extreme with what it takes over from siamese.
+
+    Raises:
+        ConfigError: a section or a key is unknown or missing.
+    """
     for name in [*values, *SECTIONS]:
         if name not in SECTIONS:
             raise ConfigError(f"{path}: unknown section '{name}'{nearest(name, SECTIONS)}")
@@ -134,8 +137,15 @@ def _checked(values: Mapping[str, Any], path: Path) -> dict[str, Values]:
 def convert(
     settings: Mapping[str, Values], where: str
 ) -> tuple[dict[str, Values], list[Values], dict[str, str]]:
-    """Sections of the released code -> ({section: {key: value}}, stages, where each "section.key"
-    comes from)."""
+    """Convert sections of the released code, and log what becomes of each key.
+
+    Args:
+        where: the file, for messages.
+    Returns:
+        {section: {key: value}} of all stages, the stages, and where each "section.key" comes from.
+    Raises:
+        ConfigError: a value has no counterpart.
+    """
     placed: dict[str, dict[str, Values]] = {"": {}, XC: {}, FUSED: {}}
     origin: dict[str, str] = {}
     if settings["global"].get("aux_num_vectors"):

@@ -10,10 +10,8 @@ from utils.config.config import ConfigError, nearest
 from utils.config.legacy_log import shown
 
 Values = dict[str, Any]
-# {"section.key" or "stage:section.key": value}, and a note for the log
-Converted = tuple[Values, str]
-# of a key's value and all keys of the section, inherited ones too
-Rule = Callable[[Any, Values], Converted]
+Converted = tuple[Values, str]  # {"section.key" or "stage:section.key": value}, a note for the log
+Rule = Callable[[Any, Values], Converted]  # of a value and all keys of its section, inherited too
 XC = "classifiers:"  # before a key: of that stage; without, of the whole config
 FUSED = "fused:"
 
@@ -82,24 +80,21 @@ def _optimizer(name: Any, settings: Values) -> Converted:
 
 def _weight_decay(prefix: str) -> Rule:
     def convert(value: Any, settings: Values) -> Converted:
-        return {
-            f"{prefix}optim.weight_decay": 0.0 if settings.get("optim") == "Adam" else value
-        }, ""
+        decay = 0.0 if settings.get("optim") == "Adam" else value
+        return {f"{prefix}optim.weight_decay": decay}, ""
 
     return convert
 
 
 def _batch_size(value: Any, settings: Values) -> Converted:
-    return {
-        "train.batch_size": value,
-        "method.gc_batch_size": value,
-    }, "and so many texts are encoded at once"
+    values = {"train.batch_size": value, "method.gc_batch_size": value}
+    return values, "and so many texts are encoded at once"
 
 
 def _precision(value: Any, settings: Values) -> Converted:
-    return {
-        "train.mixed_precision": "fp16" if value is True else "no" if value is False else value
-    }, ""
+    if isinstance(value, bool):
+        value = "fp16" if value else "no"
+    return {"train.mixed_precision": value}, ""
 
 
 def _version(version: Any, settings: Values) -> Converted:

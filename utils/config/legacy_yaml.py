@@ -38,10 +38,10 @@ def load_any_config(
     expand: Callable[[Config], Config] | None = None,
     trusted: bool = False,
 ) -> Config:
-    """`load_config` that takes flat configs too, and those of NGAME and DEXA
-    (utils/config/legacy_json.py).
+    """Load a config as `load_config` does, a flat one, or one of NGAME and DEXA.
 
-    Overrides do not reach into the `[key]`s of flat ones.
+    The last are read by utils/config/legacy_json.py. Overrides do not reach into the `[key]`s of
+    flat ones.
     """
     path = Path(path)
     values = read_yaml(path)
@@ -66,8 +66,15 @@ def _is_flat(values: Mapping[str, Any], path: Path) -> bool:
 
 
 def convert(flat: Values, files: Mapping[str, str]) -> tuple[dict[str, Values], dict[str, str]]:
-    """Flat keys -> ({section: {key: value}}, where each "section.key" comes from); every key is
-    logged."""
+    """Convert flat keys, and log what becomes of each.
+
+    Args:
+        files: which file each key stands in.
+    Returns:
+        {section: {key: value}}, and where each "section.key" comes from.
+    Raises:
+        ConfigError: a key or a value has no counterpart.
+    """
     for key in flat:
         if key not in KNOWN:
             raise ConfigError(f"{files[key]}: unknown key '{key}'{nearest(key, sorted(KNOWN))}")
@@ -86,12 +93,8 @@ def convert(flat: Values, files: Mapping[str, str]) -> tuple[dict[str, Values], 
             raise ConfigError(f"{files[key]}: {error}") from None
         _put(values, note, f"{key}: {shown(flat[key])}", merged)
         origin |= dict.fromkeys(values, f"{files[key]} ({key})")
-    _put(
-        _propensity(str(flat.get("dataset", ""))),
-        "the older code's rule on names",
-        "no key",
-        merged,
-    )
+    propensity = _propensity(str(flat.get("dataset", "")))
+    _put(propensity, "the older code's rule on names", "no key", merged)
     if net in ("elias-1", "elias-2", "ova-net"):
         _put({"loss.name": "bce"}, "the loss of this net", "no key", merged)
     _put({"optim.clip_norm": None}, "the older code does not clip gradients", "no key", merged)
@@ -99,8 +102,9 @@ def convert(flat: Values, files: Mapping[str, str]) -> tuple[dict[str, Values], 
 
 
 def _convert_key(key: str, flat: Values) -> Converted:
-    own_moved, own_rules = READ_BY_NET[flat["net"]]
-    moved, rules = MOVED | own_moved, RULES | own_rules
+    moved_by_net, rules_by_net = READ_BY_NET[flat["net"]]
+    moved = MOVED | moved_by_net
+    rules = RULES | rules_by_net
     if key in DROPPED:
         return {}, DROPPED[key]
     if key in FIXED:
@@ -125,9 +129,10 @@ def _put(values: Values, note: str, came: str, merged: dict[str, Values]) -> Non
 
 
 def _propensity(dataset: str) -> Values:
-    """The older code's choice of constants, so that PSP@k stay comparable; it had no keys for
-    them."""
+    """The older code's choice of constants, for which it had no keys: PSP@k stay comparable."""
     name = dataset.lower()
-    wikipedia = "wiki" in name and "wikiseealso" not in name
-    a, b = (0.6, 2.6) if "amazon" in name else (0.5, 0.4) if wikipedia else (0.55, 1.5)
-    return {"data.propensity_a": a, "data.propensity_b": b}
+    if "amazon" in name:
+        return {"data.propensity_a": 0.6, "data.propensity_b": 2.6}
+    if "wiki" in name and "wikiseealso" not in name:
+        return {"data.propensity_a": 0.5, "data.propensity_b": 0.4}
+    return {"data.propensity_a": 0.55, "data.propensity_b": 1.5}

@@ -17,6 +17,7 @@ MAX_TEXT = 10_000  # characters of a value, references replaced
 
 
 def sections_of(values: Mapping[str, Any]) -> list[str]:
+    """Return the keys of a file that are a typed config's."""
     return [
         key
         for key, content in values.items()
@@ -29,10 +30,13 @@ def read_flat(
     seen: tuple[Path, ...] = (),
     opened: list[Path] | None = None,
 ) -> tuple[Values, dict[str, str]]:
-    """The keys of a flat file after those of its dependencies, and the file that each comes from.
+    """Read the keys of a flat file after those of its dependencies, and the file of each.
 
     Args:
-        seen: the files that lead to this one; opened: all files so far.
+        seen: the files that lead to this one.
+        opened: all files so far.
+    Raises:
+        ConfigError: a dependency is missing, goes in a circle or is of another kind.
     """
     opened = [] if opened is None else opened
     opened.append(path)
@@ -53,17 +57,15 @@ def read_flat(
         )
     for name in str(values.get("__dependency__") or "").split(","):
         if name.strip():
-            inherited, origins = read_flat(
-                _dependency(name.strip(), path), (*seen, path.resolve()), opened
-            )
+            dependency = _dependency(name.strip(), path)
+            inherited, origins = read_flat(dependency, (*seen, path.resolve()), opened)
             flat.update(inherited)
             files.update(origins)
     return {**flat, **values}, {**files, **dict.fromkeys(values, str(path))}
 
 
 def _dependency(name: str, path: Path) -> Path:
-    """Beside the file, else under a folder above it: the older code's paths count from its root
-    folder."""
+    """The file beside this one, else under a folder above: the older code counts from its root."""
     for folder in (path.parent, *path.resolve().parents, Path()):
         if os.path.isfile(folder / name):  # False for a name that can be no file's
             return folder / name

@@ -62,7 +62,7 @@ LOSSES = {
     "topk": "soft-topk",
     "bce": "bce",
 }
-DROPPED = {
+DROPPED = {  # keys without a meaning here, and why
     "__dependency__": "merged",
     "desc": "a comment serves",
     "save": "the best model is always saved",
@@ -106,7 +106,7 @@ FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
     "embed_id": (("", None), "there are no precomputed embeddings"),
     "custom_dropout": ((0, False, "", None), "encoder.dropout is the only one"),
 }
-NEW_NAMES = {
+NEW_NAMES = {  # for hints: what a flat key became, even where its value changes too
     **MOVED,
     **DEXML_MOVED,
     **HNM_MOVED,
@@ -127,7 +127,6 @@ NEW_NAMES = {
     "lr_wl": "optim.group_lr",
     "wl_dim": "method.wl_dim",
     "A_init_path": "method.graph",
-    # a flat key now, for hints
     "hard_neg_start": "method.hard_neg_start",
     "loss": "loss.name",
 }

@@ -30,16 +30,15 @@ Rule = Callable[[Any, Values], Converted]  # of a key's value and all keys
 def _net(net: str, flat: Values) -> Converted:
     mined = {"in-batch": "in-batch", "all": "all"}.get(str(flat.get("neg_type")), "hnm")
     pools = {"dist-de-all": "all", "dist-de-hnm": mined}
-    return {
-        "method.name": METHOD_OF_NET[net],
-        **({"method.pool": pools[net]} if net in pools else {}),
-    }, ""
+    values = {"method.name": METHOD_OF_NET[net]}
+    if net in pools:
+        values["method.pool"] = pools[net]
+    return values, ""
 
 
 def _loss(name: str, flat: Values) -> Converted:
-    expected = {"ova-net": "ova-bce", "elias-1": "elias-loss", "elias-2": "elias-loss"}.get(
-        flat["net"], "sim-loss"
-    )
+    of_nets = {"ova-net": "ova-bce", "elias-1": "elias-loss", "elias-2": "elias-loss"}
+    expected = of_nets.get(flat["net"], "sim-loss")
     if name != expected:
         raise ConfigError(
             f"loss {name!r} has no counterpart for net {flat['net']}, only {expected!r}"
@@ -55,18 +54,16 @@ def _loss_criterion(name: str, flat: Values) -> Converted:
 
 def _loss_sample(sample: bool, flat: Values) -> Converted:
     criterion = flat.get("loss_criterion")
-    # absent positives would turn softmax into decoupled softmax
     if criterion == "softmax" and sample:
+        # Absent positives would turn softmax into decoupled softmax.
         return {"loss.sample": False}, "unsampled positives stay in its denominator"
     always = criterion == "topk" and isinstance(flat.get("topk_K", 5), int)
-    return {
-        "loss.sample": sample or always
-    }, "top-k sampled in any case" if always and not sample else ""
+    note = "top-k sampled in any case" if always and not sample else ""
+    return {"loss.sample": sample or always}, note
 
 
 def _per_process(key: str, target: str, group: str | None = None) -> Rule:
-    """A number that the older code multiplies by its number of processes: kept as written, with a
-    warning."""
+    """Keep, with a warning, a number that the older code multiplies by its number of processes."""
 
     def convert(value: Any, flat: Values) -> Converted:
         count = flat.get("num_gpu", 4)
@@ -102,12 +99,14 @@ def _eval_interval(epochs: int, flat: Values) -> Converted:
 
 
 def _hard_neg_start(start: int, flat: Values) -> Converted:
-    """The older code mines when the first epoch >= start that it evaluates ends, for the epochs
-    after it."""
+    """The older code mines, for later epochs, when the first epoch >= start that it evaluates ends.
+
+    What is no whole number is left to the typed section, which refuses it.
+    """
     every = flat.get("eval_interval", 1)
-    # else the typed section will object
-    whole = type(start) is int and type(every) is int and every > 0
-    first = -(-start // every) * every + 1 if whole else start
+    first = start
+    if type(start) is int and type(every) is int and every > 0:
+        first = -(-start // every) * every + 1
     return {"method.hard_neg_start": first}, "the epoch after its first mining"
 
 
@@ -119,10 +118,8 @@ def _num_val_points(count: int, flat: Values) -> Converted:
             count,
         )
         return {}, "the default validation split"
-    return {
-        "data.val_max_points": count,
-        "data.val_fraction": 0.5,
-    }, "that many, of at most half the points"
+    values = {"data.val_max_points": count, "data.val_fraction": 0.5}
+    return values, "that many, of at most half the points"
 
 
 def _folder_of(model: str | None) -> str:
@@ -153,8 +150,10 @@ def _or_null(target: str) -> Rule:
 
 
 def _graph(path: str, flat: Values) -> Converted:
-    """The older steps write cmat.npz and A_approx.npz into a run's folder; ours have other places,
-    where the run that needs the graph looks by itself."""
+    """Where ours leave the graph that the older steps write into a run's folder.
+
+    The run that needs it looks there by itself: `cluster` for cmat.npz, `approx` for A_approx.npz.
+    """
     if not path:
         return {}, "the method's own graph"
     if not isinstance(path, str):
@@ -162,17 +161,15 @@ def _graph(path: str, flat: Values) -> Converted:
     file = Path(os.path.normpath(path))
     if file.is_file() or file.name not in ("cmat.npz", "A_approx.npz"):
         return {"method.graph": path}, ""
-    own = Path("Results", *(str(flat.get(key)) for key in ("project", "dataset", "expname")))
-    start = Path(os.path.normpath(_folder_of(flat.get("resume_path")) or "."))
     if file.name == "cmat.npz":
-        found = cluster_file(file.parent)
-        return {
-            "method.graph": "cluster" if file.parent == own else str(found)
-        }, f"{found}, by gen_cluster_A"
-    found = approx_file(file.parent)
-    return {
-        "method.graph": "approx" if file.parent == start else str(found)
-    }, f"{found}, by gen_approx_A"
+        this_run = Path("Results", *(str(flat.get(k)) for k in ("project", "dataset", "expname")))
+        made = cluster_file(file.parent)
+        graph = "cluster" if file.parent == this_run else str(made)
+        return {"method.graph": graph}, f"{made}, by gen_cluster_A"
+    start = Path(os.path.normpath(_folder_of(flat.get("resume_path")) or "."))
+    made = approx_file(file.parent)
+    graph = "approx" if file.parent == start else str(made)
+    return {"method.graph": graph}, f"{made}, by gen_approx_A"
 
 
 def _lr_wl(rate: float, flat: Values) -> Converted:

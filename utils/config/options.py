@@ -39,9 +39,8 @@ def type_name(kind: Any) -> str:
     if origin in (typing.Union, types.UnionType):
         return " or ".join(type_name(a) for a in arguments)
     if origin is Literal:
-        return (
-            "one of " + ", ".join(map(str, arguments)) if len(arguments) > 1 else str(arguments[0])
-        )
+        choices = ", ".join(map(str, arguments))
+        return f"one of {choices}" if len(arguments) > 1 else choices
     if origin is tuple:
         return f"list of {type_name(arguments[0])}"
     if origin is Mapping:
@@ -65,32 +64,45 @@ def _convert(value: Any, kind: Any) -> Any:
     """`value` as type `kind`; _Mismatch if it is not one. A Word is read as the type has it."""
     if isinstance(value, Word):
         return _read_word(value, kind)
-    origin = typing.get_origin(kind)
-    arguments = typing.get_args(kind)
+    if typing.get_origin(kind) is None:
+        return _convert_plain(value, kind)
+    return _convert_composed(value, typing.get_origin(kind), typing.get_args(kind))
+
+
+def _convert_composed(value: Any, origin: Any, arguments: tuple[Any, ...]) -> Any:
+    """`value` as a union, choice, list or mapping of other types."""
     if origin in (typing.Union, types.UnionType):
         for choice in arguments:
-            try:
+            with contextlib.suppress(_Mismatch):
                 return _convert(value, choice)
-            except _Mismatch:
-                continue
     elif origin is Literal:
-        # YAML reads `no` so
-        text = {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
-        if isinstance(text, str) and text in arguments:
-            return text
+        if isinstance(value, bool):
+            value = "yes" if value else "no"  # YAML reads `no` as false
+        if isinstance(value, str) and value in arguments:
+            return value
     elif origin is tuple and isinstance(value, (list, tuple)):
-        return tuple(_convert(v, arguments[0]) for v in value)
-    elif (
-        origin is Mapping and isinstance(value, Mapping) and all(isinstance(k, str) for k in value)
-    ):
-        return types.MappingProxyType({k: _convert(v, arguments[1]) for k, v in value.items()})
-    elif kind is type(None) and value is None:
+        return tuple(_convert(item, arguments[0]) for item in value)
+    elif origin is Mapping and isinstance(value, Mapping) and all(map(_is_text, value)):
+        items = {key: _convert(item, arguments[1]) for key, item in value.items()}
+        return types.MappingProxyType(items)
+    raise _Mismatch
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _convert_plain(value: Any, kind: Any) -> Any:
+    """`value` as null, a name of a module, text, truth or number."""
+    if kind is type(None) and value is None:
         return None
-    elif kind is Foreign and is_foreign(value):
+    if kind is Foreign and is_foreign(value):
         return value
-    elif kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         return _float(value)
-    elif (kind is str and isinstance(value, str)) or (kind in (int, bool) and type(value) is kind):
+    if kind is str and isinstance(value, str):
+        return value
+    if kind in (int, bool) and type(value) is kind:
         return value
     raise _Mismatch
 
@@ -103,18 +115,19 @@ def _float(value: float) -> float:
 
 
 def _read_word(word: Word, kind: Any) -> Any:
-    """A word of the command line as type `kind`: `null` and named choices first, numbers, lists and
-    maps as YAML has them, text as it is written."""
+    """A word of the command line as type `kind`.
+
+    `null` and named choices come first, then numbers, lists and mappings as YAML has them, then
+    text as it is written.
+    """
     union = typing.get_origin(kind) in (typing.Union, types.UnionType)
     choices = typing.get_args(kind) if union else (kind,)
     text = str(word)
     if text == "null" and type(None) in choices:
         return None
-    if any(
-        typing.get_origin(choice) is Literal and text in typing.get_args(choice)
-        for choice in choices
-    ):
-        return text
+    for choice in choices:
+        if typing.get_origin(choice) is Literal and text in typing.get_args(choice):
+            return text
     others = tuple(choice for choice in choices if choice not in (str, type(None)))
     problem = ""
     try:
@@ -141,20 +154,28 @@ LIMITS = {
 def build_section(
     kind: type, name: str, values: Mapping[str, Any], origin: Mapping[str, str] | None = None
 ) -> Any:
-    """Mapping -> frozen section `kind`; ConfigError on an unknown key, a wrong type or a value out
-    of range."""
+    """Make the frozen section `kind` of a mapping.
+
+    Args:
+        name: of the section.
+        origin: where a "section.key" comes from, for messages.
+    Raises:
+        ConfigError: an unknown key, a wrong type or a value out of range.
+    """
     origin = origin or {}
-    return kind(
-        **{
-            key: read_option(kind, name, key, value, origin.get(f"{name}.{key}", "config"))
-            for key, value in values.items()
-        }
-    )
+    options = {}
+    for key, value in values.items():
+        where = origin.get(f"{name}.{key}", "config")
+        options[key] = read_option(kind, name, key, value, where)
+    return kind(**options)
 
 
 def read_option(kind: type, section: str, key: str, value: Any, where: str) -> Any:
-    """The value of one key of a section of type `kind`, as its field has it; ConfigError names
-    `where`."""
+    """Return the value of one key of a section of type `kind`, as its field has it.
+
+    Raises:
+        ConfigError: the key is unknown, or the value of another type or out of range.
+    """
     fields = {f.name: f for f in dataclasses.fields(kind)}
     if key not in fields:
         raise ConfigError(
@@ -178,16 +199,12 @@ def _hints(kind: type) -> dict[str, Any]:
 
 
 def _quote_it(value: Any, hint: Any) -> str:
-    """What to write where a YAML file has a number or a truth value for text, or a text stands
-    alone for a list."""
+    """What to write for text that YAML reads as a number or truth, or for a list of one text."""
     kinds = (hint, *typing.get_args(hint))
     if str in kinds and isinstance(value, (int, float)):
         return "; with quotation marks around it, it is text"
-    if (
-        isinstance(value, str)
-        and value[:1] != "["
-        and any(typing.get_origin(kind) is tuple for kind in kinds)
-    ):
+    takes_list = any(typing.get_origin(kind) is tuple for kind in kinds)
+    if takes_list and isinstance(value, str) and value[:1] != "[":
         return f"; a list is written [{shown_word(value)}]"
     return ""
 

@@ -32,10 +32,10 @@ Stage = Mapping[str, Any]
 def refitted_stages(
     stages: Sequence[Stage], built: Mapping[str, Config], where: str
 ) -> list[dict[str, Any]]:
-    """The stages that `refit: true` adds: those of the members on all points, and the fusion of
-    these, which takes the fuser of the one that `stages` end in.
+    """Return the stages that `refit: true` adds: the members' on all points, and their fusion.
 
-    Stages that members start from are trained again too, but those of zero epochs.
+    The fusion takes the fuser of the one that `stages` end in. Stages that members start from are
+    trained again too, but those of zero epochs.
 
     Args:
         built: each stage's config by its name.

@@ -1,5 +1,7 @@
-"""The typed sections of a config: every key with its default, its meaning and its limits. The one
-home of defaults."""
+"""The typed sections of a config: every key with its default, its meaning and its limits.
+
+They are the one home of defaults.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,7 @@ from typing import Any, ClassVar, Literal
 
 from utils.config.plugins import Foreign
 
-# Limits that no sane value meets, so that a typing error is met before memory or patience is at an
-# end.
+# Limits that no sane value meets: a typing error is met before memory or patience is at an end.
 SMALLEST = 1e-6  # of temperatures and the like
 LARGEST = 1e6  # of weights
 MANY_LABELS = 10**9
@@ -22,9 +23,12 @@ MANY_DIMENSIONS = 10**5
 
 
 def option(default: Any, meaning: str, *, starts: str = "", **limits: float) -> Any:
-    """A field of a section: its default, its meaning, and limits `ge`, `gt`, `le`, `lt` on its
-    value, if that is a number, and on every number in a list or mapping; `starts`: how text begins
-    where numbers are usual."""
+    """Make a field of a section.
+
+    Args:
+        starts: how text begins where numbers are usual.
+        limits: `ge`, `gt`, `le`, `lt` of a number, and of every number in a list or mapping.
+    """
     return dataclasses.field(
         default=default, metadata={"meaning": meaning, "starts": starts, "limits": limits}
     )
@@ -152,8 +156,10 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class MethodConfig:
-    """Base of every method's own section; each method adds its fields, and says what other runs can
-    start from."""
+    """Base of every method's own section.
+
+    Each method adds its fields, and says what other runs can start from.
+    """
 
     has_encoder: ClassVar[bool] = True
     has_label_vectors: ClassVar[bool] = False

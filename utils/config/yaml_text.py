@@ -68,8 +68,7 @@ class _Open:
 
 
 def _check(text: str) -> None:
-    """ConfigError for what is too large or too deep, has a key twice, or other tags than plain
-    values need."""
+    """Refuse what is too large or too deep, has a key twice, or tags that plain values need not."""
     whole = [_Open()]
     sizes: dict[str, int] = {}  # of what has an anchor
     for event in yaml.parse(text, Loader=_Loader):
@@ -149,21 +148,22 @@ def parse_yaml(text: str, where: str) -> Any:
         return yaml.load(text, Loader=_Loader)  # a safe loader
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
-    # `!!int x`, 5000 digits, a lone surrogate
-    except (yaml.YAMLError, ValueError, LookupError) as error:
+    except (yaml.YAMLError, ValueError, LookupError) as error:  # also `!!int x`, 5000 digits
         message = " ".join(str(error).replace('in "<unicode string>", ', "at ").split())
         raise ConfigError(f"{where}: not valid YAML: {message[:300]}") from error
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """One YAML file as a mapping; ConfigError if it is missing, too large, unreadable or not a
-    mapping."""
+    """Read one YAML file as a mapping.
+
+    Raises:
+        ConfigError: it is missing, too large, unreadable or not a mapping.
+    """
     path = Path(path)
     try:
         text = _read_text(path)
-        # is YAML but for tabs between its words; inside of them there is none
         if path.suffix == ".json":
-            text = text.replace("\t", " ")
+            text = text.replace("\t", " ")  # YAML but for tabs, which stand in no word of it
         values = parse_yaml(text, str(path))
     except FileNotFoundError:
         raise ConfigError(
