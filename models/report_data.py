@@ -12,7 +12,7 @@ from models.contract import Ranker
 from models.evaluation import Evaluation, explain
 from utils import metrics
 from utils.data.dataset import Dataset, Split
-from utils.report import html as report
+from utils.report import html, measured, pictures, point_table
 from utils.sparse import contains, topk_rows
 
 EXPLAINED = 3  # labels of a member's own
@@ -28,7 +28,7 @@ def report_data(
     split: str,
     evaluation: Evaluation,
     seconds: float,
-) -> report.ReportData:
+) -> html.ReportData:
     """Gather the data of a report.
 
     Args:
@@ -39,11 +39,11 @@ def report_data(
     assert evaluation.scores is not None, "the main process gathers a report"
     points = data.splits[split]
     scores = evaluation.scores
-    shown_labels = min(report.SHOWN, data.num_labels)
+    shown_labels = min(point_table.SHOWN, data.num_labels)
     kept = max(int(np.diff(scores.indptr).max(initial=1)), shown_labels)
     ids, values = topk_rows(scores, min(kept, MOST_RANKS))  # [n, W]
     top = ids[:, :shown_labels]
-    peers, source = report.peers_of(data.name, split)
+    peers, source = pictures.peers_of(data.name, split)
     table, members = explained_points(ranker, points, scores)
     trees = ranker.clusters()
     texts = data.label_texts
@@ -61,25 +61,25 @@ def report_data(
         **({"members": ", ".join(members)} if members else {}),
         **evaluation.facts,
     }
-    pairs = report.confused_pairs(top, points.relevance)
+    pairs = measured.confused_pairs(top, points.relevance)
     ks = sorted({1, *(k for k in DECILE_KS if k <= ids.shape[1])})
-    return report.ReportData(
+    return html.ReportData(
         title=f"{data.name} / {ranker.config.run.expname}",
         facts=facts,
         metrics=evaluation.metrics,
         peers=peers,
         peers_source=source,
-        curves=report.read_curves(folder),
-        deciles=[report.by_decile(ids, points.relevance, data.label_counts, ks)],
+        curves=pictures.read_curves(folder),
+        deciles=[measured.by_decile(ids, points.relevance, data.label_counts, ks)],
         reliability=reliability(ranker, points, top, values[:, :shown_labels]),
         confusions=[(texts[true], texts[wrong], times) for true, wrong, times in pairs],
         clusters=[
-            {"name": name, **report.cluster_histogram(np.diff(tree.indptr))}
+            {"name": name, **measured.cluster_histogram(np.diff(tree.indptr))}
             for name, tree in trees.items()
         ],
-        examples=report.cluster_examples(trees, data.label_counts, texts),
-        plots=report.read_plots(folder),
-        labels={label: texts[label] for label in report.used_labels(table)},
+        examples=measured.cluster_examples(trees, data.label_counts, texts),
+        plots=pictures.read_plots(folder),
+        labels={label: texts[label] for label in point_table.used_labels(table)},
         points=table,
         num_points=len(points),
     )
@@ -107,15 +107,15 @@ def explained_points(
     """Entries of the points in the table, and names of the ranker's members."""
     table: list[dict[str, Any]] = []
     members: list[str] = []
-    chosen = report.chosen_points(len(split))
+    chosen = point_table.chosen_points(len(split))
     own_labels = min(EXPLAINED, ranker.num_labels)
     for block in np.array_split(chosen, max(-(-len(chosen) // AT_ONCE), 1)):
-        ids, _ = topk_rows(scores[block], min(report.SHOWN, scores.shape[1]))
+        ids, _ = topk_rows(scores[block], min(point_table.SHOWN, scores.shape[1]))
         texts = split.texts[block]
         views = explain(ranker, texts, ids, own_labels, split.filters[block])
         members = [view.name for view in views]
-        shown = [report.PointViews(view.name, view.ids, view.contributions) for view in views]
-        table += report.points_table(
+        shown = [point_table.PointViews(view.name, view.ids, view.contributions) for view in views]
+        table += point_table.points_table(
             block, texts.strings(), scores[block], split.relevance[block], shown
         )
     return table, members

@@ -12,7 +12,7 @@ import pytest
 import scipy.sparse as sp
 
 from utils.metrics import reliability
-from utils.report import html
+from utils.report import html, measured, point_table
 
 webdriver = pytest.importorskip(
     "selenium.webdriver", reason="needs selenium (requirements-dev.txt)"
@@ -54,8 +54,8 @@ def made_data(runs=()):
     relevance = sp.csr_matrix((rng.random((COUNT, LABELS)) < 0.1).astype(np.float32))
     scores = [sp.csr_matrix(rng.random((COUNT, LABELS))) for _ in runs or (0,)]
     views = [
-        html.PointViews(
-            name, rng.integers(0, LABELS, (COUNT, 3)), rng.normal(size=(COUNT, html.SHOWN))
+        point_table.PointViews(
+            name, rng.integers(0, LABELS, (COUNT, 3)), rng.normal(size=(COUNT, point_table.SHOWN))
         )
         for name in ("dual", "tree")
         if not runs
@@ -64,7 +64,8 @@ def made_data(runs=()):
         f"point of word{rng.integers(9)} number{i} " + "long" * (60 * (i == 1))
         for i in range(COUNT)
     ]
-    tables = [html.points_table(np.arange(COUNT), texts, s, relevance, views) for s in scores]
+    chosen = np.arange(COUNT)
+    tables = [point_table.points_table(chosen, texts, s, relevance, views) for s in scores]
     points = (
         [{**p[0], "top": [q["top"] for q in p]} for p in zip(*tables, strict=True)]
         if runs
@@ -74,7 +75,7 @@ def made_data(runs=()):
     deciles = [
         {
             **({"run": r} if runs else {}),
-            **html.by_decile(ids, relevance, np.arange(LABELS), (1, 5)),
+            **measured.by_decile(ids, relevance, np.arange(LABELS), (1, 5)),
         }
         for r in runs or (None,)
     ]
@@ -96,8 +97,8 @@ def made_data(runs=()):
         ],
         reliability=reliability(rng.random(50), rng.random(50) < 0.5),
         confusions=[("one label", "another", 3)],
-        clusters=[{"name": "tree 1", **html.cluster_histogram(np.arange(9))}],
-        examples=html.cluster_examples(
+        clusters=[{"name": "tree 1", **measured.cluster_histogram(np.arange(9))}],
+        examples=measured.cluster_examples(
             {"tree 1": sp.csr_matrix(np.eye(2))}, np.array([1, 2]), ["a", "b"]
         ),
         points=points,

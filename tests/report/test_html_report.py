@@ -12,7 +12,7 @@ import eval as evaluation
 import train
 from tests.helpers import payload_of
 from utils.metrics import evaluate
-from utils.report import html
+from utils.report import html, measured, pictures, point_table
 from utils.sparse import topk_rows
 
 
@@ -31,7 +31,7 @@ def made():
 def test_deciles_by_loops_and_they_add_up_to_precision(made):
     scores, relevance, counts = made
     ids, _ = topk_rows(scores, 7)
-    found = html.by_decile(ids, relevance, counts, (1, 5), groups=10)
+    found = measured.by_decile(ids, relevance, counts, (1, 5), groups=10)
     order = sorted(range(23), key=lambda label: (counts[label], label))
     parts = [list(part) for part in np.array_split(order, 10)]
     truth = [set(relevance[i].indices) for i in range(40)]
@@ -46,11 +46,12 @@ def test_deciles_by_loops_and_they_add_up_to_precision(made):
     metrics = evaluate(scores, relevance, ks=(1, 5))
     assert [sum(found[f"P@{k}"]) for k in (1, 5)] == pytest.approx([metrics["P@1"], metrics["P@5"]])
     with pytest.raises(ValueError, match="at most the 7 predictions kept of a point, got 9"):
-        html.by_decile(ids, relevance, counts, (9,))
+        measured.by_decile(ids, relevance, counts, (9,))
 
 
 def test_fewer_labels_than_groups():
-    found = html.by_decile(np.array([[0]]), sp.csr_matrix([[1.0, 0, 0]]), np.array([3, 1, 2]), (1,))
+    relevance = sp.csr_matrix([[1.0, 0, 0]])
+    found = measured.by_decile(np.array([[0]]), relevance, np.array([3, 1, 2]), (1,))
     assert (
         found["labels"] == [1, 1, 1]
         and found["P@1"] == [0, 0, 100]
@@ -68,14 +69,14 @@ def test_confused_pairs_by_loops(made):
         if row[0] >= 0 and row[0] not in truth:
             for label in truth - set(row):
                 slow[label, row[0]] = slow.get((label, row[0]), 0) + 1
-    found = html.confused_pairs(ids, relevance, limit=1000)
+    found = measured.confused_pairs(ids, relevance, limit=1000)
     assert {(true, wrong): times for true, wrong, times in found} == slow and len(slow) > 5
     assert [f[2] for f in found] == sorted(slow.values(), reverse=True)
-    assert html.confused_pairs(ids, relevance, limit=4) == found[:4]
+    assert measured.confused_pairs(ids, relevance, limit=4) == found[:4]
 
 
 def test_histogram_and_examples_of_clusters():
-    found = html.cluster_histogram(np.array([3, 3, 5, 9]))
+    found = measured.cluster_histogram(np.array([3, 3, 5, 9]))
     assert (found["clusters"], found["smallest"], found["largest"], sum(found["counts"])) == (
         4,
         3,
@@ -83,15 +84,15 @@ def test_histogram_and_examples_of_clusters():
         4,
     )
     assert len(found["edges"]) == len(found["counts"]) + 1 == 7
-    assert html.cluster_histogram(np.array([4, 4]))["counts"] == [2]
+    assert measured.cluster_histogram(np.array([4, 4]))["counts"] == [2]
     tree = sp.csr_matrix([[1.0, 0, 0, 1], [0, 1, 1, 0]])
     graph = sp.csr_matrix([[0.2, 0.9, 0.2, 0.2]])
-    first, second, third = html.cluster_examples(
+    first, second, third = measured.cluster_examples(
         {"tree 1": tree, "graph": graph}, np.array([1, 6, 2, 3]), ["a", "b", "c", "d" * 99]
     )
     assert first == {"name": "1, tree 1", "labels": 2, "pairs": 8, "texts": ["b", "c"]}
-    assert second["texts"] == ["d" * html.MAX_NAME, "a"]  # by frequency
-    assert third["texts"] == ["b", "d" * html.MAX_NAME, "c", "a"]  # the strongest edge first
+    assert second["texts"] == ["d" * measured.MAX_NAME, "a"]  # by frequency
+    assert third["texts"] == ["b", "d" * measured.MAX_NAME, "c", "a"]  # the strongest edge first
 
 
 def test_no_text_can_end_the_script_and_no_number_break_the_json(tmp_path):
@@ -126,12 +127,12 @@ def test_curves_of_a_run_and_its_stages(tmp_path):
     (tmp_path / "stages" / "first" / "metrics.jsonl").write_text(
         "".join(json.dumps({"kind": "val", "step": s, "P@5": s}) + "\n" for s in (2, 1))
     )
-    stage, loss = html.read_curves(tmp_path)  # one value of P@1 is no curve
+    stage, loss = pictures.read_curves(tmp_path)  # one value of P@1 is no curve
     assert stage == {"stage": "first", "kind": "val", "name": "P@5", "points": [[1, 1], [2, 2]]}
     assert (loss["stage"], loss["kind"], loss["name"]) == ("", "train", "loss")
-    assert len(loss["points"]) == html.MAX_CURVE
+    assert len(loss["points"]) == pictures.MAX_CURVE
     assert loss["points"][0] == [0, 9.0] and loss["points"][-1] == [1199, 1 / 1200]
-    assert html.read_curves(tmp_path / "none") == []
+    assert pictures.read_curves(tmp_path / "none") == []
 
 
 def test_plots_and_peers_and_places(tmp_path):
@@ -139,11 +140,11 @@ def test_plots_and_peers_and_places(tmp_path):
         (tmp_path / place).mkdir(parents=True)
     (tmp_path / "plots" / "graph.png").write_bytes(b"png")
     (tmp_path / "stages" / "one" / "plots" / "other.png").write_bytes(b"two")
-    first, second = html.read_plots(tmp_path)
+    first, second = pictures.read_plots(tmp_path)
     assert (first["name"], base64.b64decode(first["data"])) == ("plots/graph", b"png")
     assert "recall of the shortlists" in first["alt"] and second["alt"] == "plot other"
-    assert html.peers_of("Debtags", "tst")[0]["PECOS XR-Linear"]["P@1"] == 80.65
-    assert html.peers_of("Debtags", "val") == html.peers_of("mine", "tst") == ({}, "")
+    assert pictures.peers_of("Debtags", "tst")[0]["PECOS XR-Linear"]["P@1"] == 80.65
+    assert pictures.peers_of("Debtags", "val") == pictures.peers_of("mine", "tst") == ({}, "")
     assert [html.report_path(tmp_path, s).name for s in ("tst", "val")] == [
         "report.html",
         "val_report.html",
@@ -151,14 +152,15 @@ def test_plots_and_peers_and_places(tmp_path):
 
 
 def test_the_table_holds_what_a_loop_would():
-    assert html.chosen_points(0).tolist() == [] and html.chosen_points(3).tolist() == [0, 1, 2]
-    assert html.chosen_points(9, 3).tolist() == [0, 4, 8]
+    assert point_table.chosen_points(0).tolist() == []
+    assert point_table.chosen_points(3).tolist() == [0, 1, 2]
+    assert point_table.chosen_points(9, 3).tolist() == [0, 4, 8]
     scores = sp.csr_matrix(np.array([[0.123456, 0.9, 0, 0.5], [0, 0, 0, 0]]))
     relevance = sp.csr_matrix(np.array([[1.0, 0, 1, 0], [0, 0, 0, 0]]))
-    view = html.PointViews(
+    view = point_table.PointViews(
         "m", np.array([[2, 1], [-1, -1]]), np.array([[0.25, -1.0, 2.0, 7], [0, 0, 0, 0]])
     )
-    first, second = html.points_table(
+    first, second = point_table.points_table(
         np.array([4, 8]), ["x" * 600, "short"], scores, relevance, [view]
     )
     assert first == {
@@ -176,11 +178,12 @@ def test_the_table_holds_what_a_loop_would():
         [[[], []]],
         False,
     )
-    assert html.used_labels([first, second]) == [0, 1, 2, 3]
-    many = html.points_table(
+    assert point_table.used_labels([first, second]) == [0, 1, 2, 3]
+    many = point_table.points_table(
         np.array([0]), [""], sp.csr_matrix((1, 60)), sp.csr_matrix(np.ones((1, 60)))
     )[0]
-    assert len(many["true"]) == html.MAX_TRUE and many["hidden"] == 10 and "views" not in many
+    assert len(many["true"]) == point_table.MAX_TRUE
+    assert many["hidden"] == 10 and "views" not in many
 
 
 def test_the_report_of_a_tree_run(make_config):

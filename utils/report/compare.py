@@ -24,7 +24,7 @@ from utils.metrics import PointMetrics, paired_bootstrap, per_point
 from utils.reading.input_files import present
 from utils.reading.matrices import read_matrix
 from utils.reading.matrix_checks import SCORES
-from utils.report import html
+from utils.report import html, measured, point_table
 from utils.run.environment import check_labels
 from utils.sparse import contains, topk_rows
 from utils.text import text_of
@@ -178,14 +178,14 @@ def _read_predictions(
             f"{path}: expected shape {points.relevance.shape}, got {scores.shape}; {again}"
         )
     ks = sorted({int(column.partition("@")[2]) for column in columns})
-    measured = per_point(scores, points.relevance, data.inverse_propensity(), ks).only(columns)
-    for key, value in measured.mean().items():
+    of_points = per_point(scores, points.relevance, data.inverse_propensity(), ks).only(columns)
+    for key, value in of_points.mean().items():
         if abs(value - run["metrics"][key]) > TOLERANCE:
             raise InputError(
                 f"{path}: its {key} is {value:.2f}, but {points.name}_metrics.json says "
                 f"{run['metrics'][key]:.2f}; {again}"
             )
-    return ComparedRun(name, run["folder"], scores, measured)
+    return ComparedRun(name, run["folder"], scores, of_points)
 
 
 # -------------------------------- what is shown
@@ -222,15 +222,15 @@ def page_data(comparison: Comparison) -> html.ReportData:
     runs = comparison.runs
     data = comparison.data
     split = comparison.split
-    tops = [topk_rows(run.scores, min(html.SHOWN, data.num_labels))[0] for run in runs]
+    tops = [topk_rows(run.scores, min(point_table.SHOWN, data.num_labels))[0] for run in runs]
     differ = np.flatnonzero(differing(tops, split.relevance))
-    chosen = differ[html.chosen_points(len(differ))]
+    chosen = differ[point_table.chosen_points(len(differ))]
     texts = text_of(split.text_path, split.rows[chosen])
     tables = [
-        html.points_table(chosen, texts, run.scores[chosen], split.relevance[chosen])
+        point_table.points_table(chosen, texts, run.scores[chosen], split.relevance[chosen])
         for run in runs
     ]
-    labels = sorted({label for table in tables for label in html.used_labels(table)})
+    labels = sorted({label for table in tables for label in point_table.used_labels(table)})
     return html.ReportData(
         title=f"{data.name}: " + " against ".join(run.name for run in runs),
         facts={
@@ -291,7 +291,7 @@ def _deciles(comparison: Comparison) -> list[dict[str, Any]]:
     return [
         {
             "run": run.name,
-            **html.by_decile(
+            **measured.by_decile(
                 topk_rows(run.scores, width)[0],
                 comparison.split.relevance,
                 comparison.data.label_counts,

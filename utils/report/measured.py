@@ -1,0 +1,134 @@
+"""What a report measures: metrics by the labels' frequency, confusions, clusters.
+
+Letters: n points, L labels, W kept predictions of a point (-1 = no more).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from utils.sparse import contains
+
+MAX_PAIRS = 40  # confusions
+EXAMPLES = 8  # clusters of a tree
+IN_CLUSTER = 6  # labels of each
+MAX_NAME = 60  # characters of each
+
+
+def by_decile(
+    ids: np.ndarray,
+    relevance: sp.csr_matrix,
+    label_counts: np.ndarray,
+    ks: Sequence[int],
+    groups: int = 10,
+) -> dict[str, Any]:
+    """Metrics of labels of like frequency.
+
+    Labels are ordered by training points (equal ones by id) and cut into `groups` runs of nearly
+    equal numbers of labels, the rarest first. With H_g(k) the true labels of group g among the
+    first k predictions of all n points:
+
+        P@k of g = H_g(k) / (k n), which sums to P@k over the groups
+        recall@k of g = H_g(k) / true pairs of g
+
+    ids: [n, W] predictions, best first, -1 = no more; relevance: CSR [n, L]; label_counts: [L].
+    Returns lists of one value a group, in percent: labels, fewest and most training points, pairs,
+    and "P@k" and "recall@k" of every k. ValueError if a k is larger than W.
+    """
+    if max(ks) > ids.shape[1]:
+        raise ValueError(
+            f"ks: expected at most the {ids.shape[1]} predictions kept of a point, got {max(ks)}"
+        )
+    order = np.argsort(label_counts, kind="stable")
+    counts = np.asarray(label_counts)
+    parts = [part for part in np.array_split(order, groups) if len(part)]
+    group = np.empty(len(order), np.int64)  # [L]
+    for number, part in enumerate(parts):
+        group[part] = number
+    pairs = np.bincount(group[relevance.indices], minlength=len(parts))
+    found = {
+        "labels": [len(part) for part in parts],
+        "fewest": [int(counts[part[0]]) for part in parts],
+        "most": [int(counts[part[-1]]) for part in parts],
+        "pairs": pairs.tolist(),
+    }
+    hits = contains(relevance, np.arange(len(ids))[:, None], ids)  # [n, W]
+    for k in ks:
+        right = np.bincount(group[ids[:, :k][hits[:, :k]]], minlength=len(parts))
+        found[f"P@{k}"] = (100 * right / max(k * len(ids), 1)).tolist()
+        found[f"recall@{k}"] = [
+            100 * r / p if p else None for r, p in zip(right.tolist(), pairs.tolist(), strict=True)
+        ]
+    return found
+
+
+def confused_pairs(
+    ids: np.ndarray, relevance: sp.csr_matrix, limit: int = MAX_PAIRS
+) -> list[tuple[int, int, int]]:
+    """Return (true label, wrong label, times), the most frequent first.
+
+    Counted are points whose first prediction is the wrong label and that miss the true one among
+    their predictions ids [n, W].
+    """
+    first = ids[:, 0]
+    wrong = np.flatnonzero((first >= 0) & ~contains(relevance, np.arange(len(ids)), first))
+    truth = relevance[wrong]
+    rows = np.repeat(np.arange(len(wrong)), np.diff(truth.indptr))
+    missed = ~(ids[wrong[rows]] == truth.indices[:, None]).any(axis=1)
+    pairs, times = np.unique(
+        truth.indices[missed].astype(np.int64) * relevance.shape[1] + first[wrong[rows[missed]]],
+        return_counts=True,
+    )
+    best = np.argsort(-times, kind="stable")[:limit]
+    return [
+        (int(p // relevance.shape[1]), int(p % relevance.shape[1]), int(t))
+        for p, t in zip(pairs[best], times[best], strict=True)
+    ]
+
+
+def cluster_histogram(sizes: np.ndarray, bins: int = 20) -> dict[str, Any]:
+    """How many clusters have which size: counts [bins] and edges [bins + 1]."""
+    counts, edges = np.histogram(sizes, bins=min(bins, max(int(np.ptp(sizes)), 1)))
+    return {
+        "clusters": len(sizes),
+        "smallest": int(sizes.min()),
+        "largest": int(sizes.max()),
+        "counts": counts.tolist(),
+        "edges": edges.tolist(),
+    }
+
+
+def cluster_examples(
+    trees: Mapping[str, sp.csr_matrix],
+    counts: np.ndarray,
+    texts: Sequence[str],
+) -> list[dict[str, Any]]:
+    """What is in the clusters that the most training pairs fall into: {name, labels, pairs, texts}.
+
+    trees: by name, labels of each cluster of a tree or graph, CSR [C, L] with an entry, an edge's
+    weight or 1, where a label is in a cluster; counts: [L] training points of each label. EXAMPLES
+    clusters of each, each with the IN_CLUSTER labels of the strongest edges, of equal ones the most
+    frequent.
+    """
+    found = []
+    for name, clusters in trees.items():
+        pairs = (clusters != 0) @ counts  # [C]
+        for cluster in np.argsort(-pairs, kind="stable")[:EXAMPLES]:
+            inside = slice(clusters.indptr[cluster], clusters.indptr[cluster + 1])
+            labels = clusters.indices[inside]
+            best = labels[
+                np.lexsort((labels, -counts[labels], -clusters.data[inside]))[:IN_CLUSTER]
+            ]
+            found.append(
+                {
+                    "name": f"{cluster}, {name}",
+                    "labels": len(labels),
+                    "pairs": int(pairs[cluster]),
+                    "texts": [texts[label][:MAX_NAME] for label in best],
+                }
+            )
+    return found
