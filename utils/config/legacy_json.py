@@ -163,7 +163,7 @@ def convert(
             say(f"{section}.{key}: {shown(value)}", values, note)
             _place(values, placed)
             origin |= dict.fromkeys(values, f"{where} ({section}.{key})")
-    stages = [
+    stages: list[Values] = [
         {"name": "encoder"},
         {"name": XC[:-1], **placed[XC]},
         {"name": FUSED[:-1], **placed[FUSED]},

@@ -84,8 +84,8 @@ def convert(flat: Values, files: Mapping[str, str]) -> tuple[dict[str, Values], 
             f"{where}: net must be one of {', '.join(METHOD_OF_NET)}, got {shown(net)}"
         )
     flat = interpolate(flat, files)
-    merged = {}
-    origin = {}
+    merged: dict[str, Values] = {}
+    origin: dict[str, str] = {}
     for key in flat:
         try:
             values, note = _convert_key(key, flat)
@@ -110,8 +110,8 @@ def _convert_key(key: str, flat: Values) -> Converted:
     if key in FIXED:
         allowed, reason = FIXED[key]
         if flat[key] not in allowed:
-            allowed = " or ".join(map(repr, allowed))
-            raise ConfigError(f"{key} {flat[key]!r} has no counterpart, only {allowed}: {reason}")
+            known = " or ".join(map(repr, allowed))
+            raise ConfigError(f"{key} {flat[key]!r} has no counterpart, only {known}: {reason}")
         return {}, reason
     if key in moved:
         return {moved[key]: flat[key]}, ""

@@ -12,7 +12,7 @@ import argparse
 import importlib
 import sys
 from pathlib import Path
-from typing import Any, NewType
+from typing import Any, NewType, TypeGuard
 
 from utils.config.yaml_text import shown_word
 from utils.errors import ConfigError
@@ -31,7 +31,7 @@ def allow(module: str) -> None:
     _allowed.add(module)
 
 
-def is_foreign(name: Any) -> bool:
+def is_foreign(name: Any) -> TypeGuard[Foreign]:
     """Whether a name is that of something outside: `module:name`."""
     return isinstance(name, str) and ":" in name
 

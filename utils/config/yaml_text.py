@@ -31,7 +31,10 @@ NUMBER = re.compile(
 )
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+_FastLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's where it is built in
+
+
+class _Loader(_FastLoader):
     """The safe loader with the rules above."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
@@ -70,7 +73,7 @@ class _Open:
 def _check(text: str) -> None:
     """Refuse what is too large or too deep, has a key twice, or tags that plain values need not."""
     whole = [_Open()]
-    sizes: dict[str, int] = {}  # of what has an anchor
+    sizes: dict[str | None, int] = {}  # by anchor
     for event in yaml.parse(text, Loader=_Loader):
         if isinstance(event, yaml.CollectionEndEvent):
             closed = whole.pop()
@@ -92,7 +95,7 @@ def _check(text: str) -> None:
                         "anchor",
                     )
                 _add(whole[-1], sizes[event.anchor], event)
-            else:
+            elif isinstance(event, yaml.ScalarEvent):
                 sizes[event.anchor] = VALUE_COSTS + len(event.value)
                 _add(whole[-1], sizes[event.anchor], event)
 
@@ -100,8 +103,11 @@ def _check(text: str) -> None:
 def _check_node(event: yaml.NodeEvent, parent: _Open) -> None:
     is_key = parent.is_mapping and parent.nodes % 2 == 0
     parent.nodes += 1
-    if getattr(event, "tag", None) not in TAGS:
-        raise _at(event, f"not valid YAML of a config: the tag '{shown_word(event.tag)}'")
+    tag = None
+    if isinstance(event, (yaml.ScalarEvent, yaml.CollectionStartEvent)):
+        tag = event.tag
+    if tag not in TAGS:
+        raise _at(event, f"not valid YAML of a config: the tag '{shown_word(tag)}'")
     if not is_key:
         return
     if not isinstance(event, yaml.ScalarEvent):
@@ -128,6 +134,7 @@ def _add(parent: _Open, size: int, event: yaml.Event) -> None:
 
 
 def _at(event: yaml.Event, message: str) -> ConfigError:
+    assert event.start_mark is not None, "an event of a text has its place"
     return ConfigError(f"line {event.start_mark.line + 1}: {message}")
 
 

@@ -43,7 +43,7 @@ HONOURED = {
     "config_kwargs",
 }
 TASK = "feature-extraction"
-AFTER_POOLING = ([], ["Dense"], ["Normalize"], ["Dense", "Normalize"])
+AFTER_POOLING: tuple[list[str], ...] = ([], ["Dense"], ["Normalize"], ["Dense", "Normalize"])
 ARGUMENTS = (  # keys that hold arguments of the transformer's parts
     "model_args",
     "tokenizer_args",
