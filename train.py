@@ -4,6 +4,7 @@
     python train.py CONFIG --train.epochs 3 --run.seed 1       # any key of any section
     python train.py CONFIG --resume | --overwrite     # go on with, or replace, the run
     python train.py CONFIG --plan [--processes 4]     # will it fit? Loads nothing
+    python train.py CONFIG --plan --points 300000 --labels 131000 --tokens 12 --gpu 80   # elsewhere
     accelerate launch --config_file configs/accelerate.yaml --num_processes 4 train.py CONFIG
 
 Prints `run: <folder>` as its last line; then `python eval.py <folder>`. All keys:
@@ -50,6 +51,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[argparse.Na
     parser.add_argument(
         "--processes", type=int, help="with --plan: processes to plan for (default 1)"
     )
+    _add_assumptions(parser)
     add_plugin_option(parser)
     add_debug_option(parser)
     options, overrides = parse_words(parser, arguments)
@@ -57,7 +59,24 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[argparse.Na
         parser.error(
             "--processes goes with --plan; to train on several processes use accelerate launch"
         )
+    for name in ("points", "labels", "tokens", "gpu"):
+        if vars(options)[name] is not None and not options.plan:
+            parser.error(f"--{name} goes with --plan")
     return options, overrides
+
+
+def _add_assumptions(parser: argparse.ArgumentParser) -> None:
+    """What --plan is told of a data set and a card that are not here."""
+    group = parser.add_argument_group("with --plan, for a data set or a GPU that is not here")
+    group.add_argument("--points", type=int, metavar="N", help="training points")
+    group.add_argument("--labels", type=int, metavar="L", help="labels")
+    group.add_argument(
+        "--tokens",
+        type=float,
+        metavar="T",
+        help="tokens of a text on average; the longest have data.max_len",
+    )
+    group.add_argument("--gpu", type=float, metavar="GIB", help="memory of each GPU, in GiB")
 
 
 def fit(config: Config, resume: bool = False, overwrite: bool = False) -> Path:
@@ -72,6 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from models.trainer import fit  # here: --help is instant
     from utils import distributed
     from utils.plan import report
+    from utils.plan_sizes import Assumed
     from utils.run.logs import start_logging
     from utils.run.reopened import load_training_config
     from utils.run.stages import member_stages
@@ -83,7 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         config = load_training_config(options.config, words, member_stages)
         if options.plan:
             processes = 1 if options.processes is None else options.processes
-            print(report(config, processes))
+            assumed = Assumed(options.points, options.labels, options.tokens, options.gpu)
+            print(report(config, processes, assumed))
             return
         try:
             folder = fit(config, options.resume, options.overwrite)

@@ -59,6 +59,15 @@ def test_paths_differ_by_more_than_case():
     assert len(paths) > 300 and not twice
 
 
+def test_pages_that_are_named_are_there():
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    pages += [ROOT / "dexml.ipynb", *(ROOT / "configs").rglob("*.yaml")]
+    path = re.compile(r"\b(?:models|utils|tests|losses|benchmarks)/[\w/]+\.py\b")
+    named = {(page.name, name) for page in pages for name in path.findall(page.read_text())}
+    assert len(named) > 15
+    assert not [(page, name) for page, name in named if not (ROOT / name).is_file()]
+
+
 def test_pinned_packages_lie_in_the_ranges(project):
     ranges = {Requirement(line).name: Requirement(line) for line in project["dependencies"]}
     pins = pinned("requirements.txt")

@@ -1,6 +1,7 @@
 """Will it fit? The memory and messages of a run, worked out before anything is loaded.
 
     python train.py CONFIG --plan [--processes G]
+    python train.py CONFIG --plan --points 300000 --labels 131000 --tokens 12 --gpu 80   # elsewhere
 
 Reads configs, headers of .npz and .safetensors files, offsets of token files or, where there are
 none yet, the lengths of a text file's first lines: no weights, no text, no matrix. Assumptions
@@ -21,7 +22,6 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import ceil
-from pathlib import Path
 
 import numpy as np
 import psutil
@@ -29,14 +29,13 @@ import torch
 
 from losses.stream import CHUNK_BYTES, WHOLE_BYTES
 from utils.config.config import Config, stage_config
-from utils.data.dataset import check_dataset_folder
 from utils.errors import InputError
 from utils.memory import host_memory
-from utils.plan_sizes import Texts, encoder_sizes, text_sizes
+from utils.plan_sizes import Assumed, data_shape, encoder_sizes
 from utils.pretrained.settings import check_lengths
-from utils.reading.matrices import matrix_header
 
 MB, GB = 1 << 20, 1 << 30
+HERE = Assumed()  # the data set and the cards of this machine
 KEPT_BLOCK = 32 * MB  # freed blocks below this size stay with the process
 # program loaded after this module: tokenizer, optimizer, the kernels a step uses
 LATER = 175 * MB
@@ -73,40 +72,25 @@ class Sizes:
     """Everything the formulas need. B, L, K: of all processes together; b, l, k: this process's
     share of them."""
 
-    def __init__(self, config: Config, processes: int) -> None:
+    def __init__(self, config: Config, processes: int, assumed: Assumed) -> None:
         if processes < 1:
             raise InputError(f"expected at least one process, got {processes}")
         if config.method.name not in PLANNED:
             raise InputError(
                 f"no plan for method '{config.method.name}'; planned: {', '.join(PLANNED)}"
             )
-        check_dataset_folder(config.dataset_folder)
+        shape = assumed.shape(config) or data_shape(config)
         self.config = config
         self.G = processes
-        self.cuda = torch.cuda.is_available()
+        self.cuda = torch.cuda.is_available() or assumed.gpu is not None
         # now, for reading the encoder's sizes may import what LATER counts
         self.program = resident()
         data = config.data
-        folder = config.dataset_folder
         method = config.method
-        headers = [matrix_header(folder / f"Y.{s}.npz") for s in ("trn", "tst")]
-        (self.points, self.L, entries) = headers[0]
-        self.entries = [h[2] for h in headers]
-        cache = Path(data.token_cache) if data.token_cache else folder / "tokens"
-        lengths = {
-            "trn_X": data.max_len,
-            "tst_X": data.max_len,
-            "Y": data.label_max_len or data.max_len,
-        }
-        counts = {"trn_X": self.points, "tst_X": headers[1][0], "Y": self.L}
-        paths = {s: folder / "raw" / f"{s}.txt" for s in counts}
-        # labels need not have texts
-        self.texts = {
-            s: Texts(0, 0, 0, 0)
-            if s == "Y" and not path.exists()
-            else text_sizes(path, counts[s], lengths[s], cache)
-            for s, path in paths.items()
-        }
+        self.points = shape.points
+        self.L = shape.labels
+        self.entries = shape.entries
+        self.texts = shape.texts
         self.queries = self.texts["trn_X"]
         self.labels = self.texts["Y"]
         self.encoder = encoder_sizes(config)
@@ -117,7 +101,7 @@ class Sizes:
         self.K = (
             self.L
             if self.classifier or method.pool == "all"
-            else self._drawn(entries / max(self.points, 1))
+            else self._drawn(self.entries[0] / max(self.points, 1))
         )
         self.b, self.l, self.k = (ceil(n / processes) for n in (self.B, self.L, self.K))
         self.distinct = self.heaps(
@@ -320,14 +304,17 @@ class Plan:
     shared: int  # of `host`, held once by all processes of a machine
 
 
-def plan(config: Config, processes: int = 1) -> Plan:
+def plan(config: Config, processes: int = 1, assumed: Assumed = HERE) -> Plan:
     """What one of `processes` needs to train `config`, one stage of it if it has stages.
+
+    Args:
+        assumed: sizes of a data set, or a card, that is not here.
 
     Raises:
         ValueError: a file is missing or is not what it should be, or the method is not one that can
         be planned.
     """
-    s = Sizes(config, processes)
+    s = Sizes(config, processes, assumed)
     parts = [p for p in (*_lasting(s), *_step(s), *_evaluation(s)) if p.bytes >= 1]
     host = [p for p in parts if not s.cuda or p.name.startswith(HOST)]
     device = [p for p in parts if s.cuda and not p.name.startswith(HOST)]
@@ -368,11 +355,13 @@ def resident() -> int:
     return psutil.Process().memory_info().rss
 
 
-def machine() -> dict[str, int]:
+def machine(assumed: Assumed = HERE) -> dict[str, int]:
     """Bytes that the machine has: memory, swap, available (all within the control group's limit),
-    gpu (smallest)."""
+    gpu (smallest, or the one that was said)."""
     found = host_memory()
-    if torch.cuda.is_available():
+    if assumed.gpu is not None:
+        found["gpu"] = int(assumed.gpu * GB)
+    elif torch.cuda.is_available():
         found["gpu"] = min(
             torch.cuda.get_device_properties(i).total_memory
             for i in range(torch.cuda.device_count())
@@ -450,18 +439,28 @@ def describe(found: Plan, has: Mapping[str, int] | None = None) -> str:
     return "\n".join(lines)
 
 
-def report(config: Config, processes: int) -> str:
-    """`describe` of every stage; ValueError with the tables before it where one cannot fit."""
+def report(config: Config, processes: int, assumed: Assumed = HERE) -> str:
+    """`describe` of every stage that has a plan; the others are named.
+
+    Raises:
+        InputError: no stage has a plan, or one cannot fit; with the tables before it.
+    """
     texts = []
-    for stage in config.stages or [{}]:
-        current = stage_config(config, stage) if config.stages else config
-        check_lengths(current)
-        found = plan(current, processes)
-        texts.append(
-            describe(
-                replace(found, name=f"{found.name}, stage {stage['name']}") if stage else found
+    stages = config.stages or ({},)
+    configs = [stage_config(config, stage) if stage else config for stage in stages]
+    if not any(stage.method.name in PLANNED for stage in configs):
+        plan(configs[0], processes, assumed)  # says so
+    has = machine(assumed)
+    for stage, current in zip(stages, configs, strict=True):
+        place = f", stage {stage['name']}" if stage else ""
+        if current.method.name not in PLANNED:
+            texts.append(
+                f"{current.method.name} on {current.data.name}{place}: no plan for this method"
             )
-        )
-        if problem := impossible(found, machine()):
+            continue
+        check_lengths(current)
+        found = plan(current, processes, assumed)
+        texts.append(describe(replace(found, name=f"{found.name}{place}"), has))
+        if problem := impossible(found, has):
             raise InputError("\n\n".join([*texts, problem]))
     return "\n\n".join(texts)

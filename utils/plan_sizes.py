@@ -1,5 +1,5 @@
-"""Sizes of a data set and an encoder, read from headers alone: no weights, no text, no matrix (for
-utils/plan.py)."""
+"""Sizes of a data set and an encoder for utils/plan.py: said on the command line, or read from
+headers alone: no weights, no text, no matrix."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import numpy as np
 import torch
 
 from utils.config.config import Config
+from utils.data.dataset import check_dataset_folder
+from utils.errors import InputError
 from utils.pretrained.location import resolve, word_embedding_names
 from utils.pretrained.settings import (
     ENCODER_HALVES,
@@ -20,10 +22,13 @@ from utils.pretrained.settings import (
     transformer_settings,
 )
 from utils.pretrained.source import read_source, resolve_encoder
+from utils.reading.matrices import matrix_header
 from utils.reading.saved import open_tensors
 from utils.text import check_text_file
 
 MB, GB = 1 << 20, 1 << 30
+LARGEST_SIZE = 1e15
+POSITIVES = 5  # labels of a point, of a data set that is not here
 # its width's names
 FEED_FORWARD = ("intermediate_size", "hidden_dim", "d_ff", "encoder_ffn_dim", "ffn_dim")
 
@@ -37,6 +42,99 @@ class Texts:
 
     def of(self, texts: int) -> int:
         return ceil(texts * self.tokens / max(self.count, 1))
+
+
+@dataclass(frozen=True)
+class DataShape:
+    """What a plan knows of a data set: entries of both relevance matrices, texts by file."""
+
+    points: int
+    labels: int
+    entries: tuple[int, int]
+    texts: dict[str, Texts]  # trn_X, tst_X, Y
+
+
+@dataclass(frozen=True)
+class Assumed:
+    """What the command line says in place of what is here; None: what is here.
+
+    Attributes:
+        points, labels: of the training split.
+        tokens: of a text of the training split on average, special tokens included.
+        gpu: GiB of a card.
+    """
+
+    points: int | None = None
+    labels: int | None = None
+    tokens: float | None = None
+    gpu: float | None = None
+
+    def __post_init__(self) -> None:
+        data = {"points": self.points, "labels": self.labels, "tokens": self.tokens}
+        missing = [f"--{name}" for name, value in data.items() if value is None]
+        if missing and len(missing) < len(data):
+            raise InputError(
+                "--points, --labels and --tokens stand for a data set that is not here and go "
+                f"together; missing: {', '.join(missing)}"
+            )
+        for name, value in {**data, "gpu": self.gpu}.items():
+            if value is not None and not 0 < value < LARGEST_SIZE:
+                raise InputError(f"--{name}: expected a number above 0, got {value:g}")
+
+    def shape(self, config: Config) -> DataShape | None:
+        """Return the data set that was said; None where none was.
+
+        A text has at most `data.max_len` tokens, and some have as many. The test split has a fifth
+        of the training points, a point POSITIVES labels, a label's text as many tokens as a point's
+        (at most `data.label_max_len`).
+        """
+        if self.points is None or self.labels is None or self.tokens is None:
+            return None
+        test = max(self.points // 5, 1)
+        data = config.data
+        longest = {
+            "trn_X": data.max_len,
+            "tst_X": data.max_len,
+            "Y": data.label_max_len or data.max_len,
+        }
+        counts = {"trn_X": self.points, "tst_X": test, "Y": self.labels}
+        texts = {
+            name: _even_texts(count, self.tokens, longest[name]) for name, count in counts.items()
+        }
+        entries = (self.points * POSITIVES, test * POSITIVES)
+        return DataShape(self.points, self.labels, entries, texts)
+
+
+def _even_texts(count: int, mean: float, longest: int) -> Texts:
+    mean = min(mean, longest)
+    return Texts(count, int(mean * count), longest, int((2 * mean + 8) * count))
+
+
+def data_shape(config: Config) -> DataShape:
+    """Read the shape of the data set that is here from headers and the first lines of texts.
+
+    Raises:
+        InputError: a file is missing or is not what it should be.
+    """
+    folder = config.dataset_folder
+    check_dataset_folder(folder)
+    data = config.data
+    points, labels, entries = matrix_header(folder / "Y.trn.npz")
+    test_points, _, test_entries = matrix_header(folder / "Y.tst.npz")
+    cache = Path(data.token_cache) if data.token_cache else folder / "tokens"
+    longest = {
+        "trn_X": data.max_len,
+        "tst_X": data.max_len,
+        "Y": data.label_max_len or data.max_len,
+    }
+    texts: dict[str, Texts] = {}
+    for name, count in {"trn_X": points, "tst_X": test_points, "Y": labels}.items():
+        path = folder / "raw" / f"{name}.txt"
+        if name == "Y" and not path.exists():  # labels need not have texts
+            texts[name] = Texts(0, 0, 0, 0)
+        else:
+            texts[name] = text_sizes(path, count, longest[name], cache)
+    return DataShape(points, labels, (entries, test_entries), texts)
 
 
 @dataclass(frozen=True)

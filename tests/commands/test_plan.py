@@ -20,7 +20,9 @@ from utils.config.config import Config, load_config
 from utils.config.methods import method_class
 from utils.data.dataset import load_dataset
 from utils.parameters import kind_of
-from utils.plan import check_it_fits, describe, matrix_header, plan
+from utils.plan import check_it_fits, describe, plan, report
+from utils.plan_sizes import Assumed, data_shape, text_sizes
+from utils.reading.matrices import matrix_header
 from utils.runtime import Runtime
 
 CPU = Runtime(Accelerator(cpu=True))
@@ -78,15 +80,15 @@ def test_parameters_are_those_of_the_built_model(make_config, tiny_encoder, enco
 def test_text_sizes_come_from_the_token_file_or_are_estimated(make_config, tiny_encoder, tmp_path):
     config = make_config(data={"token_cache": str(tmp_path / "tokens")})
     raw = config.dataset_folder / "raw" / "trn_X.txt"
-    estimated = planning.text_sizes(raw, 60, 16, tmp_path / "tokens")
+    estimated = text_sizes(raw, 60, 16, tmp_path / "tokens")
     tokens = load_dataset(config, tiny_encoder).splits["trn"].tokens
-    exact = planning.text_sizes(raw, 60, 16, tmp_path / "tokens")
+    exact = text_sizes(raw, 60, 16, tmp_path / "tokens")
     assert (exact.tokens, exact.longest) == (len(tokens.ids), tokens.lengths.max())
     assert estimated.tokens == pytest.approx(exact.tokens, rel=0.4)
     assert estimated.longest == pytest.approx(exact.longest, abs=3)
     for info in (tmp_path / "tokens").glob("*.json"):
         info.write_text("{")  # half written
-    assert planning.text_sizes(raw, 60, 16, tmp_path / "tokens") == estimated
+    assert text_sizes(raw, 60, 16, tmp_path / "tokens") == estimated
 
 
 # -------------------------------- formulas
@@ -232,6 +234,53 @@ def test_this_machine_has_memory():
     assert 0 < has["available"] <= has["memory"]
 
 
+# -------------------------------- a data set and a card that are not here
+
+
+def test_a_plan_needs_no_data(make_config):
+    config = make_config()
+    shape = data_shape(config)
+    tokens = shape.texts["trn_X"].tokens / shape.points
+    here = plan(config)
+    elsewhere = with_values(config, data={"root": "/nowhere"})
+    there = plan(elsewhere, assumed=Assumed(shape.points, shape.labels, tokens))
+    assert there.parameters == here.parameters
+    assert there.parts["optimizer state: encoder, dense"] > 0
+    more = plan(elsewhere, assumed=Assumed(shape.points, 3 * shape.labels, tokens))
+    assert more.parts["embeddings: labels"] == 3 * there.parts["embeddings: labels"]
+    longer = plan(elsewhere, assumed=Assumed(shape.points, shape.labels, 2 * tokens))
+    assert longer.parts["token files"] > there.parts["token files"]
+
+
+def test_a_card_that_is_not_here():
+    found = plan(debian(), assumed=Assumed(gpu=80))
+    assert 0 < found.device < found.total
+    assert planning.machine(Assumed(gpu=80))["gpu"] == 80 << 30
+    assert "of 80.00 GB" in report(debian(), 1, Assumed(gpu=80))
+    assert "It does not fit now" in report(debian(), 1, Assumed(gpu=0.05))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"points": 3}, "go together; missing: --labels, --tokens"),
+        ({"points": 0, "labels": 3, "tokens": 4}, "--points: expected a number above 0, got 0"),
+        ({"gpu": -1}, "--gpu: expected a number above 0, got -1"),
+        ({"gpu": float("nan")}, "--gpu: expected a number above 0, got nan"),
+    ],
+)
+def test_what_is_said_of_elsewhere_is_checked(words, message):
+    with pytest.raises(ValueError, match=message):
+        Assumed(**words)
+
+
+def test_stages_without_a_plan_are_named(make_config):
+    stages = [{"name": "one"}, {"name": "two", "method": {"name": "xc"}}]
+    text = report(make_config(stages=stages), 1)
+    assert "dexml on tiny, stage one" in text
+    assert text.endswith("xc on tiny, stage two: no plan for this method")
+
+
 # -------------------------------- files, speed, measured runs
 
 
@@ -262,6 +311,16 @@ def test_command_prints_the_plan_and_makes_no_run(tmp_path):
         and done.stdout.rstrip().endswith("It fits.")
     )
     assert not folder.exists()
+
+
+def test_command_plans_for_elsewhere(tmp_path):
+    words = ["--points", "3000000", "--labels", "1300000", "--tokens", "20", "--gpu", "80"]
+    config = str(CONFIGS / "ova.yaml")
+    done = run_train(config, "--plan", *words, "--data.root", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "classifier" in done.stdout and "of 80.00 GB" in done.stdout
+    done = run_train(config, *words)
+    assert done.returncode == 2 and "--points goes with --plan" in done.stderr
 
 
 def test_command_refuses_what_cannot_fit(tmp_path):
