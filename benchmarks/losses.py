@@ -18,10 +18,9 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from losses import LOSSES, Positives
 
-from losses import LOSSES, Positives  # noqa: E402 (found from any working directory)
+ROOT = Path(__file__).resolve().parent.parent
 
 POSITIVES = 5  # per query
 TAU = 0.05
@@ -133,8 +132,10 @@ def cases(threads: int, num_labels: int) -> list[dict]:
 
 
 def run_fresh(case: dict) -> dict:
-    command = [sys.executable, __file__, "--case", json.dumps(case)]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    command = [sys.executable, "-m", "benchmarks.losses", "--case", json.dumps(case)]
+    return json.loads(
+        subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    )
 
 
 def table(results: list[dict]) -> str:

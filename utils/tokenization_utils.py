@@ -26,6 +26,7 @@ import numpy as np
 if __name__ == "__main__":  # run as a file: the folder above holds the package `utils`
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from utils.commands import add_debug_option, command
 from utils.console import show_anything
 from utils.errors import InputError
 from utils.files import written_whole
@@ -312,17 +313,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--cache", help="folder of the token file (default: `tokens` beside the folder of the text)"
     )
+    add_debug_option(parser)
     show_anything()
     options = parser.parse_args(arguments)
     path = Path(options.data_path)
     folder = path.resolve().parent
     default = (folder.parent if folder.name == "raw" else folder) / "tokens"
-    try:
+    with command(options.debug):
         rows = tokenize_file(
             path, Tokenizer(options.tf_token_type, options.tf_max_len), options.cache or default
         )
-    except ValueError as error:
-        parser.exit(2, f"error: {error}\n")
     print(f"{path}: {len(rows):,} lines, {len(rows.ids):,} tokens in {options.cache or default}")
 
 

@@ -153,7 +153,7 @@ def test_command_says_what_was_tried_for_an_unknown_tokenizer(text_file, monkeyp
         cwd=ROOT,
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )
-    assert got.returncode == 2
+    assert got.returncode == 1
     assert got.stderr.splitlines()[-1].startswith(
         "error: encoder 'no/such-model' cannot be loaded: tried the folder"
     )
