@@ -15,11 +15,11 @@ import scipy.sparse as sp
 from torch import Tensor, nn
 
 import train
+from models.conformance.made import tiny_sections
 from models.encoders import reader
 from models.encoders.encoder import TextEncoder
 from models.loading import load_run
 from tests import commands, distributed_worker
-from tests.tiny import tiny_sections
 from utils import distributed
 from utils.config.config import Config, build_config, to_yaml
 from utils.data.texts import ListTexts

@@ -29,9 +29,9 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor, uint8
 
+from models.conformance.made import tiny_sections, write_dataset, write_encoder
 from tests import commands
 from tests.settings import SETTINGS
-from tests.tiny import tiny_sections, write_dataset, write_encoder
 
 # what the server of the commands has before it imports torch and numba
 ONE_THREAD = {

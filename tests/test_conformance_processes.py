@@ -8,6 +8,7 @@ import pytest
 
 import eval as evaluation
 import train
+from models.conformance.made import write_dataset
 from predict import Predictor
 from tests.conformance import (
     COLLECTIVES,
@@ -18,7 +19,6 @@ from tests.conformance import (
     no_collectives,
 )
 from tests.settings import FIRST, SETTINGS
-from tests.tiny import write_dataset
 from utils import distributed
 
 # On two processes dropout draws other numbers, and an average over the last epochs needs them.

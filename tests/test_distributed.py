@@ -17,8 +17,8 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
+from models.conformance.made import write_dataset
 from tests import commands, distributed_worker
-from tests.tiny import write_dataset
 from utils import distributed
 from utils.arrays import map_arrays
 from utils.config.config import build_config, to_yaml

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 import eval as evaluation
 import train
 from models.adapter import make_recipe
+from models.conformance.made import write_dataset
 from models.evaluation import predict
 from models.loading import load_run
 from predict import Predictor
@@ -19,7 +20,6 @@ from tests.conformance import check_answers
 from tests.conftest import with_values
 from tests.helpers import load
 from tests.settings import SETTINGS
-from tests.tiny import write_dataset
 from utils.config.methods import METHODS, method_class
 from utils.data.texts import ListTexts
 from utils.metrics import evaluate

@@ -9,12 +9,12 @@ from accelerate import Accelerator
 
 import eval as evaluation
 import train
+from models.conformance.made import write_dataset
 from models.evaluation import predict
 from models.loading import load_ranker
 from predict import Predictor
 from tests.conftest import with_values
 from tests.helpers import load
-from tests.tiny import write_dataset
 from utils import search
 from utils.config.config import EvalConfig
 from utils.config.methods import method_class

@@ -14,12 +14,12 @@ import eval as evaluation
 import train
 from models.classifiers.linear_ranker import XcRanker
 from models.classifiers.xc import Xc
+from models.conformance.made import write_dataset
 from models.encoders import reader as readers
 from models.evaluation import predict
 from models.loading import load_run
 from predict import Predictor
 from tests.helpers import load
-from tests.tiny import write_dataset
 from utils import distributed
 from utils.config.config import ConfigError
 from utils.data.batches import training_batches

@@ -11,7 +11,7 @@ from benchmarks import compare
 from benchmarks.compare_linear import as_csr
 from benchmarks.synthetic_tree import write_problem
 from eval import evaluate
-from tests.tiny import write_dataset
+from models.conformance.made import write_dataset
 from train import fit
 from utils.config.config import load_config
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import train
+from models.conformance.made import write_dataset
 from predict import Predictor
-from tests.tiny import write_dataset
 from utils import distributed
 
 LABELS = 400

@@ -12,9 +12,9 @@ from accelerate import Accelerator
 
 from benchmarks.plan import CONFIGS, REPOSITORY, measure
 from models.adapter import make_recipe
+from models.conformance.made import write_dataset
 from tests.commands import run
 from tests.conftest import with_values
-from tests.tiny import write_dataset
 from utils import plan as planning
 from utils.config.config import Config, load_config
 from utils.config.methods import method_class

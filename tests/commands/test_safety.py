@@ -9,8 +9,8 @@ import scipy.sparse as sp
 
 import eval as evaluation
 import train
+from models.conformance.made import write_dataset
 from predict import Predictor
-from tests.tiny import write_dataset
 
 PAYLOAD = """
 import pathlib

@@ -11,8 +11,8 @@ import pytest
 import elias_utils
 import eval as evaluation
 import train
+from models.conformance.made import write_dataset
 from tests.config.released_json import DEXA, written
-from tests.tiny import write_dataset
 from utils.config.config import Config
 from utils.config.legacy_yaml import load_any_config
 from utils.prepare.command import _parser as prepare_parser

@@ -12,11 +12,11 @@ from accelerate import Accelerator
 
 import train
 from models.adapter import make_recipe
+from models.conformance.made import write_dataset
 from models.planning import plan_recipe
 from tests.conftest import with_values
 from tests.helpers import equal, load, random_start, weights
 from tests.settings import SETTINGS
-from tests.tiny import write_dataset
 from utils.config.config import ConfigError, load_config
 from utils.config.methods import method_class
 from utils.errors import InputError

@@ -9,8 +9,8 @@ import scipy.sparse as sp
 import torch
 
 import train
+from models.conformance.made import write_dataset
 from tests.conftest import with_values
-from tests.tiny import write_dataset
 from utils import distributed
 from utils.data.batches import TextBatch, sequential_batches, steps_per_epoch, training_batches
 from utils.data.dataset import load_dataset

@@ -6,8 +6,8 @@ import pytest
 
 import eval as evaluation
 import train
+from models.conformance.made import write_dataset
 from predict import Predictor
-from tests.tiny import write_dataset
 from utils.data.dataset import load_dataset
 from utils.data.label_texts import label_texts
 from utils.errors import InputError

@@ -22,11 +22,11 @@ import scipy.sparse as sp
 
 import train
 from eval import evaluate
+from models.conformance.made import write_dataset
 from models.elias.graph import graph_of_clusters
 from tests.commands import SERVER
 from tests.reading.malformed_targets import Outcome, read
 from tests.reading.mutations import mutations
-from tests.tiny import write_dataset
 
 SECONDS = 30
 MOST_MEMORY = 1 << 30

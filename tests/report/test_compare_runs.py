@@ -10,8 +10,8 @@ import scipy.sparse as sp
 
 import eval as evaluation
 import train
+from models.conformance.made import write_dataset
 from tests.helpers import payload_of
-from tests.tiny import write_dataset
 from utils.report.compare import differing
 from utils.report.tables import main
 

@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 import eval as evaluation
 import train
 from models import trainer
+from models.conformance.made import write_dataset
 from models.dual.dexml import Dexml
 from models.evaluation import Evaluation
 from predict import Predictor
 from tests.commands import run
 from tests.conftest import with_values
-from tests.tiny import write_dataset
 from utils.config.config import ConfigError, to_yaml
 from utils.files import folder_written_whole, settled_folder, written_whole
 from utils.run.lock import locked

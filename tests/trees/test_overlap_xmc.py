@@ -10,9 +10,9 @@ import scipy.sparse as sp
 
 import eval as evaluation
 import train
+from models.conformance.made import write_dataset
 from predict import Predictor
 from tests.conftest import with_values
-from tests.tiny import write_dataset
 from utils.arrays import map_arrays, save_arrays
 from utils.config.config import DataConfig
 from utils.data.dataset import load_dataset

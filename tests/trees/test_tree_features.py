@@ -11,11 +11,11 @@ import scipy.sparse as sp
 import eval as evaluation
 import train
 from models import trainer
+from models.conformance.made import write_dataset
 from models.elias.start import cluster
 from models.trees.dense_features import array_pair
 from predict import Predictor
 from tests.conftest import with_values
-from tests.tiny import write_dataset
 from utils.data.dataset import load_dataset
 from utils.data.held_out import validation_rows
 from utils.errors import InputError
