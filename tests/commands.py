@@ -19,13 +19,14 @@ import multiprocessing
 import os
 import runpy
 import signal
-import socket
 import sys
 import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from models.conformance.processes import environments
 
 ROOT = Path(__file__).parent.parent
 SECONDS = 300
@@ -44,13 +45,20 @@ class Finished:
 
 
 class Command:
-    """A running command: a script of the repository, or `-m` and a module, and its words."""
+    """A running command: a script of the repository, or `-m` and a module, and its words.
 
-    def __init__(self, *words: object, env: Mapping[str, str] | None = None) -> None:
+    Args:
+        folder: it runs in.
+    """
+
+    def __init__(
+        self, *words: object, env: Mapping[str, str] | None = None, folder: Path = ROOT
+    ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="command-")
         self._outputs = [Path(self._folder.name) / name for name in ("stdout", "stderr")]
         self._process = SERVER.Process(
-            target=_run, args=([str(word) for word in words], dict(env or {}), *self._outputs)
+            target=_run,
+            args=([str(word) for word in words], dict(env or {}), folder, *self._outputs),
         )
         self._process.start()
 
@@ -80,7 +88,7 @@ class Command:
         return Finished(self._process.exitcode or 0, stdout, stderr)
 
 
-def _run(words: list[str], env: dict[str, str], stdout: Path, stderr: Path) -> None:
+def _run(words: list[str], env: dict[str, str], folder: Path, stdout: Path, stderr: Path) -> None:
     """In the child: become the command."""
     for path, number in ((stdout, 1), (stderr, 2)):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -90,44 +98,29 @@ def _run(words: list[str], env: dict[str, str], stdout: Path, stderr: Path) -> N
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.update(env)
-    os.chdir(ROOT)
+    os.chdir(folder)
     is_module = words[0] == "-m"
     sys.argv = words[1:] if is_module else words
     if is_module:
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
     else:
-        runpy.run_path(words[0], run_name="__main__")
+        runpy.run_path(str(ROOT / words[0]), run_name="__main__")
 
 
-def run(*words: object, check: bool = True, env: Mapping[str, str] | None = None) -> Finished:
+def run(
+    *words: object,
+    check: bool = True,
+    env: Mapping[str, str] | None = None,
+    folder: Path = ROOT,
+) -> Finished:
     """Run a command to its end."""
-    return Command(*words, env=env).finish(check=check)
+    return Command(*words, env=env, folder=folder).finish(check=check)
 
 
-def launch(processes: int, *words: object, check: bool = True) -> Finished:
+def launch(processes: int, *words: object, check: bool = True, folder: Path = ROOT) -> Finished:
     """Run a command on several CPU processes, which the death of one ends; outputs are those of
     all."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    everyone = {
-        "WORLD_SIZE": processes,
-        "LOCAL_WORLD_SIZE": processes,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-        "ACCELERATE_MIXED_PRECISION": "no",
-        "OMP_NUM_THREADS": 1,
-    }
-    children = [
-        Command(
-            *words,
-            env={
-                key: str(value)
-                for key, value in {**everyone, "RANK": rank, "LOCAL_RANK": rank}.items()
-            },
-        )
-        for rank in range(processes)
-    ]
+    children = [Command(*words, env=env, folder=folder) for env in environments(processes)]
     deadline = time.monotonic() + SECONDS
     while any(child.returncode is None for child in children) and time.monotonic() < deadline:
         if any(child.returncode for child in children):  # as the launcher does

@@ -12,15 +12,10 @@ import signal
 
 import torch
 
-import train
-from eval import evaluate
-from predict import Predictor
+from models.conformance.processes import train_and_ask
 from utils import distributed
 from utils.config.config import load_config
 from utils.training import meter
-
-TEXTS = ("the linux tool", "", "glyph and letter")
-ASKED = 2  # no set of the tests has fewer labels
 
 
 def record_losses(die=None):
@@ -40,15 +35,12 @@ def record_losses(die=None):
 
 def run(config, resume=False, die=None):
     original, losses = record_losses(die)
-    folder = train.fit(config, resume=resume)
-    meter.EpochMeter.add = original
+    try:
+        train_and_ask(config, resume)
+    finally:
+        meter.EpochMeter.add = original
     if distributed.is_main():
-        (folder / "steps.json").write_text(json.dumps(losses))
-    evaluate(folder)
-    predictor = Predictor(folder)
-    answers = [predictor(texts, k=ASKED) for texts in (TEXTS, TEXTS[:1])]
-    if distributed.is_main():
-        (folder / "answers.json").write_text(json.dumps(answers))
+        (config.run_folder / "steps.json").write_text(json.dumps(losses))
 
 
 if __name__ == "__main__":

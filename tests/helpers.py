@@ -1,13 +1,18 @@
 """What tests of several rooms share: opened runs and data sets, weights, trees of rankers."""
 
+import contextlib
 import json
 import re
+from collections.abc import Iterator
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 from safetensors.torch import load_file
+from torch import Tensor, nn
 
+from models.encoders import reader
+from models.encoders.encoder import TextEncoder
 from utils.data.dataset import load_dataset
 from utils.linear.layer import Features, Solver
 from utils.linear.partition_tree import COMBINERS
@@ -109,3 +114,21 @@ def small_tree(dense=0, labels=23, max_leaf=3, splits=3, negatives="positives", 
         skeleton,
         fit_tree(features, relevance, skeleton, ranking(negatives)),
     )
+
+
+@contextlib.contextmanager
+def counted_encodings() -> Iterator[list[int]]:
+    """Give a list that grows by the number of texts at each call of an encoder inside; what is kept
+    of earlier calls is forgotten first."""
+    calls: list[int] = []
+    reader.forget()
+
+    def count(module: nn.Module, _: object, embeddings: Tensor) -> None:
+        if isinstance(module, TextEncoder):
+            calls.append(len(embeddings))
+
+    handle = nn.modules.module.register_module_forward_hook(count)
+    try:
+        yield calls
+    finally:
+        handle.remove()

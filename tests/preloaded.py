@@ -8,6 +8,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, BertModel
 
 import elias_utils
 import eval
+import models.conformance.checks
 import models.elias_steps
 import models.evaluator
 import models.predictor

@@ -8,16 +8,14 @@ import pytest
 
 import eval as evaluation
 import train
+from models.conformance.answers import COLLECTIVES, no_collectives
+from models.conformance.case import Case
+from models.conformance.learners import check_evaluation_changes_nothing, check_resuming
 from models.conformance.made import write_dataset
+from models.conformance.processes import check_processes
 from predict import Predictor
-from tests.conformance import (
-    COLLECTIVES,
-    Case,
-    check_evaluation_changes_nothing,
-    check_processes,
-    counted_encodings,
-    no_collectives,
-)
+from tests import commands
+from tests.helpers import counted_encodings
 from tests.settings import FIRST, SETTINGS
 from utils import distributed
 
@@ -25,6 +23,7 @@ from utils import distributed
 CHANGES = {"xc": {"dropout": 0.0}, "elias-2-swa": {"swa_start": 1, "swa_step": 1}}
 FITTED = ("fused", "fusion", "xr-linear", "overlap", "elias-ranker")  # without steps
 TRAINED = [name for name, of in SETTINGS.items() if of["method"]["name"] not in FITTED]
+FIRST_OF_EACH = {SETTINGS[name]["method"]["name"]: name for name in reversed(TRAINED)}.values()
 EXACT = ("xr-linear", "overlap")  # no sum of a fit depends on the processes
 
 
@@ -56,13 +55,18 @@ def test_two_processes(name, few_points, tiny_encoder, tmp_path):
     sections = sections_of(name)
     tolerance = 0 if sections["method"]["name"] in EXACT else 1e-5
     case = Case(sections, few_points, tiny_encoder, tmp_path)
-    check_processes(case, tolerance=tolerance)
+    check_processes(case, tolerance=tolerance, start=commands.launch)
 
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_evaluation_changes_nothing(name, tiny_root, tiny_encoder, tmp_path):
     case = Case(sections_of(name), tiny_root, tiny_encoder, tmp_path)
     check_evaluation_changes_nothing(case)
+
+
+@pytest.mark.parametrize("name", FIRST_OF_EACH)
+def test_resuming(name, tiny_root, tiny_encoder, tmp_path):
+    check_resuming(Case(sections_of(name), tiny_root, tiny_encoder, tmp_path))
 
 
 def test_members_with_one_encoder_encode_a_text_once(make_config):

@@ -28,6 +28,7 @@ LAYERS = (
     (
         "models.report_data",
         "models.planning",
+        "models.conformance",
         "models.evaluator",
         "models.predictor",
         "models.exporter",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +20,34 @@ ALIASES = tuple(
 )  # what a text says where it means the label: to be learned
 
 
-def write_dataset(folder, points=60, test_points=20, labels=20, seed=0, filters=True):
-    """Texts of a few words; each stands for a label, so that a model can learn them."""
+def write_dataset(
+    folder: Path,
+    points: int = 60,
+    test_points: int = 20,
+    labels: int = 20,
+    seed: int = 0,
+    *,
+    filters: bool = True,
+) -> Path:
+    """Write a data set whose texts name their labels by other words, so that a model can learn.
+
+    Args:
+        filters: every fifth point has a pair that is not counted.
+    Returns:
+        `folder`.
+    """
     rng = np.random.default_rng(seed)
     (folder / "raw").mkdir(parents=True)
-    names, aliases = (
-        [
-            words[i % len(words)] + (f" {i // len(words)}" if i >= len(words) else "")
-            for i in range(labels)
-        ]
-        for words in (WORDS, ALIASES)
-    )
-    (folder / "raw" / "Y.txt").write_text("".join(f"{n}\n" for n in names))
+    aliases = _enough(ALIASES, labels)
+    _write_lines(folder / "raw" / "Y.txt", _enough(WORDS, labels))
     for split, long, count in (("trn", "train", points), ("tst", "test", test_points)):
         chosen = [
             sorted(rng.choice(labels, min(labels, int(rng.integers(1, 4))), replace=False))
             for _ in range(count)
         ]
         texts = ["the " + " and ".join(aliases[i] for i in row) + " tool" for row in chosen]
-        (folder / "raw" / f"{split}_X.txt").write_text("".join(f"{t}\n" for t in texts))
-        indptr = np.concatenate([[0], np.cumsum([len(r) for r in chosen])])
+        _write_lines(folder / "raw" / f"{split}_X.txt", texts)
+        indptr = np.concatenate([[0], np.cumsum([len(row) for row in chosen])])
         indices = np.concatenate(chosen)
         values = rng.uniform(0.5, 1.5, len(indices)).astype(np.float32)
         matrix = sp.csr_matrix((values, indices, indptr), shape=(count, labels))
@@ -49,10 +57,22 @@ def write_dataset(folder, points=60, test_points=20, labels=20, seed=0, filters=
                 (row, next(i for i in range(labels) if i not in chosen[row]))
                 for row in range(0, count, 5)
             ]
-            (folder / f"filter_labels_{long}.txt").write_text(
-                "".join(f"{r} {c}\n" for r, c in pairs)
-            )
+            lines = [f"{row} {label}" for row, label in pairs]
+            _write_lines(folder / f"filter_labels_{long}.txt", lines)
     return folder
+
+
+def _enough(words: Sequence[str], count: int) -> list[str]:
+    """So many names, the words again with a number where there are more."""
+    names = []
+    for number in range(count):
+        turn, place = divmod(number, len(words))
+        names.append(f"{words[place]} {turn}" if turn else words[place])
+    return names
+
+
+def _write_lines(path: Path, lines: Sequence[str]) -> None:
+    path.write_text("".join(f"{line}\n" for line in lines))
 
 
 def write_encoder(folder: Path) -> str:

@@ -10,11 +10,12 @@ import scipy.sparse as sp
 
 import eval as evaluation
 import train
+from models.conformance.answers import no_collectives
 from models.conformance.made import write_dataset
 from models.evaluation import explain
 from models.fusion.ranker import FusionScores
 from predict import Predictor
-from tests.conformance import counted_encodings, no_collectives
+from tests.helpers import counted_encodings
 from utils.config.config import ConfigError, to_yaml
 from utils.data.dataset import load_dataset
 from utils.data.texts import ListTexts

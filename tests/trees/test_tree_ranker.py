@@ -5,11 +5,11 @@ import pytest
 import scipy.sparse as sp
 
 import train
+from models.conformance.answers import no_collectives
 from models.evaluation import predict
 from models.trees import ranker as module
 from models.trees.ranker import TreeRanker
 from predict import Predictor
-from tests.conformance import no_collectives
 from tests.conftest import with_values
 from utils.data.texts import ListTexts
 from utils.linear.partition_tree import COMBINERS
