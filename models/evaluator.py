@@ -13,7 +13,7 @@ import scipy.sparse as sp
 from models.contract import Ranker
 from models.evaluation import check_ks, compare_index, evaluate, kept_labels, spread
 from models.loading import check_options, load_ranker
-from models.report_data import report_data
+from models.report_data import Evaluated, report_data
 from utils import metrics
 from utils.config.config import Config
 from utils.data.dataset import SPLITS, Dataset, load_dataset
@@ -80,7 +80,7 @@ def evaluate_run(
         told["index"] = compare_index(ranker, sample, kept_labels(config, data))
     if config.eval.without:
         told["without"] = config.eval.without
-    report = report_data(folder, ranker, data, split, evaluation, seconds)
+    report = report_data(folder, ranker, data, Evaluated(split, evaluation, seconds))
     save_evaluation(folder, split, evaluation.scores, told, report)
     log.info("report: %s", report_path(folder, split))
     return evaluation.metrics
@@ -123,8 +123,11 @@ class NotSavedError(NotWrittenError):
 def save_evaluation(
     folder: Path, split: str, scores: sp.csr_matrix, told: dict[str, Any], report: ReportData
 ) -> None:
-    """Write predictions, metrics and report of a split; NotSavedError names what could not be, the
-    rest is written."""
+    """Write predictions, metrics and report of a split.
+
+    Raises:
+        NotSavedError: naming what could not be written; the rest is.
+    """
 
     def save_scores(path: Path) -> None:
         with written_whole(path) as partial:

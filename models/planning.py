@@ -1,5 +1,4 @@
-"""A recipe on paper: all that can be refused before the first step of its first stage is refused
-here.
+"""A recipe on paper: what can be refused before the first step of its first stage is.
 
     # every stage as it will be trained, by name; ConfigError for what cannot be
     stages = plan_recipe(config)
@@ -55,8 +54,9 @@ def plan_recipe(
 
 
 def with_resolved_encoder(config: Config) -> Config:
-    """The config with what its pretrained encoder says of itself; of a method that reads no tokens
-    as it is.
+    """The config with what its pretrained encoder says of itself.
+
+    That of a method that reads no tokens stays as it is.
 
     Raises:
         ConfigError: the encoder does not take texts as long as they may be.

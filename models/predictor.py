@@ -62,8 +62,10 @@ class Predictor:
             self._check_index()
 
     def _check_index(self) -> None:
-        """Build the approximate index now, and warn where it finds little: of texts of the test
-        split, or of labels."""
+        """Build the approximate index now, and warn where it finds little.
+
+        Of texts of the test split, or of labels where there are none.
+        """
         path = self.config.dataset_folder / "raw" / "tst_X.txt"
         texts = TextLines(path) if path.is_file() else self.label_texts
         step = -(-len(texts) // COMPARED_TEXTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +22,21 @@ MOST_RANKS = 100  # of a point's labels that deciles look at
 DECILE_KS = (1, 5, 100)
 
 
-def report_data(
-    folder: Path,
-    ranker: Ranker,
-    data: Dataset,
-    split: str,
-    evaluation: Evaluation,
-    seconds: float,
-) -> html.ReportData:
-    """Gather the data of a report.
+@dataclass(frozen=True)
+class Evaluated:
+    """What was evaluated: a split, what was found, with scores, and how many seconds it took."""
 
-    Args:
-        folder: of the run.
-        evaluation: of the split, with scores.
-        seconds: that it took.
-    """
+    split: str
+    evaluation: Evaluation
+    seconds: float
+
+
+def report_data(
+    folder: Path, ranker: Ranker, data: Dataset, evaluated: Evaluated
+) -> html.ReportData:
+    """Gather the data of a report of a run's folder."""
+    evaluation = evaluated.evaluation
+    split = evaluated.split
     assert evaluation.scores is not None, "the main process gathers a report"
     points = data.splits[split]
     scores = evaluation.scores
@@ -57,7 +58,7 @@ def report_data(
         "training points": data.num_train,
         "data hash": data.hash,
         "seed": ranker.config.run.seed,
-        "seconds of prediction": round(seconds, 2),
+        "seconds of prediction": round(evaluated.seconds, 2),
         **({"members": ", ".join(members)} if members else {}),
         **evaluation.facts,
     }
