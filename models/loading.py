@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 
-from models.adapter import MethodRanker
-from models.contract import Ranker, Recipe, Start
+from models.contract import Ranker, Start
 from utils.config.config import Config, ConfigError
 from utils.config.methods import method_class
 from utils.errors import InputError
@@ -39,16 +37,7 @@ def read_ranker(config: Config, run_folder: Path, runtime: Runtime) -> Ranker:
     folder = run_folder / "model"
     kind = method_class(config.method.name)
     labels = read_facts(folder / "method.json", num_labels=int)["num_labels"]
-    if not issubclass(kind, Recipe):
-        return MethodRanker.of(kind, config, folder, labels, runtime)
     return kind.Answers.load(config, folder, labels, runtime)
-
-
-def load_method(config: Config, run_folder: Path) -> Any:
-    """The model of a run of the older contract."""
-    folder = run_folder / "model"
-    labels = read_facts(folder / "method.json", num_labels=int)["num_labels"]
-    return method_class(config.method.name).load(config, folder, labels)
 
 
 def load_run(

@@ -14,7 +14,6 @@ import logging
 from collections.abc import Callable, Mapping
 
 from models.encoders.encoder import tokenizer_source
-from models.method import Method
 from utils.config.config import Config, ConfigError
 from utils.config.methods import method_class
 from utils.data.sizes import DataSizes, read_once
@@ -107,6 +106,4 @@ def _listed(groups: Mapping[str, frozenset[str]]) -> str:
 def tokenizer_of(config: Config) -> str | None:
     """The tokenizer of the texts that a stage trains on; None where it needs no tokens of them."""
     kind = method_class(config.method.name)
-    if issubclass(kind, Method):
-        return kind.tokenizer_source(config)
     return tokenizer_source(config.encoder) if kind.reads_tokens else None

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from accelerate.utils import set_seed
 
-from models.adapter import MethodRanker, make_recipe
 from models.contract import Learner, Recipe, Solver
 from models.evaluation import check_ks, evaluate, headline, metric_ks
 from models.loading import start_of
@@ -147,7 +146,7 @@ def fit_stage(config: Config, whole: Config, resume: bool = False, overwrite: bo
     kind.check(config, DataSizes.of(data), Runs())  # its sizes are exact now
     if resume and is_begun(config.run_folder):
         check_same_data(config.run_folder, data)
-    recipe = make_recipe(kind, config, data, start_of(config, runtime), runtime)
+    recipe = kind(config, data, start_of(config, runtime), runtime)
     # only now: what fails before leaves nothing behind
     folder = open_run(config, whole, resume, overwrite)
     start_logging(folder)
@@ -371,7 +370,7 @@ def keep_best(run: Run, loss: float) -> None:
     state.best_epoch = state.epoch
     state.evaluations_without_better = 0
     with folder_written_whole(run.folder / "model") as partial:
-        if distributed.is_main() or isinstance(ranker, MethodRanker):
+        if distributed.is_main():
             ranker.save(partial)
     if distributed.is_main():
         write_json(run.folder / "val_metrics.json", {"epoch": state.epoch, **found, **facts})

@@ -11,7 +11,6 @@ from accelerate import Accelerator
 
 import eval as evaluation
 import train
-from models.adapter import make_recipe
 from models.conformance.answers import check_answers, check_learning, check_saving
 from models.conformance.learners import check_steps
 from models.conformance.made import write_dataset
@@ -79,7 +78,7 @@ def test_batch_size_of_prediction_and_label_blocks_do_not_matter(make_config, na
     data = load(config)
     torch.manual_seed(0)
     kind = method_class(config.method.name)
-    recipe = make_recipe(kind, config, data, None, Runtime(Accelerator(cpu=True)))
+    recipe = kind(config, data, None, Runtime(Accelerator(cpu=True)))
     if name == "ova":
         torch.nn.init.normal_(recipe.module.weight)
     test = data.splits["tst"]

@@ -415,11 +415,11 @@ def test_comparison_counts_by_hand():
 def test_rows_that_are_not_full_are_predicted_short(make_config):
     config = make_config()
     data = load(config)
-    method = method_class("dexml").build(config, data)
-    method.prepare_scoring(Accelerator(cpu=True))
-    full = method.predict(data.splits["tst"], 5, Accelerator(cpu=True))
-    method.index = FindsTwo(method.label_embeddings)
-    few = method.predict(data.splits["tst"], 5, Accelerator(cpu=True))
+    ranker = method_class("dexml")(config, data, None, Runtime.start(config)).ranker()
+    test = data.splits["tst"]
+    full, _ = predict(ranker, test.texts, 5, test.filters)
+    ranker.index = FindsTwo(ranker.label_embeddings)
+    few, _ = predict(ranker, test.texts, 5, test.filters)
     assert np.diff(full.indptr).tolist() == [5] * 20
     lengths = np.diff(few.indptr)
     assert lengths.min() == 0

@@ -13,13 +13,16 @@ from safetensors.torch import load_file
 import train
 from models.batching import clustered_batches
 from models.batching.clustered_batches import ClusteredBatches, check_curriculum
+from models.encoders.reader import embed_all
 from tests.conftest import with_values
+from tests.helpers import counted_encodings
 from utils.clustering.clustering import balanced_hierarchy
 from utils.config.config import ConfigError
 from utils.config.methods import method_class
 from utils.data.batches import Batch, TextBatch, training_batches
 from utils.data.dataset import load_dataset
 from utils.pretrained.location import load_tokenizer
+from utils.runtime import Runtime
 
 NGAME = {
     "method": {"name": "ngame", "cluster_size": 4, "curr_epochs": [1, 4, 6], "cluster_interval": 2},
@@ -35,14 +38,14 @@ def batches(make_config):
 
 @pytest.fixture
 def built(make_config, tiny_encoder):
-    """built(**sections) -> (method, accelerator)."""
+    """built(**sections) -> learner."""
 
     def build(**sections):
         config = make_config(**sections)
         torch.manual_seed(0)
-        return method_class(config.method.name).build(
-            config, load_dataset(config, load_tokenizer(tiny_encoder))
-        ), Accelerator(cpu=True)
+        data = load_dataset(config, load_tokenizer(tiny_encoder))
+        runtime = Runtime(Accelerator(cpu=True))
+        return method_class(config.method.name)(config, data, None, runtime)
 
     return build
 
@@ -158,31 +161,27 @@ def test_the_order_keeps_clusters_together_and_similar_queries_in_one_cluster(ba
 
 
 def test_the_bank_that_training_fills_is_used_instead_of_encoding(built):
-    method, accelerator = built(**NGAME)
-    data = method.data
+    learner = built(**NGAME)
+    split = learner.data.splits["trn"]
     clusters = []
-    method.on_epoch_start(0, accelerator)
-    assert method.batch_order(0) is None
-    for batch in training_batches(data.splits["trn"], None, method.config, 0):
-        method.backward(batch, accelerator)
-    with torch.no_grad():
-        # nothing was updated, so they agree
-        expected = method.embed_queries(accelerator).numpy()
+    learner.begin(0)
+    assert learner.order(0) is None
+    for batch in training_batches(split, None, learner.config, 0):
+        learner.backward(batch)
+    # nothing was updated, so they agree
+    expected = embed_all(learner.reader, split.texts).numpy()
     for embed in (lambda: pytest.fail("encoded again"), lambda: expected):
-        method.clustered.start_epoch(1, embed)
-        clusters.append(method.clustered._clusters)
+        learner.clustered.start_epoch(1, embed)
+        clusters.append(learner.clustered._clusters)
     assert np.array_equal(*clusters)
-    assert method.clustered._points == []
+    assert learner.clustered._points == []
 
 
-def test_a_run_that_starts_with_clusters_encodes_its_queries_once(built, monkeypatch):
-    method, accelerator = built(**{**NGAME, "method": {**NGAME["method"], "curr_epochs": [0]}})
-    calls = []
-    original = type(method).embed_queries
-    monkeypatch.setattr(type(method), "embed_queries", lambda *a: calls.append(1) or original(*a))
-    method.on_epoch_start(0, accelerator)
-    assert len(method.batch_order(0)) == 48
-    assert calls == [1]
+def test_a_run_that_starts_with_clusters_encodes_its_queries_once(built):
+    learner = built(**{**NGAME, "method": {**NGAME["method"], "curr_epochs": [0]}})
+    with counted_encodings() as calls:
+        learner.begin(0)
+    assert len(learner.order(0)) == sum(calls) == 48
 
 
 def test_hard_batches_violate_the_margin_more_often_and_it_is_logged(make_config):
@@ -232,12 +231,12 @@ def test_a_run_cut_off_goes_on_with_the_same_clusters_and_bank(
     original = kind.backward
     calls = []
 
-    def die(self, batch, *rest):
+    def die(self, batch):
         if type(self) is kind:
             calls.append(1)
             if len(calls) == die_at:
                 raise MemoryError
-        return original(self, batch, *rest)
+        return original(self, batch)
 
     monkeypatch.setattr(kind, "backward", die)
     with pytest.raises(MemoryError):

@@ -19,7 +19,7 @@ from models.dual.dexml import Dexml
 
 
 class Mine(Dexml):
-    def backward(self, batch, accelerator):
+    def backward(self, batch):
         raise ValueError("my own bug")
 """
 

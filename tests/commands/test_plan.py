@@ -11,7 +11,6 @@ import torch
 from accelerate import Accelerator
 
 from benchmarks.plan import CONFIGS, REPOSITORY, measure
-from models.adapter import make_recipe
 from models.conformance.made import write_dataset
 from tests.commands import run
 from tests.conftest import with_values
@@ -70,7 +69,7 @@ def test_parameters_are_those_of_the_built_model(make_config, tiny_encoder, enco
     encoder = {**encoder, "name": tiny_encoder} if "name" in encoder else encoder
     config = make_config(encoder=encoder, method={"name": method})
     data = load_dataset(config, tiny_encoder)
-    built = make_recipe(method_class(method), config, data, None, CPU).module
+    built = method_class(method)(config, data, None, CPU).module
     counted = plan(config).parameters
     assert sum(counted.values()) == sum(p.numel() for p in built.parameters())
     rows = sum(p.numel() for p in built.parameters() if kind_of(p).is_table)

@@ -11,7 +11,6 @@ import yaml
 from accelerate import Accelerator
 
 import train
-from models.adapter import make_recipe
 from models.conformance.made import write_dataset
 from models.planning import plan_recipe
 from tests.conftest import with_values
@@ -83,7 +82,7 @@ def test_group_names_are_known_before_a_method_is_built(make_config, name, resid
     start = None
     if config.method.name == "xc":
         start = partial(random_start, config, data, CPU)
-    groups = make_recipe(kind, config, data, start, CPU).groups()
+    groups = kind(config, data, start, CPU).groups()
     assert {group["name"] for group in groups} == kind.group_names(config)
 
 
@@ -228,11 +227,11 @@ def test_stages_that_fit_are_planned_without_being_trained(make_config):
 
 def test_a_recipe_whose_last_stage_failed_goes_on_with_a_repaired_config(make_config, monkeypatch):
     config = make_config(stages=LAST)
-    original = method_class("overlap").prepare
-    monkeypatch.setattr(method_class("overlap"), "prepare", lambda *_: 1 / 0)
+    original = method_class("overlap").fit
+    monkeypatch.setattr(method_class("overlap"), "fit", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train.fit(config)
-    monkeypatch.setattr(method_class("overlap"), "prepare", original)
+    monkeypatch.setattr(method_class("overlap"), "fit", original)
     encoder = config.run_folder / "stages" / "encoder"
     before = (encoder / "finished").stat().st_mtime_ns
     repaired = make_config(stages=[ENCODER, {**TREE, "method": {**TREE["method"], "copies": 1}}])
@@ -299,10 +298,10 @@ def command(config, *words):
 
 
 def stopped(config, monkeypatch, method, calls=1):
-    """Train until the method's `backward` (or `prepare`, if it has no steps) was called so
+    """Train until the method's `backward` (or `fit`, if it has no steps) was called so
     often."""
     cls = method_class(method)
-    name = "prepare" if method == "overlap" else "backward"
+    name = "fit" if method == "overlap" else "backward"
     original = getattr(cls, name)
     left = iter(range(calls))
 

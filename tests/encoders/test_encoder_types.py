@@ -4,6 +4,7 @@ refused by name."""
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel
 
@@ -11,13 +12,13 @@ import train
 from models.encoders.encoder import build_encoder, load_encoder
 from models.encoders.portable import embed, write_encoder
 from models.exporter import export
-from models.loading import load_method
+from models.loading import load_run
 from tests.encoders.tiny_encoders import KINDS, WITHOUT_PADDING, write_tiny
 from utils.config.config import EncoderConfig
 from utils.errors import InputError
 from utils.plan import plan
 from utils.plan_sizes import _table_shape as encoder_table
-from utils.run.finding import find_run
+from utils.runtime import Runtime
 
 TEXTS = ["the kernel", "a python compiler of linux and the shell : editor tool", "", "font"]
 REFUSED = {
@@ -124,10 +125,9 @@ def test_training_with_such_encoders(tiny, make_config, tmp_path, kind):
         ),
         resume=True,
     )
-    found = [
-        embed(load_method(*reversed(find_run(folder))).eval().encoder, TEXTS, 30)
-        for folder in (run, tmp_path / "whole")
-    ]
+    runtime = Runtime(Accelerator(cpu=True))
+    rankers = [load_run(folder, runtime)[0] for folder in (run, tmp_path / "whole")]
+    found = [embed(ranker.reader.encoder, TEXTS, 30) for ranker in rankers]
     torch.testing.assert_close(*found, atol=1e-5, rtol=0)
     assert export(run, tmp_path / "out")["sentence-transformers"] < 1e-5
 

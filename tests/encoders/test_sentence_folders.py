@@ -13,7 +13,7 @@ import train
 from models.encoders.encoder import build_encoder
 from models.encoders.portable import embed
 from models.exporter import export
-from models.loading import load_method
+from models.loading import load_run
 from tests.encoders.tiny_encoders import tiny_tokenizer, write_tiny
 from utils.config.config import EncoderConfig, read_yaml
 from utils.errors import InputError
@@ -21,7 +21,7 @@ from utils.pretrained import sentence_prompts
 from utils.pretrained.location import load_tokenizer
 from utils.pretrained.settings import check_lengths
 from utils.pretrained.source import resolve_encoder
-from utils.run.finding import find_run
+from utils.runtime import Runtime
 from utils.tokenization_utils import Tokenizer, tokenize_texts
 
 TEXTS = ["the kernel", "a python compiler of linux and the shell : editor tool", "font query", ""]
@@ -286,19 +286,18 @@ def test_a_run_keeps_its_prompts(folder, make_config, tmp_path, name):
     run = train.fit(config)
     saved = read_yaml(run / "config.yaml")["encoder"]
     assert (saved["prompt"], saved["label_prompt"]) == ("query : ", "passage : the ")
-    method = load_method(find_run(run)[1], run).eval()
-    expected = embed(method.encoder, TEXTS, 16)
+    ranker, _ = load_run(run, Runtime.start(config))
+    encoder = ranker.reader.encoder
+    expected = embed(encoder, TEXTS, 16)
     labels = (config.dataset_folder / "raw" / "Y.txt").read_text().splitlines()
-    np.testing.assert_allclose(
-        of_labels(method.encoder, labels, 16), method.label_embeddings, atol=1e-5
-    )
+    np.testing.assert_allclose(of_labels(encoder, labels, 16), ranker.label_embeddings, atol=1e-5)
     assert export(run, tmp_path / "out")["sentence-transformers"] < 1e-5
     assert (
         '"query : ", before a label\'s text "passage : the "'
         in (tmp_path / "out" / "README.md").read_text()
     )
     np.testing.assert_allclose(
-        theirs(tmp_path / "out", labels, "encode_document"), method.label_embeddings, atol=1e-5
+        theirs(tmp_path / "out", labels, "encode_document"), ranker.label_embeddings, atol=1e-5
     )
     for source in (tmp_path / "out", run / "model"):
         again = built(source)

@@ -27,6 +27,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def is_locked(folder: Path) -> bool:
+    """Whether a process trains in the folder now."""
     """Tell whether a training run holds the run folder."""
     if not (folder / LOCK).exists():
         return False
