@@ -1,4 +1,4 @@
-"""ELIAS's offline steps; each is a function of models/elias_steps.py.
+"""ELIAS's offline steps; each is a function of engine/elias_steps.py.
 
     # stage 1's graph from TF-IDF features alone
     python elias_utils.py gen_cluster_A CONFIG --no_model true
@@ -109,7 +109,7 @@ def check_words(options: argparse.Namespace, words: Sequence[str]) -> None:
 
 def run_step(options: argparse.Namespace, words: Sequence[str]) -> tuple[str, Path]:
     """Do what the words ask for: (what it made, where it lies)."""
-    from models import elias_steps
+    from engine import elias_steps
     from utils.config.legacy_yaml import load_any_config
 
     check_words(options, words)

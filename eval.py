@@ -36,8 +36,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[argparse.Na
 def evaluate(
     run: str | Path, split: str = "tst", overrides: Sequence[str] | None = None
 ) -> dict[str, float]:
-    """Evaluate a run; see `models.evaluator.evaluate_run`."""
-    from models.evaluator import evaluate_run  # here: --help is instant
+    """Evaluate a run; see `engine.evaluator.evaluate_run`."""
+    from engine.evaluator import evaluate_run  # here: --help is instant
 
     return evaluate_run(run, split, overrides)
 

@@ -47,7 +47,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[argparse.Na
 def __getattr__(name: str) -> Any:
     """`predict.Predictor`, which imports torch, when it is asked for: --help is instant."""
     if name == "Predictor":
-        from models.predictor import Predictor
+        from engine.predictor import Predictor
 
         return Predictor
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -74,7 +74,7 @@ def texts_of(options: argparse.Namespace) -> Iterable[str]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options, words = parse_arguments(arguments)
-    from models.predictor import Predictor, predictions  # here: --help is instant
+    from engine.predictor import Predictor, predictions  # here: --help is instant
     from utils import distributed
     from utils.json_lines import write_json_lines
     from utils.run.logs import start_logging

@@ -8,7 +8,7 @@
     accelerate launch --config_file configs/accelerate.yaml --num_processes 4 train.py CONFIG
 
 Prints `run: <folder>` as its last line; then `python eval.py <folder>`. All keys:
-`python -m utils.config`. The loop is in models/trainer.py.
+`python -m utils.config`. The loop is in engine/trainer.py.
 """
 
 from __future__ import annotations
@@ -80,15 +80,15 @@ def _add_assumptions(parser: argparse.ArgumentParser) -> None:
 
 
 def fit(config: Config, resume: bool = False, overwrite: bool = False) -> Path:
-    """Train a config; see `models.trainer.fit`."""
-    from models.trainer import fit  # here: --help is instant
+    """Train a config; see `engine.trainer.fit`."""
+    from engine.trainer import fit  # here: --help is instant
 
     return fit(config, resume, overwrite)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options, words = parse_arguments(arguments)
-    from models.trainer import fit  # here: --help is instant
+    from engine.trainer import fit  # here: --help is instant
     from utils import distributed
     from utils.plan import report
     from utils.plan_sizes import Assumed

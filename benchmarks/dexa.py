@@ -30,7 +30,7 @@ import train
 from benchmarks.processes import made_data
 from models.classifiers.label_rows import LabelRows
 from models.classifiers.linear_ranker import LinearRanker
-from models.encoders.encoder import build_encoder
+from models.encoders.building import build_encoder
 from models.encoders.reader import Reader
 from utils.config.config import Config, build_config, load_config, stage_config, to_mapping
 from utils.config.methods import method_class

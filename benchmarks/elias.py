@@ -32,7 +32,7 @@ from models.elias.index import GraphIndex, SearchSettings
 from models.elias.model import Edges, EliasModel
 from models.elias.options import Elias1Config, Elias2Config, Limits
 from models.elias.search import forced_clusters, pool_gradient, pool_scores
-from models.encoders.encoder import build_encoder
+from models.encoders.building import build_encoder
 from utils.config.config import EncoderConfig, OptimConfig
 from utils.data.batches import TextBatch
 from utils.row_store import PRECISIONS, RowStore

@@ -15,10 +15,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from engine.predictor import Predictor
 from models.contract import Ranker
 from models.encoders import reader
 from models.fusion.ranker import FusionRanker
-from models.predictor import Predictor
 from utils.data.dataset import load_dataset
 from utils.data.texts import Texts
 from utils.text import iter_lines

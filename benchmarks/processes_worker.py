@@ -10,7 +10,7 @@ import time
 
 import torch
 
-from models.encoders.encoder import tokenizer_source
+from models.encoders.building import tokenizer_source
 from utils import distributed
 from utils.config.config import load_config
 from utils.config.methods import method_class

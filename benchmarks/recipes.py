@@ -5,7 +5,7 @@ its name.
     python -m benchmarks.recipes
     python -m benchmarks.recipes amazon-670k      # those whose path contains a word
 
-On paper: `models.planning.plan_recipe` with the published numbers of points and labels. Trained:
+On paper: `engine.planning.plan_recipe` with the published numbers of points and labels. Trained:
 all stages in order, with a small encoder in place of the hub's, two epochs, and every size cut to
 the toy's, so that the code that runs is the code that would. The last column is P@1 on the toy's
 24 test points.
@@ -27,8 +27,8 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
+from engine.planning import plan_recipe
 from eval import evaluate
-from models.planning import plan_recipe
 from train import check_settings, fit
 from utils.config.config import Config, build_config, to_mapping
 from utils.config.legacy_yaml import load_any_config

@@ -24,7 +24,7 @@ import numpy as np
 import scipy.sparse as sp
 from torch import Tensor, nn
 
-from models.encoders.encoder import encoder_groups
+from models.encoders.building import encoder_groups
 from models.encoders.reader import Reader
 from models.scores import Index, Scores
 from utils.config.config import Config, ConfigError, MethodConfig

@@ -26,7 +26,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.conformance.processes import environments
+from engine.conformance.processes import environments
 
 ROOT = Path(__file__).parent.parent
 SECONDS = 300

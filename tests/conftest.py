@@ -7,7 +7,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 import torch
 
-from models.conformance.made import tiny_sections, write_dataset, write_encoder
+from engine.conformance.made import tiny_sections, write_dataset, write_encoder
 from utils.config.config import Config, build_config, to_mapping
 
 

@@ -12,7 +12,7 @@ import signal
 
 import torch
 
-from models.conformance.processes import train_and_ask
+from engine.conformance.processes import train_and_ask
 from utils import distributed
 from utils.config.config import load_config
 from utils.training import meter

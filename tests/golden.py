@@ -29,7 +29,7 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor, uint8
 
-from models.conformance.made import tiny_sections, write_dataset, write_encoder
+from engine.conformance.made import tiny_sections, write_dataset, write_encoder
 from tests import commands
 from tests.settings import SETTINGS
 

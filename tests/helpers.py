@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from models.encoders import reader
-from models.encoders.encoder import TextEncoder
+from models.encoders.text_encoder import TextEncoder
 from utils.data.dataset import load_dataset
 from utils.linear.layer import Features, Solver
 from utils.linear.partition_tree import COMBINERS
@@ -20,7 +20,7 @@ from utils.linear.tree_training import Ranking, fit_tree, grow, label_centroids
 
 
 def load(config):
-    from models.planning import tokenizer_of
+    from engine.planning import tokenizer_of
     from utils.pretrained.location import load_tokenizer
 
     source = tokenizer_of(config)
@@ -31,7 +31,7 @@ def random_start(config, data, runtime):
     """A ranker with the encoder of a config and random label vectors, for what starts from one."""
     from models.classifiers.label_rows import LabelRows
     from models.classifiers.linear_ranker import LinearRanker
-    from models.encoders.encoder import build_encoder
+    from models.encoders.building import build_encoder
     from models.encoders.reader import Reader
 
     encoder = build_encoder(config.encoder, data)

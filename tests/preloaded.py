@@ -7,12 +7,12 @@ import torch.utils.tensorboard
 from transformers import AutoConfig, AutoModel, AutoTokenizer, BertModel
 
 import elias_utils
+import engine.conformance.checks
+import engine.elias_steps
+import engine.evaluator
+import engine.predictor
+import engine.trainer
 import eval
-import models.conformance.checks
-import models.elias_steps
-import models.evaluator
-import models.predictor
-import models.trainer
 import predict
 import tests.distributed_worker
 import tests.reading.malformed_targets

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from models.conformance.answers import check_answers, check_learning, check_saving
-from models.conformance.case import Case
-from models.conformance.learners import (
+from engine.conformance.answers import check_answers, check_learning, check_saving
+from engine.conformance.case import Case
+from engine.conformance.learners import (
     check_evaluation_changes_nothing,
     check_resuming,
     check_steps,
 )
-from models.conformance.processes import check_near
+from engine.conformance.processes import check_near
 from models.dual.dexml import Dexml
 from models.dual.ranker import DualRanker
 from models.scores import InnerProducts

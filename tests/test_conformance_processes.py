@@ -8,11 +8,11 @@ import pytest
 
 import eval as evaluation
 import train
-from models.conformance.answers import COLLECTIVES, no_collectives
-from models.conformance.case import Case
-from models.conformance.learners import check_evaluation_changes_nothing, check_resuming
-from models.conformance.made import write_dataset
-from models.conformance.processes import check_processes
+from engine.conformance.answers import COLLECTIVES, no_collectives
+from engine.conformance.case import Case
+from engine.conformance.learners import check_evaluation_changes_nothing, check_resuming
+from engine.conformance.made import write_dataset
+from engine.conformance.processes import check_processes
 from predict import Predictor
 from tests import commands
 from tests.helpers import counted_encodings

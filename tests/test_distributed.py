@@ -17,7 +17,7 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from models.conformance.made import write_dataset
+from engine.conformance.made import write_dataset
 from tests import commands, distributed_worker
 from utils import distributed
 from utils.arrays import map_arrays

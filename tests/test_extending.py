@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from models.conformance.made import write_dataset
+from engine.conformance.made import write_dataset
 from tests import commands
 from tests.commands import ROOT
 from utils.config import plugins

@@ -11,9 +11,9 @@ from accelerate import Accelerator
 
 import eval as evaluation
 import train
-from models.conformance.answers import check_answers, check_learning, check_saving
-from models.conformance.learners import check_steps
-from models.conformance.made import write_dataset
+from engine.conformance.answers import check_answers, check_learning, check_saving
+from engine.conformance.learners import check_steps
+from engine.conformance.made import write_dataset
 from models.contract import Learner
 from models.evaluation import predict
 from predict import Predictor

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 
 import eval as evaluation
 import train
-from models.conformance.made import write_dataset
+from engine.conformance.made import write_dataset
 from models.evaluation import predict
 from models.loading import load_ranker
 from predict import Predictor

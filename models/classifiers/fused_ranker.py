@@ -14,7 +14,7 @@ from torch import Tensor
 
 from models.classifiers.label_rows import read_rows
 from models.contract import Ranker, Vectors, write_facts
-from models.encoders.encoder import load_encoder
+from models.encoders.building import load_encoder
 from models.encoders.reader import Reader
 from models.scores import Index, Scores
 from utils.config.config import Config, EvalConfig

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from models.classifiers.label_rows import ClusterRows, DirectionRows, LabelRows
 from models.contract import Ranker, Vectors, write_facts
-from models.encoders.encoder import load_encoder
+from models.encoders.building import load_encoder
 from models.encoders.reader import Reader
 from models.scores import Index, InnerProducts
 from utils.config.config import Config

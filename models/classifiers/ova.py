@@ -22,8 +22,9 @@ from models.batching.losses import loss_function
 from models.classifiers.label_rows import LabelRows
 from models.classifiers.linear_ranker import LinearRanker
 from models.contract import Group, Learner, Ranker, Start, check_encoders, take_encoder
-from models.encoders.encoder import TextEncoder, build_encoder
+from models.encoders.building import build_encoder
 from models.encoders.reader import Reader
+from models.encoders.text_encoder import TextEncoder
 from utils import distributed
 from utils.config.config import Config, ConfigError, MethodConfig, option
 from utils.config.sections import LARGEST, MANY_TEXTS, SMALLEST

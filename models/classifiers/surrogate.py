@@ -22,8 +22,9 @@ from models.classifiers.label_rows import ClusterRows
 from models.classifiers.linear_ranker import SurrogateRanker
 from models.classifiers.ova import Classifier, Ova, OvaConfig
 from models.contract import Ranker
-from models.encoders.encoder import TextEncoder, build_encoder
+from models.encoders.building import build_encoder
 from models.encoders.reader import embed_all
+from models.encoders.text_encoder import TextEncoder
 from utils import distributed
 from utils.clustering.clustering import balanced_hierarchy
 from utils.config.config import Config, ConfigError, option

@@ -21,7 +21,7 @@ from models.dual.dexml import DualEncoder
 from models.dual.ngame import Ngame
 from models.dual.options import DexaConfig
 from models.dual.ranker import DexaRanker
-from models.encoders.encoder import build_encoder
+from models.encoders.building import build_encoder
 from utils import distributed
 from utils.clustering.clustering import centroids
 from utils.config.config import Config

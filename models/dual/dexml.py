@@ -25,8 +25,9 @@ from models.dual.auxiliary import AuxiliaryVectors
 from models.dual.hard_negatives import HardNegatives
 from models.dual.options import DexmlConfig
 from models.dual.ranker import DualRanker
-from models.encoders.encoder import TextEncoder, build_encoder
+from models.encoders.building import build_encoder
 from models.encoders.reader import Reader, embed_together
+from models.encoders.text_encoder import TextEncoder
 from utils.config.config import Config
 from utils.data.batches import Batch, TextBatch
 from utils.data.dataset import Dataset

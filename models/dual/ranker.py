@@ -12,7 +12,7 @@ from torch import Tensor
 
 from models.contract import Ranker, Vectors, write_facts
 from models.dual.auxiliary import AuxiliaryVectors
-from models.encoders.encoder import load_encoder
+from models.encoders.building import load_encoder
 from models.encoders.reader import Reader, embed_together
 from models.scores import Index, InnerProducts
 from utils.config.config import Config

@@ -45,7 +45,7 @@ from models.elias.start import (
     start_edges,
     start_labels,
 )
-from models.encoders.encoder import build_encoder
+from models.encoders.building import build_encoder
 from models.encoders.reader import Reader, embed_together
 from utils import distributed
 from utils.config.config import Config

@@ -22,7 +22,7 @@ from models.elias.index import GraphIndex, SearchSettings, raised_shares
 from models.elias.options import EliasConfig, Limits
 from models.elias.paths import ChosenClusters, ChosenEdges
 from models.elias.search import Shortlist, select_labels
-from models.encoders.encoder import TextEncoder
+from models.encoders.text_encoder import TextEncoder
 from utils.parameters import DeclaredParameter, Gradient, Kind
 from utils.row_store import RowStore
 

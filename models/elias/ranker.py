@@ -22,7 +22,7 @@ from models.elias.graph import Graph
 from models.elias.index import GraphIndex, SearchSettings, best_labels
 from models.elias.options import Limits
 from models.elias.report import graph_arrays, graph_facts, save_report
-from models.encoders.encoder import load_encoder
+from models.encoders.building import load_encoder
 from models.encoders.reader import Reader
 from models.scores import Scores, lowest_where_unreached
 from utils.config.config import Config

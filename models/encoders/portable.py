@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.encoders.encoder import BagEncoder, TextEncoder, TransformerEncoder
+from models.encoders.bag import BagEncoder
+from models.encoders.text_encoder import TextEncoder
+from models.encoders.transformer import TransformerEncoder
 from utils.data.batches import TextBatch
 from utils.errors import InputError
 from utils.pretrained.location import added_tokens

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.encoders.encoder import TextEncoder
+from models.encoders.text_encoder import TextEncoder
 from utils import distributed
 from utils.config.config import Config
 from utils.data.batches import sequential_batches

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from models.contract import Ranker
-from models.encoders.encoder import load_encoder
+from models.encoders.building import load_encoder
 from models.encoders.reader import Reader
 from utils.config.config import Config, load_config, to_yaml
 from utils.data.texts import FileTexts, TextFile, Texts

@@ -5,7 +5,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import train
-from models.encoders.encoder import load_encoder
+from models.encoders.building import load_encoder
 from predict import Predictor
 from tests.helpers import load
 from utils.config.config import ConfigError

@@ -12,9 +12,9 @@ from accelerate import Accelerator
 
 import eval as evaluation
 import train
+from engine.conformance.made import write_dataset
 from models.classifiers.linear_ranker import XcRanker
 from models.classifiers.xc import Xc
-from models.conformance.made import write_dataset
 from models.encoders import reader as readers
 from models.evaluation import predict
 from models.loading import load_run

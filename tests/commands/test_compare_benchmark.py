@@ -10,8 +10,8 @@ import scipy.sparse as sp
 from benchmarks import compare
 from benchmarks.compare_linear import as_csr
 from benchmarks.synthetic_tree import write_problem
+from engine.conformance.made import write_dataset
 from eval import evaluate
-from models.conformance.made import write_dataset
 from train import fit
 from utils.config.config import load_config
 

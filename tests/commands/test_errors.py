@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from models.evaluator import NotSavedError
+from engine.evaluator import NotSavedError
 from utils.commands import command
 from utils.config.config import to_yaml
 from utils.errors import ConfigError, InputError, NotWrittenError

@@ -8,7 +8,7 @@ import pytest
 
 import eval as evaluation
 import train
-from models.evaluator import NotSavedError
+from engine.evaluator import NotSavedError
 from utils import files
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import train
-from models.conformance.made import write_dataset
+from engine.conformance.made import write_dataset
 from predict import Predictor
 from utils import distributed
 

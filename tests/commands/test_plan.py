@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from benchmarks.plan import CONFIGS, REPOSITORY, measure
-from models.conformance.made import write_dataset
+from engine.conformance.made import write_dataset
 from tests.commands import run
 from tests.conftest import with_values
 from utils import plan as planning

@@ -9,7 +9,7 @@ import scipy.sparse as sp
 
 import eval as evaluation
 import train
-from models.conformance.made import write_dataset
+from engine.conformance.made import write_dataset
 from predict import Predictor
 
 PAYLOAD = """

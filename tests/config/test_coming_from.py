@@ -11,7 +11,7 @@ import pytest
 import elias_utils
 import eval as evaluation
 import train
-from models.conformance.made import write_dataset
+from engine.conformance.made import write_dataset
 from tests.config.released_json import DEXA, written
 from utils.config.config import Config
 from utils.config.legacy_yaml import load_any_config

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import train
-from models.conformance.made import write_dataset
+from engine.conformance.made import write_dataset
 from tests.config.released_json import DEXA, NGAME, written
 from utils.config.config import ConfigError, stage_config, to_mapping
 from utils.config.legacy_json import load_released

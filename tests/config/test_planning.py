@@ -11,8 +11,8 @@ import yaml
 from accelerate import Accelerator
 
 import train
-from models.conformance.made import write_dataset
-from models.planning import plan_recipe
+from engine.conformance.made import write_dataset
+from engine.planning import plan_recipe
 from tests.conftest import with_values
 from tests.helpers import equal, load, random_start, weights
 from tests.settings import SETTINGS

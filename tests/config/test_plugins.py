@@ -11,7 +11,7 @@ import yaml
 import eval as evaluation
 import predict
 import train
-from models.exporter import export
+from engine.exporter import export
 from utils.config import plugins
 from utils.config.config import ConfigError, to_yaml
 from utils.config.methods import METHODS, method_class, method_options

@@ -9,7 +9,7 @@ import scipy.sparse as sp
 import torch
 
 import train
-from models.conformance.made import write_dataset
+from engine.conformance.made import write_dataset
 from tests.conftest import with_values
 from utils import distributed
 from utils.data.batches import TextBatch, sequential_batches, steps_per_epoch, training_batches

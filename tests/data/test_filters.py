@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from models.conformance.made import write_dataset
+from engine.conformance.made import write_dataset
 from utils.data.dataset import load_dataset
 from utils.data.filters import load_filter, load_filters
 from utils.errors import InputError

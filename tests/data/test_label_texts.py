@@ -6,7 +6,7 @@ import pytest
 
 import eval as evaluation
 import train
-from models.conformance.made import write_dataset
+from engine.conformance.made import write_dataset
 from predict import Predictor
 from utils.data.dataset import load_dataset
 from utils.data.label_texts import label_texts

@@ -11,7 +11,7 @@ import pytest
 
 import eval as evaluation
 import train
-from models.exporter import export
+from engine.exporter import export
 from models.fusion.members import check_member
 from predict import Predictor
 from utils.data.dataset import load_dataset

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 
 import train
 from models.dual.dexml import Dexml
-from models.encoders.encoder import BagEncoder
+from models.encoders.bag import BagEncoder
 from models.evaluation import evaluate
 from predict import Predictor
 from utils.data.batches import TextBatch, training_batches

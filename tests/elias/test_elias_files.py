@@ -11,9 +11,9 @@ import scipy.sparse as sp
 
 import elias_utils
 import train
-from models.conformance.made import write_dataset
+from engine.conformance.made import write_dataset
+from engine.elias_steps import gen_approx_A, gen_cluster_A
 from models.elias.graph import Graph
-from models.elias_steps import gen_approx_A, gen_cluster_A
 from tests.conftest import with_values
 from utils.config.config import ConfigError, build_config, to_mapping, to_yaml
 from utils.config.legacy_yaml import load_any_config

@@ -9,9 +9,9 @@ import scipy.sparse as sp
 
 import eval as evaluation
 import train
-from models.conformance.answers import no_collectives
+from engine.conformance.answers import no_collectives
+from engine.elias_steps import quantize
 from models.elias.report import draw, recall_of
-from models.elias_steps import quantize
 from models.evaluation import FREQUENCIES, bin_name
 from tests.elias.conftest import STAGE1, STAGE2, built, ranker_of
 from tests.helpers import load

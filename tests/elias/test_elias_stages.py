@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 
 import eval as evaluation
 import train
+from engine.elias_steps import gen_approx_A, gen_cluster_A, report, sparse_ranker
 from models.contract import label_vectors_of
 from models.elias.graph import Graph
 from models.elias.options import Elias2Config, Limits
-from models.elias_steps import gen_approx_A, gen_cluster_A, report, sparse_ranker
 from models.evaluation import FREQUENCIES, bin_name
 from tests.commands import launch
 from tests.conftest import with_values

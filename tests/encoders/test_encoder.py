@@ -3,12 +3,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.encoders.encoder import (
-    BagEncoder,
-    build_encoder,
-    inverse_document_frequency,
-    load_encoder,
-)
+from models.encoders.bag import BagEncoder, inverse_document_frequency
+from models.encoders.building import build_encoder, load_encoder
 from tests.encoders.tiny_encoders import tiny_tokenizer, write_tiny
 from utils.config.config import EncoderConfig
 from utils.data.batches import TextBatch

@@ -9,9 +9,9 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoModel
 
 import train
-from models.encoders.encoder import build_encoder, load_encoder
+from engine.exporter import export
+from models.encoders.building import build_encoder, load_encoder
 from models.encoders.portable import embed, write_encoder
-from models.exporter import export
 from models.loading import load_run
 from tests.encoders.tiny_encoders import KINDS, WITHOUT_PADDING, write_tiny
 from utils.config.config import EncoderConfig

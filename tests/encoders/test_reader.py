@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 
 from models.encoders import reader
-from models.encoders.encoder import build_encoder
+from models.encoders.building import build_encoder
 from models.encoders.reader import Reader
 from tests.helpers import counted_encodings
 from utils.config.config import EncoderConfig

@@ -10,9 +10,9 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 import train
-from models.encoders.encoder import build_encoder
+from engine.exporter import export
+from models.encoders.building import build_encoder
 from models.encoders.portable import embed
-from models.exporter import export
 from models.loading import load_run
 from tests.encoders.tiny_encoders import tiny_tokenizer, write_tiny
 from utils.config.config import EncoderConfig, read_yaml

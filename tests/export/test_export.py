@@ -16,10 +16,10 @@ from sentence_transformers import SentenceTransformer
 
 import eval as evaluation
 import train
-from models import exporter as exporting
-from models.encoders.encoder import build_encoder
+from engine import exporter as exporting
+from engine.exporter import EDGE_TEXTS, export
+from models.encoders.building import build_encoder
 from models.encoders.portable import embed
-from models.exporter import EDGE_TEXTS, export
 from models.loading import load_ranker
 from utils.config.config import EncoderConfig, read_yaml
 from utils.data.texts import ListTexts

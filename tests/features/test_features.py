@@ -10,7 +10,7 @@ import pytest
 import scipy.sparse as sp
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from models.conformance.made import write_dataset
+from engine.conformance.made import write_dataset
 from utils.config.config import DataConfig
 from utils.errors import InputError
 from utils.features.files import choose_rule, features_by, find_features, grouping_features

@@ -10,8 +10,8 @@ import scipy.sparse as sp
 
 import eval as evaluation
 import train
-from models.conformance.answers import no_collectives
-from models.conformance.made import write_dataset
+from engine.conformance.answers import no_collectives
+from engine.conformance.made import write_dataset
 from models.evaluation import explain
 from models.fusion.ranker import FusionScores
 from predict import Predictor

@@ -21,8 +21,8 @@ import pytest
 import scipy.sparse as sp
 
 import train
+from engine.conformance.made import write_dataset
 from eval import evaluate
-from models.conformance.made import write_dataset
 from models.elias.graph import graph_of_clusters
 from tests.commands import SERVER
 from tests.reading.malformed_targets import Outcome, read

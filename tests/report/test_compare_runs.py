@@ -10,7 +10,7 @@ import scipy.sparse as sp
 
 import eval as evaluation
 import train
-from models.conformance.made import write_dataset
+from engine.conformance.made import write_dataset
 from tests.helpers import payload_of
 from utils.report.compare import differing
 from utils.report.tables import main

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 import eval as evaluation
 import train
-from models import trainer
-from models.conformance.made import write_dataset
+from engine import trainer
+from engine.conformance.made import write_dataset
 from models.dual.dexml import Dexml
 from models.evaluation import Evaluation
 from predict import Predictor

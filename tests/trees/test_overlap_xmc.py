@@ -10,7 +10,7 @@ import scipy.sparse as sp
 
 import eval as evaluation
 import train
-from models.conformance.made import write_dataset
+from engine.conformance.made import write_dataset
 from predict import Predictor
 from tests.conftest import with_values
 from utils.arrays import map_arrays, save_arrays

@@ -10,8 +10,8 @@ import scipy.sparse as sp
 
 import eval as evaluation
 import train
-from models import trainer
-from models.conformance.made import write_dataset
+from engine import trainer
+from engine.conformance.made import write_dataset
 from models.elias.start import cluster
 from models.trees.dense_features import array_pair
 from predict import Predictor

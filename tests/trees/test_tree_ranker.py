@@ -5,7 +5,7 @@ import pytest
 import scipy.sparse as sp
 
 import train
-from models.conformance.answers import no_collectives
+from engine.conformance.answers import no_collectives
 from models.evaluation import predict
 from models.trees import ranker as module
 from models.trees.ranker import TreeRanker

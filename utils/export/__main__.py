@@ -44,7 +44,7 @@ def main(words: Sequence[str] | None = None) -> None:
     add_plugin_option(parser)
     add_debug_option(parser)
     options, overrides = parse_words(parser, words)
-    from models.exporter import export  # here: --help is instant
+    from engine.exporter import export  # here: --help is instant
     from utils.run.logs import start_logging
 
     start_logging()

@@ -77,7 +77,7 @@ class Limit:
 
 @dataclass(frozen=True)
 class SentenceEncoder:
-    """A folder of sentence-transformers as models/encoders/encoder.py builds it.
+    """A folder of sentence-transformers as models/encoders/ builds it.
 
     Attributes:
         settings: keys of section `encoder`.
@@ -139,7 +139,7 @@ def read_sentence_modules(name: str) -> SentenceEncoder:
     """Read what modules.json and the files that it names say.
 
     Raises:
-        InputError: a module, or an option of one, has no counterpart in models/encoders/encoder.py.
+        InputError: a module, or an option of one, has no counterpart in models/encoders/.
     """
     modules = _Modules.of(name)
     whole = mapping_of(name, WHOLE)

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from accelerate.utils import set_seed
 
+from engine.planning import plan_recipe, tokenizer_of
 from models.contract import Learner, Recipe, Solver
 from models.evaluation import check_ks, evaluate, headline, metric_ks
 from models.loading import start_of
-from models.planning import plan_recipe, tokenizer_of
 from utils import distributed
 from utils.config.config import Config, ConfigError
 from utils.config.methods import method_class

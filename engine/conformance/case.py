@@ -13,7 +13,7 @@ import scipy.sparse as sp
 from safetensors.torch import load_file
 from torch import Tensor
 
-from models.conformance.made import tiny_sections, write_dataset, write_encoder
+from engine.conformance.made import tiny_sections, write_dataset, write_encoder
 from utils.config.config import Config, build_config
 from utils.config.plugins import allow, is_foreign, module_of
 
@@ -36,8 +36,10 @@ class Case:
 
     @classmethod
     def made(cls, sections: Mapping[str, Any], folder: Path) -> Case:
-        """A case on a data set and an encoder that are written into `folder`; modules that the
-        sections name may be imported from here on."""
+        """A case on a data set and an encoder that are written into `folder`.
+
+        Modules that the sections name may be imported from here on.
+        """
         for name in _names(sections):
             if is_foreign(name):
                 allow(module_of(name))

@@ -1,5 +1,6 @@
-"""ELIAS's offline steps: graphs made ahead of a run, the ranker on top of one, smaller weights,
-plots. `elias_utils.py` is their command line.
+"""ELIAS's offline steps, of which `elias_utils.py` is the command line.
+
+Graphs made ahead of a run, the ranker on top of one, smaller weights, plots.
 
     gen_cluster_A(config)                 # stage 1's graph, where `train.py CONFIG` looks for it
     gen_approx_A("Results/run")           # stage 2's, where runs that start from this one look
@@ -13,6 +14,8 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from engine.planning import with_resolved_encoder
+from engine.trainer import fit, read_data
 from models.elias.graph import Graph, check_graph
 from models.elias.learner import Elias
 from models.elias.made_graphs import Origin, approx_origin, cluster_origin
@@ -21,8 +24,6 @@ from models.elias.ranker import GraphRanker
 from models.elias.report import draw
 from models.elias.start import approximate, cluster, point_embeddings
 from models.loading import load_ranker
-from models.planning import with_resolved_encoder
-from models.trainer import fit, read_data
 from utils import distributed
 from utils.config.config import Config, ConfigError, finish_config, to_mapping
 from utils.config.graph_places import approx_file, cluster_file
@@ -105,8 +106,9 @@ def _model_of(config: Config) -> Path | None:
 
 
 def gen_approx_A(run: str | Path, kappa: int | None = None, out: str | Path | None = None) -> Path:
-    """Write the labels that each cluster of a finished run attracts (A of stage 2) to a file; a
-    collective.
+    """Write the labels that each cluster of a finished run attracts (A of stage 2) to a file.
+
+    A collective.
 
     Args:
         run: run folder or its config.yaml.
@@ -137,8 +139,10 @@ def gen_approx_A(run: str | Path, kappa: int | None = None, out: str | Path | No
 
 
 def sparse_ranker(run: str | Path, overrides: Sequence[str] = (), overwrite: bool = False) -> Path:
-    """Train ELIAS++, a run of method elias-ranker that starts from this one, in <run>-ranker; a
-    collective."""
+    """Train ELIAS++ on top of a run, in <run>-ranker; a collective.
+
+    It is a run of method elias-ranker that starts from this one.
+    """
     folder, config = find_run(run)
     check_is_elias("sparse_ranker", folder, config)
     mapping = to_mapping(config)
@@ -195,8 +199,10 @@ def check_is_elias(step: str, folder: Path, config: Config) -> None:
 
 
 def _other_run(step: str, folder: Path, config: Config) -> str:
-    """The message for a run of another method; the whole recipe's run has the elias runs in its
-    stages."""
+    """The message for a run of another method.
+
+    The whole recipe's run has the elias runs in its stages.
+    """
     paths = [path.parent for path in sorted(folder.glob("stages/*/config.yaml"))]
     stages = [str(path) for path in paths if is_elias(find_run(path)[1])]
     there = f"; those of its stages are {' and '.join(stages)}" if stages else ""

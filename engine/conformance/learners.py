@@ -1,5 +1,4 @@
-"""What steps do to a Learner and its ranker, as functions that raise AssertionError where it is not
-so."""
+"""What steps do to a Learner and its ranker: functions that raise where it is not so."""
 
 from __future__ import annotations
 
@@ -8,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from models.conformance.answers import no_collectives
-from models.conformance.case import Case, logged, measured, state_of
-from models.conformance.processes import TEXTS
+from engine.conformance.answers import no_collectives
+from engine.conformance.case import Case, logged, measured, state_of
+from engine.conformance.processes import TEXTS
+from engine.planning import plan_recipe
+from engine.trainer import fit, read_data
 from models.contract import Learner, Recipe
 from models.loading import start_of
-from models.planning import plan_recipe
-from models.trainer import fit, read_data
 from utils.config.config import Config
 from utils.config.methods import method_class
 from utils.data.batches import training_batches

@@ -10,14 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from models.conformance.answers import check_answers, check_learning, check_saving
-from models.conformance.case import Case
-from models.conformance.learners import (
+from engine.conformance.answers import check_answers, check_learning, check_saving
+from engine.conformance.case import Case
+from engine.conformance.learners import (
     check_evaluation_changes_nothing,
     check_resuming,
     check_steps,
 )
-from models.conformance.processes import check_processes
+from engine.conformance.processes import check_processes
 from models.contract import Learner
 from utils.config.methods import method_class
 

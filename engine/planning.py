@@ -13,7 +13,7 @@ import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 
-from models.encoders.encoder import tokenizer_source
+from models.encoders.building import tokenizer_source
 from utils.config.config import Config, ConfigError
 from utils.config.methods import method_class
 from utils.data.sizes import DataSizes, read_once

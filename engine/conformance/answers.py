@@ -9,13 +9,13 @@ from unittest import mock
 
 import numpy as np
 
-from models.conformance.case import losses_of
-from models.conformance.processes import TEXTS
+from engine.conformance.case import losses_of
+from engine.conformance.processes import TEXTS
+from engine.evaluator import evaluate_run
+from engine.predictor import Predictor
+from engine.trainer import fit
 from models.contract import Learner, Ranker
-from models.evaluator import evaluate_run
 from models.loading import load_run
-from models.predictor import Predictor
-from models.trainer import fit
 from utils import distributed
 from utils.config.config import Config
 from utils.config.methods import method_class
@@ -39,8 +39,10 @@ COLLECTIVES = (
 
 @contextlib.contextmanager
 def no_collectives() -> Iterator[None]:
-    """Inside, every function of utils.distributed that all processes must call raises, on one
-    process too: a block is scored by the process that has it, alone."""
+    """Inside, every function of utils.distributed that all processes must call raises.
+
+    On one process too: a block is scored by the process that has it, alone.
+    """
 
     def refused(name: str) -> Callable[..., None]:
         def raise_(*_: object, **__: object) -> None:
@@ -85,9 +87,11 @@ def most_frequent_label(data: Dataset) -> float:
 
 
 def check_answers(folder: Path) -> None:
-    """Ask a finished run as evaluation and a fusion do: without a collective, every label once,
-    best first, finite, an empty text included, or no text at all; labels looked up have the scores
-    they rank by."""
+    """Ask a finished run as evaluation and a fusion do.
+
+    Without a collective, every label once, best first, finite, an empty text included, or no text
+    at all; labels looked up have the scores they rank by.
+    """
     ranker, _ = load_run(folder, Runtime.start(find_run(folder)[1]))
     labels = ranker.num_labels
     with no_collectives():

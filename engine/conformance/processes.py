@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from models.conformance.case import Case, answered, losses_of, scores_of_test
-from models.evaluator import evaluate_run
-from models.predictor import Predictor
-from models.trainer import fit
+from engine.conformance.case import Case, answered, losses_of, scores_of_test
+from engine.evaluator import evaluate_run
+from engine.predictor import Predictor
+from engine.trainer import fit
 from utils import distributed
 from utils.config.config import Config, to_yaml
 
@@ -39,8 +39,10 @@ STEADY: dict[str, dict[str, Any]] = {
 
 
 def train_and_ask(config: Config, resume: bool = False) -> None:
-    """Train, evaluate and ask for labels of TEXTS, whose answers are written beside the run; a
-    collective."""
+    """Train, evaluate and ask for labels of TEXTS; a collective.
+
+    The answers are written beside the run.
+    """
     folder = fit(config, resume=resume)
     evaluate_run(folder)
     predictor = Predictor(folder)
@@ -50,8 +52,7 @@ def train_and_ask(config: Config, resume: bool = False) -> None:
 
 
 def environments(processes: int) -> list[dict[str, str]]:
-    """What each of several CPU processes finds in its environment, as `accelerate launch` sets
-    it."""
+    """What each of several CPU processes finds in its environment, as of `accelerate launch`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -127,7 +128,7 @@ def check_processes(
     train_and_ask(one)
     path = case.folder / "config.yaml"
     path.write_text(to_yaml(many))
-    words = ("-m", "models.conformance", "--seconds", SECONDS // 3, path)
+    words = ("-m", "engine.conformance", "--seconds", SECONDS // 3, path)
     start(processes, *words)
     folders = (one.run_folder, many.run_folder)
     check_near("losses", map(losses_of, folders), tolerance)
@@ -139,9 +140,11 @@ def check_processes(
 
 
 def check_near(what: str, results: Iterable[Any], tolerance: float, size: float = 0.0) -> float:
-    """AssertionError where results of one and of several processes lie further apart than
-    `tolerance`, relative to each and to the largest, and than `size`.
+    """Compare results of one process and of several.
 
+    Raises:
+        AssertionError: they lie further apart than `tolerance`, relative to each and to the
+            largest, and than `size`.
     Returns:
         what `tolerance` of the largest is.
     """

@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import faulthandler
 
-from models.conformance.processes import train_and_ask
+from engine.conformance.processes import train_and_ask
 from utils import distributed
 from utils.config.config import load_config
 
 
 def main() -> None:
     """Parse the command line and run what it asks for."""
-    parser = argparse.ArgumentParser(prog="python -m models.conformance")
+    parser = argparse.ArgumentParser(prog="python -m engine.conformance")
     parser.add_argument("config", help="modules that it names are imported")
     parser.add_argument(
         "--seconds", type=int, required=True, help="where it still is then is its last word"

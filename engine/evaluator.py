@@ -10,10 +10,10 @@ from typing import Any
 
 import scipy.sparse as sp
 
+from engine.report_data import Evaluated, report_data
 from models.contract import Ranker
 from models.evaluation import check_ks, compare_index, evaluate, kept_labels, spread
 from models.loading import check_options, load_ranker
-from models.report_data import Evaluated, report_data
 from utils import metrics
 from utils.config.config import Config
 from utils.data.dataset import SPLITS, Dataset, load_dataset

@@ -1,0 +1,1 @@
+"""What the entry points do, by functions that others may call too; above all other rooms."""

@@ -1,0 +1,1 @@
+"""What every method must do: `from engine.conformance.checks import check_recipe`."""

@@ -1,1 +1,0 @@
-"""What every method must do: `from models.conformance.checks import check_recipe`."""

@@ -1,0 +1,133 @@
+"""What every text encoder is: TextBatch of B texts -> embeddings [B, D]."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from utils.config.config import EncoderConfig
+from utils.data.batches import TextBatch
+from utils.errors import InputError
+from utils.pretrained.source import fill
+from utils.reading.saved import read_tensors
+from utils.tokenization_utils import Tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class UnitLength(torch.autograd.Function):
+    """x / |x| along the last dimension; a zero vector stays zero and gets no gradient.
+
+    As torch's normalize, with one product and one sum in backward instead of a dozen passes over
+    the batch.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        inverse = torch.where(norm > 1e-12, 1 / norm, 0.0)
+        unit = x * inverse
+        ctx.save_for_backward(unit, inverse)
+        return unit
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        unit, inverse = ctx.saved_tensors
+        along = torch.linalg.vecdot(gradient, unit)[..., None]
+        return torch.addcmul(gradient, unit, along, value=-1).mul_(inverse)
+
+
+class TextEncoder(nn.Module):
+    """Base: subclasses compute `pool(texts)` [B, width]; the head is shared.
+
+    Attributes: dim (D), tokenizer (Hugging Face), config.
+    """
+
+    def __init__(self, config: EncoderConfig, tokenizer, width: int) -> None:
+        super().__init__()
+        self.config = fill(config)
+        self.tokenizer = tokenizer
+        self.dim = config.projection or width
+        self.projection = nn.Linear(width, self.dim) if config.projection else None
+
+    def point_tokenizer(self, max_len: int) -> Tokenizer:
+        """Of points' texts, cut at so many tokens."""
+        return Tokenizer(self.tokenizer, max_len, prompt=self.config.point_prompt)
+
+    def label_tokenizer(self, max_len: int) -> Tokenizer:
+        """Of labels' texts, cut at so many tokens."""
+        return Tokenizer(self.tokenizer, max_len, prompt=self.config.prompt_of_labels)
+
+    def pool(self, texts: TextBatch) -> Tensor:
+        raise TypeError(f"{type(self).__name__} must define pool()")
+
+    def forward(self, texts: TextBatch) -> Tensor:
+        """Texts -> embeddings [B, D], of unit length if `encoder.normalize`; an empty text gives a
+        finite row."""
+        return self._head(self.pool(texts))
+
+    def encode_padded(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """As `forward`, from padded token ids and their mask [B, T], without what only training
+        needs."""
+        return self._head(self.pool_padded(ids, mask))
+
+    def pool_padded(self, ids: Tensor, mask: Tensor) -> Tensor:
+        raise TypeError(f"{type(self).__name__} must define pool_padded()")
+
+    def _head(self, pooled: Tensor) -> Tensor:
+        if self.projection is not None:
+            pooled = self.projection(pooled)  # [B, D]
+        return UnitLength.apply(pooled.float()) if self.config.normalize else pooled
+
+    def save(self, folder: Path) -> None:
+        """Weights and tokenizer into `folder`, to be read by `load_encoder`."""
+        self.tokenizer.save_pretrained(folder)
+        head = {
+            k: v.detach().contiguous()
+            for k, v in self.state_dict().items()
+            if not k.startswith("transformer.")
+        }
+        if head:
+            save_file(head, folder / "head.safetensors")
+
+    def load_head(self, folder: Path) -> None:
+        """Take back what `save` wrote beside the transformer; strict."""
+        own = {
+            name: tuple(value.shape)
+            for name, value in self.state_dict().items()
+            if not name.startswith("transformer.")
+        }
+        if own:
+            path = folder / "head.safetensors"
+            self.take_head(read_tensors(path, own), path)
+
+    def take_head(self, head: dict[str, Tensor], where: str | Path) -> list[str]:
+        """Copy tensors of what is beside the transformer; returns the names that `head` leaves as
+        they were.
+
+        Raises:
+            ValueError: a tensor that this encoder does not have, or of another shape.
+        """
+        try:
+            missing, extra = self.load_state_dict(head, strict=False)
+        except RuntimeError as error:
+            raise InputError(f"{where}: {' '.join(str(error).split())}") from error
+        if extra:
+            raise InputError(f"{where}: unexpected {extra}")
+        return [name for name in missing if not name.startswith("transformer.")]
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int, name: str, source: str) -> None:
+    """InputError for a tokenizer whose ids go beyond an encoder's table of `rows` token
+    embeddings."""
+    if len(tokenizer) > rows:
+        raise InputError(
+            f"the tokenizer of '{name}' has {len(tokenizer)} tokens, encoder '{source}' has "
+            f"embeddings for {rows}: it is not the one that the encoder was trained with, or "
+            "tokens were added to it afterwards; encoder.tokenizer names another"
+        )

@@ -1,0 +1,145 @@
+"""A pretrained transformer whose token states are pooled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from utils.config.config import EncoderConfig
+from utils.data.batches import TextBatch
+from utils.errors import InputError
+from utils.pretrained.location import (
+    from_pretrained,
+    load_tokenizer,
+)
+from utils.pretrained.settings import (
+    empty_transformer,
+    longest_input,
+    transformer_class,
+    transformer_settings,
+    without_pooler,
+)
+
+if TYPE_CHECKING:
+    pass
+from models.encoders.text_encoder import TextEncoder, check_vocabulary
+
+
+class TransformerEncoder(TextEncoder):
+    """A Hugging Face transformer with cls or mean pooling.
+
+    Args:
+        config: section `encoder`.
+        source: name, folder or hub id to load the weights from.
+        tokenizer: where its tokenizer is; None = there too.
+        state: its weights [names of the model], where transformers cannot read them; `source` gives
+        its config then.
+        loading: passed on to AutoModel.from_pretrained.
+    """
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        source: str,
+        tokenizer: str | None = None,
+        state: dict[str, Tensor] | None = None,
+        **loading,
+    ) -> None:
+        settings = transformer_settings(config, source)
+        if state is None:
+            model, report = from_pretrained(
+                transformer_class(settings),
+                source,
+                config=settings,
+                output_loading_info=True,
+                trust_remote_code=config.trust_remote_code,
+                **loading,
+                **without_pooler(settings),
+            )
+            missing = report["missing_keys"]
+        else:
+            model = empty_transformer(settings, config.trust_remote_code)
+            missing = model.load_state_dict(state, strict=False).missing_keys
+        # else they would be random
+        if lacking := sorted(name for name in missing if "pooler." not in name):
+            raise InputError(
+                f"encoder '{source}': its weights lack {len(lacking)} of the model's tensors, "
+                f"such as {lacking[0]}"
+            )
+        super().__init__(
+            config,
+            load_tokenizer(tokenizer or source, config.trust_remote_code),
+            settings.hidden_size,
+        )
+        check_vocabulary(self.tokenizer, settings.vocab_size, tokenizer or source, source)
+        self.transformer = model.float()
+        if config.gradient_checkpointing:
+            if not self.transformer.supports_gradient_checkpointing:
+                raise InputError(
+                    f"encoder.gradient_checkpointing is true, but encoder '{config.name}', a "
+                    f"model of type {settings.model_type}, cannot do it; set it to false"
+                )
+            self.transformer.gradient_checkpointing_enable()
+        self._pad_id = self.tokenizer.pad_token_id or 0
+        self._longest = longest_input(settings)
+
+    def pool(self, texts: TextBatch) -> Tensor:
+        # a batch smaller than the processes: attention cannot shape nothing
+        if len(texts) == 0:
+            one = torch.full((1, 1), self._pad_id, device=texts.ids.device)
+            return self.pool_padded(one, torch.ones_like(one))[:0]
+        ids, mask = texts.padded(self._pad_id)  # [B, T]
+        if texts.longest == 0:
+            ids, mask = F.pad(ids, (0, 1), value=self._pad_id), F.pad(mask, (0, 1), value=1)
+        if self._longest is not None and ids.shape[1] > self._longest:
+            raise InputError(
+                f"a text has {ids.shape[1]} tokens but encoder '{self.config.name}' takes at most "
+                f"{self._longest}; lower data.max_len"
+            )
+        return self.pool_padded(ids, mask)
+
+    def pool_padded(self, ids: Tensor, mask: Tensor) -> Tensor:
+        # [B, T, width]
+        states = self.transformer(input_ids=ids, attention_mask=mask).last_hidden_state
+        if self.config.pooling == "cls":
+            return states[:, 0]
+        weights = mask.to(states.dtype)[..., None]
+        return (states * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+    @torch.no_grad()
+    def check(self) -> None:
+        """Encode two texts that differ in their last token.
+
+        Raises:
+            InputError: the model cannot encode texts, or `cls` would give all texts one embedding.
+        """
+        kind = f"encoder '{self.config.name}': a model of type {self.transformer.config.model_type}"
+        first, second, third, last = [i for i in range(5) if i != self._pad_id][:4]
+        ids = torch.tensor([[first, second, third], [first, second, last]])
+        training = self.transformer.training
+        self.transformer.eval()
+        try:
+            states = self.transformer(
+                input_ids=ids, attention_mask=torch.ones_like(ids)
+            ).last_hidden_state
+        # each architecture has its own for what it wants beside token ids
+        except Exception as error:
+            raise InputError(
+                f"{kind} cannot encode texts: {' '.join(str(error).split())[:200]}"
+            ) from error
+        finally:
+            self.transformer.train(training)
+        if self.config.pooling == "cls" and torch.equal(states[0, 0], states[1, 0]):
+            raise InputError(
+                f"{kind} is causal: the state of its first token never sees the rest of a text, "
+                "so that with encoder.pooling: cls all texts would have one embedding; it needs "
+                "mean, or last, which is not supported yet"
+            )
+
+    def save(self, folder: Path) -> None:
+        self.transformer.save_pretrained(folder)
+        super().save(folder)
