@@ -199,12 +199,14 @@ class HnswIndex:
 class Copies:
     """Which labels have equal rows: an index holds each distinct row once, at a place of its own.
 
-    Attributes: first [U], the lowest label of each place, ascending; members [L], labels place by
-    place, each place's ascending; starts [U + 1], where each place's begin.
+    Attributes:
+        first: [U] the lowest label of each place, ascending.
+        members: [L] labels place by place, each place's ascending.
+        starts: [U + 1] where each place's begin.
     """
 
     def __init__(self, place: np.ndarray) -> None:
-        """place: [L], of each label's row, numbered by first appearance."""
+        """Group labels by `place` [L], that of each label's row, numbered by first appearance."""
         self.members = np.argsort(place, kind="stable")
         self.starts = np.concatenate([[0], np.cumsum(np.bincount(place))])
         self.first = self.members[self.starts[:-1]]

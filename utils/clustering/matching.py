@@ -46,14 +46,14 @@ def top_assignment(
     binary: bool,
     fallback: np.ndarray | None = None,
 ) -> sp.csr_matrix:
-    """The largest counts, `budget` of each label or of each cluster; entries of 0 count as absent.
+    """Keep the largest counts of each label or each cluster; entries of 0 count as absent.
 
     Args:
         counts: [L, C], what `count_matrix` gave.
         budget: clusters of a label, or labels of a cluster, at most.
         axis: "label": each label's top clusters, [L, C], equal counts by lower cluster id; the same
             as a greedy pass over all entries by descending count. "cluster": each cluster's top
-                labels, [C, L], by lower label id.
+            labels, [C, L], by lower label id.
         binary: entries become 1; else they keep their counts.
         fallback: [L] the cluster of a label without any count (of count 0 unless `binary`); without
             it such a label has none. For axis "label" only.

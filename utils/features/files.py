@@ -203,7 +203,7 @@ def find_features(data: Path, settings: DataConfig) -> FeatureFiles:
 
     Raises:
         InputError: there are neither features nor texts, no text has a term, or nothing can be
-        written there.
+            written there.
     """
     given = _given(data, settings)
     if given is not None:

@@ -23,9 +23,12 @@ from utils.sparse import contains, topk_csr
 class Candidates:
     """Candidates of n points from m members, w places a point.
 
-    Attributes: labels [n, w] int64, -1 = an empty place; ranks [n, w, m] int32, place among the
-    member's proposals from 0, k where it proposed another; scores [n, w, m] float32, whatever in
-    empty places; k, labels that each member proposed.
+    Attributes:
+        labels: [n, w] int64, -1 = an empty place.
+        ranks: [n, w, m] int32, place among the member's proposals from 0, k where it proposed
+            another.
+        scores: [n, w, m] float32, whatever in empty places.
+        k: labels that each member proposed.
     """
 
     labels: np.ndarray

@@ -17,8 +17,10 @@ FLATTEST = 0.1  # slope of a calibration, of margins in units of their standard 
 class CandidateRows:
     """Candidates of validation points, a row each.
 
-    Attributes: features [M, F] float32; relevant [M] bool; points [M] int, whose candidate a row
-    is; num_points.
+    Attributes:
+        features: [M, F] float32.
+        relevant: [M] bool.
+        points: [M] int, whose candidate a row is.
     """
 
     features: np.ndarray

@@ -39,12 +39,10 @@ class SeenLabels:
     """What is known of the labels from the points that members were trained on.
 
     And from no other: a validation point's own labels would tell what is asked.
-
-    Attributes: log_counts [L] float32, log(1 + points); inverse_propensity [L].
     """
 
-    log_counts: np.ndarray
-    inverse_propensity: np.ndarray
+    log_counts: np.ndarray  # [L] float32, log(1 + points)
+    inverse_propensity: np.ndarray  # [L]
 
     @classmethod
     def of_counts(cls, counts: np.ndarray, inverse_propensity: np.ndarray) -> SeenLabels:
@@ -58,16 +56,11 @@ class SeenLabels:
 
 @dataclass(frozen=True)
 class Fuser:
-    """A fitted fusion of members.
+    """A fitted fusion of members: a label's probability is multiplied with its boost."""
 
-    Attributes: members, their names; model; calibration, of its margins; tail, the power of a
-    label's inverse propensity that its probability is multiplied with; log_counts and boost, of
-    each label its log frequency and that factor.
-    """
-
-    members: tuple[str, ...]
+    members: tuple[str, ...]  # their names
     model: FuserModel
-    calibration: Calibration
+    calibration: Calibration  # of the model's margins
     tail: float
     log_counts: np.ndarray  # [L] log(1 + training points)
     boost: np.ndarray  # [L] inverse propensity to the power of tail

@@ -63,14 +63,11 @@ def candidate_rows(
 
 @dataclass(frozen=True)
 class CrossFit:
-    """What models of one kind, each fitted on the points of other folds, say of the candidates.
-
-    Attributes: kind; log_odds [candidates], calibrated; calibration, fitted on all of them.
-    """
+    """What models of one kind, each fitted on the points of other folds, say of the candidates."""
 
     kind: str
-    log_odds: np.ndarray
-    calibration: Calibration
+    log_odds: np.ndarray  # [candidates], calibrated
+    calibration: Calibration  # fitted on all of them
 
 
 def cross_fit(rows: CandidateRows, kind: str, limits: TreeLimits, folds: int = FOLDS) -> CrossFit:

@@ -161,17 +161,13 @@ def aligned(members: Sequence[sp.csr_matrix], union: sp.csr_matrix) -> np.ndarra
 
 @dataclass(frozen=True)
 class ScoredCandidates:
-    """Candidates of validation points, scored by every member.
+    """Candidates of validation points, scored by every member."""
 
-    Attributes: union, CSR [N, L] of ones, the candidates; scores [M, m] of each; statistics [L, S]
-    float32, features of labels; rows, the trees' features [M, m + S] and what is relevant.
-    """
-
-    union: sp.csr_matrix
-    scores: np.ndarray
-    statistics: np.ndarray
+    union: sp.csr_matrix  # [N, L] of ones: the candidates
+    scores: np.ndarray  # [M, m] of each candidate
+    statistics: np.ndarray  # [L, S] float32, features of labels
     relevance: sp.csr_matrix
-    rows: CandidateRows
+    rows: CandidateRows  # the trees' features [M, m + S] and what is relevant
 
     @classmethod
     def of(
@@ -228,15 +224,12 @@ def final_scores(
 
 @dataclass(frozen=True)
 class ScoreTree:
-    """A fitted fusion of m members.
-
-    Attributes: tree; tree_weight; member_weights [m] float32; statistics [L, S] of labels.
-    """
+    """A fitted fusion of m members."""
 
     tree: Tree
     tree_weight: float
-    member_weights: np.ndarray
-    statistics: np.ndarray
+    member_weights: np.ndarray  # [m] float32
+    statistics: np.ndarray  # [L, S] of labels
 
     def __call__(self, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Members' scores [M, m] of candidate labels [M] -> fused scores [M] float32."""

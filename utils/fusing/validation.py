@@ -28,13 +28,10 @@ def headline(values: Mapping[str, float]) -> str:
 
 @dataclass(frozen=True)
 class Validation:
-    """Validation points that a fusion is fitted on.
+    """Validation points that a fusion is fitted on."""
 
-    Attributes: relevance, CSR [N, L]; label_weights [L], the labels' inverse propensity.
-    """
-
-    relevance: sp.csr_matrix
-    label_weights: np.ndarray
+    relevance: sp.csr_matrix  # [N, L]
+    label_weights: np.ndarray  # [L] the labels' inverse propensity
 
     @property
     def num_labels(self) -> int:

@@ -203,8 +203,8 @@ class PartitionTree:
         """InputError unless the levels fit each other, the labels and the features.
 
         Args:
-            levels: what the message begins with for each level, its file; nodes: the same for
-            `node_labels`.
+            levels: what the message begins with for each level, its file.
+            nodes: the same for `node_labels`.
         """
         parents = 1
         for layer, where in zip(self.layers, levels, strict=True):

@@ -59,7 +59,8 @@ def copy_texts(
 ) -> bool:
     """Copy texts of both splits or of none, and label texts where present, counted against Y.
 
-    Returns: whether points had any.
+    Returns:
+        whether points had any.
     """
     paths = {split: source.find_optional(*names) for split, names in points.items()}
     there = [path for path in paths.values() if path is not None]

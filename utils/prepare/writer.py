@@ -161,7 +161,8 @@ class Writer:
     def finish(self, folder: Folder | None = None) -> Path:
         """Write matrices and stats.json, then rename; log what was not read of a folder.
 
-        Returns: the output folder.
+        Returns:
+            the output folder.
         """
         from scipy import sparse  # here: --help is instant
 

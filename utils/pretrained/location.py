@@ -151,7 +151,7 @@ def load_tokenizer(name: str, trust_remote_code: bool = False) -> Any:
 
     Raises:
         InputError: it cannot be had, or the encoder has none (transformers makes up one without
-        words).
+            words).
     """
     from transformers import AutoTokenizer
 

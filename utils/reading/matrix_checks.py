@@ -76,7 +76,7 @@ def checked_csr(raw: RawMatrix, where: str, values: Values = NUMBERS) -> sp.csr_
         values: which values may stand in it.
     Raises:
         InputError: arrays that do not make up a matrix of this shape; the first value that may not
-        stand in it.
+            stand in it.
     """
 
     def fail(got: str) -> NoReturn:

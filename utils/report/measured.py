@@ -26,7 +26,7 @@ def by_decile(
     ks: Sequence[int],
     groups: int = 10,
 ) -> dict[str, Any]:
-    """Metrics of labels of like frequency.
+    """Return metrics of labels of like frequency.
 
     Labels are ordered by training points (equal ones by id) and cut into `groups` runs of nearly
     equal numbers of labels, the rarest first. With H_g(k) the true labels of group g among the
@@ -35,9 +35,15 @@ def by_decile(
         P@k of g = H_g(k) / (k n), which sums to P@k over the groups
         recall@k of g = H_g(k) / true pairs of g
 
-    ids: [n, W] predictions, best first, -1 = no more; relevance: CSR [n, L]; label_counts: [L].
-    Returns lists of one value a group, in percent: labels, fewest and most training points, pairs,
-    and "P@k" and "recall@k" of every k. ValueError if a k is larger than W.
+    Args:
+        ids: [n, W] predictions, best first, -1 = no more.
+        relevance: CSR [n, L].
+        label_counts: [L] training points of each label.
+    Returns:
+        lists of one value a group, in percent: labels, fewest and most training points, pairs, and
+            "P@k" and "recall@k" of every k.
+    Raises:
+        ValueError: a k is larger than W.
     """
     if max(ks) > ids.shape[1]:
         raise ValueError(
@@ -49,21 +55,22 @@ def by_decile(
     group = np.empty(len(order), np.int64)  # [L]
     for number, part in enumerate(parts):
         group[part] = number
-    pairs = np.bincount(group[relevance.indices], minlength=len(parts))
-    found = {
+    pairs = np.bincount(group[relevance.indices], minlength=len(parts)).tolist()
+    deciles: dict[str, Any] = {
         "labels": [len(part) for part in parts],
         "fewest": [int(counts[part[0]]) for part in parts],
         "most": [int(counts[part[-1]]) for part in parts],
-        "pairs": pairs.tolist(),
+        "pairs": pairs,
     }
     hits = contains(relevance, np.arange(len(ids))[:, None], ids)  # [n, W]
     for k in ks:
         right = np.bincount(group[ids[:, :k][hits[:, :k]]], minlength=len(parts))
-        found[f"P@{k}"] = (100 * right / max(k * len(ids), 1)).tolist()
-        found[f"recall@{k}"] = [
-            100 * r / p if p else None for r, p in zip(right.tolist(), pairs.tolist(), strict=True)
+        deciles[f"P@{k}"] = (100 * right / max(k * len(ids), 1)).tolist()
+        deciles[f"recall@{k}"] = [
+            100 * hits_of_group / pairs_of_group if pairs_of_group else None
+            for hits_of_group, pairs_of_group in zip(right.tolist(), pairs, strict=True)
         ]
-    return found
+    return deciles
 
 
 def confused_pairs(
@@ -77,21 +84,20 @@ def confused_pairs(
     first = ids[:, 0]
     wrong = np.flatnonzero((first >= 0) & ~contains(relevance, np.arange(len(ids)), first))
     truth = relevance[wrong]
+    num_labels = relevance.shape[1]
     rows = np.repeat(np.arange(len(wrong)), np.diff(truth.indptr))
     missed = ~(ids[wrong[rows]] == truth.indices[:, None]).any(axis=1)
-    pairs, times = np.unique(
-        truth.indices[missed].astype(np.int64) * relevance.shape[1] + first[wrong[rows[missed]]],
-        return_counts=True,
-    )
-    best = np.argsort(-times, kind="stable")[:limit]
+    true = truth.indices[missed].astype(np.int64)
+    pairs, times = np.unique(true * num_labels + first[wrong[rows[missed]]], return_counts=True)
+    most = np.argsort(-times, kind="stable")[:limit]
     return [
-        (int(p // relevance.shape[1]), int(p % relevance.shape[1]), int(t))
-        for p, t in zip(pairs[best], times[best], strict=True)
+        (int(pair // num_labels), int(pair % num_labels), int(count))
+        for pair, count in zip(pairs[most], times[most], strict=True)
     ]
 
 
 def cluster_histogram(sizes: np.ndarray, bins: int = 20) -> dict[str, Any]:
-    """How many clusters have which size: counts [bins] and edges [bins + 1]."""
+    """Count how many clusters have which size: counts [bins] and edges [bins + 1]."""
     counts, edges = np.histogram(sizes, bins=min(bins, max(int(np.ptp(sizes)), 1)))
     return {
         "clusters": len(sizes),
@@ -107,23 +113,25 @@ def cluster_examples(
     counts: np.ndarray,
     texts: Sequence[str],
 ) -> list[dict[str, Any]]:
-    """What is in the clusters that the most training pairs fall into: {name, labels, pairs, texts}.
+    """Show the clusters that the most training pairs fall into: {name, labels, pairs, texts}.
 
-    trees: by name, labels of each cluster of a tree or graph, CSR [C, L] with an entry, an edge's
-    weight or 1, where a label is in a cluster; counts: [L] training points of each label. EXAMPLES
-    clusters of each, each with the IN_CLUSTER labels of the strongest edges, of equal ones the most
-    frequent.
+    EXAMPLES clusters of each tree, each with the IN_CLUSTER labels of the strongest edges, of equal
+    ones the most frequent.
+
+    Args:
+        trees: by name, labels of each cluster of a tree or graph, CSR [C, L] with an entry, an
+            edge's weight or 1, where a label is in a cluster.
+        counts: [L] training points of each label.
     """
-    found = []
+    examples = []
     for name, clusters in trees.items():
         pairs = (clusters != 0) @ counts  # [C]
         for cluster in np.argsort(-pairs, kind="stable")[:EXAMPLES]:
             inside = slice(clusters.indptr[cluster], clusters.indptr[cluster + 1])
             labels = clusters.indices[inside]
-            best = labels[
-                np.lexsort((labels, -counts[labels], -clusters.data[inside]))[:IN_CLUSTER]
-            ]
-            found.append(
+            order = np.lexsort((labels, -counts[labels], -clusters.data[inside]))
+            best = labels[order[:IN_CLUSTER]]
+            examples.append(
                 {
                     "name": f"{cluster}, {name}",
                     "labels": len(labels),
@@ -131,4 +139,4 @@ def cluster_examples(
                     "texts": [texts[label][:MAX_NAME] for label in best],
                 }
             )
-    return found
+    return examples

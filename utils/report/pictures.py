@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +30,25 @@ def read_curves(folder: Path) -> list[dict[str, Any]]:
     curves: dict[tuple[str, str, str], dict[int, float]] = {}
     for path in (*sorted(folder.glob("stages/*/metrics.jsonl")), folder / "metrics.jsonl"):
         stage = "" if path.parent == folder else path.parent.name
-        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-            try:
-                entry = json.loads(line)
-            except json.JSONDecodeError:  # a last line that was cut off
-                continue
-            for name in (n for n in CURVES if isinstance(entry.get(n), (int, float))):
-                curves.setdefault((stage, entry["kind"], name), {})[entry["step"]] = entry[name]
+        for entry in _entries(path):
+            for name in CURVES:
+                if isinstance(entry.get(name), (int, float)):
+                    curve = curves.setdefault((stage, entry["kind"], name), {})
+                    curve[entry["step"]] = entry[name]
     return [
         {"stage": stage, "kind": kind, "name": name, "points": _thinned(sorted(values.items()))}
         for (stage, kind, name), values in curves.items()
         if len(values) > 1
     ]
+
+
+def _entries(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a metrics.jsonl, but for a last one that was cut off."""
+    if not path.is_file():
+        return
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            yield json.loads(line)
 
 
 def _thinned(points: list) -> list:
@@ -49,17 +58,15 @@ def _thinned(points: list) -> list:
 
 
 def read_plots(folder: Path) -> list[dict[str, str]]:
-    """plots/*.png of a run and of its stages: {name, data, alt}."""
+    """Read plots/*.png of a run and of its stages: {name, data, alt}."""
+    paths = [*sorted(folder.glob("plots/*.png")), *sorted(folder.glob("stages/*/plots/*.png"))]
     return [
         {
             "name": str(path.relative_to(folder).with_suffix("")),
             "alt": PLOT_TEXTS.get(path.stem, f"plot {path.stem}"),
             "data": base64.b64encode(path.read_bytes()).decode("ascii"),
         }
-        for path in (
-            *sorted(folder.glob("plots/*.png")),
-            *sorted(folder.glob("stages/*/plots/*.png")),
-        )
+        for path in paths
     ]
 
 
@@ -68,4 +75,6 @@ def peers_of(data: str, split: str) -> tuple[dict[str, dict[str, float]], str]:
 
     ({}, "") where none are known.
     """
-    return (PUBLISHED[data], SOURCE) if split == "tst" and data in PUBLISHED else ({}, "")
+    if split == "tst" and data in PUBLISHED:
+        return PUBLISHED[data], SOURCE
+    return {}, ""

@@ -18,7 +18,7 @@ MAX_TRUE = 50  # true labels of a point
 
 
 def chosen_points(count: int, limit: int = MAX_POINTS) -> np.ndarray:
-    """Positions of the points in the table, evenly spaced over the split [min(count, limit)]."""
+    """Return positions of the table's points, evenly spaced over the split [min(count, limit)]."""
     if not count:
         return np.empty(0, np.int64)
     return np.linspace(0, count - 1, min(count, limit)).astype(np.int64)
@@ -40,13 +40,16 @@ def points_table(
     relevance: sp.csr_matrix,
     views: Sequence[PointViews] = (),
 ) -> list[dict[str, Any]]:
-    """One entry a point, with ids of labels.
+    """Make one entry a point, with ids of labels.
 
-    points: [n] positions in the split; texts, scores, relevance (CSR [n, L]) and views are of these
-    points.
     Keys: id; text; more, whether the text was cut; true, labels; hidden, how many more true ones
     there are; top, of predictions [label, score, right]; views, of members [own labels with right,
     shares].
+
+    Args:
+        points: [n] positions in the split, of which all others are.
+        scores: CSR [n, L].
+        relevance: CSR [n, L].
     """
     ids, values = topk_rows(scores, min(SHOWN, scores.shape[1]))
     rows = np.arange(len(ids))[:, None]
@@ -91,7 +94,7 @@ def _short(value: float) -> float:
 
 
 def used_labels(table: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Ids of all labels that stand in a `points_table`, ascending."""
+    """Return the ids of all labels that stand in a `points_table`, ascending."""
     used: set[int] = set()
     for entry in table:
         used.update(entry["true"], (top[0] for top in entry["top"]))
