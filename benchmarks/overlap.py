@@ -82,7 +82,9 @@ def train(
     settings = ranking(config, threads)
     tree = fit_tree(points.features, points.relevance, skeleton, settings, points.filters)
     if copies > 1:
-        skeleton = reassign(tree, skeleton, points.features, points.relevance, copies, settings)
+        skeleton = reassign(
+            tree, skeleton, points.features, points.relevance, copies=copies, ranking=settings
+        )
         tree = fit_tree(points.features, points.relevance, skeleton, settings, points.filters)
     return tree, skeleton
 

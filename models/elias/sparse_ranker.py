@@ -219,8 +219,8 @@ class EliasRanker(Solver):
             by_column(split.relevance),
             by_column(split.relevance + shortlists),
             solver(self.config),
-            self.runtime.threads,
-            "rankers",
+            threads=self.runtime.threads,
+            name="rankers",
         )
 
     def _fit_tree(self, formula: Formula) -> ScoreTree:

@@ -91,7 +91,9 @@ class TreeTraining:
             return known
         copies = self.config.method.copies
         relevance = self.split.relevance
-        skeleton = reassign(tree, before, self.features, relevance, copies, self.ranking)
+        skeleton = reassign(
+            tree, before, self.features, relevance, copies=copies, ranking=self.ranking
+        )
         return self.levels.keep_skeleton(name, skeleton)
 
     def trained(self, name: str, skeleton: Skeleton) -> PartitionTree:
@@ -112,6 +114,6 @@ class TreeTraining:
             skeleton,
             self.ranking,
             self.split.filters,
-            layers,
-            partial(self.levels.keep_layer, name),
+            kept=layers,
+            keep=partial(self.levels.keep_layer, name),
         )

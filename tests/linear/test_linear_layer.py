@@ -64,7 +64,8 @@ def test_threads_and_blocks_do_not_matter():
     reach = all_points(features, 6)
     child_ptr = np.arange(0, 25, 4)
     one, two = (
-        fit_layer(features, child_ptr, positives, reach, solver, threads) for threads in (1, 2)
+        fit_layer(features, child_ptr, positives, reach, solver, threads=threads)
+        for threads in (1, 2)
     )
     for name, array in one.arrays().items():
         assert np.array_equal(array, two.arrays()[name]), name

@@ -146,9 +146,8 @@ def test_negatives_of_the_beam(negatives):
     rank = ranking(negatives)
     last = len(tree.layers) - 1
     positives = _positives(relevance, skeleton)
-    reach = (
-        _reach(features, positives, list(tree.layers[:last]), skeleton, rank, last).toarray() > 0
-    )
+    layers = list(tree.layers[:last])
+    reach = _reach(features, positives, layers, skeleton, rank, level=last).toarray() > 0
     nodes, _ = tree.clusters(features, beam=2, combiner=COMBINERS["l3-hinge"], level=last - 1)
     expected = beam_matrix(nodes, skeleton.leaves).toarray() > 0
     if negatives == "both":

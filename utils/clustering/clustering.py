@@ -12,8 +12,9 @@ not on the number of threads.
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -143,35 +144,41 @@ def balanced_hierarchy(
     # where c of C does.
     bounds = tuple(np.arange(total + 1, dtype=np.int64) * n // total for total in totals)
     order = np.arange(n, dtype=np.int64)
-    draws = 0
-    with (
-        ThreadPoolExecutor(threads) as pool,
-        tqdm(
-            total=_work(splits, n),
-            desc=name,
-            unit=" rows",
-            unit_scale=True,
-            leave=False,
-            disable=None,
-        ) as bar,
-    ):
-        cutter = _Cutter(rows, order, iterations, threads, pool, bar)
+    bar = tqdm(
+        total=_work(splits, n),
+        desc=name,
+        unit=" rows",
+        unit_scale=True,
+        leave=False,
+        disable=None,
+    )
+    draws = itertools.count()
+    with ThreadPoolExecutor(threads) as pool, bar:
+        cutter = _Cutter(rows, order, iterations=iterations, threads=threads, pool=pool, bar=bar)
         for split, total, edges in zip(splits, totals, bounds, strict=True):
-            # the clusters of the level that a node will become: [low, high)
-            low = np.arange(0, total, split)
-            high = low + split
-            while (high - low > 1).any():
-                open_ = high - low > 1
-                low = low[open_]
-                high = high[open_]
-                middle = (low + high) // 2
-                pairs = np.random.default_rng([seed, draws]).random((len(low), 2))
+            for low, middle, high in _cascade(total, split):
+                generator = np.random.default_rng([seed, next(draws)])
+                pairs = generator.random((len(low), 2))
                 cutter.cut(edges[low], edges[middle], edges[high], pairs)
-                edges_of = np.stack([low, middle, high], 1)  # two children of each
-                low = edges_of[:, :2].ravel()
-                high = edges_of[:, 1:].ravel()
-                draws += 1
     return Hierarchy(order, bounds)
+
+
+def _cascade(total: int, split: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Cuts in two that make `split` clusters of each node, `total` of all, round by round.
+
+    A node of a round, clusters [low, high), becomes [low, middle) and [middle, high).
+    """
+    low = np.arange(0, total, split)
+    high = low + split
+    while (high - low > 1).any():
+        is_open = high - low > 1
+        low = low[is_open]
+        high = high[is_open]
+        middle = (low + high) // 2
+        yield low, middle, high
+        edges = np.stack([low, middle, high], 1)
+        low = edges[:, :2].ravel()
+        high = edges[:, 1:].ravel()
 
 
 def centroids(
@@ -276,6 +283,7 @@ class _Cutter:
         self,
         rows: _Rows,
         order: np.ndarray,
+        *,
         iterations: int,
         threads: int,
         pool: ThreadPoolExecutor,

@@ -174,6 +174,7 @@ def fit_layer(
     positives: sp.csc_matrix,
     reach: sp.csc_matrix,
     solver: Solver,
+    *,
     threads: int = 1,
     name: str = "fit",
 ) -> Layer:
@@ -185,6 +186,7 @@ def fit_layer(
         positives: [N, nodes] points that are positive for a node, > 0, or absent for it, a stored
             0; others that reach its cluster are its negatives.
         reach: [N, parents] which points a cluster's rankers are trained on.
+        name: of the progress bar.
     """
     shape = features.shape
     scratch: SimpleQueue[np.ndarray] = SimpleQueue()

@@ -163,7 +163,7 @@ class PartitionTree:
         """
         nodes, scores = self._beam(features, beam, combiner, len(self.layers) - 1, scratch)
         ptr, children, reached = self._expand(
-            features, self.layers[-1], nodes, scores, combiner, scratch
+            features, self.layers[-1], nodes, scores, combiner=combiner, scratch=scratch
         )
         labels = self.node_labels[children]
         count = len(children)
@@ -261,7 +261,9 @@ class PartitionTree:
         nodes = np.zeros((len(features), 1), np.int64)
         scores = np.full((len(features), 1), combiner.start, np.float32)
         for layer in self.layers[:levels]:
-            ptr, children, reached = self._expand(features, layer, nodes, scores, combiner, scratch)
+            ptr, children, reached = self._expand(
+                features, layer, nodes, scores, combiner=combiner, scratch=scratch
+            )
             nodes = np.empty((len(features), beam), np.int64)
             scores = np.empty((len(features), beam), np.float32)
             best_of_rows(ptr, children, reached, beam, nodes, scores)
@@ -273,6 +275,7 @@ class PartitionTree:
         layer: Layer,
         nodes: np.ndarray,
         scores: np.ndarray,
+        *,
         combiner: Combiner,
         scratch: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

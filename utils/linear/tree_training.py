@@ -145,14 +145,17 @@ def fit_tree(
     skeleton: Skeleton,
     ranking: Ranking,
     absent: sp.csr_matrix | None = None,
+    *,
     kept: Sequence[Layer] = (),
     keep: Callable[[int, Layer], None] = lambda level, layer: None,
 ) -> PartitionTree:
     """Train the rankers of every level.
 
     Args:
-        relevance: [N, L]. absent: [N, L] pairs that are neither positive nor negative.
-        kept: layers that were trained before. keep: called with each new layer.
+        relevance: [N, L].
+        absent: [N, L] pairs that are neither positive nor negative.
+        kept: layers that were trained before.
+        keep: called with each new layer.
     """
     positives = _positives(relevance, skeleton)
     layers = list(kept)
@@ -161,7 +164,7 @@ def fit_tree(
         pairs = zip(positives, _positives(absent, skeleton), strict=True)
         marked = [_marked(*pair) for pair in pairs]
     for level in range(len(layers), len(skeleton.child_ptrs)):
-        reach = _reach(features, positives, layers, skeleton, ranking, level)
+        reach = _reach(features, positives, layers, skeleton, ranking, level=level)
         layers.append(
             fit_layer(
                 features,
@@ -169,8 +172,8 @@ def fit_tree(
                 marked[level],
                 reach,
                 ranking.solver,
-                ranking.threads,
-                f"rankers of level {level + 1} of {len(positives)}",
+                threads=ranking.threads,
+                name=f"rankers of level {level + 1} of {len(positives)}",
             )
         )
         keep(level, layers[-1])
@@ -184,6 +187,7 @@ def reassign(
     skeleton: Skeleton,
     features: Features,
     relevance: sp.csr_matrix,
+    *,
     copies: int,
     ranking: Ranking,
 ) -> Skeleton:
@@ -248,6 +252,7 @@ def _reach(
     layers: list[Layer],
     skeleton: Skeleton,
     ranking: Ranking,
+    *,
     level: int,
 ) -> sp.csc_matrix:
     """Which points the rankers below each cluster are trained on: [N, parents]."""
