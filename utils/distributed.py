@@ -1,7 +1,7 @@
-"""Rank arithmetic and collectives, in one place. With one process every function is a plain
-identity.
+"""Rank arithmetic and collectives, in one place.
 
-What becomes of gradients is in utils/training/gradients.py.
+With one process every function is a plain identity. What becomes of gradients is in
+utils/training/gradients.py.
 """
 
 from __future__ import annotations
@@ -83,14 +83,15 @@ def start(mixed_precision: str | None = None) -> Accelerator:
 
 
 def precision(accelerator: Accelerator) -> Literal["no", "fp16", "bf16"]:
-    """What is computed in: no (float32), fp16 or bf16. accelerate keeps the name of one that a CPU
-    does not have."""
+    """Return what is computed in: no (float32), fp16 or bf16.
+
+    accelerate keeps the name of one that a CPU does not have.
+    """
     return accelerator.mixed_precision if accelerator.native_amp else "no"
 
 
 def check_launcher(mixed_precision: str | None) -> None:
-    """InputError, naming the variable, for what accelerate is set to and this project does not
-    do."""
+    """Raise InputError, naming the variable, if accelerate is set to what is not supported."""
     for name, meaning in PLUGINS.items():
         if _is_on(name):
             raise InputError(
@@ -168,16 +169,17 @@ def main_first() -> Iterator[None]:
 
 
 def share(total: int, part: int | None = None, parts: int | None = None) -> range:
-    """The half-open range of `total` items that process `part` of `parts` owns; sizes differ by at
-    most one."""
+    """Return the half-open range of `total` items that process `part` of `parts` owns.
+
+    Sizes differ by at most one.
+    """
     part = rank() if part is None else part
     parts = parts or world_size()
     return range(total * part // parts, total * (part + 1) // parts)
 
 
 def separate_random_states(seed: int) -> None:
-    """After all processes built the same model: let each but the first draw its own dropout
-    masks."""
+    """Let each process but the first draw its own dropout masks, once all built the same model."""
     if rank():
         words = np.random.SeedSequence((seed, rank())).generate_state(1, np.uint64)
         torch.manual_seed(words[0].item() >> 1)
@@ -225,8 +227,7 @@ def loss_exchange() -> Exchange:
 
 
 class _GatherRows(torch.autograd.Function):
-    """[b_r, D] of every process -> [B, D]; backward sums every process's gradient of the own
-    rows."""
+    """[b_r, D] of every process -> [B, D]; backward sums every process's gradient of own rows."""
 
     @staticmethod
     def forward(ctx: Any, own: Tensor, sizes: list[int]) -> Tensor:
@@ -308,8 +309,10 @@ _forked = False  # is this process a child that was forked, without an exec?
 
 
 def _one_thread_after_fork() -> None:
-    """Let a forked child work alone: it would wait for ever for the threads that OpenMP keeps in
-    its parent."""
+    """Let a forked child work alone.
+
+    It would wait for ever for the threads that OpenMP keeps in its parent.
+    """
     global _forked
     _forked = True
     torch.set_num_threads(1)  # faiss and scikit-learn are told the same number at every use
@@ -319,8 +322,7 @@ os.register_at_fork(after_in_child=_one_thread_after_fork)
 
 
 def cpu_threads(wanted: int | None) -> int:
-    """Threads for this process: `wanted`, or the usable cores divided among the processes of this
-    host.
+    """Return the threads for this process: `wanted`, or its share of the host's usable cores.
 
     One in a forked child, whatever is wanted. More than a machine can start would end the process:
     of so many that no core has any use for them, as many as are of use.

@@ -81,8 +81,10 @@ def of_gradient(parameters: Iterable[nn.Parameter], gradient: Gradient) -> list[
 
 
 def sparse_rows(rows: Tensor, values: Tensor, shape: torch.Size) -> Tensor:
-    """A row-sparse tensor of that shape from distinct ascending rows [u] and their values [u, ...].
-    Nothing is checked: that would wait for the device."""
+    """Make a row-sparse tensor of distinct ascending rows [u] and their values [u, ...].
+
+    Nothing is checked: that would wait for the device.
+    """
     return torch.sparse_coo_tensor(
         rows[None], values, shape, is_coalesced=True, check_invariants=False
     )
@@ -154,8 +156,7 @@ class OuterGradient:
         return OuterGradient(self.rows, self.points, self.values * factor, self.vectors)
 
     def blocks(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """(distinct rows [u], their gradients [u, D]) of at most `size` rows at a time, by
-        ascending row."""
+        """Yield distinct rows [u], ascending and at most `size`, and their gradients [u, D]."""
         order = torch.argsort(self.rows, stable=True)
         rows, counts = torch.unique_consecutive(self.rows[order], return_counts=True)
         points = self.points[order]

@@ -1,9 +1,8 @@
-"""`last/`: everything a run needs to go on. Safe formats only: safetensors, JSON, npz without
-pickles.
+"""`last/`: everything a run needs to go on, in safe formats alone.
 
     shared.safetensors       parameters, buffers and optimizer state that all processes hold alike
     process-<r>.safetensors  what process r alone has: its label shards with their optimizer state,
-        its random states
+                             its random states
     method.npz               the method's own arrays (shortlists, clusters)
     progress.json            where the run stands; versions
 
@@ -52,8 +51,10 @@ class Trained(Protocol):
 
 @dataclass
 class Progress:
-    """Where a run stands. `step` counts optimizer steps; `epoch_step` and `loss_sum` are of the
-    epoch in progress."""
+    """Where a run stands.
+
+    `step` counts optimizer steps; `epoch_step` and `loss_sum` are of the epoch in progress.
+    """
 
     epoch: int = 0
     epoch_step: int = 0
@@ -75,25 +76,23 @@ def save_checkpoint(
     progress: Progress,
     runtime: Runtime,
 ) -> None:
-    """Replace `folder`/last by the present state; the previous one stays until the new one is
-    whole."""
+    """Replace `folder`/last by the present state.
+
+    The previous one stays until the new one is whole.
+    """
     tensors = _tensors(learner.module, optimizers)
-    own = {name for name in tensors if _is_sharded(name, learner.module)}
+    sharded = {name for name in tensors if _is_sharded(name, learner.module)}
     progress.processes = distributed.world_size()
     state = learner.state()
     with folder_written_whole(folder / "last") as last:
         if distributed.is_main():
-            save_file(
-                {n: v for n, v in tensors.items() if n not in own}, last / "shared.safetensors"
-            )
+            shared = {name: tensor for name, tensor in tensors.items() if name not in sharded}
+            save_file(shared, last / "shared.safetensors")
             np.savez(last / "method.npz", **state)
-            (last / "progress.json").write_text(
-                json.dumps(dataclasses.asdict(progress), indent=1) + "\n"
-            )
-        save_file(
-            {n: tensors[n] for n in own} | _random_states(runtime.accelerator),
-            last / f"process-{distributed.rank()}.safetensors",
-        )
+            facts = json.dumps(dataclasses.asdict(progress), indent=1)
+            (last / "progress.json").write_text(f"{facts}\n")
+        own = {name: tensors[name] for name in sharded} | _random_states(runtime.accelerator)
+        save_file(own, last / f"process-{distributed.rank()}.safetensors")
 
 
 def load_checkpoint(
@@ -162,27 +161,25 @@ def _report_differences(progress: Progress) -> None:
 
 
 def _tensors(method: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
-    """Parameters as `parameter|name`, optimizer state as `key|name` (names hold dots, never
-    bars)."""
+    """Parameters as `parameter|name`, optimizer state as `key|name`.
+
+    Names hold dots, never bars.
+    """
     names = {p: name for name, p in method.named_parameters()}
     again = _tied(method)
-    found = {
-        f"parameter|{name}": value
-        for name, value in method.state_dict().items()
-        if name not in again
-    }
-    found |= {
-        f"{key}|{names[p]}": torch.as_tensor(value)
-        for optimizer in optimizers
-        for p, state in optimizer.state.items()
-        for key, value in state.items()
-    }
-    return {name: value.detach().contiguous() for name, value in found.items()}
+    tensors: dict[str, Tensor] = {}
+    for name, value in method.state_dict().items():
+        if name not in again:
+            tensors[f"parameter|{name}"] = value
+    for optimizer in optimizers:
+        for p, state in optimizer.state.items():
+            for key, value in state.items():
+                tensors[f"{key}|{names[p]}"] = torch.as_tensor(value)
+    return {name: value.detach().contiguous() for name, value in tensors.items()}
 
 
 def _tied(method: nn.Module) -> dict[str, str]:
-    """Further names of a parameter that has several, as the embeddings of BART's halves: name ->
-    its first name."""
+    """The first name of a parameter by its further ones, as BART's embeddings have several."""
     first = {p: name for name, p in method.named_parameters()}
     return {
         name: first[p]
@@ -235,8 +232,10 @@ def _restore(
 def _state_of(
     name: str, by_key: dict[str, dict[str, Tensor]], device: torch.device
 ) -> dict[str, Tensor]:
-    """A parameter's optimizer state; {} if none was saved. AdamW keeps its step count on the host,
-    the moments beside the parameter."""
+    """A parameter's optimizer state; {} if none was saved.
+
+    AdamW keeps its step count on the host, the moments beside the parameter.
+    """
     state = {key: values[name] for key, values in by_key.items() if name in values}
     return {key: v if v.dim() == 0 else v.to(device) for key, v in state.items()}
 

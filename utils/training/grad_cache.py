@@ -1,5 +1,4 @@
-"""Gradient caching (Gao et al., RepL4NLP 2021): large batches of embeddings with the memory of one
-micro-batch."""
+"""Gradient caching (Gao et al., RepL4NLP 2021): large batches with the memory of a micro-batch."""
 
 from __future__ import annotations
 
@@ -13,18 +12,16 @@ from utils.data.batches import TextBatch
 
 
 class GradCache:
-    """Embeddings of many micro-batches whose graph is rebuilt, one micro-batch at a time, when
-    their gradient is known.
+    """Embeddings of many micro-batches, whose graphs are rebuilt when their gradient is known.
 
         cache = GradCache(encode, micro_batches)
         embeddings = cache.embed()          # [n, D]; forward without graph, random state recorded
         loss(embeddings).backward()         # fills embeddings.grad
-        # forward again under the same random state, with graph, and backward
-        cache.backward()
+        cache.backward()                    # forward again, with graph, and backward
 
-    The parameter gradients equal those of plain autograd, dropout included. A single micro-batch
-    keeps its graph and is never computed twice. A micro-batch whose gradient is exactly zero is
-    skipped.
+    One micro-batch at a time has a graph, under the random state recorded. The parameter gradients
+    equal those of plain autograd, dropout included. A single micro-batch keeps its graph and is
+    never computed twice. A micro-batch whose gradient is exactly zero is skipped.
     """
 
     def __init__(
@@ -36,7 +33,7 @@ class GradCache:
         self._leaf: Tensor | None = None
 
     def embed(self) -> Tensor:
-        """Embeddings of all micro-batches in order [n, D]."""
+        """Embed all micro-batches in order [n, D]."""
         if len(self.micro_batches) == 1:
             return self.encode(self.micro_batches[0])
         parts = []
@@ -52,8 +49,8 @@ class GradCache:
         if self._leaf is None or self._leaf.grad is None:
             return
         gradients = self._leaf.grad.split([len(texts) for texts in self.micro_batches])
-        # one host sync for all
-        nonzero = torch.stack([gradient.count_nonzero() for gradient in gradients]).tolist()
+        counts = torch.stack([gradient.count_nonzero() for gradient in gradients])
+        nonzero = counts.tolist()  # one host sync for all
         after = _random_state(self.micro_batches[-1])
         for i, texts in enumerate(self.micro_batches):
             if nonzero[i]:

@@ -1,5 +1,4 @@
-"""Gradients summed over processes, and clipped; what is done to one follows from its parameter's
-kind.
+"""Gradients summed over processes, and clipped, each as its parameter's kind has it.
 
 Losses are means over the GLOBAL batch and every process computes its share of their gradient, so
 gradients are summed over processes, never averaged: equal for any batch size and process count.
@@ -26,17 +25,16 @@ from utils.parameters import (
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Sum gradients over processes: dense ones in one flat message per dtype, row-sparse ones row
-    by row; factors are gathered.
+    """Sum gradients over processes.
 
-    Sharded parameters are owned by one process each and left alone.
+    Dense ones travel in one flat message per dtype, row-sparse ones row by row; factors are
+    gathered. Sharded parameters are owned by one process each and left alone.
     """
     if distributed.world_size() == 1:
         return
     shared = [p for p in parameters if p.requires_grad and not kind_of(p).sharded]
     for parameter in of_gradient(shared, Gradient.FACTORS):
-        # alike on all processes: where a step gives none, it gives none anywhere
-        if parameter.factors is not None:
+        if parameter.factors is not None:  # a step that gives none gives none on any process
             parameter.factors = _gather_factors(parameter.factors)
     dense = of_gradient(shared, Gradient.DENSE)
     tables = of_gradient(shared, Gradient.ROWS)
@@ -44,7 +42,6 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
         return
     own = [_rows_and_values(p) for p in tables]
     agreed = _agree(dense, own)
-    # unused everywhere: no gradient anywhere
     used = [p for p, is_used in zip(dense, agreed.used, strict=True) if is_used]
     for dtype in dict.fromkeys(p.dtype for p in used):
         _sum_dense([p for p in used if p.dtype == dtype])
@@ -82,24 +79,21 @@ def _rows_and_values(parameter: nn.Parameter) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class _Agreed:
-    """What the processes' gradients look like.
+    """What the processes' gradients look like."""
 
-    used: which dense gradients exist anywhere. sizes: rows of each table on each process.
-    same_rows: there are several tables, touched in the same rows on every process.
-    """
-
-    used: list[bool]
-    sizes: list[list[int]]
-    same_rows: bool
+    used: list[bool]  # which dense gradients exist anywhere
+    sizes: list[list[int]]  # rows of each table on each process
+    same_rows: bool  # there are several tables, touched in the same rows on every process
 
 
 def _agree(dense: list[nn.Parameter], own: list[tuple[Tensor, Tensor]]) -> _Agreed:
-    """In one message. A bag's table and token weights are touched in the same rows, and may then
-    travel together."""
+    """Agree in one message.
+
+    A bag's table and token weights are touched in the same rows, and may then travel together.
+    """
     processes = distributed.world_size()
-    same = len({values.dtype for _, values in own}) == 1 and all(
-        torch.equal(own[0][0], rows) for rows, _ in own[1:]
-    )
+    same = len({values.dtype for _, values in own}) == 1
+    same = same and all(torch.equal(own[0][0], rows) for rows, _ in own[1:])
     flags = torch.tensor([p.grad is not None for p in dense] + [same]).long()
     counts = torch.zeros(len(own), processes, dtype=torch.long)
     counts[:, distributed.rank()] = torch.tensor([len(rows) for rows, _ in own], dtype=torch.long)
@@ -135,8 +129,7 @@ def _sum_tables_together(
 
 
 def _sum_rows(rows: Tensor, values: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor]:
-    """Rows and values of all processes -> distinct rows [U], sorted, and their summed values [U,
-    ...]."""
+    """Distinct rows of all processes [U], sorted, and their summed values [U, ...]."""
     all_rows = distributed.gather_parts(rows, sizes)
     all_values = distributed.gather_parts(values, sizes)
     distinct, place = torch.cat(all_rows).unique(return_inverse=True)
@@ -150,12 +143,11 @@ def _sum_rows(rows: Tensor, values: Tensor, sizes: list[int]) -> tuple[Tensor, T
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
-    """Scale dense gradients so that their global norm is at most `max_norm`; returns the norm. No
-    host sync.
+    """Scale dense gradients so that their global norm is at most `max_norm`; return the norm.
 
-    Tables are left out: their Adam step does not depend on the gradient's scale, and a batch that
-    touches many rows is no reason to slow the other parameters down. Sharded parameters count with
-    all their shards.
+    There is no host sync. Tables are left out: their Adam step does not depend on the gradient's
+    scale, and a batch that touches many rows is no reason to slow the other parameters down.
+    Sharded parameters count with all their shards.
     """
     chosen = [p for p in of_gradient(parameters, Gradient.DENSE) if p.grad is not None]
     if not chosen:

@@ -1,5 +1,4 @@
-"""When to save: on a clock, and on SIGTERM or Ctrl-C, agreed between all processes so that all save
-the same step."""
+"""When to save: on a clock, and on SIGTERM or Ctrl-C; all processes agree on the step."""
 
 from __future__ import annotations
 
@@ -37,19 +36,23 @@ def stopped_by_sigterm() -> Iterator[None]:
             number,
         )
 
-    # elsewhere Python forbids handlers
-    main_thread = threading.current_thread() is threading.main_thread()
-    previous = signal.signal(signal.SIGTERM, stop) if main_thread else None
+    if not _may_handle_signals():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, stop)
     try:
         yield
     finally:
-        if main_thread:
-            signal.signal(signal.SIGTERM, previous)
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _may_handle_signals() -> bool:
+    """Whether this is the main thread: in others Python forbids handlers."""
+    return threading.current_thread() is threading.main_thread()
 
 
 class SaveClock:
-    """Context: notes SIGTERM and SIGINT instead of dying from them, and tells when a checkpoint is
-    due.
+    """Context that notes SIGTERM and SIGINT instead of dying, and tells when to save.
 
     Args:
         minutes: between two saves.
@@ -67,8 +70,7 @@ class SaveClock:
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> SaveClock:
-        # elsewhere Python forbids handlers
-        if threading.current_thread() is threading.main_thread():
+        if _may_handle_signals():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._previous[number] = signal.signal(number, self._note)
         return self
@@ -85,11 +87,11 @@ class SaveClock:
         self._received = number
 
     def due(self) -> bool:
-        """After each step, on every process: is it time to save? The answer is the same on all."""
+        """Tell, after each step and on every process alike, whether it is time to save."""
         self._calls += 1
         if distributed.world_size() > 1:
-            # the launcher was killed: nobody watches over these any more
             if os.getppid() != self._parent:
+                # The launcher was killed: nobody watches over these any more.
                 self._received = self._received or signal.SIGTERM
             if self._calls % self._every:
                 return False
@@ -103,11 +105,9 @@ class SaveClock:
         return time.monotonic() - self._last >= self._seconds
 
     def saved(self) -> None:
-        """A checkpoint was written: start the clock anew, and stop here if a signal asked for
-        it."""
+        """Start the clock anew after a checkpoint, and stop here if a signal asked for it."""
         self._last = time.monotonic()
-        # a signal reaches the processes one after the other
-        self._received = distributed.agree(self._received)
+        self._received = distributed.agree(self._received)  # it reaches one process after the other
         if self._received:
             name = signal.Signals(self._received).name
             raise Interrupted(

@@ -23,8 +23,7 @@ OPTIMIZERS = {
 
 
 def decay_groups(module: nn.Module, name: str, weight_decay: float) -> list[dict[str, Any]]:
-    """Named parameter groups of a module: `name` with decay, the same without for vectors, and its
-    tables as `table`.
+    """Return named parameter groups of a module: `name`, and its tables as `table`.
 
     Biases and norms (tensors of one dimension) and tables are not decayed.
     """
@@ -34,14 +33,18 @@ def decay_groups(module: nn.Module, name: str, weight_decay: float) -> list[dict
             table = kind_of(parameter).is_table
             decay = 0.0 if table or parameter.dim() < 2 else weight_decay
             groups.setdefault(("table" if table else name, decay), []).append(parameter)
-    return [{"name": n, "params": p, "weight_decay": decay} for (n, decay), p in groups.items()]
+    return [
+        {"name": group, "params": parameters, "weight_decay": decay}
+        for (group, decay), parameters in groups.items()
+    ]
 
 
 def build_optimizers(
     groups: list[dict[str, Any]], config: OptimConfig
 ) -> list[torch.optim.Optimizer]:
-    """An optimizer for each form of gradient that there is; each group gets `group_lr[name]` or
-    `lr`.
+    """Build an optimizer for each form of gradient that there is.
+
+    Each group gets the rate `group_lr[name]`, or `lr`.
 
     Raises:
         ValueError: `group_lr` names a group that there is not; or parameters of one group have
@@ -83,11 +86,10 @@ def _gradient_of(group: dict[str, Any]) -> Gradient:
 def prepare_optimizers(
     optimizers: Iterable[torch.optim.Optimizer], accelerator: Accelerator
 ) -> list[torch.optim.Optimizer]:
-    """Put those under accelerate whose gradients autograd makes: with fp16 its scaler unscales and
-    checks them.
+    """Put those under accelerate whose gradients autograd makes.
 
-    Factored gradients are made unscaled, and a scaler refuses an optimizer in which it finds none
-    to check.
+    With fp16 its scaler unscales and checks them. Factored gradients are made unscaled, and a
+    scaler refuses an optimizer in which it finds none to check.
     """
     return [
         optimizer
@@ -98,8 +100,10 @@ def prepare_optimizers(
 
 
 def learning_rate_factor(step: int, total: int, config: OptimConfig) -> float:
-    """Share of the learning rate at `step` (from 0) of `total`: linear warm-up, then linear decay
-    to 0 or constant."""
+    """Return the share of the learning rate at `step` (from 0) of `total`.
+
+    The rate warms up linearly; then it decays linearly to 0, or stays.
+    """
     warmup = config.warmup * total if config.warmup < 1 else config.warmup
     if step < warmup:
         return (step + 1) / (warmup + 1)

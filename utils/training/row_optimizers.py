@@ -21,12 +21,11 @@ HELD = "held_"  # + the name of a factor: that of the gradients that wait for a 
 
 
 class RowSparseAdamW(torch.optim.Optimizer):
-    """AdamW (Loshchilov & Hutter, 2019) on the rows that a step touched; the others cost and change
-    nothing.
+    """AdamW (Loshchilov & Hutter, 2019) on the rows that a step touched.
 
-    Moments of a row move only when the row has a gradient (lazy Adam); the bias correction counts
-    the row's own updates, so that a rare row's first step is as large as a frequent row's. For
-    parameters of Gradient.ROWS.
+    The others cost and change nothing. Moments of a row move only when the row has a gradient (lazy
+    Adam); the bias correction counts the row's own updates, so that a rare row's first step is as
+    large as a frequent row's. For parameters of Gradient.ROWS.
     """
 
     def __init__(
@@ -37,7 +36,7 @@ class RowSparseAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
-        """One step of every row that has a gradient."""
+        """Update every row that has a gradient."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 if self._has_gradient(parameter):
@@ -77,10 +76,10 @@ class RowSparseAdamW(torch.optim.Optimizer):
 
 
 class FactoredAdamW(RowSparseAdamW):
-    """The same for parameters of Gradient.FACTORS; their rows' gradients are put together block by
-    block.
+    """The same for parameters of Gradient.FACTORS.
 
-    A group's `accumulate` is the number of gradients whose mean makes a step; 1 unless given.
+    Their rows' gradients are put together block by block. A group's `accumulate` is the number of
+    gradients whose mean makes a step; 1 unless given.
     """
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -109,8 +108,10 @@ class FactoredAdamW(RowSparseAdamW):
 def _accumulated(
     state: dict[str, Tensor], gradient: OuterGradient, every: int
 ) -> OuterGradient | None:
-    """The mean of the last `every` factored gradients, or None if they are not complete; kept as
-    optimizer state, so that a checkpoint has them too."""
+    """The mean of the last `every` factored gradients, or None if they are not complete.
+
+    They are kept as optimizer state, so that a checkpoint has them too.
+    """
     names = list(gradient.tensors())
     if HELD + "rows" in state:
         held = OuterGradient(**{name: state[HELD + name] for name in names})
@@ -134,13 +135,12 @@ def _update_rows(
     rows: Tensor,
     values: Tensor,
 ) -> None:
-    """AdamW on distinct rows [u] of a parameter and of its state, in place; their gradients [u,
-    ...]."""
+    """AdamW in place on distinct rows [u] of a parameter and its state, by gradients [u, ...]."""
     if parameter.device.type == "cpu" and parameter.dtype == torch.float32:
         _compiled_update(parameter, state, group, rows, values)
         return
     beta1, beta2 = group["betas"]
-    # by index_select: [rows] would go number by number
+    # By index_select: [rows] would go number by number.
     steps = state["row_steps"].index_select(0, rows)
     first = state["exp_avg"].index_select(0, rows)
     second = state["exp_avg_sq"].index_select(0, rows)
