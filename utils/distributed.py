@@ -205,7 +205,7 @@ def sum_tensor(tensor: Tensor) -> Tensor:
     return _all_reduce(tensor, dist.ReduceOp.SUM) if world_size() > 1 else tensor
 
 
-def _all_reduce(tensor: Tensor, operation: dist.ReduceOp) -> Tensor:
+def _all_reduce(tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
     tensor = tensor.contiguous()
     dist.all_reduce(tensor, operation)
     return tensor
@@ -271,7 +271,7 @@ def gather_arrays(own: np.ndarray, total: int) -> np.ndarray | None:
         return own
     parts: list[Any] | None = [None] * world_size() if is_main() else None
     dist.gather_object(own, parts)
-    return np.concatenate(parts)[:total] if is_main() else None
+    return None if parts is None else np.concatenate(parts)[:total]
 
 
 def broadcast(value: T) -> T:

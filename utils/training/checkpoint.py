@@ -19,7 +19,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from zipfile import BadZipFile
 
 import numpy as np
@@ -83,7 +83,7 @@ def save_checkpoint(
     tensors = _tensors(learner.module, optimizers)
     sharded = {name for name in tensors if _is_sharded(name, learner.module)}
     progress.processes = distributed.world_size()
-    state = learner.state()
+    state: dict[str, Any] = learner.state()
     with folder_written_whole(folder / "last") as last:
         if distributed.is_main():
             shared = {name: tensor for name, tensor in tensors.items() if name not in sharded}
@@ -165,7 +165,7 @@ def _tensors(method: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict
 
     Names hold dots, never bars.
     """
-    names = {p: name for name, p in method.named_parameters()}
+    names: dict[Tensor, str] = {p: name for name, p in method.named_parameters()}
     again = _tied(method)
     tensors: dict[str, Tensor] = {}
     for name, value in method.state_dict().items():

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from utils import distributed
 from utils.parameters import (
+    DeclaredParameter,
     Gradient,
     OuterGradient,
     kind_of,
@@ -34,6 +35,7 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
         return
     shared = [p for p in parameters if p.requires_grad and not kind_of(p).sharded]
     for parameter in of_gradient(shared, Gradient.FACTORS):
+        assert isinstance(parameter, DeclaredParameter), "only these have factors"
         if parameter.factors is not None:  # a step that gives none gives none on any process
             parameter.factors = _gather_factors(parameter.factors)
     dense = of_gradient(shared, Gradient.DENSE)
@@ -56,9 +58,7 @@ def _gather_factors(own: OuterGradient) -> OuterGradient:
     """The processes' factored gradients put together, in the order of the processes."""
     lengths = torch.zeros(distributed.world_size(), 2, dtype=torch.long)
     lengths[distributed.rank()] = torch.tensor([len(own.rows), len(own.vectors)])
-    lengths = distributed.sum_tensor(lengths.to(own.rows.device)).tolist()
-    entries = [length for length, _ in lengths]
-    vectors = [length for _, length in lengths]
+    entries, vectors = distributed.sum_tensor(lengths.to(own.rows.device)).T.tolist()
     gathered = (
         distributed.gather_parts(own.rows, entries),
         distributed.gather_parts(own.points, entries),
@@ -149,19 +149,22 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tenso
     scale, and a batch that touches many rows is no reason to slow the other parameters down.
     Sharded parameters count with all their shards.
     """
-    chosen = [p for p in of_gradient(parameters, Gradient.DENSE) if p.grad is not None]
-    if not chosen:
+    dense = of_gradient(parameters, Gradient.DENSE)
+    shared = [p.grad for p in dense if p.grad is not None and not kind_of(p).sharded]
+    sharded = [p.grad for p in dense if p.grad is not None and kind_of(p).sharded]
+    gradients = [*shared, *sharded]
+    if not gradients:
         return torch.zeros(())
-    zero = torch.zeros((), device=chosen[0].grad.device)
-    whole = sum((_square(p) for p in chosen if not kind_of(p).sharded), zero)
-    own = sum((_square(p) for p in chosen if kind_of(p).sharded), zero)
+    zero = torch.zeros((), device=gradients[0].device)
+    whole = sum(map(_square, shared), zero)
+    own = sum(map(_square, sharded), zero)
     norm = (whole + distributed.loss_exchange().sum(own)).sqrt()
     factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-    for parameter in chosen:
-        parameter.grad.mul_(factor.to(parameter.grad.dtype))
+    for gradient in gradients:
+        gradient.mul_(factor.to(gradient.dtype))
     return norm
 
 
-def _square(parameter: nn.Parameter) -> Tensor:
+def _square(gradient: Tensor) -> Tensor:
     """|gradient|^2."""
-    return parameter.grad.float().square().sum()
+    return gradient.float().square().sum()

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from types import FrameType, TracebackType
+from typing import Any
 
 from utils import distributed
 
@@ -67,7 +68,7 @@ class SaveClock:
         self._last = time.monotonic()
         self._received = 0
         self._parent = os.getppid()
-        self._previous: dict[int, object] = {}
+        self._previous: dict[int, Any] = {}  # handlers
 
     def __enter__(self) -> SaveClock:
         if _may_handle_signals():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ from utils.errors import InputError
 from utils.parameters import Gradient, kind_of
 from utils.training.row_optimizers import FactoredAdamW, RowSparseAdamW
 
-OPTIMIZERS = {
+OPTIMIZERS: dict[Gradient, Callable[..., torch.optim.Optimizer]] = {
     Gradient.DENSE: partial(torch.optim.AdamW, fused=True),
     Gradient.ROWS: RowSparseAdamW,
     Gradient.FACTORS: FactoredAdamW,

@@ -35,7 +35,7 @@ class RowSparseAdamW(torch.optim.Optimizer):
         super().__init__(params, defaults)
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # no closure is called
         """Update every row that has a gradient."""
         for group in self.param_groups:
             for parameter in group["params"]:
@@ -60,6 +60,7 @@ class RowSparseAdamW(torch.optim.Optimizer):
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """(distinct rows [u], their gradients [u, ...]): all in one block."""
         gradient = parameter.grad
+        assert gradient is not None, "asked for where there is one"
         if not gradient.is_sparse:
             raise ValueError(
                 "row-sparse optimizer: expected a sparse gradient, got a dense one "
@@ -88,16 +89,17 @@ class FactoredAdamW(RowSparseAdamW):
             for parameter in group["params"]:
                 parameter.factors = None
 
-    def _has_gradient(self, parameter: DeclaredParameter) -> bool:
-        return parameter.factors is not None
+    def _has_gradient(self, parameter: Tensor) -> bool:
+        return isinstance(parameter, DeclaredParameter) and parameter.factors is not None
 
     def _gradient_blocks(
-        self, parameter: DeclaredParameter, state: dict[str, Tensor], group: dict[str, Any]
+        self, parameter: Tensor, state: dict[str, Tensor], group: dict[str, Any]
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """(distinct rows [u], their gradients [u, D]); none where the step is still gathering."""
+        assert isinstance(parameter, DeclaredParameter), "only these have factors"
         gradient = parameter.factors
         every = group.get("accumulate", 1)
-        if every > 1:
+        if every > 1 and gradient is not None:
             gradient = _accumulated(state, gradient, every)
         if gradient is not None:
             numbers = CPU_FLOATS if parameter.device.type == "cpu" else GPU_FLOATS
