@@ -70,7 +70,7 @@ def best_of_rows(ptr, ids, values, k, out_ids, out_values):
         row_ids, row_values = ids[ptr[i] : ptr[i + 1]], values[ptr[i] : ptr[i + 1]]
         size = min(k, len(row_ids))
         if size < len(row_ids):
-            # the k-th best value
+            # The k-th best value.
             least = np.partition(row_values, len(row_ids) - k)[len(row_ids) - k]
             kept = np.empty(k, values.dtype)
             count, ties = 0, 0

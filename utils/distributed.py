@@ -62,7 +62,7 @@ def start(mixed_precision: str | None = None) -> Accelerator:
         InputError: accelerate is set to something that this project does not do.
     """
     check_launcher(mixed_precision)
-    # a process may run several configs: the precision is not its fate
+    # A process may run several configs: the precision is not its fate.
     AcceleratorState._reset_state()
     # The others wait while the main process trains trees or clusters labels, which may take hours;
     # a process that dies ends the run through the launcher, not through this limit.

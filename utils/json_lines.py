@@ -14,7 +14,7 @@ from utils import distributed
 from utils.console import is_screen, shows_unicode
 from utils.files import place_of, written_whole
 
-# where str.splitlines cuts, and JSON may leave as they are
+# Where str.splitlines cuts, and which JSON may leave as they are.
 SEPARATORS = re.compile("[\x85\u2028\u2029]")
 
 

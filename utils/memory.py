@@ -7,8 +7,7 @@ from pathlib import Path
 import psutil
 
 GROUP = Path("/sys/fs/cgroup")
-# of version 2 and version 1: the limit, what is used, and what of that is cache of files
-FILES = {
+FILES = {  # of version 2 and version 1: the limit, what is used, and what of that is cache of files
     ".": ("memory.max", "memory.current", "inactive_file"),
     "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 }

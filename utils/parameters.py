@@ -100,7 +100,7 @@ class _TakeRows(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (rows,) = ctx.saved_tensors
-        # a row may be taken twice: not coalesced
+        # A row may be taken twice: not coalesced.
         taken = torch.sparse_coo_tensor(rows[None], gradient, ctx.shape, check_invariants=False)
         return taken, None
 

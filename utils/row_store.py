@@ -68,7 +68,7 @@ class RowStore:
                 rows[part] = np.rint(block / scales[part, None]).astype(np.int8)
             else:
                 bits = block.view(np.uint32)
-                # to the nearest even
+                # Rounded to the nearest even.
                 rows[part] = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
         return cls(rows, scales)
 
@@ -89,7 +89,7 @@ class RowStore:
     def products(self, queries: np.ndarray) -> np.ndarray:
         """Inner products of queries [B, D] with all rows: [B, n]."""
         products = np.empty((len(queries), len(self)), np.float32)
-        # nothing is gained by float32 copies
+        # Nothing is gained by float32 copies.
         if len(queries) == 1 and self.rows.dtype != np.float32:
             _dots(0, 1, self.rows, self.scales, queries, np.arange(len(self))[None], products)
             return products

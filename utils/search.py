@@ -28,9 +28,8 @@ from utils.threads import over_threads
 
 log = logging.getLogger(__name__)
 ONE_THREAD = 1 << 22  # numbers that one thread reads in a millisecond or two
-# share of a query's best score by which equal ones may differ, computed in two ways
-NEAR = 1e-5
-# labels added to a graph at once, so that memory-mapped ones are read piece by piece
+NEAR = 1e-5  # share of a query's best score by which equal ones may differ, computed in two ways
+# Labels added to a graph at once: memory-mapped ones are read piece by piece.
 ROWS_AT_ONCE = 65536
 POINTS_AT_ONCE = 64  # whose candidates' rows are gathered together
 
@@ -276,7 +275,7 @@ def row_blocks(
 
 def import_faiss(what: str) -> Any:
     """The module faiss; ValueError that `what` needs it."""
-    # it reports the processor it was loaded for
+    # It reports the processor that it was loaded for.
     logging.getLogger("faiss").setLevel(logging.WARNING)
     try:
         import faiss

@@ -33,10 +33,10 @@ def topk_rows(scores: sparse.csr_matrix, k: int) -> tuple[np.ndarray, np.ndarray
     indices = np.full((scores.shape[0], k), -1, dtype=np.int64)  # [N, k]
     values = np.full((scores.shape[0], k), -np.inf, dtype=np.float32)  # [N, k]
     lengths = np.diff(scores.indptr)
-    # longest first, no empty rows
+    # Longest first, no empty rows.
     rows = np.argsort(-lengths, kind="stable")[: np.count_nonzero(lengths)]
     start = 0
-    # rows of like length share a block, so one long row does not pad all the others
+    # Rows of like length share a block, so that one long row does not pad all the others.
     while start < len(rows):
         width = lengths[rows[start]]
         block = rows[start : start + max(1, CELLS // width)]

@@ -20,6 +20,5 @@ def over_threads(work: Callable[[int, int], None], rows: int) -> None:
         work(0, rows)
         return
     shares = [distributed.share(rows, part, threads) for part in range(threads)]
-    # not kept: a process that forks must not own threads
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(threads) as pool:  # not kept: a process that forks must not own threads
         list(pool.map(lambda share: work(share.start, share.stop), shares))

@@ -39,10 +39,10 @@ from utils.errors import InputError
 from utils.progress import tqdm
 from utils.sparse import canonical
 
-# nodes of more rows are shared by all threads, smaller ones are done by one thread each
+# Nodes of more rows are shared by all threads; smaller ones are done by one thread each.
 WIDE = 1 << 16
 BLOCK = 1 << 13  # rows of a wide node scored at once
-# partial sums of a wide node: a fixed number, so that rounding does not depend on the threads
+# Partial sums of a wide node: a fixed number, so that rounding does not depend on the threads.
 PARTS = 8
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-# smallest gain in the mean similarity of a row to its centre that is worth another iteration
+# The smallest gain in the mean similarity of a row to its centre that is worth another iteration.
 TOLERANCE = 1e-4
-# rows between these are safe in float32; shorter ones count as zeros
+# Norms of rows between these are safe in float32; shorter rows count as zeros.
 LONGEST, SHORTEST = 1e18, 1e-30
 VANISHED = 1e-6  # a sum of unit rows that is shorter has no direction: its centre is 0
 

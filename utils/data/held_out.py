@@ -43,7 +43,7 @@ def validation_rows(relevance: sp.csr_matrix, config: DataConfig, folder: Path) 
 
 def _groups(labelled: np.ndarray, config: DataConfig, folder: Path) -> np.ndarray:
     """The group of similar texts that each of these rows is in [n]."""
-    # here: scikit-learn and numba take seconds to import
+    # Imported here: scikit-learn and numba take seconds.
     from utils.clustering.clustering import balanced_hierarchy
     from utils.features.files import grouping_features
 

@@ -13,7 +13,7 @@ from utils.fusing.kernels import PER_MEMBER, walk_shares, walk_trees
 from utils.reading.saved import Shape
 
 SCALED = 50_000  # rows that say how features are scaled
-# of a row; features such as the mean of ranks are sums of others: float32 could not tell them apart
+# Of a row. Features such as the mean of ranks are sums of others: float32 cannot tell them apart.
 RIDGE = 1e-5
 
 
@@ -69,7 +69,7 @@ class Boosted:
         """Raise ValueError unless every walk ends: children come after their parents."""
         nodes = len(self.feature)
         inner = self.feature >= 0
-        # one leaf more than inner nodes
+        # A tree has one leaf more than inner nodes.
         if not len(self.roots) or nodes - 2 * int(inner.sum()) != len(self.roots):
             raise InputError(f"expected whole trees, got {len(self.roots)} roots and {nodes} nodes")
         children = np.stack([self.left, self.right])[:, inner]
@@ -101,7 +101,7 @@ class Boosted:
             early_stopping=False,
             random_state=0,
         )
-        # its threads wait for each other: on a busy machine that takes a minute
+        # Its threads wait for each other: on a busy machine that takes a minute.
         with threadpool_limits(1):
             model.fit(x, relevant)
         return cls._of_scikit_learn(model)
@@ -109,7 +109,7 @@ class Boosted:
     @classmethod
     def _of_scikit_learn(cls, model: Any) -> Boosted:
         """The trees of a fitted HistGradientBoostingClassifier, one after the other."""
-        # its only door to the trees; tested for equality
+        # Its only door to the trees; tested for equality.
         trees = [part[0].nodes for part in model._predictors]
         nodes = np.concatenate(trees)
         sizes = [len(tree) for tree in trees]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-# features of each member and of all together, as `features` lists them
-PER_MEMBER, TOGETHER = 7, 7
+PER_MEMBER, TOGETHER = 7, 7  # features of each member and of all together, as `features` lists them
 SMALLEST_SPREAD = 1e-6
 OPTIONS = {"cache": True, "nogil": True, "boundscheck": False}
 

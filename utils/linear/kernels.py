@@ -232,8 +232,7 @@ def fit_chunk(
     width = _local_rows(indptr, indices, data, points, where, lptr, lidx, lval, feats)
     size = (width + dims + 1) * LANES
     weight = np.empty(size + LANES, np.float32)
-    # a feature's weights lie in one cache line
-    skipped = (64 - weight.ctypes.data % 64) % 64 // 4
+    skipped = (64 - weight.ctypes.data % 64) % 64 // 4  # a feature's weights lie in one cache line
     weight = weight[skipped : skipped + size]
     sign, alpha = np.empty(n * LANES, np.float32), np.empty(n * LANES, np.float32)
     active = np.empty(LANES, np.float32)

@@ -62,7 +62,7 @@ class Features:
         return self.sparse.shape[0]
 
     def __getitem__(self, rows: np.ndarray | slice) -> Features:
-        # one text is searched whole
+        # One text is searched whole.
         if isinstance(rows, slice) and rows.indices(len(self)) == (0, len(self), 1):
             return self
         return Features.build(self.sparse[rows], self.dense[rows])

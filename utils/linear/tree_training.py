@@ -206,7 +206,7 @@ def reassign(
         features, beam=ranking.beam, combiner=ranking.combiner, level=level, threads=ranking.threads
     )
     counts = count_matrix(relevance, beam_matrix(nodes, skeleton.leaves)).astype(np.float64)
-    # of the same pattern
+    # These have the same pattern as the counts.
     ranks = count_matrix(relevance, beam_matrix(nodes, skeleton.leaves, by_rank=True))
     counts.data += ranks.data / (ranks.data.max(initial=0) + 1)
     labels, first = np.unique(skeleton.node_labels, return_index=True)

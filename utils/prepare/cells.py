@@ -24,7 +24,7 @@ _LIST = re.compile(
 BEGINNINGS = ("[", "(", "{", "set(", "array(", "frozenset(")
 FIRST_OF_LISTS = {beginning[0] for beginning in BEGINNINGS}
 _PARTS = re.compile(r"[,;|\t]")  # what may part names
-# a quotation mark where an item of a list begins
+# A quotation mark where an item of a list begins.
 _ITEM_BEGINS = re.compile(r"""[\[({,]\s*[bBrRuU]?['"]""")
 
 
@@ -155,7 +155,7 @@ def _python_items(cell: str) -> list[object]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of escapes that are none, such as \d
             tree = ast.parse(cell, mode="eval").body
-            # a set has no order: its items as written
+            # A set has no order: its items as written.
             parts = tree.elts if isinstance(tree, ast.List | ast.Tuple | ast.Set) else [tree]
             return [ast.literal_eval(part) for part in parts]
     except (ValueError, SyntaxError, MemoryError, RecursionError) as error:

@@ -124,7 +124,7 @@ def _run_csv(args: argparse.Namespace) -> Path:
     return prepare_csv(_source(args), args.out, columns, args.overwrite)
 
 
-# subcommand -> (runs it from parsed arguments, the function whose docstring describes it)
+# By subcommand: what runs it from parsed arguments, and whose docstring describes it.
 FORMATS: dict[str, tuple[Callable[[argparse.Namespace], Path], Callable[..., Path]]] = {
     "auto": (_run_auto, prepare_auto),
     "xml-repository": (_run_xml_repository, prepare_xml_repository),

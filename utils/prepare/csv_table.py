@@ -16,7 +16,7 @@ from utils.prepare.lines import lines
 from utils.prepare.points import PointReader, Source, prepare_points
 
 log = logging.getLogger(__name__)
-# characters of one CSV field: stops a forgotten quote from reading the whole file
+# Characters of one CSV field: stops a forgotten quote from reading the whole file.
 LONGEST_FIELD = 1 << 26
 MANY_LINES = 1000  # of one row: no text, but a forgotten quote
 LONE = "a lone quotation mark? --quote none reads them as they stand"

@@ -98,7 +98,7 @@ class Folder:
         ]
 
     def _present(self, names: tuple[str, ...]) -> list[Path]:
-        # lexists: what is there and no file is an error where it is taken, not an absent file
+        # By lexists: what is there and no file is an error where it is taken, not an absent file.
         return [
             path
             for name in names
@@ -107,8 +107,7 @@ class Folder:
         ]
 
     def _like(self, pattern: str) -> list[Path]:
-        # filter_labels_train.txt is like *_train.txt, and no data
-        return [
+        return [  # filter_labels_train.txt is like *_train.txt, and no data
             path
             for path in (*self.path.glob(pattern), *self.path.glob(f"{pattern}.gz"))
             if not path.name.startswith(FILTER_PREFIX)

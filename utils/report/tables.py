@@ -69,7 +69,7 @@ def read_run(folder: str | Path, split: str) -> dict[str, Any]:
             f"python eval.py {split} {folder}"
         )
     trained = {section: content for section, content in config.items() if section not in MAY_DIFFER}
-    # its own stages, such as a fusion's members, are those of every seed
+    # Its own stages, such as a fusion's members, are those of every seed.
     if place := config["run"].get("dir"):
         trained = with_folder_renamed(trained, str(place), "RUN")
     return {"name": name, "folder": folder, "config": trained, "seed": seed, "metrics": metrics}

@@ -115,7 +115,7 @@ def check_same_data(folder: Path, data: Dataset) -> None:
     Its scores of other points would not be those of unseen ones, and its labels perhaps others.
     """
     whole = _recorded(folder, "data_hash")
-    # older runs have the one, under the other's name
+    # Older runs have the one, under the other's name.
     trained = _recorded(folder, "relevance_hash") or whole
     if trained != data.relevance_hash:
         raise InputError(
@@ -151,7 +151,7 @@ def _peak_resident() -> float:
         for line in file:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) / 1024
-    # elsewhere than on Linux; on Linux it would count what the parent process held before
+    # Elsewhere than on Linux, where it would count what the parent process held before.
     import resource
 
     units = 2**20 if sys.platform == "darwin" else 1024

@@ -48,7 +48,7 @@ def stage_configs(config: Config) -> dict[str, Config]:
     for stage in config.stages:
         name = stage["name"]
         folder = config.run_folder if name == last else config.run_folder / "stages" / name
-        # it may name another, or none
+        # The stage may name another, or none.
         run = {"start_from": start, **(stage.get("run") or {}), "dir": str(folder)}
         overlay = with_references({**stage, "run": run}, named)
         found[name] = stage_config(config, overlay)  # its errors name the stage

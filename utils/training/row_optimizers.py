@@ -68,7 +68,7 @@ class RowSparseAdamW(torch.optim.Optimizer):
             )
         rows = gradient._indices()[0]
         values = gradient._values()
-        # autograd does not keep the mark of a coalesced gradient
+        # Autograd does not keep the mark of a coalesced gradient.
         if rows.is_cuda or not (rows[1:] > rows[:-1]).all():
             gradient = gradient.coalesce()
             rows = gradient.indices()[0]
@@ -124,7 +124,7 @@ def _accumulated(
         for name in names:
             state.pop(HELD + name, None)
         return gradient.scaled(1 / every)
-    # clones: labels and bias share rows and points, and files want tensors that share nothing
+    # Clones: labels and bias share rows and points, and files want tensors that share nothing.
     for name, tensor in gradient.tensors().items():
         state[HELD + name] = tensor.clone()
     return None
