@@ -338,7 +338,8 @@ class Comparison:
     """Answers from an approximate index, and searches the exact one to tell how well it does."""
 
     def __init__(self, approximate: HnswIndex, exact: ExactIndex) -> None:
-        self._approximate, self._exact = approximate, exact
+        self._approximate = approximate
+        self._exact = exact
         self._points = self._first = self._found = self._k = 0
         self._seconds = [0.0, 0.0]  # approximate, exact
 

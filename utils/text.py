@@ -200,7 +200,8 @@ class TextLines(Sequence[str]):
 
     def __getitem__(self, index: int) -> str:  # type: ignore[override]  # no slices
         index = range(len(self))[index]
-        start, stop = int(self._offsets[index]), int(self._offsets[index + 1])
+        start = int(self._offsets[index])
+        stop = int(self._offsets[index + 1])
         with open(self.path, "rb") as file:
             file.seek(start)
             return decode_line(file.read(stop - start), self.path, index + 1)

@@ -147,8 +147,8 @@ def known_places(name: str) -> list[str]:
     """
     if name in NEW_NAMES:
         return [NEW_NAMES[name]]
-    return [
-        f"{section}.{name}"
-        for section, kind in SECTIONS.items()
-        if name in {f.name for f in fields(kind)}
-    ]
+    places = []
+    for section, kind in SECTIONS.items():
+        if any(field.name == name for field in fields(kind)):
+            places.append(f"{section}.{name}")
+    return places

@@ -423,21 +423,16 @@ def _override_stage(
     """The sections of a stage that overrides change, with values of the right type."""
     where = f"{COMMAND_LINE}: stages.{stage['name']}"
     merge_sections({}, sections, where, {})  # checks them
-    own = _sections_of(stage)
-    method = {"name": config.method.name, **own.get("method", {}), **sections.get("method", {})}[
-        "name"
-    ]
-    kinds = {**SECTIONS, "method": method_options(method, where)}
-    return {
-        section: {
-            **own.get(section, {}),
-            **{
-                key: _plain(read_option(kinds[section], section, key, value, where))
-                for key, value in content.items()
-            },
-        }
-        for section, content in sections.items()
-    }
+    of_stage = _sections_of(stage)
+    method = of_stage.get("method", {}) | sections.get("method", {})
+    kinds = {**SECTIONS, "method": method_options(method.get("name", config.method.name), where)}
+    changed = {}
+    for section, content in sections.items():
+        values = dict(of_stage.get(section, {}))
+        for key, value in content.items():
+            values[key] = _plain(read_option(kinds[section], section, key, value, where))
+        changed[section] = values
+    return changed
 
 
 def _check_it_is_no_stages_own(
@@ -500,14 +495,14 @@ def _plain(value: Any) -> Any:
 
 def to_mapping(config: Config) -> dict[str, Any]:
     """Return plain nested dicts, every key resolved: `build_config` makes the same Config of it."""
-    sections = {
-        s: {
-            f.name: _plain(getattr(getattr(config, s), f.name))
-            for f in dataclasses.fields(getattr(config, s))
-        }
-        for s in SECTIONS
-    }
+    sections = {name: _plain_section(getattr(config, name)) for name in SECTIONS}
     return {**sections, "stages": _plain(config.stages)} if config.stages else sections
+
+
+def _plain_section(section: Any) -> dict[str, Any]:
+    return {
+        field.name: _plain(getattr(section, field.name)) for field in dataclasses.fields(section)
+    }
 
 
 def to_yaml(config: Config) -> str:

@@ -82,7 +82,8 @@ def platt(margins: np.ndarray, relevant: np.ndarray) -> Calibration:
     target = np.where(relevant, (right + 1) / (right + 2), 1 / (wrong + 2))
     center = margins.mean()
     spread = margins.std() or 1.0
-    slope, intercept = 0.0, 0.0
+    slope = 0.0
+    intercept = 0.0
     if right and wrong:
         slope, intercept = _logistic((margins - center) / spread, target)
     if slope < FLATTEST:

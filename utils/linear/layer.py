@@ -194,8 +194,10 @@ def fit_layer(
         scratch.put(np.full(shape[0], -1, np.int32))
 
     def fit(parent: int) -> tuple[np.ndarray, ...]:
-        first, stop = child_ptr[parent], child_ptr[parent + 1]
-        begin, end = positives.indptr[first], positives.indptr[stop]
+        first = child_ptr[parent]
+        stop = child_ptr[parent + 1]
+        begin = positives.indptr[first]
+        end = positives.indptr[stop]
         points = reach.indices[reach.indptr[parent] : reach.indptr[parent + 1]]
         where = scratch.get()
         try:

@@ -231,6 +231,9 @@ def page_data(comparison: Comparison) -> html.ReportData:
         for run in runs
     ]
     labels = sorted({label for table in tables for label in point_table.used_labels(table)})
+    points = []
+    for entries in zip(*tables, strict=True):
+        points.append({**entries[0], "top": [entry["top"] for entry in entries]})
     return html.ReportData(
         title=f"{data.name}: " + " against ".join(run.name for run in runs),
         facts={
@@ -245,19 +248,18 @@ def page_data(comparison: Comparison) -> html.ReportData:
         comparison=_table(comparison),
         deciles=_deciles(comparison),
         labels={label: data.label_texts[label] for label in labels},
-        points=[
-            {**entries[0], "top": [entry["top"] for entry in entries]}
-            for entries in zip(*tables, strict=True)
-        ],
+        points=points,
         num_points=len(differ),
         runs=[run.name for run in runs],
     )
 
 
 def differing(tops: Sequence[np.ndarray], relevance: sp.csr_matrix) -> np.ndarray:
-    """Points where not every run has the same true labels at the same ranks: mask [n].
+    """Mark points where not every run has the same true labels at the same ranks [n].
 
-    tops: first predictions [n, k] of each run, -1 = no more.
+    Args:
+        tops: first predictions [n, k] of each run, -1 = no more.
+        relevance: CSR [n, L].
     """
     rows = np.arange(relevance.shape[0])[:, None]
     right = [np.where(contains(relevance, rows, ids), ids, -1) for ids in tops]
@@ -267,20 +269,19 @@ def differing(tops: Sequence[np.ndarray], relevance: sp.csr_matrix) -> np.ndarra
 def _table(comparison: Comparison) -> dict[str, Any]:
     """{columns, rows: [{name, values, differences: [value, low, high, clear] or none}]}"""
     columns = comparison.columns
-    differences = [None, *comparison.differences]
-    return {
-        "columns": columns,
-        "rows": [
-            {
-                "name": run.name,
-                "values": [values[c] for c in columns],
-                "differences": own and [[*own[c], is_clear(*own[c][1:])] for c in columns],
-            }
-            for run, values, own in zip(
-                comparison.runs, comparison.values, differences, strict=True
-            )
-        ],
-    }
+    all_differences = [None, *comparison.differences]
+    rows = []
+    for run, values, differences in zip(
+        comparison.runs, comparison.values, all_differences, strict=True
+    ):
+        shown = differences and [_interval(*differences[column]) for column in columns]
+        values_shown = [values[column] for column in columns]
+        rows.append({"name": run.name, "values": values_shown, "differences": shown})
+    return {"columns": columns, "rows": rows}
+
+
+def _interval(value: float, low: float, high: float) -> list[Any]:
+    return [value, low, high, is_clear(low, high)]
 
 
 def _deciles(comparison: Comparison) -> list[dict[str, Any]]:

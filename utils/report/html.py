@@ -50,12 +50,12 @@ class ReportData:
 
 
 def report_path(folder: Path, split: str) -> Path:
-    """Where the report of a split lies in a run folder."""
+    """Return where the report of a split lies in a run folder."""
     return folder / ("report.html" if split == "tst" else f"{split}_report.html")
 
 
 def write_report(path: Path, data: ReportData) -> None:
-    """The page with its data, written whole."""
+    """Write the page with its data, whole."""
     template = TEMPLATE.read_text(encoding="utf-8")
     assert template.count(MARK) == 1, "the template must name the place of the data once"
     write_text(path, template.replace(MARK, to_payload(asdict(data))))

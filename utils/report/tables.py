@@ -102,16 +102,16 @@ def group_runs(runs: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
 
 
 def common_metrics(runs: Sequence[dict[str, Any]], columns: Sequence[str]) -> list[str]:
-    """Those metrics that every run has; InputError if there are none."""
-    found = [c for c in columns if all(c in run["metrics"] for run in runs)]
-    if not found:
-        common = set.intersection(*(set(run["metrics"]) for run in runs))
+    """Return the metrics that every run has; InputError if there are none."""
+    common = set.intersection(*(set(run["metrics"]) for run in runs))
+    chosen = [column for column in columns if column in common]
+    if not chosen:
         known = [name for name in runs[0]["metrics"] if "@" in name and name in common]
         raise InputError(
             f"none of the metrics {', '.join(columns)} is in every run; these are: "
             f"{', '.join(known) or 'none'}"
         )
-    return found
+    return chosen
 
 
 def compare_runs(
