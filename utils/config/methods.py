@@ -60,11 +60,11 @@ def known_methods() -> str:
 
 
 def _foreign_method(name: str, where: str) -> type[Any]:
-    found = resolve(name, where)
-    options = getattr(found, "Options", None)
+    method = resolve(name, where)
+    options = getattr(method, "Options", None)
     if not isinstance(options, type) or not issubclass(options, MethodConfig):
         raise ConfigError(
             f"{where}: expected the class of a method, whose `Options` are a MethodConfig; "
-            f"{name} is {shown_word(repr(found))}"
+            f"{name} is {shown_word(repr(method))}"
         )
-    return found
+    return method

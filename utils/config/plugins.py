@@ -58,11 +58,11 @@ def resolve(name: str, where: str) -> Any:
             f"{where}: '{shown_word(name)}' is code outside of this repository and was not "
             f"imported; if you trust it: --plugin {module}"
         )
-    found = _import(module, where)
+    imported = _import(module, where)
     try:
-        return getattr(found, attribute)
+        return getattr(imported, attribute)
     except AttributeError:
-        raise ConfigError(f"{where}: {found.__file__} has no {attribute}") from None
+        raise ConfigError(f"{where}: {imported.__file__} has no {attribute}") from None
 
 
 def _import(module: str, where: str) -> Any:

@@ -70,17 +70,17 @@ def file_of(name: str, path: str) -> Path | None:
     from huggingface_hub.utils import EntryNotFoundError
 
     try:
-        found = try_to_load_from_cache(name, path)
-        if found is None:
+        cached = try_to_load_from_cache(name, path)
+        if cached is None:
             _reach_hub()
-            found = hf_hub_download(name, path)
+            cached = hf_hub_download(name, path)
     except EntryNotFoundError:
         return None
-    # no network, or no such id: then loading the model says so too
     except (OSError, ValueError) as error:
+        # No network, or no such id: then loading the model says so too.
         _say_unknown(name, path, str(error).strip().splitlines()[0])
         return None
-    return None if found is _CACHED_NO_EXIST else Path(found)
+    return None if cached is _CACHED_NO_EXIST else Path(cached)
 
 
 @cache

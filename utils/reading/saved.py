@@ -145,14 +145,14 @@ def read_tensors(
     return tensors
 
 
-def check_names(path: Path, found: Any, expected: Any) -> None:
+def check_names(path: Path, given: Any, expected: Any) -> None:
     """Raise InputError unless a file holds what is expected, and nothing else."""
-    if missing := sorted(set(expected) - set(found)):
+    if missing := sorted(set(expected) - set(given)):
         raise InputError(
             f"{path}: expected {missing[0]!r}, got only "
-            f"{', '.join(sorted(found))[:200] or 'nothing'}"
+            f"{', '.join(sorted(given))[:200] or 'nothing'}"
         )
-    if extra := sorted(set(found) - set(expected)):
+    if extra := sorted(set(given) - set(expected)):
         raise InputError(
             f"{path}: {extra[0]!r} does not belong here, expected "
             f"{', '.join(sorted(expected))[:200]}"
@@ -247,12 +247,12 @@ def check_ids(ids: Tensor | np.ndarray, count: int, where: str) -> None:
         )
 
 
-def _check_shape(path: Path, name: str, found: tuple[int, ...], expected: Shape) -> None:
-    fits = len(found) == len(expected) and all(
-        e in (None, f) for f, e in zip(found, expected, strict=True)
+def _check_shape(path: Path, name: str, shape: tuple[int, ...], expected: Shape) -> None:
+    fits = len(shape) == len(expected) and all(
+        e in (None, f) for f, e in zip(shape, expected, strict=True)
     )
     if not fits:
         wanted = ", ".join("any" if size is None else str(size) for size in expected)
         raise InputError(
-            f"{path}: {name + ': ' if name else ''}expected shape ({wanted}), got {found}"
+            f"{path}: {name + ': ' if name else ''}expected shape ({wanted}), got {shape}"
         )

@@ -57,7 +57,7 @@ class Comparison:
 
 
 def compare(
-    found: Sequence[Mapping[str, Any]],
+    records: Sequence[Mapping[str, Any]],
     split: str,
     columns: Sequence[str],
     root: str | None = None,
@@ -66,19 +66,19 @@ def compare(
     """Compare runs.
 
     Args:
-        found: what utils.report.tables.read_run says of each run.
+        records: what utils.report.tables.read_run says of each run.
         columns: metrics, each in <split>_metrics.json of every run.
         root: folder of the data sets, where it is another than that of training.
     Raises:
         ValueError: fewer than two runs, one that stands twice, other data or another validation
             split, predictions that do not fit the data or the saved metrics.
     """
-    names = _names([run["folder"] for run in found])
-    data = _load_data(found, split, root)
+    names = _names([run["folder"] for run in records])
+    data = _load_data(records, split, root)
     points = data.splits[split]
     runs = [
         _read_predictions(run, name, data, points, columns)
-        for run, name in zip(found, names, strict=True)
+        for run, name in zip(records, names, strict=True)
     ]
     samples = paired_bootstrap([run.points for run in runs], resamples)
     values = [run.points.mean() for run in runs]
@@ -109,12 +109,12 @@ def _names(folders: Sequence[Path]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 
 
-def _load_data(found: Sequence[Mapping[str, Any]], split: str, root: str | None) -> Dataset:
+def _load_data(records: Sequence[Mapping[str, Any]], split: str, root: str | None) -> Dataset:
     """The data set that all runs were evaluated on, with their validation split."""
-    first = found[0]
+    first = records[0]
     needed = "expected the rows of the run's validation split"
-    held_out = [read_held_out(run["folder"], needed) for run in found]
-    for run, rows in zip(found, held_out, strict=True):
+    held_out = [read_held_out(run["folder"], needed) for run in records]
+    for run, rows in zip(records, held_out, strict=True):
         if "data_hash" not in run["metrics"]:
             raise InputError(
                 f"{run['folder'] / f'{split}_metrics.json'}: written by training, not by eval.py; "
@@ -129,28 +129,29 @@ def _load_data(found: Sequence[Mapping[str, Any]], split: str, root: str | None)
     no_sections: list[Any] = [None] * 7  # nothing but the data is read of it
     config = Config(build_section(DataConfig, "data", section, {}), *no_sections)
     data = load_dataset(config, None, held_out[0])
-    _check_data(found, data)
-    for run in found:
+    _check_data(records, data)
+    for run in records:
         check_labels(run["folder"], data.folder)
     return data
 
 
-def _check_data(found: Sequence[Mapping[str, Any]], data: Dataset) -> None:
+def _check_data(records: Sequence[Mapping[str, Any]], data: Dataset) -> None:
     """Raise InputError unless all runs were evaluated on this data.
 
     Filters count, where the runs say something of them.
     """
     known = (data.hash, data.relevance_hash)  # older runs said nothing of filters
-    for run in found:
-        if run["metrics"]["data_hash"] not in known and found[0]["metrics"]["data_hash"] in known:
+    first = records[0]
+    for run in records:
+        if run["metrics"]["data_hash"] not in known and first["metrics"]["data_hash"] in known:
             raise InputError(
-                f"{run['folder']}: evaluated on data {_data_of(run)}, but {found[0]['folder']} on "
-                f"{_data_of(found[0])}; only runs of one data set, and its filters, can be compared"
+                f"{run['folder']}: evaluated on data {_data_of(run)}, but {first['folder']} on "
+                f"{_data_of(first)}; only runs of one data set, and its filters, can be compared"
             )
-    if found[0]["metrics"]["data_hash"] not in known:
+    if first["metrics"]["data_hash"] not in known:
         raise InputError(
             f"{data.folder}: expected the data that the runs were evaluated on, "
-            f"{_data_of(found[0])}, got data of hash {data.hash}"
+            f"{_data_of(first)}, got data of hash {data.hash}"
         )
 
 

@@ -156,11 +156,11 @@ def seeds_table(
     Metrics that a run does not have are left out of all rows.
     """
     groups = group_runs([read_run(folder, split) for folder in folders])
-    found = common_metrics([run for group in groups for run in group], columns)
-    lines = ["| config | seeds | " + " | ".join(found) + " |", "| --- " * (len(found) + 2) + "|"]
+    shown = common_metrics([run for group in groups for run in group], columns)
+    lines = ["| config | seeds | " + " | ".join(shown) + " |", "| --- " * (len(shown) + 2) + "|"]
     for group in groups:
         cells = []
-        for column in found:
+        for column in shown:
             values = [run["metrics"][column] for run in group]
             spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
             cells.append(f"{np.mean(values):.2f}{spread}")

@@ -40,10 +40,10 @@ def stage_configs(config: Config) -> dict[str, Config]:
     check_references(config.stages)
     start = config.run.start_from
     last = config.stages[-1]["name"]
-    found: dict[str, Config] = {}
+    configs: dict[str, Config] = {}
 
     def named(kind: str, name: str) -> Any:
-        return str(found[name].run_folder) if kind == "stage" else best_epoch(found[name])
+        return str(configs[name].run_folder) if kind == "stage" else best_epoch(configs[name])
 
     for stage in config.stages:
         name = stage["name"]
@@ -51,9 +51,9 @@ def stage_configs(config: Config) -> dict[str, Config]:
         # The stage may name another, or none.
         run = {"start_from": start, **(stage.get("run") or {}), "dir": str(folder)}
         overlay = with_references({**stage, "run": run}, named)
-        found[name] = stage_config(config, overlay)  # its errors name the stage
+        configs[name] = stage_config(config, overlay)  # its errors name the stage
         start = str(folder)
-    return found
+    return configs
 
 
 def best_epoch(config: Config) -> int:
