@@ -17,7 +17,6 @@ import itertools
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -30,6 +29,7 @@ from utils.commands import add_debug_option, command
 from utils.console import show_anything
 from utils.errors import InputError
 from utils.files import written_whole
+from utils.ragged import Ragged, offsets_of
 from utils.text import check_text_file, check_unicode, iter_lines
 
 if TYPE_CHECKING:
@@ -122,59 +122,6 @@ class Tokenizer:
             rules = json.dumps([type(self.hf).__name__, sorted(self.hf.get_vocab().items())])
         prompt = f"|{self.prompt}" if self.prompt else ""
         return hashlib.sha256(f"{rules}|{self.max_len}{prompt}".encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class Ragged:
-    """Rows of token ids, usually memory-mapped: row i = ids[offsets[i]:offsets[i + 1]]."""
-
-    ids: np.ndarray
-    offsets: np.ndarray
-
-    @classmethod
-    def of(cls, ids: np.ndarray, lengths: np.ndarray) -> Ragged:
-        """Cut flat ids into rows of these lengths."""
-        return cls(ids, _offsets(lengths))
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Tokens of each row [n]."""
-        return np.diff(self.offsets)
-
-    def take(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Gather rows: their flat ids int32, and their lengths int64 [len(rows)]."""
-        starts = self.offsets[rows]
-        lengths = self.offsets[np.asarray(rows) + 1] - starts
-        ends = np.cumsum(lengths)
-        shifts = np.repeat(starts - (ends - lengths), lengths)
-        return self.ids[shifts + np.arange(len(shifts))].astype(np.int32), lengths
-
-    def rows(self, rows: np.ndarray) -> Ragged:
-        """Return these rows alone, in memory."""
-        ids, lengths = self.take(rows)
-        return Ragged.of(ids.astype(self.ids.dtype), lengths)
-
-    def replaced(self, rows: np.ndarray, others: Ragged) -> Ragged:
-        """Return all rows, in memory, with `others` in the place of these, in rising order."""
-        if not len(rows):
-            return self
-        pieces = []
-        start = 0
-        for place, row in enumerate(rows.tolist()):
-            pieces.append(self.ids[self.offsets[start] : self.offsets[row]])
-            pieces.append(others.ids[others.offsets[place] : others.offsets[place + 1]])
-            start = row + 1
-        pieces.append(self.ids[self.offsets[start] :])
-        lengths = self.lengths
-        lengths[rows] = others.lengths
-        return Ragged.of(np.concatenate(pieces), lengths)
-
-
-def _offsets(lengths: np.ndarray) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
 def tokenize_texts(texts: Sequence[str], tokenizer: Tokenizer) -> Ragged:
@@ -285,7 +232,7 @@ def _write(stem: Path, path: Path, tokenizer: Tokenizer, progress: bool) -> None
         }
         lengths = _write_ids(partial[".ids"], path, tokenizer, progress)
         with open(partial[".offsets.npy"], "wb") as out:
-            np.save(out, _offsets(lengths))
+            np.save(out, offsets_of(lengths))
         info = {
             "text": path.name,
             "text_hash": _text_hash(path),

@@ -25,8 +25,9 @@ from utils import distributed
 from utils.config.config import Config
 from utils.data.batches import sequential_batches
 from utils.data.texts import Texts
+from utils.ragged import Ragged
 from utils.runtime import Runtime, progress
-from utils.tokenization_utils import Ragged, Tokenizer
+from utils.tokenization_utils import Tokenizer
 
 # bytes of all that is kept; a text file whose embeddings are larger is encoded every time
 LIMIT = 1 << 30

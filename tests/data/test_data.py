@@ -17,7 +17,7 @@ from utils.data.dataset import load_dataset
 from utils.data.held_out import validation_rows
 from utils.errors import InputError
 from utils.pretrained.location import load_tokenizer
-from utils.tokenization_utils import Ragged
+from utils.ragged import Ragged
 
 
 @pytest.fixture(scope="module")

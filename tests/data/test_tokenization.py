@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from utils.ragged import Ragged
 from utils.text import TextLines, count_lines, iter_lines
-from utils.tokenization_utils import Ragged, Tokenizer, tokenize_file, tokenize_texts
+from utils.tokenization_utils import Tokenizer, tokenize_file, tokenize_texts
 
 ROOT = Path(__file__).parents[2]
 TEXTS = ["a small text", "", "another one, with ünïcode", "x " * 100, "the last line"]

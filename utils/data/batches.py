@@ -13,7 +13,7 @@ from torch import Tensor
 
 from utils import distributed
 from utils.config.config import Config
-from utils.tokenization_utils import Ragged
+from utils.ragged import Ragged
 
 if TYPE_CHECKING:
     from utils.data.dataset import Split

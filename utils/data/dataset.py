@@ -33,10 +33,11 @@ from utils.data.label_texts import (
 from utils.data.relevance import dataset_hashes, load_relevance
 from utils.data.texts import FileTexts, TextFile
 from utils.errors import InputError
+from utils.ragged import Ragged
 from utils.reading.input_files import present
 from utils.reading.matrix_checks import check_size_is_meant
 from utils.text import count_lines, lines_hash
-from utils.tokenization_utils import Ragged, Tokenizer, TokenizerSource, tokenize_file
+from utils.tokenization_utils import Tokenizer, TokenizerSource, tokenize_file
 
 log = logging.getLogger(__name__)
 SPLITS = ("trn", "val", "tst")

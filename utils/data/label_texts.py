@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from utils.errors import InputError
+from utils.ragged import Ragged
 from utils.reading.input_files import present
 from utils.text import TextLines
-from utils.tokenization_utils import Ragged, Tokenizer, tokenize_texts
+from utils.tokenization_utils import Tokenizer, tokenize_texts
 
 log = logging.getLogger(__name__)
 MOST_WITHOUT_TEXT = 0.01

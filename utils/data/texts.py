@@ -21,9 +21,10 @@ from torch import Tensor
 
 from utils.config.config import DataConfig
 from utils.errors import InputError
+from utils.ragged import Ragged
 from utils.reading.input_files import present
 from utils.text import TextLines
-from utils.tokenization_utils import Ragged, Tokenizer, tokenize_file, tokenize_texts
+from utils.tokenization_utils import Tokenizer, tokenize_file, tokenize_texts
 
 
 class TextReader(Protocol):
