@@ -112,8 +112,11 @@ class Ranker(ABC):
         return {}
 
     def clusters(self) -> dict[str, sp.csr_matrix]:
-        """Labels of the clusters of the lowest level of each tree or graph, by name: CSR [C, L], an
-        entry where a label is in a cluster; {} without."""
+        """Labels of the clusters of the lowest level of each tree or graph, by name; {} without.
+
+        Returns:
+            CSR [C, L] each, an entry where a label is in a cluster.
+        """
         return {}
 
     def facts(self, sums: Mapping[str, float]) -> dict[str, float]:
@@ -256,8 +259,10 @@ class Solver(Recipe):
 
     @abstractmethod
     def fit(self, folder: Path) -> None:
-        """Fit, going on from whole files that an interrupted run has left in `folder`; a
-        collective."""
+        """Fit; a collective.
+
+        It goes on from whole files that an interrupted run has left in `folder`.
+        """
 
 
 # -------------------------------- starting from another run
@@ -272,8 +277,10 @@ def cannot_start(config: Config, before: Config, why: str) -> ConfigError:
 
 
 def check_encoders(config: Config, before: Config) -> None:
-    """ConfigError where a run of `config` cannot take the encoder of one of `before`, as far as
-    their settings tell."""
+    """ConfigError where a run of `config` cannot take the encoder of one of `before`.
+
+    As far as their settings tell: weights are not looked at.
+    """
     if not before.method.has_encoder:
         raise cannot_start(config, before, "one without an encoder")
     ours = config.encoder

@@ -104,8 +104,10 @@ def predict(
 
 
 def make_tokens(ranker: Ranker, texts: Texts) -> None:
-    """Cut texts into tokens, which the main process does where they are kept on disk; a
-    collective."""
+    """Cut texts into tokens; a collective.
+
+    The main process does it first where they are kept on disk.
+    """
     with distributed.main_first():
         for reader in ranker.readers():
             texts.tokens(reader.tokenizer)
@@ -141,8 +143,10 @@ def evaluate(ranker: Ranker, data: Dataset, split: str) -> Evaluation:
 
 
 class ShortlistRecall:
-    """Share of a split's positives that the labels scored for each point hold, in all and by label
-    frequency; nothing for rankers that score all labels."""
+    """Share of a split's positives that the labels scored for each point hold.
+
+    In all and by label frequency; nothing for rankers that score all labels.
+    """
 
     def __init__(self, data: Dataset, split: str) -> None:
         self._relevance = data.splits[split].relevance
@@ -164,8 +168,10 @@ class ShortlistRecall:
         self._total += np.bincount(self._bins[positives.indices], minlength=len(FREQUENCIES))
 
     def facts(self, ranker: Ranker) -> dict[str, float]:
-        """In percent; `recall_ceiling` is of the positives that any search can find. A
-        collective."""
+        """Tell the recall in percent; a collective.
+
+        `recall_ceiling` is of the positives that any search can find.
+        """
         if not self._is_asked:
             return {}
         found = np.array([distributed.total(count) for count in self._found])
@@ -199,8 +205,13 @@ def bin_name(first: int, last: int | None) -> str:
 def explain(
     ranker: Ranker, texts: Texts, labels: np.ndarray, k: int, filters: sp.csr_matrix
 ) -> list[MemberView]:
-    """What each member of a fusion says of some texts, and adds to the scores of `labels` [n, c];
-    [] for rankers without members. The main process alone calls it."""
+    """What each member of a fusion says of some texts, and adds to the scores of `labels` [n, c].
+
+    The main process alone calls it.
+
+    Returns:
+        [] for rankers without members.
+    """
     if "without" not in ranker.takes:  # what has members can leave one out
         return []
     return ranker.open(texts, given=True).views(labels, k, filters)
@@ -210,8 +221,9 @@ def explain(
 
 
 def compare_index(ranker: Ranker, texts: Texts, k: int) -> dict[str, Any]:
-    """Measure how much of the exact result a ranker's approximate index finds, log it, and warn
-    where it is little.
+    """Measure how much of the exact result a ranker's approximate index finds; log it.
+
+    Warns where it is little.
 
     Returns:
         what `Comparison.report` says, and the index's name.

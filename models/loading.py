@@ -67,8 +67,10 @@ def start_of(config: Config, runtime: Runtime) -> Start | None:
 
 
 def check_options(ranker: Ranker) -> None:
-    """InputError for options of section eval that a ranker cannot follow: an approximate index, a
-    precision, members to leave out."""
+    """InputError for options of section eval that a ranker cannot follow.
+
+    An approximate index, a precision, members to leave out.
+    """
     settings = ranker.config.eval
     name = ranker.config.method.name
     if settings.without and "without" not in ranker.takes:

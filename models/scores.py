@@ -51,8 +51,11 @@ class Scores(ABC):
 
     @abstractmethod
     def best(self, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The k best labels of each text, best first: (scores [n, k] float32, ids [n, k] int64);
-        -inf and -1 = no more."""
+        """The k best labels of each text, best first.
+
+        Returns:
+            scores [n, k] float32 and ids [n, k] int64; -inf and -1 = no more.
+        """
 
     @abstractmethod
     def of(self, labels: np.ndarray) -> np.ndarray:
@@ -101,6 +104,7 @@ class InnerProducts(Scores):
         self.at_once = at_once
 
     def best(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Search all labels, `at_once` queries at a time."""
         values = np.empty((len(self.queries), k), np.float32)
         ids = np.empty((len(self.queries), k), np.int64)
         for start in range(0, len(self.queries), self.at_once):
@@ -135,6 +139,7 @@ class Reached(Scores):
         return values, ids
 
     def of(self, labels: np.ndarray) -> np.ndarray:
+        """Look the scores up; see `negative` for labels that were not reached."""
         given = np.empty(labels.shape, np.float32)
         lowest = np.zeros(len(labels), np.float32)
         if self.negative:
@@ -146,8 +151,10 @@ class Reached(Scores):
 
 
 def lowest_where_unreached(scores: np.ndarray) -> np.ndarray:
-    """Scores of given labels [n, c], -inf where one is not reached -> the lowest of the text's
-    others there, 0 where there are none."""
+    """Give labels that are not reached, -inf in scores [n, c], the lowest of the text's others.
+
+    0 where there are none.
+    """
     reached = ~np.isneginf(scores)
     lowest = np.where(reached, scores, np.inf).min(1, keepdims=True, initial=np.inf)
     lowest = np.where(np.isfinite(lowest), lowest, 0.0)

@@ -141,8 +141,11 @@ class ClusteredBatches:
 
     # ---- the bank over processes, and in checkpoints
     def _gathered(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """(positions, embeddings) of all processes on the main one; None on the others and where
-        there are none."""
+        """Gather (positions, embeddings) of all processes on the main one.
+
+        Returns:
+            None on the other processes, and where there are none.
+        """
         own = len(self._points) > 0
         if not distributed.agree(int(own)):
             return None
@@ -156,8 +159,7 @@ class ClusteredBatches:
         return all_points, all_embeddings
 
     def state(self) -> dict[str, np.ndarray]:
-        """Clusters and bank, for the checkpoint; every process calls it, the main one's is
-        whole."""
+        """Clusters and bank for the checkpoint; a collective, whole on the main process."""
         found = {} if self._clusters is None else {"clusters": self._clusters}
         if (bank := self._gathered()) is not None:
             found |= {"bank_points": bank[0], "bank_embeddings": bank[1]}

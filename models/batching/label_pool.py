@@ -1,5 +1,4 @@
-"""The labels a step's loss sees, this process's share of them, and the batch's positives among
-them.
+"""The labels that a step's loss sees, this process's share, and the batch's positives among them.
 
 Every process holds the whole batch's relevance, so pools and positives are computed alike on all of
 them without a message; each process then encodes and scores only its own half-open range of the
@@ -38,8 +37,10 @@ def sample_positives(relevance: sp.csr_matrix, count: int, rng: np.random.Genera
 
 
 def sample_size(loss: LossConfig, num_labels: int) -> int:
-    """Positives that `loss.sample` draws for a query: one; for soft top-k as many as it wants in
-    the top."""
+    """Positives that `loss.sample` draws for a query.
+
+    One; for soft top-k as many as it wants in the top.
+    """
     if loss.name != "soft-topk":
         return 1
     return num_labels if loss.k == "num_pos" else loss.k
@@ -57,15 +58,16 @@ def pool_loss(
     tau: float,
     bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The loss of a batch over a pool, equal on all processes; its gradient is this process's
-    share.
+    """The loss of a batch over a pool, alike on all processes; its gradient is this process's part.
 
     Losses of LOSSES are streamed: they see all queries and the own labels, and exchange row
     statistics. All others see the own queries and all labels of the pool, which are gathered.
 
     Args:
-        queries: embeddings of the own queries [b, D]; labels, bias: of the own labels, in the
-        pool's order [k, D], [k].
+        queries: embeddings of the own queries [b, D].
+        labels: representations of the own labels in the pool's order [k, D].
+        sampled: mask over the batch's relevance entries [nnz]; needed with `loss.sample`.
+        bias: of the own labels [k].
     """
     if settings.name in LOSSES:
         queries = distributed.gather_rows(queries, len(batch.points))  # [B, D]
@@ -87,8 +89,7 @@ def pool_loss(
 
 
 def gather_pool(pool: LabelPool, own: torch.Tensor) -> torch.Tensor:
-    """Rows of the own labels of every process [k, ...] -> of the whole pool in the order of ids [K,
-    ...]."""
+    """Gather rows of every process's own labels [k, ...] into the order of all ids [K, ...]."""
     return distributed.gather_rows(pool.by_id(own), len(pool.ids), pool.sizes)
 
 
@@ -132,8 +133,7 @@ class LabelPool:
         return self.ids[place] == labels, place
 
     def by_id(self, own: torch.Tensor) -> torch.Tensor:
-        """Rows of the own labels in the loss's order -> in the order of their ids [k, ...];
-        differentiable."""
+        """Put rows of the own labels [k, ...] into the order of their ids; differentiable."""
         return own[torch.from_numpy(self._column).to(own.device)]
 
     def positives(

@@ -1,11 +1,17 @@
-"""Classifiers and label embeddings searched together, their scores fused on validation points
-(DEXA: Dahiya et al., KDD 2023). The last stage, after `xc`; nothing is trained.
+"""Classifiers and label embeddings searched together, their scores fused on validation points.
 
-Candidates are the best labels of either member, both score all of them: cos(x, w_l) + tau b_l and x
-. z_l. The final score is beta (p + embedding score) + classifier score, p from a decision tree on
-both scores and the label's inverse propensity; here p and the embedding score have a weight each.
-The released code fits the tree on training points with the filter pairs of the test split; here on
-the validation split with its own, where a lighter tree serves few points.
+DEXA: Dahiya et al., KDD 2023. The last stage, after `xc`; nothing is trained.
+
+Candidates are the best labels of either member, and both score all of them:
+
+    classifier score  cos(x, w_l) + tau b_l
+    embedding score   x . z_l
+    final score       beta (p + embedding score) + classifier score
+
+p comes from a decision tree on both scores and the label's inverse propensity; here p and the
+embedding score have a weight each. The released code fits the tree on training points with the
+filter pairs of the test split; here on the validation split with its own, where a lighter tree
+serves few points.
 """
 
 from __future__ import annotations
@@ -104,6 +110,7 @@ class Fused(Solver):
 
     @classmethod
     def check(cls, config: Config, sizes: DataSizes, runs: Runs) -> None:
+        """Refuse a run without an xc run to start from, or without validation points."""
         if not config.run.start_from:
             raise ConfigError(
                 "method fused joins the classifiers and label embeddings of an xc run: run it as "
@@ -118,6 +125,7 @@ class Fused(Solver):
 
     @classmethod
     def check_start(cls, config: Config, before: Config) -> None:
+        """Refuse any but an xc run whose encoder stayed as it was."""
         if not isinstance(before.method, XcConfig):
             raise ConfigError(
                 "run.start_from: method fused starts from an xc run, not from one of "
@@ -156,8 +164,10 @@ class Fused(Solver):
         self.model = distributed.broadcast(model)
 
     def choose_weights(self, scored: ScoredCandidates) -> ScoreTreeSettings:
-        """The configured weights; those left open by cross-fitted nDCG@5 (nDCG at L if there are
-        fewer labels)."""
+        """Take the configured weights; those left open by cross-fitted nDCG@5.
+
+        With fewer than five labels, nDCG at L.
+        """
         settings = self.config.method
         tree = settings.tree_weight
         embedding = settings.embedding_weight
@@ -175,8 +185,11 @@ class Fused(Solver):
         return chosen
 
     def score_validation(self) -> list[sp.csr_matrix]:
-        """Both members' scores of every candidate of the validation points, filter pairs removed:
-        CSR [n, L] each on the main process, [] on the others."""
+        """Score every candidate of the validation points by both members, filter pairs removed.
+
+        Returns:
+            CSR [n, L] of each member on the main process, [] on the others.
+        """
         split = self.data.splits["val"]
         num_labels = self.data.num_labels
         wanted = min(self.config.method.candidates, num_labels)

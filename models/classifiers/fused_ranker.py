@@ -55,8 +55,12 @@ class FusedMembers:
         return cls(weight, bias, embeddings, (classifier, embedding))
 
     def candidates(self, queries: Tensor, wanted: int) -> tuple[np.ndarray, np.ndarray]:
-        """The best labels of either member [n, 2 wanted], -1 where one stands twice, and both
-        members' scores of them [n, 2 wanted, 2]."""
+        """Find the best labels of either member, and both members' scores of them.
+
+        Returns:
+            labels: [n, 2 wanted], -1 where one stands twice.
+            scores: [n, 2 wanted, 2].
+        """
         proposals = [index.search(queries, wanted)[1].cpu().numpy() for index in self.indexes]
         labels = np.sort(np.concatenate(proposals, 1), 1)
         is_second = labels[:, 1:] == labels[:, :-1]
@@ -81,6 +85,7 @@ class FusedScores(Scores):
         self.at_once = config.eval.batch_size
 
     def best(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The k candidates with the best fused scores."""
         values = np.empty((len(self.queries), k), np.float32)
         ids = np.empty((len(self.queries), k), np.int64)
         wanted = min(max(k, self.proposed), len(self.members.weight))
@@ -147,6 +152,7 @@ class FusedRanker(Ranker):
 
     # ---- files
     def save(self, folder: Path) -> None:
+        """Write the encoder, both members and the tree."""
         members = self.members
         tensors = {"weight": members.weight.contiguous(), "bias": members.bias.contiguous()}
         self.reader.encoder.save(folder)
@@ -158,6 +164,7 @@ class FusedRanker(Ranker):
 
     @classmethod
     def load(cls, config: Config, folder: Path, num_labels: int, runtime: Runtime) -> FusedRanker:
+        """Read what `save` wrote; the embeddings are mapped from disk."""
         encoder = load_encoder(config.encoder, folder)
         weight, bias = read_rows(folder, num_labels, encoder.dim)
         embeddings = map_rows(folder / "label_embeddings.npy", (num_labels, encoder.dim))

@@ -1,10 +1,10 @@
-"""One-versus-all: a linear classifier w_l, b_l per label on top of a text encoder, trained against
-all labels.
+"""One-versus-all: a linear classifier of all labels on top of a text encoder.
+
+    s_il = w_l . E(x_i) / tau + b_l
 
 The baseline of extreme classification, and DEXML's `dist-clf-net` (Gupta et al., ICLR 2024): no
-label text is used. Score s_il = w_l . E(x_i) / tau + b_l. Classifier rows are sharded over
-processes like DEXML's labels. `xc` and `surrogate` are one-versus-all too, with other rows in a
-step or other classes.
+label text is used. Classifier rows are sharded over processes like DEXML's labels. `xc` and
+`surrogate` are one-versus-all too, with other rows in a step or other classes.
 """
 
 from __future__ import annotations
@@ -157,6 +157,10 @@ class Ova(Learner):
 
     # ---- a step
     def backward(self, batch: Batch) -> Tensor:
+        """A step: own queries against the rows of the pool.
+
+        b of the batch's B queries and k of the pool's K rows are this process's.
+        """
         settings = self.config.loss
         queries, to_encoder = self.embed(batch)  # [b, D]: own queries
         sampled = None
@@ -180,8 +184,7 @@ class Ova(Learner):
         return loss.detach()
 
     def embed(self, batch: Batch) -> tuple[Tensor, Callable[[], None]]:
-        """Embeddings of the own queries [b, D], and what carries their gradient on to the
-        encoder."""
+        """Embed the own queries [b, D], with what carries their gradient on to the encoder."""
 
         def encode(texts: TextBatch) -> Tensor:
             with self.runtime.autocast():

@@ -1,10 +1,13 @@
-"""The surrogate task: an encoder for data without label texts, trained to find clusters of labels
-(M1 of DeepXML: Dahiya et al., WSDM 2021).
+"""The surrogate task: an encoder for data without label texts learns to find clusters of labels.
 
-Labels are clustered once by the centroids of their training points, encoded by the initial encoder;
-the classes of a one-versus-all model are these clusters. A label's score is its cluster's, plus the
-log of its share of the cluster's training points: log p(C(l) | x) + log p(l | C(l)) under the
-softmax loss. `xc` then starts its rows from the clusters'.
+M1 of DeepXML: Dahiya et al., WSDM 2021. Labels are clustered once by the centroids of their
+training points, encoded by the initial encoder; the classes of a one-versus-all model are these
+clusters. A label's score is its cluster's, plus the log of its share of the cluster's training
+points, under the softmax loss:
+
+    s_il = log p(C(l) | x_i) + log p(l | C(l))
+
+`xc` then starts its rows from the clusters'.
 """
 
 from __future__ import annotations

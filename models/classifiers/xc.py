@@ -1,9 +1,10 @@
-"""Extreme classifiers: one row a label on an encoder trained before (NGAME, DEXA: modules M2 to M4
-of DeepXML).
+"""Extreme classifiers: one row a label on an encoder trained before.
 
-Score s_il = cos(w_l, E(x_i)) / tau + b_l. Rows start from the label vectors of the run started
-from: its (augmented) label embeddings, or the rows of its label clusters. With a frozen encoder
-every training query is encoded once. A step sees the batch's positives (`pool: in-batch`,
+    s_il = cos(w_l, E(x_i)) / tau + b_l
+
+Modules M2 to M4 of DeepXML, as NGAME and DEXA have them. Rows start from the label vectors of the
+run started from: its (augmented) label embeddings, or the rows of its label clusters. With a frozen
+encoder every training query is encoded once. A step sees the batch's positives (`pool: in-batch`,
 row-sparse: it costs the rows it touches) or all labels.
 """
 
@@ -125,8 +126,10 @@ class Xc(Ova):
     # ---- a step
     @cached_property
     def frozen_queries(self) -> Tensor:
-        """Embeddings of all training queries [n, D] by a frozen encoder, made once; a collective
-        when it is asked for first."""
+        """Embeddings of all training queries [n, D] by a frozen encoder, made once.
+
+        A collective when it is asked for first.
+        """
         return self.embed_queries()
 
     def embed_queries(self) -> Tensor:
@@ -134,6 +137,7 @@ class Xc(Ova):
         return embed_all(self.reader, self.data.splits["trn"].texts, "embed queries")
 
     def embed(self, batch: Batch) -> tuple[Tensor, Callable[[], None]]:
+        """Take the own queries from those encoded once, or encode them; then drop out."""
         settings = self.config.method
         if settings.freeze:
             own = distributed.share(len(batch.points))
@@ -146,6 +150,7 @@ class Xc(Ova):
         return F.dropout(queries, settings.dropout, self.module.training), to_encoder
 
     def step_rows(self, batch: Batch) -> tuple[LabelPool, Tensor, Tensor]:
+        """The rows of all labels, or of the batch's positives alone."""
         module = self.module
         if self.config.method.pool == "all":
             pool = LabelPool(np.arange(self.num_rows))

@@ -1,11 +1,11 @@
-"""Auxiliary vectors: what a label's text does not say, learned by labels together (DEXA: Dahiya et
-al., KDD 2023).
+"""Auxiliary vectors: what a label's text does not say, learned by labels together.
 
     w_l = norm(E(z_l) + a_C(l))
 
-a: table of K vectors; C: hard assignment of labels to them. The most frequent labels have a vector
-each (head label partitioning), the others share theirs with labels of similar texts. K = L is a
-free vector per label, the residual of SiameseXML (Dahiya et al., ICML 2021).
+DEXA: Dahiya et al., KDD 2023. a: table of K vectors; C: hard assignment of labels to them. The most
+frequent labels have a vector each (head label partitioning), the others share theirs with labels of
+similar texts. K = L is a free vector per label, the residual of SiameseXML (Dahiya et al., ICML
+2021).
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ from utils.parameters import DeclaredParameter, Gradient, Kind, take_rows
 
 
 class AuxiliaryVectors(nn.Module):
-    """The table [K, D], row-sparse: a step costs the rows of its labels. Buffer clusters [L] int64,
-    -1 before `assign`.
+    """The table [K, D] and the assignment of labels to its rows.
 
+    Attributes:
+        table: a [K, D], row-sparse: a step costs the rows of its labels.
+        clusters: C(l) [L] int64, a buffer; -1 before `assign`.
     Args:
         init: xavier, or zeros: labels then start as their texts' embeddings.
     """
@@ -49,8 +51,12 @@ class AuxiliaryVectors(nn.Module):
         return F.normalize(summed, dim=-1) if normalize else summed
 
     def nearest(self, embeddings: Tensor, centroids: Tensor, normalize: bool) -> Tensor:
-        """Embeddings of new labels' texts [k, D] -> representations with the vector of the nearest
-        cluster [k, D]."""
+        """Represent labels never seen by the vector of the nearest cluster [k, D].
+
+        Args:
+            embeddings: of the new labels' texts [k, D].
+            centroids: of the clusters [K, D]; a zero row where one is empty.
+        """
         # a cluster may be empty
         near = (embeddings @ centroids.T).masked_fill(~centroids.any(1), -torch.inf)
         vectors = self.table.detach()[near.argmax(1)]
@@ -60,12 +66,16 @@ class AuxiliaryVectors(nn.Module):
 def assign(
     embeddings: np.ndarray, counts: np.ndarray, vectors: int, head: int, seed: int, threads: int
 ) -> np.ndarray:
-    """The vector of each label [L] int64: 0..head-1 for the most frequent labels, one each, then
-    clusters of the rest.
+    """Assign a vector to each label [L] int64.
+
+    The vectors 0..head-1 go to the most frequent labels, one each, the others to clusters of the
+    rest.
 
     Args:
-        embeddings: of the labels' texts by the initial encoder [L, D]; counts: training points of
-        each label [L].
+        embeddings: of the labels' texts by the initial encoder [L, D].
+        counts: training points of each label [L].
+        vectors: K.
+        head: labels that have a vector of their own.
     """
     clusters = np.arange(len(counts))
     if vectors == len(counts):

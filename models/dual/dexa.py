@@ -82,8 +82,10 @@ class Dexa(Ngame):
         return groups
 
     def prepare(self, folder: Path) -> None:
-        """Assign the labels to vectors, once, by the initial encoder; a model started from keeps
-        its own assignment."""
+        """Assign the labels to vectors, once, by the initial encoder.
+
+        A model started from keeps its own assignment.
+        """
         super().prepare(folder)
         auxiliary = self.module.auxiliary
         if auxiliary is None or bool((auxiliary.clusters >= 0).all()):
@@ -108,6 +110,7 @@ class Dexa(Ngame):
         return self.module.auxiliary(embeddings, labels, normalize)
 
     def ranker(self) -> DexaRanker:
+        """Labels by w_l = norm(E(z_l) + a_C(l)), and centroids for labels never seen."""
         texts = self.embed_labels()  # [L, D]
         auxiliary = self.module.auxiliary
         if auxiliary is None:

@@ -106,6 +106,7 @@ class Dexml(Learner):
 
     # ---- a step
     def backward(self, batch: Batch) -> Tensor:
+        """A step, as the head of this page tells it; letters as in models/contract.py."""
         settings = self.config.method
         pool = self._pool(batch)
         query_cache = GradCache(self._encode, batch.queries.split(settings.gc_batch_size))
@@ -129,8 +130,7 @@ class Dexml(Learner):
         return loss.detach()
 
     def represent(self, embeddings: Tensor, labels: np.ndarray) -> Tensor:
-        """Representations of labels [k, D] from the embeddings of their texts; DEXA adds its
-        vectors here."""
+        """Represent labels [k, D] by the embeddings of their texts; DEXA adds its vectors here."""
         return embeddings
 
     def observe(self, batch: Batch, queries: Tensor, labels: Tensor, pool: StepPool) -> None:

@@ -1,5 +1,7 @@
-"""Hard negatives: labels that the current model ranks high for a query, and that are none of its
-positives (DEXML, arXiv 2310.10636, section 5; ANCE, Xiong et al., ICLR 2021)."""
+"""Hard negatives: labels that the current model ranks high for a query without being positives.
+
+DEXML, arXiv 2310.10636, section 5; ANCE, Xiong et al., ICLR 2021.
+"""
 
 from __future__ import annotations
 
@@ -37,8 +39,10 @@ class HardNegatives:
         return self._shortlists is None or (epoch - first) % self._settings.refresh_interval == 0
 
     def mine(self, ranker: Ranker) -> None:
-        """Take each training query's best labels that are neither positives nor filter pairs; a
-        collective."""
+        """Take each training query's best labels; a collective.
+
+        Neither positives nor filter pairs are among them.
+        """
         known = self._split.relevance + self._split.filters
         size = min(self._settings.shortlist_size, ranker.num_labels)
         scores, _ = predict(ranker, self._split.texts, size, known)
@@ -46,8 +50,11 @@ class HardNegatives:
         self._shortlists = distributed.broadcast(shortlists)
 
     def draw(self, batch: Batch, rng: np.random.Generator) -> np.ndarray:
-        """Draw `num_negatives` labels of each query's shortlist, without replacement: ids [m]; none
-        before the first mining."""
+        """Draw `num_negatives` labels of each query's shortlist, without replacement.
+
+        Returns:
+            ids [m]; none before the first mining.
+        """
         if self._shortlists is None:
             return np.zeros(0, np.int64)
         lists = self._shortlists[batch.points]  # [B, shortlist]

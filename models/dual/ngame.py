@@ -50,6 +50,7 @@ class Ngame(Dexml):
         super().check(config, sizes, runs)
 
     def observe(self, batch: Batch, queries: Tensor, labels: Tensor, pool: StepPool) -> None:
+        """Keep the queries' embeddings for the next clusters, and count who violates the margin."""
         self.clustered.record(batch, queries)
         is_cosine = self.module.encoder.config.normalize  # the margin is one of cosines
         if self.config.method.pool == "all" or not is_cosine:

@@ -108,6 +108,7 @@ class DexaRanker(DualRanker):
         return self.auxiliary.nearest(embeddings, centroids, normalize)
 
     def save(self, folder: Path) -> None:
+        """Write auxiliary.safetensors too, where there are vectors."""
         super().save(folder)
         if self.auxiliary is None or self.centroids is None:
             return
@@ -119,6 +120,7 @@ class DexaRanker(DualRanker):
 
     @classmethod
     def load(cls, config: Config, folder: Path, num_labels: int, runtime: Runtime) -> DexaRanker:
+        """Read the vectors too, where the config has some."""
         reader, rows = _load_parts(config, folder, num_labels, runtime)
         index_name = config.eval.index
         if not config.method.num_vectors:

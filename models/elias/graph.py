@@ -1,10 +1,11 @@
-"""The graph A of ELIAS: which labels hang on which cluster, and how strongly (Gupta et al., NeurIPS
-2022, 2210.08410).
+"""The graph A of ELIAS: which labels hang on which cluster, and how strongly.
 
-graph = cluster_graph(data, max_leaf=100, seed=0)                    # stage 1: balanced clusters of
-label centroids
-graph = approximate_graph(relevance, matching, graph, kappa=1000)    # stage 2: clusters that
-training points visit graph.save("graph.npz"); Graph.load("graph.npz", num_labels=L)
+    graph = cluster_graph(features, max_leaf=100, seed=0)           # stage 1: clusters of labels
+    graph = approximate_graph(relevance, matching, graph, kappa)    # stage 2: what points visit
+    graph.save("graph.npz")
+    graph = Graph.load("graph.npz", num_labels)
+
+Gupta et al., NeurIPS 2022, arXiv 2210.08410.
 """
 
 from __future__ import annotations
@@ -36,8 +37,13 @@ ORIGIN = "made_of"  # member of a graph file
 
 @dataclass(frozen=True)
 class Graph:
-    """A [C, L]: labels [C, W] int32, ascending, -1 behind the last of a cluster; values [C, W]
-    float32 in (0, 1]."""
+    """A [C, L].
+
+    Attributes:
+        labels: of each cluster [C, W] int32, ascending, -1 behind the last.
+        values: of the edges [C, W] float32, in (0, 1].
+        num_labels: L.
+    """
 
     labels: np.ndarray
     values: np.ndarray
@@ -45,7 +51,11 @@ class Graph:
 
     @classmethod
     def from_csr(cls, matrix: sp.csr_matrix, where: str = "A") -> Graph:
-        """ValueError for a cluster without labels, or values outside (0, 1]."""
+        """Take a matrix [C, L].
+
+        Raises:
+            InputError: a cluster without labels, or values outside (0, 1].
+        """
         matrix = canonical(matrix)
         if not matrix.data.all():
             matrix = matrix.copy()
@@ -89,8 +99,9 @@ class Graph:
         return (self.labels >= 0).sum(1)
 
     def parents(self, values: np.ndarray | None = None) -> np.ndarray:
-        """parent(l) = argmax_c A_cl [L] int64, equal values by lower cluster; -1 for a label that
-        no cluster has.
+        """parent(l) = argmax_c A_cl [L] int64; -1 without any.
+
+        The lower cluster where values are equal.
 
         Args:
             values: of the edges, instead of A's own [C, W].
@@ -108,8 +119,10 @@ class Graph:
         return self.num_labels - len(np.unique(self.labels[self.labels >= 0]))
 
     def save(self, path: Path, origin: Mapping[str, Any] | None = None) -> None:
-        """A scipy matrix [C, L] that says what it was made of, as JSON in bytes that scipy does not
-        look at."""
+        """Write a scipy matrix [C, L] that says what it was made of.
+
+        As JSON, in a member of the archive that scipy does not look at.
+        """
         with written_whole(Path(path)) as partial:
             with open(partial, "wb") as file:  # by its name, scipy would give it a suffix
                 sp.save_npz(file, self.to_csr())
@@ -133,7 +146,7 @@ class Graph:
 
     @staticmethod
     def clusters_of_file(path: str | Path, num_labels: int) -> int:
-        """Clusters of a graph that is not read yet; ValueError as for `load`."""
+        """Clusters of a graph that is not read yet; InputError as for `load`."""
         _check_there(path)
         clusters, labels, _ = matrix_header(Path(path))
         _check_labels(path, labels, num_labels)
@@ -141,8 +154,11 @@ class Graph:
 
     @classmethod
     def load(cls, path: str | Path, num_labels: int) -> Graph:
-        """A graph that `save` wrote, or any scipy matrix [C, L]; ValueError if it is missing or of
-        other labels."""
+        """Read a graph that `save` wrote, or any scipy matrix [C, L].
+
+        Raises:
+            InputError: it is missing or of other labels.
+        """
         _check_there(path)
         matrix = read_matrix(path)
         _check_labels(path, matrix.shape[1], num_labels)
@@ -172,8 +188,11 @@ def cluster_count(num_labels: int, max_leaf: int) -> int:
 def cluster_graph(
     features: sp.csr_matrix | np.ndarray, max_leaf: int, seed: int, threads: int = 1
 ) -> Graph:
-    """A of stage 1: balanced 2-means, level by level, of the labels' features [L, F]; each label in
-    one cluster."""
+    """Make A of stage 1: balanced 2-means, level by level; each label in one cluster.
+
+    Args:
+        features: of the labels [L, F].
+    """
     clusters = cluster_count(features.shape[0], max_leaf)
     hierarchy = balanced_hierarchy(
         features,
@@ -196,15 +215,16 @@ def graph_of_clusters(clusters: np.ndarray, number: int) -> Graph:
 def approximate_graph(
     relevance: sp.csr_matrix, matching: sp.csr_matrix, before: Graph, kappa: int
 ) -> Graph:
-    """A' of stage 2: of each cluster the `kappa` labels with the largest (Y^T M)_lc, in proportion
-    to the largest.
+    """Make A' of stage 2: of each cluster the `kappa` labels with the largest (Y^T M)_lc.
 
-    Each label's best cluster comes before its others' claims, so that no label is lost as long as
-    there is room (in the paper rare labels are). A label without any count, or a cluster that no
-    point visits, keeps what it has in `before`.
+    Values are in proportion to the cluster's largest. Each label's best cluster comes before its
+    others' claims, so that no label is lost as long as there is room (in the paper rare labels
+    are). A label without any count, or a cluster that no point visits, keeps what it has in
+    `before`.
 
     Args:
-        relevance: Y [N, L]; matching: M [N, C], the scores of each training point's top clusters.
+        relevance: Y [N, L].
+        matching: M [N, C], the scores of each training point's top clusters.
     """
     counts = count_matrix(relevance, matching)
     parents = before.parents()  # [L, C]
@@ -229,8 +249,15 @@ def approximate_graph(
 
 
 def check_graph(graph: Graph, clusters: int | None, kappa: int, where: str) -> Graph:
-    """ValueError for another number of clusters, or more than kappa labels in one; warns of
-    unreachable labels."""
+    """Check that a graph fits the options; warn of labels that no search can find.
+
+    Args:
+        clusters: that it must have.
+        kappa: labels of a cluster, at most.
+        where: of the graph, for the message.
+    Raises:
+        InputError: it does not.
+    """
     if clusters is not None and graph.num_clusters != clusters:
         raise InputError(
             f"{where}: the graph has {graph.num_clusters:,} clusters, expected {clusters:,} "

@@ -1,9 +1,7 @@
-"""A trained ELIAS index, ready to search: cluster and label classifiers in three precisions, mapped
-from disk.
+"""A trained ELIAS index, ready to search: classifiers in three precisions, mapped from disk.
 
     index = GraphIndex.load(folder, settings, precision="int8")
-    # [B, k] each; id -1 and score -inf where fewer are reached
-    scores, ids = index.search(queries, k=10)
+    scores, ids = index.search(queries, k=10)   # [B, k] each; -inf and -1 where fewer are reached
 
 A query costs C inner products, its b clusters' edges, and K rows of the label classifiers: only
 their pages are read, so the index may be larger than the memory. One thread takes whole queries;
@@ -56,8 +54,15 @@ class SearchSettings:
 
 @dataclass
 class GraphIndex:
-    """clusters [C, D], labels [L, D'] and bias [L]; edges [C, W] int32 label ids, -1 behind the
-    last, log_edges [C, W] their log weights."""
+    """Cluster and label classifiers, and the edges between them.
+
+    Attributes:
+        clusters: W_C [C, D].
+        labels: W_L [L, D'].
+        bias: [L].
+        edges: label ids of each cluster [C, W] int32, -1 behind the last.
+        log_edges: log s_cl [C, W].
+    """
 
     clusters: RowStore
     labels: RowStore
@@ -70,22 +75,24 @@ class GraphIndex:
     def search(
         self, queries: Tensor, k: int, projected: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The k best labels of each query, best first, equal scores by lower id: (scores [B, k],
-        ids [B, k]).
+        """Find the k best labels of each query, best first, equal scores by lower id.
 
-        The final score is sigmoid(w_l . x / tau + bias_l) s_c s_cl. Labels that are not reached: id
-        -1, score -inf.
+            score = sigmoid(w_l . x / tau + bias_l) s_c s_cl
 
         Args:
-            queries: [B, D] for the clusters; projected: [B, D'] for the labels, where they have a
-            projection.
+            queries: [B, D] for the clusters.
+            projected: [B, D'] for the labels, where they have a projection.
+        Returns:
+            scores [B, k] and ids [B, k]; -inf and -1 where fewer labels are reached.
         """
         labels, log_scores = self.scored(queries, queries if projected is None else projected)
         return best_labels(labels, log_scores, k)
 
     def scored(self, queries: Tensor, projected: Tensor) -> tuple[Tensor, Tensor]:
-        """The labels that are scored for each query, ascending, and their log scores: [B, K] each;
-        -1 and -inf behind the last."""
+        """The labels that are scored for each query, ascending, and their log scores: [B, K] each.
+
+        -1 and -inf behind the last.
+        """
         if queries.is_cuda:
             return self._on_gpu(queries, projected)
         return self._on_cpu(queries, projected)
@@ -122,8 +129,7 @@ class GraphIndex:
     def score_labels(
         self, queries: Tensor, ids: np.ndarray, projected: Tensor | None = None
     ) -> np.ndarray:
-        """Scores of given labels [B, n], as `search` gives them; id -1 and labels that no cluster
-        has: -inf.
+        """Score given labels [B, n] as `search` does; -inf for id -1 and labels without a cluster.
 
         A label that none of a query's top clusters reaches counts by its best path through any
         cluster: the same formula without the beam.
@@ -151,8 +157,12 @@ class GraphIndex:
 
     @cached_property
     def incoming(self) -> tuple[np.ndarray, np.ndarray]:
-        """The edges of each label: (starts [L + 1], places in the flat edges, label by label); all
-        edges are read."""
+        """The edges of each label; all edges are read.
+
+        Returns:
+            starts: of each label's edges among the places [L + 1].
+            places: in the flat edges, label by label.
+        """
         flat = np.asarray(self.edges).ravel()
         places = np.flatnonzero(flat >= 0)
         order = places[np.argsort(flat[places], kind="stable")]
@@ -170,8 +180,7 @@ class GraphIndex:
         return raised_shares(products / s.cluster_tau, s.alpha).clamp_(max=0)
 
     def _on_device(self, queries: Tensor) -> list[Tensor]:
-        """clusters, labels, bias, edges and log_edges on a GPU, where they all move at the first
-        search."""
+        """clusters, labels, bias, edges and log_edges on a GPU; they move at the first search."""
         if self._moved is None:
             self._moved = [
                 torch.as_tensor(np.ascontiguousarray(a)).to(queries.device)
@@ -199,6 +208,7 @@ class GraphIndex:
         return found.labels, F.logsigmoid(logits) + found.log_paths
 
     def save(self, folder: Path) -> None:
+        """Write the rows of both classifiers, the biases and the edges."""
         self.clusters.save(folder, "clusters")
         self.labels.save(folder, "labels")
         for name in ("bias", "edges", "log_edges"):
@@ -259,14 +269,12 @@ def threads(count: int) -> Iterator[None]:
 
 
 def raised_shares(logits: Tensor, alpha: float) -> Tensor:
-    """log(alpha softmax) of all clusters' logits [B, C]; clipped at 0 these are the log cluster
-    scores."""
+    """log(alpha softmax) of all clusters' logits [B, C]; clipped at 0, the log cluster scores."""
     return F.log_softmax(logits, dim=1).add_(log(alpha))
 
 
 def top_clusters(logits: Tensor, alpha: float, beam: int) -> tuple[Tensor, Tensor]:
-    """The `beam` clusters with the largest logits, best first, and their log scores: [B, beam]
-    each.
+    """The `beam` clusters with the largest logits, best first, and log s_c of them: [B, beam] each.
 
     Overwrites the logits: at 100,000 clusters another matrix would take longer than the sum of
     exponentials itself.
@@ -278,8 +286,10 @@ def top_clusters(logits: Tensor, alpha: float, beam: int) -> tuple[Tensor, Tenso
 
 
 def best_labels(labels: Tensor, log_scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k best of shortlists [B, K] whose labels ascend, so that a stable sort breaks ties by the
-    lower id."""
+    """The k best of shortlists [B, K]: scores and ids [B, k].
+
+    The shortlists' labels ascend, so that a stable sort breaks ties by the lower id.
+    """
     scores, places = log_scores.sort(dim=1, descending=True, stable=True)
     scores = scores[:, :k].exp()
     ids = labels.gather(1, places[:, :k])

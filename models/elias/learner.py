@@ -1,12 +1,12 @@
-"""ELIAS: search through a sparse graph of clusters and labels whose edges are learned (Gupta et
-al., NeurIPS 2022, arXiv 2210.08410).
+"""ELIAS: search through a sparse graph of clusters and labels whose edges are learned.
 
     score of label l = sigmoid(w_l . x + bias_l) max_c s_c s_cl
         over the top clusters c of the query and their edges
 
-`elias-1` trains the encoder, W_C and W_L with the graph A fixed; `elias-2` learns its edges too.
-`Elias.backward` is a training step; graph.py makes the graph, start.py what comes before the first
-step, model.py the paths of a step, search.py the shortlists; ranker.py answers.
+Gupta et al., NeurIPS 2022, arXiv 2210.08410. `elias-1` trains the encoder, W_C and W_L with the
+graph A fixed; `elias-2` learns its edges too. `Elias.backward` is a training step; graph.py makes
+the graph, beginning.py and start.py are what comes before the first step, model.py has the paths of
+a step, search.py the shortlists; ranker.py answers.
 """
 
 from __future__ import annotations
@@ -75,8 +75,11 @@ class Elias(Learner):
     def __init__(
         self, config: Config, data: Dataset, start: Start | None, runtime: Runtime
     ) -> None:
-        """What is wrong with the graph of a file, or with the run that this one starts from, shows
-        here, before there is a run folder."""
+        """Read what the run begins with.
+
+        What is wrong with the graph of a file, or with the run that this one starts from, shows
+        here, before there is a run folder.
+        """
         super().__init__(config, data, start, runtime)
         s = config.method
         if s.init == "labels":
@@ -157,8 +160,10 @@ class Elias(Learner):
         distributed.barrier()
 
     def _label_rows(self, beginning: Beginning) -> Tensor | None:
-        """What the label classifiers start as [L, D]; None where they start random or keep what
-        they have."""
+        """What the label classifiers start as [L, D].
+
+        None where they start random or keep what they have.
+        """
         if self.config.method.init == "labels":
             every = np.arange(self.data.num_labels)
             return embed_together(self._reader, self.data.label_tokens, every, "embed labels")
@@ -220,9 +225,11 @@ class Elias(Learner):
         return distributed.loss_exchange().sum(loss.detach())
 
     def _searched(self, raised: Tensor, batch: Batch) -> Tensor:
-        """The clusters of each query [b, S], -1 for none: the top ones and the parents of its
-        positives, or random ones. Drawn for the whole batch, of which this process takes its
-        rows."""
+        """The clusters searched for each query [b, S], -1 for none.
+
+        The top ones and the parents of its positives, or random ones. Drawn for the whole batch, of
+        which this process takes its rows.
+        """
         own = distributed.share(len(batch.points))
         rng = batch.rng()
         total = self.graph.num_clusters

@@ -1,9 +1,7 @@
 """Graphs made beforehand: what they were made of, and whether a run may take them.
 
-    # <run folder>.cluster_A.npz: `train.py CONFIG` takes it
-    python elias_utils.py gen_cluster_A CONFIG
-    # <run folder>/approx_A.npz: runs that start from it take it
-    python elias_utils.py gen_approx_A CONFIG
+    python elias_utils.py gen_cluster_A CONFIG    # <run>.cluster_A.npz, which `train.py` takes
+    python elias_utils.py gen_approx_A CONFIG     # <run>/approx_A.npz, for runs that start from it
 
 A file says what it was made of. A run whose data or settings are others refuses it, before anything
 is written.
@@ -41,8 +39,10 @@ WEIGHTS = "weights of the model (it was trained again, or run.start_from names a
 
 
 def point_features(data: Dataset) -> sp.csr_matrix:
-    """TF-IDF features of the training points [n, F], which labels are clustered by: those of test
-    points may lack."""
+    """TF-IDF features of the training points [n, F], which labels are clustered by.
+
+    Those of test points may lack.
+    """
     matrix = find_features(data.folder, data.config).training_matrix()
     return matrix[data.splits["trn"].rows]
 
@@ -103,8 +103,10 @@ def _tokens_digest(split: Split) -> str:
 
 
 def model_digest(run_folder: Path) -> str:
-    """Of the weights of a run's model: encoder and clusters, which every step of a training
-    changes."""
+    """Hash the weights of a run's model.
+
+    Encoder and clusters, which every step of a training changes.
+    """
     model = run_folder / "model"
     digest = hashlib.blake2b(digest_size=8)
     for path in sorted([*model.glob("*.safetensors"), *model.glob("clusters.npy")]):
@@ -122,16 +124,18 @@ def model_digest(run_folder: Path) -> str:
 
 @dataclass(frozen=True)
 class MadeGraph:
-    """A graph that lies where a step leaves it for a run; `difference`: why the run does not take
-    it, in words."""
+    """A graph that lies where a step leaves it for a run.
+
+    Attributes:
+        difference: why the run does not take it, in words; None where it does.
+    """
 
     path: Path
     difference: str | None
 
 
 def graph_made_before(config: Config, data: Dataset, kappa: int, beam: int) -> MadeGraph | None:
-    """The graph in the place where a step leaves that of this run; None if there is none. Every
-    process calls it.
+    """The graph that a step left for this run; None if there is none. A collective.
 
     What a step made of another model's clusters, or for another kappa, the run itself makes anew,
     as it would have been; not so clusters of labels, which only the step may know how to make.

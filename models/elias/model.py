@@ -1,11 +1,11 @@
-"""The parameters of ELIAS and what a training step computes with them (Gupta et al., NeurIPS 2022,
-arXiv 2210.08410).
+"""The parameters of ELIAS and what a training step computes with them.
 
     s_c = clip(alpha softmax(W_C x)_c, 0, 1)
     s_cl = clip(beta softmax over the edges of c, 0, 1)
 
-Edges of a cluster with fewer than kappa labels get a beta in proportion: the clip has no gradient
-where it bites, and with beta of at least the number of edges every weight would be 1.
+Gupta et al., NeurIPS 2022, arXiv 2210.08410. Edges of a cluster with fewer than kappa labels get a
+beta in proportion: the clip has no gradient where it bites, and with beta of at least the number of
+edges every weight would be 1.
 """
 
 from __future__ import annotations
@@ -67,7 +67,11 @@ class EliasModel(nn.Module):
     def __init__(
         self, encoder: TextEncoder, options: EliasConfig, limits: Limits, shape: tuple[int, int]
     ) -> None:
-        """shape: clusters and labels (C, L)."""
+        """Make all parameters, random.
+
+        Args:
+            shape: clusters and labels (C, L).
+        """
         super().__init__()
         num_clusters, num_labels = shape
         self.encoder = encoder
@@ -93,8 +97,7 @@ class EliasModel(nn.Module):
 
     @torch.no_grad()
     def raised_shares(self, queries: Tensor) -> Tensor:
-        """log(alpha softmax(W_C x)), the log cluster scores [B, C] before they are clipped; not
-        differentiable."""
+        """log(alpha softmax(W_C x)) [B, C], not differentiable: log s_c before it is clipped."""
         with torch.autocast(queries.device.type, enabled=False):
             return raised_shares(self._scaled(queries) @ self.clusters.T, self.options.alpha)
 
@@ -106,8 +109,10 @@ class EliasModel(nn.Module):
         return queries.float() / (self.options.cluster_tau or self.options.tau)
 
     def _log_shares(self, graph: Edges, clusters: Tensor) -> Tensor:
-        """log softmax over the edges of some clusters [R, W], -inf behind the last edge; not
-        differentiable."""
+        """log softmax over the edges of some clusters [R, W], -inf behind the last.
+
+        Not differentiable.
+        """
         logits = self.edges.detach()[:, : graph.labels.shape[1]].index_select(0, clusters)
         outside = graph.outside.index_select(0, clusters)
         return F.log_softmax(logits.masked_fill_(outside, -torch.inf), dim=1)
@@ -127,7 +132,9 @@ class EliasModel(nn.Module):
         """The K labels with the best paths, and log s_c s_cl of each, with its gradient [B, K].
 
         Args:
-            queries: [B, D]; raised: their `raised_shares` [B, C]; clusters: [B, S], -1 for none.
+            queries: [B, D].
+            raised: their `raised_shares` [B, C].
+            clusters: [B, S], -1 for none.
         """
         slots = clusters.clamp(min=0)
         # looking for clusters that several queries share would make the host wait

@@ -113,8 +113,10 @@ class Elias2Config(EliasConfig):
 
 @dataclass(frozen=True)
 class Limits:
-    """The options that depend on the sizes, resolved: `null` is the usual value, or all where there
-    are fewer."""
+    """The options that depend on the sizes, resolved.
+
+    `null` is the usual value, or all where there are fewer.
+    """
 
     beam: int
     kappa: int
@@ -122,8 +124,11 @@ class Limits:
 
     @classmethod
     def of(cls, s: EliasConfig, num_clusters: int, num_labels: int) -> Limits:
-        """ConfigError for a beam above C, a kappa above L, or a beta with which no edge would
-        learn."""
+        """Resolve a run's options.
+
+        Raises:
+            ConfigError: a beam above C, a kappa above L, or a beta with which no edge would learn.
+        """
         kappa = _at_most(s.kappa, USUAL_KAPPA, num_labels, "method.kappa", "labels")
         if s.beta is not None and s.beta >= kappa > 1 and s.learns_edges:
             raise ConfigError(

@@ -1,5 +1,8 @@
-"""Scores of the clusters and edges that shortlists chose, with gradients that cost one pass over
-what was computed to choose them (Gupta et al., NeurIPS 2022, arXiv 2210.08410)."""
+"""Scores of the clusters and edges that shortlists chose, with their gradients.
+
+They cost one pass over what was computed to choose them (Gupta et al., NeurIPS 2022, arXiv
+2210.08410).
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,13 @@ from torch import Tensor
 
 
 class ChosenClusters(torch.autograd.Function):
-    """log s_c of the clusters [B, S] that are searched: min(log(alpha softmax(W_C x)_c), 0), of
-    what is known already.
+    """log s_c = min(log(alpha softmax(W_C x)_c), 0) of the clusters that are searched.
 
     Args:
-        queries: [B, D]; clusters: W_C [C, D]; raised: log(alpha softmax(W_C x)) [B, C]; chosen: [B,
-        S].
+        queries: x [B, D].
+        clusters: W_C [C, D].
+        raised: log(alpha softmax(W_C x)) [B, C], known already.
+        chosen: clusters that are searched [B, S].
     """
 
     @staticmethod
@@ -28,6 +32,7 @@ class ChosenClusters(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Give the gradient of alpha softmax back to W_C and the queries, where no clip bites."""
         queries, clusters, raised, chosen, learns = ctx.saved_tensors
         gradient = gradient * learns
         logits = (
@@ -39,15 +44,18 @@ class ChosenClusters(torch.autograd.Function):
 
 
 class ChosenEdges(torch.autograd.Function):
-    """log s_cl of the edges that shortlists chose, log_shares[rows, places] + log_beta[rows] [B,
-    K], at most 0.
+    """log s_cl = min(log_shares[rows, places] + log_beta[rows], 0) of chosen edges [B, K].
 
     Few of the R x W edges are chosen. Where they have a gradient g, that of a row's logits is g -
     softmax sum(g): one pass over R x W numbers instead of one for each operation above.
 
     Args:
-        table: logits of all edges [C, kappa], which get the gradient. clusters: [R], its rows that
-            log_shares [R, W] is of. log_beta: [R]. rows [B, K]; edges [B, K], rows x W + places.
+        table: logits of all edges [C, kappa], which get the gradient.
+        clusters: of the table's rows that log_shares is of [R].
+        log_shares: [R, W].
+        log_beta: [R].
+        rows: of log_shares [B, K].
+        edges: rows x W + places [B, K].
     """
 
     @staticmethod
@@ -60,6 +68,7 @@ class ChosenEdges(torch.autograd.Function):
         rows: Tensor,
         edges: Tensor,
     ) -> Tensor:
+        """Look up what was computed for the search."""
         found = log_shares.take(edges) + log_beta[rows]
         ctx.save_for_backward(clusters, log_shares, rows, edges, found <= 0)
         ctx.shape = table.shape
@@ -67,6 +76,7 @@ class ChosenEdges(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Give the table a row-sparse gradient, of the rows that were searched."""
         clusters, log_shares, rows, edges, learns = ctx.saved_tensors
         gradient = (gradient * learns).flatten()
         sums = gradient.new_zeros(len(clusters)).index_add_(0, rows.flatten(), gradient)

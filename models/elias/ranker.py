@@ -98,6 +98,7 @@ class GraphRanker(Ranker):
 
     # ---- saving
     def save(self, folder: Path) -> None:
+        """Write encoder, index, projection and what was learned; a loaded model is copied."""
         if self.folder is not None:
             shutil.copytree(self.folder, folder, copy_function=link_or_copy, dirs_exist_ok=True)
             return
@@ -112,8 +113,7 @@ class GraphRanker(Ranker):
 
     @classmethod
     def load(cls, config: Config, folder: Path, num_labels: int, runtime: Runtime) -> GraphRanker:
-        """Cluster and label classifiers stay on disk, whence a search reads the rows that it
-        needs."""
+        """Map what `save` wrote; a search reads the classifiers' rows that it needs from disk."""
         s = config.method
         clusters = read_facts(folder / "method.json", clusters=int)["clusters"]
         settings = SearchSettings.of(s, Limits.of(s, clusters, num_labels))
@@ -159,8 +159,7 @@ class GraphScores(Scores):
         return lowest_where_unreached(self.given(labels))
 
     def given(self, labels: np.ndarray) -> np.ndarray:
-        """Scores [n, c] float32 of given labels [n, c], -inf for id -1 and labels that no cluster
-        has.
+        """Score given labels [n, c] float32; -inf for id -1 and labels that no cluster has.
 
         A label that the beam does not reach has its score without the beam.
         """

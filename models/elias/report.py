@@ -1,5 +1,7 @@
-"""What an ELIAS graph has learned, in numbers and as plots: edge entropy, labels per cluster,
-clusters per label, and how much of the truth the shortlists hold, by label frequency.
+"""What an ELIAS graph has learned, in numbers and as plots.
+
+Edge entropy, labels per cluster, clusters per label, and how much of the truth the shortlists hold,
+by label frequency.
 
     python elias_utils.py report RUN      # draws RUN/plots/graph.png again
 """
@@ -24,8 +26,13 @@ SHARE = 0.1
 
 
 def graph_arrays(index: GraphIndex, num_labels: int) -> dict[str, np.ndarray]:
-    """entropy [C] in nats, of each cluster's edge weights as a distribution; labels [C] of each
-    cluster; clusters [L] that a label lives in."""
+    """Measure what the edges have become.
+
+    Returns:
+        entropy: of each cluster's edge weights as a distribution [C], in nats.
+        labels: of each cluster [C].
+        clusters: that each label lives in [L].
+    """
     inside = np.asarray(index.edges) >= 0
     weights = np.where(inside, np.exp(np.where(inside, index.log_edges, 0)), 0)
     shares = weights / weights.sum(1, keepdims=True)
@@ -61,8 +68,10 @@ def save_report(folder: Path, arrays: dict[str, np.ndarray], facts: dict[str, fl
 
 
 def recall_of(run: Path) -> dict[str, float]:
-    """Recall of the shortlists of validation points by label frequency, in percent; of older runs
-    from the model's folder."""
+    """Recall of the shortlists of validation points by label frequency, in percent.
+
+    That of older runs stands in the model's folder.
+    """
     facts = read_facts(run / "model" / "learned.json")
     validation = run / "val_metrics.json"
     if validation.is_file():
@@ -75,8 +84,11 @@ def recall_of(run: Path) -> dict[str, float]:
 
 
 def draw(run: Path) -> Path:
-    """plots/graph.png of a run whose model holds what `save_report` wrote; InputError if it holds
-    none."""
+    """Draw plots/graph.png of a run whose model holds what `save_report` wrote.
+
+    Raises:
+        InputError: it holds none.
+    """
     learned = run / "model" / "learned.npz"
     if not learned.is_file():
         raise InputError(f"{learned}: no such file; the run is no finished elias run")

@@ -1,13 +1,12 @@
-"""ELIAS's search over clusters and edges, and its pool of label classifiers (Gupta et al., NeurIPS
-2022, 2210.08410).
+"""ELIAS's search over clusters and edges, and its pool of label classifiers.
 
     clusters = top clusters of each query [B, S]          log s_c, their scores
     edges    = labels of those clusters [B, S, W]         log s_cl, their weights
     path of label l = max over its edges of s_c s_cl      a label reached twice keeps the best
-        (their section 3)
     shortlist = the K labels with the best paths          equal paths by lower label id
 
-Everything works on logarithms: products are sums, and no gradient is lost where a score underflows.
+Gupta et al., NeurIPS 2022, arXiv 2210.08410, section 3. Everything works on logarithms: products
+are sums, and no gradient is lost where a score underflows.
 """
 
 from __future__ import annotations
@@ -32,8 +31,13 @@ FEW = 16
 
 
 class Shortlist(NamedTuple):
-    """labels [B, K] int64, ascending, -1 behind the last; edges [B, K] int64: slot x W + place of
-    the best edge; log_paths [B, K], -inf where there is no label."""
+    """The K labels with the best paths of each query.
+
+    Attributes:
+        labels: [B, K] int64, ascending, -1 behind the last.
+        edges: slot x W + place of the best edge [B, K] int64.
+        log_paths: [B, K], -inf where there is no label.
+    """
 
     labels: Tensor
     edges: Tensor
@@ -51,9 +55,11 @@ def select_labels(
     """The `size` labels with the best paths of each query; not differentiable.
 
     Args:
-        clusters: [B, S] cluster ids, -1 for none; log_scores: [B, S].
-        labels: [C, W] int32 label ids of the clusters' edges, -1 behind the last.
-        log_edges: [R, W]; `rows` [B, S] says which of its rows a slot uses.
+        clusters: ids [B, S], -1 for none.
+        log_scores: [B, S].
+        labels: ids of the clusters' edges [C, W] int32, -1 behind the last.
+        log_edges: [R, W].
+        rows: of log_edges, which a slot uses [B, S].
     """
     if clusters.is_cuda:
         return sorted_selection(clusters, log_scores, labels, log_edges, rows, size)
@@ -75,8 +81,10 @@ def select_labels(
 def hashed_selection(
     first, last, clusters, log_scores, labels, log_edges, rows, chosen, edges, paths
 ):
-    """`select_labels` of queries [first, last) on a CPU: one pass over the edges with a hash table
-    of labels."""
+    """`select_labels` of queries [first, last) on a CPU.
+
+    One pass over the edges with a hash table of labels.
+    """
     slots, width, size = clusters.shape[1], labels.shape[1], chosen.shape[1]
     capacity = 16
     while capacity < 2 * slots * width:
@@ -141,12 +149,17 @@ def hashed_selection(
 
 @njit(nogil=True, cache=True)
 def given_paths(ids, log_scores, top, log_edges, starts, places):
-    """log s_c s_cl of given labels [B, n]: the best over a query's top clusters, and for a label
-    that none of them reaches over all clusters; -inf for id -1 and a label without edges.
+    """log s_c s_cl of given labels [B, n]: the best over a query's top clusters.
+
+    For a label that none of them reaches the best over all clusters; -inf for id -1 and a label
+    without edges.
 
     Args:
-        log_scores: [B, C] of all clusters; top: [B, beam] the best of them; log_edges: [C, W].
-        starts: [L + 1] and places: where the edges of each label stand in the flat log_edges.
+        log_scores: of all clusters [B, C].
+        top: the best of them [B, beam].
+        log_edges: [C, W].
+        starts: of each label's edges among the places [L + 1].
+        places: in the flat log_edges, label by label.
     """
     found = np.empty(ids.shape, np.float32)
     width = log_edges.shape[1]
@@ -200,18 +213,17 @@ def sorted_selection(
 def forced_clusters(
     raised: Tensor, beam: int, parents: Tensor, fill: Tensor, noise: Tensor
 ) -> Tensor:
-    """Teacher forcing: the clusters of a training query's shortlist, [B, S], -1 where there is
-    none.
+    """Teacher forcing: the clusters of a training query's shortlist [B, S], -1 where there is none.
 
     The top `beam` clusters and the parents of the query's positives; clusters that stand twice are
     replaced by random ones; where there are more than S, S of them are drawn by score (log score +
     Gumbel noise, the largest S).
 
     Args:
-        raised: [B, C] log cluster scores, before or after they are clipped at 0.
-        parents: [B, P] clusters of the positives, -1 for none.
-        fill: [B, S] random clusters.
-        noise: [B, beam + P + S] Gumbel noise; the same draws whatever the number of processes.
+        raised: log cluster scores [B, C], before or after they are clipped at 0.
+        parents: clusters of the positives [B, P], -1 for none.
+        fill: random clusters [B, S].
+        noise: Gumbel noise [B, beam + P + S]; the same draws whatever the number of processes.
     """
     size = fill.shape[1]
     top = raised.topk(beam, dim=1).indices
@@ -275,8 +287,11 @@ def _reads(queries: Tensor) -> bool:
 
 
 def _over_rows(kernel: Callable, left: Tensor, weight: Tensor, labels: Tensor, out: Tensor) -> None:
-    """kernel(left, weight, labels, out) for shares of the queries, one a thread; `dot_given` or
-    `combine_given`."""
+    """kernel(left, weight, labels, out) for shares of the queries, one a thread.
+
+    Args:
+        kernel: `dot_given` or `combine_given`.
+    """
     left, weight, labels, out = (
         a.detach().contiguous().numpy() for a in (left, weight, labels, out)
     )
@@ -309,8 +324,14 @@ def pool_scores(queries: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
 def pool_gradient(
     labels: Tensor, inside: Tensor, gradient: Tensor, vectors: Tensor
 ) -> OuterGradient:
-    """The rows' gradient where the scores of queries `vectors` [B, D] have this one [B, K]; inside
-    [B, K]: a label."""
+    """The gradient of W_L's rows where that of the queries' scores is known.
+
+    Args:
+        labels: [B, K].
+        inside: which of them are labels [B, K].
+        gradient: of the scores [B, K].
+        vectors: the queries [B, D].
+    """
     points, places = inside.nonzero(as_tuple=True)
     return OuterGradient(labels[points, places], points, gradient[points, places], vectors.detach())
 

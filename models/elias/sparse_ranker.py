@@ -1,16 +1,9 @@
-"""ELIAS++: a sparse linear ranker that re-ranks what ELIAS found (Gupta et al., NeurIPS 2022, arXiv
-2210.08410, section 4, after PECOS).
+"""ELIAS++: a sparse linear ranker that re-ranks what ELIAS found.
 
-    score = exp(-max(0, 1 - w_l . [norm(E(x)) ; tfidf(x)])^3), the l3-hinge of a ranker per label
-    final = 0.3 tree(ranker score, ELIAS score, label frequency) + 0.7 ranker score
-
-Each label's ranker learns to tell its positives from the training points whose ELIAS top 100 holds
-it. The tree is fitted on the validation split. A stage of its own, after `elias-2`: nothing is
-trained by gradient.
-
-Beyond the paper, `method.logs: true` adds logarithms of both scores: a product of experts, each of
-which can veto. ELIAS scores trained by decoupled softmax have no absolute scale; they become shares
-of the candidates' sum.
+Gupta et al., NeurIPS 2022, arXiv 2210.08410, section 4, after PECOS; the formula stands in
+sparse_scores.py. Each label's ranker learns to tell its positives from the training points whose
+ELIAS top 100 holds it. The tree is fitted on the validation split. A stage of its own, after
+`elias-2`: nothing is trained by gradient.
 """
 
 from __future__ import annotations
@@ -97,6 +90,7 @@ class SparseRanker(Ranker):
 
     @classmethod
     def load(cls, config: Config, folder: Path, num_labels: int, runtime: Runtime) -> SparseRanker:
+        """Read what `save` wrote, ELIAS's model inside among it."""
         elias = load_elias(config, folder / "elias", num_labels, runtime)
         features = TreeFeatures.load(folder, runtime)
         layer = load_layer(folder / "rankers.npz")
@@ -153,6 +147,7 @@ class EliasRanker(Solver):
 
     @classmethod
     def check(cls, config: Config, sizes: DataSizes, runs: Runs) -> None:
+        """Refuse a run without an elias run to start from, or a tree without validation points."""
         if not config.run.start_from:
             raise ConfigError(
                 "method elias-ranker ranks the labels that an elias run finds: run it as a stage "
@@ -175,10 +170,10 @@ class EliasRanker(Solver):
             )
 
     def fit(self, folder: Path) -> None:
-        """Fit the rankers on ELIAS's own shortlists of the training points, then the tree on
-        validation points.
+        """Fit the rankers on ELIAS's own shortlists of the training points, then the tree.
 
-        A point's filter pairs are absent, as in the losses: no negatives.
+        The tree is fitted on validation points. A point's filter pairs are absent, as in the
+        losses: no negatives.
         """
         split = self.data.splits["trn"]
         found = self._found(split, self.config.method.negatives)
@@ -191,8 +186,11 @@ class EliasRanker(Solver):
             self.formula = dataclasses.replace(self.formula, tree=self._fit_tree(self.formula))
 
     def _found(self, split: Split, count: int) -> Found | None:
-        """ELIAS's best labels of a split's points, each process those of its share; on the main
-        process, None on the others."""
+        """Ask ELIAS for its best labels of a split's points, each process for those of its share.
+
+        Returns:
+            None on other processes than the main one.
+        """
         make_tokens(self.elias, split.texts)
         k = min(count, self.data.num_labels)
         own = distributed.share(len(split))
@@ -209,8 +207,10 @@ class EliasRanker(Solver):
         return all_values, all_ids
 
     def _fit_layer(self, split: Split, found: Found) -> Layer:
-        """A ranker for each label, on its positives and the points whose shortlists hold it; the
-        main process alone."""
+        """Fit a ranker for each label, on its positives and the points whose shortlists hold it.
+
+        The main process alone calls it.
+        """
         shortlists = topk_csr(*found, self.data.num_labels)
         shortlists = remove_pairs(shortlists, *split.filters.nonzero())
         return fit_layer(
@@ -224,8 +224,7 @@ class EliasRanker(Solver):
         )
 
     def _fit_tree(self, formula: Formula) -> ScoreTree:
-        """The tree over both scores and the labels' frequencies, on validation points; on every
-        process."""
+        """Fit the tree over both scores and the labels' frequencies; a collective."""
         split = self.data.splits["val"]
         s = self.config.method
         found = self._found(split, s.candidates)

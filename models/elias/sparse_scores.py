@@ -81,8 +81,13 @@ class Formula:
         return len(self.layer.child_ptr) - 1
 
     def sums(self, values: np.ndarray) -> np.ndarray:
-        """What ELIAS's scores of each point are shares of [n]: the sum of its best [n, k], however
-        many there are; 1 where they have a scale of their own."""
+        """What ELIAS's scores of each point are shares of [n].
+
+        The sum of its best, however many there are; 1 where scores have a scale of their own.
+
+        Args:
+            values: ELIAS's scores of each point's best labels [n, k].
+        """
         if not self.by_share:
             return np.ones(len(values), np.float32)
         best = values[:, : self.options.candidates]
@@ -91,8 +96,7 @@ class Formula:
     def members(
         self, features: Features, values: np.ndarray, ids: np.ndarray, sums: np.ndarray
     ) -> list[sp.csr_matrix]:
-        """The rankers' scores of labels, the l3-hinge of their margins, and ELIAS's own: [n, L]
-        each.
+        """Score labels by the rankers, the l3-hinge of their margins, and by ELIAS: [n, L] each.
 
         Args:
             values: ELIAS's scores of the labels `ids` [n, c].
@@ -144,8 +148,10 @@ class RankedScores(Scores):
         return self._candidates(0)[1]
 
     def given(self, labels: np.ndarray) -> np.ndarray:
-        """Scores [n, c] float32 of given labels [n, c], -inf for id -1 and labels that no cluster
-        has. Those that are not among the candidates have the same formula."""
+        """Score given labels [n, c] float32; -inf for id -1 and labels that no cluster has.
+
+        Those that are not among the candidates have the same formula.
+        """
         values = self.elias.given(labels)
         reached = np.isfinite(values)
         ids = np.where(reached, labels, -1)

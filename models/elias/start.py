@@ -62,8 +62,7 @@ class Beginning:
 
 
 def begin(config: Config, data: Dataset, model: EliasModel, start: Start | None) -> Beginning:
-    """Read a graph that was made before, and take from the run that this one starts from what is
-    trained on; a collective.
+    """Read a graph made before, and take what is trained on from the earlier run; a collective.
 
     Raises:
         InputError: what is wrong with either; there is no run folder yet.
@@ -93,8 +92,11 @@ def given_graph(config: Config, num_labels: int, made: MadeGraph | None) -> Grap
 
 
 def checked_vectors(earlier: Ranker, shape: tuple[int, int]) -> Tensor:
-    """Label vectors of the run that this one starts from; InputError if they have another shape
-    [L, D]."""
+    """Take the label vectors of the run that this one starts from.
+
+    Raises:
+        InputError: they have another shape [L, D].
+    """
     vectors = torch.as_tensor(label_vectors_of(earlier)).float()
     if vectors.shape != shape:
         raise InputError(
@@ -105,8 +107,7 @@ def checked_vectors(earlier: Ranker, shape: tuple[int, int]) -> Tensor:
 
 @torch.no_grad()
 def take_graph(model: EliasModel, earlier: GraphRanker) -> Graph | None:
-    """Copy W_C of an ELIAS run, if its clusters stay, and with `init: keep` W_L, bias and
-    projection.
+    """Copy W_C of an ELIAS run, if its clusters stay; with `init: keep` W_L, bias and projection.
 
     Returns:
         its graph, if its clusters stay.
@@ -154,8 +155,7 @@ def keep_labels(model: EliasModel, earlier: GraphRanker) -> None:
 def make_graph(
     beginning: Beginning, config: Config, data: Dataset, model: EliasModel, reader: Reader
 ) -> Graph:
-    """The graph that `method.graph` asks for, or that a step made for this run before, on every
-    process; a collective.
+    """Make the graph that `method.graph` asks for, or read the one made for this run; a collective.
 
     Args:
         reader: the run's own.
@@ -254,8 +254,10 @@ def approximate(
 
 
 def positive_parents(relevance: sp.csr_matrix, parents: np.ndarray) -> np.ndarray:
-    """The parent clusters of each point's positives [B, P], -1 behind the last and for labels
-    without one."""
+    """The parent clusters of each point's positives [B, P].
+
+    -1 behind the last, and for labels without one.
+    """
     counts = np.diff(relevance.indptr)
     found = np.full((relevance.shape[0], counts.max(initial=0)), -1, np.int64)
     places = np.arange(relevance.nnz) - np.repeat(relevance.indptr[:-1], counts)
@@ -264,8 +266,7 @@ def positive_parents(relevance: sp.csr_matrix, parents: np.ndarray) -> np.ndarra
 
 
 def top_and_forced(log_scores: Tensor, beam: int, parents: np.ndarray, size: int) -> Tensor:
-    """The top clusters and the parents of the positives, each once: [B, size], -1 behind the
-    last."""
+    """Top clusters and parents of the positives, each once [B, size]; -1 behind the last."""
     forced = torch.from_numpy(parents).to(log_scores.device)
     nothing = torch.full((len(parents), size), -1, device=log_scores.device)
     no_noise = log_scores.new_zeros(len(parents), beam + forced.shape[1] + size)

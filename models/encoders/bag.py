@@ -66,8 +66,10 @@ class _WeightedBag(torch.autograd.Function):
 
 
 class BagIndex:
-    """Token ids and offsets of some texts, and the same occurrences grouped by token (made on first
-    backward)."""
+    """Token ids and offsets of some texts, and the same occurrences grouped by token.
+
+    The groups are made on the first backward.
+    """
 
     def __init__(self, texts: TextBatch) -> None:
         self.ids = texts.ids
@@ -77,8 +79,13 @@ class BagIndex:
 
     @property
     def transposed(self) -> tuple[Tensor, Tensor, Tensor]:
-        """(tokens [U] int64 that occur, text of each occurrence sorted by token, offsets [U +
-        1])."""
+        """The occurrences by token.
+
+        Returns:
+            tokens: that occur [U] int64.
+            texts: of each occurrence, sorted by token.
+            offsets: of each token's occurrences [U + 1].
+        """
         if self._transposed is None:
             order = torch.argsort(self.ids, stable=True)
             tokens, counts = torch.unique_consecutive(self.ids[order], return_counts=True)
@@ -93,8 +100,9 @@ class BagIndex:
 
 
 class BagEncoder(TextEncoder):
-    """x = s + gelu(s / |s|) R, s = sum_t w_t e_t over the text's tokens: learned table e [V, D] and
-    weights w [V].
+    """x = s + gelu(s / |s|) R, where s = sum_t w_t e_t over the text's tokens.
+
+    Learned are the table e [V, D], the weights w [V] and R [D, D].
 
     Args:
         config: section `encoder`.
@@ -154,8 +162,10 @@ class BagEncoder(TextEncoder):
 
 
 def token_embeddings(source: str, trust_remote_code: bool = False) -> Tensor:
-    """Token embeddings [V, width] of a pretrained encoder; read straight from its weights where
-    that is possible."""
+    """Token embeddings [V, width] of a pretrained encoder.
+
+    Read straight from its weights where that is possible.
+    """
     weights = Path(resolve(source)) / "model.safetensors"
     if weights.is_file():
         with open_tensors(weights) as file:
@@ -170,6 +180,8 @@ def token_embeddings(source: str, trust_remote_code: bool = False) -> Tensor:
 
 
 def inverse_document_frequency(counts: np.ndarray, texts: int) -> np.ndarray:
-    """log((1 + n) / (1 + n_t)) for each token [V]: 0 for a token of every text, special tokens
-    among them."""
+    """log((1 + n) / (1 + n_t)) of each token [V]: 0 for a token of every text.
+
+    Special tokens are in every text.
+    """
     return np.log((1.0 + texts) / (1.0 + counts)).astype(np.float32)

@@ -25,8 +25,11 @@ def tokenizer_source(config: EncoderConfig) -> str:
 
 
 def encoder_groups(config: EncoderConfig) -> frozenset[str]:
-    """Names of the parameter groups that `decay_groups` makes of an encoder; the config is
-    resolved."""
+    """Names of the parameter groups that `decay_groups` makes of an encoder, by its config.
+
+    Args:
+        config: resolved.
+    """
     if config.name != "bag":
         return frozenset({"encoder"})
     dense = config.residual or config.projection
@@ -34,8 +37,11 @@ def encoder_groups(config: EncoderConfig) -> frozenset[str]:
 
 
 def build_encoder(config: EncoderConfig, data) -> TextEncoder:
-    """The encoder of section `encoder:`; `data` (a Dataset) gives the token counts that `bag`
-    starts from."""
+    """Make the encoder of section `encoder:`.
+
+    Args:
+        data: gives the token counts that `bag` starts from.
+    """
     config = resolve_encoder(config)
     bag, name = config.name == "bag", config.init if config.name == "bag" else config.name
     source = read_source(name)

@@ -162,12 +162,12 @@ class _Padded(nn.Module):
 
 
 def write_onnx(encoder: TextEncoder, path: Path) -> None:
-    """encoder.onnx: input_ids and attention_mask [texts, tokens] int64 -> sentence_embedding
-    [texts, D] float32.
+    """Write encoder.onnx: padded token ids and their mask -> embeddings.
+
+        input_ids, attention_mask [texts, tokens] int64 -> sentence_embedding [texts, D] float32
 
     Raises:
-        InputError: a package is not installed, or the exporter does not know an operator of the
-        encoder.
+        InputError: a package is not installed, or the exporter does not know an operator.
     """
     _import_onnx()
     if isinstance(encoder, TransformerEncoder):

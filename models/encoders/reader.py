@@ -109,8 +109,10 @@ class Reader:
 
 @torch.no_grad()
 def embed_together(reader: Reader, tokens: Ragged, rows: np.ndarray, name: str) -> Tensor:
-    """Embeddings [n, D] of the texts at `rows` [n] on every process, each of which encodes its
-    share; a collective."""
+    """Embeddings [n, D] of the texts at `rows` [n] on every process; a collective.
+
+    Each process encodes its share.
+    """
     own = distributed.share(len(rows))
     part = reader.encode(tokens, rows[own.start : own.stop], name)
     return distributed.gather_rows(part, len(rows))
@@ -151,8 +153,10 @@ def _may_be_kept(tokens: Ragged, dim: int) -> bool:
 
 
 def _place_for(reader: Reader, tokens: Ragged) -> _Kept:
-    """Where a reader's embeddings of a token file are kept; what was used longest ago makes
-    room."""
+    """Where a reader's embeddings of a token file are kept.
+
+    What was used longest ago makes room.
+    """
     path = Path(tokens.ids.filename)
     precision = reader.runtime.accelerator.mixed_precision
     key = (reader.key, precision, str(path), path.stat().st_mtime_ns, len(tokens))

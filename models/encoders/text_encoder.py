@@ -45,7 +45,10 @@ class UnitLength(torch.autograd.Function):
 class TextEncoder(nn.Module):
     """Base: subclasses compute `pool(texts)` [B, width]; the head is shared.
 
-    Attributes: dim (D), tokenizer (Hugging Face), config.
+    Attributes:
+        config: section `encoder`, filled.
+        tokenizer: of Hugging Face.
+        dim: D.
     """
 
     def __init__(self, config: EncoderConfig, tokenizer, width: int) -> None:
@@ -67,13 +70,17 @@ class TextEncoder(nn.Module):
         raise TypeError(f"{type(self).__name__} must define pool()")
 
     def forward(self, texts: TextBatch) -> Tensor:
-        """Texts -> embeddings [B, D], of unit length if `encoder.normalize`; an empty text gives a
-        finite row."""
+        """Texts -> embeddings [B, D], of unit length if `encoder.normalize`.
+
+        An empty text gives a finite row.
+        """
         return self._head(self.pool(texts))
 
     def encode_padded(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """As `forward`, from padded token ids and their mask [B, T], without what only training
-        needs."""
+        """As `forward`, from padded token ids and their mask [B, T].
+
+        Without what only training needs.
+        """
         return self._head(self.pool_padded(ids, mask))
 
     def pool_padded(self, ids: Tensor, mask: Tensor) -> Tensor:
@@ -107,11 +114,12 @@ class TextEncoder(nn.Module):
             self.take_head(read_tensors(path, own), path)
 
     def take_head(self, head: dict[str, Tensor], where: str | Path) -> list[str]:
-        """Copy tensors of what is beside the transformer; returns the names that `head` leaves as
-        they were.
+        """Copy tensors of what is beside the transformer.
 
+        Returns:
+            the names that `head` leaves as they were.
         Raises:
-            ValueError: a tensor that this encoder does not have, or of another shape.
+            InputError: a tensor that this encoder does not have, or of another shape.
         """
         try:
             missing, extra = self.load_state_dict(head, strict=False)
@@ -123,8 +131,7 @@ class TextEncoder(nn.Module):
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int, name: str, source: str) -> None:
-    """InputError for a tokenizer whose ids go beyond an encoder's table of `rows` token
-    embeddings."""
+    """InputError for a tokenizer whose ids go beyond an encoder's table of `rows` embeddings."""
     if len(tokenizer) > rows:
         raise InputError(
             f"the tokenizer of '{name}' has {len(tokenizer)} tokens, encoder '{source}' has "

@@ -89,6 +89,7 @@ class TransformerEncoder(TextEncoder):
 
     def pool(self, texts: TextBatch) -> Tensor:
         # a batch smaller than the processes: attention cannot shape nothing
+        """Pool the token states of texts, padded to the longest [B, width]."""
         if len(texts) == 0:
             one = torch.full((1, 1), self._pad_id, device=texts.ids.device)
             return self.pool_padded(one, torch.ones_like(one))[:0]

@@ -89,8 +89,7 @@ def check_validation(name: str, member: Config, config: Config, sizes: DataSizes
 
 
 def check_member(name: str, folder: Path, data: Dataset) -> None:
-    """ConfigError unless a run was trained on the same data and left the same points for
-    validation."""
+    """ConfigError unless a run was trained on the same data and left out the same points."""
     try:
         check_same_data(folder, data)
     except ValueError as error:

@@ -22,8 +22,9 @@ MEMORY = "memory"  # a member's name, that of the remembered queries
 
 
 class QueryMemory:
-    """A k-nearest-neighbour memory: a label's score is the summed exp((cos - 1) / tau) of the
-    nearest training queries that have it.
+    """A memory of nearest neighbours.
+
+    A label's score is the summed exp((cos - 1) / tau) of the nearest training queries that have it.
 
     Args:
         keys: embeddings of the training queries [N, D], of unit length.

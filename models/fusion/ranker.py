@@ -91,8 +91,7 @@ class FusionRanker(Ranker):
 
     # ---- saving
     def save(self, folder: Path) -> None:
-        """Write the fusers, the memory, and copies of the members, so that no other run is
-        needed."""
+        """Write the fusers, the memory, and copies of the members: no other run is needed."""
         for name, member in self.members.rankers.items():
             assert member.folder is not None, "members are loaded"
             to = folder / "members" / name
@@ -109,6 +108,7 @@ class FusionRanker(Ranker):
 
     @classmethod
     def load(cls, config: Config, folder: Path, num_labels: int, runtime: Runtime) -> FusionRanker:
+        """Read what `save` wrote: members, memory and fusers."""
         told = read_facts(folder / "method.json", members=list[str], data_hash=str)
         rankers = {}
         for name in told["members"]:
@@ -150,6 +150,7 @@ class FusionScores(Scores):
         return self._fused.of(labels)
 
     def views(self, labels: np.ndarray, k: int, removed: sp.csr_matrix) -> list[MemberView]:
+        """Say of each member its own best labels, and its share of the scores of given ones."""
         most_removed = int(np.diff(removed.indptr).max(initial=0))
         wanted = min(k + most_removed, self._num_labels)
         best = proposals(self._opened, max(self._proposed, wanted))
@@ -168,8 +169,11 @@ class FusionScores(Scores):
 
 
 def _first_left(ids: np.ndarray, k: int, removed: sp.csr_matrix) -> np.ndarray:
-    """The first k labels of each text [n, k] among ids [n, wanted] that are no removed pairs,
-    -1 = no more."""
+    """The first k labels of each text [n, k] that are no removed pairs, -1 = no more.
+
+    Args:
+        ids: of the labels [n, wanted].
+    """
     is_removed = contains(removed, np.arange(len(ids))[:, None], ids)
     left = np.where(is_removed, -1, ids)
     order = np.argsort(left < 0, axis=1, kind="stable")[:, :k]

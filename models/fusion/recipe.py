@@ -1,5 +1,6 @@
-"""Fusion: several trained models propose labels and score each other's proposals; a fuser that is
-fitted on validation points says how likely each candidate is relevant.
+"""Fusion: trained models propose labels, score each other's proposals, and a fuser weighs them.
+
+The fuser is fitted on validation points and says how likely each candidate is relevant.
 
 Members are runs of any method on the same data set and validation split: a dual encoder knows the
 tail and generalises from label texts, classifiers and linear trees know the head and exact words. A
@@ -63,6 +64,7 @@ class Fusion(Solver):
 
     @classmethod
     def check(cls, config: Config, sizes: DataSizes, runs: Runs) -> None:
+        """Refuse members that do not go together, or too few validation points for a fuser."""
         check_settings(config)
         if sizes.validation < 2 and not config.run.start_from:
             raise ConfigError(
@@ -81,8 +83,11 @@ class Fusion(Solver):
         _check_same(described(config), theirs)
 
     def _fusers_of(self, start: Ranker) -> FittedFusers:
-        """The fusers of another fusion of members of the same names: these here were trained again,
-        on all training points, and nothing is left that a fuser could be fitted on."""
+        """Take the fusers of another fusion of members of the same names.
+
+        These here were trained again, on all training points, and nothing is left that a fuser
+        could be fitted on.
+        """
         ours = f"{described(self.config)} on data {self.data.relevance_hash}"
         theirs = f"a {start.config.method.name} run"
         if isinstance(start, FusionRanker):

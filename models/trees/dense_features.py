@@ -1,5 +1,4 @@
-"""Dense columns of what linear trees read: embeddings of saved runs' encoders, and arrays made
-elsewhere."""
+"""Dense columns of what linear trees read: embeddings of saved runs' encoders, and arrays."""
 
 from __future__ import annotations
 
@@ -121,8 +120,7 @@ class RunEmbeddings:
 
 @dataclass(frozen=True)
 class ArrayFiles:
-    """A pair of .npy files, rows of training and of test points, as `method.features` names
-    them."""
+    """A pair of .npy files that `method.features` names: rows of training and of test points."""
 
     name: str
     dim: int
@@ -173,6 +171,11 @@ class ArrayFiles:
         return []
 
     def of(self, texts: Texts) -> np.ndarray:
+        """Take the texts' rows of the array of their split.
+
+        Raises:
+            InputError: new texts, or arrays of another width than in training.
+        """
         if not isinstance(texts, FileTexts):
             raise InputError(
                 f"the model reads precomputed features, {self.name}, which new texts do not have: "

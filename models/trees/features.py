@@ -1,5 +1,4 @@
-"""What linear trees read: TF-IDF of the texts, embeddings of saved runs' encoders, and dense
-arrays, side by side.
+"""What linear trees read: TF-IDF of the texts, embeddings and dense arrays, side by side.
 
 `method.features` lists them: `tfidf`, run folders, `start`, the model of `run.start_from` or of the
 stage before, and pairs of .npy files (models/trees/dense_features.py).
@@ -105,8 +104,9 @@ class TreeFeatures:
 
     @classmethod
     def build(cls, config: Config, start: Ranker | None, runtime: Runtime) -> TreeFeatures:
-        """Open the sources that `method.features` names, which `check_sources` has looked at; a
-        collective.
+        """Open the sources that `method.features` names; a collective.
+
+        `check_sources` has looked at them.
 
         Args:
             start: the model of `run.start_from`.
@@ -196,8 +196,10 @@ class TreeFeatures:
 
     # ---- saving
     def save(self, folder: Path) -> None:
-        """Write the vocabulary and the encoders, so that the model needs no other run; of arrays
-        only their names."""
+        """Write the vocabulary and the encoders: no other run is needed.
+
+        Of arrays only their names.
+        """
         if self._vocabulary is not None:
             shutil.copyfile(self._vocabulary, folder / VOCABULARY)
         for number, source in enumerate(self.dense):

@@ -38,8 +38,7 @@ class Prior:
         return cls(ids, (counts[ids] / points).astype(np.float32))
 
     def fill(self, values: np.ndarray, ids: np.ndarray, rows: np.ndarray) -> None:
-        """Overwrite some rows [r] of the best labels of texts [n, k] by the most frequent
-        labels."""
+        """Overwrite rows [r] of the best labels of texts [n, k] by the most frequent labels."""
         count = min(ids.shape[1], len(self.ids))
         ids[rows] = -1
         values[rows] = -np.inf

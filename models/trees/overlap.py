@@ -1,8 +1,7 @@
-"""Overlap-XMC: label disentanglement on top of XR-Linear (Liu et al., NeurIPS 2021, arXiv
-2106.12751).
+"""Overlap-XMC: label disentanglement on top of XR-Linear.
 
-Labels that several clusters' points ask for get a copy in each, and the tree is trained again with
-the copies as pseudo-labels.
+Liu et al., NeurIPS 2021, arXiv 2106.12751. Labels that several clusters' points ask for get a copy
+in each, and the tree is trained again with the copies as pseudo-labels.
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ class Overlap(XrLinear):
 
     @classmethod
     def check(cls, config: Config, sizes: DataSizes, runs: Runs) -> None:
+        """Refuse more copies of a label than there are clusters."""
         super().check(config, sizes, runs)
         settings = config.method
         labels = sizes.used_labels
@@ -38,6 +38,7 @@ class Overlap(XrLinear):
             )
 
     def fit_tree(self, training: TreeTraining, number: int) -> PartitionTree:
+        """Train a tree, then `rounds` times: assign the labels anew, and train it again."""
         name = tree_name(number)
         skeleton = training.grown(f"{name}.base", number)
         tree = training.trained(f"{name}.base", skeleton)

@@ -70,8 +70,10 @@ class TreeRanker(Ranker):
         return {f"tree {number}": tree.labels_of_clusters() for number, tree in trees}
 
     def facts(self, sums: Mapping[str, float]) -> dict[str, float]:
-        """Tell inner products with label rankers per point, the paper's cost, and points without
-        features."""
+        """Tell inner products with label rankers per point, and points without features.
+
+        The inner products are the paper's cost.
+        """
         if not sums:
             return {}
         return {
@@ -117,6 +119,7 @@ class TreeSearch(Scores):
         }
 
     def best(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The k best labels; of texts without features the most frequent ones."""
         forest = self._ranker.forest
         proposed = k if len(forest.trees) == 1 else max(k, min(POOL, forest.num_labels))
         found = [

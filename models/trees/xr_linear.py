@@ -52,6 +52,7 @@ class XrLinear(Solver):
     # ---- on paper
     @classmethod
     def check(cls, config: Config, sizes: DataSizes, runs: Runs) -> None:
+        """Refuse options that do not go together, and features that cannot be read."""
         settings = config.method
         if settings.label_embedding == "pifa+text":
             sizes.check_label_texts("method.label_embedding: pifa+text reads them")
