@@ -74,9 +74,9 @@ class Tokenizer:
         self.vocab_size = len(source)
         self.prompt = prompt
         # Of a text, with or without words: special ones, and the prompt's.
-        self.num_special = (
-            len(source(prompt)["input_ids"]) if prompt else source.num_special_tokens_to_add()
-        )
+        self.num_special = source.num_special_tokens_to_add()
+        if prompt:
+            self.num_special = len(source(prompt)["input_ids"])
         if prompt and self.num_special >= max_len:
             raise InputError(
                 f"the prompt {prompt!r} has {self.num_special} tokens, special ones included, and "
@@ -265,12 +265,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     path = Path(options.data_path)
     folder = path.resolve().parent
-    default = (folder.parent if folder.name == "raw" else folder) / "tokens"
+    if folder.name == "raw":
+        folder = folder.parent
+    cache = options.cache or folder / "tokens"
     with command(options.debug):
-        rows = tokenize_file(
-            path, Tokenizer(options.tf_token_type, options.tf_max_len), options.cache or default
-        )
-    print(f"{path}: {len(rows):,} lines, {len(rows.ids):,} tokens in {options.cache or default}")
+        tokenizer = Tokenizer(options.tf_token_type, options.tf_max_len)
+        rows = tokenize_file(path, tokenizer, cache)
+    print(f"{path}: {len(rows):,} lines, {len(rows.ids):,} tokens in {cache}")
 
 
 if __name__ == "__main__":
