@@ -152,7 +152,7 @@ def read_sentence_modules(name: str) -> SentenceEncoder:
     raise InputError(
         f"encoder '{name}': modules.json: modules {', '.join(modules.kinds)} have no counterpart; "
         "expected Transformer, Pooling and then Dense or Normalize or both, or StaticEmbedding and "
-        "Normalize, or what utils.export.export writes"
+        "Normalize, or what utils.export writes"
     )
 
 
