@@ -16,13 +16,13 @@ from pathlib import Path
 
 from engine.planning import with_resolved_encoder
 from engine.trainer import fit, read_data
+from models.elias.first_graph import approximate, cluster, point_embeddings
 from models.elias.graph import Graph, check_graph
 from models.elias.learner import Elias
 from models.elias.made_graphs import Origin, approx_origin, cluster_origin
 from models.elias.options import Limits
 from models.elias.ranker import GraphRanker
 from models.elias.report import draw
-from models.elias.start import approximate, cluster, point_embeddings
 from models.loading import load_ranker
 from utils import distributed
 from utils.config.config import Config, ConfigError, finish_config, to_mapping

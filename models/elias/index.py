@@ -22,8 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.elias.kernels import given_paths
+from models.elias.label_scores import pool_scores
 from models.elias.options import EliasConfig, Limits
-from models.elias.search import given_paths, pool_scores, select_labels
+from models.elias.search import select_labels
 from utils.errors import InputError
 from utils.files import written_whole
 from utils.reading.saved import check_answers, map_rows

@@ -5,8 +5,9 @@
 
 Gupta et al., NeurIPS 2022, arXiv 2210.08410. `elias-1` trains the encoder, W_C and W_L with the
 graph A fixed; `elias-2` learns its edges too. `Elias.backward` is a training step; graph.py makes
-the graph, beginning.py and start.py are what comes before the first step, model.py has the paths of
-a step, search.py the shortlists; ranker.py answers.
+the graph and first_graph.py chooses it, beginning.py takes what an earlier run gives, start.py the
+first classifiers; model.py has the paths of a step, search.py the shortlists, label_scores.py their
+scores; ranker.py answers.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from losses.shortlist import path_loss
 from models.contract import Group, Learner, Start
+from models.elias.beginning import Beginning, begin
 from models.elias.checks import (
     LOSSES,
     STARTS_FROM_TEXTS,
@@ -30,21 +32,15 @@ from models.elias.checks import (
     check_same_clusters,
     check_what_is_taken,
 )
+from models.elias.first_graph import make_graph, positive_parents
 from models.elias.graph import Graph
+from models.elias.label_scores import pool_gradient, pool_scores, stored_at
 from models.elias.model import Edges, EliasModel
 from models.elias.options import Elias1Config, Elias2Config, EliasConfig, Limits, clusters_of
 from models.elias.ranker import GraphRanker
 from models.elias.report import draw
-from models.elias.search import forced_clusters, pool_gradient, pool_scores, stored_at
-from models.elias.start import (
-    Beginning,
-    begin,
-    make_graph,
-    positive_parents,
-    start_clusters,
-    start_edges,
-    start_labels,
-)
+from models.elias.search import forced_clusters
+from models.elias.start import start_clusters, start_edges, start_labels
 from models.encoders.building import build_encoder
 from models.encoders.reader import Reader, embed_together
 from utils import distributed

@@ -5,9 +5,9 @@ import pytest
 import scipy.sparse as sp
 
 import train
+from models.elias.first_graph import positive_parents
 from models.elias.graph import Graph, approximate_graph, cluster_count, cluster_graph
 from models.elias.report import draw, graph_arrays, graph_facts
-from models.elias.start import positive_parents
 from tests.elias.conftest import STAGE1, STAGE2, graph_of
 
 

@@ -6,15 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from models.elias import search as elias_search
+from models.elias import label_scores
 from models.elias.index import GraphIndex, SearchSettings, top_clusters
-from models.elias.search import (
-    forced_clusters,
-    pool_gradient,
-    pool_scores,
-    select_labels,
-    sorted_selection,
-)
+from models.elias.label_scores import pool_gradient, pool_scores
+from models.elias.search import forced_clusters, select_labels, sorted_selection
 from utils.row_store import PRECISIONS, RowStore
 
 
@@ -352,8 +347,8 @@ def test_top_clusters_are_those_of_the_clipped_softmax():
 @pytest.mark.parametrize(("labels", "reads"), [(7, True), (4000, True), (4000, False)])
 def test_pool_equals_autograd(labels, reads, monkeypatch):
     """One product with all labels, rows read in place, and rows gathered in chunks as on a GPU."""
-    monkeypatch.setattr(elias_search, "CHUNK_FLOATS", 40)
-    monkeypatch.setattr(elias_search, "_reads", lambda queries: reads)
+    monkeypatch.setattr(label_scores, "CHUNK_FLOATS", 40)
+    monkeypatch.setattr(label_scores, "_reads", lambda queries: reads)
     torch.manual_seed(0)
     weight, bias = torch.randn(labels, 4), torch.randn(labels, 1)
     queries = torch.randn(5, 4, requires_grad=True)

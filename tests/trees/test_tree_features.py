@@ -12,7 +12,7 @@ import eval as evaluation
 import train
 from engine import trainer
 from engine.conformance.made import write_dataset
-from models.elias.start import cluster
+from models.elias.first_graph import cluster
 from models.trees.dense_features import array_pair
 from predict import Predictor
 from tests.conftest import with_values

@@ -1,0 +1,129 @@
+"""Scores of the labels on ELIAS's shortlists, and their gradients.
+
+    scores = pool_scores(queries, weight, labels)                   # w_l . x_i [B, K]
+    weight.factors = pool_gradient(labels, inside, gradient, queries)
+
+Nothing of the size B x K x D is ever held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from utils.candidate_kernels import combine_given, dot_given
+from utils.parameters import OuterGradient
+from utils.sparse import entry_rows
+from utils.threads import over_threads
+
+CHUNK_FLOATS = 1 << 26  # of label classifiers gathered at once on a GPU
+# up to so many times K labels, a product with all of them takes less time than gathering K rows
+FEW = 16
+
+
+class _PoolScores(torch.autograd.Function):
+    """w_l . x_i for the labels of each query; nothing of the size B x K x D is ever held.
+
+    A CPU reads the rows where they are, a GPU gathers them chunk by chunk; where there are few
+    labels, one product with all of them is faster.
+    """
+
+    @staticmethod
+    def forward(ctx, queries: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+        ctx.save_for_backward(queries, labels)
+        ctx.weight = weight
+        if _few(labels, weight):
+            return (queries @ weight.T).gather(1, labels)
+        scores = queries.new_empty(labels.shape)
+        (_over_rows if _reads(queries) else _gathered)(dot_given, queries, weight, labels, scores)
+        return scores
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
+        queries, labels = ctx.saved_tensors
+        if _few(labels, ctx.weight):
+            return (
+                gradient.new_zeros(len(labels), len(ctx.weight)).scatter_add_(1, labels, gradient)
+                @ ctx.weight,
+                None,
+                None,
+            )
+        to_queries = torch.empty_like(queries)
+        (_over_rows if _reads(queries) else _gathered)(
+            combine_given, gradient, ctx.weight, labels, to_queries
+        )
+        return to_queries, None, None
+
+
+def _few(labels: Tensor, weight: Tensor) -> bool:
+    return len(weight) <= FEW * labels.shape[1]
+
+
+def _reads(queries: Tensor) -> bool:
+    """Whether kernels read the rows where they are."""
+    return queries.device.type == "cpu"
+
+
+def _over_rows(kernel: Callable, left: Tensor, weight: Tensor, labels: Tensor, out: Tensor) -> None:
+    """kernel(left, weight, labels, out) for shares of the queries, one a thread.
+
+    Args:
+        kernel: `dot_given` or `combine_given`.
+    """
+    left, weight, labels, out = (
+        a.detach().contiguous().numpy() for a in (left, weight, labels, out)
+    )
+    over_threads(lambda i, j: kernel(left[i:j], weight, labels[i:j], out[i:j]), len(labels))
+
+
+def _gathered(kernel: Callable, left: Tensor, weight: Tensor, labels: Tensor, out: Tensor) -> None:
+    """The same by copies of the rows, some queries at a time."""
+    size = max(1, CHUNK_FLOATS // max(labels.shape[1] * weight.shape[1], 1))
+    for start in range(0, len(labels), size):
+        part = slice(start, start + size)
+        # [b, K, D]
+        rows = weight[labels[part]]
+        if kernel is dot_given:
+            torch.bmm(rows, left[part, :, None], out=out[part, :, None])
+        else:
+            torch.bmm(left[part, None], rows, out=out[part, None])
+
+
+def pool_scores(queries: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    """Inner products of queries [B, D] with rows of weight [L, D] at labels [B, K]: [B, K].
+
+    The gradient goes to the queries alone; that of the rows is `pool_gradient` of the scores'
+    gradient.
+    """
+    with torch.autocast(queries.device.type, enabled=False):
+        return _PoolScores.apply(queries.float(), weight.detach(), labels)
+
+
+def pool_gradient(
+    labels: Tensor, inside: Tensor, gradient: Tensor, vectors: Tensor
+) -> OuterGradient:
+    """The gradient of W_L's rows where that of the queries' scores is known.
+
+    Args:
+        labels: [B, K].
+        inside: which of them are labels [B, K].
+        gradient: of the scores [B, K].
+        vectors: the queries [B, D].
+    """
+    points, places = inside.nonzero(as_tuple=True)
+    return OuterGradient(labels[points, places], points, gradient[points, places], vectors.detach())
+
+
+def stored_at(matrix: sp.csr_matrix, labels: Tensor) -> Tensor:
+    """Whether a matrix [b, L] has an entry at each label of the shortlists [b, K]; not at -1."""
+    num_labels = matrix.shape[1]
+    keys = torch.from_numpy(entry_rows(matrix) * num_labels + matrix.indices).to(labels.device)
+    if len(keys) == 0:
+        return torch.zeros_like(labels, dtype=torch.bool)
+    rows = torch.arange(len(labels), device=labels.device)[:, None]
+    wanted = rows * num_labels + labels
+    place = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
+    return (keys[place] == wanted) & (labels >= 0)
