@@ -39,16 +39,7 @@ def find_run(path: str | Path, overrides: Any = ()) -> tuple[Path, Config]:
         )
     if not isinstance(overrides, Mapping):
         overrides = parse_overrides(overrides)
-    for section, values in overrides.items():
-        if fixed := [
-            key
-            for key in values
-            if section != "eval" and f"{section}.{key}" not in MAY_BE_OVERRIDDEN
-        ]:
-            raise ConfigError(
-                f"command line: {section}.{fixed[0]} is fixed by the run; what can be overridden: "
-                f"eval.*, {', '.join(MAY_BE_OVERRIDDEN)}"
-            )
+    _check_overrides(overrides)
     config = load_config(folder / "config.yaml", overrides)
     if config.encoder.trust_remote_code and "trust_remote_code" not in overrides.get("encoder", {}):
         # The folder may be a stranger's: only who opens it may allow its code to run.
@@ -65,6 +56,16 @@ def find_run(path: str | Path, overrides: Any = ()) -> tuple[Path, Config]:
             f"{folder}: the run has no model yet; train it, or go on with train.py --resume"
         )
     return folder, config
+
+
+def _check_overrides(overrides: Mapping[str, Any]) -> None:
+    for section, values in overrides.items():
+        for key in values:
+            if section != "eval" and f"{section}.{key}" not in MAY_BE_OVERRIDDEN:
+                raise ConfigError(
+                    f"command line: {section}.{key} is fixed by the run; what can be overridden: "
+                    f"eval.*, {', '.join(MAY_BE_OVERRIDDEN)}"
+                )
 
 
 def warn_unfinished(folder: Path) -> None:
