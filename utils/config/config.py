@@ -424,7 +424,7 @@ def _override_stage(
     where = f"{COMMAND_LINE}: stages.{stage['name']}"
     merge_sections({}, sections, where, {})  # checks them
     of_stage = _sections_of(stage)
-    method = of_stage.get("method", {}) | sections.get("method", {})
+    method = {**of_stage.get("method", {}), **sections.get("method", {})}
     kinds = {**SECTIONS, "method": method_options(method.get("name", config.method.name), where)}
     changed = {}
     for section, content in sections.items():
