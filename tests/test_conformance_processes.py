@@ -1,5 +1,7 @@
-"""Every method trains, evaluates and answers on two processes as on one, with fewer test points
-than two blocks of both."""
+"""Every method trains, evaluates and answers on two processes as on one.
+
+There are fewer test points than two blocks of both.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,8 +24,9 @@ from utils import distributed
 # On two processes dropout draws other numbers, and an average over the last epochs needs them.
 CHANGES = {"xc": {"dropout": 0.0}, "elias-2-swa": {"swa_start": 1, "swa_step": 1}}
 FITTED = ("fused", "fusion", "xr-linear", "overlap", "elias-ranker")  # without steps
-TRAINED = [name for name, of in SETTINGS.items() if of["method"]["name"] not in FITTED]
-FIRST_OF_EACH = {SETTINGS[name]["method"]["name"]: name for name in reversed(TRAINED)}.values()
+# of each method the first setting, and of the learners among them
+EACH = {SETTINGS[name]["method"]["name"]: name for name in reversed(SETTINGS)}
+LEARNERS = [name for method, name in EACH.items() if method not in FITTED]
 EXACT = ("xr-linear", "overlap")  # no sum of a fit depends on the processes
 
 
@@ -50,7 +53,7 @@ def few_points(tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", [*EACH.values(), "elias-2-swa"])
 def test_two_processes(name, few_points, tiny_encoder, tmp_path):
     sections = sections_of(name)
     tolerance = 0 if sections["method"]["name"] in EXACT else 1e-5
@@ -58,13 +61,13 @@ def test_two_processes(name, few_points, tiny_encoder, tmp_path):
     check_processes(case, tolerance=tolerance, start=commands.launch)
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", LEARNERS)
 def test_evaluation_changes_nothing(name, tiny_root, tiny_encoder, tmp_path):
     case = Case(sections_of(name), tiny_root, tiny_encoder, tmp_path)
     check_evaluation_changes_nothing(case)
 
 
-@pytest.mark.parametrize("name", FIRST_OF_EACH)
+@pytest.mark.parametrize("name", LEARNERS)
 def test_resuming(name, tiny_root, tiny_encoder, tmp_path):
     check_resuming(Case(sections_of(name), tiny_root, tiny_encoder, tmp_path))
 
