@@ -45,19 +45,19 @@ def begin(config: Config, data: Dataset, model: EliasModel, start: Start | None)
     Raises:
         InputError: what is wrong with either; there is no run folder yet.
     """
-    s = config.method
+    options = config.method
     made = graph_made_before(config, data, model.limits.kappa, model.limits.beam)
     given = given_graph(config, data.num_labels, made)
     if start is None:
         return Beginning(made, given)
     earlier = start()
-    if not s.fresh_encoder:
+    if not options.fresh_encoder:
         take_encoder(model.encoder, earlier)
     vectors = None
-    if s.init == "vectors":
+    if options.init == "vectors":
         vectors = checked_vectors(earlier, (data.num_labels, model.encoder.dim))
     before = take_graph(model, earlier) if isinstance(earlier, GraphRanker) else None
-    clusterer = earlier.reader if s.fresh_encoder else None
+    clusterer = earlier.reader if options.fresh_encoder else None
     return Beginning(made, given, before, vectors, clusterer)
 
 
@@ -124,4 +124,5 @@ def keep_labels(model: EliasModel, earlier: GraphRanker) -> None:
     model.labels.copy_(labels)
     model.bias.copy_(torch.from_numpy(np.array(earlier.graph.bias))[:, None])
     if model.projection is not None:
+        assert earlier.projection is not None, "of the same method.wl_dim, checked on paper"
         model.projection.load_state_dict(earlier.projection.state_dict())

@@ -34,22 +34,22 @@ def check_loss(config: Config) -> None:
 
 def check_named_start(config: Config) -> None:
     """ConfigError for options that need a run to start from, where none is named."""
-    s = config.method
+    options = config.method
     if config.run.start_from:
         return
-    if s.graph == "approx":
+    if options.graph == "approx":
         raise ConfigError(
             "method.graph is 'approx', made from the run that this one starts from, but "
             "run.start_from names none; name a finished elias run, or a graph file that "
             "`python elias_utils.py gen_approx_A` wrote, or use method.graph: cluster"
         )
-    if s.init == "vectors":
+    if options.init == "vectors":
         raise ConfigError(
             "method.init is 'vectors', the label vectors of the run that this one starts "
             "from, but run.start_from names none; name a finished run with an encoder, such "
             "as dexa or xc"
         )
-    if s.fresh_encoder:
+    if options.fresh_encoder:
         raise ConfigError(
             "method.fresh_encoder clusters the labels by the run that this one starts from, "
             "but run.start_from names none"
@@ -58,28 +58,28 @@ def check_named_start(config: Config) -> None:
 
 def check_averaging(config: Config, sizes: DataSizes) -> None:
     """ConfigError for stochastic weight averaging that would average nothing."""
-    s = config.method
+    options = config.method
     train = config.train
     last = train.stop_epoch if isinstance(train.stop_epoch, int) else train.epochs
-    epochs = min(last, train.epochs) - s.swa_start
+    epochs = min(last, train.epochs) - options.swa_start
     steps = epochs * -(-sizes.training // train.batch_size)
-    if s.swa and train.epochs and steps <= s.swa_step:
+    if options.swa and train.epochs and steps <= options.swa_step:
         raise ConfigError(
-            f"method.swa averages every {s.swa_step} steps (method.swa_step) from epoch "
-            f"{s.swa_start} on (method.swa_start), but only {max(steps, 0)} steps come after it: "
-            "nothing would be averaged"
+            f"method.swa averages every {options.swa_step} steps (method.swa_step) from epoch "
+            f"{options.swa_start} on (method.swa_start), but only {max(steps, 0)} steps come after "
+            "it: nothing would be averaged"
         )
 
 
-def check_clusters(s: EliasConfig, num_labels: int) -> None:
+def check_clusters(options: EliasConfig, num_labels: int) -> None:
     """ConfigError for more clusters than labels, or too many labels in one."""
-    clusters = clusters_of(s, num_labels)
-    limits = Limits.of(s, clusters, num_labels)
-    if s.graph != "cluster":
+    clusters = clusters_of(options, num_labels)
+    limits = Limits.of(options, clusters, num_labels)
+    if options.graph != "cluster":
         return
     if clusters > num_labels:
         raise ConfigError(
-            f"method.max_leaf is {s.max_leaf}, which makes {clusters} clusters (a power of "
+            f"method.max_leaf is {options.max_leaf}, which makes {clusters} clusters (a power of "
             f"two) of {num_labels} labels; it needs to be larger"
         )
     largest = -(-num_labels // clusters)
@@ -95,10 +95,10 @@ def check_clusters(s: EliasConfig, num_labels: int) -> None:
 
 def check_same_clusters(config: Config, before: Config, num_labels: int) -> None:
     """ConfigError where clusters are kept from an ELIAS run that has another number of them."""
-    s = config.method
-    if not isinstance(before.method, EliasConfig) or s.graph == "cluster":
+    options = config.method
+    if not isinstance(before.method, EliasConfig) or options.graph == "cluster":
         return
-    clusters = clusters_of(s, num_labels)
+    clusters = clusters_of(options, num_labels)
     there = clusters_of(before.method, num_labels)
     if there != clusters:
         raise ConfigError(
@@ -109,24 +109,25 @@ def check_same_clusters(config: Config, before: Config, num_labels: int) -> None
 
 def check_what_is_taken(config: Config, before: Config) -> None:
     """ConfigError where the run that this one starts from lacks what the options take from it."""
-    s = config.method
+    options = config.method
     check_encoders(config, before)
-    if s.fresh_encoder and (s.graph != "cluster" or s.init not in ("random", "labels")):
+    takes_more = options.graph != "cluster" or options.init not in ("random", "labels")
+    if options.fresh_encoder and takes_more:
         raise ConfigError(
             "method.fresh_encoder takes nothing but clusters from the run that this one "
             "starts from: expected method.graph cluster and method.init random or labels, "
-            f"got {s.graph} and {s.init}"
+            f"got {options.graph} and {options.init}"
         )
-    if s.init == "vectors":
+    if options.init == "vectors":
         check_label_vectors(config, before)
     if not isinstance(before.method, EliasConfig):
-        if s.graph == "approx" or s.init == "keep":
+        if options.graph == "approx" or options.init == "keep":
             raise ConfigError(
                 "method.graph 'approx' and method.init 'keep' need an elias run to start from, "
                 f"got a {before.method.name} run"
             )
-    elif s.init == "keep" and before.method.wl_dim != s.wl_dim:
+    elif options.init == "keep" and before.method.wl_dim != options.wl_dim:
         raise ConfigError(
             "method.init is 'keep', but the run started from has method.wl_dim "
-            f"{before.method.wl_dim}, this one {s.wl_dim}"
+            f"{before.method.wl_dim}, this one {options.wl_dim}"
         )

@@ -37,49 +37,53 @@ def make_graph(
     Raises:
         InputError: it does not fit the options.
     """
-    s = config.method
+    options = config.method
     made = beginning.made
-    where = f"method.graph '{s.graph}'"
+    where = f"method.graph '{options.graph}'"
     if made and made.difference:
         log.warning("graph: %s was made %s, so the run makes its own", made.path, made.difference)
+    graph = beginning.given
     if made and not made.difference:
         log.info("graph: %s, %s", made.path, told(made.path))
         where = str(made.path)
-        graph = beginning.given
-    elif s.graph == "approx":
+    elif options.graph == "approx":
         log.info("graph: the labels that each cluster attracts")
+        assert beginning.before is not None, "an ELIAS run whose clusters stay, checked on paper"
         scores_of = model.log_cluster_scores
         split = data.splits["trn"]
         graph = approximate(reader, scores_of, split, beginning.before, model.limits)
-    elif s.graph == "cluster":
-        dense = config.run.start_from is not None
-        kinds = "dense and sparse" if dense else "sparse"
-        points = point_embeddings(beginning.clusterer or reader, data) if dense else None
+    elif options.graph == "cluster":
+        points = None
+        kinds = "sparse"
+        if config.run.start_from is not None:
+            points = point_embeddings(beginning.clusterer or reader, data)
+            kinds = "dense and sparse"
         log.info("graph: balanced clusters of %s features", kinds)
-        graph = cluster(data, s, points)
-    else:
-        if Graph.origin(s.graph).get(POINTS_LABELS, data.hash) != data.hash:
-            log.warning("method.graph: %s was made of the labels of other points", s.graph)
-        graph = beginning.given
+        graph = cluster(data, options, points)
+    elif Graph.origin(options.graph).get(POINTS_LABELS, data.hash) != data.hash:
+        log.warning("method.graph: %s was made of the labels of other points", options.graph)
+    assert graph is not None, "one that is not made here is given"
     return check_graph(graph, len(model.clusters), model.limits.kappa, where)
 
 
-def cluster(data: Dataset, settings: EliasConfig, points: np.ndarray | None = None) -> Graph:
+def cluster(data: Dataset, options: EliasConfig, points: np.ndarray | None = None) -> Graph:
     """Balanced clusters of the labels' centroids, made by the main process, on every process.
 
     Args:
         points: [n, D] embeddings of the training points, beside their TF-IDF features.
     """
-    graph = None
+    graph: Graph | None = None
     if distributed.is_main():
         features = Features.build(point_features(data), points)
         graph = cluster_graph(
             pifa(data.splits["trn"].relevance, features),
-            settings.max_leaf,
-            settings.cluster_seed,
+            options.max_leaf,
+            options.cluster_seed,
             torch.get_num_threads(),
         )
-    return distributed.broadcast(graph)
+    graph = distributed.broadcast(graph)
+    assert graph is not None, "the main process has made it"
+    return graph
 
 
 def point_embeddings(reader: Reader, data: Dataset) -> np.ndarray:
@@ -114,18 +118,20 @@ def approximate(
     for positions, block in reader.batches(tokens, places, "match"):
         log_scores = scores_of(block)
         forced = positive_parents(split.relevance[rows[positions]], parents)
-        found = top_and_forced(log_scores, limits.beam, forced, size)
-        clusters[positions] = found.cpu().numpy()
-        scores[positions] = log_scores.gather(1, found.clamp(min=0)).exp().cpu().numpy()
-    clusters = distributed.gather_arrays(clusters, len(split))
-    scores = distributed.gather_arrays(scores, len(split))
-    graph = None
-    if distributed.is_main():
-        points, slots = np.nonzero((clusters >= 0) & (scores > 0))
-        entries = scores[points, slots], (points, clusters[points, slots])
+        visited = top_and_forced(log_scores, limits.beam, forced, size)  # [b, size]
+        clusters[positions] = visited.cpu().numpy()
+        scores[positions] = log_scores.gather(1, visited.clamp(min=0)).exp().cpu().numpy()
+    all_clusters = distributed.gather_arrays(clusters, len(split))
+    all_scores = distributed.gather_arrays(scores, len(split))
+    graph: Graph | None = None
+    if all_clusters is not None and all_scores is not None:
+        points, slots = np.nonzero((all_clusters >= 0) & (all_scores > 0))
+        entries = (all_scores[points, slots], (points, all_clusters[points, slots]))
         matching = sp.csr_matrix(entries, (len(split), before.num_clusters))  # M [N, C]
         graph = approximate_graph(split.relevance, matching, before, limits.kappa)
-    return distributed.broadcast(graph)
+    graph = distributed.broadcast(graph)
+    assert graph is not None, "the main process has made it"
+    return graph
 
 
 def positive_parents(relevance: sp.csr_matrix, parents: np.ndarray) -> np.ndarray:
@@ -134,10 +140,10 @@ def positive_parents(relevance: sp.csr_matrix, parents: np.ndarray) -> np.ndarra
     -1 behind the last, and for labels without one.
     """
     counts = np.diff(relevance.indptr)
-    found = np.full((relevance.shape[0], counts.max(initial=0)), -1, np.int64)
+    clusters = np.full((relevance.shape[0], counts.max(initial=0)), -1, np.int64)
     places = np.arange(relevance.nnz) - np.repeat(relevance.indptr[:-1], counts)
-    found[entry_rows(relevance), places] = parents[relevance.indices]
-    return found
+    clusters[entry_rows(relevance), places] = parents[relevance.indices]
+    return clusters
 
 
 def top_and_forced(log_scores: Tensor, beam: int, parents: np.ndarray, size: int) -> Tensor:

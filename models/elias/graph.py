@@ -62,11 +62,9 @@ class Graph:
             matrix.eliminate_zeros()
         counts = np.diff(matrix.indptr)
         if len(counts) == 0 or (counts == 0).any():
-            number = (
-                f"cluster {np.argmin(counts)} ({(counts == 0).sum():,} in all)"
-                if len(counts)
-                else "all of none"
-            )
+            number = "all of none"
+            if len(counts):
+                number = f"cluster {np.argmin(counts)} ({(counts == 0).sum():,} in all)"
             raise InputError(
                 f"{where}: expected at least one label in each of {len(counts):,} clusters; "
                 f"{number} has none"
@@ -79,15 +77,15 @@ class Graph:
         labels = np.full((len(counts), counts.max()), -1, np.int32)
         values = np.zeros(labels.shape, np.float32)
         inside = np.arange(labels.shape[1]) < counts[:, None]
-        labels[inside], values[inside] = matrix.indices, matrix.data
+        labels[inside] = matrix.indices
+        values[inside] = matrix.data
         return cls(labels, values, matrix.shape[1])
 
     def to_csr(self) -> sp.csr_matrix:
         inside = self.labels >= 0
         indptr = np.concatenate([[0], np.cumsum(inside.sum(1))])
-        return sp.csr_matrix(
-            (self.values[inside], self.labels[inside], indptr), (len(self.labels), self.num_labels)
-        )
+        entries = (self.values[inside], self.labels[inside], indptr)
+        return sp.csr_matrix(entries, (len(self.labels), self.num_labels))
 
     @property
     def num_clusters(self) -> int:
@@ -107,12 +105,13 @@ class Graph:
             values: of the edges, instead of A's own [C, W].
         """
         inside = self.labels >= 0
-        clusters, labels = np.nonzero(inside)[0], self.labels[inside]
+        clusters = np.nonzero(inside)[0]
+        labels = self.labels[inside]
         values = (self.values if values is None else values)[inside]
         order = np.lexsort((-clusters, values))  # the last one to write wins
-        found = np.full(self.num_labels, -1, np.int64)
-        found[labels[order]] = clusters[order]
-        return found
+        parents = np.full(self.num_labels, -1, np.int64)
+        parents[labels[order]] = clusters[order]
+        return parents
 
     def unreachable(self) -> int:
         """Labels that no cluster has: no search ever finds them."""
@@ -206,10 +205,9 @@ def cluster_graph(
 
 def graph_of_clusters(clusters: np.ndarray, number: int) -> Graph:
     """The graph in which each label [L] hangs on one cluster, with value 1."""
-    size = len(clusters)
-    return Graph.from_csr(
-        sp.csr_matrix((np.ones(size, np.float32), (clusters, np.arange(size))), (number, size))
-    )
+    labels = np.arange(len(clusters))
+    ones = np.ones(len(clusters), np.float32)
+    return Graph.from_csr(sp.csr_matrix((ones, (clusters, labels)), (number, len(labels))))
 
 
 def approximate_graph(
@@ -226,25 +224,25 @@ def approximate_graph(
         relevance: Y [N, L].
         matching: M [N, C], the scores of each training point's top clusters.
     """
-    counts = count_matrix(relevance, matching)
-    parents = before.parents()  # [L, C]
+    counts = count_matrix(relevance, matching)  # Y^T M [L, C]
+    parents = before.parents()  # [L]
     lost = np.flatnonzero((np.diff(counts.indptr) == 0) & (parents >= 0))
     tiny = 1e-6 * (counts.data.min() if counts.nnz else 1)
-    counts = canonical(
-        counts
-        + sp.csr_matrix((np.full(len(lost), tiny, np.float32), (lost, parents[lost])), counts.shape)
-    )
+    traces = np.full(len(lost), tiny, np.float32)  # so that they stay where they are
+    counts = canonical(counts + sp.csr_matrix((traces, (lost, parents[lost])), counts.shape))
     anchors = top_assignment(counts, 1, axis="label", binary=True)
     claims = counts + anchors * np.float32(2 * counts.data.max(initial=0))
     ids, _ = topk_rows(claims.T.tocsr(), kappa)  # [C, kappa]
-    kept = topk_csr(lookup(counts.T, np.arange(len(ids))[:, None], ids), ids, counts.shape[0])
+    values = lookup(counts.T, np.arange(len(ids))[:, None], ids)
+    kept = topk_csr(values, ids, counts.shape[0])  # [C, L]
     empty = np.diff(kept.indptr) == 0
     if empty.any():
         log.info("%d clusters are never visited; they keep their labels", empty.sum())
         ids, values = topk_rows(before.to_csr(), kappa)
         ids[~empty] = -1
         kept = canonical(kept + topk_csr(values, ids, counts.shape[0]))
-    kept.data /= np.maximum.reduceat(kept.data, kept.indptr[:-1])[entry_rows(kept)]
+    largest = np.maximum.reduceat(kept.data, kept.indptr[:-1])  # [C]
+    kept.data /= largest[entry_rows(kept)]
     return Graph.from_csr(kept, "A'")
 
 

@@ -33,14 +33,21 @@ from utils.row_store import RowStore
 from utils.threads import over_threads
 
 SCORES_AT_ONCE = 1 << 23  # cluster scores held at a time
-# fewer queries are one thread's: threads that wait for each other cost milliseconds
-FEW = 8
+FEW = 8  # queries: fewer are one thread's, as threads that wait for each other cost milliseconds
 CHECKED_ROWS = 8192  # clusters whose edges are checked at once on load
 
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """alpha, temperatures of the cluster and label scores, clusters searched, labels scored."""
+    """How a run searches.
+
+    Attributes:
+        alpha: of the cluster scores.
+        cluster_tau: temperature of the cluster scores.
+        tau: temperature of the label scores.
+        beam: clusters searched.
+        size: labels scored, K.
+    """
 
     alpha: float
     cluster_tau: float
@@ -49,9 +56,10 @@ class SearchSettings:
     size: int
 
     @classmethod
-    def of(cls, s: EliasConfig, limits: Limits) -> SearchSettings:
+    def of(cls, options: EliasConfig, limits: Limits) -> SearchSettings:
         """As a run's options say."""
-        return cls(s.alpha, s.cluster_tau or s.tau, s.tau, limits.beam, s.K)
+        cluster_tau = options.cluster_tau or options.tau
+        return cls(options.alpha, cluster_tau, options.tau, limits.beam, options.K)
 
 
 @dataclass
@@ -105,11 +113,11 @@ class GraphIndex:
         log_scores = []
         for start in range(0, max(len(queries), 1), step):
             part = slice(start, start + step)
-            found = self._few(
+            part_labels, part_scores = self._few(
                 queries[part].float().contiguous(), projected[part].float().contiguous()
             )
-            labels.append(found[0])
-            log_scores.append(found[1])
+            labels.append(part_labels)
+            log_scores.append(part_scores)
         return torch.cat(labels), torch.cat(log_scores)
 
     def _few(self, queries: Tensor, projected: Tensor) -> tuple[Tensor, Tensor]:
@@ -117,16 +125,25 @@ class GraphIndex:
             return self._search(queries, projected)
 
     def _search(self, queries: Tensor, projected: Tensor) -> tuple[Tensor, Tensor]:
-        s = self.settings
-        scores = torch.from_numpy(self.clusters.products(queries.numpy())).div_(s.cluster_tau)
-        clusters, log_scores = top_clusters(scores, s.alpha, s.beam)
+        settings = self.settings
+        products = torch.from_numpy(self.clusters.products(queries.numpy()))  # [B, C]
+        clusters, log_scores = top_clusters(
+            products.div_(settings.cluster_tau), settings.alpha, settings.beam
+        )  # [B, S]
         check_answers(log_scores, "scores of clusters")
-        edges, log_edges = (torch.from_numpy(a) for a in (self.edges, self.log_edges))
-        found = select_labels(clusters, log_scores, edges, log_edges, clusters, s.size)
-        ids = found.labels.numpy()
-        logits = self.labels.dots(projected.numpy(), ids, over_threads) / s.tau + self.bias[ids]
+        shortlist = select_labels(
+            clusters,
+            log_scores,
+            torch.from_numpy(self.edges),
+            torch.from_numpy(self.log_edges),
+            clusters,
+            settings.size,
+        )
+        ids = shortlist.labels.numpy()  # [B, K]
+        dots = self.labels.dots(projected.numpy(), ids, over_threads)
+        logits = dots / settings.tau + self.bias[ids]
         check_answers(logits, "scores of labels")
-        return found.labels, F.logsigmoid(torch.from_numpy(logits)) + found.log_paths
+        return shortlist.labels, F.logsigmoid(torch.from_numpy(logits)) + shortlist.log_paths
 
     def score_labels(
         self, queries: Tensor, ids: np.ndarray, projected: Tensor | None = None
@@ -173,52 +190,51 @@ class GraphIndex:
 
     def log_cluster_scores(self, queries: Tensor) -> Tensor:
         """log s_c of all clusters [B, C]."""
-        s = self.settings
-        products = (
-            queries.float() @ self._on_device(queries)[0].T
-            if queries.is_cuda
-            else torch.from_numpy(self.clusters.products(queries.float().contiguous().numpy()))
-        )
-        return raised_shares(products / s.cluster_tau, s.alpha).clamp_(max=0)
+        settings = self.settings
+        queries = queries.float()
+        if queries.is_cuda:
+            products = queries @ self._on_device(queries)[0].T
+        else:
+            products = torch.from_numpy(self.clusters.products(queries.contiguous().numpy()))
+        return raised_shares(products / settings.cluster_tau, settings.alpha).clamp_(max=0)
 
     def _on_device(self, queries: Tensor) -> list[Tensor]:
         """clusters, labels, bias, edges and log_edges on a GPU; they move at the first search."""
         if self._moved is None:
+            arrays = [
+                self.clusters.floats(slice(None)),
+                self.labels.floats(slice(None)),
+                self.bias,
+                self.edges,
+                self.log_edges,
+            ]
             self._moved = [
-                torch.as_tensor(np.ascontiguousarray(a)).to(queries.device)
-                for a in (
-                    self.clusters.floats(slice(None)),
-                    self.labels.floats(slice(None)),
-                    self.bias,
-                    self.edges,
-                    self.log_edges,
-                )
+                torch.as_tensor(np.ascontiguousarray(array)).to(queries.device) for array in arrays
             ]
         return self._moved
 
     def _on_gpu(self, queries: Tensor, projected: Tensor) -> tuple[Tensor, Tensor]:
-        s = self.settings
+        settings = self.settings
         weights, labels, bias, edges, log_edges = self._on_device(queries)
         clusters, log_scores = top_clusters(
-            queries.float() @ weights.T / s.cluster_tau, s.alpha, s.beam
-        )
+            queries.float() @ weights.T / settings.cluster_tau, settings.alpha, settings.beam
+        )  # [B, S]
         check_answers(log_scores, "scores of clusters")
-        found = select_labels(clusters, log_scores, edges, log_edges, clusters, s.size)
-        ids = found.labels.clamp(min=0)
-        logits = pool_scores(projected, labels, ids) / s.tau + bias[ids]
+        shortlist = select_labels(clusters, log_scores, edges, log_edges, clusters, settings.size)
+        ids = shortlist.labels.clamp(min=0)  # [B, K]
+        logits = pool_scores(projected, labels, ids) / settings.tau + bias[ids]
         check_answers(logits, "scores of labels")
-        return found.labels, F.logsigmoid(logits) + found.log_paths
+        return shortlist.labels, F.logsigmoid(logits) + shortlist.log_paths
 
     def save(self, folder: Path) -> None:
         """Write the rows of both classifiers, the biases and the edges."""
         self.clusters.save(folder, "clusters")
         self.labels.save(folder, "labels")
-        for name in ("bias", "edges", "log_edges"):
-            with (
-                written_whole(Path(folder) / f"{name}.npy") as partial,
-                open(partial, "wb") as file,
-            ):
-                np.save(file, getattr(self, name))
+        arrays = {"bias": self.bias, "edges": self.edges, "log_edges": self.log_edges}
+        for name, array in arrays.items():
+            path = folder / f"{name}.npy"
+            with written_whole(path) as partial, open(partial, "wb") as file:
+                np.save(file, array)
 
     @classmethod
     def load(
@@ -240,20 +256,23 @@ class GraphIndex:
         bias = map_rows(folder / "bias.npy", (len(labels),))
         edges = map_rows(folder / "edges.npy", (len(clusters), None), np.int32)
         log_edges = map_rows(folder / "log_edges.npy", edges.shape, low=-np.inf)
-        # the kernels do not look where an edge leads
-        for start in range(0, len(edges), CHECKED_ROWS):
-            block = edges[start : start + CHECKED_ROWS]
-            if block.size and not -1 <= block.min() <= block.max() < len(labels):
-                raise InputError(
-                    f"{folder / 'edges.npy'}: an edge leads to label {block.max()} or "
-                    f"{block.min()}, there are {len(labels)} labels"
-                )
-            if block.size and not log_edges[start : start + CHECKED_ROWS].max() < np.inf:
-                raise InputError(
-                    f"{folder / 'log_edges.npy'}: expected logarithms of weights, got NaN or "
-                    "infinity"
-                )
+        check_edges(folder, edges, log_edges, len(labels))
         return cls(clusters, labels, bias, edges, log_edges, settings)
+
+
+def check_edges(folder: Path, edges: np.ndarray, log_edges: np.ndarray, num_labels: int) -> None:
+    """InputError for edges [C, W] to labels that there are not: kernels do not look."""
+    for start in range(0, len(edges), CHECKED_ROWS):
+        block = edges[start : start + CHECKED_ROWS]
+        if block.size and not -1 <= block.min() <= block.max() < num_labels:
+            raise InputError(
+                f"{folder / 'edges.npy'}: an edge leads to label {block.max()} or {block.min()}, "
+                f"there are {num_labels} labels"
+            )
+        if block.size and not log_edges[start : start + CHECKED_ROWS].max() < np.inf:
+            raise InputError(
+                f"{folder / 'log_edges.npy'}: expected logarithms of weights, got NaN or infinity"
+            )
 
 
 @contextlib.contextmanager
@@ -296,6 +315,5 @@ def best_labels(labels: Tensor, log_scores: Tensor, k: int) -> tuple[Tensor, Ten
     scores = scores[:, :k].exp()
     ids = labels.gather(1, places[:, :k])
     scores = scores.masked_fill(ids < 0, -torch.inf)
-    return F.pad(scores, (0, k - scores.shape[1]), value=-torch.inf), F.pad(
-        ids, (0, k - ids.shape[1]), value=-1
-    )
+    fewer = (0, k - ids.shape[1])  # places to add
+    return F.pad(scores, fewer, value=-torch.inf), F.pad(ids, fewer, value=-1)

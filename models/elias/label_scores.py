@@ -9,6 +9,7 @@ Nothing of the size B x K x D is ever held.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import scipy.sparse as sp
 import torch
@@ -20,8 +21,7 @@ from utils.sparse import entry_rows
 from utils.threads import over_threads
 
 CHUNK_FLOATS = 1 << 26  # of label classifiers gathered at once on a GPU
-# up to so many times K labels, a product with all of them takes less time than gathering K rows
-FEW = 16
+FEW = 16  # times K labels at most: a product with all takes less time than gathering K rows
 
 
 class _PoolScores(torch.autograd.Function):
@@ -32,29 +32,23 @@ class _PoolScores(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, queries: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    def forward(ctx: Any, queries: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
         ctx.save_for_backward(queries, labels)
         ctx.weight = weight
         if _few(labels, weight):
             return (queries @ weight.T).gather(1, labels)
         scores = queries.new_empty(labels.shape)
-        (_over_rows if _reads(queries) else _gathered)(dot_given, queries, weight, labels, scores)
+        _run(dot_given, queries, weight, labels, scores)
         return scores
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         queries, labels = ctx.saved_tensors
         if _few(labels, ctx.weight):
-            return (
-                gradient.new_zeros(len(labels), len(ctx.weight)).scatter_add_(1, labels, gradient)
-                @ ctx.weight,
-                None,
-                None,
-            )
-        to_queries = torch.empty_like(queries)
-        (_over_rows if _reads(queries) else _gathered)(
-            combine_given, gradient, ctx.weight, labels, to_queries
-        )
+            to_scores = gradient.new_zeros(len(labels), len(ctx.weight))  # of all labels [B, L]
+            return to_scores.scatter_add_(1, labels, gradient) @ ctx.weight, None, None
+        to_queries = torch.empty_like(queries)  # [B, D]
+        _run(combine_given, gradient, ctx.weight, labels, to_queries)
         return to_queries, None, None
 
 
@@ -67,16 +61,29 @@ def _reads(queries: Tensor) -> bool:
     return queries.device.type == "cpu"
 
 
+def _run(kernel: Callable, left: Tensor, weight: Tensor, labels: Tensor, out: Tensor) -> None:
+    """Run kernel(left, weight, labels, out) where the tensors are."""
+    if _reads(left):
+        _over_rows(kernel, left, weight, labels, out)
+    else:
+        _gathered(kernel, left, weight, labels, out)
+
+
 def _over_rows(kernel: Callable, left: Tensor, weight: Tensor, labels: Tensor, out: Tensor) -> None:
     """kernel(left, weight, labels, out) for shares of the queries, one a thread.
 
     Args:
         kernel: `dot_given` or `combine_given`.
     """
-    left, weight, labels, out = (
-        a.detach().contiguous().numpy() for a in (left, weight, labels, out)
-    )
-    over_threads(lambda i, j: kernel(left[i:j], weight, labels[i:j], out[i:j]), len(labels))
+    rows = weight.detach().contiguous().numpy()
+    ins = left.detach().contiguous().numpy()
+    ids = labels.contiguous().numpy()
+    outs = out.detach().numpy()  # written in place
+
+    def work(first: int, last: int) -> None:
+        kernel(ins[first:last], rows, ids[first:last], outs[first:last])
+
+    over_threads(work, len(labels))
 
 
 def _gathered(kernel: Callable, left: Tensor, weight: Tensor, labels: Tensor, out: Tensor) -> None:
@@ -84,8 +91,7 @@ def _gathered(kernel: Callable, left: Tensor, weight: Tensor, labels: Tensor, ou
     size = max(1, CHUNK_FLOATS // max(labels.shape[1] * weight.shape[1], 1))
     for start in range(0, len(labels), size):
         part = slice(start, start + size)
-        # [b, K, D]
-        rows = weight[labels[part]]
+        rows = weight[labels[part]]  # [b, K, D]
         if kernel is dot_given:
             torch.bmm(rows, left[part, :, None], out=out[part, :, None])
         else:

@@ -62,7 +62,6 @@ class Elias(Learner):
         model: what is trained.
         average: of its weights along the way, which answers; None without `method.swa`.
         averaged: weights that it is the mean of.
-        graph: A; None before `prepare`.
     """
 
     Options = EliasConfig
@@ -77,26 +76,26 @@ class Elias(Learner):
         here, before there is a run folder.
         """
         super().__init__(config, data, start, runtime)
-        s = config.method
-        if s.init == "labels":
+        options = config.method
+        if options.init == "labels":
             data.check_label_texts(STARTS_FROM_TEXTS)
-        clusters = clusters_of(s, data.num_labels)
-        limits = Limits.of(s, clusters, data.num_labels)
+        clusters = clusters_of(options, data.num_labels)
+        limits = Limits.of(options, clusters, data.num_labels)
         encoder = build_encoder(config.encoder, data)
-        self.model = EliasModel(encoder, s, limits, (clusters, data.num_labels))
+        self.model = EliasModel(encoder, options, limits, (clusters, data.num_labels))
         self.model.to(runtime.device)
         self.average: EliasModel | None = None
-        if s.swa:
+        if options.swa:
             self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.averaged = 0
         self.module = _together(self.model, self.average)
         self.loss = LOSSES[config.loss.name]
-        self.graph: Graph | None = None
+        self._graph: Graph | None = None
         self._edges: Edges | None = None
         self._parents = np.empty(0, np.int64)  # [L], once there is a graph
         self._beginning: Beginning | None = begin(config, data, self.model, start)
         self._reader = Reader.of(self.model.encoder, config, runtime)
-        self._average_reader: Reader | None = None
+        self._average_reader = self._reader
         if self.average is not None:
             self._average_reader = Reader.of(self.average.encoder, config, runtime)
 
@@ -161,14 +160,22 @@ class Elias(Learner):
         None where they start random or keep what they have.
         """
         if self.config.method.init == "labels":
+            tokens = self.data.label_tokens
+            assert tokens is not None, "labels whose texts were checked have tokens"
             every = np.arange(self.data.num_labels)
-            return embed_together(self._reader, self.data.label_tokens, every, "embed labels")
+            return embed_together(self._reader, tokens, every, "embed labels")
         return beginning.vectors
 
     def _set_graph(self, graph: Graph) -> None:
-        self.graph = graph
+        self._graph = graph
         self._parents = graph.parents()
         self._edges = Edges.of(graph, self.model.limits, self.runtime.device)
+
+    @property
+    def graph(self) -> Graph:
+        """A."""
+        assert self._graph is not None, "there is a graph from `prepare` on"
+        return self._graph
 
     @property
     def edges(self) -> Edges:
@@ -188,36 +195,39 @@ class Elias(Learner):
         S of them searched for a query.
         """
         self._join_average(batch)
-        s = self.config.method
+        options = self.config.method
         model = self.model
         own = distributed.share(len(batch.points))
         with self.runtime.autocast():
             queries = model.encoder(batch.queries).float()  # [b, D]
-            queries = F.dropout(queries, s.dropout, self.module.training)
+            queries = F.dropout(queries, options.dropout, self.module.training)
             projected = model.project(queries).float()  # [b, D']
         raised = model.raised_shares(queries)  # [b, C] log(alpha softmax(W_C x))
         clusters = self._searched(raised, batch)  # [b, S]
         shortlist, log_paths = model.shortlist(self.edges, queries, raised, clusters)  # [b, K]
-        inside = shortlist.labels >= 0
-        labels = shortlist.labels.clamp(min=0)
+        inside = shortlist.labels >= 0  # [b, K] whether a place holds a label
+        labels = shortlist.labels.clamp(min=0)  # [b, K]
         scores = pool_scores(projected, model.labels, labels)  # [b, K] w_l . x
         scores.retain_grad()
-        logits = scores / s.tau + model.bias.detach()[labels, 0]
+        logits = scores / options.tau + model.bias.detach()[labels, 0]  # [b, K]
         positive = stored_at(batch.relevance[own.start : own.stop], shortlist.labels)
         absent = stored_at(batch.filters[own.start : own.stop], shortlist.labels)
         counted = inside & (positive | ~absent)
         loss = self.loss(logits=logits, log_paths=log_paths, positive=positive, counted=counted)
-        if s.loss_lambda:
+        if options.loss_lambda:
             paths = path_loss(log_paths=log_paths, positive=positive, counted=counted)
-            loss = loss + s.loss_lambda * paths
+            loss = loss + options.loss_lambda * paths
         loss = loss / len(batch.points)
         self.runtime.backward(loss)
         # those of W_L and of the bias are kept as factors, which the loss's scale must not reach
+        assert scores.grad is not None, "it was retained"
         gradient = scores.grad / self.runtime.loss_scale()  # [b, K]
         rows = pool_gradient(labels, inside, gradient, projected)
         ones = projected.new_ones(len(projected), 1)
         model.labels.factors = rows
-        model.bias.factors = replace(rows.scaled(s.tau), vectors=ones)  # z = w . x / tau + bias
+        model.bias.factors = replace(
+            rows.scaled(options.tau), vectors=ones
+        )  # z = w . x / tau + bias
         return distributed.loss_exchange().sum(loss.detach())
 
     def _searched(self, raised: Tensor, batch: Batch) -> Tensor:
@@ -228,12 +238,13 @@ class Elias(Learner):
         """
         own = distributed.share(len(batch.points))
         rng = batch.rng()
-        total = self.graph.num_clusters
+        num_clusters = self.graph.num_clusters
         beam = self.model.limits.beam
         parents = positive_parents(batch.relevance, self._parents)  # [B, P]
-        size = min(beam + EXTRA, total)
-        fill = rng.integers(total, size=(len(parents), size))
-        noise = rng.gumbel(size=(len(parents), beam + parents.shape[1] + size)).astype(np.float32)
+        size = min(beam + EXTRA, num_clusters)
+        fill = rng.integers(num_clusters, size=(len(parents), size))
+        choices = beam + parents.shape[1] + size
+        noise = rng.gumbel(size=(len(parents), choices)).astype(np.float32)
 
         def here(drawn: np.ndarray) -> Tensor:
             rows = torch.from_numpy(drawn[own.start : own.stop])
@@ -245,11 +256,11 @@ class Elias(Learner):
         """Every `swa_step` steps from `swa_start` on, the present weights join the average."""
         if self.average is None:
             return
-        s = self.config.method
+        options = self.config.method
         _, epoch, step = batch.key
         steps = steps_per_epoch(self.data.splits["trn"], self.config.train.batch_size)
-        done = (epoch - s.swa_start) * steps + step
-        if done <= 0 or done % s.swa_step:
+        done = (epoch - options.swa_start) * steps + step
+        if done <= 0 or done % options.swa_step:
             return
         self.averaged += 1
         with torch.no_grad():

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -56,14 +57,16 @@ def cluster_origin(config: Config, data: Dataset, model: Path | None = None) -> 
     Args:
         model: folder of the run whose embeddings stand beside the TF-IDF features.
     """
-    origin = {
+    origin: Origin = {
         POINTS_LABELS: data.hash,
         "training points": _digest([data.splits["trn"].rows]),
         "TF-IDF features": _features_digest(data),
         "method.max_leaf": config.method.max_leaf,
         "method.cluster_seed": config.method.cluster_seed,
     }
-    return origin | ({EMBEDDINGS_OF: str(model), WEIGHTS: model_digest(model)} if model else {})
+    if model is not None:
+        origin |= {EMBEDDINGS_OF: str(model), WEIGHTS: model_digest(model)}
+    return origin
 
 
 def approx_origin(data: Dataset, model: Path, kappa: int, beam: int) -> Origin:
@@ -83,7 +86,7 @@ def _digest(arrays: Iterable[np.ndarray]) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for array in arrays:
         digest.update(f"{array.dtype}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array))
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 
@@ -94,12 +97,11 @@ def _features_digest(data: Dataset) -> str:
 
 def _tokens_digest(split: Split) -> str:
     """Of the token ids of a split's texts, block by block: they are mapped from disk."""
-    blocks = range(0, len(split.rows), TOKENS_AT_ONCE)
-    return _digest(
-        array
-        for start in blocks
-        for array in split.tokens.take(split.rows[start : start + TOKENS_AT_ONCE])
-    )
+    tokens = split.tokens
+    assert tokens is not None, "a method with an encoder reads tokens"
+    starts = range(0, len(split.rows), TOKENS_AT_ONCE)
+    blocks = (tokens.take(split.rows[start : start + TOKENS_AT_ONCE]) for start in starts)
+    return _digest(chain.from_iterable(blocks))
 
 
 def model_digest(run_folder: Path) -> str:
@@ -148,11 +150,7 @@ def graph_made_before(config: Config, data: Dataset, kappa: int, beam: int) -> M
         return None
     difference = None
     if distributed.is_main():
-        start = folder_of(config.run.start_from) if config.run.start_from else None
-        if step == "gen_cluster_A":
-            expected = cluster_origin(config, data, start)
-        else:
-            expected = approx_origin(data, start, kappa, beam)
+        expected = _expected_origin(config, data, kappa, beam)
         difference = _difference(Graph.origin(path), expected)
     difference = distributed.broadcast(difference)
     if difference and step == "gen_cluster_A":
@@ -169,8 +167,22 @@ def _place(config: Config) -> tuple[Path | None, str]:
     if name == "cluster":
         return cluster_file(config.run_folder), "gen_cluster_A"
     if name == "approx":
-        return approx_file(folder_of(config.run.start_from)), "gen_approx_A"
+        return approx_file(_start_folder(config)), "gen_approx_A"
     return None, ""
+
+
+def _start_folder(config: Config) -> Path:
+    """The folder of the run that this one starts from."""
+    assert config.run.start_from is not None, "checked on paper"
+    return folder_of(config.run.start_from)
+
+
+def _expected_origin(config: Config, data: Dataset, kappa: int, beam: int) -> Origin:
+    """What the graph of a run is made of, where the run makes it itself."""
+    if config.method.graph == "approx":
+        return approx_origin(data, _start_folder(config), kappa, beam)
+    model = _start_folder(config) if config.run.start_from else None
+    return cluster_origin(config, data, model)
 
 
 def _difference(made: Origin, expected: Origin) -> str | None:
@@ -195,8 +207,6 @@ def told(path: Path) -> str:
         return "which says nothing of what it was made of"
     if EMBEDDINGS_OF in made:
         return f"made of TF-IDF features and the embeddings of {made[EMBEDDINGS_OF]}"
-    return (
-        "made of TF-IDF features"
-        if "TF-IDF features" in made
-        else "made of what the clusters of the run attract"
-    )
+    if "TF-IDF features" in made:
+        return "made of TF-IDF features"
+    return "made of what the clusters of the run attract"

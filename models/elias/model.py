@@ -113,6 +113,7 @@ class EliasModel(nn.Module):
 
         Not differentiable.
         """
+        assert self.edges is not None, "edges that are not learned have A's own values"
         logits = self.edges.detach()[:, : graph.labels.shape[1]].index_select(0, clusters)
         outside = graph.outside.index_select(0, clusters)
         return F.log_softmax(logits.masked_fill_(outside, -torch.inf), dim=1)
@@ -150,21 +151,21 @@ class EliasModel(nn.Module):
         if self.edges is None:
             log_edges = graph.log_values.index_select(0, rows)  # [R, W]
         else:
-            log_shares = self._log_shares(graph, rows)
-            log_beta = graph.log_beta[rows]
+            log_shares = self._log_shares(graph, rows)  # [R, W]
+            log_beta = graph.log_beta[rows]  # [R]
             log_edges = (log_shares + log_beta[:, None]).clamp_(max=0)
-        found = select_labels(
+        shortlist = select_labels(
             clusters, log_scores.detach(), graph.labels, log_edges, place, self.options.K
         )
         width = log_edges.shape[1]
-        slot = torch.div(found.edges, width, rounding_mode="floor")
+        slot = torch.div(shortlist.edges, width, rounding_mode="floor")  # [B, K]
         rows_of = place.gather(1, slot)  # [B, K]
-        edges = rows_of * width + found.edges % width
+        edges = rows_of * width + shortlist.edges % width  # [B, K]
         if self.edges is None:
             chosen = log_edges.take(edges)
         else:
             chosen = ChosenEdges.apply(self.edges, rows, log_shares, log_beta, rows_of, edges)
-        return found, log_scores.gather(1, slot) + chosen
+        return shortlist, log_scores.gather(1, slot) + chosen
 
     def index(self, graph: Edges) -> GraphIndex:
         """The index on the present weights, without copies on a CPU; float32."""

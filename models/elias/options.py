@@ -9,7 +9,9 @@ from models.elias.graph import Graph, cluster_count
 from utils.config.config import ConfigError, MethodConfig, option
 from utils.config.sections import LARGEST, MANY_DIMENSIONS, MANY_EPOCHS, MANY_LABELS, SMALLEST
 
-USUAL_BEAM, USUAL_KAPPA, USUAL_BETA_SHARE = 20, 1000, 0.15
+USUAL_BEAM = 20
+USUAL_KAPPA = 1000
+USUAL_BETA_SHARE = 0.15
 
 
 @dataclass(frozen=True)
@@ -123,23 +125,21 @@ class Limits:
     beta: float
 
     @classmethod
-    def of(cls, s: EliasConfig, num_clusters: int, num_labels: int) -> Limits:
+    def of(cls, options: EliasConfig, num_clusters: int, num_labels: int) -> Limits:
         """Resolve a run's options.
 
         Raises:
             ConfigError: a beam above C, a kappa above L, or a beta with which no edge would learn.
         """
-        kappa = _at_most(s.kappa, USUAL_KAPPA, num_labels, "method.kappa", "labels")
-        if s.beta is not None and s.beta >= kappa > 1 and s.learns_edges:
+        kappa = _at_most(options.kappa, USUAL_KAPPA, num_labels, "method.kappa", "labels")
+        if options.beta is not None and options.beta >= kappa > 1 and options.learns_edges:
             raise ConfigError(
-                f"method.beta is {s.beta:g}, expected less than method.kappa, {kappa}: from there "
-                "on every edge weight is 1 and none is learned"
+                f"method.beta is {options.beta:g}, expected less than method.kappa, {kappa}: from "
+                "there on every edge weight is 1 and none is learned"
             )
-        return cls(
-            _at_most(s.beam, USUAL_BEAM, num_clusters, "method.beam", "clusters"),
-            kappa,
-            USUAL_BETA_SHARE * kappa if s.beta is None else s.beta,
-        )
+        beam = _at_most(options.beam, USUAL_BEAM, num_clusters, "method.beam", "clusters")
+        beta = USUAL_BETA_SHARE * kappa if options.beta is None else options.beta
+        return cls(beam, kappa, beta)
 
 
 def _at_most(value: int | None, usual: int, limit: int, key: str, what: str) -> int:
@@ -148,8 +148,8 @@ def _at_most(value: int | None, usual: int, limit: int, key: str, what: str) -> 
     return min(usual, limit) if value is None else value
 
 
-def clusters_of(settings: EliasConfig, num_labels: int) -> int:
+def clusters_of(options: EliasConfig, num_labels: int) -> int:
     """The clusters that a run will have, before there are any."""
-    if settings.graph in ("cluster", "approx"):
-        return cluster_count(num_labels, settings.max_leaf)
-    return Graph.clusters_of_file(settings.graph, num_labels)
+    if options.graph in ("cluster", "approx"):
+        return cluster_count(num_labels, options.max_leaf)
+    return Graph.clusters_of_file(options.graph, num_labels)

@@ -6,6 +6,8 @@ They cost one pass over what was computed to choose them (Gupta et al., NeurIPS 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,23 +25,20 @@ class ChosenClusters(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, queries: Tensor, clusters: Tensor, raised: Tensor, chosen: Tensor, alpha: float
+        ctx: Any, queries: Tensor, clusters: Tensor, raised: Tensor, chosen: Tensor, alpha: float
     ) -> Tensor:
-        found = raised.gather(1, chosen)
-        ctx.save_for_backward(queries, clusters, raised, chosen, found <= 0)
+        scores = raised.gather(1, chosen)  # [B, S]
+        ctx.save_for_backward(queries, clusters, raised, chosen, scores <= 0)
         ctx.alpha = alpha
-        return found.clamp_(max=0)
+        return scores.clamp_(max=0)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Give the gradient of alpha softmax back to W_C and the queries, where no clip bites."""
         queries, clusters, raised, chosen, learns = ctx.saved_tensors
-        gradient = gradient * learns
-        logits = (
-            raised.exp()
-            .mul_(-gradient.sum(1, keepdim=True) / ctx.alpha)
-            .scatter_add_(1, chosen, gradient)
-        )
+        gradient = gradient * learns  # [B, S] no gradient where the clip bites
+        logits = raised.exp()  # [B, C] alpha softmax
+        logits.mul_(-gradient.sum(1, keepdim=True) / ctx.alpha).scatter_add_(1, chosen, gradient)
         return logits @ clusters, logits.T @ queries, None, None, None
 
 
@@ -60,7 +59,7 @@ class ChosenEdges(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx,
+        ctx: Any,
         table: Tensor,
         clusters: Tensor,
         log_shares: Tensor,
@@ -69,21 +68,22 @@ class ChosenEdges(torch.autograd.Function):
         edges: Tensor,
     ) -> Tensor:
         """Look up what was computed for the search."""
-        found = log_shares.take(edges) + log_beta[rows]
-        ctx.save_for_backward(clusters, log_shares, rows, edges, found <= 0)
+        weights = log_shares.take(edges) + log_beta[rows]  # [B, K]
+        ctx.save_for_backward(clusters, log_shares, rows, edges, weights <= 0)
         ctx.shape = table.shape
-        return found.clamp_(max=0)
+        return weights.clamp_(max=0)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Give the table a row-sparse gradient, of the rows that were searched."""
         clusters, log_shares, rows, edges, learns = ctx.saved_tensors
-        gradient = (gradient * learns).flatten()
-        sums = gradient.new_zeros(len(clusters)).index_add_(0, rows.flatten(), gradient)
-        logits = log_shares.exp().mul_(-sums[:, None])
+        gradient = (gradient * learns).flatten()  # [B K]
+        sums = gradient.new_zeros(len(clusters)).index_add_(0, rows.flatten(), gradient)  # [R]
+        logits = log_shares.exp().mul_(-sums[:, None])  # [R, W]
         logits.view(-1).index_add_(0, edges.flatten(), gradient)
         if logits.shape[1] < ctx.shape[1]:
             logits = F.pad(logits, (0, ctx.shape[1] - logits.shape[1]))
-        return torch.sparse_coo_tensor(
+        to_table = torch.sparse_coo_tensor(
             clusters[None], logits, ctx.shape, check_invariants=False
-        ), *[None] * 5
+        )
+        return to_table, None, None, None, None, None

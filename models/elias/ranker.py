@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -53,7 +54,7 @@ class GraphRanker(Ranker):
         self,
         config: Config,
         reader: Reader,
-        projection: nn.Module | None,
+        projection: nn.Linear | None,
         graph: GraphIndex,
         folder: Path | None = None,
     ) -> None:
@@ -114,17 +115,32 @@ class GraphRanker(Ranker):
     @classmethod
     def load(cls, config: Config, folder: Path, num_labels: int, runtime: Runtime) -> GraphRanker:
         """Map what `save` wrote; a search reads the classifiers' rows that it needs from disk."""
-        s = config.method
+        options = config.method
         clusters = read_facts(folder / "method.json", clusters=int)["clusters"]
-        settings = SearchSettings.of(s, Limits.of(s, clusters, num_labels))
+        settings = SearchSettings.of(options, Limits.of(options, clusters, num_labels))
         encoder = load_encoder(config.encoder, folder)
         projection = None
-        if s.wl_dim:
-            projection = load_projection(folder, encoder.dim, s.wl_dim).to(runtime.device)
+        if options.wl_dim:
+            projection = load_projection(folder, encoder.dim, options.wl_dim).to(runtime.device)
         sizes = (clusters, num_labels)
         graph = GraphIndex.load(folder, settings, config.eval.precision, sizes)
-        check_widths(folder, graph, encoder.dim, s.wl_dim or encoder.dim)
+        check_widths(folder, graph, encoder.dim, options.wl_dim or encoder.dim)
         return cls(config, Reader.frozen(encoder, config, runtime), projection, graph, folder)
+
+
+@dataclass(frozen=True)
+class FoundLabels:
+    """What a search found.
+
+    Attributes:
+        values: scores of the k best labels of each text [n, k].
+        ids: of these labels [n, k].
+        reached: ids of all labels that were scored on the way [n, K] int32.
+    """
+
+    values: np.ndarray
+    ids: np.ndarray
+    reached: np.ndarray
 
 
 class GraphScores(Scores):
@@ -141,19 +157,20 @@ class GraphScores(Scores):
         self.queries = queries
         self.projected = projected
         self.at_once = at_once
-        self._best: tuple[np.ndarray, np.ndarray] | None = None
-        self._reached: np.ndarray | None = None  # [n, K] int32
+        self._found: FoundLabels | None = None
 
     def best(self, k: int) -> tuple[np.ndarray, np.ndarray]:
-        if self._best is None or self._best[0].shape[1] < k:
-            self._best = self._search(k)
-        values, ids = self._best
-        return values[:, :k], ids[:, :k]
+        found = self._at_least(k)
+        return found.values[:, :k], found.ids[:, :k]
 
     def reached(self) -> np.ndarray:
-        if self._reached is None:
-            self.best(1)
-        return self._reached.astype(np.int64)
+        return self._at_least(1).reached.astype(np.int64)
+
+    def _at_least(self, k: int) -> FoundLabels:
+        """What was found before, if it is enough."""
+        if self._found is None or self._found.ids.shape[1] < k:
+            self._found = self._search(k)
+        return self._found
 
     def of(self, labels: np.ndarray) -> np.ndarray:
         return lowest_where_unreached(self.given(labels))
@@ -171,20 +188,17 @@ class GraphScores(Scores):
             )
         return scores
 
-    def _search(self, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The k best of each text; what was scored on the way is kept for `reached`."""
-        n = len(self.queries)
-        values = np.empty((n, k), np.float32)
-        ids = np.empty((n, k), np.int64)
+    def _search(self, k: int) -> FoundLabels:
+        values = np.empty((len(self.queries), k), np.float32)
+        ids = np.empty((len(self.queries), k), np.int64)
         reached = []
         for rows in self._blocks():
             labels, log_scores = self.graph.scored(self.queries[rows], self.projected[rows])
-            found, best = best_labels(labels, log_scores, k)
-            values[rows] = found.cpu().numpy()
-            ids[rows] = best.cpu().numpy()
+            best_values, best_ids = best_labels(labels, log_scores, k)
+            values[rows] = best_values.cpu().numpy()
+            ids[rows] = best_ids.cpu().numpy()
             reached.append(labels.int().cpu().numpy())
-        self._reached = np.concatenate(reached)
-        return values, ids
+        return FoundLabels(values, ids, np.concatenate(reached))
 
     def _blocks(self) -> Iterator[slice]:
         """Queries searched together; once at least, so that widths are known of no query."""
@@ -213,7 +227,7 @@ def load_projection(folder: Path, dim: int, width: int) -> nn.Linear:
 
 def check_widths(folder: Path, graph: GraphIndex, dim: int, width: int) -> None:
     """InputError unless a saved index has these embedding and projected dimensions."""
-    widths = graph.clusters.rows.shape[1], graph.labels.rows.shape[1]
+    widths = (graph.clusters.rows.shape[1], graph.labels.rows.shape[1])
     if widths != (dim, width):
         raise InputError(
             f"{folder / 'clusters.npy'}, labels.npy: expected {dim} and {width} dimensions, got "

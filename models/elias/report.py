@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 
 from models.elias.index import GraphIndex
+from utils.arrays import save_arrays
 from utils.errors import InputError
 from utils.files import written_whole
 from utils.reading.arrays import read_arrays
 from utils.reading.saved import read_facts
 
 RECALL = "shortlist_recall["  # begins the names of facts by label frequency, as models/evaluation
-# a label lives in the clusters whose edge has at least this share of its strongest edge's weight
-SHARE = 0.1
+SHARE = 0.1  # of a label's strongest edge: it lives in the clusters whose edges have as much
 
 
 def graph_arrays(index: GraphIndex, num_labels: int) -> dict[str, np.ndarray]:
@@ -63,7 +63,7 @@ def graph_facts(arrays: dict[str, np.ndarray]) -> dict[str, float]:
 
 def save_report(folder: Path, arrays: dict[str, np.ndarray], facts: dict[str, float]) -> None:
     """learned.npz and learned.json, for `draw`."""
-    np.savez(folder / "learned.npz", **arrays)
+    save_arrays(folder / "learned.npz", arrays)
     (folder / "learned.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 

@@ -55,9 +55,8 @@ def select_labels(
     if clusters.is_cuda:
         return sorted_selection(clusters, log_scores, labels, log_edges, rows, size)
     size = min(size, clusters.shape[1] * labels.shape[1])
-    arrays = [
-        a.detach().contiguous().numpy() for a in (clusters, log_scores, labels, log_edges, rows)
-    ]
+    inputs = (clusters, log_scores, labels, log_edges, rows)
+    arrays = [tensor.detach().contiguous().numpy() for tensor in inputs]
     chosen = np.empty((len(clusters), size), np.int64)
     edges = np.empty_like(chosen)
     paths = np.empty((len(clusters), size), np.float32)
@@ -65,7 +64,7 @@ def select_labels(
         lambda first, last: hashed_selection(first, last, *arrays, chosen, edges, paths),
         len(clusters),
     )
-    return Shortlist(*map(torch.from_numpy, (chosen, edges, paths)))
+    return Shortlist(torch.from_numpy(chosen), torch.from_numpy(edges), torch.from_numpy(paths))
 
 
 def sorted_selection(
@@ -73,29 +72,31 @@ def sorted_selection(
 ) -> Shortlist:
     """`select_labels` by stable sorts: no host sync, for a GPU."""
     none = torch.iinfo(torch.int32).max
-    found = labels[clusters.clamp(min=0)]  # [B, S, W]
-    outside = (found < 0) | (clusters < 0)[..., None]
-    paths = (log_scores[..., None] + log_edges[rows]).masked_fill(outside, -torch.inf).flatten(1)
-    found = found.masked_fill(outside, none).flatten(1)  # [B, n]
+    ids = labels[clusters.clamp(min=0)]  # [B, S, W]
+    outside = (ids < 0) | (clusters < 0)[..., None]
+    paths = (log_scores[..., None] + log_edges[rows]).masked_fill(outside, -torch.inf)
+    paths = paths.flatten(1)  # [B, n]
+    ids = ids.masked_fill(outside, none).flatten(1)  # [B, n]
+
+    # by label, best path first: of a label that stands twice the first is kept
     order = paths.sort(dim=1, descending=True, stable=True).indices
-    # by label, best path first
-    order = order.gather(1, found.gather(1, order).sort(dim=1, stable=True).indices)
-    found, paths = found.gather(1, order), paths.gather(1, order)
-    repeated = found[:, 1:] == found[:, :-1]
+    order = order.gather(1, ids.gather(1, order).sort(dim=1, stable=True).indices)
+    ids = ids.gather(1, order)
+    paths = paths.gather(1, order)
+    repeated = ids[:, 1:] == ids[:, :-1]
     paths[:, 1:].masked_fill_(repeated, -torch.inf)
+
+    # the best of them, in the order of their ids
     top = paths.sort(dim=1, descending=True, stable=True).indices[:, :size]
     paths = paths.gather(1, top)
-    found = found.gather(1, top).masked_fill(paths.isneginf(), none)
-    by_label = found.sort(dim=1, stable=True).indices
-    top, found, paths = (
-        top.gather(1, by_label),
-        found.gather(1, by_label),
-        paths.gather(1, by_label),
-    )
-    missing = found == none
-    return Shortlist(
-        found.masked_fill(missing, -1).long(), order.gather(1, top).masked_fill(missing, 0), paths
-    )
+    ids = ids.gather(1, top).masked_fill(paths.isneginf(), none)
+    by_label = ids.sort(dim=1, stable=True).indices
+    top = top.gather(1, by_label)
+    ids = ids.gather(1, by_label)
+    paths = paths.gather(1, by_label)
+    missing = ids == none
+    edges = order.gather(1, top).masked_fill(missing, 0)
+    return Shortlist(ids.masked_fill(missing, -1).long(), edges, paths)
 
 
 def forced_clusters(

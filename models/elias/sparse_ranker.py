@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import scipy.sparse as sp
@@ -37,7 +37,7 @@ from utils.run.stages import Runs
 from utils.runtime import Runtime
 from utils.sparse import remove_pairs, topk_csr
 
-Found = tuple[np.ndarray, np.ndarray]  # ELIAS's scores and ids [n, k], best first
+Best = tuple[np.ndarray, np.ndarray]  # ELIAS's scores and ids [n, k], best first
 
 
 class SparseRanker(Ranker):
@@ -104,7 +104,7 @@ class SparseRanker(Ranker):
 
 def load_elias(config: Config, folder: Path, num_labels: int, runtime: Runtime) -> GraphRanker:
     """The ELIAS model inside a ranker's, in the precision that the ranker is asked for in."""
-    fixed = {
+    fixed: dict[str, dict[str, Any]] = {
         "encoder": {"trust_remote_code": False},
         "eval": {"precision": config.eval.precision},
     }
@@ -176,16 +176,17 @@ class EliasRanker(Solver):
         losses: no negatives.
         """
         split = self.data.splits["trn"]
-        found = self._found(split, self.config.method.negatives)
-        layer = None
-        if found is not None:
-            layer = self._fit_layer(split, found)
-        layer = Layer(**distributed.broadcast(None if layer is None else layer.arrays()))
-        self.formula = formula_of(self.config, self.elias, layer, self.runtime)
+        best = self._best(split, self.config.method.negatives)
+        arrays = None
+        if best is not None:
+            arrays = self._fit_layer(split, best).arrays()
+        arrays = distributed.broadcast(arrays)
+        assert arrays is not None, "the main process has fitted them"
+        self.formula = formula_of(self.config, self.elias, Layer(**arrays), self.runtime)
         if self.config.method.calibrate:
             self.formula = dataclasses.replace(self.formula, tree=self._fit_tree(self.formula))
 
-    def _found(self, split: Split, count: int) -> Found | None:
+    def _best(self, split: Split, count: int) -> Best | None:
         """Ask ELIAS for its best labels of a split's points, each process for those of its share.
 
         Returns:
@@ -206,12 +207,12 @@ class EliasRanker(Solver):
             return None
         return all_values, all_ids
 
-    def _fit_layer(self, split: Split, found: Found) -> Layer:
+    def _fit_layer(self, split: Split, best: Best) -> Layer:
         """Fit a ranker for each label, on its positives and the points whose shortlists hold it.
 
         The main process alone calls it.
         """
-        shortlists = topk_csr(*found, self.data.num_labels)
+        shortlists = topk_csr(*best, self.data.num_labels)
         shortlists = remove_pairs(shortlists, *split.filters.nonzero())
         return fit_layer(
             self.features.of(split.texts[:]),
@@ -226,21 +227,26 @@ class EliasRanker(Solver):
     def _fit_tree(self, formula: Formula) -> ScoreTree:
         """Fit the tree over both scores and the labels' frequencies; a collective."""
         split = self.data.splits["val"]
-        s = self.config.method
-        found = self._found(split, s.candidates)
-        tree = None
-        if found is not None:
+        options = self.config.method
+        best = self._best(split, options.candidates)
+        tree: ScoreTree | None = None
+        if best is not None:
+            values, ids = best
             features = self.features.of(split.texts[:])
-            members = [
-                remove_pairs(member, *split.filters.nonzero())
-                for member in formula.members(features, *found, formula.sums(found[0]))
-            ]
+            scored = formula.members(features, values, ids, formula.sums(values))
+            pairs = split.filters.nonzero()
+            members = [remove_pairs(scores, *pairs) for scores in scored]
             settings = ScoreTreeSettings(
-                s.tree_weight, (s.ranker_weight, s.elias_weight), s.depth, s.min_leaf
+                options.tree_weight,
+                (options.ranker_weight, options.elias_weight),
+                options.depth,
+                options.min_leaf,
             )
             counts = self.data.seen_counts[:, None]
             tree = fit(ScoredCandidates.of(members, counts, split.relevance), settings)
-        return distributed.broadcast(tree)
+        tree = distributed.broadcast(tree)
+        assert tree is not None, "the main process has fitted it"
+        return tree
 
     def ranker(self) -> SparseRanker:
         assert self.formula is not None, "it is fitted before it answers"

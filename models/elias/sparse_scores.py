@@ -102,21 +102,21 @@ class Formula:
             values: ELIAS's scores of the labels `ids` [n, c].
             sums: [n].
         """
-        found = topk_csr(values / sums[:, None], ids, self.num_labels)
-        ranked = score_candidates(self.layer, features, found, self.options.bias, self.threads)
+        shares = topk_csr(values / sums[:, None], ids, self.num_labels)
+        ranked = score_candidates(self.layer, features, shares, self.options.bias, self.threads)
         HINGE.transform(ranked.data)
         if self.options.logs:
             ranked.data = np.log(np.maximum(ranked.data, HINGE_FLOOR))
-            found.data = np.log(np.maximum(found.data, SHARE_FLOOR))
-        return [ranked, found]
+            shares.data = np.log(np.maximum(shares.data, SHARE_FLOOR))
+        return [ranked, shares]
 
     def final(self, members: list[sp.csr_matrix]) -> sp.csr_matrix:
         """Scores [n, L] from those of the members."""
         if self.tree is not None:
             return self.tree.fuse(members)
-        ranked, found = members
-        s = self.options
-        ranked.data = s.ranker_weight * ranked.data + s.elias_weight * found.data
+        ranked, shares = members
+        weights = self.options
+        ranked.data = weights.ranker_weight * ranked.data + weights.elias_weight * shares.data
         return ranked
 
 
@@ -157,8 +157,8 @@ class RankedScores(Scores):
         ids = np.where(reached, labels, -1)
         sums = self.formula.sums(self._candidates(0)[0])
         scores = self.formula.final(self.formula.members(self.features, values, ids, sums))
-        found = lookup(scores, np.arange(len(labels))[:, None], labels)
-        return np.where(reached, found, -np.inf).astype(np.float32)
+        given = lookup(scores, np.arange(len(labels))[:, None], labels)
+        return np.where(reached, given, -np.inf).astype(np.float32)
 
     def _candidates(self, k: int) -> tuple[np.ndarray, np.ndarray]:
         """ELIAS's scores and ids of the labels that are ranked where k are asked for."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.encoders.text_encoder import TextEncoder, UnitLength
 from utils.config.config import EncoderConfig
 from utils.data.batches import TextBatch
 from utils.parameters import DeclaredParameter, Gradient, Kind, sparse_rows
@@ -20,26 +21,22 @@ from utils.pretrained.location import (
     resolve,
     word_embedding_names,
 )
-from utils.pretrained.settings import (
-    text_settings,
-)
+from utils.pretrained.settings import text_settings
 from utils.reading.saved import open_tensors
-
-if TYPE_CHECKING:
-    pass
-from models.encoders.text_encoder import TextEncoder, UnitLength
 
 
 class _WeightedBag(torch.autograd.Function):
     """sum_t w_t e_t per text, with gradients that hold only the rows of tokens that occur.
 
-    For token v, G_v = sum of the output gradients over its occurrences; then d e_v = w_v G_v and d
-    w_v = G_v . e_v. G is a bag over the transposed index, so forward and backward are each one
-    fused kernel.
+        G_v = sum of the output's gradients over the occurrences of token v
+        d e_v = w_v G_v
+        d w_v = G_v . e_v
+
+    G is a bag over the transposed index, so forward and backward are each one fused kernel.
     """
 
     @staticmethod
-    def forward(ctx, table: Tensor, weights: Tensor, index: BagIndex) -> Tensor:
+    def forward(ctx: Any, table: Tensor, weights: Tensor, index: BagIndex) -> Tensor:
         ctx.save_for_backward(table, weights)
         ctx.index = index
         return F.embedding_bag(
@@ -52,7 +49,7 @@ class _WeightedBag(torch.autograd.Function):
         )  # [B, D]
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         table, weights = ctx.saved_tensors
         tokens, texts, offsets = ctx.index.transposed
         summed = F.embedding_bag(
@@ -95,7 +92,7 @@ class BagIndex:
                 output_size=len(self.ids),
             )
             offsets = F.pad(counts.cumsum(0), (1, 0)).to(self.ids.dtype)
-            self._transposed = tokens.long(), text_of[order].to(self.ids.dtype), offsets
+            self._transposed = (tokens.long(), text_of[order].to(self.ids.dtype), offsets)
         return self._transposed
 
 
@@ -122,33 +119,29 @@ class BagEncoder(TextEncoder):
         super().__init__(config, load_tokenizer(source, config.trust_remote_code), table.shape[1])
         kind = Kind(Gradient.ROWS)
         self.table = DeclaredParameter(table.float(), kind)  # [V, D]
-        start = (
-            torch.ones(len(table))
-            if weights is None
-            else torch.as_tensor(weights, dtype=torch.float32)
-        )
+        start = torch.ones(len(table))
+        if weights is not None:
+            start = torch.as_tensor(weights, dtype=torch.float32)
         self.token_weights = DeclaredParameter(start[:, None].clone(), kind)  # [V, 1]
         self.dropout = nn.Dropout(config.dropout or 0.0)
-        self.residual = (
-            nn.Linear(table.shape[1], table.shape[1], bias=False) if config.residual else None
-        )
-        if self.residual is not None:
-            # starts as the plain bag; gelu keeps its gradient alive
-            nn.init.zeros_(self.residual.weight)
+        self.residual = None
+        if config.residual:
+            self.residual = nn.Linear(table.shape[1], table.shape[1], bias=False)
+            nn.init.zeros_(self.residual.weight)  # the plain bag; gelu keeps its gradient alive
 
     def pool(self, texts: TextBatch) -> Tensor:
         if texts.bag_index is None:
             texts.bag_index = BagIndex(texts)  # fixed label batches keep theirs between steps
         with torch.autocast(self.table.device.type, enabled=False):
-            # [B, D]
-            summed = _WeightedBag.apply(self.table, self.token_weights, texts.bag_index)
-        return self._finish(summed)
+            bags = _WeightedBag.apply(self.table, self.token_weights, texts.bag_index)  # [B, D]
+        return self._finish(bags)
 
     def pool_padded(self, ids: Tensor, mask: Tensor) -> Tensor:
         weights = self.token_weights[ids] * mask[..., None]  # [B, T, 1]
-        return self._finish((self.table[ids] * weights).sum(1))
+        return self._finish((self.table[ids] * weights).sum(1))  # [B, D]
 
     def _finish(self, summed: Tensor) -> Tensor:
+        """x of the sums s [B, D]."""
         if self.residual is not None:
             unit = UnitLength.apply(summed) if self.config.normalize else summed
             summed = unit + self.residual(F.gelu(unit))
@@ -156,9 +149,8 @@ class BagEncoder(TextEncoder):
 
     def save(self, folder: Path) -> None:
         super().save(folder)
-        (folder / "bag.json").write_text(
-            json.dumps({"tokens": len(self.table), "width": self.table.shape[1]}) + "\n"
-        )
+        tokens, width = self.table.shape
+        (folder / "bag.json").write_text(json.dumps({"tokens": tokens, "width": width}) + "\n")
 
 
 def token_embeddings(source: str, trust_remote_code: bool = False) -> Tensor:

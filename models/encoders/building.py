@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
-from utils.config.config import EncoderConfig
-from utils.pretrained.source import read_source, resolve_encoder
-from utils.reading.archives import available_for
-from utils.reading.saved import read_facts
-
-if TYPE_CHECKING:
-    pass
 from models.encoders.bag import BagEncoder, inverse_document_frequency, token_embeddings
 from models.encoders.text_encoder import TextEncoder, check_vocabulary
 from models.encoders.transformer import TransformerEncoder
+from utils.config.config import EncoderConfig
+from utils.data.dataset import Dataset
+from utils.pretrained.source import read_source, resolve_encoder
+from utils.reading.archives import available_for
+from utils.reading.saved import read_facts
 
 
 def tokenizer_source(config: EncoderConfig) -> str:
@@ -36,50 +33,59 @@ def encoder_groups(config: EncoderConfig) -> frozenset[str]:
     return frozenset({"table", "encoder"} if dense else {"table"})
 
 
-def build_encoder(config: EncoderConfig, data) -> TextEncoder:
+def build_encoder(config: EncoderConfig, data: Dataset) -> TextEncoder:
     """Make the encoder of section `encoder:`.
 
     Args:
         data: gives the token counts that `bag` starts from.
     """
     config = resolve_encoder(config)
-    bag, name = config.name == "bag", config.init if config.name == "bag" else config.name
-    source = read_source(name)
+    if config.name == "bag":
+        return _build_bag(config, data)
+    source = read_source(config.name)
+    weights = None if source.transformer is None else source.transformer()
+    encoder = TransformerEncoder(config, source.architecture, tokenizer_source(config), weights)
+    encoder.check()
+    encoder.take_head(source.head(), f"encoder '{config.name}'")
+    return encoder
+
+
+def _build_bag(config: EncoderConfig, data: Dataset) -> BagEncoder:
+    """A bag that starts from another one, or from the token embeddings of a transformer."""
+    source = read_source(config.init)
     tokenizer = tokenizer_source(config)
-    if not bag:
-        encoder: TextEncoder = TransformerEncoder(
-            config, source.architecture, tokenizer, source.transformer and source.transformer()
-        )
-        encoder.check()
-    elif source.bag:
+    if source.bag:
         encoder = BagEncoder(config, tokenizer, table=source.head()["table"])
-        check_vocabulary(encoder.tokenizer, len(encoder.table), tokenizer, name)
-    else:
-        table = token_embeddings(name, config.trust_remote_code)
-        weights = None
-        if config.token_weights == "idf":
-            weights = inverse_document_frequency(*data.token_document_counts(len(table)))
-        encoder = BagEncoder(config, tokenizer, weights, table)
-        check_vocabulary(encoder.tokenizer, len(table), tokenizer, name)
+        check_vocabulary(encoder.tokenizer, len(encoder.table), tokenizer, config.init)
+        encoder.take_head(source.head(), f"encoder '{config.init}'")
         return encoder
-    encoder.take_head(source.head(), f"encoder '{name}'")
+    table = token_embeddings(config.init, config.trust_remote_code)
+    weights = None
+    if config.token_weights == "idf":
+        weights = inverse_document_frequency(*data.token_document_counts(len(table)))
+    encoder = BagEncoder(config, tokenizer, weights, table)
+    check_vocabulary(encoder.tokenizer, len(table), tokenizer, config.init)
     return encoder
 
 
 def load_encoder(config: EncoderConfig, folder: Path) -> TextEncoder:
     """The encoder that `TextEncoder.save` wrote; needs nothing but the folder."""
     folder = Path(folder)
+    encoder: TextEncoder
     if config.name == "bag":
-        shape = read_facts(folder / "bag.json", tokens=int, width=int)
-        available_for(4 * shape["tokens"] * shape["width"], str(folder / "bag.json"))
-        encoder = BagEncoder(
-            config, str(folder), table=torch.zeros(shape["tokens"], shape["width"])
-        )
-        check_vocabulary(
-            encoder.tokenizer, len(encoder.table), str(folder), str(folder / "bag.json")
-        )
+        encoder = _empty_bag(config, folder)
     else:
-        # never a pickle
-        encoder = TransformerEncoder(config, str(folder), use_safetensors=True)
+        encoder = TransformerEncoder(config, str(folder), use_safetensors=True)  # never a pickle
     encoder.load_head(folder)
+    return encoder
+
+
+def _empty_bag(config: EncoderConfig, folder: Path) -> BagEncoder:
+    """A bag of the sizes of a saved one."""
+    path = folder / "bag.json"
+    shape = read_facts(path, tokens=int, width=int)
+    available_for(4 * shape["tokens"] * shape["width"], str(path))
+    table = torch.zeros(shape["tokens"], shape["width"])
+    encoder = BagEncoder(config, str(folder), table=table)
+    check_vocabulary(encoder.tokenizer, len(encoder.table), str(folder), str(path))
     return encoder

@@ -6,7 +6,7 @@ import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -47,34 +47,24 @@ def write_encoder(encoder: TextEncoder, folder: Path, max_len: int) -> None:
             "encoder.trust_remote_code is true: an encoder that runs its own code cannot be "
             "exported"
         )
-    if getattr(tokenizer, "backend_tokenizer", None) is None:
+    from transformers import PreTrainedTokenizerFast
+
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise InputError(
             f"encoder '{config.name}': its tokenizer is not a fast one, which an export needs"
         )
-    head = (
-        []
-        if encoder.projection is None
-        else [dense(encoder.projection.weight, encoder.projection.bias)]
-    )
-    unit = [SentenceModule("Normalize")] if config.normalize else []
     if isinstance(encoder, BagEncoder):
         modules = _bag_modules(encoder)
         special = special_tokens(encoder)
     else:
-        arguments = without_pooler(encoder.transformer.config)
-        modules = [
-            SentenceModule(
-                "Transformer",
-                {
-                    "max_seq_length": max_len,
-                    "do_lower_case": False,
-                    **({"model_args": arguments} if arguments else {}),
-                },
-            ),
-            pooling(encoder.transformer.config.hidden_size, config.pooling),
-        ]
+        assert isinstance(encoder, TransformerEncoder), "the only other kind"
+        modules = _transformer_modules(encoder, max_len)
         special = ""
         encoder.transformer.save_pretrained(folder)
+    if encoder.projection is not None:
+        modules.append(dense(encoder.projection.weight, encoder.projection.bias))
+    if config.normalize:
+        modules.append(SentenceModule("Normalize"))
     _with_padding(tokenizer)
     tokenizer.model_max_length = max_len
     tokenizer.backend_tokenizer.enable_truncation(max_len, direction=tokenizer.truncation_side)
@@ -84,7 +74,7 @@ def write_encoder(encoder: TextEncoder, folder: Path, max_len: int) -> None:
         tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
     write_sentence_modules(
         folder,
-        [*modules, *head, *unit],
+        modules,
         special + config.point_prompt,
         special + config.prompt_of_labels,
     )
@@ -102,6 +92,17 @@ def _with_padding(tokenizer: PreTrainedTokenizerBase) -> None:
     tokenizer.padding_side = "right"
 
 
+def _transformer_modules(encoder: TransformerEncoder, max_len: int) -> list[SentenceModule]:
+    mode = encoder.config.pooling
+    assert mode is not None, "the settings of an encoder that was made are filled"
+    settings: dict[str, Any] = {"max_seq_length": max_len, "do_lower_case": False}
+    arguments = without_pooler(encoder.transformer.config)
+    if arguments:
+        settings["model_args"] = arguments
+    width = encoder.transformer.config.hidden_size
+    return [SentenceModule("Transformer", settings), pooling(width, mode)]
+
+
 def _bag_modules(encoder: BagEncoder) -> list[SentenceModule]:
     if not encoder.config.normalize:
         raise InputError(
@@ -116,12 +117,11 @@ def _bag_modules(encoder: BagEncoder) -> list[SentenceModule]:
             "with a residual layer, which normalises before it, or without a projection"
         )
     table = (encoder.table * encoder.token_weights).detach().cpu()
-    layers = (
-        []
-        if encoder.residual is None
-        else [SentenceModule("Normalize"), *residual(encoder.residual.weight.detach().cpu())]
-    )
-    return [SentenceModule("StaticEmbedding", weights={"embedding.weight": table}), *layers]
+    modules = [SentenceModule("StaticEmbedding", weights={"embedding.weight": table})]
+    if encoder.residual is not None:
+        layers = residual(encoder.residual.weight.detach().cpu())
+        modules += [SentenceModule("Normalize"), *layers]
+    return modules
 
 
 def special_tokens(encoder: TextEncoder) -> str:
@@ -171,13 +171,11 @@ def write_onnx(encoder: TextEncoder, path: Path) -> None:
     """
     _import_onnx()
     if isinstance(encoder, TransformerEncoder):
-        # its mask is plain arithmetic, which onnx has
-        encoder.transformer.set_attn_implementation("eager")
+        encoder.transformer.set_attn_implementation("eager")  # plain arithmetic, which onnx has
     ids = torch.full((2, 3), 1)
     mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
     sizes = {0: torch.export.Dim("texts"), 1: torch.export.Dim("tokens")}
-    # operators of packages that are not installed
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # operators of packages not installed
     with warnings.catch_warnings():  # of the exporter about itself
         warnings.simplefilter("ignore")
         try:
@@ -207,13 +205,13 @@ def run_onnx(path: Path, tokenizer: Tokenizer, texts: Sequence[str]) -> np.ndarr
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     tokens = tokenize_texts(texts, tokenizer)
-    out = []
+    blocks = []
     for start in range(0, len(texts), TEXTS_AT_ONCE):
         batch = TextBatch.take(tokens, np.arange(start, min(start + TEXTS_AT_ONCE, len(texts))))
         ids, mask = batch.padded(tokenizer.hf.pad_token_id or 0)
         feed = {"input_ids": ids.long().numpy(), "attention_mask": mask.long().numpy()}
-        out.append(session.run(["sentence_embedding"], feed)[0])
-    return np.concatenate(out)
+        blocks.append(session.run(["sentence_embedding"], feed)[0])
+    return np.concatenate(blocks)
 
 
 def _import_onnx() -> None:

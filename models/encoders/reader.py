@@ -29,8 +29,7 @@ from utils.ragged import Ragged
 from utils.runtime import Runtime, progress
 from utils.tokenization_utils import Tokenizer
 
-# bytes of all that is kept; a text file whose embeddings are larger is encoded every time
-LIMIT = 1 << 30
+LIMIT = 1 << 30  # bytes of all that is kept; of a larger text file nothing is
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,8 +113,8 @@ def embed_together(reader: Reader, tokens: Ragged, rows: np.ndarray, name: str) 
     Each process encodes its share.
     """
     own = distributed.share(len(rows))
-    part = reader.encode(tokens, rows[own.start : own.stop], name)
-    return distributed.gather_rows(part, len(rows))
+    embeddings = reader.encode(tokens, rows[own.start : own.stop], name)  # of this process
+    return distributed.gather_rows(embeddings, len(rows))
 
 
 def embed_all(reader: Reader, texts: Texts, name: str = "embed texts") -> Tensor:
@@ -130,7 +129,12 @@ def embed_all(reader: Reader, texts: Texts, name: str = "embed texts") -> Tensor
 
 @dataclass
 class _Kept:
-    """embeddings [lines of the text file, D] float32; known [lines]: which have been made."""
+    """Embeddings of a text file.
+
+    Attributes:
+        embeddings: of its lines [lines, D] float32.
+        known: which of them have been made [lines].
+    """
 
     embeddings: np.ndarray
     known: np.ndarray
@@ -157,6 +161,8 @@ def _place_for(reader: Reader, tokens: Ragged) -> _Kept:
 
     What was used longest ago makes room.
     """
+    assert isinstance(tokens.ids, np.memmap), "only rows of a file are kept"
+    assert tokens.ids.filename is not None, "it is mapped from one"
     path = Path(tokens.ids.filename)
     precision = reader.runtime.accelerator.mixed_precision
     key = (reader.key, precision, str(path), path.stat().st_mtime_ns, len(tokens))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save_file
@@ -28,7 +29,7 @@ class UnitLength(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         inverse = torch.where(norm > 1e-12, 1 / norm, 0.0)
         unit = x * inverse
@@ -36,13 +37,13 @@ class UnitLength(torch.autograd.Function):
         return unit
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         unit, inverse = ctx.saved_tensors
         along = torch.linalg.vecdot(gradient, unit)[..., None]
         return torch.addcmul(gradient, unit, along, value=-1).mul_(inverse)
 
 
-class TextEncoder(nn.Module):
+class TextEncoder(nn.Module, ABC):
     """Base: subclasses compute `pool(texts)` [B, width]; the head is shared.
 
     Attributes:
@@ -51,7 +52,9 @@ class TextEncoder(nn.Module):
         dim: D.
     """
 
-    def __init__(self, config: EncoderConfig, tokenizer, width: int) -> None:
+    def __init__(
+        self, config: EncoderConfig, tokenizer: PreTrainedTokenizerBase, width: int
+    ) -> None:
         super().__init__()
         self.config = fill(config)
         self.tokenizer = tokenizer
@@ -66,8 +69,9 @@ class TextEncoder(nn.Module):
         """Of labels' texts, cut at so many tokens."""
         return Tokenizer(self.tokenizer, max_len, prompt=self.config.prompt_of_labels)
 
+    @abstractmethod
     def pool(self, texts: TextBatch) -> Tensor:
-        raise TypeError(f"{type(self).__name__} must define pool()")
+        """Texts -> [B, width]."""
 
     def forward(self, texts: TextBatch) -> Tensor:
         """Texts -> embeddings [B, D], of unit length if `encoder.normalize`.
@@ -83,8 +87,9 @@ class TextEncoder(nn.Module):
         """
         return self._head(self.pool_padded(ids, mask))
 
+    @abstractmethod
     def pool_padded(self, ids: Tensor, mask: Tensor) -> Tensor:
-        raise TypeError(f"{type(self).__name__} must define pool_padded()")
+        """Padded token ids and their mask [B, T] -> [B, width]."""
 
     def _head(self, pooled: Tensor) -> Tensor:
         if self.projection is not None:
@@ -94,24 +99,24 @@ class TextEncoder(nn.Module):
     def save(self, folder: Path) -> None:
         """Weights and tokenizer into `folder`, to be read by `load_encoder`."""
         self.tokenizer.save_pretrained(folder)
-        head = {
-            k: v.detach().contiguous()
-            for k, v in self.state_dict().items()
-            if not k.startswith("transformer.")
-        }
+        head = {name: tensor.contiguous() for name, tensor in self._head_state().items()}
         if head:
             save_file(head, folder / "head.safetensors")
 
     def load_head(self, folder: Path) -> None:
         """Take back what `save` wrote beside the transformer; strict."""
-        own = {
-            name: tuple(value.shape)
-            for name, value in self.state_dict().items()
+        shapes = {name: tuple(tensor.shape) for name, tensor in self._head_state().items()}
+        if shapes:
+            path = folder / "head.safetensors"
+            self.take_head(read_tensors(path, shapes), path)
+
+    def _head_state(self) -> dict[str, Tensor]:
+        """Tensors beside the transformer, by name."""
+        return {
+            name: tensor.detach()
+            for name, tensor in self.state_dict().items()
             if not name.startswith("transformer.")
         }
-        if own:
-            path = folder / "head.safetensors"
-            self.take_head(read_tensors(path, own), path)
 
     def take_head(self, head: dict[str, Tensor], where: str | Path) -> list[str]:
         """Copy tensors of what is beside the transformer.

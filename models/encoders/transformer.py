@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.encoders.text_encoder import TextEncoder, check_vocabulary
 from utils.config.config import EncoderConfig
 from utils.data.batches import TextBatch
 from utils.errors import InputError
-from utils.pretrained.location import (
-    from_pretrained,
-    load_tokenizer,
-)
+from utils.pretrained.location import from_pretrained, load_tokenizer
 from utils.pretrained.settings import (
     empty_transformer,
     longest_input,
@@ -25,8 +23,7 @@ from utils.pretrained.settings import (
 )
 
 if TYPE_CHECKING:
-    pass
-from models.encoders.text_encoder import TextEncoder, check_vocabulary
+    from transformers import PreTrainedModel
 
 
 class TransformerEncoder(TextEncoder):
@@ -36,10 +33,12 @@ class TransformerEncoder(TextEncoder):
         config: section `encoder`.
         source: name, folder or hub id to load the weights from.
         tokenizer: where its tokenizer is; None = there too.
-        state: its weights [names of the model], where transformers cannot read them; `source` gives
-        its config then.
+        state: its weights by the names of the model, where transformers cannot read them; `source`
+            gives its config then.
         loading: passed on to AutoModel.from_pretrained.
     """
+
+    transformer: PreTrainedModel
 
     def __init__(
         self,
@@ -47,7 +46,7 @@ class TransformerEncoder(TextEncoder):
         source: str,
         tokenizer: str | None = None,
         state: dict[str, Tensor] | None = None,
-        **loading,
+        **loading: Any,
     ) -> None:
         settings = transformer_settings(config, source)
         if state is None:
@@ -64,8 +63,8 @@ class TransformerEncoder(TextEncoder):
         else:
             model = empty_transformer(settings, config.trust_remote_code)
             missing = model.load_state_dict(state, strict=False).missing_keys
-        # else they would be random
-        if lacking := sorted(name for name in missing if "pooler." not in name):
+        lacking = sorted(name for name in missing if "pooler." not in name)
+        if lacking:  # else they would be random
             raise InputError(
                 f"encoder '{source}': its weights lack {len(lacking)} of the model's tensors, "
                 f"such as {lacking[0]}"
@@ -95,7 +94,8 @@ class TransformerEncoder(TextEncoder):
             return self.pool_padded(one, torch.ones_like(one))[:0]
         ids, mask = texts.padded(self._pad_id)  # [B, T]
         if texts.longest == 0:
-            ids, mask = F.pad(ids, (0, 1), value=self._pad_id), F.pad(mask, (0, 1), value=1)
+            ids = F.pad(ids, (0, 1), value=self._pad_id)
+            mask = F.pad(mask, (0, 1), value=1)
         if self._longest is not None and ids.shape[1] > self._longest:
             raise InputError(
                 f"a text has {ids.shape[1]} tokens but encoder '{self.config.name}' takes at most "
@@ -104,11 +104,11 @@ class TransformerEncoder(TextEncoder):
         return self.pool_padded(ids, mask)
 
     def pool_padded(self, ids: Tensor, mask: Tensor) -> Tensor:
-        # [B, T, width]
-        states = self.transformer(input_ids=ids, attention_mask=mask).last_hidden_state
+        output = self.transformer(input_ids=ids, attention_mask=mask)
+        states = output.last_hidden_state  # [B, T, width]
         if self.config.pooling == "cls":
             return states[:, 0]
-        weights = mask.to(states.dtype)[..., None]
+        weights = mask.to(states.dtype)[..., None]  # [B, T, 1]
         return (states * weights).sum(1) / weights.sum(1).clamp(min=1)
 
     @torch.no_grad()
@@ -124,11 +124,9 @@ class TransformerEncoder(TextEncoder):
         training = self.transformer.training
         self.transformer.eval()
         try:
-            states = self.transformer(
-                input_ids=ids, attention_mask=torch.ones_like(ids)
-            ).last_hidden_state
-        # each architecture has its own for what it wants beside token ids
-        except Exception as error:
+            output = self.transformer(input_ids=ids, attention_mask=torch.ones_like(ids))
+            states = output.last_hidden_state  # [2, 3, width]
+        except Exception as error:  # each architecture has its own for what it wants beside ids
             raise InputError(
                 f"{kind} cannot encode texts: {' '.join(str(error).split())[:200]}"
             ) from error
