@@ -28,6 +28,7 @@ from accelerate import Accelerator
 
 import train
 from benchmarks.processes import made_data
+from engine import trainer
 from models.classifiers.label_rows import LabelRows
 from models.classifiers.linear_ranker import LinearRanker
 from models.encoders.building import build_encoder
@@ -134,14 +135,14 @@ def steps(labels: list[int], count: int) -> list[dict]:
 def training_seconds(config: Config) -> float:
     """Processor seconds from the first epoch's first step to the last epoch's end, without
     evaluation and saving."""
-    original = (train.train_epoch, train.keep_best)
+    original = (trainer.train_epoch, trainer.keep_best)
     moments = []
-    train.train_epoch = lambda *words: moments.append(time.process_time()) or original[0](*words)
-    train.keep_best = lambda *_: moments.append(time.process_time())
+    trainer.train_epoch = lambda *words: moments.append(time.process_time()) or original[0](*words)
+    trainer.keep_best = lambda *_: moments.append(time.process_time())
     try:
         train.fit(config)
     finally:
-        train.train_epoch, train.keep_best = original
+        trainer.train_epoch, trainer.keep_best = original
     return moments[-1] - moments[0]
 
 

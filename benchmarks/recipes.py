@@ -28,8 +28,9 @@ import scipy.sparse as sp
 import torch
 
 from engine.planning import plan_recipe
+from engine.trainer import check_settings
 from eval import evaluate
-from train import check_settings, fit
+from train import fit
 from utils.config.config import Config, build_config, to_mapping
 from utils.config.legacy_yaml import load_any_config
 from utils.config.methods import method_options

@@ -26,6 +26,7 @@ from utils.config.methods import method_class
 from utils.data.batches import training_batches
 from utils.data.dataset import load_dataset
 from utils.pretrained.location import load_tokenizer
+from utils.runtime import Runtime
 
 ROOT = Path(__file__).parent.parent
 LOSSES = ("softmax", "decoupled-softmax", "soft-topk", "bce")
@@ -444,7 +445,7 @@ def _bytes_of_a_step(labels, batch_size, loss, tiny_encoder, tmp_path, monkeypat
         train={"batch_size": batch_size},
     )
     data = load_dataset(config, load_tokenizer(tiny_encoder))
-    method = method_class("dexml").build(config, data)
+    learner = method_class("dexml")(config, data, None, Runtime(Accelerator(cpu=True)))
     sent = []
 
     def all_reduce(tensor, *_, **__):
@@ -461,7 +462,7 @@ def _bytes_of_a_step(labels, batch_size, loss, tiny_encoder, tmp_path, monkeypat
         patch.setattr(dist, "all_reduce", all_reduce)
         patch.setattr(dist, "all_gather", all_gather)
         batch = next(training_batches(data.splits["trn"], None, config, 0))
-        method.backward(batch, Accelerator(cpu=True))
+        learner.backward(batch)
     return sum(sent)
 
 
