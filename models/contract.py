@@ -58,7 +58,8 @@ class Ranker(ABC):
     """A model that ranks labels for texts.
 
     Attributes:
-        config: of its run. num_labels: L.
+        config: of its run.
+        num_labels: L.
         folder: `model/` that it was loaded from, whose files `save` may link; None in training.
         reader: its encoder, for those that ask for embeddings; None without one.
         index: over all labels by inner product; None where it ranks by other means.
@@ -127,7 +128,8 @@ class Ranker(ABC):
         """How likely predictions are right, for rankers that know; the scores themselves of others.
 
         Args:
-            scores, labels: of predictions [m] each.
+            scores: of predictions [m].
+            labels: of the same [m].
         """
         return scores
 
@@ -290,14 +292,16 @@ def check_encoders(config: Config, before: Config) -> None:
             f"run.start_from: the encoder there is '{theirs.name}', this run's '{ours.name}' "
             "(encoder.name): a bag of tokens and a transformer have no parameters in common"
         )
-    names = ["projection", "residual"] if ours.name == "bag" else ["projection"]
+    pairs: dict[str, tuple[Any, Any]] = {"projection": (ours.projection, theirs.projection)}
+    if ours.name == "bag":
+        pairs["residual"] = (ours.residual, theirs.residual)
     if ours.name == theirs.name:
-        names.append("layers")
-    for name in names:
-        if getattr(ours, name) != getattr(theirs, name):
+        pairs["layers"] = (ours.layers, theirs.layers)
+    for name, (wanted, given) in pairs.items():
+        if wanted != given:
             raise ConfigError(
-                f"run.start_from: its encoder.{name} is {getattr(theirs, name)}, this run's "
-                f"{getattr(ours, name)}; its encoder would not fit"
+                f"run.start_from: its encoder.{name} is {given}, this run's {wanted}; its encoder "
+                "would not fit"
             )
 
 

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 USUAL_KS = (1, 3, 5, 10, 100)
 USUAL_TOP_K = 100
 LEAST_RECALL = 0.95  # of the exact result; an index that finds less is warned of
-# training points of a label, by which the recall of shortlists is told
+# ranges of a label's training points, by which the recall of shortlists is told
 FREQUENCIES = ((0, 0), (1, 2), (3, 5), (6, 10), (11, 30), (31, None))
 
 
@@ -80,27 +80,31 @@ def predict(
     make_tokens(ranker, texts)
     most_removed = int(np.diff(filters.indptr).max(initial=0))
     wanted = min(k + most_removed, ranker.num_labels)
-    own = distributed.share(len(texts))
-    values = np.empty((len(own), wanted), np.float32)
-    ids = np.empty((len(own), wanted), np.int64)
+    share = distributed.share(len(texts))
+    values = np.empty((len(share), wanted), np.float32)
+    ids = np.empty((len(share), wanted), np.int64)
     sums: Counter[str] = Counter()
-    for start in range(0, max(len(own), 1), ranker.at_once):  # once at least: `sums` has its names
-        block = slice(start, min(start + ranker.at_once, len(own)))
-        rows = np.arange(own.start, own.stop)[block]
-        scores = ranker.open(texts[rows])
-        values[block], ids[block] = scores.best(wanted)
-        sums.update(scores.sums)
+    for start in range(
+        0, max(len(share), 1), ranker.at_once
+    ):  # once at least: `sums` has its names
+        block = slice(start, min(start + ranker.at_once, len(share)))
+        rows = np.arange(share.start, share.stop)[block]
+        opened = ranker.open(texts[rows])
+        values[block], ids[block] = opened.best(wanted)
+        sums.update(opened.sums)
         if look is not None:
-            look(rows, scores)
+            look(rows, opened)
     check_answers(values, "scores")
     totals = {name: distributed.total(value) for name, value in sorted(sums.items())}
     all_values = distributed.gather_arrays(values, len(texts))
     all_ids = distributed.gather_arrays(ids, len(texts))
     if all_values is None or all_ids is None:
         return None, totals
-    found = topk_csr(all_values, all_ids, ranker.num_labels)
-    found = remove_pairs(found, *filters.nonzero())
-    return (keep_topk(found, k) if wanted > k else found), totals
+    scores = topk_csr(all_values, all_ids, ranker.num_labels)
+    scores = remove_pairs(scores, *filters.nonzero())
+    if wanted > k:
+        scores = keep_topk(scores, k)
+    return scores, totals
 
 
 def make_tokens(ranker: Ranker, texts: Texts) -> None:
@@ -118,9 +122,9 @@ class Evaluation:
     """What a ranker says of a split.
 
     Attributes:
-        metrics: in percent. scores: CSR [n, L], the best labels of each point. facts: of the model
-            and of the prediction. Metrics are empty and scores None on other processes than the
-            main one.
+        metrics: in percent; empty on other processes than the main one.
+        scores: of the best labels of each point, CSR [n, L]; None on other processes.
+        facts: of the model and of the prediction.
     """
 
     metrics: dict[str, float]
@@ -138,8 +142,8 @@ def evaluate(ranker: Ranker, data: Dataset, split: str) -> Evaluation:
     if scores is None:
         return Evaluation({}, None, facts)
     ks = metric_ks(ranker.config, data)
-    found = metrics.evaluate(scores, points.relevance, data.inverse_propensity(), ks)
-    return Evaluation(found, scores, facts)
+    values = metrics.evaluate(scores, points.relevance, data.inverse_propensity(), ks)
+    return Evaluation(values, scores, facts)
 
 
 class ShortlistRecall:
@@ -228,37 +232,37 @@ def compare_index(ranker: Ranker, texts: Texts, k: int) -> dict[str, Any]:
     Returns:
         what `Comparison.report` says, and the index's name.
     """
-    settings = ranker.config.eval
+    options = ranker.config.eval
     index = ranker.index
     assert isinstance(index, HnswIndex), "exact search is not compared with itself"
-    exact = ExactIndex(index.labels, index.bias, block=settings.label_block)
+    exact = ExactIndex(index.labels, index.bias, block=options.label_block)
     both = Comparison(index, exact)
-    for queries in ranker.queries(texts).split(settings.batch_size):
+    for queries in ranker.queries(texts).split(options.batch_size):
         both.search(queries, k)
-    found = both.report()
+    report = both.report()
     log.info(
         "approximate index: recall@1 %.4f, recall@%d %.4f of the exact result, %d points, build "
         "%.1f s, search %.3f ms/point vs exact %.3f ms/point",
-        found["recall@1"],
-        found["k"],
-        found["recall@k"],
-        found["points"],
-        found["build_seconds"],
-        found["search_ms"],
-        found["exact_ms"],
+        report["recall@1"],
+        report["k"],
+        report["recall@k"],
+        report["points"],
+        report["build_seconds"],
+        report["search_ms"],
+        report["exact_ms"],
     )
-    if min(found["recall@1"], found["recall@k"]) < LEAST_RECALL:
+    if min(report["recall@1"], report["recall@k"]) < LEAST_RECALL:
         log.warning(
             "eval.index %s finds %.0f %% of the exact best %d labels of %d points; larger "
             "eval.%s_ef or eval.%s_m find more, eval.index: exact all",
-            settings.index,
-            100 * found["recall@k"],
-            found["k"],
-            found["points"],
-            settings.index,
-            settings.index,
+            options.index,
+            100 * report["recall@k"],
+            report["k"],
+            report["points"],
+            options.index,
+            options.index,
         )
-    return {"name": settings.index, **found}
+    return {"name": options.index, **report}
 
 
 def spread(count: int, most: int) -> np.ndarray:
@@ -266,6 +270,6 @@ def spread(count: int, most: int) -> np.ndarray:
     return np.linspace(0, count - 1, min(count, most)).astype(np.int64)
 
 
-def headline(found: dict[str, float], names: Sequence[str]) -> str:
+def headline(values: dict[str, float], names: Sequence[str]) -> str:
     """Some metrics on one line."""
-    return ", ".join(f"{name} {found[name]:.2f}" for name in names if name in found)
+    return ", ".join(f"{name} {values[name]:.2f}" for name in names if name in values)

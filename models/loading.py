@@ -71,20 +71,20 @@ def check_options(ranker: Ranker) -> None:
 
     An approximate index, a precision, members to leave out.
     """
-    settings = ranker.config.eval
+    options = ranker.config.eval
     name = ranker.config.method.name
-    if settings.without and "without" not in ranker.takes:
+    if options.without and "without" not in ranker.takes:
         raise InputError(
-            f"eval.without is {list(settings.without)}, but method {name} has no members to leave "
+            f"eval.without is {list(options.without)}, but method {name} has no members to leave "
             "out; only a fusion has"
         )
-    if settings.precision != "float32" and "precision" not in ranker.takes:
+    if options.precision != "float32" and "precision" not in ranker.takes:
         raise InputError(
-            f"eval.precision is '{settings.precision}', but method {name} has no graph index; it "
+            f"eval.precision is '{options.precision}', but method {name} has no graph index; it "
             "needs eval.precision: float32"
         )
-    if settings.index != "exact" and "index" not in ranker.takes:
+    if options.index != "exact" and "index" not in ranker.takes:
         raise InputError(
-            f"eval.index is '{settings.index}', but method {name} does not search all labels by "
+            f"eval.index is '{options.index}', but method {name} does not search all labels by "
             "inner product; it needs eval.index: exact"
         )

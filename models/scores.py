@@ -109,9 +109,9 @@ class InnerProducts(Scores):
         ids = np.empty((len(self.queries), k), np.int64)
         for start in range(0, len(self.queries), self.at_once):
             rows = slice(start, start + self.at_once)
-            found, labels = self.index.search(self.queries[rows], k)
-            values[rows] = found.float().cpu().numpy()
-            ids[rows] = labels.cpu().numpy()
+            best_values, best_ids = self.index.search(self.queries[rows], k)  # [b, k] each
+            values[rows] = best_values.float().cpu().numpy()
+            ids[rows] = best_ids.cpu().numpy()
         return values, ids
 
     def of(self, labels: np.ndarray) -> np.ndarray:

@@ -54,45 +54,41 @@ class ClusteredBatches:
     """
 
     def __init__(self, config: Config, count: int) -> None:
-        self.settings = config.method
+        self.options = config.method
         self.count = count
         self.seed = config.run.seed
         self._clusters: np.ndarray | None = None  # [n]
-        # the own part of the bank: positions in the split ...
-        self._points: list[np.ndarray] = []
-        self._embeddings: list[np.ndarray] = []  # ... and embeddings [.., D] float32
+        # this process's part of the bank, a step an entry
+        self._points: list[np.ndarray] = []  # positions in the split [b]
+        self._embeddings: list[np.ndarray] = []  # [b, D] float32
         self._threads = distributed.cpu_threads(config.run.threads)
-        if (
-            self.settings.batches == "clustered"
-            and self.settings.curr_epochs[0] >= config.train.epochs > 0
-        ):
+        is_clustered = self.options.batches == "clustered"
+        if is_clustered and self.options.curr_epochs[0] >= config.train.epochs > 0:
             log.warning(
                 "method.curr_epochs begins at %d, but train.epochs is %d: all batches are random",
-                self.settings.curr_epochs[0],
+                self.options.curr_epochs[0],
                 config.train.epochs,
             )
 
     def size(self, epoch: int) -> int | None:
         """Queries of a cluster in an epoch; None = random order."""
-        reached = sum(e <= epoch for e in self.settings.curr_epochs)
-        if self.settings.batches == "random" or not reached:
+        reached = sum(first <= epoch for first in self.options.curr_epochs)
+        if self.options.batches == "random" or not reached:
             return None
-        return self.settings.cluster_size << (reached - 1)
+        return self.options.cluster_size << (reached - 1)
 
     def due(self, epoch: int) -> bool:
         """Whether queries are clustered at the start of an epoch."""
-        start = self.settings.curr_epochs[0]
-        again = (
-            epoch in self.settings.curr_epochs
-            or (epoch - start) % self.settings.cluster_interval == 0
-        )
-        return self.size(epoch) is not None and again
+        if self.size(epoch) is None:
+            return False
+        since = epoch - self.options.curr_epochs[0]
+        return epoch in self.options.curr_epochs or since % self.options.cluster_interval == 0
 
     def record(self, batch: Batch, embeddings: Tensor) -> None:
         """Keep the own queries' embeddings [b, D] of a step, if the next epoch needs them."""
         if self.due(batch.key[1] + 1):
-            own = distributed.share(len(batch.points))
-            self._points.append(batch.points[own.start : own.stop])
+            share = distributed.share(len(batch.points))
+            self._points.append(batch.points[share.start : share.stop])
             self._embeddings.append(embeddings.detach().float().cpu().numpy())
 
     def start_epoch(self, epoch: int, embed: Callable[[], np.ndarray]) -> None:
@@ -146,12 +142,15 @@ class ClusteredBatches:
         Returns:
             None on the other processes, and where there are none.
         """
-        own = len(self._points) > 0
-        if not distributed.agree(int(own)):
+        has_some = len(self._points) > 0
+        if not distributed.agree(int(has_some)):
             return None
-        points = np.concatenate(self._points) if own else np.zeros(0, np.int64)
-        width = distributed.agree(self._embeddings[0].shape[1] if own else 0)
-        embeddings = np.concatenate(self._embeddings) if own else np.zeros((0, width), np.float32)
+        width = distributed.agree(self._embeddings[0].shape[1] if has_some else 0)
+        points = np.zeros(0, np.int64)
+        embeddings = np.zeros((0, width), np.float32)
+        if has_some:
+            points = np.concatenate(self._points)
+            embeddings = np.concatenate(self._embeddings)
         all_points = distributed.gather_arrays(points, self.count)
         all_embeddings = distributed.gather_arrays(embeddings, self.count)
         if all_points is None or all_embeddings is None:
@@ -160,35 +159,37 @@ class ClusteredBatches:
 
     def state(self) -> dict[str, np.ndarray]:
         """Clusters and bank for the checkpoint; a collective, whole on the main process."""
-        found = {} if self._clusters is None else {"clusters": self._clusters}
-        if (bank := self._gathered()) is not None:
-            found |= {"bank_points": bank[0], "bank_embeddings": bank[1]}
-        return found
+        state = {} if self._clusters is None else {"clusters": self._clusters}
+        bank = self._gathered()
+        if bank is not None:
+            points, embeddings = bank
+            state |= {"bank_points": points, "bank_embeddings": embeddings}
+        return state
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         self._clusters = state.get("clusters")
         if "bank_points" in state and distributed.is_main():
-            self._points, self._embeddings = [state["bank_points"]], [state["bank_embeddings"]]
+            self._points = [state["bank_points"]]
+            self._embeddings = [state["bank_embeddings"]]
 
 
 def check_curriculum(config: Config) -> None:
     """ConfigError for a curriculum that cannot be run."""
-    settings = config.method
-    if settings.batches == "random":
+    options = config.method
+    if options.batches == "random":
         return
-    epochs = list(settings.curr_epochs)
+    epochs = list(options.curr_epochs)
     if not epochs or epochs != sorted(set(epochs)) or epochs[0] < 0:
         raise ConfigError(f"method.curr_epochs must be ascending epochs from 0, got {epochs}")
-    if settings.cluster_size > config.train.batch_size:
+    if options.cluster_size > config.train.batch_size:
         raise ConfigError(
-            f"method.cluster_size is {settings.cluster_size}, expected at most the batch, "
+            f"method.cluster_size is {options.cluster_size}, expected at most the batch, "
             f"train.batch_size {config.train.batch_size}"
         )
-    largest = settings.cluster_size << (
-        len([e for e in epochs if e < max(config.train.epochs, 1)] or [0]) - 1
-    )
+    doublings = sum(epoch < max(config.train.epochs, 1) for epoch in epochs[1:])
+    largest = options.cluster_size << doublings
     if largest > config.train.batch_size:
         raise ConfigError(
-            f"method.cluster_size is {settings.cluster_size} and doubles to {largest} by "
+            f"method.cluster_size is {options.cluster_size} and doubles to {largest} by "
             f"method.curr_epochs, more than the batch, train.batch_size {config.train.batch_size}"
         )

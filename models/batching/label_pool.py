@@ -8,6 +8,7 @@ pool.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
@@ -52,9 +53,9 @@ def pool_loss(
     labels: torch.Tensor,
     pool: LabelPool,
     batch: Batch,
-    sampled: np.ndarray | None,
-    settings: LossConfig,
     *,
+    sampled: np.ndarray | None,
+    options: LossConfig,
     tau: float,
     bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
@@ -67,11 +68,12 @@ def pool_loss(
         queries: embeddings of the own queries [b, D].
         labels: representations of the own labels in the pool's order [k, D].
         sampled: mask over the batch's relevance entries [nnz]; needed with `loss.sample`.
+        options: section `loss`.
         bias: of the own labels [k].
     """
-    if settings.name in LOSSES:
+    if options.name in LOSSES:
         queries = distributed.gather_rows(queries, len(batch.points))  # [B, D]
-        positives = pool.positives(batch, settings, sampled, queries.device)
+        positives = pool.positives(batch, options, sampled, queries.device)
         return loss(
             queries=queries,
             labels=labels,
@@ -80,17 +82,17 @@ def pool_loss(
             tau=tau,
             exchange=distributed.loss_exchange(),
         )
-    labels = gather_pool(pool, labels)
-    bias = None if bias is None else gather_pool(pool, bias)
-    positives = pool.positives(batch, settings, sampled, queries.device, by_rows=True)
-    share = loss(queries=queries, labels=labels, positives=positives, bias=bias, tau=tau)
-    share = share * (len(queries) / len(batch.points))
-    return share + (distributed.loss_exchange().sum(share.detach().clone()) - share.detach())
+    labels = gather_pool(pool, labels)  # [K, D]
+    bias = None if bias is None else gather_pool(pool, bias)  # [K]
+    positives = pool.positives(batch, options, sampled, queries.device, by_rows=True)
+    mean = loss(queries=queries, labels=labels, positives=positives, bias=bias, tau=tau)
+    part = mean * (len(queries) / len(batch.points))  # of the batch's mean
+    return part + (distributed.loss_exchange().sum(part.detach().clone()) - part.detach())
 
 
-def gather_pool(pool: LabelPool, own: torch.Tensor) -> torch.Tensor:
+def gather_pool(pool: LabelPool, rows: torch.Tensor) -> torch.Tensor:
     """Gather rows of every process's own labels [k, ...] into the order of all ids [K, ...]."""
-    return distributed.gather_rows(pool.by_id(own), len(pool.ids), pool.sizes)
+    return distributed.gather_rows(pool.by_id(rows), len(pool.ids), pool.sizes)
 
 
 class LabelPool:
@@ -99,7 +101,7 @@ class LabelPool:
     Args:
         ids: label ids of the whole pool [K], sorted.
         lengths: text lengths of all labels [L]: the loss sees the own labels shortest text first;
-        None = in order.
+            None = in order.
         num_labels: L, to cut the pool where the processes' shares of all labels end, as their
             classifier rows are owned; None = into equal parts.
     Attributes:
@@ -112,29 +114,31 @@ class LabelPool:
     ) -> None:
         self.ids = ids
         total = len(ids) if num_labels is None else num_labels
-        edges = np.array(
-            [0, *(distributed.share(total, r).stop for r in range(distributed.world_size()))]
-        )
-        edges = edges if num_labels is None else np.searchsorted(ids, edges)
+        stops = [distributed.share(total, rank).stop for rank in range(distributed.world_size())]
+        edges = np.array([0, *stops])
+        if num_labels is not None:
+            edges = np.searchsorted(ids, edges)
         self.sizes = np.diff(edges).tolist()
-        self.range = range(*edges[distributed.rank() :][:2].tolist())
-        own = ids[self.range.start : self.range.stop]
-        order = np.arange(len(own)) if lengths is None else np.argsort(lengths[own], kind="stable")
-        self.own = own[order]
-        self._column = np.empty(len(own), np.int64)  # place in the range -> column of the loss
-        self._column[order] = np.arange(len(own))
+        rank = distributed.rank()
+        self.range = range(int(edges[rank]), int(edges[rank + 1]))
+        in_range = ids[self.range.start : self.range.stop]
+        order = np.arange(len(in_range))
+        if lengths is not None:
+            order = np.argsort(lengths[in_range], kind="stable")
+        self.own = in_range[order]
+        self._column = np.empty(len(in_range), np.int64)  # place in the range -> column of the loss
+        self._column[order] = np.arange(len(in_range))
 
     def _find(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(in the pool?, place in the pool) of each label."""
-        # ids are 0..K-1: nothing to look up
-        if len(self.ids) == 0 or (len(self.ids) == self.ids[-1] + 1):
+        if len(self.ids) == 0 or len(self.ids) == self.ids[-1] + 1:  # 0..K-1: nothing to look up
             return labels < len(self.ids), labels
         place = np.minimum(np.searchsorted(self.ids, labels), len(self.ids) - 1)
         return self.ids[place] == labels, place
 
-    def by_id(self, own: torch.Tensor) -> torch.Tensor:
+    def by_id(self, rows: torch.Tensor) -> torch.Tensor:
         """Put rows of the own labels [k, ...] into the order of their ids; differentiable."""
-        return own[torch.from_numpy(self._column).to(own.device)]
+        return rows[torch.from_numpy(self._column).to(rows.device)]
 
     def positives(
         self,
@@ -153,21 +157,13 @@ class LabelPool:
         Args:
             sampled: mask over the batch's relevance entries; needed with `loss.sample`.
             by_rows: of the own queries among all labels of the pool, in the order of their ids,
-            instead.
+                instead.
         """
-        rows = entry_rows(batch.relevance)
-        labels = batch.relevance.indices
-        weights = batch.relevance.data
-        counted = np.ones(len(rows), bool)
-        if loss.sample:
-            assert sampled is not None, "loss.sample needs a sample"
-            counted = sampled
-        if batch.filters.nnz:
-            rows, labels, weights, counted = _with_absent(batch, rows, labels, weights, counted)
-        inside, place = self._find(labels)
-        per_row = np.bincount(rows[inside & counted], minlength=batch.relevance.shape[0]).astype(
-            np.float32
-        )
+        pairs = KnownPairs.of(batch, loss, sampled)
+        rows = pairs.rows
+        inside, place = self._find(pairs.labels)
+        num_queries = batch.relevance.shape[0]
+        per_row = np.bincount(rows[inside & pairs.counted], minlength=num_queries)  # [B]
         if by_rows:
             share = distributed.share(len(per_row))
             mine = np.flatnonzero(inside & (rows >= share.start) & (rows < share.stop))
@@ -178,8 +174,9 @@ class LabelPool:
             mine = np.flatnonzero(inside & (place >= self.range.start) & (place < self.range.stop))
             columns = self._column[place[mine] - self.range.start]
         order = np.argsort(columns, kind="stable")
-        mine, columns = mine[order], columns[order]
-        values = weights[mine] if loss.weighted else np.ones(len(mine))
+        mine = mine[order]
+        columns = columns[order]
+        values = pairs.weights[mine] if loss.weighted else np.ones(len(mine))
 
         def tensor(array: np.ndarray, kind: type) -> torch.Tensor:
             return torch.from_numpy(np.ascontiguousarray(array, kind)).to(device, non_blocking=True)
@@ -188,29 +185,48 @@ class LabelPool:
             tensor(rows[mine], np.int64),
             tensor(columns, np.int64),
             tensor(values, np.float32),
-            tensor(counted[mine], np.bool_),
+            tensor(pairs.counted[mine], np.bool_),
             tensor(per_row, np.float32),
         )
 
 
-def _with_absent(
-    batch: Batch,
-    rows: np.ndarray,
-    labels: np.ndarray,
-    weights: np.ndarray,
-    counted: np.ndarray,
-) -> tuple[np.ndarray, ...]:
-    """Append the filter pairs as absent entries; a pair that is also relevant stays relevant."""
-    width = batch.relevance.shape[1]
-    absent_rows = entry_rows(batch.filters)
-    absent = batch.filters.indices
-    new = ~np.isin(
-        absent_rows.astype(np.int64) * width + absent, rows.astype(np.int64) * width + labels
-    )
-    extra = int(new.sum())
-    return (
-        np.concatenate([rows, absent_rows[new]]),
-        np.concatenate([labels, absent[new]]),
-        np.concatenate([weights, np.ones(extra, weights.dtype)]),
-        np.concatenate([counted, np.zeros(extra, bool)]),
-    )
+@dataclass(frozen=True)
+class KnownPairs:
+    """Pairs of a batch's queries and labels that are no negatives.
+
+    Attributes:
+        rows: query of each pair, its place in the batch [n].
+        labels: [n].
+        weights: relevance [n].
+        counted: whether it is a positive; absent otherwise [n].
+    """
+
+    rows: np.ndarray
+    labels: np.ndarray
+    weights: np.ndarray
+    counted: np.ndarray
+
+    @classmethod
+    def of(cls, batch: Batch, loss: LossConfig, sampled: np.ndarray | None) -> KnownPairs:
+        """All positives, or with `loss.sample` the sampled ones; the filter pairs behind them."""
+        counted = np.ones(batch.relevance.nnz, bool)
+        if loss.sample:
+            assert sampled is not None, "loss.sample needs a sample"
+            counted = sampled
+        relevance = batch.relevance
+        pairs = cls(entry_rows(relevance), relevance.indices, relevance.data, counted)
+        return pairs.with_absent(batch.filters) if batch.filters.nnz else pairs
+
+    def with_absent(self, filters: sp.csr_matrix) -> KnownPairs:
+        """Append filter pairs as absent ones; a pair that is also relevant stays relevant."""
+        width = filters.shape[1]
+        rows = entry_rows(filters)
+        keys = rows.astype(np.int64) * width + filters.indices
+        new = ~np.isin(keys, self.rows.astype(np.int64) * width + self.labels)
+        extra = int(new.sum())
+        return KnownPairs(
+            np.concatenate([self.rows, rows[new]]),
+            np.concatenate([self.labels, filters.indices[new]]),
+            np.concatenate([self.weights, np.ones(extra, self.weights.dtype)]),
+            np.concatenate([self.counted, np.zeros(extra, bool)]),
+        )

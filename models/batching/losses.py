@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from torch import Tensor
 
 from losses import LOSSES, ROW_LOSSES
 from utils.config.config import ConfigError, LossConfig
 from utils.config.plugins import is_foreign, resolve
-
-OPTIONS = {  # of section `loss`, by the loss that takes them
-    "soft-topk": ("k", "alpha"),
-    "triplet": ("margin", "hardest_negatives", "hardest_positives", "hardness_tau"),
-}
 
 
 def loss_function(config: LossConfig) -> Callable[..., Tensor]:
@@ -28,5 +24,18 @@ def loss_function(config: LossConfig) -> Callable[..., Tensor]:
         if not callable(loss):
             raise ConfigError(f"loss.name: expected a function, {config.name} is {loss!r:.60}")
         return loss
-    options = {name: getattr(config, name) for name in OPTIONS.get(config.name, ())}
-    return partial({**LOSSES, **ROW_LOSSES}[config.name], **options)
+    return partial({**LOSSES, **ROW_LOSSES}[config.name], **_options(config))
+
+
+def _options(config: LossConfig) -> dict[str, Any]:
+    """Options of section `loss` that the loss takes."""
+    if config.name == "soft-topk":
+        return {"k": config.k, "alpha": config.alpha}
+    if config.name == "triplet":
+        return {
+            "margin": config.margin,
+            "hardest_negatives": config.hardest_negatives,
+            "hardest_positives": config.hardest_positives,
+            "hardness_tau": config.hardness_tau,
+        }
+    return {}

@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import scipy.sparse as sp
@@ -81,7 +82,8 @@ class Fused(Solver):
     """Fits the fusion of an xc run's classifier and the label embeddings it began with.
 
     Attributes:
-        reader: of the xc run's encoder. members: its classifier and embeddings.
+        reader: of the xc run's encoder.
+        members: its classifier and embeddings.
         model: what was fitted; None before `fit`.
     """
 
@@ -168,13 +170,14 @@ class Fused(Solver):
 
         With fewer than five labels, nDCG at L.
         """
-        settings = self.config.method
-        tree = settings.tree_weight
-        embedding = settings.embedding_weight
+        options = self.config.method
+        trees = TREE_WEIGHTS if options.tree_weight is None else (options.tree_weight,)
+        embeddings: tuple[float, ...] = EMBEDDING_WEIGHTS
+        if options.embedding_weight is not None:
+            embeddings = (options.embedding_weight,)
         choices = [
-            ScoreTreeSettings(of_tree, (1.0, of_embedding), settings.depth, settings.min_leaf)
-            for of_tree in (TREE_WEIGHTS if tree is None else (tree,))
-            for of_embedding in (EMBEDDING_WEIGHTS if embedding is None else (embedding,))
+            ScoreTreeSettings(tree, (1.0, embedding), options.depth, options.min_leaf)
+            for tree, embedding in product(trees, embeddings)
         ]
         chosen = choose(scored, choices, f"nDCG@{min(5, self.data.num_labels)}")
         log.info(
@@ -193,11 +196,11 @@ class Fused(Solver):
         split = self.data.splits["val"]
         num_labels = self.data.num_labels
         wanted = min(self.config.method.candidates, num_labels)
-        own = distributed.share(len(split))
-        queries = embed_all(self.reader, split.texts)[own.start : own.stop]
-        labels = np.empty((len(own), 2 * wanted), np.int64)
-        scores = np.empty((len(own), 2 * wanted, 2), np.float32)
-        for start in range(0, len(own), self.config.eval.batch_size):
+        share = distributed.share(len(split))
+        queries = embed_all(self.reader, split.texts)[share.start : share.stop]
+        labels = np.empty((len(share), 2 * wanted), np.int64)
+        scores = np.empty((len(share), 2 * wanted, 2), np.float32)
+        for start in range(0, len(share), self.config.eval.batch_size):
             rows = slice(start, start + self.config.eval.batch_size)
             labels[rows], scores[rows] = self.members.candidates(queries[rows], wanted)
         all_labels = distributed.gather_arrays(labels, len(split))
@@ -205,17 +208,22 @@ class Fused(Solver):
         if all_labels is None or all_scores is None:
             return []
         pairs = split.filters.nonzero()
-        found = [topk_csr(all_scores[:, :, m], all_labels, num_labels) for m in range(2)]
-        return [remove_pairs(scores, *pairs) for scores in found]
+        classifier = topk_csr(all_scores[:, :, 0], all_labels, num_labels)
+        embedding = topk_csr(all_scores[:, :, 1], all_labels, num_labels)
+        return [remove_pairs(classifier, *pairs), remove_pairs(embedding, *pairs)]
 
 
 def check_same_embeddings(ours: EncoderConfig, theirs: EncoderConfig) -> None:
     """ConfigError where two encoders of equal weights would embed a text differently."""
-    for name in ("pooling", "normalize", "point_prompt"):
-        wanted = getattr(fill(ours), name)
-        given = getattr(fill(theirs), name)
+    ours = fill(ours)
+    theirs = fill(theirs)
+    pairs: dict[str, tuple[Any, Any]] = {
+        "pooling": (ours.pooling, theirs.pooling),
+        "normalize": (ours.normalize, theirs.normalize),
+        "prompt": (ours.point_prompt, theirs.point_prompt),
+    }
+    for key, (wanted, given) in pairs.items():
         if wanted != given:
-            key = name.removeprefix("point_")
             raise ConfigError(
                 f"run.start_from: its encoder.{key} is {given!r}, this run's {wanted!r}; method "
                 "fused reads texts as the xc run does"

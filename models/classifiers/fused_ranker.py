@@ -31,7 +31,9 @@ class FusedMembers:
     """The classifier, x . w_l + tau b_l, and the label embeddings, x . z_l.
 
     Attributes:
-        weight: w [L, D], of unit length. bias: tau b [L]. embeddings: z [L, D].
+        weight: w [L, D], of unit length.
+        bias: tau b [L].
+        embeddings: z [L, D].
         indexes: of both, in this order.
     """
 

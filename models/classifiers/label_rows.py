@@ -31,7 +31,8 @@ class LabelRows:
     """A row and a bias a label.
 
     Attributes:
-        weight: w [L, D]. bias: b [L].
+        weight: w [L, D].
+        bias: b [L].
     """
 
     weight: Tensor
@@ -101,8 +102,10 @@ class ClusterRows(LabelRows):
     """A row and a bias a cluster, shared by its labels.
 
     Attributes:
-        weight: w [C, D]. bias: b [C].
-        clusters: C(l) [L] int64. log_share: s [L], the log of a label's share of its cluster.
+        weight: w [C, D].
+        bias: b [C].
+        clusters: C(l) [L] int64.
+        log_share: s [L], the log of a label's share of its cluster.
     """
 
     clusters: Tensor

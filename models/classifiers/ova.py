@@ -64,16 +64,17 @@ class Classifier(nn.Module):
     """What is trained: the encoder, and this process's share of the classifier's rows.
 
     Attributes:
-        weight: [own rows, D]. bias: [own rows]. Both start at 0: every class is equally likely.
+        weight: [own rows, D].
+        bias: [own rows]. Both start at 0: every class is equally likely.
     """
 
     def __init__(self, encoder: TextEncoder, num_rows: int, gradient: Gradient) -> None:
         super().__init__()
-        own = len(distributed.share(num_rows))
+        own_rows = len(distributed.share(num_rows))
         kind = Kind(gradient, sharded=True)
         self.encoder = encoder
-        self.weight = DeclaredParameter(torch.zeros(own, encoder.dim), kind)
-        self.bias = DeclaredParameter(torch.zeros(own), kind)
+        self.weight = DeclaredParameter(torch.zeros(own_rows, encoder.dim), kind)
+        self.bias = DeclaredParameter(torch.zeros(own_rows), kind)
 
 
 class Ova(Learner):
@@ -130,8 +131,8 @@ class Ova(Learner):
     @property
     def own_rows(self) -> slice:
         """This process's among the rows of all."""
-        own = distributed.share(self.num_rows)
-        return slice(own.start, own.stop)
+        share = distributed.share(self.num_rows)
+        return slice(share.start, share.stop)
 
     def take(self, start: Ranker) -> None:
         """Copy the encoder of any run, and the rows of a classifier."""
@@ -161,25 +162,24 @@ class Ova(Learner):
 
         b of the batch's B queries and k of the pool's K rows are this process's.
         """
-        settings = self.config.loss
-        queries, to_encoder = self.embed(batch)  # [b, D]: own queries
+        queries, to_encoder = self.embed(batch)  # [b, D]
         sampled = None
-        if settings.sample:
-            count = sample_size(settings, self.num_rows)
-            sampled = sample_positives(batch.relevance, count, batch.rng())
-        pool, weight, bias = self.step_rows(batch)  # K labels; own rows [k, D], [k]
+        if self.config.loss.sample:
+            count = sample_size(self.config.loss, self.num_rows)
+            sampled = sample_positives(batch.relevance, count, batch.rng())  # [nnz]
+        pool, weight, bias = self.step_rows(batch)  # K labels; [k, D], [k]
         loss = pool_loss(
             self.loss,
             queries,
             weight,
             pool,
             batch,
-            sampled,
-            settings,
+            sampled=sampled,
+            options=self.config.loss,
             tau=self.config.method.tau,
             bias=bias,
         )
-        self.runtime.backward(loss)
+        self.runtime.backward(loss)  # to weight, bias and queries
         to_encoder()
         return loss.detach()
 

@@ -51,7 +51,8 @@ class ClusterClassifier(Classifier):
     """A classifier of clusters, and the labels' clusters.
 
     Buffers:
-        clusters: of each label [L] int64, -1 before they are made. log_share: [L].
+        clusters: of each label [L] int64, -1 before they are made.
+        log_share: log p(l | C(l)) [L].
     """
 
     clusters: Tensor

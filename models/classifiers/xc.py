@@ -138,16 +138,16 @@ class Xc(Ova):
 
     def embed(self, batch: Batch) -> tuple[Tensor, Callable[[], None]]:
         """Take the own queries from those encoded once, or encode them; then drop out."""
-        settings = self.config.method
-        if settings.freeze:
-            own = distributed.share(len(batch.points))
-            points = torch.from_numpy(batch.points[own.start : own.stop])
+        options = self.config.method
+        if options.freeze:
+            share = distributed.share(len(batch.points))
+            points = torch.from_numpy(batch.points[share.start : share.stop])
             queries = self.frozen_queries[points.to(self.runtime.device)]  # [b, D]
             to_encoder = _nothing
         else:
-            queries, to_encoder = super().embed(batch)
+            queries, to_encoder = super().embed(batch)  # [b, D]
             self.clustered.record(batch, queries)
-        return F.dropout(queries, settings.dropout, self.module.training), to_encoder
+        return F.dropout(queries, options.dropout, self.module.training), to_encoder
 
     def step_rows(self, batch: Batch) -> tuple[LabelPool, Tensor, Tensor]:
         """The rows of all labels, or of the batch's positives alone."""
@@ -157,8 +157,9 @@ class Xc(Ova):
             return pool, self._direction(module.weight), module.bias
         labels = np.unique(batch.relevance.indices).astype(np.int64)  # [K]
         pool = LabelPool(labels, num_labels=self.num_rows)
-        own = torch.from_numpy(pool.own - self.own_rows.start).to(module.weight.device)  # [k]
-        return pool, self._direction(take_rows(module.weight, own)), take_rows(module.bias, own)
+        rows = torch.from_numpy(pool.own - self.own_rows.start).to(module.weight.device)  # [k]
+        weight = self._direction(take_rows(module.weight, rows))  # [k, D]
+        return pool, weight, take_rows(module.bias, rows)
 
     def _direction(self, rows: Tensor) -> Tensor:
         return F.normalize(rows, dim=1) if self.config.method.cosine else rows

@@ -46,8 +46,8 @@ class AuxiliaryVectors(nn.Module):
 
     def forward(self, embeddings: Tensor, labels: np.ndarray, normalize: bool) -> Tensor:
         """Embeddings of label texts [k, D] -> representations of those labels [k, D]."""
-        rows = self.clusters[torch.from_numpy(labels).to(self.clusters.device)]
-        summed = embeddings + take_rows(self.table, rows).to(embeddings.dtype)
+        rows = self.clusters[torch.from_numpy(labels).to(self.clusters.device)]  # [k]
+        summed = embeddings + take_rows(self.table, rows).to(embeddings.dtype)  # [k, D]
         return F.normalize(summed, dim=-1) if normalize else summed
 
     def nearest(self, embeddings: Tensor, centroids: Tensor, normalize: bool) -> Tensor:
@@ -57,14 +57,14 @@ class AuxiliaryVectors(nn.Module):
             embeddings: of the new labels' texts [k, D].
             centroids: of the clusters [K, D]; a zero row where one is empty.
         """
-        # a cluster may be empty
-        near = (embeddings @ centroids.T).masked_fill(~centroids.any(1), -torch.inf)
-        vectors = self.table.detach()[near.argmax(1)]
+        is_empty = ~centroids.any(1)  # [K]
+        near = (embeddings @ centroids.T).masked_fill(is_empty, -torch.inf)  # [k, K]
+        vectors = self.table.detach()[near.argmax(1)]  # [k, D]
         return F.normalize(embeddings + vectors, dim=-1) if normalize else embeddings + vectors
 
 
 def assign(
-    embeddings: np.ndarray, counts: np.ndarray, vectors: int, head: int, seed: int, threads: int
+    embeddings: np.ndarray, counts: np.ndarray, vectors: int, head: int, *, seed: int, threads: int
 ) -> np.ndarray:
     """Assign a vector to each label [L] int64.
 
@@ -102,10 +102,10 @@ def number_of_vectors(config: Config, data: Dataset | DataSizes) -> int:
         ConfigError: neither K nor what K has beyond the head labels is a power of two, or there are
             more vectors or more head labels than labels.
     """
-    settings = config.method
+    options = config.method
     labels = data.num_labels
-    count = settings.num_vectors
-    head = settings.num_head_vectors
+    count = options.num_vectors
+    head = options.num_head_vectors
     if head and count in ("labels", labels, 0):
         raise ConfigError(
             f"method.num_head_vectors is {head}, but with method.num_vectors {count} no labels "
@@ -129,11 +129,9 @@ def number_of_vectors(config: Config, data: Dataset | DataSizes) -> int:
         )
     if count and not (_is_power_of_two(count) or _is_power_of_two(count - head)):
         below = 1 << int(math.log2(count - head))
-        near = (
-            f"{below + head} or {2 * below + head} with the {head} head vectors"
-            if head
-            else f"{below}, {2 * below}"
-        )
+        near = f"{below}, {2 * below}"
+        if head:
+            near = f"{below + head} or {2 * below + head} with the {head} head vectors"
         raise ConfigError(
             f"method.num_vectors is {count}, expected a power of two, or one beyond "
             f"method.num_head_vectors (near: {near}), 0 for none, or `labels` for one a label"

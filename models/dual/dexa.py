@@ -98,8 +98,8 @@ class Dexa(Ngame):
                 self.data.label_counts,
                 len(auxiliary.table),
                 self.config.method.num_head_vectors,
-                self.config.run.seed,
-                self.runtime.threads,
+                seed=self.config.run.seed,
+                threads=self.runtime.threads,
             )
         auxiliary.clusters.copy_(torch.from_numpy(distributed.broadcast(clusters)))
 

@@ -107,9 +107,9 @@ class Dexml(Learner):
     # ---- a step
     def backward(self, batch: Batch) -> Tensor:
         """A step, as the head of this page tells it; letters as in models/contract.py."""
-        settings = self.config.method
-        pool = self._pool(batch)
-        query_cache = GradCache(self._encode, batch.queries.split(settings.gc_batch_size))
+        options = self.config.method
+        pool = self._pool(batch)  # K labels, k of them this process's
+        query_cache = GradCache(self._encode, batch.queries.split(options.gc_batch_size))
         label_cache = GradCache(self._encode, pool.texts)
         queries = query_cache.embed()  # [b, D]
         labels = self.represent(label_cache.embed(), pool.labels.own)  # [k, D]
@@ -119,12 +119,12 @@ class Dexml(Learner):
             labels,
             pool.labels,
             batch,
-            pool.sampled,
-            self.config.loss,
-            tau=settings.tau,
+            sampled=pool.sampled,
+            options=self.config.loss,
+            tau=options.tau,
         )
         self.observe(batch, queries.detach(), labels.detach(), pool)
-        self.runtime.backward(loss)
+        self.runtime.backward(loss)  # to the embeddings
         query_cache.backward()
         label_cache.backward()
         return loss.detach()
@@ -142,18 +142,19 @@ class Dexml(Learner):
 
     def _pool(self, batch: Batch) -> StepPool:
         """The labels of a step: all, or sampled positives and mined negatives of the batch."""
-        settings = self.config.method
+        options = self.config.method
         loss = self.config.loss
         rng = batch.rng()
         sampled = None
-        if settings.pool != "all" or loss.sample:
-            labels = len(self._label_lengths)
-            count = sample_size(loss, labels) if loss.sample else settings.num_positives
+        if options.pool != "all" or loss.sample:
+            count = options.num_positives
+            if loss.sample:
+                count = sample_size(loss, len(self._label_lengths))
             sampled = sample_positives(batch.relevance, count, rng)
-        if settings.pool == "all":
+        if options.pool == "all":
             return StepPool(*self._pool_of_all(), sampled)
         chosen = [batch.relevance.indices[sampled]]
-        if settings.pool == "hnm":
+        if options.pool == "hnm":
             chosen.append(self.negatives.draw(batch, rng))
         ids = np.unique(np.concatenate(chosen)).astype(np.int64)
         pool = LabelPool(ids, self._label_lengths)

@@ -22,21 +22,21 @@ class HardNegatives:
     """A shortlist of negatives for each training query, mined anew every few epochs.
 
     Args:
-        settings: `shortlist_size`, `num_negatives`, `hard_neg_start`, `refresh_interval`.
+        options: `shortlist_size`, `num_negatives`, `hard_neg_start`, `refresh_interval`.
         split: of the training points.
     """
 
-    def __init__(self, settings: DexmlConfig, split: Split) -> None:
-        self._settings = settings
+    def __init__(self, options: DexmlConfig, split: Split) -> None:
+        self._options = options
         self._split = split
         self._shortlists: np.ndarray | None = None  # [n, shortlist_size] label ids, -1 = none
 
     def is_due(self, epoch: int) -> bool:
         """Whether shortlists are mined before an epoch."""
-        first = self._settings.hard_neg_start
-        if self._settings.pool != "hnm" or epoch < first:
+        first = self._options.hard_neg_start
+        if self._options.pool != "hnm" or epoch < first:
             return False
-        return self._shortlists is None or (epoch - first) % self._settings.refresh_interval == 0
+        return self._shortlists is None or (epoch - first) % self._options.refresh_interval == 0
 
     def mine(self, ranker: Ranker) -> None:
         """Take each training query's best labels; a collective.
@@ -44,7 +44,7 @@ class HardNegatives:
         Neither positives nor filter pairs are among them.
         """
         known = self._split.relevance + self._split.filters
-        size = min(self._settings.shortlist_size, ranker.num_labels)
+        size = min(self._options.shortlist_size, ranker.num_labels)
         scores, _ = predict(ranker, self._split.texts, size, known)
         shortlists = None if scores is None else topk_rows(scores, size)[0]
         self._shortlists = distributed.broadcast(shortlists)
@@ -59,7 +59,7 @@ class HardNegatives:
             return np.zeros(0, np.int64)
         lists = self._shortlists[batch.points]  # [B, shortlist]
         keys = np.where(lists >= 0, rng.random(lists.shape), np.inf)
-        count = min(self._settings.num_negatives, lists.shape[1])
+        count = min(self._options.num_negatives, lists.shape[1])
         chosen = np.argsort(keys, axis=1)[:, :count]
         drawn = np.take_along_axis(lists, chosen, 1).ravel()
         return drawn[drawn >= 0]

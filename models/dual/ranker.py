@@ -80,8 +80,9 @@ class DexaRanker(DualRanker):
     """Whose label embeddings have auxiliary vectors (DEXA).
 
     Args:
-        auxiliary: the vectors; None without. centroids: of the texts' embeddings of the labels that
-            share each vector [K, D], by which labels never seen get theirs.
+        auxiliary: the vectors; None without.
+        centroids: of the texts' embeddings of the labels that share each vector [K, D], by which
+            labels never seen get theirs.
     """
 
     def __init__(

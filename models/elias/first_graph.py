@@ -107,13 +107,13 @@ def approximate(
         scores_of: embeddings [B, D] -> log s_c of all clusters [B, C].
         before: the graph whose clusters they are.
     """
-    own = distributed.share(len(split))
-    rows = np.arange(own.start, own.stop)
+    share = distributed.share(len(split))
+    rows = np.arange(share.start, share.stop)
     parents = before.parents()
     most_positives = int(np.diff(split.relevance.indptr).max(initial=0))
     size = min(limits.beam + most_positives, before.num_clusters)
-    clusters = np.full((len(own), size), -1, np.int64)
-    scores = np.zeros((len(own), size), np.float32)
+    clusters = np.full((len(share), size), -1, np.int64)
+    scores = np.zeros((len(share), size), np.float32)
     tokens, places = split.texts[rows].tokens(reader.tokenizer)
     for positions, block in reader.batches(tokens, places, "match"):
         log_scores = scores_of(block)

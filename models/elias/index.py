@@ -137,7 +137,7 @@ class GraphIndex:
             torch.from_numpy(self.edges),
             torch.from_numpy(self.log_edges),
             clusters,
-            settings.size,
+            size=settings.size,
         )
         ids = shortlist.labels.numpy()  # [B, K]
         dots = self.labels.dots(projected.numpy(), ids, over_threads)
@@ -220,7 +220,9 @@ class GraphIndex:
             queries.float() @ weights.T / settings.cluster_tau, settings.alpha, settings.beam
         )  # [B, S]
         check_answers(log_scores, "scores of clusters")
-        shortlist = select_labels(clusters, log_scores, edges, log_edges, clusters, settings.size)
+        shortlist = select_labels(
+            clusters, log_scores, edges, log_edges, clusters, size=settings.size
+        )
         ids = shortlist.labels.clamp(min=0)  # [B, K]
         logits = pool_scores(projected, labels, ids) / settings.tau + bias[ids]
         check_answers(logits, "scores of labels")

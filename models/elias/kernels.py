@@ -17,22 +17,27 @@ def hashed_selection(
 
     One pass over the edges with a hash table of labels.
     """
-    slots, width, size = clusters.shape[1], labels.shape[1], chosen.shape[1]
+    slots = clusters.shape[1]
+    width = labels.shape[1]
+    size = chosen.shape[1]
     capacity = 16
     while capacity < 2 * slots * width:
         capacity *= 2
     mask = capacity - 1
     keys = np.full(capacity, -1, np.int32)
-    best, where = np.empty(capacity, np.float32), np.empty(capacity, np.int32)
+    best = np.empty(capacity, np.float32)
+    where = np.empty(capacity, np.int32)
     used = np.empty(slots * width, np.int32)
     values = np.empty(slots * width, np.float32)
     for query in range(first, last):
+        # every label once, with the best of its paths
         count = 0
         for slot in range(slots):
             cluster = clusters[query, slot]
             if cluster < 0:
                 continue
-            row, score = rows[query, slot], log_scores[query, slot]
+            row = rows[query, slot]
+            score = log_scores[query, slot]
             for place in range(width):
                 label = labels[cluster, place]
                 if label < 0:
@@ -42,11 +47,15 @@ def hashed_selection(
                 while keys[at] != -1 and keys[at] != label:
                     at = (at + 1) & mask
                 if keys[at] == -1:
-                    keys[at], used[count] = label, at
+                    keys[at] = label
+                    used[count] = at
                     count += 1
                 elif path <= best[at]:
                     continue
-                best[at], where[at] = path, slot * width + place
+                best[at] = path
+                where[at] = slot * width + place
+
+        # the path of the last label that is kept, and how many of equal paths are
         for i in range(count):
             values[i] = best[used[i]]
         threshold = -np.inf
@@ -56,6 +65,8 @@ def hashed_selection(
             ties = size
             for i in range(count):
                 ties -= values[i] > threshold
+
+        # what is kept, in the order of ids: of equal paths the lower ids
         kept = 0
         for i in range(count):  # used[kept] is behind used[i]: what is kept moves to the front
             if values[i] >= threshold:
@@ -71,10 +82,16 @@ def hashed_selection(
                 ties -= 1
                 if ties < 0:
                     continue
-            chosen[query, out], edges[query, out], paths[query, out] = keys[at], where[at], best[at]
+            chosen[query, out] = keys[at]
+            edges[query, out] = where[at]
+            paths[query, out] = best[at]
             out += 1
+
+        # nothing behind the last; an empty table for the next query
         for i in range(out, size):
-            chosen[query, i], edges[query, i], paths[query, i] = -1, 0, -np.inf
+            chosen[query, i] = -1
+            edges[query, i] = 0
+            paths[query, i] = -np.inf
         for i in range(count):
             keys[used[i]] = -1
 
@@ -93,13 +110,14 @@ def given_paths(ids, log_scores, top, log_edges, starts, places):
         starts: of each label's edges among the places [L + 1].
         places: in the flat log_edges, label by label.
     """
-    found = np.empty(ids.shape, np.float32)
+    paths = np.empty(ids.shape, np.float32)
     width = log_edges.shape[1]
     in_beam = np.zeros(len(log_edges), np.bool_)
     for query in range(len(ids)):
         in_beam[top[query]] = True
         for i in range(ids.shape[1]):
-            inside, anywhere = np.float32(-np.inf), np.float32(-np.inf)
+            inside = np.float32(-np.inf)
+            anywhere = np.float32(-np.inf)
             label = ids[query, i]
             for at in range(starts[label], starts[label + 1]) if label >= 0 else range(0):
                 cluster = places[at] // width
@@ -107,6 +125,6 @@ def given_paths(ids, log_scores, top, log_edges, starts, places):
                 anywhere = max(anywhere, path)
                 if in_beam[cluster]:
                     inside = max(inside, path)
-            found[query, i] = anywhere if inside == -np.inf else inside
+            paths[query, i] = anywhere if inside == -np.inf else inside
         in_beam[top[query]] = False
-    return found
+    return paths

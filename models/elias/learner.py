@@ -197,7 +197,7 @@ class Elias(Learner):
         self._join_average(batch)
         options = self.config.method
         model = self.model
-        own = distributed.share(len(batch.points))
+        share = distributed.share(len(batch.points))
         with self.runtime.autocast():
             queries = model.encoder(batch.queries).float()  # [b, D]
             queries = F.dropout(queries, options.dropout, self.module.training)
@@ -210,8 +210,8 @@ class Elias(Learner):
         scores = pool_scores(projected, model.labels, labels)  # [b, K] w_l . x
         scores.retain_grad()
         logits = scores / options.tau + model.bias.detach()[labels, 0]  # [b, K]
-        positive = stored_at(batch.relevance[own.start : own.stop], shortlist.labels)
-        absent = stored_at(batch.filters[own.start : own.stop], shortlist.labels)
+        positive = stored_at(batch.relevance[share.start : share.stop], shortlist.labels)
+        absent = stored_at(batch.filters[share.start : share.stop], shortlist.labels)
         counted = inside & (positive | ~absent)
         loss = self.loss(logits=logits, log_paths=log_paths, positive=positive, counted=counted)
         if options.loss_lambda:
@@ -219,8 +219,8 @@ class Elias(Learner):
             loss = loss + options.loss_lambda * paths
         loss = loss / len(batch.points)
         self.runtime.backward(loss)
-        # those of W_L and of the bias are kept as factors, which the loss's scale must not reach
         assert scores.grad is not None, "it was retained"
+        # those of W_L and of the bias are kept as factors, which the loss's scale must not reach
         gradient = scores.grad / self.runtime.loss_scale()  # [b, K]
         rows = pool_gradient(labels, inside, gradient, projected)
         ones = projected.new_ones(len(projected), 1)
@@ -236,7 +236,7 @@ class Elias(Learner):
         The top ones and the parents of its positives, or random ones. Drawn for the whole batch, of
         which this process takes its rows.
         """
-        own = distributed.share(len(batch.points))
+        share = distributed.share(len(batch.points))
         rng = batch.rng()
         num_clusters = self.graph.num_clusters
         beam = self.model.limits.beam
@@ -247,7 +247,7 @@ class Elias(Learner):
         noise = rng.gumbel(size=(len(parents), choices)).astype(np.float32)
 
         def here(drawn: np.ndarray) -> Tensor:
-            rows = torch.from_numpy(drawn[own.start : own.stop])
+            rows = torch.from_numpy(drawn[share.start : share.stop])
             return rows.to(raised.device, non_blocking=True)
 
         return forced_clusters(raised, beam, here(parents), here(fill), here(noise))

@@ -31,8 +31,7 @@ from utils.reading.input_files import present
 from utils.run.folder import folder_of
 
 Origin = dict[str, Any]  # what a graph was made of, by the words that a message says it with
-# bytes of either end of a weight file that are looked at: training changes all of them
-END = 1 << 20
+END = 1 << 20  # bytes of either end of a weight file that are hashed: training changes all
 TOKENS_AT_ONCE = 1 << 16
 POINTS_LABELS = "labels of the points"
 EMBEDDINGS_OF = "embeddings of"

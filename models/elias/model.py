@@ -155,7 +155,7 @@ class EliasModel(nn.Module):
             log_beta = graph.log_beta[rows]  # [R]
             log_edges = (log_shares + log_beta[:, None]).clamp_(max=0)
         shortlist = select_labels(
-            clusters, log_scores.detach(), graph.labels, log_edges, place, self.options.K
+            clusters, log_scores.detach(), graph.labels, log_edges, place, size=self.options.K
         )
         width = log_edges.shape[1]
         slot = torch.div(shortlist.edges, width, rounding_mode="floor")  # [B, K]

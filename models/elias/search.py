@@ -41,6 +41,7 @@ def select_labels(
     labels: Tensor,
     log_edges: Tensor,
     rows: Tensor,
+    *,
     size: int,
 ) -> Shortlist:
     """The `size` labels with the best paths of each query; not differentiable.
@@ -53,7 +54,7 @@ def select_labels(
         rows: of log_edges, which a slot uses [B, S].
     """
     if clusters.is_cuda:
-        return sorted_selection(clusters, log_scores, labels, log_edges, rows, size)
+        return sorted_selection(clusters, log_scores, labels, log_edges, rows, size=size)
     size = min(size, clusters.shape[1] * labels.shape[1])
     inputs = (clusters, log_scores, labels, log_edges, rows)
     arrays = [tensor.detach().contiguous().numpy() for tensor in inputs]
@@ -68,7 +69,13 @@ def select_labels(
 
 
 def sorted_selection(
-    clusters: Tensor, log_scores: Tensor, labels: Tensor, log_edges: Tensor, rows: Tensor, size: int
+    clusters: Tensor,
+    log_scores: Tensor,
+    labels: Tensor,
+    log_edges: Tensor,
+    rows: Tensor,
+    *,
+    size: int,
 ) -> Shortlist:
     """`select_labels` by stable sorts: no host sync, for a GPU."""
     none = torch.iinfo(torch.int32).max

@@ -194,12 +194,12 @@ class EliasRanker(Solver):
         """
         make_tokens(self.elias, split.texts)
         k = min(count, self.data.num_labels)
-        own = distributed.share(len(split))
-        values = np.empty((len(own), k), np.float32)
-        ids = np.empty((len(own), k), np.int64)
-        for start in range(0, len(own), self.elias.at_once):
-            block = slice(start, min(start + self.elias.at_once, len(own)))
-            rows = np.arange(own.start, own.stop)[block]
+        share = distributed.share(len(split))
+        values = np.empty((len(share), k), np.float32)
+        ids = np.empty((len(share), k), np.int64)
+        for start in range(0, len(share), self.elias.at_once):
+            block = slice(start, min(start + self.elias.at_once, len(share)))
+            rows = np.arange(share.start, share.stop)[block]
             values[block], ids[block] = self.elias.open(split.texts[rows]).best(k)
         all_values = distributed.gather_arrays(values, len(split))
         all_ids = distributed.gather_arrays(ids, len(split))

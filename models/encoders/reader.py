@@ -112,8 +112,8 @@ def embed_together(reader: Reader, tokens: Ragged, rows: np.ndarray, name: str) 
 
     Each process encodes its share.
     """
-    own = distributed.share(len(rows))
-    embeddings = reader.encode(tokens, rows[own.start : own.stop], name)  # of this process
+    share = distributed.share(len(rows))
+    embeddings = reader.encode(tokens, rows[share.start : share.stop], name)  # of this process
     return distributed.gather_rows(embeddings, len(rows))
 
 

@@ -87,9 +87,8 @@ class TransformerEncoder(TextEncoder):
         self._longest = longest_input(settings)
 
     def pool(self, texts: TextBatch) -> Tensor:
-        # a batch smaller than the processes: attention cannot shape nothing
         """Pool the token states of texts, padded to the longest [B, width]."""
-        if len(texts) == 0:
+        if len(texts) == 0:  # a batch smaller than the processes: attention cannot shape nothing
             one = torch.full((1, 1), self._pad_id, device=texts.ids.device)
             return self.pool_padded(one, torch.ones_like(one))[:0]
         ids, mask = texts.padded(self._pad_id)  # [B, T]

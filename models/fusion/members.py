@@ -29,38 +29,38 @@ def check_name(name: str) -> None:
 
 def check_settings(config: Config) -> None:
     """ConfigError for settings that no data is needed to refute."""
-    settings = config.method
-    if not settings.members:
+    options = config.method
+    if not options.members:
         raise ConfigError(
             "method.members is empty: name the runs that are to be fused, such as "
             "{encoder: stage:encoder, tree: Results/…/overlap}"
         )
-    for name in settings.members:
+    for name in options.members:
         check_name(name)
     if config.eval.index != "exact":
         raise ConfigError(
             f"eval.index is '{config.eval.index}': a fusion asks its members for exact scores; it "
             "needs eval.index: exact"
         )
-    if settings.memory is not None and settings.memory not in settings.members:
+    if options.memory is not None and options.memory not in options.members:
         raise ConfigError(
-            f"method.memory is '{settings.memory}', expected one of the members, "
-            f"{', '.join(settings.members)}"
+            f"method.memory is '{options.memory}', expected one of the members, "
+            f"{', '.join(options.members)}"
         )
 
 
 def check_members(config: Config, sizes: DataSizes, runs: Runs) -> None:
     """ConfigError for runs that cannot be fused, as far as their configs tell."""
-    settings = config.method
-    members = {name: runs.config(source) for name, source in settings.members.items()}
+    options = config.method
+    members = {name: runs.config(source) for name, source in options.members.items()}
     for name, member in members.items():
         if isinstance(member.method, FusionOptions):
             raise ConfigError(
-                f"method.members: {name} ({settings.members[name]}) is a fusion itself; "
+                f"method.members: {name} ({options.members[name]}) is a fusion itself; "
                 "name its members instead"
             )
         check_validation(name, member, config, sizes)
-    memory = settings.memory
+    memory = options.memory
     if memory and not members[memory].method.has_encoder:
         raise ConfigError(
             f"method.memory is '{memory}', a {members[memory].method.name} run, which has no "
@@ -107,17 +107,17 @@ def reader_of(rankers: Mapping[str, Ranker], memory: str) -> Reader:
     return reader
 
 
-def of_data(own: Config, config: Config) -> Config:
+def of_data(member: Config, config: Config) -> Config:
     """A member's config, where the data set lies now and as this run searches."""
     data = dataclasses.replace(
-        own.data,
+        member.data,
         root=config.data.root,
         feature_cache=config.data.feature_cache,
         token_cache=config.data.token_cache,
     )
     return dataclasses.replace(
-        own,
+        member,
         eval=dataclasses.replace(config.eval, without=None),
         data=data,
-        run=dataclasses.replace(own.run, threads=config.run.threads),
+        run=dataclasses.replace(member.run, threads=config.run.threads),
     )

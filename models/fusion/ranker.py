@@ -80,11 +80,11 @@ class FusionRanker(Ranker):
         return [reader for member in self.members.rankers.values() for reader in member.readers()]
 
     def clusters(self) -> dict[str, sp.csr_matrix]:
-        return {
-            f"{name}, {own}": clusters
-            for name, member in self.members.rankers.items()
-            for own, clusters in member.clusters().items()
-        }
+        every = {}
+        for name, member in self.members.rankers.items():
+            for tree, clusters in member.clusters().items():
+                every[f"{name}, {tree}"] = clusters
+        return every
 
     def probabilities(self, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
         return self.active.probabilities(scores, labels)
@@ -157,14 +157,14 @@ class FusionScores(Scores):
         proposed = [ids[:, : self._proposed] for ids in best]
         candidates = score_proposals(self._opened, proposed, self._num_labels)
         shares = self._fuser.shares(candidates)  # [n, w, m]
-        # place[i, c, w]: candidate w of text i is its given label c
-        place = candidates.labels[:, None, :] == labels[:, :, None]
+        # candidate w of text i is its given label c
+        place = candidates.labels[:, None, :] == labels[:, :, None]  # [n, c, w]
         place &= (labels >= 0)[:, :, None]
         views = []
-        for m, name in enumerate(self._fuser.members):
-            own = _first_left(best[m][:, :wanted], k, removed)
-            contributions = np.einsum("ncw,nw->nc", place, shares[:, :, m])
-            views.append(MemberView(name, own, contributions.astype(np.float32)))
+        for number, name in enumerate(self._fuser.members):
+            ids = _first_left(best[number][:, :wanted], k, removed)  # [n, k]
+            contributions = np.einsum("ncw,nw->nc", place, shares[:, :, number])
+            views.append(MemberView(name, ids, contributions.astype(np.float32)))
         return views
 
 
@@ -181,11 +181,10 @@ def _first_left(ids: np.ndarray, k: int, removed: sp.csr_matrix) -> np.ndarray:
 
 
 def _load_member(config: Config, folder: Path, num_labels: int, runtime: Runtime) -> Ranker:
-    """A member, as the fusion searches."""
-    # a stranger's config is not trusted
+    """A member, as the fusion searches; a stranger's config is not trusted."""
     trusted: dict[str, Any] = {"encoder": {"trust_remote_code": config.encoder.trust_remote_code}}
-    own = load_config(folder / "config.yaml", trusted)
-    member = read_ranker(of_data(own, config), folder, runtime)
+    saved = load_config(folder / "config.yaml", trusted)
+    member = read_ranker(of_data(saved, config), folder, runtime)
     if member.num_labels != num_labels:
         raise InputError(f"{folder}: a member of {member.num_labels} labels, expected {num_labels}")
     return member
@@ -195,11 +194,11 @@ def _load_memory(
     config: Config, folder: Path, rankers: Mapping[str, Ranker], num_labels: int
 ) -> QueryMemory | None:
     """The memory in the embedding space of one of the members; None of a fusion without."""
-    settings = config.method
-    if not settings.memory:
+    options = config.method
+    if not options.memory:
         return None
-    reader = reader_of(rankers, settings.memory)
-    memory = QueryMemory.load(folder, reader, settings.memory_neighbours, settings.memory_tau)
+    reader = reader_of(rankers, options.memory)
+    memory = QueryMemory.load(folder, reader, options.memory_neighbours, options.memory_tau)
     if memory.relevance.shape[1] != num_labels:
         raise InputError(
             f"{folder}: queries of {memory.relevance.shape[1]} labels, expected {num_labels}"

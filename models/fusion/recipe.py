@@ -56,9 +56,9 @@ class Fusion(Solver):
         super().__init__(config, data, start, runtime)
         rankers = {}
         for name, source in config.method.members.items():
-            folder, own = find_run(source)
+            folder, of_run = find_run(source)
             check_member(name, folder, data)
-            rankers[name] = load_ranker(of_data(own, config), folder, runtime)
+            rankers[name] = load_ranker(of_data(of_run, config), folder, runtime)
         self.members = Members(rankers)
         self.fusers = None if start is None else self._fusers_of(start())
 
@@ -108,28 +108,28 @@ class Fusion(Solver):
 
     def _remembered(self) -> QueryMemory | None:
         """The training queries, embedded by the member `method.memory`; a collective."""
-        settings = self.config.method
-        if not settings.memory:
+        options = self.config.method
+        if not options.memory:
             return None
         rankers = self.members.rankers
-        reader = reader_of(rankers, settings.memory)
+        reader = reader_of(rankers, options.memory)
         split = self.data.splits["trn"]
-        make_tokens(rankers[settings.memory], split.texts)
+        make_tokens(rankers[options.memory], split.texts)
         keys = normalize(embed_all(reader, split.texts), dim=1)  # [N, D]
         return QueryMemory(
             keys.cpu().numpy(),
             split.relevance,
             reader,
-            settings.memory_neighbours,
-            settings.memory_tau,
+            options.memory_neighbours,
+            options.memory_tau,
         )
 
     def _candidates(self) -> Candidates:
         """What the members say of the validation points, filter pairs removed."""
-        settings = self.config.method
+        options = self.config.method
         split = self.data.splits["val"]
         names = self.members.names
-        most = min(settings.candidates, self.data.num_labels)
+        most = min(options.candidates, self.data.num_labels)
         blocks = np.array_split(np.arange(len(split)), -(-len(split) // FusionRanker.at_once))
         parts = [
             ask(self.members.open(split.texts[rows], names), most, self.data.num_labels)
@@ -141,12 +141,12 @@ class Fusion(Solver):
 
     def _fitted(self, seen: SeenLabels) -> FittedFusers:
         """Fusers of the validation points' candidates."""
-        settings = self.config.method
+        options = self.config.method
         relevance = self.data.splits["val"].relevance
         choice = FuserChoice(
-            kinds=KINDS if settings.fuser == "auto" else (settings.fuser,),
-            limits=TreeLimits(settings.trees, settings.leaves, settings.min_leaf),
-            target=f"{settings.target.partition('@')[0]}@{min(5, self.data.num_labels)}",
+            kinds=KINDS if options.fuser == "auto" else (options.fuser,),
+            limits=TreeLimits(options.trees, options.leaves, options.min_leaf),
+            target=f"{options.target.partition('@')[0]}@{min(5, self.data.num_labels)}",
         )
         validation = Validation(relevance, self.data.label_weights())
         return fit_fusers(self._candidates(), self.members.names, validation, seen, choice)
@@ -158,10 +158,10 @@ class Fusion(Solver):
 
 def described(config: Config) -> str:
     """A fusion by its members' names."""
-    settings = config.method
-    names = [*(settings.members or ())]
-    if settings.memory:
-        names.append(f"{MEMORY} over {settings.memory}")
+    options = config.method
+    names = [*(options.members or ())]
+    if options.memory:
+        names.append(f"{MEMORY} over {options.memory}")
     return f"a fusion of {', '.join(names)}"
 
 

@@ -53,13 +53,13 @@ class DenseSource(Protocol):
 
 def load_dense(folder: Path, runtime: Runtime) -> list[DenseSource]:
     """Read the sources of a saved model, in the order of their columns."""
-    found: dict[int, DenseSource] = {}
+    sources: dict[int, DenseSource] = {}
     for path in folder.glob("encoder*"):
-        found[int(path.name.removeprefix("encoder"))] = RunEmbeddings.load(path, runtime)
+        sources[int(path.name.removeprefix("encoder"))] = RunEmbeddings.load(path, runtime)
     for path in folder.glob("arrays*.json"):
         told = read_facts(path, name=str, columns=int)
-        found[int(path.stem.removeprefix("arrays"))] = ArrayFiles(told["name"], told["columns"])
-    return [found[number] for number in sorted(found)]
+        sources[int(path.stem.removeprefix("arrays"))] = ArrayFiles(told["name"], told["columns"])
+    return [sources[number] for number in sorted(sources)]
 
 
 # -------------------------------- embeddings
@@ -215,8 +215,11 @@ def array_pair(name: str, data: Path) -> dict[str, Path]:
     short; or a folder that holds one pair. It is looked for in the working folder, then in the data
     set's.
     """
-    pairs = [_pair(place / name) for place in (Path(), data)]
-    return next((pair for pair in pairs if any(path.exists() for path in pair.values())), pairs[0])
+    here = _pair(Path() / name)
+    for pair in (here, _pair(data / name)):
+        if any(path.exists() for path in pair.values()):
+            return pair
+    return here
 
 
 def _pair(path: Path) -> dict[str, Path]:
@@ -231,11 +234,11 @@ def _pair(path: Path) -> dict[str, Path]:
     name = path.name
     if "{trn,tst}" in name:
         return {split: path.with_name(name.replace("{trn,tst}", split)) for split in ("trn", "tst")}
-    found = list(_SPLIT_NAME.finditer(name))
-    if not found:
+    splits = list(_SPLIT_NAME.finditer(name))
+    if not splits:
         return {split: path.with_name(f"{path.stem}.{split}.npy") for split in ("trn", "tst")}
-    start, end = found[-1].span()
-    first, second = next(pair for pair in PARTNERS.items() if found[-1].group() in pair)
+    start, end = splits[-1].span()
+    first, second = next(pair for pair in PARTNERS.items() if splits[-1].group() in pair)
     return {
         "trn": path.with_name(name[:start] + first + name[end:]),
         "tst": path.with_name(name[:start] + second + name[end:]),

@@ -99,7 +99,7 @@ class TreeFeatures:
         self.dense = list(dense)
         self._vocabulary = vocabulary
         self._terms: TextFeatures | None = None  # the vocabulary, once read
-        # read last: of which data set and split
+        # what was read last, with its data set and split
         self._matrix: tuple[Path, str, sp.csr_matrix] | None = None
 
     @classmethod

@@ -83,11 +83,15 @@ class OverlapConfig(XrLinearConfig):
 
 def solver(config: Config) -> Solver:
     """The solver of a config whose section `method` is a LinearConfig."""
-    s = config.method
-    return Solver(s.cost, s.bias, s.eps, s.passes, s.threshold, config.run.seed)
+    options = config.method
+    return Solver(
+        options.cost, options.bias, options.eps, options.passes, options.threshold, config.run.seed
+    )
 
 
 def ranking(config: Config, threads: int) -> Ranking:
     """How a config's rankers are trained."""
-    s = config.method
-    return Ranking(solver(config), s.negatives, s.beam, COMBINERS[s.combiner], threads)
+    options = config.method
+    return Ranking(
+        solver(config), options.negatives, options.beam, COMBINERS[options.combiner], threads
+    )

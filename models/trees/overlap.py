@@ -28,13 +28,13 @@ class Overlap(XrLinear):
     def check(cls, config: Config, sizes: DataSizes, runs: Runs) -> None:
         """Refuse more copies of a label than there are clusters."""
         super().check(config, sizes, runs)
-        settings = config.method
+        options = config.method
         labels = sizes.used_labels
-        clusters = prod(tree_levels(labels, settings.max_leaf, settings.splits))
-        if settings.copies > clusters:
+        clusters = prod(tree_levels(labels, options.max_leaf, options.splits))
+        if options.copies > clusters:
             raise ConfigError(
-                f"method.copies is {settings.copies}, but {labels} labels with method.max_leaf "
-                f"{settings.max_leaf} make only {clusters}; lower method.copies or method.max_leaf"
+                f"method.copies is {options.copies}, but {labels} labels with method.max_leaf "
+                f"{options.max_leaf} make only {clusters}; lower method.copies or method.max_leaf"
             )
 
     def fit_tree(self, training: TreeTraining, number: int) -> PartitionTree:

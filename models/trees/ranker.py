@@ -122,14 +122,15 @@ class TreeSearch(Scores):
         """The k best labels; of texts without features the most frequent ones."""
         forest = self._ranker.forest
         proposed = k if len(forest.trees) == 1 else max(k, min(POOL, forest.num_labels))
-        found = [
+        searched = [
             tree.search(self._features, proposed, **self._ranker.beam) for tree in forest.trees
         ]
-        ids, values, _ = found[0]  # [n, k] each
-        if len(found) > 1:
-            lists = [topk_csr(values, ids, forest.num_labels) for ids, values, _ in found]
+        ids, values, _ = searched[0]  # [n, k] each
+        if len(searched) > 1:
+            lists = [topk_csr(values, ids, forest.num_labels) for ids, values, _ in searched]
             ids, values = topk_rows(_average(lists), k)
-        self.sums["inner_products"] = len(self._features) * sum(count for _, _, count in found)
+        products = sum(count for _, _, count in searched)  # of a text
+        self.sums["inner_products"] = len(self._features) * products
         forest.prior.fill(values, ids, np.flatnonzero(self._features.empty))
         return values, ids
 

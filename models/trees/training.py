@@ -57,12 +57,12 @@ class TreeTraining:
         known = self.levels.skeleton(name)
         if known is not None:
             return known
-        settings = self.config.method
+        options = self.config.method
         skeleton = grow(
             self._label_embeddings(warn=number == 0),
             np.flatnonzero(self.data.seen_counts),
-            max_leaf=settings.max_leaf,
-            splits=settings.splits,
+            max_leaf=options.max_leaf,
+            splits=options.splits,
             seed=self.config.run.seed + 1000 * number,
             threads=self.ranking.threads,
         )

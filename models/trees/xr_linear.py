@@ -53,17 +53,17 @@ class XrLinear(Solver):
     @classmethod
     def check(cls, config: Config, sizes: DataSizes, runs: Runs) -> None:
         """Refuse options that do not go together, and features that cannot be read."""
-        settings = config.method
-        if settings.label_embedding == "pifa+text":
+        options = config.method
+        if options.label_embedding == "pifa+text":
             sizes.check_label_texts("method.label_embedding: pifa+text reads them")
-            if "tfidf" not in settings.features:
+            if "tfidf" not in options.features:
                 raise ConfigError(
                     "method.label_embedding: pifa+text needs tfidf among method.features"
                 )
-        if settings.trees > 1 and COMBINERS[settings.combiner].start != 1.0:
+        if options.trees > 1 and COMBINERS[options.combiner].start != 1.0:
             raise ConfigError(
-                f"method.trees is {settings.trees}: scores of several trees are averaged, those "
-                f"of method.combiner {settings.combiner} cannot be, as a label that a tree does "
+                f"method.trees is {options.trees}: scores of several trees are averaged, those "
+                f"of method.combiner {options.combiner} cannot be, as a label that a tree does "
                 "not reach has none; use l1-hinge to l5-hinge or sigmoid"
             )
         check_sources(config, runs)

@@ -173,8 +173,8 @@ def test_losses_of_two_processes_add_up_to_the_whole(monkeypatch, biased, name):
             labels[place],
             pool,
             batch,
-            None,
-            settings,
+            sampled=None,
+            options=settings,
             tau=0.5,
             bias=own_bias,
         )

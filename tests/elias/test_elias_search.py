@@ -54,7 +54,7 @@ def test_selection_equals_the_loops(select, seed):
     log_scores = torch.from_numpy(rng.integers(-3, 1, chosen.shape)).float()
     log_edges = torch.from_numpy(rng.integers(-3, 1, labels.shape)).float()
     size = min(int(rng.integers(1, 15)), slots * width)
-    got = select(chosen, log_scores, labels, log_edges, rows, size)
+    got = select(chosen, log_scores, labels, log_edges, rows, size=size)
     for query, expected in enumerate(
         slow_selection(chosen, log_scores, labels, log_edges, rows, size)
     ):
@@ -73,11 +73,11 @@ def test_no_queries_and_no_clusters():
     labels = torch.tensor([[0, 1]], dtype=torch.int32)
     none = torch.zeros(0, 1, dtype=torch.long)
     assert select_labels(
-        none, torch.zeros(0, 1), labels, torch.zeros(1, 2), none, 2
+        none, torch.zeros(0, 1), labels, torch.zeros(1, 2), none, size=2
     ).labels.shape == (0, 2)
     nowhere = torch.full((1, 1), -1)
     got = select_labels(
-        nowhere, torch.zeros(1, 1), labels, torch.zeros(1, 2), nowhere.clamp(min=0), 2
+        nowhere, torch.zeros(1, 1), labels, torch.zeros(1, 2), nowhere.clamp(min=0), size=2
     )
     assert got.labels.tolist() == [[-1, -1]]
 
