@@ -28,10 +28,10 @@ import torch.nn.functional as F
 
 from losses.shortlist import shortlist_bce
 from models.elias.graph import Graph
-from models.elias.index import GraphIndex, SearchSettings
+from models.elias.index import GraphIndex
 from models.elias.label_scores import pool_gradient, pool_scores
 from models.elias.model import Edges, EliasModel
-from models.elias.options import Elias1Config, Elias2Config, Limits
+from models.elias.options import Elias1Config, Elias2Config, Limits, SearchSettings
 from models.elias.search import forced_clusters
 from models.encoders.building import build_encoder
 from utils.config.config import EncoderConfig, OptimConfig

@@ -14,7 +14,6 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import log
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.elias.formulas import best_labels, raised_shares, top_clusters
 from models.elias.kernels import given_paths
 from models.elias.label_scores import pool_scores
-from models.elias.options import EliasConfig, Limits
+from models.elias.options import SearchSettings
 from models.elias.search import select_labels
 from utils.errors import InputError
 from utils.files import written_whole
@@ -35,31 +35,6 @@ from utils.threads import over_threads
 SCORES_AT_ONCE = 1 << 23  # cluster scores held at a time
 FEW = 8  # queries: fewer are one thread's, as threads that wait for each other cost milliseconds
 CHECKED_ROWS = 8192  # clusters whose edges are checked at once on load
-
-
-@dataclass(frozen=True)
-class SearchSettings:
-    """How a run searches.
-
-    Attributes:
-        alpha: of the cluster scores.
-        cluster_tau: temperature of the cluster scores.
-        tau: temperature of the label scores.
-        beam: clusters searched.
-        size: labels scored, K.
-    """
-
-    alpha: float
-    cluster_tau: float
-    tau: float
-    beam: int
-    size: int
-
-    @classmethod
-    def of(cls, options: EliasConfig, limits: Limits) -> SearchSettings:
-        """As a run's options say."""
-        cluster_tau = options.cluster_tau or options.tau
-        return cls(options.alpha, cluster_tau, options.tau, limits.beam, options.K)
 
 
 @dataclass
@@ -289,33 +264,3 @@ def threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def raised_shares(logits: Tensor, alpha: float) -> Tensor:
-    """log(alpha softmax) of all clusters' logits [B, C]; clipped at 0, the log cluster scores."""
-    return F.log_softmax(logits, dim=1).add_(log(alpha))
-
-
-def top_clusters(logits: Tensor, alpha: float, beam: int) -> tuple[Tensor, Tensor]:
-    """The `beam` clusters with the largest logits, best first, and log s_c of them: [B, beam] each.
-
-    Overwrites the logits: at 100,000 clusters another matrix would take longer than the sum of
-    exponentials itself.
-    """
-    top, clusters = logits.topk(beam, dim=1)
-    top -= top[:, :1].clone()
-    total = logits.sub_(logits.gather(1, clusters[:, :1])).exp_().sum(1, keepdim=True)
-    return clusters, (top - total.log() + log(alpha)).clamp(max=0)
-
-
-def best_labels(labels: Tensor, log_scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k best of shortlists [B, K]: scores and ids [B, k].
-
-    The shortlists' labels ascend, so that a stable sort breaks ties by the lower id.
-    """
-    scores, places = log_scores.sort(dim=1, descending=True, stable=True)
-    scores = scores[:, :k].exp()
-    ids = labels.gather(1, places[:, :k])
-    scores = scores.masked_fill(ids < 0, -torch.inf)
-    fewer = (0, k - ids.shape[1])  # places to add
-    return F.pad(scores, fewer, value=-torch.inf), F.pad(ids, fewer, value=-1)

@@ -17,9 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.elias.formulas import raised_shares
 from models.elias.graph import Graph
-from models.elias.index import GraphIndex, SearchSettings, raised_shares
-from models.elias.options import EliasConfig, Limits
+from models.elias.index import GraphIndex
+from models.elias.options import EliasConfig, Limits, SearchSettings
 from models.elias.paths import ChosenClusters, ChosenEdges
 from models.elias.search import Shortlist, select_labels
 from models.encoders.text_encoder import TextEncoder

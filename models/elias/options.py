@@ -142,6 +142,31 @@ class Limits:
         return cls(beam, kappa, beta)
 
 
+@dataclass(frozen=True)
+class SearchSettings:
+    """How a run searches.
+
+    Attributes:
+        alpha: of the cluster scores.
+        cluster_tau: temperature of the cluster scores.
+        tau: temperature of the label scores.
+        beam: clusters searched.
+        size: labels scored, K.
+    """
+
+    alpha: float
+    cluster_tau: float
+    tau: float
+    beam: int
+    size: int
+
+    @classmethod
+    def of(cls, options: EliasConfig, limits: Limits) -> SearchSettings:
+        """As a run's options say."""
+        cluster_tau = options.cluster_tau or options.tau
+        return cls(options.alpha, cluster_tau, options.tau, limits.beam, options.K)
+
+
 def _at_most(value: int | None, usual: int, limit: int, key: str, what: str) -> int:
     if value is not None and value > limit:
         raise ConfigError(f"{key} is {value}, larger than the number of {what}, {limit}")

@@ -19,9 +19,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models.contract import Ranker, write_facts
+from models.elias.formulas import best_labels
 from models.elias.graph import Graph
-from models.elias.index import GraphIndex, SearchSettings, best_labels
-from models.elias.options import Limits
+from models.elias.index import GraphIndex
+from models.elias.options import Limits, SearchSettings
 from models.elias.report import graph_arrays, graph_facts, save_report
 from models.encoders.building import load_encoder
 from models.encoders.reader import Reader

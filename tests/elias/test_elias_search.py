@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from models.elias import label_scores
-from models.elias.index import GraphIndex, SearchSettings, top_clusters
+from models.elias.formulas import top_clusters
+from models.elias.index import GraphIndex
 from models.elias.label_scores import pool_gradient, pool_scores
+from models.elias.options import SearchSettings
 from models.elias.search import forced_clusters, select_labels, sorted_selection
 from utils.row_store import PRECISIONS, RowStore
 
