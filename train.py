@@ -90,8 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options, words = parse_arguments(arguments)
     from engine.trainer import fit  # here: --help is instant
     from utils import distributed
-    from utils.plan import report
-    from utils.plan_sizes import Assumed
+    from utils.plan.sizes import Assumed
+    from utils.plan.verdict import report
     from utils.run.logs import start_logging
     from utils.run.reopened import load_training_config
     from utils.run.stages import member_stages

@@ -23,7 +23,8 @@ import scipy.sparse as sp
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONFIGS = REPOSITORY / "configs" / "LF-DebianTitles-small"
 PLAN = (
-    "import sys, train; from utils.plan import plan; from utils.config.config import load_config; "
+    "import sys, train; from utils.plan.verdict import plan; "
+    "from utils.config.config import load_config; "
     "print(plan(load_config(sys.argv[1], sys.argv[2:])).total)"
 )
 CASES = {

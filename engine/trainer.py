@@ -31,7 +31,7 @@ from utils.data.held_out import saved_validation_rows
 from utils.data.sizes import DataSizes, read_once
 from utils.files import folder_written_whole, write_json, written_whole
 from utils.metrics import NAMES
-from utils.plan import check_it_fits
+from utils.plan.verdict import check_it_fits
 from utils.pretrained.location import load_tokenizer
 from utils.run.environment import check_same_data, write_environment
 from utils.run.folder import is_begun

@@ -14,13 +14,13 @@ from benchmarks.plan import CONFIGS, REPOSITORY, measure
 from engine.conformance.made import write_dataset
 from tests.commands import run
 from tests.conftest import with_values
-from utils import plan as planning
 from utils.config.config import Config, load_config
 from utils.config.methods import method_class
 from utils.data.dataset import load_dataset
 from utils.parameters import kind_of
-from utils.plan import check_it_fits, describe, plan, report
-from utils.plan_sizes import Assumed, data_shape, text_sizes
+from utils.plan import verdict as planning
+from utils.plan.sizes import Assumed, data_shape, text_sizes
+from utils.plan.verdict import check_it_fits, describe, plan, report
 from utils.reading.matrices import matrix_header
 from utils.runtime import Runtime
 

@@ -16,8 +16,8 @@ from models.loading import load_run
 from tests.encoders.tiny_encoders import KINDS, WITHOUT_PADDING, write_tiny
 from utils.config.config import EncoderConfig
 from utils.errors import InputError
-from utils.plan import plan
-from utils.plan_sizes import _table_shape as encoder_table
+from utils.plan.sizes import _table_shape as encoder_table
+from utils.plan.verdict import plan
 from utils.runtime import Runtime
 
 TEXTS = ["the kernel", "a python compiler of linux and the shell : editor tool", "", "font"]

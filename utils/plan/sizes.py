@@ -1,5 +1,5 @@
-"""Sizes of a data set and an encoder for utils/plan.py: said on the command line, or read from
-headers alone: no weights, no text, no matrix."""
+"""Sizes of a data set and an encoder: said on the command line, or read from headers alone: no
+weights, no text, no matrix."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ from losses.stream import CHUNK_BYTES, WHOLE_BYTES
 from utils.config.config import Config, stage_config
 from utils.errors import InputError
 from utils.memory import host_memory
-from utils.plan_sizes import Assumed, data_shape, encoder_sizes
+from utils.plan.sizes import Assumed, data_shape, encoder_sizes
 from utils.pretrained.settings import check_lengths
 
 MB, GB = 1 << 20, 1 << 30
