@@ -88,10 +88,10 @@ def fit(config: Config, resume: bool = False, overwrite: bool = False) -> Path:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options, words = parse_arguments(arguments)
-    from engine.trainer import fit  # here: --help is instant
+    from engine.memory_plan import report  # here: --help is instant
+    from engine.trainer import fit
     from utils import distributed
     from utils.plan.sizes import Assumed
-    from utils.plan.verdict import report
     from utils.run.logs import start_logging
     from utils.run.reopened import load_training_config
     from utils.run.stages import member_stages

@@ -3,8 +3,8 @@
     python -m benchmarks.plan [--markdown]
 
 Trains each case in a process of its own, for few steps, and compares the peak resident size that
-its metrics.jsonl reports with `utils.plan`. The case `many labels` is made on the spot: 200,000
-labels, where they dominate.
+its metrics.jsonl reports with `engine.memory_plan`. The case `many labels` is made on the spot:
+200,000 labels, where they dominate.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import scipy.sparse as sp
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONFIGS = REPOSITORY / "configs" / "LF-DebianTitles-small"
 PLAN = (
-    "import sys, train; from utils.plan.verdict import plan; "
+    "import sys, train; from engine.memory_plan import plan; "
     "from utils.config.config import load_config; "
     "print(plan(load_config(sys.argv[1], sys.argv[2:])).total)"
 )

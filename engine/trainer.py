@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from accelerate.utils import set_seed
 
+from engine.memory_plan import check_it_fits
 from engine.planning import plan_recipe, tokenizer_of
 from models.contract import Learner, Recipe, Solver
 from models.evaluation import check_ks, evaluate, headline, metric_ks
@@ -31,7 +32,6 @@ from utils.data.held_out import saved_validation_rows
 from utils.data.sizes import DataSizes, read_once
 from utils.files import folder_written_whole, write_json, written_whole
 from utils.metrics import NAMES
-from utils.plan.verdict import check_it_fits
 from utils.pretrained.location import load_tokenizer
 from utils.run.environment import check_same_data, write_environment
 from utils.run.folder import is_begun

@@ -33,6 +33,9 @@ from utils.data.dataset import Dataset
 from utils.data.sizes import DataSizes
 from utils.data.texts import Texts
 from utils.errors import InputError
+from utils.plan.parts import Needs
+from utils.plan.run_sizes import RunSizes
+from utils.plan.terms import largest_terms
 from utils.run.stages import Runs
 from utils.runtime import Runtime
 
@@ -204,6 +207,14 @@ class Recipe(ABC):
         """Names of the parameter groups that `optim.group_lr` may name, known on paper."""
         return frozenset()
 
+    @classmethod
+    @abstractmethod
+    def needs(cls, config: Config, sizes: RunSizes) -> Needs:
+        """What a process holds and sends in training, beside the program and its data.
+
+        Known on paper: reads headers of files at most.
+        """
+
     @abstractmethod
     def ranker(self) -> Ranker:
         """The model as it is now; a collective.
@@ -225,6 +236,16 @@ class Learner(Recipe):
     @classmethod
     def group_names(cls, config: Config) -> frozenset[str]:
         return encoder_groups(config.encoder)
+
+    @classmethod
+    def needs(cls, config: Config, sizes: RunSizes) -> Needs:
+        """The largest terms alone.
+
+        A method that trains more than the encoder is taken to train a row for each label.
+        """
+        encoder = encoder_groups(config.encoder)
+        groups = cls.group_names(config)
+        return largest_terms(sizes, bool(encoder & groups), bool(groups - encoder))
 
     @abstractmethod
     def groups(self) -> list[Group]:
@@ -258,6 +279,14 @@ class Learner(Recipe):
 
 class Solver(Recipe):
     """Fits at once, without gradients."""
+
+    @classmethod
+    def needs(cls, config: Config, sizes: RunSizes) -> Needs:
+        """No plan."""
+        return Needs(
+            left_out="fitted without gradients: it has no plan of memory beyond the features or "
+            "embeddings that it reads"
+        )
 
     @abstractmethod
     def fit(self, folder: Path) -> None:

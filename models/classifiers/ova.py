@@ -21,6 +21,7 @@ from models.batching.label_pool import LabelPool, pool_loss, sample_positives, s
 from models.batching.losses import loss_function
 from models.classifiers.label_rows import LabelRows
 from models.classifiers.linear_ranker import LinearRanker
+from models.classifiers.memory_needs import classifier_needs
 from models.contract import Group, Learner, Ranker, Start, check_encoders, take_encoder
 from models.encoders.building import build_encoder
 from models.encoders.reader import Reader
@@ -33,6 +34,9 @@ from utils.data.dataset import Dataset
 from utils.data.sizes import DataSizes
 from utils.errors import InputError
 from utils.parameters import DeclaredParameter, Gradient, Kind
+from utils.plan.parts import Needs
+from utils.plan.run_sizes import RunSizes
+from utils.plan.weights import label_rows
 from utils.run.stages import Runs
 from utils.runtime import Runtime
 from utils.training.grad_cache import GradCache
@@ -118,6 +122,11 @@ class Ova(Learner):
     @classmethod
     def group_names(cls, config: Config) -> frozenset[str]:
         return super().group_names(config) | {"classifier"}
+
+    @classmethod
+    def needs(cls, config: Config, sizes: RunSizes) -> Needs:
+        labels = sizes.data.labels
+        return classifier_needs(sizes, label_rows(sizes, labels), labels)
 
     def build(self) -> Classifier:
         """A fresh module."""

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from models.classifiers.label_rows import ClusterRows
 from models.classifiers.linear_ranker import SurrogateRanker
+from models.classifiers.memory_needs import surrogate_needs
 from models.classifiers.ova import Classifier, Ova, OvaConfig
 from models.contract import Ranker
 from models.encoders.building import build_encoder
@@ -35,6 +36,8 @@ from utils.config.sections import MANY_LABELS
 from utils.data.batches import Batch
 from utils.data.sizes import DataSizes
 from utils.parameters import Gradient
+from utils.plan.parts import Needs
+from utils.plan.run_sizes import RunSizes
 from utils.run.stages import Runs
 
 
@@ -79,6 +82,10 @@ class Surrogate(Ova):
                 f"{sizes.name}, {sizes.num_labels}"
             )
         super().check(config, sizes, runs)
+
+    @classmethod
+    def needs(cls, config: Config, sizes: RunSizes) -> Needs:
+        return surrogate_needs(sizes, config.method.num_clusters)
 
     def build(self) -> ClusterClassifier:
         encoder = build_encoder(self.config.encoder, self.data)

@@ -25,6 +25,7 @@ from models.batching.clustered_batches import ClusteredBatches, ClusteredConfig,
 from models.batching.label_pool import LabelPool
 from models.classifiers.label_rows import DirectionRows
 from models.classifiers.linear_ranker import XcRanker
+from models.classifiers.memory_needs import xc_needs
 from models.classifiers.ova import Ova, OvaConfig
 from models.contract import (
     Ranker,
@@ -43,6 +44,8 @@ from utils.data.batches import Batch
 from utils.data.dataset import Dataset
 from utils.data.sizes import DataSizes
 from utils.parameters import Gradient, take_rows
+from utils.plan.parts import Needs
+from utils.plan.run_sizes import RunSizes
 from utils.run.stages import Runs
 from utils.runtime import Runtime
 
@@ -106,6 +109,10 @@ class Xc(Ova):
     @classmethod
     def group_names(cls, config: Config) -> frozenset[str]:
         return frozenset({"classifier"}) if config.method.freeze else super().group_names(config)
+
+    @classmethod
+    def needs(cls, config: Config, sizes: RunSizes) -> Needs:
+        return xc_needs(sizes)
 
     def make_reader(self) -> Reader:
         if not self.config.method.freeze:

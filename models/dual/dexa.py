@@ -18,6 +18,7 @@ from torch import Tensor
 from models.contract import Group, Ranker, take_encoder, take_parameters
 from models.dual.auxiliary import AuxiliaryVectors, assign, number_of_vectors
 from models.dual.dexml import DualEncoder
+from models.dual.memory_needs import DualSizes, dual_needs
 from models.dual.ngame import Ngame
 from models.dual.options import DexaConfig
 from models.dual.ranker import DexaRanker
@@ -26,6 +27,8 @@ from utils import distributed
 from utils.clustering.clustering import centroids
 from utils.config.config import Config
 from utils.data.sizes import DataSizes
+from utils.plan.parts import Needs
+from utils.plan.run_sizes import RunSizes
 from utils.run.stages import Runs
 from utils.training.optim import decay_groups
 
@@ -47,6 +50,12 @@ class Dexa(Ngame):
     def group_names(cls, config: Config) -> frozenset[str]:
         vectors = {"auxiliary"} if config.method.num_vectors else set()
         return super().group_names(config) | vectors
+
+    @classmethod
+    def needs(cls, config: Config, sizes: RunSizes) -> Needs:
+        labels = sizes.data.labels
+        count = config.method.num_vectors
+        return dual_needs(DualSizes.of(sizes, labels if count == "labels" else min(count, labels)))
 
     def build(self) -> DualEncoder:
         encoder = build_encoder(self.config.encoder, self.data)

@@ -23,6 +23,7 @@ from models.batching.losses import loss_function
 from models.contract import Group, Learner, Ranker, Start, take_encoder
 from models.dual.auxiliary import AuxiliaryVectors
 from models.dual.hard_negatives import HardNegatives
+from models.dual.memory_needs import DualSizes, dual_needs
 from models.dual.options import DexmlConfig
 from models.dual.ranker import DualRanker
 from models.encoders.building import build_encoder
@@ -32,6 +33,8 @@ from utils.config.config import Config
 from utils.data.batches import Batch, TextBatch
 from utils.data.dataset import Dataset
 from utils.data.sizes import DataSizes
+from utils.plan.parts import Needs
+from utils.plan.run_sizes import RunSizes
 from utils.run.stages import Runs
 from utils.runtime import Runtime
 from utils.training.grad_cache import GradCache
@@ -92,6 +95,10 @@ class Dexml(Learner):
     def check(cls, config: Config, sizes: DataSizes, runs: Runs) -> None:
         sizes.check_label_texts(_needs_texts(config))
         super().check(config, sizes, runs)
+
+    @classmethod
+    def needs(cls, config: Config, sizes: RunSizes) -> Needs:
+        return dual_needs(DualSizes.of(sizes))
 
     def build(self) -> DualEncoder:
         """A fresh module."""

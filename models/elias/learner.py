@@ -35,6 +35,7 @@ from models.elias.checks import (
 from models.elias.first_graph import make_graph, positive_parents
 from models.elias.graph import Graph
 from models.elias.label_scores import pool_gradient, pool_scores, stored_at
+from models.elias.memory_needs import elias_needs
 from models.elias.model import Edges, EliasModel
 from models.elias.options import Elias1Config, Elias2Config, EliasConfig, Limits, clusters_of
 from models.elias.ranker import GraphRanker
@@ -48,6 +49,8 @@ from utils.config.config import Config
 from utils.data.batches import Batch, steps_per_epoch
 from utils.data.dataset import Dataset
 from utils.data.sizes import DataSizes
+from utils.plan.parts import Needs
+from utils.plan.run_sizes import RunSizes
 from utils.run.stages import Runs
 from utils.runtime import Runtime
 from utils.training.optim import decay_groups
@@ -115,6 +118,10 @@ class Elias(Learner):
     def group_names(cls, config: Config) -> frozenset[str]:
         edges = {"edges"} if config.method.learns_edges else set()
         return super().group_names(config) | {"clusters", "classifier"} | edges
+
+    @classmethod
+    def needs(cls, config: Config, sizes: RunSizes) -> Needs:
+        return elias_needs(sizes)
 
     # ---- training
     def groups(self) -> list[Group]:

@@ -1,5 +1,5 @@
-"""utils/plan.py: sizes from headers, the formulas, what is said where a run cannot fit, and
-measured runs."""
+"""engine/memory_plan.py and utils/plan/: sizes from headers, what each method says of its memory,
+what is said where a run cannot fit, and measured runs."""
 
 import sys
 import time
@@ -11,16 +11,22 @@ import torch
 from accelerate import Accelerator
 
 from benchmarks.plan import CONFIGS, REPOSITORY, measure
+from engine import memory_plan
 from engine.conformance.made import write_dataset
+from engine.memory_plan import check_it_fits, plan, report
+from engine.planning import with_resolved_encoder
+from models.contract import Learner
 from tests.commands import run
 from tests.conftest import with_values
 from utils.config.config import Config, load_config
 from utils.config.methods import method_class
 from utils.data.dataset import load_dataset
 from utils.parameters import kind_of
-from utils.plan import verdict as planning
+from utils.plan import run_sizes
+from utils.plan.parts import Part, peak
+from utils.plan.run_sizes import RunSizes
 from utils.plan.sizes import Assumed, data_shape, text_sizes
-from utils.plan.verdict import check_it_fits, describe, plan, report
+from utils.plan.verdict import advice, describe, impossible, least, machine
 from utils.reading.matrices import matrix_header
 from utils.runtime import Runtime
 
@@ -143,13 +149,13 @@ def test_settings_that_save_memory_do():
 def test_the_peak_is_the_largest_phase_and_small_blocks_stay():
     small, large = 1 << 20, 64 << 20
     parts = [
-        planning.Part("always", 5),
-        planning.Part("a", 10, ("step",), large),
-        planning.Part("b", 7, ("evaluation",), large),
-        planning.Part("c", 3, ("evaluation",), small),
-        planning.Part("d", 1, ("step",), small),
+        Part("always", 5),
+        Part("a", 10, ("step",), large),
+        Part("b", 7, ("evaluation",), large),
+        Part("c", 3, ("evaluation",), small),
+        Part("d", 1, ("step",), small),
     ]
-    assert planning.peak(parts) == 5 + 10 + 3
+    assert peak(parts) == 5 + 10 + 3
 
 
 def test_evaluation_of_a_sharded_classifier_gathers_it():
@@ -176,10 +182,10 @@ def test_description_has_every_part_and_a_verdict():
 
 def test_a_run_that_cannot_fit_is_refused_with_the_key_to_change(monkeypatch):
     monkeypatch.setattr(
-        planning, "machine", lambda: {"memory": 1 << 30, "swap": 0, "available": 1 << 30}
+        memory_plan, "machine", lambda: {"memory": 1 << 30, "swap": 0, "available": 1 << 30}
     )
     # not what the tests before it left in memory
-    monkeypatch.setattr(planning, "resident", lambda: 300 << 20)
+    monkeypatch.setattr(run_sizes, "resident", lambda: 300 << 20)
     check_it_fits(debian())
     config = debian("ova.yaml", encoder={"projection": 100_000})
     with pytest.raises(
@@ -193,43 +199,46 @@ def test_a_run_that_cannot_fit_is_refused_with_the_key_to_change(monkeypatch):
 
 def test_swap_counts_before_a_run_is_refused():
     found = plan(debian())
-    assert planning.impossible(found, {"memory": found.lower, "swap": 0}) is None
-    assert planning.impossible(found, {"memory": found.lower - 2, "swap": 0})
-    assert planning.impossible(found, {"memory": found.lower - 2, "swap": 2}) is None
-    assert found.lower < found.total
+    need = least(found.on_host)
+    assert impossible(found, {"memory": need, "swap": 0}) is None
+    assert impossible(found, {"memory": need - 2, "swap": 0})
+    assert impossible(found, {"memory": need - 2, "swap": 2}) is None
+    assert need < found.total
+
+
+def test_a_card_is_refused_by_what_lies_on_it_alone():
+    found = plan(debian(), assumed=Assumed(gpu=80))
+    need = least(found.on_device)
+    assert 0 < need < found.device
+    assert impossible(found, {"memory": 1, "swap": 0, "gpu": need}) is None
+    problem = impossible(found, {"memory": 1 << 60, "swap": 0, "gpu": need - 1})
+    assert "are needed and a GPU has" in problem
+    assert "program" not in problem
 
 
 def test_advice_names_a_key_for_every_part():
     cases = [debian("dexml-minilm.yaml"), debian("ova.yaml"), debian("dexml-topk.yaml")]
-    for name in {name for config in cases for name in plan(config, 2).parts} - {
-        "program and libraries"
-    }:
-        assert planning.advice({"program and libraries": 9, name: 1}).startswith(
-            f"the largest part is '{name}'"
-        )
-    assert "eval.label_block" in planning.advice({"evaluation: score block": 1})
-    assert "method.gc_batch_size" in planning.advice({"activations: labels, hidden": 1})
+    parts = {part.name: part for config in cases for part in plan(config, 2).memory}
+    program = parts.pop("program and libraries")
+    for name, part in parts.items():
+        assert advice([program, part]).startswith(f"the largest part is '{name}'")
+    assert "eval.label_block" in advice([parts["evaluation: score block"]])
+    assert "method.gc_batch_size" in advice([parts["activations: labels, hidden"]])
 
 
-def test_other_methods_have_no_plan_and_are_not_refused(make_config):
-    config = make_config()
-    other = with_values(config)
-    object.__setattr__(other.method, "name", "another")
-    with pytest.raises(ValueError, match="no plan for method 'another'"):
-        plan(other)
-    check_it_fits(other)
+def test_processes_are_one_at_least(make_config):
     with pytest.raises(ValueError, match="at least one process"):
-        plan(config, processes=0)
+        plan(make_config(), processes=0)
 
 
 def test_every_stage_is_planned(make_config):
     config = make_config(stages=({"name": "warm"}, {"name": "main", "method": {"name": "ova"}}))
-    text = planning.report(config, 1)
+    text = report(config, 1)
     assert "dexml on tiny, stage warm" in text and "ova on tiny, stage main" in text
 
 
 def test_this_machine_has_memory():
-    has = planning.machine()
+    has = machine()
     assert 0 < has["available"] <= has["memory"]
 
 
@@ -254,9 +263,10 @@ def test_a_plan_needs_no_data(make_config):
 def test_a_card_that_is_not_here():
     found = plan(debian(), assumed=Assumed(gpu=80))
     assert 0 < found.device < found.total
-    assert planning.machine(Assumed(gpu=80))["gpu"] == 80 << 30
+    assert machine(Assumed(gpu=80))["gpu"] == 80 << 30
     assert "of 80.00 GB" in report(debian(), 1, Assumed(gpu=80))
-    assert "It does not fit now" in report(debian(), 1, Assumed(gpu=0.05))
+    with pytest.raises(ValueError, match=r"cannot fit: .* and a GPU has 51\.2 MB"):
+        report(debian(), 1, Assumed(gpu=0.05))
 
 
 @pytest.mark.parametrize(
@@ -273,11 +283,117 @@ def test_what_is_said_of_elsewhere_is_checked(words, message):
         Assumed(**words)
 
 
-def test_stages_without_a_plan_are_named(make_config):
-    stages = [{"name": "one"}, {"name": "two", "method": {"name": "xc"}}]
+def test_methods_without_gradients_say_that_they_have_no_plan(make_config):
+    stages = [{"name": "one"}, {"name": "two", "method": {"name": "xr-linear"}}]
     text = report(make_config(stages=stages), 1)
     assert "dexml on tiny, stage one" in text
-    assert text.endswith("xc on tiny, stage two: no plan for this method")
+    assert "\nxr-linear on tiny, stage two: fitted without gradients: it has no plan" in text
+    solved = make_config(method={"name": "overlap"}, data={"root": "/nowhere"})
+    assert not plan(solved).memory  # and no file is read
+    check_it_fits(solved)
+
+
+# -------------------------------- what each method says
+
+
+def planned(make_config, processes=1, **sections):
+    """Plan of a method on 1,000 points, 3,000 labels, 10 tokens a text."""
+    config = make_config(**sections)
+    return plan(config, processes, Assumed(1000, 3000, 10))
+
+
+def trained_bytes(found, name):
+    return [found.parts.get(f"{kind}: {name}", 0) for kind in ("weights", "optimizer state")]
+
+
+def test_auxiliary_vectors_are_planned(make_config):
+    ngame = planned(make_config, method={"name": "ngame"})
+    dexa = planned(make_config, method={"name": "dexa", "num_vectors": 64})
+    dim = ngame.parts["evaluation: label embeddings"] // (4 * 3000)
+    assert dexa.parameters == {**ngame.parameters, "auxiliary vectors": 64 * dim}
+    assert dexa.parts["weights: auxiliary vectors"] == 4 * 64 * dim
+    each = planned(make_config, method={"name": "dexa", "num_vectors": "labels"})
+    assert each.parameters["auxiliary vectors"] == 3000 * dim
+    many = planned(make_config, 2, method={"name": "dexa", "num_vectors": 64})
+    assert "gradients, auxiliary vectors, at most" in many.exchanged
+
+
+def test_clustered_batches_keep_embeddings_of_queries(make_config):
+    method = {"name": "ngame", "curr_epochs": [0]}
+    name = "query embeddings"
+    found = planned(make_config, method=method)
+    assert found.parts[name] > 0
+    assert name not in planned(make_config, method={**method, "batches": "random"}).parts
+
+
+def test_a_surrogate_trains_rows_of_clusters(make_config):
+    ova = planned(make_config, method={"name": "ova"})
+    surrogate = planned(make_config, method={"name": "surrogate", "num_clusters": 30})
+    assert ova.parameters["classifier"] == 100 * surrogate.parameters["classifier"]
+    assert trained_bytes(ova, "classifier")[1] == 100 * trained_bytes(surrogate, "classifier")[1]
+    assert ova.parts["scores"] == 100 * surrogate.parts["scores"]
+
+
+def test_a_frozen_encoder_has_no_optimizer_state_and_no_activations(make_config):
+    frozen = planned(make_config, 2, method={"name": "xc"})
+    free = planned(make_config, 2, method={"name": "xc", "freeze": False})
+    assert frozen.parameters == free.parameters
+    encoder = "row-sparse table"
+    assert trained_bytes(frozen, encoder)[0] == trained_bytes(free, encoder)[0] > 0
+    assert trained_bytes(frozen, encoder)[1] == 0 < trained_bytes(free, encoder)[1]
+    assert "activations: queries" in free.parts and "activations: queries" not in frozen.parts
+    assert "embeddings: all queries" in frozen.parts
+    assert "queries' gradient, all-reduce" not in frozen.exchanged
+
+
+def test_in_batch_a_step_holds_gradients_of_the_pool_alone(make_config):
+    pool = {"name": "xc", "pool": "in-batch"}
+    small, all_labels = (
+        planned(make_config, method=method, train={"batch_size": 8})
+        for method in (pool, {**pool, "pool": "all"})
+    )
+    assert small.parameters == all_labels.parameters
+    name = "gradients: classifier"
+    assert 5 * small.parts[name] < all_labels.parts[name]
+    assert small.parts["scores"] < all_labels.parts["scores"]
+
+
+def test_losses_of_whole_rows_gather_labels(make_config):
+    method = {"name": "ngame"}
+    found = planned(make_config, 2, method=method, loss={"name": "triplet"})
+    assert "embeddings: labels, gathered" in found.parts
+    assert "labels gathered" in found.exchanged and "queries gathered" not in found.exchanged
+
+
+def test_elias_plans_its_parameters_and_says_what_is_left_out(make_config):
+    found = planned(make_config, method={"name": "elias-1"})
+    more = planned(make_config, method={"name": "elias-1", "swa": True})
+    assert more.parts["average of the weights"] == 4 * sum(found.parameters.values())
+    assert "left out: the graph" in describe(found, HAS)
+    assert "What was planned fits" in describe(found, HAS)
+
+
+class Rows(Learner):
+    """A method that says nothing of its memory, and trains more than its encoder."""
+
+    @classmethod
+    def group_names(cls, config):
+        return super().group_names(config) | {"rows"}
+
+
+def test_other_learners_have_the_three_largest_terms(make_config):
+    config = with_resolved_encoder(make_config())
+    sizes = RunSizes(config, 1, Assumed(1000, 3000, 10))
+    needs = Rows.needs(config, sizes)
+    names = {part.name for part in needs.parts if part.bytes}
+    dim = sizes.encoder.dim
+    assert needs.parameters["classifier"] == 3000 * (dim + 1)
+    assert {"optimizer state: row-sparse table", "optimizer state: classifier"} <= names
+    assert "evaluation: score block" in names and "evaluation: label embeddings" not in names
+    assert not any(part.sure for part in needs.parts if "classifier" in part.name)
+    vectors = Learner.needs(config, sizes)
+    assert "evaluation: label embeddings" in {part.name for part in vectors.parts}
+    assert needs.left_out and needs.messages == {}
 
 
 # -------------------------------- files, speed, measured runs
@@ -320,6 +436,12 @@ def test_command_plans_for_elsewhere(tmp_path):
     assert "classifier" in done.stdout and "of 80.00 GB" in done.stdout
     done = run_train(config, *words)
     assert done.returncode == 2 and "--points goes with --plan" in done.stderr
+
+
+def test_command_refuses_a_card_that_is_too_small():
+    done = run_train(str(CONFIGS / "dexml.yaml"), "--plan", "--gpu", "0.05")
+    assert done.returncode == 1
+    assert "cannot fit" in done.stderr and "a GPU has 51.2 MB" in done.stderr
 
 
 def test_command_refuses_what_cannot_fit(tmp_path):

@@ -10,14 +10,14 @@ from transformers import AutoModel
 
 import train
 from engine.exporter import export
+from engine.memory_plan import plan
 from models.encoders.building import build_encoder, load_encoder
 from models.encoders.portable import embed, write_encoder
 from models.loading import load_run
 from tests.encoders.tiny_encoders import KINDS, WITHOUT_PADDING, write_tiny
 from utils.config.config import EncoderConfig
 from utils.errors import InputError
-from utils.plan.sizes import _table_shape as encoder_table
-from utils.plan.verdict import plan
+from utils.plan.encoder_sizes import table_shape
 from utils.runtime import Runtime
 
 TEXTS = ["the kernel", "a python compiler of linux and the shell : editor tool", "", "font"]
@@ -143,7 +143,7 @@ def test_a_half_reads_the_weights_of_the_whole(tiny):
 def test_a_bag_starts_from_any_model_of_texts(tiny):
     for kind in ("gpt2", "t5", "fnet", "xlnet"):
         config = EncoderConfig(name="bag", init=tiny(kind), token_weights="equal")
-        assert build_encoder(config, None).table.shape == encoder_table(tiny(kind), {})
+        assert build_encoder(config, None).table.shape == table_shape(tiny(kind), False)
     with pytest.raises(
         InputError, match="a model of type clip holds a model of texts beside others"
     ):
@@ -151,7 +151,7 @@ def test_a_bag_starts_from_any_model_of_texts(tiny):
     with pytest.raises(
         InputError, match="a model of type clip holds a model of texts beside others"
     ):
-        encoder_table(tiny("clip"), {})
+        table_shape(tiny("clip"), False)
 
 
 def test_recomputing_is_refused_where_the_model_cannot(tiny):

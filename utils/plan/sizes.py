@@ -1,5 +1,4 @@
-"""Sizes of a data set and an encoder: said on the command line, or read from headers alone: no
-weights, no text, no matrix."""
+"""Sizes of a data set, said on the command line or read from headers alone: no text, no matrix."""
 
 from __future__ import annotations
 
@@ -9,28 +8,16 @@ from math import ceil
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from utils.config.config import Config
 from utils.data.dataset import check_dataset_folder
 from utils.errors import InputError
-from utils.pretrained.location import resolve, word_embedding_names
-from utils.pretrained.settings import (
-    ENCODER_HALVES,
-    empty_transformer,
-    text_settings,
-    transformer_settings,
-)
-from utils.pretrained.source import read_source, resolve_encoder
 from utils.reading.matrices import matrix_header
-from utils.reading.saved import open_tensors
 from utils.text import check_text_file
 
-MB, GB = 1 << 20, 1 << 30
+FIRST_BYTES = 16 << 20  # of a text file, whose lines stand for all
 LARGEST_SIZE = 1e15
 POSITIVES = 5  # labels of a point, of a data set that is not here
-# its width's names
-FEED_FORWARD = ("intermediate_size", "hidden_dim", "d_ff", "encoder_ffn_dim", "ffn_dim")
 
 
 @dataclass(frozen=True)
@@ -41,6 +28,7 @@ class Texts:
     file_bytes: int  # of the token file
 
     def of(self, texts: int) -> int:
+        """Tokens of so many of them."""
         return ceil(texts * self.tokens / max(self.count, 1))
 
 
@@ -137,101 +125,36 @@ def data_shape(config: Config) -> DataShape:
     return DataShape(points, labels, (entries, test_entries), texts)
 
 
-@dataclass(frozen=True)
-class Encoder:
-    dense: int  # parameters
-    largest: int  # of them in the largest tensor
-    width: int
-    dim: int  # D
-    table: int = 0  # rows of the row-sparse table
-    layers: int = 0  # 0 = bag
-    ffn: int = 0
-    heads: int = 0
-    dropout: float = 0.0
-
-
 def text_sizes(path: Path, count: int, max_len: int, cache: Path) -> Texts:
-    """From a token file of this text and length if there is one, else from the first lines at 4
-    bytes a token."""
+    """Sizes of a text file cut into tokens.
+
+    From a token file of this text and length if there is one, else from the first lines at 4 bytes
+    a token.
+    """
     check_text_file(path)
     size = path.stat().st_size
-    for name in sorted(cache.glob(f"{path.name}-*.json")):
-        try:
-            info = {"max_len": None, "stat": [None], **json.loads(name.read_text())}
-        except (OSError, ValueError):  # half written or foreign: the run will make it anew
-            continue
-        offsets = name.with_name(name.stem + ".offsets.npy")
-        if info["max_len"] == max_len and info["stat"][0] == size and offsets.is_file():
-            longest = int(np.diff(np.load(offsets, mmap_mode="r")).max(initial=1))
-            itemsize = np.dtype(info["dtype"]).itemsize
-            return Texts(
-                count, info["tokens"], longest, info["tokens"] * itemsize + info["offsets_bytes"]
-            )
+    for description in sorted(cache.glob(f"{path.name}-*.json")):
+        found = _of_token_file(description, count, max_len, size)
+        if found is not None:
+            return found
     with open(path, "rb") as file:
-        # line lengths, not the text
-        ends = np.flatnonzero(np.frombuffer(file.read(16 * MB), np.uint8) == 10)
-    tokens = (
-        np.minimum(np.diff(ends, prepend=-1) / 4 + 2, max_len) if len(ends) else np.array([max_len])
-    )
+        ends = np.flatnonzero(np.frombuffer(file.read(FIRST_BYTES), np.uint8) == ord("\n"))
+    tokens = np.array([max_len])
+    if len(ends):
+        tokens = np.minimum(np.diff(ends, prepend=-1) / 4 + 2, max_len)
     mean = float(tokens.mean())
     return Texts(count, int(mean * count), ceil(tokens.max()), int((2 * mean + 8) * count))
 
 
-def encoder_sizes(config: Config) -> Encoder:
-    """Parameters and shapes; a transformer is built without storage, its weights are not read."""
-    section = resolve_encoder(config.encoder)
-    remote = {"trust_remote_code": section.trust_remote_code}
-    projection = section.projection
-    if section.name == "bag":
-        rows, width = _table_shape(section.init, remote)
-        tensors = [
-            projection * width if projection else 0,
-            width * width if section.residual else 0,
-        ]
-        return Encoder(
-            sum(tensors) + (projection or 0), max(tensors), width, projection or width, rows
-        )
-    settings = transformer_settings(section, read_source(section.name).architecture)
-    with torch.device("meta"):
-        parameters = empty_transformer(settings, section.trust_remote_code).named_parameters()
-    counts = [p.numel() for name, p in parameters if not name.startswith("pooler.")]
-    width = settings.hidden_size
-    rates = [
-        getattr(settings, n, None)
-        for n in ("attention_probs_dropout_prob", "attention_dropout", "dropout_rate")
-    ]
-    dropout = max((r for r in rates if r), default=0.0)
-    ffn = next((v for n in FEED_FORWARD if (v := getattr(settings, n, None))), 4 * width)
-    layers = settings.num_hidden_layers
-    if settings.is_encoder_decoder and settings.model_type not in ENCODER_HALVES:
-        layers += settings.decoder_layers
-    # none where there is no attention: Mamba
-    heads = getattr(settings, "num_attention_heads", 0)
-    return Encoder(
-        sum(counts) + (projection * (width + 1) if projection else 0),
-        max(counts),
-        width,
-        projection or width,
-        0,
-        layers,
-        ffn,
-        heads,
-        dropout,
-    )
-
-
-def _table_shape(source: str, remote: dict) -> tuple[int, int]:
-    for path in (
-        Path(resolve(source)) / "model.safetensors",
-        Path(resolve(source)) / "head.safetensors",
-    ):
-        if not path.is_file():
-            continue
-        with open_tensors(path) as file:  # of a transformer, of StaticEmbedding, of a run's bag
-            tensors = list(file.keys())
-            names = word_embedding_names(tensors)
-            names += [name for name in tensors if name in ("embedding.weight", "table")]
-            if len(names) == 1:
-                return tuple(file.get_slice(names[0]).get_shape())
-    settings = text_settings(source, **remote)
-    return settings.vocab_size, settings.hidden_size
+def _of_token_file(description: Path, count: int, max_len: int, size: int) -> Texts | None:
+    """Sizes that a token file's description tells; None if it is of another text or length."""
+    try:
+        info = {"max_len": None, "stat": [None], **json.loads(description.read_text())}
+    except (OSError, ValueError):  # half written or foreign: the run will make it anew
+        return None
+    offsets = description.with_name(description.stem + ".offsets.npy")
+    if info["max_len"] != max_len or info["stat"][0] != size or not offsets.is_file():
+        return None
+    longest = int(np.diff(np.load(offsets, mmap_mode="r")).max(initial=1))
+    ids = info["tokens"] * np.dtype(info["dtype"]).itemsize
+    return Texts(count, info["tokens"], longest, ids + info["offsets_bytes"])

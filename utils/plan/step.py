@@ -1,0 +1,114 @@
+"""What a step of training holds. B, L, K: of all processes together; b, l, k: of this one.
+
+Assumptions (`python -m benchmarks.plan` measures them):
+  - of a transformer, a token keeps 8 widths and 2 feed-forward widths a layer for backward; dropout
+    adds 2 widths and, on a CPU, three attention matrices a text; mixed precision halves all that;
+  - what a loss of LOSSES streams over is held in chunks; others hold whole rows of scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from losses import LOSSES
+from losses.stream import CHUNK_BYTES, WHOLE_BYTES
+from utils.plan.parts import STEP, Part
+from utils.plan.run_sizes import RunSizes
+
+FEWER_QUERIES = "train.batch_size"
+FEWER_SCORES = (
+    "train.batch_size or more processes (labels are shared out); only soft-topk holds batch x "
+    "labels"
+)
+SMALLER_GRAPH = "method.gc_batch_size or encoder.gradient_checkpointing"
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Texts that are encoded with gradient.
+
+    Attributes:
+        texts: of this process in a step. longest: tokens of the longest.
+    """
+
+    name: str
+    texts: int
+    longest: int
+
+
+def activations(sizes: RunSizes, graphs: Sequence[Graph], size: int) -> Iterator[Part]:
+    """What graphs keep for backward, encoded by micro-batches of `size` texts.
+
+    Graphs live at once only if each is a single micro-batch; their backwards never do.
+    """
+    at_once = all(graph.texts <= size for graph in graphs)
+    largest = max(graphs, key=lambda graph: min(graph.texts, size) * graph.longest)
+    for graph in graphs:
+        if graph is largest or at_once:
+            name = f"activations: {graph.name}"
+            micro = Graph(name, min(graph.texts, size), graph.longest)
+            yield from _graph(sizes, micro, backward=graph is largest)
+
+
+def _graph(sizes: RunSizes, graph: Graph, backward: bool) -> Iterator[Part]:
+    """Activations of one micro-batch; `backward`: and those of backward itself."""
+    if not sizes.encoder.layers:
+        row = 4 * graph.texts * sizes.encoder.width
+        count = 2 + 5 * backward + 3 * sizes.config.encoder.residual
+        yield Part(graph.name, count * row, (STEP,), row, SMALLER_GRAPH)
+        return
+    for name, block, count in _transformer_blocks(sizes, graph, backward):
+        yield Part(f"{graph.name}, {name}", count * block, (STEP,), block, SMALLER_GRAPH)
+
+
+def _transformer_blocks(
+    sizes: RunSizes, graph: Graph, backward: bool
+) -> Iterator[tuple[str, int, int]]:
+    """(name, bytes of a tensor, number of tensors) of a transformer's activations."""
+    encoder = sizes.encoder
+    half = sizes.config.train.mixed_precision in ("fp16", "bf16")
+    tokens = graph.texts * graph.longest * (2 if half else 4)
+    layers = encoder.layers
+    inputs = 0
+    if sizes.config.encoder.gradient_checkpointing:
+        layers = 1
+        inputs = encoder.layers
+    dropout = encoder.dropout > 0
+    hidden = layers * (8 + 2 * dropout) + 2 + inputs + 3 * backward
+    yield "hidden", tokens * encoder.width, hidden
+    yield "feed-forward", tokens * encoder.ffn, 2 * (layers + backward)
+    if dropout and not sizes.cuda:
+        yield "attention", tokens * graph.longest * encoder.heads, 3 * (layers + backward)
+
+
+def query_embeddings(sizes: RunSizes) -> Part:
+    """Embeddings of a batch, gathered from all processes, and their gradients."""
+    row = 4 * sizes.encoder.dim
+    gathered = 3 * sizes.batch + (2 * sizes.batch if sizes.processes > 1 else 0)
+    count = gathered + 2 * sizes.own_batch
+    block = row * sizes.own_batch
+    return Part("embeddings: queries", row * count, (STEP,), block, FEWER_QUERIES)
+
+
+def scores(sizes: RunSizes, pool: int) -> Iterator[Part]:
+    """Scores of a step against a pool of K labels.
+
+    Losses of whole rows have the own queries and the labels of all processes: scores, negatives,
+    and a gradient of each.
+    """
+    loss = sizes.config.loss.name
+    if loss not in LOSSES:
+        block = 4 * sizes.own_batch * pool
+        yield Part("scores", 4 * block, (STEP,), block, FEWER_SCORES)
+        if sizes.processes > 1:
+            rows = 4 * pool * sizes.encoder.dim
+            yield Part("embeddings: labels, gathered", 2 * rows, (STEP,), rows, FEWER_SCORES)
+        return
+    whole = 4 * sizes.batch * sizes.share(pool)
+    streamed = whole > WHOLE_BYTES
+    chunk = CHUNK_BYTES["cuda" if sizes.cuda else "cpu"] if streamed else whole
+    if streamed and loss == "soft-topk":
+        yield Part("scores", 2 * chunk + whole, (STEP,), whole, FEWER_SCORES)
+    else:
+        yield Part("scores", 2 * chunk, (STEP,), chunk, FEWER_SCORES)
