@@ -164,8 +164,11 @@ def _kappa(words: Sequence[str]) -> int | None:
 
 
 def _run_folder(path: str, words: Sequence[str]) -> Path:
-    """A run folder as it is; the folder that a config's run went to. ConfigError if that has not
-    been trained."""
+    """A run folder as it is; the folder that a config's run went to.
+
+    Raises:
+        ConfigError: that has not been trained.
+    """
     from utils.config.config import ConfigError
     from utils.config.legacy_yaml import load_any_config
 

@@ -2,7 +2,7 @@
 
     folder = fit(config)      # the run folder, which holds the best model on validation
 
-Read `fit`, `fit_stage`, `train` and `train_epoch` in this order to follow a run.
+Read `fit`, `fit_stage`, `train_learner` and `train_epoch` in this order to follow a run.
 """
 
 from __future__ import annotations
@@ -241,7 +241,10 @@ def train_learner(learner: Learner, folder: Path, resume: bool) -> None:
     config = learner.config
     groups = learner.groups()
     names = {group["name"] for group in groups}
-    assert names == learner.group_names(config), "groups are not those known on paper"
+    known = learner.group_names(config)
+    assert names == known, (
+        f"groups() has {sorted(names)}, but group_names(), which is asked on paper, {sorted(known)}"
+    )
     optimizers = build_optimizers(groups, config.optim)
     optimizers = prepare_optimizers(optimizers, learner.runtime.accelerator)
     state = load_checkpoint(folder, learner, optimizers, learner.runtime) if resume else None

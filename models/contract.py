@@ -7,7 +7,7 @@
 
 Letters: n texts, B queries of a batch, L labels, N points, D embedding dimension, K labels of a
 pool. Losses are means over the GLOBAL batch: every process computes its share of the gradient and
-the trainer sums the shares (utils.distributed.sum_gradients), so 1 and G processes take the same
+the trainer sums the shares (utils.training.gradients), so 1 and G processes take the same
 step. What is a collective (every process calls it, in the same order) says so.
 """
 
@@ -228,7 +228,11 @@ class Recipe(ABC):
 
 
 class Learner(Recipe):
-    """Trained by gradient. All its methods but `order` are collectives."""
+    """Trained by gradient. All its methods but `order` are collectives.
+
+    The trainer calls `groups`, then `prepare` or, where a run goes on, `load_state`; in each epoch
+    `begin`, `order`, `backward` for each batch, `report`, and after it `ranker` and `state`.
+    """
 
     module: nn.Module  # every parameter and buffer of training, by the names of checkpoints
     reads_tokens: ClassVar[bool] = True
@@ -253,7 +257,12 @@ class Learner(Recipe):
 
     @abstractmethod
     def backward(self, batch: Batch) -> Tensor:
-        """The loss of a batch on this process, its gradients left on the parameters."""
+        """The loss of the whole batch, equal on all processes.
+
+        This process's share of its gradient is left on the parameters.
+        Of the batch, relevance, filters and points are those of all processes, `queries` this
+        process's share (`utils.distributed.share`).
+        """
 
     def prepare(self, folder: Path) -> None:
         """Once, before the first step; large fixed arrays go into the run folder."""

@@ -67,4 +67,8 @@ def _foreign_method(name: str, where: str) -> type[Any]:
             f"{where}: expected the class of a method, whose `Options` are a MethodConfig; "
             f"{name} is {shown_word(repr(method))}"
         )
+    if not isinstance(getattr(method, "Answers", None), type):
+        raise ConfigError(
+            f"{where}: {name} has no `Answers`: the class of the ranker that loads its model"
+        )
     return method

@@ -147,6 +147,11 @@ class Dataset:
 
     def token_document_counts(self, vocab_size: int) -> tuple[np.ndarray, int]:
         """Count in how many training and label texts each token occurs: ([V], number of texts)."""
+        if self.splits["trn"].tokens is None:
+            raise ValueError(
+                "the training texts were not cut into tokens: a recipe that builds an encoder sets "
+                "`reads_tokens = True`"
+            )
         counts = np.zeros(vocab_size, np.int64)
         num_texts = 0
         for tokens in (self.splits["trn"].tokens, self.label_tokens):
