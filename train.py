@@ -79,7 +79,11 @@ def _add_assumptions(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--gpu", type=float, metavar="GIB", help="memory of each GPU, in GiB")
 
 
-def fit(config: Config, resume: bool = False, overwrite: bool = False) -> Path:
+def fit(
+    config: Config,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Path:
     """Train a config; see `engine.trainer.fit`."""
     from engine.trainer import fit  # here: --help is instant
 

@@ -28,7 +28,11 @@ DEFAULT = Path("configs/LF-DebianTitles-small")
 COLUMNS = ("P@1", "P@3", "P@5", "nDCG@5", "PSP@1", "PSP@5", "R@100")
 
 
-def measure(path: Path, seed: int, folder: Path) -> dict[str, float]:
+def measure(
+    path: Path,
+    seed: int,
+    folder: Path,
+) -> dict[str, float]:
     """Train and evaluate one config with one seed."""
     started = time.perf_counter()
     overrides = {"run": {"dir": str(folder), "seed": seed, "tensorboard": False}}
@@ -43,7 +47,11 @@ def measure(path: Path, seed: int, folder: Path) -> dict[str, float]:
     }
 
 
-def row(name: str, seeds: list[int], results: list[dict[str, float]]) -> str:
+def row(
+    name: str,
+    seeds: list[int],
+    results: list[dict[str, float]],
+) -> str:
     """A Markdown row; mean and standard deviation where there are several seeds."""
     cells = []
     for key in results[0]:

@@ -27,7 +27,11 @@ from utils.clustering.clustering import balanced_hierarchy, splits_for
 from utils.clustering.matching import top_assignment
 
 
-def dense_rows(n: int, dim: int, rng: np.random.Generator) -> np.ndarray:
+def dense_rows(
+    n: int,
+    dim: int,
+    rng: np.random.Generator,
+) -> np.ndarray:
     """Noise around random centres, 200 rows each [n, dim] float32."""
     centres = rng.standard_normal((max(1, n // 200), dim), np.float32)
     rows = rng.standard_normal((n, dim), np.float32)
@@ -64,7 +68,11 @@ def input_mb(matrix: np.ndarray | sp.csr_matrix) -> float:
     return sum(array.nbytes for array in arrays) / 1e6
 
 
-def cluster(rows: np.ndarray | sp.csr_matrix, leaves: int, threads: int) -> Callable[[], object]:
+def cluster(
+    rows: np.ndarray | sp.csr_matrix,
+    leaves: int,
+    threads: int,
+) -> Callable[[], object]:
     balanced_hierarchy(rows[:64], [2], seed=0)  # compiles
     return lambda: balanced_hierarchy(rows, splits_for(leaves, 1, 32), seed=0, threads=threads)
 
@@ -94,7 +102,11 @@ def sparse(scale: float, threads: int) -> tuple[str, float, Callable]:
     )
 
 
-def assignment(axis: str, budget: int, scale: float) -> tuple[str, float, Callable]:
+def assignment(
+    axis: str,
+    budget: int,
+    scale: float,
+) -> tuple[str, float, Callable]:
     labels, clusters, entries = (
         max(1000, round(size * scale)) for size in (LABELS, 8192, 5_000_000)
     )
@@ -119,7 +131,11 @@ STEPS = {
 }
 
 
-def measure(step: str, scale: float, threads: int) -> dict:
+def measure(
+    step: str,
+    scale: float,
+    threads: int,
+) -> dict:
     """The numbers of a step; meant for a process of its own."""
     make, goal = STEPS[step]
     name, size, run = make(scale, threads)

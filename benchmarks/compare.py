@@ -217,7 +217,12 @@ class Data:
     inverse: np.ndarray
 
     @classmethod
-    def load(cls, folder: Path, a: float, b: float) -> Data:
+    def load(
+        cls,
+        folder: Path,
+        a: float,
+        b: float,
+    ) -> Data:
         trn, tst = (
             load_relevance(folder / f"Y.{split}.npz", None, folder) for split in ("trn", "tst")
         )
@@ -291,7 +296,11 @@ def measure(
     }
 
 
-def _phase(phase: str, task: Task, python: str) -> dict[str, Any]:
+def _phase(
+    phase: str,
+    task: Task,
+    python: str,
+) -> dict[str, Any]:
     """What the worker wrote of a phase; its peak is that of the process and its children."""
     variables = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
     environment = {
@@ -313,7 +322,11 @@ def _phase(phase: str, task: Task, python: str) -> dict[str, Any]:
 # -------------------------------- rows
 
 
-def failed(system: System, threads: int, reason: str) -> dict[str, Any]:
+def failed(
+    system: System,
+    threads: int,
+    reason: str,
+) -> dict[str, Any]:
     return {
         **dict.fromkeys(COLUMNS),
         "system": system.name,

@@ -138,11 +138,23 @@ class SentenceTransformer:
             without_better = 0
             late = False
 
-            def on_step_end(self, arguments: Any, state: Any, control: Any, **_: Any) -> None:
+            def on_step_end(
+                self,
+                arguments: Any,
+                state: Any,
+                control: Any,
+                **_: Any,
+            ) -> None:
                 if time.process_time() > deadline:
                     self.late = control.should_training_stop = True
 
-            def on_epoch_end(self, arguments: Any, state: Any, control: Any, **_: Any) -> None:
+            def on_epoch_end(
+                self,
+                arguments: Any,
+                state: Any,
+                control: Any,
+                **_: Any,
+            ) -> None:
                 value = precision()
                 print(
                     f"epoch {state.epoch:.2f}: validation P@1 {100 * value:.2f}",

@@ -52,7 +52,11 @@ CASES = {
 }
 
 
-def stepper(root: Path, encoder: Path, case: str) -> Callable[[], float]:
+def stepper(
+    root: Path,
+    encoder: Path,
+    case: str,
+) -> Callable[[], float]:
     """A function that takes one training step and returns its processor time in milliseconds."""
     method_settings, loss = CASES[case]
     config = build_config(
@@ -99,7 +103,11 @@ def stepper(root: Path, encoder: Path, case: str) -> Callable[[], float]:
     return step
 
 
-def random_start(config: Config, data: Dataset, runtime: Runtime) -> LinearRanker:
+def random_start(
+    config: Config,
+    data: Dataset,
+    runtime: Runtime,
+) -> LinearRanker:
     """What stands for the run before xc: an untrained encoder and random label vectors."""
     encoder = build_encoder(config.encoder, data)
     weight = torch.randn(data.num_labels, encoder.dim)
@@ -146,7 +154,11 @@ def training_seconds(config: Config) -> float:
     return moments[-1] - moments[0]
 
 
-def batches(path: str, epochs: int, seeds: list[int]) -> list[dict]:
+def batches(
+    path: str,
+    epochs: int,
+    seeds: list[int],
+) -> list[dict]:
     """Training with clustered and with random batches."""
     found = []
     config = load_config(path)

@@ -99,7 +99,11 @@ def peak_memory() -> float:
     return int(status.split("VmHWM:")[1].split()[0]) / 2**20
 
 
-def search(folder: Path, centres: np.ndarray, singles: int) -> None:
+def search(
+    folder: Path,
+    centres: np.ndarray,
+    singles: int,
+) -> None:
     settings = SearchSettings(10.0, 0.05, 0.05, 20, 2000)
     rng = np.random.default_rng(1)
     some = rng.integers(len(centres), size=2048)
@@ -220,7 +224,12 @@ def made_step(
         positive = torch.zeros_like(inside)
         positive[:, :5] = True
         loss = (
-            shortlist_bce(logits=scores / 0.05, log_paths=paths, positive=positive, counted=inside)
+            shortlist_bce(
+                logits=scores / 0.05,
+                log_paths=paths,
+                positive=positive,
+                counted=inside,
+            )
             / batch
         )
         loss.backward()

@@ -50,7 +50,11 @@ def parts(fusion: FusionRanker) -> dict[str, Callable[[], object]]:
     return {**calls, "fusion": lambda: predict(fusion, texts, k)}
 
 
-def predict(ranker: Ranker, texts: Texts, k: int) -> None:
+def predict(
+    ranker: Ranker,
+    texts: Texts,
+    k: int,
+) -> None:
     """Ask for the best labels of all texts, in the ranker's blocks."""
     for start in range(0, len(texts), ranker.at_once):
         ranker.open(texts[start : start + ranker.at_once]).best(k)

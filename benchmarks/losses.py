@@ -32,7 +32,11 @@ def resident(field: str) -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field + ":"))
 
 
-def make(num_queries: int, num_labels: int, dim: int):
+def make(
+    num_queries: int,
+    num_labels: int,
+    dim: int,
+):
     """Unit embeddings that require grad, and POSITIVES distinct known positives per query."""
     torch.manual_seed(0)
     queries = functional.normalize(torch.randn(num_queries, dim)).requires_grad_()
@@ -134,7 +138,13 @@ def cases(threads: int, num_labels: int) -> list[dict]:
 def run_fresh(case: dict) -> dict:
     command = [sys.executable, "-m", "benchmarks.losses", "--case", json.dumps(case)]
     return json.loads(
-        subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+        subprocess.run(
+            command,
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
     )
 
 

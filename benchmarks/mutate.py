@@ -131,7 +131,12 @@ class Calls:
         sys.settrace(None)
         self.connection.send(dict(self.found))
 
-    def trace(self, frame: FrameType, event: str, argument: object) -> None:
+    def trace(
+        self,
+        frame: FrameType,
+        event: str,
+        argument: object,
+    ) -> None:
         code = frame.f_code
         if code.co_filename in self.paths:
             self.found[self.caller].add((code.co_filename, code.co_firstlineno))
@@ -211,7 +216,11 @@ def mutants_of(path: Path) -> Iterator[Mutant]:
             yield Mutant(path, changed, start[0], before, after)
 
 
-def run_tests(sources: Mapping[Path, str], tests: str, plugin: Calls | FirstFailure) -> None:
+def run_tests(
+    sources: Mapping[Path, str],
+    tests: str,
+    plugin: Calls | FirstFailure,
+) -> None:
     """In a fork: the tests with these files made of these sources; exits by pytest's code."""
     os.setsid()
     silence = os.open(os.devnull, os.O_WRONLY)
@@ -303,7 +312,11 @@ def import_libraries() -> None:
     gc.freeze()
 
 
-def main(name: str, only: Sequence[str], every: int) -> None:
+def main(
+    name: str,
+    only: Sequence[str],
+    every: int,
+) -> None:
     """Print the changes that no test of a room notices, and how many are noticed."""
     import_libraries()
     room = Room(name)

@@ -89,7 +89,12 @@ def train(
     return tree, skeleton
 
 
-def score(config: Config, tree: PartitionTree, points: Points, threads: int) -> dict[str, float]:
+def score(
+    config: Config,
+    tree: PartitionTree,
+    points: Points,
+    threads: int,
+) -> dict[str, float]:
     """P@k and R@k in percent, and the average number of inner products."""
     ids, values, products = tree.search(
         points.features,
@@ -110,7 +115,11 @@ def score(config: Config, tree: PartitionTree, points: Points, threads: int) -> 
     }
 
 
-def merge_pairs(skeleton: Skeleton, num_labels: int, seed: int) -> sp.csr_matrix:
+def merge_pairs(
+    skeleton: Skeleton,
+    num_labels: int,
+    seed: int,
+) -> sp.csr_matrix:
     """Pair labels at random inside each super-cluster, two levels above the labels: binary [L,
     merged labels].
 
@@ -241,7 +250,11 @@ def second_home(
     return found
 
 
-def run_experiments(run: str | Path, copies: list[int], split: str) -> dict:
+def run_experiments(
+    run: str | Path,
+    copies: list[int],
+    split: str,
+) -> dict:
     """Both experiments; writes the JSON and the plot."""
     folder, config = find_run(run)
     if not isinstance(config.method, XrLinearConfig):
@@ -311,7 +324,11 @@ def summary(pairs: list[dict]) -> dict[str, float]:
     return result
 
 
-def plot(path: Path, result: dict, pairs: list[dict]) -> None:
+def plot(
+    path: Path,
+    result: dict,
+    pairs: list[dict],
+) -> None:
     """Gain of copies on original and merged labels; VI of the splits against random ones."""
     from matplotlib.figure import Figure
 

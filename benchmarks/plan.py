@@ -48,7 +48,11 @@ CASES = {
 MANY = {"many labels, dexml": "dexml.yaml", "many labels, ova": "ova.yaml"}
 
 
-def measure(config: Path, words: Sequence[str], folder: Path) -> tuple[float, float]:
+def measure(
+    config: Path,
+    words: Sequence[str],
+    folder: Path,
+) -> tuple[float, float]:
     """(planned, measured) peak memory of a run, in MB."""
     words = [*words, "--run.dir", str(folder), "--run.threads", "1", "--run.tensorboard", "false"]
     planned = _python("-c", PLAN, str(config), *words)
@@ -66,7 +70,11 @@ def _python(*arguments: str) -> str:
     return done.stdout
 
 
-def write_many_labels(folder: Path, labels: int = 200_000, points: int = 3000) -> None:
+def write_many_labels(
+    folder: Path,
+    labels: int = 200_000,
+    points: int = 3000,
+) -> None:
     """A data set of random titles: words drawn by Zipf's law from the tracked data set's."""
     rng = np.random.default_rng(0)
     text = (REPOSITORY / "Datasets" / "LF-DebianTitles-small" / "raw" / "trn_X.txt").read_text(

@@ -25,7 +25,11 @@ import scipy.sparse as sp
 CONFIG = "configs/LF-DebianTitles-small/dexml.yaml"
 
 
-def launch(processes: int, words: list[str], cores: set[int]) -> dict:
+def launch(
+    processes: int,
+    words: list[str],
+    cores: set[int],
+) -> dict:
     """Run the worker on `processes` processes pinned to `cores`; returns what the main one
     reports."""
     command = [
@@ -66,7 +70,11 @@ def speed(steps: int, batch_sizes: list[int]) -> list[dict]:
     return found
 
 
-def made_data(root: Path, labels: int, encoder: Path) -> None:
+def made_data(
+    root: Path,
+    labels: int,
+    encoder: Path,
+) -> None:
     """A data set of 2,000 points and `labels` labels of three words, and a bag's table of 64
     dimensions."""
     from transformers import BertConfig, BertModel
@@ -88,7 +96,12 @@ def made_data(root: Path, labels: int, encoder: Path) -> None:
         )
         sp.save_npz(folder / f"Y.{split}.npz", matrix)
     BertModel(
-        BertConfig(hidden_size=64, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
+        BertConfig(
+            hidden_size=64,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=64,
+        )
     ).save_pretrained(encoder)
     load_tokenizer("minilm").save_pretrained(encoder)
 

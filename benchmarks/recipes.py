@@ -222,7 +222,11 @@ def on_toys(config: Config, toys: Toys) -> Config:
     A bag stays a bag.
     """
 
-    def change(section: str, key: str, value: Any) -> Any:
+    def change(
+        section: str,
+        key: str,
+        value: Any,
+    ) -> Any:
         if (section, key) == ("data", "root"):
             return str(toys.data)
         pretrained = (section, key) == ("encoder", "init") or (
@@ -237,7 +241,11 @@ def cut(config: Config, toys: Toys) -> Config:
     """The config as it is trained on the toy."""
     places = {"run.root": str(toys.runs), "run.tensorboard": False, "run.threads": 1}
 
-    def change(section: str, key: str, value: Any) -> Any:
+    def change(
+        section: str,
+        key: str,
+        value: Any,
+    ) -> Any:
         name = f"{section}.{key}"
         if name in places:
             return places[name]

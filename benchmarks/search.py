@@ -47,7 +47,12 @@ def memory_mb(key: str) -> float:
     return int(line.split()[1]) / 1024
 
 
-def search_all(index, queries: Tensor, k: int, batch: int) -> tuple[Tensor, float]:
+def search_all(
+    index,
+    queries: Tensor,
+    k: int,
+    batch: int,
+) -> tuple[Tensor, float]:
     """(label ids [B, k], milliseconds a query)."""
     started = time.process_time()
     ids = torch.cat([index.search(part, k)[1] for part in queries.split(batch)])

@@ -31,7 +31,11 @@ BLOCK = 1 << 14  # points whose features are made at once
 KINDS = ((0.14, 1, 6), (0.25, 50, 30), (0.15, 2500, 200))
 
 
-def made_problem(points: int, labels: int, seed: int = 0) -> tuple[sp.csr_matrix, sp.csr_matrix]:
+def made_problem(
+    points: int,
+    labels: int,
+    seed: int = 0,
+) -> tuple[sp.csr_matrix, sp.csr_matrix]:
     """Features [N, F] with rows of length 1, and relevance [N, L], both float32 CSR."""
     rng = np.random.default_rng(seed)
     along = _labels_along(points, labels, rng)
@@ -48,7 +52,11 @@ def made_problem(points: int, labels: int, seed: int = 0) -> tuple[sp.csr_matrix
     return sp.vstack(blocks, format="csr")[order], relevance[order]
 
 
-def _labels_along(points: int, labels: int, rng: np.random.Generator) -> sp.csr_matrix:
+def _labels_along(
+    points: int,
+    labels: int,
+    rng: np.random.Generator,
+) -> sp.csr_matrix:
     """Relevance with points and labels in the order of topics: both have a number of entries,
     matched up nearby."""
     wanted = rng.poisson(LABELS_PER_POINT * 1.01 - 1, points) + 1  # some fall together
@@ -111,7 +119,11 @@ def _uniform(key: np.ndarray) -> np.ndarray:
     return ((key ^ (key >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53
 
 
-def write_problem(folder: Path, fraction: float, seed: int = 0) -> None:
+def write_problem(
+    folder: Path,
+    fraction: float,
+    seed: int = 0,
+) -> None:
     """{X,Y}.{trn,tst}.npz of a problem of `fraction` of the whole; a tenth as many test points as
     training points."""
     if not 0 < fraction <= 1:

@@ -49,7 +49,11 @@ class Clock:
         self._start = self._now()
 
 
-def run(folder: Path, threads: int, max_leaf: int) -> tuple[list, dict[str, float]]:
+def run(
+    folder: Path,
+    threads: int,
+    max_leaf: int,
+) -> tuple[list, dict[str, float]]:
     """Train and predict on X and Y of a folder: (rows of the table, metrics in percent)."""
     clock = Clock()
     load = {
@@ -63,7 +67,14 @@ def run(folder: Path, threads: int, max_leaf: int) -> tuple[list, dict[str, floa
     embeddings = label_centroids(relevance, features.sparse)
     clock.done("label centroids")
     labels = np.unique(relevance.indices)
-    skeleton = grow(embeddings, labels, max_leaf=max_leaf, splits=32, seed=0, threads=threads)
+    skeleton = grow(
+        embeddings,
+        labels,
+        max_leaf=max_leaf,
+        splits=32,
+        seed=0,
+        threads=threads,
+    )
     del embeddings
     clock.done(f"clusters: {' x '.join(str(len(ptr) - 1) for ptr in skeleton.child_ptrs)}")
     combiner = COMBINERS["l3-hinge"]

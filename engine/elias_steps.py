@@ -105,7 +105,11 @@ def _model_of(config: Config) -> Path | None:
     return config.run_folder if trained else None
 
 
-def gen_approx_A(run: str | Path, kappa: int | None = None, out: str | Path | None = None) -> Path:
+def gen_approx_A(
+    run: str | Path,
+    kappa: int | None = None,
+    out: str | Path | None = None,
+) -> Path:
     """Write the labels that each cluster of a finished run attracts (A of stage 2) to a file.
 
     A collective.
@@ -138,7 +142,11 @@ def gen_approx_A(run: str | Path, kappa: int | None = None, out: str | Path | No
     )
 
 
-def sparse_ranker(run: str | Path, overrides: Sequence[str] = (), overwrite: bool = False) -> Path:
+def sparse_ranker(
+    run: str | Path,
+    overrides: Sequence[str] = (),
+    overwrite: bool = False,
+) -> Path:
     """Train ELIAS++ on top of a run, in <run>-ranker; a collective.
 
     It is a run of method elias-ranker that starts from this one.
@@ -192,13 +200,21 @@ def is_elias(config: Config) -> bool:
     return issubclass(method_class(config.method.name), Elias)
 
 
-def check_is_elias(step: str, folder: Path, config: Config) -> None:
+def check_is_elias(
+    step: str,
+    folder: Path,
+    config: Config,
+) -> None:
     """ConfigError for a run of another method."""
     if not is_elias(config):
         raise ConfigError(_other_run(step, folder, config))
 
 
-def _other_run(step: str, folder: Path, config: Config) -> str:
+def _other_run(
+    step: str,
+    folder: Path,
+    config: Config,
+) -> str:
     """The message for a run of another method.
 
     The whole recipe's run has the elias runs in its stages.
@@ -214,7 +230,11 @@ def _start(config: Config) -> tuple[Runtime, Dataset]:
     return runtime, read_data(with_resolved_encoder(config), resume=False)
 
 
-def _write(graph: Graph, path: str | Path, origin: Callable[[], Origin]) -> Path:
+def _write(
+    graph: Graph,
+    path: str | Path,
+    origin: Callable[[], Origin],
+) -> Path:
     path = Path(path)
     if distributed.is_main():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -86,7 +86,11 @@ def evaluate_run(
     return evaluation.metrics
 
 
-def check_split(config: Config, data: Dataset, split: str) -> None:
+def check_split(
+    config: Config,
+    data: Dataset,
+    split: str,
+) -> None:
     """InputError for a split without points; a warning for one without labels."""
     if len(data.splits[split]) == 0:
         raise InputError(
@@ -97,7 +101,12 @@ def check_split(config: Config, data: Dataset, split: str) -> None:
         log.warning("no point of split %s has a label: every metric is 0", split)
 
 
-def check_fits(ranker: Ranker, config: Config, data: Dataset, folder: Path) -> None:
+def check_fits(
+    ranker: Ranker,
+    config: Config,
+    data: Dataset,
+    folder: Path,
+) -> None:
     """InputError where a model is of another number of labels, or cannot follow the options."""
     if ranker.num_labels != data.num_labels:
         raise InputError(

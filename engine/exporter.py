@@ -142,7 +142,11 @@ def read_back(folder: Path, texts: Sequence[str]) -> np.ndarray:
     return model.encode(list(texts), batch_size=16, show_progress_bar=False)
 
 
-def _check(expected: np.ndarray, found: Any, texts: Sequence[str]) -> float:
+def _check(
+    expected: np.ndarray,
+    found: Any,
+    texts: Sequence[str],
+) -> float:
     """The largest difference of two arrays [n, D]; InputError if it is more than TOLERANCE."""
     difference = np.abs(expected - found).max(1)
     worst = int(difference.argmax())
@@ -155,7 +159,11 @@ def _check(expected: np.ndarray, found: Any, texts: Sequence[str]) -> float:
     return float(difference[worst])
 
 
-def write_labels(folder: Path, labels: Sequence[str], vectors: Mapping[str, Vectors]) -> None:
+def write_labels(
+    folder: Path,
+    labels: Sequence[str],
+    vectors: Mapping[str, Vectors],
+) -> None:
     """Write labels.safetensors, labels.txt and a flat index for each kind of vectors.
 
     A label's score is E(text) . row + bias: rows are divided by the temperature.

@@ -22,7 +22,12 @@ from utils.plan.terms import program_and_data
 from utils.plan.verdict import Plan, describe, impossible, machine
 
 
-def plan(config: Config, processes: int = 1, assumed: Assumed = HERE, place: str = "") -> Plan:
+def plan(
+    config: Config,
+    processes: int = 1,
+    assumed: Assumed = HERE,
+    place: str = "",
+) -> Plan:
     """What one of `processes` needs to train `config`, one stage of it if it has stages.
 
     Args:
@@ -60,7 +65,11 @@ def check_it_fits(config: Config, processes: int = 1) -> None:
         raise InputError(problem)
 
 
-def report(config: Config, processes: int, assumed: Assumed = HERE) -> str:
+def report(
+    config: Config,
+    processes: int,
+    assumed: Assumed = HERE,
+) -> str:
     """`describe` of every stage.
 
     Raises:

@@ -125,7 +125,11 @@ def _checked_labels(labels: Sequence[str]) -> list[str]:
     return labels
 
 
-def predictions(predictor: Predictor, texts: Iterable[str], k: int) -> Iterator[dict[str, Any]]:
+def predictions(
+    predictor: Predictor,
+    texts: Iterable[str],
+    k: int,
+) -> Iterator[dict[str, Any]]:
     """Answers of any number of texts, in their order: {"text": ..., "labels": [{...}, ...]}."""
     texts = iter(texts)
     while some := list(itertools.islice(texts, TEXTS_AT_ONCE)):

@@ -59,7 +59,11 @@ SHOWN = ("P@1", "P@5", "nDCG@5", "PSP@1")  # validation metrics in the log
 # -------------------------------- a run and its stages
 
 
-def fit(config: Config, resume: bool = False, overwrite: bool = False) -> Path:
+def fit(
+    config: Config,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Path:
     """Train a config with all its stages; a collective.
 
     Args:
@@ -88,7 +92,11 @@ def fit(config: Config, resume: bool = False, overwrite: bool = False) -> Path:
     return config.run_folder
 
 
-def plan(config: Config, resume: bool, overwrite: bool) -> dict[str, Config]:
+def plan(
+    config: Config,
+    resume: bool,
+    overwrite: bool,
+) -> dict[str, Config]:
     """The stages of a config by name, after all that can be refused before the first one starts."""
     sizes = read_once()
     stages = plan_recipe(config, sizes)
@@ -101,7 +109,11 @@ def plan(config: Config, resume: bool, overwrite: bool) -> dict[str, Config]:
     return stages
 
 
-def at_present(stage: Config, config: Config, name: str) -> Config:
+def at_present(
+    stage: Config,
+    config: Config,
+    name: str,
+) -> Config:
     """A stage, when its turn has come: `best:NAME` is known."""
     if not name:
         return stage
@@ -129,7 +141,12 @@ def check_settings(config: Config, data: DataSizes) -> None:
         )
 
 
-def fit_stage(config: Config, whole: Config, resume: bool = False, overwrite: bool = False) -> Path:
+def fit_stage(
+    config: Config,
+    whole: Config,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Path:
     """One training run: read the data, make the recipe, train or fit it, keep the best model.
 
     Args:
@@ -170,7 +187,11 @@ def read_data(config: Config, resume: bool) -> Dataset:
     return load_dataset(config, tokenizer, held_out)
 
 
-def describe(folder: Path, data: Dataset, runtime: Runtime) -> None:
+def describe(
+    folder: Path,
+    data: Dataset,
+    runtime: Runtime,
+) -> None:
     """Say in the log and in the run folder what is trained on what."""
     if distributed.is_main():
         computing = {"device": runtime.device.type, "mixed_precision": runtime.precision}
@@ -221,7 +242,11 @@ class Run:
         save_checkpoint(self.folder, learner, self.optimizers, self.state, learner.runtime)
 
 
-def solve(recipe: Solver, folder: Path, resume: bool) -> None:
+def solve(
+    recipe: Solver,
+    folder: Path,
+    resume: bool,
+) -> None:
     """Fit a recipe without gradients and keep its model."""
     if resume and (folder / "finished").exists():
         log.info("the run has finished already")
@@ -236,7 +261,11 @@ def solve(recipe: Solver, folder: Path, resume: bool) -> None:
     finish(run)
 
 
-def train_learner(learner: Learner, folder: Path, resume: bool) -> None:
+def train_learner(
+    learner: Learner,
+    folder: Path,
+    resume: bool,
+) -> None:
     """The loop over epochs: train, validate, keep the best model and a checkpoint."""
     config = learner.config
     groups = learner.groups()
@@ -282,7 +311,11 @@ def last_epoch(config: Config) -> int:
     return min(config.train.epochs, stop or config.train.epochs)
 
 
-def prepare_or_resume(run: Run, learner: Learner, last: int) -> None:
+def prepare_or_resume(
+    run: Run,
+    learner: Learner,
+    last: int,
+) -> None:
     """Prepare a run that begins; of one that goes on say where it stands."""
     state = run.state
     if state.step == 0:
@@ -312,7 +345,11 @@ def finish(run: Run) -> None:
     log.info("best epoch %s; %.1f s of training", state.best_epoch, state.seconds)
 
 
-def train_epoch(run: Run, learner: Learner, clock: SaveClock) -> float:
+def train_epoch(
+    run: Run,
+    learner: Learner,
+    clock: SaveClock,
+) -> float:
     """One epoch from `state.epoch_step` on; returns the mean loss of all its steps."""
     config = run.config
     state = run.state

@@ -8,7 +8,11 @@ from losses.pool import Exchange, Positives
 from losses.stream import Chunk, Parts, Stream, exp_, streamed_loss
 
 
-def add_softplus(total: Tensor, scores: Tensor, spare: Tensor) -> None:
+def add_softplus(
+    total: Tensor,
+    scores: Tensor,
+    spare: Tensor,
+) -> None:
     """Add sum_l log(1 + exp s_il) to total [B], overwriting both others.
 
     As sum_l max(s_il, 0) + log1p(exp -|s_il|), which is stable at both ends.

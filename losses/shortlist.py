@@ -46,7 +46,12 @@ def shortlist_decoupled_softmax(
     return (torch.where(positive, terms, 0.0).sum(1) / positive.sum(1).clamp(min=1)).sum()
 
 
-def path_loss(*, log_paths: Tensor, positive: Tensor, counted: Tensor) -> Tensor:
+def path_loss(
+    *,
+    log_paths: Tensor,
+    positive: Tensor,
+    counted: Tensor,
+) -> Tensor:
     """Sum over rows and positives of -log s. -> []
 
     BCE of the path scores, positives only: ELIAS's second term.

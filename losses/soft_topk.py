@@ -11,7 +11,11 @@ from losses.stream import Parts, Stream, streamed_loss
 from losses.threshold import solve
 
 
-def add_slopes(logits: Tensor, shift: Tensor, total: Tensor) -> None:
+def add_slopes(
+    logits: Tensor,
+    shift: Tensor,
+    total: Tensor,
+) -> None:
     """Turn logits [B, c] into p (1 - p), p = sigmoid(logits + shift), and add their sum to total.
 
     shift [B]; total [B].

@@ -78,7 +78,13 @@ class Softmax:
             rebuild=self.weights,
         )
 
-    def weights(self, stream: Stream, chunk: Chunk, maximum: Tensor | None, out: Tensor) -> Tensor:
+    def weights(
+        self,
+        stream: Stream,
+        chunk: Chunk,
+        maximum: Tensor | None,
+        out: Tensor,
+    ) -> Tensor:
         """exp(s - m) of a chunk's labels. -> [B, c]"""
         assert maximum is not None
         scores, _ = stream.masked(chunk, self.hidden(stream.positives), out)

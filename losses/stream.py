@@ -89,7 +89,13 @@ class Formula(Protocol):
 class Stream:
     """The score matrix [B, L] as a sequence of chunks written into reused buffers."""
 
-    def __init__(self, pool: Pool, queries: Tensor, labels: Tensor, bias: Tensor | None) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        queries: Tensor,
+        labels: Tensor,
+        bias: Tensor | None,
+    ) -> None:
         self.pool = pool
         self.positives = pool.positives
         self.exchange = pool.exchange
@@ -127,7 +133,12 @@ class Stream:
         bias = self.bias[chunk.labels].to(self.pool.dtype)
         return torch.addmm(bias, self.queries, labels.T, beta=self.pool.sharpness, out=out)
 
-    def masked(self, chunk: Chunk, hidden: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
+    def masked(
+        self,
+        chunk: Chunk,
+        hidden: Tensor,
+        out: Tensor,
+    ) -> tuple[Tensor, Tensor]:
         """Scores of a chunk with -inf at `hidden` [P] known positives, and their own scores."""
         scores = self.scores(chunk, out)
         index = self.known(chunk)
@@ -227,7 +238,11 @@ def check_shapes(
         )
 
 
-def cut(positives: Positives, num_labels: int, width: int) -> list[Chunk]:
+def cut(
+    positives: Positives,
+    num_labels: int,
+    width: int,
+) -> list[Chunk]:
     """Chunks of at most `width` labels, with their ranges of known positives.
 
     The only host sync of a loss that streams.
@@ -241,7 +256,12 @@ def cut(positives: Positives, num_labels: int, width: int) -> list[Chunk]:
     ]
 
 
-def chunk_width(num_queries: int, num_labels: int, dtype: torch.dtype, device: str) -> int:
+def chunk_width(
+    num_queries: int,
+    num_labels: int,
+    dtype: torch.dtype,
+    device: str,
+) -> int:
     """Labels at a time: all where their scores [B, L] are small, else a buffer's worth."""
     column = max(1, num_queries) * dtype.itemsize
     if column * num_labels <= WHOLE_BYTES:

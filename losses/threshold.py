@@ -87,7 +87,12 @@ def row_max(logits: Tensor) -> Tensor:
     return logits.amax(1)
 
 
-def start(logits: Tensor, k: Tensor, present: Tensor, exchange: Exchange) -> Tensor:
+def start(
+    logits: Tensor,
+    k: Tensor,
+    present: Tensor,
+    exchange: Exchange,
+) -> Tensor:
     """A first u [B]: minus the logit between the k-th and next of the groups' maxima.
 
     Where k is large: of a sample of the columns.
@@ -128,7 +133,11 @@ def group_maxima(logits: Tensor) -> Tensor:
     return maxima
 
 
-def tile_sums(logits: Tensor, active: Tensor, shift: Tensor) -> Tensor:
+def tile_sums(
+    logits: Tensor,
+    active: Tensor,
+    shift: Tensor,
+) -> Tensor:
     """n, A, D and the slopes A', -D' of the active rows, tile by tile.
 
     active [R], shift [R] -> float64 [5, R]

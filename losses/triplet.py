@@ -27,7 +27,12 @@ def pool_scores(
     return scores, scores.masked_fill(known, -torch.inf)
 
 
-def hardest(scores: Tensor, rows: Tensor, count: int | None, num_rows: int) -> Tensor:
+def hardest(
+    scores: Tensor,
+    rows: Tensor,
+    count: int | None,
+    num_rows: int,
+) -> Tensor:
     """Positions in `scores` [P] of the `count` lowest of each row (all if None).
 
     rows [P]: the row of each. Equal scores come in their order.

@@ -71,7 +71,12 @@ class Ranker(ABC):
     takes: ClassVar[frozenset[str]] = frozenset()  # options of section eval: index, precision, ...
     at_once: ClassVar[int] = 16384  # texts opened together
 
-    def __init__(self, config: Config, num_labels: int, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        num_labels: int,
+        folder: Path | None = None,
+    ) -> None:
         self.config = config
         self.num_labels = num_labels
         self.folder = folder
@@ -92,7 +97,13 @@ class Ranker(ABC):
 
     @classmethod
     @abstractmethod
-    def load(cls, config: Config, folder: Path, num_labels: int, runtime: Runtime) -> Ranker:
+    def load(
+        cls,
+        config: Config,
+        folder: Path,
+        num_labels: int,
+        runtime: Runtime,
+    ) -> Ranker:
         """What `save` wrote, ready to answer; strict, needs no data set.
 
         Large arrays stay on disk (mapped); an index over all labels is that of `eval.index`.
@@ -148,7 +159,12 @@ class Ranker(ABC):
         )
 
 
-def write_facts(folder: Path, name: str, num_labels: int, **more: Any) -> None:
+def write_facts(
+    folder: Path,
+    name: str,
+    num_labels: int,
+    **more: Any,
+) -> None:
     """method.json of a saved model, which says which class reads the rest."""
     facts = {"method": name, "num_labels": num_labels, **more}
     (folder / "method.json").write_text(json.dumps(facts) + "\n")
@@ -184,7 +200,12 @@ class Recipe(ABC):
         self.runtime = runtime
 
     @classmethod
-    def check(cls, config: Config, sizes: DataSizes, runs: Runs) -> None:
+    def check(
+        cls,
+        config: Config,
+        sizes: DataSizes,
+        runs: Runs,
+    ) -> None:
         """Refuse, before anything is loaded, what cannot be trained. Reads no matrix, text, weight.
 
         Args:
@@ -308,7 +329,11 @@ class Solver(Recipe):
 # -------------------------------- starting from another run
 
 
-def cannot_start(config: Config, before: Config, why: str) -> ConfigError:
+def cannot_start(
+    config: Config,
+    before: Config,
+    why: str,
+) -> ConfigError:
     """The error for a run that does not go with the one that it starts from."""
     return ConfigError(
         f"run.start_from: a {config.method.name} run cannot start from a {before.method.name} "
@@ -349,7 +374,11 @@ def check_label_vectors(config: Config, before: Config) -> None:
         raise cannot_start(config, before, "one that has no label vectors to start from")
 
 
-def check_labels_match(config: Config, start: Ranker, num_labels: int) -> None:
+def check_labels_match(
+    config: Config,
+    start: Ranker,
+    num_labels: int,
+) -> None:
     """InputError where a run starts from one of another number of labels."""
     if start.num_labels != num_labels:
         raise InputError(
@@ -370,7 +399,11 @@ def take_encoder(encoder: nn.Module, start: Ranker) -> None:
     take_parameters(encoder, start.reader.encoder, "encoder")
 
 
-def take_parameters(module: nn.Module, other: nn.Module, what: str) -> None:
+def take_parameters(
+    module: nn.Module,
+    other: nn.Module,
+    what: str,
+) -> None:
     """Copy the parameters of another run's module; InputError if they do not fit."""
     try:
         module.load_state_dict(other.state_dict())

@@ -132,7 +132,11 @@ class Evaluation:
     facts: dict[str, float] = field(default_factory=dict)
 
 
-def evaluate(ranker: Ranker, data: Dataset, split: str) -> Evaluation:
+def evaluate(
+    ranker: Ranker,
+    data: Dataset,
+    split: str,
+) -> Evaluation:
     """Metrics of a split of a data set; a collective."""
     points = data.splits[split]
     recall = ShortlistRecall(data, split)
@@ -224,7 +228,11 @@ def explain(
 # -------------------------------- approximate search
 
 
-def compare_index(ranker: Ranker, texts: Texts, k: int) -> dict[str, Any]:
+def compare_index(
+    ranker: Ranker,
+    texts: Texts,
+    k: int,
+) -> dict[str, Any]:
     """Measure how much of the exact result a ranker's approximate index finds; log it.
 
     Warns where it is little.

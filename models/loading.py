@@ -16,7 +16,11 @@ from utils.run.finding import find_run
 from utils.runtime import Runtime
 
 
-def load_ranker(config: Config, run_folder: Path, runtime: Runtime) -> Ranker:
+def load_ranker(
+    config: Config,
+    run_folder: Path,
+    runtime: Runtime,
+) -> Ranker:
     """The trained model of a run.
 
     Raises:
@@ -32,7 +36,11 @@ def load_ranker(config: Config, run_folder: Path, runtime: Runtime) -> Ranker:
         ) from error
 
 
-def read_ranker(config: Config, run_folder: Path, runtime: Runtime) -> Ranker:
+def read_ranker(
+    config: Config,
+    run_folder: Path,
+    runtime: Runtime,
+) -> Ranker:
     """As `load_ranker`, for a model inside another one, whose errors are told once."""
     folder = run_folder / "model"
     kind = method_class(config.method.name)

@@ -69,7 +69,12 @@ class Scores(ABC):
         """Ids of the labels that were scored [n, K] int64, -1 = no more; None = all of them."""
         return None
 
-    def views(self, labels: np.ndarray, k: int, removed: sp.csr_matrix) -> list[MemberView]:
+    def views(
+        self,
+        labels: np.ndarray,
+        k: int,
+        removed: sp.csr_matrix,
+    ) -> list[MemberView]:
         """What each member says; [] without members.
 
         Args:
@@ -98,7 +103,12 @@ class InnerProducts(Scores):
         at_once: queries searched together: a search holds at_once x labels scores at most.
     """
 
-    def __init__(self, queries: Tensor, index: Index, at_once: int) -> None:
+    def __init__(
+        self,
+        queries: Tensor,
+        index: Index,
+        at_once: int,
+    ) -> None:
         self.queries = queries
         self.index = index
         self.at_once = at_once

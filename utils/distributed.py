@@ -168,7 +168,11 @@ def main_first() -> Iterator[None]:
         barrier()
 
 
-def share(total: int, part: int | None = None, parts: int | None = None) -> range:
+def share(
+    total: int,
+    part: int | None = None,
+    parts: int | None = None,
+) -> range:
     """Return the half-open range of `total` items that process `part` of `parts` owns.
 
     Sizes differ by at most one.
@@ -230,7 +234,11 @@ class _GatherRows(torch.autograd.Function):
     """[b_r, D] of every process -> [B, D]; backward sums every process's gradient of own rows."""
 
     @staticmethod
-    def forward(ctx: Any, own: Tensor, sizes: list[int]) -> Tensor:
+    def forward(
+        ctx: Any,
+        own: Tensor,
+        sizes: list[int],
+    ) -> Tensor:
         ctx.sizes = sizes
         return torch.cat(gather_parts(own, sizes))
 
@@ -254,7 +262,11 @@ def gather_parts(own: Tensor, sizes: list[int]) -> list[Tensor]:
     return [part[:size] for part, size in zip(received, sizes, strict=True)]
 
 
-def gather_rows(own: Tensor, total: int, sizes: list[int] | None = None) -> Tensor:
+def gather_rows(
+    own: Tensor,
+    total: int,
+    sizes: list[int] | None = None,
+) -> Tensor:
     """The processes' shares of `total` rows, put together on every process; differentiable.
 
     Args:

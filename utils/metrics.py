@@ -170,7 +170,11 @@ def paired_bootstrap(
     return [_joined(samples) for samples in parts]
 
 
-def _percent(totals: Mapping[str, Any], best: Mapping[str, Any], count: Any) -> dict[str, Any]:
+def _percent(
+    totals: Mapping[str, Any],
+    best: Mapping[str, Any],
+    count: Any,
+) -> dict[str, Any]:
     """Sums over `count` points to metrics in percent: the mean, or the ratio to the best there is.
 
     All are numbers, or arrays of one shape.

@@ -80,7 +80,11 @@ def of_gradient(parameters: Iterable[nn.Parameter], gradient: Gradient) -> list[
 # -------------------------------- row-sparse gradients
 
 
-def sparse_rows(rows: Tensor, values: Tensor, shape: torch.Size) -> Tensor:
+def sparse_rows(
+    rows: Tensor,
+    values: Tensor,
+    shape: torch.Size,
+) -> Tensor:
     """Make a row-sparse tensor of distinct ascending rows [u] and their values [u, ...].
 
     Nothing is checked: that would wait for the device.
@@ -92,7 +96,11 @@ def sparse_rows(rows: Tensor, values: Tensor, shape: torch.Size) -> Tensor:
 
 class _TakeRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, parameter: Tensor, rows: Tensor) -> Tensor:
+    def forward(
+        ctx: Any,
+        parameter: Tensor,
+        rows: Tensor,
+    ) -> Tensor:
         ctx.save_for_backward(rows)
         ctx.shape = parameter.shape
         return parameter[rows]

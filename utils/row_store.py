@@ -48,7 +48,12 @@ class RowStore:
     scales: np.ndarray
 
     @classmethod
-    def of(cls, values: np.ndarray, precision: str, out: np.ndarray | None = None) -> RowStore:
+    def of(
+        cls,
+        values: np.ndarray,
+        precision: str,
+        out: np.ndarray | None = None,
+    ) -> RowStore:
         """Rows [n, D] float32 in another precision, block by block.
 
         Args:
@@ -100,7 +105,12 @@ class RowStore:
             torch.matmul(left, rows.T, out=out[:, part])
         return products
 
-    def dots(self, queries: np.ndarray, ids: np.ndarray, over: OverThreads) -> np.ndarray:
+    def dots(
+        self,
+        queries: np.ndarray,
+        ids: np.ndarray,
+        over: OverThreads,
+    ) -> np.ndarray:
         """Inner products of queries [B, D] with the rows at ids [B, K]; 0 where an id is negative.
 
         Args:
@@ -122,7 +132,12 @@ class RowStore:
                 np.save(file, array)
 
     @classmethod
-    def convert(cls, folder: Path, name: str, precision: str) -> None:
+    def convert(
+        cls,
+        folder: Path,
+        name: str,
+        precision: str,
+    ) -> None:
         """Write the saved float32 rows in another precision beside them.
 
         Block by block: they may not fit in memory.
@@ -138,7 +153,11 @@ class RowStore:
                 np.save(file, scales)
 
     @staticmethod
-    def _files(folder: Path, name: str, precision: str) -> list[Path]:
+    def _files(
+        folder: Path,
+        name: str,
+        precision: str,
+    ) -> list[Path]:
         """The files of rows in some precision: their own, then that of int8's scales."""
         base = name if precision == "float32" else f"{name}.{precision}"
         files = [Path(folder) / f"{base}.npy"]
@@ -147,7 +166,13 @@ class RowStore:
         return files
 
     @classmethod
-    def load(cls, folder: Path, name: str, precision: str, count: int | None = None) -> RowStore:
+    def load(
+        cls,
+        folder: Path,
+        name: str,
+        precision: str,
+        count: int | None = None,
+    ) -> RowStore:
         """Map what `save` wrote.
 
         Where there is only float32, the other precision is made of it in memory.
@@ -178,7 +203,12 @@ def _as_float(typing_context: Any, value: Any) -> tuple[Any, Callable]:
     A cast that leaves the loop around it vectorised.
     """
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def generate(
+        context: Any,
+        builder: Any,
+        signature: Any,
+        arguments: Any,
+    ) -> Any:
         if value != types.uint16:
             return context.cast(builder, arguments[0], value, types.float32)
         bits = builder.shl(

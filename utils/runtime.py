@@ -61,4 +61,9 @@ class Runtime:
 def progress(total: int, name: str) -> tqdm:
     """A progress bar that only the main process shows, and that leaves no line behind."""
     hidden = None if distributed.is_main() else True  # None: hidden where nobody looks
-    return tqdm(total=total, desc=name, leave=False, disable=hidden)
+    return tqdm(
+        total=total,
+        desc=name,
+        leave=False,
+        disable=hidden,
+    )

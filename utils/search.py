@@ -87,7 +87,14 @@ class ClusterIndex:
         block: labels ranked at once: the memory of a search is B x (C + block).
     """
 
-    def __init__(self, rows: Tensor, clusters: Tensor, bias: Tensor, *, block: int = 65536) -> None:
+    def __init__(
+        self,
+        rows: Tensor,
+        clusters: Tensor,
+        bias: Tensor,
+        *,
+        block: int = 65536,
+    ) -> None:
         self.rows = rows
         self.clusters = clusters
         self.bias = bias
@@ -226,7 +233,12 @@ class Copies:
         by_appearance[np.argsort(first)] = np.arange(len(first))
         return cls(by_appearance[group.ravel()])
 
-    def expand(self, scores: Tensor, places: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    def expand(
+        self,
+        scores: Tensor,
+        places: Tensor,
+        k: int,
+    ) -> tuple[Tensor, Tensor]:
         """The labels that stand at the best places of each query [B, u], best first, -1 = none.
 
         Returns:
@@ -294,7 +306,11 @@ def index_rows(vectors: Tensor | np.ndarray, last: Tensor | None) -> np.ndarray:
     return rows.contiguous().numpy()
 
 
-def flat_index(labels: Tensor | np.ndarray, bias: Tensor | None, path: Path) -> None:
+def flat_index(
+    labels: Tensor | np.ndarray,
+    bias: Tensor | None,
+    path: Path,
+) -> None:
     """Write faiss' exact inner product index over labels [L, D].
 
     A bias [L] becomes one more dimension.
@@ -481,7 +497,11 @@ def inner_products(
     return products
 
 
-def _gathered(queries: Tensor, rows: Tensor, labels: np.ndarray) -> np.ndarray:
+def _gathered(
+    queries: Tensor,
+    rows: Tensor,
+    labels: np.ndarray,
+) -> np.ndarray:
     """x_i . w_l for any device and precision, by copies of the rows."""
     products = np.empty(labels.shape, np.float32)
     for start in range(0, len(labels), POINTS_AT_ONCE):

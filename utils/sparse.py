@@ -66,7 +66,11 @@ def _topk_block(
     return ids, values
 
 
-def topk_csr(values: npt.ArrayLike, ids: npt.ArrayLike, num_labels: int) -> sparse.csr_matrix:
+def topk_csr(
+    values: npt.ArrayLike,
+    ids: npt.ArrayLike,
+    num_labels: int,
+) -> sparse.csr_matrix:
     """Turn dense top-k lists, values and ids [N, k], into a canonical CSR [N, num_labels].
 
     Of the dtype of `values`. Entries of id -1 are dropped, explicit zeros kept.
@@ -136,7 +140,11 @@ def contains(
     return _find(canonical(matrix), rows, cols) >= 0
 
 
-def lookup(matrix: sparse.spmatrix, rows: npt.ArrayLike, cols: npt.ArrayLike) -> np.ndarray:
+def lookup(
+    matrix: sparse.spmatrix,
+    rows: npt.ArrayLike,
+    cols: npt.ArrayLike,
+) -> np.ndarray:
     """The values of `matrix` at (rows, cols), which broadcast; 0 where nothing is stored."""
     matrix = canonical(matrix)
     position = _find(matrix, rows, cols)
@@ -223,7 +231,12 @@ def entry_rows(matrix: sparse.csr_matrix) -> npt.NDArray[np.int64]:
     return np.repeat(np.arange(matrix.shape[0], dtype=np.int64), np.diff(matrix.indptr))
 
 
-def refuse(bad: npt.NDArray[np.bool_], matrix: sparse.csr_matrix, where: str, wanted: str) -> None:
+def refuse(
+    bad: npt.NDArray[np.bool_],
+    matrix: sparse.csr_matrix,
+    where: str,
+    wanted: str,
+) -> None:
     """Raise ValueError for the first stored entry of a CSR that the mask `bad` [nnz] marks."""
     if bad.any():
         first = int(np.argmax(bad))

@@ -101,7 +101,11 @@ def check_unicode(texts: Sequence[str], what: str) -> None:
             ) from None
 
 
-def decode_line(raw: bytes, path: Path, number: int) -> str:
+def decode_line(
+    raw: bytes,
+    path: Path,
+    number: int,
+) -> str:
     """Bytes of line `number` (from 1) -> text without its line end.
 
     Raises:

@@ -195,7 +195,12 @@ def _chunks(lines: Iterable[str]) -> Iterator[list[str]]:
         yield chunk
 
 
-def _write_ids(to: Path, path: Path, tokenizer: Tokenizer, progress: bool) -> np.ndarray:
+def _write_ids(
+    to: Path,
+    path: Path,
+    tokenizer: Tokenizer,
+    progress: bool,
+) -> np.ndarray:
     """Write the flat ids of a text file; returns the lengths of its lines."""
     from utils.progress import tqdm
 
@@ -215,7 +220,12 @@ def _write_ids(to: Path, path: Path, tokenizer: Tokenizer, progress: bool) -> np
     return np.concatenate(lengths)
 
 
-def _write(stem: Path, path: Path, tokenizer: Tokenizer, progress: bool) -> None:
+def _write(
+    stem: Path,
+    path: Path,
+    tokenizer: Tokenizer,
+    progress: bool,
+) -> None:
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -139,7 +139,12 @@ def check_processes(
         check_near("scores of answers", scores, tolerance, max(size, DIGIT))
 
 
-def check_near(what: str, results: Iterable[Any], tolerance: float, size: float = 0.0) -> float:
+def check_near(
+    what: str,
+    results: Iterable[Any],
+    tolerance: float,
+    size: float = 0.0,
+) -> float:
     """Compare results of one process and of several.
 
     Raises:

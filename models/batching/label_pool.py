@@ -21,7 +21,11 @@ from utils.data.batches import Batch
 from utils.sparse import entry_rows
 
 
-def sample_positives(relevance: sp.csr_matrix, count: int, rng: np.random.Generator) -> np.ndarray:
+def sample_positives(
+    relevance: sp.csr_matrix,
+    count: int,
+    rng: np.random.Generator,
+) -> np.ndarray:
     """Draw min(count, |P_i|) positives of each row without replacement, in proportion to relevance.
 
     Returns a mask over the matrix's entries [nnz]. Exponential keys (Efraimidis & Spirakis, 2006):
@@ -85,7 +89,13 @@ def pool_loss(
     labels = gather_pool(pool, labels)  # [K, D]
     bias = None if bias is None else gather_pool(pool, bias)  # [K]
     positives = pool.positives(batch, options, sampled, queries.device, by_rows=True)
-    mean = loss(queries=queries, labels=labels, positives=positives, bias=bias, tau=tau)
+    mean = loss(
+        queries=queries,
+        labels=labels,
+        positives=positives,
+        bias=bias,
+        tau=tau,
+    )
     part = mean * (len(queries) / len(batch.points))  # of the batch's mean
     return part + (distributed.loss_exchange().sum(part.detach().clone()) - part.detach())
 
@@ -207,7 +217,12 @@ class KnownPairs:
     counted: np.ndarray
 
     @classmethod
-    def of(cls, batch: Batch, loss: LossConfig, sampled: np.ndarray | None) -> KnownPairs:
+    def of(
+        cls,
+        batch: Batch,
+        loss: LossConfig,
+        sampled: np.ndarray | None,
+    ) -> KnownPairs:
         """All positives, or with `loss.sample` the sampled ones; the filter pairs behind them."""
         counted = np.ones(batch.relevance.nnz, bool)
         if loss.sample:

@@ -111,7 +111,12 @@ class Fused(Solver):
         self.model: FusedModel | None = None
 
     @classmethod
-    def check(cls, config: Config, sizes: DataSizes, runs: Runs) -> None:
+    def check(
+        cls,
+        config: Config,
+        sizes: DataSizes,
+        runs: Runs,
+    ) -> None:
         """Refuse a run without an xc run to start from, or without validation points."""
         if not config.run.start_from:
             raise ConfigError(

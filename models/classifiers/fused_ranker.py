@@ -165,7 +165,13 @@ class FusedRanker(Ranker):
         write_facts(folder, self.config.method.name, self.num_labels)
 
     @classmethod
-    def load(cls, config: Config, folder: Path, num_labels: int, runtime: Runtime) -> FusedRanker:
+    def load(
+        cls,
+        config: Config,
+        folder: Path,
+        num_labels: int,
+        runtime: Runtime,
+    ) -> FusedRanker:
         """Read what `save` wrote; the embeddings are mapped from disk."""
         encoder = load_encoder(config.encoder, folder)
         weight, bias = read_rows(folder, num_labels, encoder.dim)

@@ -57,7 +57,13 @@ class LabelRows:
         save_file(tensors, folder / "classifier.safetensors")
 
     @classmethod
-    def load(cls, config: Config, folder: Path, num_labels: int, dim: int) -> LabelRows:
+    def load(
+        cls,
+        config: Config,
+        folder: Path,
+        num_labels: int,
+        dim: int,
+    ) -> LabelRows:
         """What `save` wrote; InputError if it is something else."""
         return cls(*read_rows(folder, num_labels, dim))
 
@@ -91,7 +97,13 @@ class DirectionRows(LabelRows):
         np.save(folder / "label_embeddings.npy", self.embeddings)
 
     @classmethod
-    def load(cls, config: Config, folder: Path, num_labels: int, dim: int) -> DirectionRows:
+    def load(
+        cls,
+        config: Config,
+        folder: Path,
+        num_labels: int,
+        dim: int,
+    ) -> DirectionRows:
         weight, bias = read_rows(folder, num_labels, dim)
         embeddings = map_rows(folder / "label_embeddings.npy", (num_labels, dim))
         return cls(weight, bias, embeddings, config.method.cosine)
@@ -133,7 +145,13 @@ class ClusterRows(LabelRows):
         save_file(tensors, folder / "clusters.safetensors")
 
     @classmethod
-    def load(cls, config: Config, folder: Path, num_labels: int, dim: int) -> ClusterRows:
+    def load(
+        cls,
+        config: Config,
+        folder: Path,
+        num_labels: int,
+        dim: int,
+    ) -> ClusterRows:
         weight, bias = read_rows(folder, config.method.num_clusters, dim)
         path = folder / "clusters.safetensors"
         shapes = {"clusters": (num_labels,), "log_share": (num_labels,)}
@@ -142,7 +160,11 @@ class ClusterRows(LabelRows):
         return cls(weight, bias, saved["clusters"], saved["log_share"])
 
 
-def read_rows(folder: Path, rows: int, dim: int) -> tuple[Tensor, Tensor]:
+def read_rows(
+    folder: Path,
+    rows: int,
+    dim: int,
+) -> tuple[Tensor, Tensor]:
     """Weight [R, D] and bias [R] of classifier.safetensors; InputError if they are others."""
     shapes = {"weight": (rows, dim), "bias": (rows,)}
     saved = read_tensors(folder / "classifier.safetensors", shapes)

@@ -56,7 +56,13 @@ class LinearRanker(Ranker):
         write_facts(folder, self.config.method.name, self.num_labels)
 
     @classmethod
-    def load(cls, config: Config, folder: Path, num_labels: int, runtime: Runtime) -> LinearRanker:
+    def load(
+        cls,
+        config: Config,
+        folder: Path,
+        num_labels: int,
+        runtime: Runtime,
+    ) -> LinearRanker:
         encoder = load_encoder(config.encoder, folder)
         rows = cls.Rows.load(config, folder, num_labels, encoder.dim)
         return cls(config, Reader.frozen(encoder, config, runtime), rows, folder)
@@ -79,7 +85,11 @@ class XcRanker(LinearRanker):
         return {**super().vectors(), "embeddings": Vectors(self.rows.embeddings)}
 
 
-def make_index(config: Config, rows: LabelRows, name: str) -> Index:
+def make_index(
+    config: Config,
+    rows: LabelRows,
+    name: str,
+) -> Index:
     """A search over all labels; an approximate one copies their rows."""
     if name == "exact":
         return rows.exact_index(config.eval.label_block)

@@ -44,7 +44,11 @@ def classifier_needs(
     return Needs(counted(weights), parts, messages)
 
 
-def _step(sizes: RunSizes, pool: int, encoder_trained: bool) -> Iterator[Part]:
+def _step(
+    sizes: RunSizes,
+    pool: int,
+    encoder_trained: bool,
+) -> Iterator[Part]:
     if encoder_trained:
         queries = Graph("queries", sizes.own_batch, sizes.queries.longest)
         yield from activations(sizes, [queries], sizes.config.method.gc_batch_size)

@@ -72,7 +72,12 @@ class Classifier(nn.Module):
         bias: [own rows]. Both start at 0: every class is equally likely.
     """
 
-    def __init__(self, encoder: TextEncoder, num_rows: int, gradient: Gradient) -> None:
+    def __init__(
+        self,
+        encoder: TextEncoder,
+        num_rows: int,
+        gradient: Gradient,
+    ) -> None:
         super().__init__()
         own_rows = len(distributed.share(num_rows))
         kind = Kind(gradient, sharded=True)
@@ -105,7 +110,12 @@ class Ova(Learner):
         self.reader = self.make_reader()
 
     @classmethod
-    def check(cls, config: Config, sizes: DataSizes, runs: Runs) -> None:
+    def check(
+        cls,
+        config: Config,
+        sizes: DataSizes,
+        runs: Runs,
+    ) -> None:
         loss_function(config.loss)
         super().check(config, sizes, runs)
 

@@ -61,7 +61,12 @@ class ClusterClassifier(Classifier):
     clusters: Tensor
     log_share: Tensor
 
-    def __init__(self, encoder: TextEncoder, num_clusters: int, num_labels: int) -> None:
+    def __init__(
+        self,
+        encoder: TextEncoder,
+        num_clusters: int,
+        num_labels: int,
+    ) -> None:
         super().__init__(encoder, num_clusters, Gradient.DENSE)
         self.register_buffer("clusters", torch.full((num_labels,), -1))
         self.register_buffer("log_share", torch.zeros(num_labels))
@@ -75,7 +80,12 @@ class Surrogate(Ova):
     module: ClusterClassifier
 
     @classmethod
-    def check(cls, config: Config, sizes: DataSizes, runs: Runs) -> None:
+    def check(
+        cls,
+        config: Config,
+        sizes: DataSizes,
+        runs: Runs,
+    ) -> None:
         if config.method.num_clusters > sizes.num_labels:
             raise ConfigError(
                 f"method.num_clusters is {config.method.num_clusters}, more than the labels of "

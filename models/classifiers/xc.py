@@ -92,7 +92,12 @@ class Xc(Ova):
         self.clustered = ClusteredBatches(config, len(data.splits["trn"]))
 
     @classmethod
-    def check(cls, config: Config, sizes: DataSizes, runs: Runs) -> None:
+    def check(
+        cls,
+        config: Config,
+        sizes: DataSizes,
+        runs: Runs,
+    ) -> None:
         if not config.run.start_from:
             raise ConfigError(
                 "method xc starts from a trained encoder: run it as a stage after ngame, dexa, "

@@ -37,20 +37,36 @@ class AuxiliaryVectors(nn.Module):
     table: DeclaredParameter
     clusters: Tensor
 
-    def __init__(self, count: int, dim: int, num_labels: int, init: str) -> None:
+    def __init__(
+        self,
+        count: int,
+        dim: int,
+        num_labels: int,
+        init: str,
+    ) -> None:
         super().__init__()
         self.table = DeclaredParameter(torch.zeros(count, dim), Kind(Gradient.ROWS))
         if init == "xavier":
             nn.init.xavier_uniform_(self.table)
         self.register_buffer("clusters", torch.full((num_labels,), -1))
 
-    def forward(self, embeddings: Tensor, labels: np.ndarray, normalize: bool) -> Tensor:
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: np.ndarray,
+        normalize: bool,
+    ) -> Tensor:
         """Embeddings of label texts [k, D] -> representations of those labels [k, D]."""
         rows = self.clusters[torch.from_numpy(labels).to(self.clusters.device)]  # [k]
         summed = embeddings + take_rows(self.table, rows).to(embeddings.dtype)  # [k, D]
         return F.normalize(summed, dim=-1) if normalize else summed
 
-    def nearest(self, embeddings: Tensor, centroids: Tensor, normalize: bool) -> Tensor:
+    def nearest(
+        self,
+        embeddings: Tensor,
+        centroids: Tensor,
+        normalize: bool,
+    ) -> Tensor:
         """Represent labels never seen by the vector of the nearest cluster [k, D].
 
         Args:

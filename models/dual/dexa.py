@@ -42,7 +42,12 @@ class Dexa(Ngame):
     Answers = DexaRanker
 
     @classmethod
-    def check(cls, config: Config, sizes: DataSizes, runs: Runs) -> None:
+    def check(
+        cls,
+        config: Config,
+        sizes: DataSizes,
+        runs: Runs,
+    ) -> None:
         number_of_vectors(config, sizes)
         super().check(config, sizes, runs)
 

@@ -92,7 +92,12 @@ class Dexml(Learner):
         self._all_labels: tuple[LabelPool, list[TextBatch]] | None = None
 
     @classmethod
-    def check(cls, config: Config, sizes: DataSizes, runs: Runs) -> None:
+    def check(
+        cls,
+        config: Config,
+        sizes: DataSizes,
+        runs: Runs,
+    ) -> None:
         sizes.check_label_texts(_needs_texts(config))
         super().check(config, sizes, runs)
 
@@ -140,7 +145,13 @@ class Dexml(Learner):
         """Represent labels [k, D] by the embeddings of their texts; DEXA adds its vectors here."""
         return embeddings
 
-    def observe(self, batch: Batch, queries: Tensor, labels: Tensor, pool: StepPool) -> None:
+    def observe(
+        self,
+        batch: Batch,
+        queries: Tensor,
+        labels: Tensor,
+        pool: StepPool,
+    ) -> None:
         """Look at a step's own embeddings [b, D], [k, D]; NGAME fills its memory bank here."""
 
     def _encode(self, texts: TextBatch) -> Tensor:

@@ -45,11 +45,22 @@ class Ngame(Dexml):
         self._violating: list[tuple[Tensor, Tensor]] = []
 
     @classmethod
-    def check(cls, config: Config, sizes: DataSizes, runs: Runs) -> None:
+    def check(
+        cls,
+        config: Config,
+        sizes: DataSizes,
+        runs: Runs,
+    ) -> None:
         check_curriculum(config)
         super().check(config, sizes, runs)
 
-    def observe(self, batch: Batch, queries: Tensor, labels: Tensor, pool: StepPool) -> None:
+    def observe(
+        self,
+        batch: Batch,
+        queries: Tensor,
+        labels: Tensor,
+        pool: StepPool,
+    ) -> None:
         """Keep the queries' embeddings for the next clusters, and count who violates the margin."""
         self.clustered.record(batch, queries)
         is_cosine = self.module.encoder.config.normalize  # the margin is one of cosines

@@ -71,7 +71,13 @@ class DualRanker(Ranker):
         write_facts(folder, self.config.method.name, self.num_labels)
 
     @classmethod
-    def load(cls, config: Config, folder: Path, num_labels: int, runtime: Runtime) -> DualRanker:
+    def load(
+        cls,
+        config: Config,
+        folder: Path,
+        num_labels: int,
+        runtime: Runtime,
+    ) -> DualRanker:
         reader, rows = _load_parts(config, folder, num_labels, runtime)
         return cls(config, reader, rows, config.eval.index, folder)
 
@@ -120,7 +126,13 @@ class DexaRanker(DualRanker):
         save_file({**tensors, "centroids": self.centroids}, folder / "auxiliary.safetensors")
 
     @classmethod
-    def load(cls, config: Config, folder: Path, num_labels: int, runtime: Runtime) -> DexaRanker:
+    def load(
+        cls,
+        config: Config,
+        folder: Path,
+        num_labels: int,
+        runtime: Runtime,
+    ) -> DexaRanker:
         """Read the vectors too, where the config has some."""
         reader, rows = _load_parts(config, folder, num_labels, runtime)
         index_name = config.eval.index
@@ -138,7 +150,11 @@ class DexaRanker(DualRanker):
         )
 
 
-def embed_labels(reader: Reader, config: Config, labels: Texts) -> Tensor:
+def embed_labels(
+    reader: Reader,
+    config: Config,
+    labels: Texts,
+) -> Tensor:
     """Embeddings of label texts [k, D] on every process; a collective."""
     length = config.data.label_max_len or config.data.max_len
     tokens, rows = labels.tokens(reader.encoder.label_tokenizer(length))
@@ -154,7 +170,11 @@ def _load_parts(
     return Reader.frozen(encoder, config, runtime), rows
 
 
-def _load_vectors(folder: Path, num_labels: int, dim: int) -> tuple[AuxiliaryVectors, Tensor]:
+def _load_vectors(
+    folder: Path,
+    num_labels: int,
+    dim: int,
+) -> tuple[AuxiliaryVectors, Tensor]:
     """Auxiliary vectors and centroids [K, D] of a saved model."""
     path = folder / "auxiliary.safetensors"
     saved = read_tensors(

@@ -39,7 +39,12 @@ class Beginning:
     clusterer: Reader | None = None
 
 
-def begin(config: Config, data: Dataset, model: EliasModel, start: Start | None) -> Beginning:
+def begin(
+    config: Config,
+    data: Dataset,
+    model: EliasModel,
+    start: Start | None,
+) -> Beginning:
     """Read a graph made before, and take what is trained on from the earlier run; a collective.
 
     Raises:
@@ -61,7 +66,11 @@ def begin(config: Config, data: Dataset, model: EliasModel, start: Start | None)
     return Beginning(made, given, before, vectors, clusterer)
 
 
-def given_graph(config: Config, num_labels: int, made: MadeGraph | None) -> Graph | None:
+def given_graph(
+    config: Config,
+    num_labels: int,
+    made: MadeGraph | None,
+) -> Graph | None:
     """The graph of a file, whichever names it; None where the run makes its own."""
     if made and not made.difference:
         return Graph.load(made.path, num_labels)

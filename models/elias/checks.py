@@ -93,7 +93,11 @@ def check_clusters(options: EliasConfig, num_labels: int) -> None:
 # -------------------------------- the run that it starts from
 
 
-def check_same_clusters(config: Config, before: Config, num_labels: int) -> None:
+def check_same_clusters(
+    config: Config,
+    before: Config,
+    num_labels: int,
+) -> None:
     """ConfigError where clusters are kept from an ELIAS run that has another number of them."""
     options = config.method
     if not isinstance(before.method, EliasConfig) or options.graph == "cluster":

@@ -66,7 +66,11 @@ def make_graph(
     return check_graph(graph, len(model.clusters), model.limits.kappa, where)
 
 
-def cluster(data: Dataset, options: EliasConfig, points: np.ndarray | None = None) -> Graph:
+def cluster(
+    data: Dataset,
+    options: EliasConfig,
+    points: np.ndarray | None = None,
+) -> Graph:
     """Balanced clusters of the labels' centroids, made by the main process, on every process.
 
     Args:
@@ -146,7 +150,12 @@ def positive_parents(relevance: sp.csr_matrix, parents: np.ndarray) -> np.ndarra
     return clusters
 
 
-def top_and_forced(log_scores: Tensor, beam: int, parents: np.ndarray, size: int) -> Tensor:
+def top_and_forced(
+    log_scores: Tensor,
+    beam: int,
+    parents: np.ndarray,
+    size: int,
+) -> Tensor:
     """Top clusters and parents of the positives, each once [B, size]; -1 behind the last."""
     forced = torch.from_numpy(parents).to(log_scores.device)
     nothing = torch.full((len(parents), size), -1, device=log_scores.device)

@@ -17,7 +17,11 @@ def raised_shares(logits: Tensor, alpha: float) -> Tensor:
     return F.log_softmax(logits, dim=1).add_(log(alpha))
 
 
-def top_clusters(logits: Tensor, alpha: float, beam: int) -> tuple[Tensor, Tensor]:
+def top_clusters(
+    logits: Tensor,
+    alpha: float,
+    beam: int,
+) -> tuple[Tensor, Tensor]:
     """The `beam` clusters with the largest logits, best first, and log s_c of them: [B, beam] each.
 
     Overwrites the logits: at 100,000 clusters another matrix would take longer than the sum of
@@ -29,7 +33,11 @@ def top_clusters(logits: Tensor, alpha: float, beam: int) -> tuple[Tensor, Tenso
     return clusters, (top - total.log() + log(alpha)).clamp(max=0)
 
 
-def best_labels(labels: Tensor, log_scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def best_labels(
+    labels: Tensor,
+    log_scores: Tensor,
+    k: int,
+) -> tuple[Tensor, Tensor]:
     """The k best of shortlists [B, K]: scores and ids [B, k].
 
     The shortlists' labels ascend, so that a stable sort breaks ties by the lower id.

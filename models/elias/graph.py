@@ -172,7 +172,11 @@ def _check_there(path: str | Path) -> None:
         )
 
 
-def _check_labels(path: str | Path, labels: int, expected: int) -> None:
+def _check_labels(
+    path: str | Path,
+    labels: int,
+    expected: int,
+) -> None:
     if labels != expected:
         raise InputError(
             f"{path}: the graph has {labels:,} labels, expected the {expected:,} of the data set"
@@ -246,7 +250,12 @@ def approximate_graph(
     return Graph.from_csr(kept, "A'")
 
 
-def check_graph(graph: Graph, clusters: int | None, kappa: int, where: str) -> Graph:
+def check_graph(
+    graph: Graph,
+    clusters: int | None,
+    kappa: int,
+    where: str,
+) -> Graph:
     """Check that a graph fits the options; warn of labels that no search can find.
 
     Args:

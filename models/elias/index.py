@@ -237,7 +237,12 @@ class GraphIndex:
         return cls(clusters, labels, bias, edges, log_edges, settings)
 
 
-def check_edges(folder: Path, edges: np.ndarray, log_edges: np.ndarray, num_labels: int) -> None:
+def check_edges(
+    folder: Path,
+    edges: np.ndarray,
+    log_edges: np.ndarray,
+    num_labels: int,
+) -> None:
     """InputError for edges [C, W] to labels that there are not: kernels do not look."""
     for start in range(0, len(edges), CHECKED_ROWS):
         block = edges[start : start + CHECKED_ROWS]

@@ -32,7 +32,12 @@ class _PoolScores(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    def forward(
+        ctx: Any,
+        queries: Tensor,
+        weight: Tensor,
+        labels: Tensor,
+    ) -> Tensor:
         ctx.save_for_backward(queries, labels)
         ctx.weight = weight
         if _few(labels, weight):
@@ -61,7 +66,13 @@ def _reads(queries: Tensor) -> bool:
     return queries.device.type == "cpu"
 
 
-def _run(kernel: Callable, left: Tensor, weight: Tensor, labels: Tensor, out: Tensor) -> None:
+def _run(
+    kernel: Callable,
+    left: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    out: Tensor,
+) -> None:
     """Run kernel(left, weight, labels, out) where the tensors are."""
     if _reads(left):
         _over_rows(kernel, left, weight, labels, out)
@@ -69,7 +80,13 @@ def _run(kernel: Callable, left: Tensor, weight: Tensor, labels: Tensor, out: Te
         _gathered(kernel, left, weight, labels, out)
 
 
-def _over_rows(kernel: Callable, left: Tensor, weight: Tensor, labels: Tensor, out: Tensor) -> None:
+def _over_rows(
+    kernel: Callable,
+    left: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    out: Tensor,
+) -> None:
     """kernel(left, weight, labels, out) for shares of the queries, one a thread.
 
     Args:
@@ -86,7 +103,13 @@ def _over_rows(kernel: Callable, left: Tensor, weight: Tensor, labels: Tensor, o
     over_threads(work, len(labels))
 
 
-def _gathered(kernel: Callable, left: Tensor, weight: Tensor, labels: Tensor, out: Tensor) -> None:
+def _gathered(
+    kernel: Callable,
+    left: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    out: Tensor,
+) -> None:
     """The same by copies of the rows, some queries at a time."""
     size = max(1, CHUNK_FLOATS // max(labels.shape[1] * weight.shape[1], 1))
     for start in range(0, len(labels), size):
@@ -98,7 +121,11 @@ def _gathered(kernel: Callable, left: Tensor, weight: Tensor, labels: Tensor, ou
             torch.bmm(left[part, None], rows, out=out[part, None])
 
 
-def pool_scores(queries: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+def pool_scores(
+    queries: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+) -> Tensor:
     """Inner products of queries [B, D] with rows of weight [L, D] at labels [B, K]: [B, K].
 
     The gradient goes to the queries alone; that of the rows is `pool_gradient` of the scores'

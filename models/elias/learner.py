@@ -104,7 +104,12 @@ class Elias(Learner):
 
     # ---- on paper
     @classmethod
-    def check(cls, config: Config, sizes: DataSizes, runs: Runs) -> None:
+    def check(
+        cls,
+        config: Config,
+        sizes: DataSizes,
+        runs: Runs,
+    ) -> None:
         check_options(config, sizes)
         super().check(config, sizes, runs)
         if config.run.start_from:
@@ -220,7 +225,12 @@ class Elias(Learner):
         positive = stored_at(batch.relevance[share.start : share.stop], shortlist.labels)
         absent = stored_at(batch.filters[share.start : share.stop], shortlist.labels)
         counted = inside & (positive | ~absent)
-        loss = self.loss(logits=logits, log_paths=log_paths, positive=positive, counted=counted)
+        loss = self.loss(
+            logits=logits,
+            log_paths=log_paths,
+            positive=positive,
+            counted=counted,
+        )
         if options.loss_lambda:
             paths = path_loss(log_paths=log_paths, positive=positive, counted=counted)
             loss = loss + options.loss_lambda * paths

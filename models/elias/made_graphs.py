@@ -50,7 +50,11 @@ def point_features(data: Dataset) -> sp.csr_matrix:
 # -------------------------------- what a graph is made of
 
 
-def cluster_origin(config: Config, data: Dataset, model: Path | None = None) -> Origin:
+def cluster_origin(
+    config: Config,
+    data: Dataset,
+    model: Path | None = None,
+) -> Origin:
     """Of balanced clusters of the labels.
 
     Args:
@@ -68,7 +72,12 @@ def cluster_origin(config: Config, data: Dataset, model: Path | None = None) -> 
     return origin
 
 
-def approx_origin(data: Dataset, model: Path, kappa: int, beam: int) -> Origin:
+def approx_origin(
+    data: Dataset,
+    model: Path,
+    kappa: int,
+    beam: int,
+) -> Origin:
     """Of the labels that the clusters of a run attract."""
     split = data.splits["trn"]
     return {
@@ -135,7 +144,12 @@ class MadeGraph:
     difference: str | None
 
 
-def graph_made_before(config: Config, data: Dataset, kappa: int, beam: int) -> MadeGraph | None:
+def graph_made_before(
+    config: Config,
+    data: Dataset,
+    kappa: int,
+    beam: int,
+) -> MadeGraph | None:
     """The graph that a step left for this run; None if there is none. A collective.
 
     What a step made of another model's clusters, or for another kappa, the run itself makes anew,
@@ -176,7 +190,12 @@ def _start_folder(config: Config) -> Path:
     return folder_of(config.run.start_from)
 
 
-def _expected_origin(config: Config, data: Dataset, kappa: int, beam: int) -> Origin:
+def _expected_origin(
+    config: Config,
+    data: Dataset,
+    kappa: int,
+    beam: int,
+) -> Origin:
     """What the graph of a run is made of, where the run makes it itself."""
     if config.method.graph == "approx":
         return approx_origin(data, _start_folder(config), kappa, beam)

@@ -45,7 +45,12 @@ class Edges:
     log_values: Tensor
 
     @classmethod
-    def of(cls, graph: Graph, limits: Limits, device: torch.device) -> Edges:
+    def of(
+        cls,
+        graph: Graph,
+        limits: Limits,
+        device: torch.device,
+    ) -> Edges:
         labels = torch.from_numpy(graph.labels).to(device)
         lengths = torch.from_numpy(graph.lengths).to(device)
         outside = torch.arange(graph.labels.shape[1], device=device) >= lengths[:, None]

@@ -125,7 +125,12 @@ class Limits:
     beta: float
 
     @classmethod
-    def of(cls, options: EliasConfig, num_clusters: int, num_labels: int) -> Limits:
+    def of(
+        cls,
+        options: EliasConfig,
+        num_clusters: int,
+        num_labels: int,
+    ) -> Limits:
         """Resolve a run's options.
 
         Raises:
@@ -167,7 +172,13 @@ class SearchSettings:
         return cls(options.alpha, cluster_tau, options.tau, limits.beam, options.K)
 
 
-def _at_most(value: int | None, usual: int, limit: int, key: str, what: str) -> int:
+def _at_most(
+    value: int | None,
+    usual: int,
+    limit: int,
+    key: str,
+    what: str,
+) -> int:
     if value is not None and value > limit:
         raise ConfigError(f"{key} is {value}, larger than the number of {what}, {limit}")
     return min(usual, limit) if value is None else value

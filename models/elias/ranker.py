@@ -114,7 +114,13 @@ class GraphRanker(Ranker):
         save_report(folder, self._learned, graph_facts(self._learned))
 
     @classmethod
-    def load(cls, config: Config, folder: Path, num_labels: int, runtime: Runtime) -> GraphRanker:
+    def load(
+        cls,
+        config: Config,
+        folder: Path,
+        num_labels: int,
+        runtime: Runtime,
+    ) -> GraphRanker:
         """Map what `save` wrote; a search reads the classifiers' rows that it needs from disk."""
         options = config.method
         clusters = read_facts(folder / "method.json", clusters=int)["clusters"]
@@ -153,7 +159,13 @@ class GraphScores(Scores):
         at_once: queries searched together.
     """
 
-    def __init__(self, graph: GraphIndex, queries: Tensor, projected: Tensor, at_once: int) -> None:
+    def __init__(
+        self,
+        graph: GraphIndex,
+        queries: Tensor,
+        projected: Tensor,
+        at_once: int,
+    ) -> None:
         self.graph = graph
         self.queries = queries
         self.projected = projected
@@ -207,7 +219,11 @@ class GraphScores(Scores):
             yield slice(start, start + self.at_once)
 
 
-def check_given(labels: np.ndarray, points: int, num_labels: int) -> None:
+def check_given(
+    labels: np.ndarray,
+    points: int,
+    num_labels: int,
+) -> None:
     """ValueError for given labels that are not ids [n, c] of so many points."""
     if labels.ndim != 2 or len(labels) != points:
         raise ValueError(f"expected given labels [{points}, c], got {labels.shape}")
@@ -218,7 +234,11 @@ def check_given(labels: np.ndarray, points: int, num_labels: int) -> None:
         )
 
 
-def load_projection(folder: Path, dim: int, width: int) -> nn.Linear:
+def load_projection(
+    folder: Path,
+    dim: int,
+    width: int,
+) -> nn.Linear:
     """The projection of a saved model; InputError if it has another shape."""
     projection = nn.Linear(dim, width, bias=False).requires_grad_(False)
     shapes = {"weight": (width, dim)}
@@ -226,7 +246,12 @@ def load_projection(folder: Path, dim: int, width: int) -> nn.Linear:
     return projection
 
 
-def check_widths(folder: Path, graph: GraphIndex, dim: int, width: int) -> None:
+def check_widths(
+    folder: Path,
+    graph: GraphIndex,
+    dim: int,
+    width: int,
+) -> None:
     """InputError unless a saved index has these embedding and projected dimensions."""
     widths = (graph.clusters.rows.shape[1], graph.labels.rows.shape[1])
     if widths != (dim, width):

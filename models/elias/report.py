@@ -61,7 +61,11 @@ def graph_facts(arrays: dict[str, np.ndarray]) -> dict[str, float]:
     }
 
 
-def save_report(folder: Path, arrays: dict[str, np.ndarray], facts: dict[str, float]) -> None:
+def save_report(
+    folder: Path,
+    arrays: dict[str, np.ndarray],
+    facts: dict[str, float],
+) -> None:
     """learned.npz and learned.json, for `draw`."""
     save_arrays(folder / "learned.npz", arrays)
     (folder / "learned.json").write_text(json.dumps(facts, indent=1) + "\n")

@@ -89,7 +89,13 @@ class SparseRanker(Ranker):
         write_facts(folder, self.config.method.name, self.num_labels, columns=columns)
 
     @classmethod
-    def load(cls, config: Config, folder: Path, num_labels: int, runtime: Runtime) -> SparseRanker:
+    def load(
+        cls,
+        config: Config,
+        folder: Path,
+        num_labels: int,
+        runtime: Runtime,
+    ) -> SparseRanker:
         """Read what `save` wrote, ELIAS's model inside among it."""
         elias = load_elias(config, folder / "elias", num_labels, runtime)
         features = TreeFeatures.load(folder, runtime)
@@ -102,7 +108,12 @@ class SparseRanker(Ranker):
         return cls(config, elias, features, formula, folder)
 
 
-def load_elias(config: Config, folder: Path, num_labels: int, runtime: Runtime) -> GraphRanker:
+def load_elias(
+    config: Config,
+    folder: Path,
+    num_labels: int,
+    runtime: Runtime,
+) -> GraphRanker:
     """The ELIAS model inside a ranker's, in the precision that the ranker is asked for in."""
     fixed: dict[str, dict[str, Any]] = {
         "encoder": {"trust_remote_code": False},
@@ -146,7 +157,12 @@ class EliasRanker(Solver):
         self.formula: Formula | None = None  # once it is fitted
 
     @classmethod
-    def check(cls, config: Config, sizes: DataSizes, runs: Runs) -> None:
+    def check(
+        cls,
+        config: Config,
+        sizes: DataSizes,
+        runs: Runs,
+    ) -> None:
         """Refuse a run without an elias run to start from, or a tree without validation points."""
         if not config.run.start_from:
             raise ConfigError(

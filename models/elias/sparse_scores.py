@@ -128,7 +128,12 @@ class RankedScores(Scores):
         features: of the texts.
     """
 
-    def __init__(self, elias: GraphScores, features: Features, formula: Formula) -> None:
+    def __init__(
+        self,
+        elias: GraphScores,
+        features: Features,
+        formula: Formula,
+    ) -> None:
         self.elias = elias
         self.features = features
         self.formula = formula

@@ -39,7 +39,11 @@ def start_labels(model: EliasModel, rows: Tensor) -> None:
 
 
 @torch.no_grad()
-def start_clusters(model: EliasModel, rows: Tensor, graph: Graph) -> None:
+def start_clusters(
+    model: EliasModel,
+    rows: Tensor,
+    graph: Graph,
+) -> None:
     """W_C = means of the vectors [L, D] of each cluster's labels, of unit length."""
     parents = graph.parents()
     known = np.flatnonzero(parents >= 0)

@@ -36,7 +36,12 @@ class _WeightedBag(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, table: Tensor, weights: Tensor, index: BagIndex) -> Tensor:
+    def forward(
+        ctx: Any,
+        table: Tensor,
+        weights: Tensor,
+        index: BagIndex,
+    ) -> Tensor:
         ctx.save_for_backward(table, weights)
         ctx.index = index
         return F.embedding_bag(

@@ -34,7 +34,11 @@ if TYPE_CHECKING:
 TEXTS_AT_ONCE = 16
 
 
-def write_encoder(encoder: TextEncoder, folder: Path, max_len: int) -> None:
+def write_encoder(
+    encoder: TextEncoder,
+    folder: Path,
+    max_len: int,
+) -> None:
     """The encoder in the layout of sentence-transformers, cutting texts at `max_len` tokens.
 
     Raises:
@@ -137,7 +141,11 @@ def special_tokens(encoder: TextEncoder) -> str:
 
 
 @torch.no_grad()
-def embed(encoder: TextEncoder, texts: Sequence[str], max_len: int) -> Tensor:
+def embed(
+    encoder: TextEncoder,
+    texts: Sequence[str],
+    max_len: int,
+) -> Tensor:
     """Embeddings [n, D] as `score` makes them, on the CPU."""
     tokens = tokenize_texts(texts, encoder.point_tokenizer(max_len))
     blocks = [
@@ -197,7 +205,11 @@ def write_onnx(encoder: TextEncoder, path: Path) -> None:
             ) from error
 
 
-def run_onnx(path: Path, tokenizer: Tokenizer, texts: Sequence[str]) -> np.ndarray:
+def run_onnx(
+    path: Path,
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+) -> np.ndarray:
     """Embeddings of texts by onnxruntime [n, D]."""
     import onnxruntime
 

@@ -49,13 +49,23 @@ class Reader:
     is_frozen: bool = False
 
     @classmethod
-    def of(cls, encoder: TextEncoder, config: Config, runtime: Runtime) -> Reader:
+    def of(
+        cls,
+        encoder: TextEncoder,
+        config: Config,
+        runtime: Runtime,
+    ) -> Reader:
         """Of an encoder that may change: read it, step, read it again."""
         tokenizer = encoder.point_tokenizer(config.data.max_len)
         return cls(encoder, tokenizer, config.eval.batch_size, runtime)
 
     @classmethod
-    def frozen(cls, encoder: TextEncoder, config: Config, runtime: Runtime) -> Reader:
+    def frozen(
+        cls,
+        encoder: TextEncoder,
+        config: Config,
+        runtime: Runtime,
+    ) -> Reader:
         """Of an encoder that is never trained again, which is seen to here."""
         encoder = encoder.to(runtime.device).requires_grad_(False).eval()
         tokenizer = encoder.point_tokenizer(config.data.max_len)
@@ -75,7 +85,12 @@ class Reader:
         """Equal for frozen readers that give every text the same embedding; None of others."""
         return self._digest if self.is_frozen else None
 
-    def encode(self, tokens: Ragged, rows: np.ndarray, name: str = "embed texts") -> Tensor:
+    def encode(
+        self,
+        tokens: Ragged,
+        rows: np.ndarray,
+        name: str = "embed texts",
+    ) -> Tensor:
         """Embeddings [n, D] of the texts at `rows` [n], by this process alone.
 
         Of a frozen reader each row of a file is encoded once in the life of the process.
@@ -99,7 +114,12 @@ class Reader:
         self.encoder.train(training)
 
     @torch.no_grad()
-    def _encode(self, tokens: Ragged, rows: np.ndarray, name: str) -> Tensor:
+    def _encode(
+        self,
+        tokens: Ragged,
+        rows: np.ndarray,
+        name: str,
+    ) -> Tensor:
         embeddings = torch.empty(len(rows), self.dim, device=self.runtime.device)
         for positions, block in self.batches(tokens, rows, name):
             embeddings[torch.from_numpy(positions).to(embeddings.device)] = block
@@ -107,7 +127,12 @@ class Reader:
 
 
 @torch.no_grad()
-def embed_together(reader: Reader, tokens: Ragged, rows: np.ndarray, name: str) -> Tensor:
+def embed_together(
+    reader: Reader,
+    tokens: Ragged,
+    rows: np.ndarray,
+    name: str,
+) -> Tensor:
     """Embeddings [n, D] of the texts at `rows` [n] on every process; a collective.
 
     Each process encodes its share.
@@ -117,7 +142,11 @@ def embed_together(reader: Reader, tokens: Ragged, rows: np.ndarray, name: str) 
     return distributed.gather_rows(embeddings, len(rows))
 
 
-def embed_all(reader: Reader, texts: Texts, name: str = "embed texts") -> Tensor:
+def embed_all(
+    reader: Reader,
+    texts: Texts,
+    name: str = "embed texts",
+) -> Tensor:
     """`embed_together` of all of some texts."""
     with distributed.main_first():  # tokens may be made now, and kept on disk
         tokens, rows = texts.tokens(reader.tokenizer)
@@ -176,7 +205,12 @@ def _place_for(reader: Reader, tokens: Ragged) -> _Kept:
     return _kept[key]
 
 
-def _kept_embeddings(reader: Reader, tokens: Ragged, rows: np.ndarray, name: str) -> Tensor:
+def _kept_embeddings(
+    reader: Reader,
+    tokens: Ragged,
+    rows: np.ndarray,
+    name: str,
+) -> Tensor:
     kept = _place_for(reader, tokens)
     missing = np.unique(rows)
     missing = missing[~kept.known[missing]]

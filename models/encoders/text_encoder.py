@@ -135,7 +135,12 @@ class TextEncoder(nn.Module, ABC):
         return [name for name in missing if not name.startswith("transformer.")]
 
 
-def check_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int, name: str, source: str) -> None:
+def check_vocabulary(
+    tokenizer: PreTrainedTokenizerBase,
+    rows: int,
+    name: str,
+    source: str,
+) -> None:
     """InputError for a tokenizer whose ids go beyond an encoder's table of `rows` embeddings."""
     if len(tokenizer) > rows:
         raise InputError(

@@ -60,6 +60,10 @@ def score_proposals(
     return Candidates(labels, ranks, scores.astype(np.float32), proposed[0].shape[1])
 
 
-def ask(opened: Sequence[Scores], k: int, num_labels: int) -> Candidates:
+def ask(
+    opened: Sequence[Scores],
+    k: int,
+    num_labels: int,
+) -> Candidates:
     """The candidates of members that propose k labels each."""
     return score_proposals(opened, proposals(opened, k), num_labels)

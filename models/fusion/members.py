@@ -49,7 +49,11 @@ def check_settings(config: Config) -> None:
         )
 
 
-def check_members(config: Config, sizes: DataSizes, runs: Runs) -> None:
+def check_members(
+    config: Config,
+    sizes: DataSizes,
+    runs: Runs,
+) -> None:
     """ConfigError for runs that cannot be fused, as far as their configs tell."""
     options = config.method
     members = {name: runs.config(source) for name, source in options.members.items()}
@@ -68,7 +72,12 @@ def check_members(config: Config, sizes: DataSizes, runs: Runs) -> None:
         )
 
 
-def check_validation(name: str, member: Config, config: Config, sizes: DataSizes) -> None:
+def check_validation(
+    name: str,
+    member: Config,
+    config: Config,
+    sizes: DataSizes,
+) -> None:
     """ConfigError where a member leaves other points for validation than the fusion does."""
     theirs = member.data
     ours = config.data
@@ -88,7 +97,11 @@ def check_validation(name: str, member: Config, config: Config, sizes: DataSizes
         )
 
 
-def check_member(name: str, folder: Path, data: Dataset) -> None:
+def check_member(
+    name: str,
+    folder: Path,
+    data: Dataset,
+) -> None:
     """ConfigError unless a run was trained on the same data and left out the same points."""
     try:
         check_same_data(folder, data)

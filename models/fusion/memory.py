@@ -70,7 +70,13 @@ class QueryMemory:
         sp.save_npz(folder / "labels.npz", self.relevance)
 
     @classmethod
-    def load(cls, folder: Path, reader: Reader, neighbours: int, tau: float) -> QueryMemory:
+    def load(
+        cls,
+        folder: Path,
+        reader: Reader,
+        neighbours: int,
+        tau: float,
+    ) -> QueryMemory:
         """What `save` wrote, the keys mapped from disk."""
         relevance = read_matrix(folder / "labels.npz", RELEVANCE)
         keys = map_rows(folder / "keys.npy", (relevance.shape[0], None))

@@ -107,7 +107,13 @@ class FusionRanker(Ranker):
         write_facts(folder, self.config.method.name, self.num_labels, **told)
 
     @classmethod
-    def load(cls, config: Config, folder: Path, num_labels: int, runtime: Runtime) -> FusionRanker:
+    def load(
+        cls,
+        config: Config,
+        folder: Path,
+        num_labels: int,
+        runtime: Runtime,
+    ) -> FusionRanker:
         """Read what `save` wrote: members, memory and fusers."""
         told = read_facts(folder / "method.json", members=list[str], data_hash=str)
         rankers = {}
@@ -129,7 +135,12 @@ class FusionScores(Scores):
             on so many.
     """
 
-    def __init__(self, opened: Sequence[Scores], fuser: Fuser, proposed: int) -> None:
+    def __init__(
+        self,
+        opened: Sequence[Scores],
+        fuser: Fuser,
+        proposed: int,
+    ) -> None:
         self._opened = opened
         self._fuser = fuser
         self._num_labels = len(fuser.log_counts)
@@ -149,7 +160,12 @@ class FusionScores(Scores):
     def of(self, labels: np.ndarray) -> np.ndarray:
         return self._fused.of(labels)
 
-    def views(self, labels: np.ndarray, k: int, removed: sp.csr_matrix) -> list[MemberView]:
+    def views(
+        self,
+        labels: np.ndarray,
+        k: int,
+        removed: sp.csr_matrix,
+    ) -> list[MemberView]:
         """Say of each member its own best labels, and its share of the scores of given ones."""
         most_removed = int(np.diff(removed.indptr).max(initial=0))
         wanted = min(k + most_removed, self._num_labels)
@@ -168,7 +184,11 @@ class FusionScores(Scores):
         return views
 
 
-def _first_left(ids: np.ndarray, k: int, removed: sp.csr_matrix) -> np.ndarray:
+def _first_left(
+    ids: np.ndarray,
+    k: int,
+    removed: sp.csr_matrix,
+) -> np.ndarray:
     """The first k labels of each text [n, k] that are no removed pairs, -1 = no more.
 
     Args:
@@ -180,7 +200,12 @@ def _first_left(ids: np.ndarray, k: int, removed: sp.csr_matrix) -> np.ndarray:
     return np.take_along_axis(left, order, 1)
 
 
-def _load_member(config: Config, folder: Path, num_labels: int, runtime: Runtime) -> Ranker:
+def _load_member(
+    config: Config,
+    folder: Path,
+    num_labels: int,
+    runtime: Runtime,
+) -> Ranker:
     """A member, as the fusion searches; a stranger's config is not trusted."""
     trusted: dict[str, Any] = {"encoder": {"trust_remote_code": config.encoder.trust_remote_code}}
     saved = load_config(folder / "config.yaml", trusted)
@@ -206,7 +231,11 @@ def _load_memory(
     return memory
 
 
-def _load_fusers(folder: Path, names: Sequence[str], num_labels: int) -> FittedFusers:
+def _load_fusers(
+    folder: Path,
+    names: Sequence[str],
+    num_labels: int,
+) -> FittedFusers:
     """The fusers of members of some names."""
     without = {}
     for name in names if len(names) > 1 else ():
@@ -216,7 +245,11 @@ def _load_fusers(folder: Path, names: Sequence[str], num_labels: int) -> FittedF
     return FittedFusers(fuser, without, read_facts(folder / "fusion.json"))
 
 
-def _load_fuser(path: Path, names: list[str], num_labels: int) -> Fuser:
+def _load_fuser(
+    path: Path,
+    names: list[str],
+    num_labels: int,
+) -> Fuser:
     fuser = Fuser.load(path)
     if list(fuser.members) != names or fuser.log_counts.shape != (num_labels,):
         raise InputError(

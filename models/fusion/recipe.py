@@ -63,7 +63,12 @@ class Fusion(Solver):
         self.fusers = None if start is None else self._fusers_of(start())
 
     @classmethod
-    def check(cls, config: Config, sizes: DataSizes, runs: Runs) -> None:
+    def check(
+        cls,
+        config: Config,
+        sizes: DataSizes,
+        runs: Runs,
+    ) -> None:
         """Refuse members that do not go together, or too few validation points for a fuser."""
         check_settings(config)
         if sizes.validation < 2 and not config.run.start_from:

@@ -161,7 +161,12 @@ class ArrayFiles:
         return pair
 
     @classmethod
-    def _mapped(cls, name: str, data: Path, split: str) -> np.ndarray:
+    def _mapped(
+        cls,
+        name: str,
+        data: Path,
+        split: str,
+    ) -> np.ndarray:
         path = cls.check(name, data)[split]
         array = read_array(path, ndim=2, kinds="f", mapped=True)
         check_rows(len(array), path, data, split)
@@ -252,7 +257,11 @@ def _arrays_in(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.npy"))
 
 
-def _check_features(block: np.ndarray, start: int, path: Path) -> None:
+def _check_features(
+    block: np.ndarray,
+    start: int,
+    path: Path,
+) -> None:
     largest = np.abs(block).max(axis=1, initial=0).astype(np.float64)  # NaN where a row has one
     bad = ~(largest <= FEATURE_MAX)
     if bad.any():

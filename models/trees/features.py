@@ -66,7 +66,11 @@ def check_sources(config: Config, runs: Runs) -> None:
             _check_run(name, config, runs)
 
 
-def _check_run(name: str, config: Config, runs: Runs) -> None:
+def _check_run(
+    name: str,
+    config: Config,
+    runs: Runs,
+) -> None:
     """ConfigError unless a name is that of a run with an encoder."""
     if name == "start" and not config.run.start_from:
         raise ConfigError(
@@ -94,7 +98,12 @@ class TreeFeatures:
         dense: in the order of their columns.
     """
 
-    def __init__(self, columns: int, vocabulary: Path | None, dense: Sequence[DenseSource]) -> None:
+    def __init__(
+        self,
+        columns: int,
+        vocabulary: Path | None,
+        dense: Sequence[DenseSource],
+    ) -> None:
         self.columns = columns
         self.dense = list(dense)
         self._vocabulary = vocabulary
@@ -103,7 +112,12 @@ class TreeFeatures:
         self._matrix: tuple[Path, str, sp.csr_matrix] | None = None
 
     @classmethod
-    def build(cls, config: Config, start: Ranker | None, runtime: Runtime) -> TreeFeatures:
+    def build(
+        cls,
+        config: Config,
+        start: Ranker | None,
+        runtime: Runtime,
+    ) -> TreeFeatures:
         """Open the sources that `method.features` names; a collective.
 
         `check_sources` has looked at them.
@@ -238,7 +252,12 @@ def read_columns(folder: Path) -> tuple[int, int]:
     return columns[0], columns[1]
 
 
-def _dense_source(name: str, data: Path, start: Ranker | None, runtime: Runtime) -> DenseSource:
+def _dense_source(
+    name: str,
+    data: Path,
+    start: Ranker | None,
+    runtime: Runtime,
+) -> DenseSource:
     """What a name of `method.features` other than `tfidf` means."""
     if name == "start":
         assert start is not None, "check_sources has seen run.start_from"

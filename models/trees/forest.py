@@ -37,7 +37,12 @@ class Prior:
         points = max(len(data.splits["trn"]), 1)
         return cls(ids, (counts[ids] / points).astype(np.float32))
 
-    def fill(self, values: np.ndarray, ids: np.ndarray, rows: np.ndarray) -> None:
+    def fill(
+        self,
+        values: np.ndarray,
+        ids: np.ndarray,
+        rows: np.ndarray,
+    ) -> None:
         """Overwrite rows [r] of the best labels of texts [n, k] by the most frequent labels."""
         count = min(ids.shape[1], len(self.ids))
         ids[rows] = -1
@@ -82,7 +87,13 @@ class Forest:
         return self.trees[0].num_labels
 
     @classmethod
-    def load(cls, folder: Path, num_labels: int, shape: tuple[int, int], bias: float) -> Forest:
+    def load(
+        cls,
+        folder: Path,
+        num_labels: int,
+        shape: tuple[int, int],
+        bias: float,
+    ) -> Forest:
         """Map the trees of a saved model and check them.
 
         Args:
@@ -109,7 +120,11 @@ def tree_name(number: int) -> str:
     return f"tree{number}"
 
 
-def tree_files(folder: Path, name: str, depth: int) -> list[Path]:
+def tree_files(
+    folder: Path,
+    name: str,
+    depth: int,
+) -> list[Path]:
     """List the files of a tree of so many levels: its skeleton, then one for each level."""
     levels = [folder / f"{name}.level{level}.npz" for level in range(depth)]
     return [folder / f"{name}.skeleton.npz", *levels]

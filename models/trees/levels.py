@@ -76,7 +76,12 @@ class Levels:
             layers.append(load_layer(file))
         return layers
 
-    def keep_layer(self, name: str, level: int, layer: Layer) -> None:
+    def keep_layer(
+        self,
+        name: str,
+        level: int,
+        layer: Layer,
+    ) -> None:
         """Write a level."""
         _write(self.files(name, level + 1)[-1], layer.arrays())
 

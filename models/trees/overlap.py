@@ -25,7 +25,12 @@ class Overlap(XrLinear):
     Options = OverlapConfig
 
     @classmethod
-    def check(cls, config: Config, sizes: DataSizes, runs: Runs) -> None:
+    def check(
+        cls,
+        config: Config,
+        sizes: DataSizes,
+        runs: Runs,
+    ) -> None:
         """Refuse more copies of a label than there are clusters."""
         super().check(config, sizes, runs)
         options = config.method

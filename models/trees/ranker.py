@@ -97,7 +97,13 @@ class TreeRanker(Ranker):
         )
 
     @classmethod
-    def load(cls, config: Config, folder: Path, num_labels: int, runtime: Runtime) -> TreeRanker:
+    def load(
+        cls,
+        config: Config,
+        folder: Path,
+        num_labels: int,
+        runtime: Runtime,
+    ) -> TreeRanker:
         features = TreeFeatures.load(folder, runtime)
         forest = Forest.load(folder, num_labels, features.shape, config.method.bias)
         return cls(config, features, forest, runtime, folder)

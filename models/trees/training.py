@@ -80,7 +80,12 @@ class TreeTraining:
         texts = self.source.tfidf(self.data.label_texts)
         return sp.hstack([embeddings, normalised(texts)], format="csr")
 
-    def reassigned(self, name: str, tree: PartitionTree, before: Skeleton) -> Skeleton:
+    def reassigned(
+        self,
+        name: str,
+        tree: PartitionTree,
+        before: Skeleton,
+    ) -> Skeleton:
         """Put every label into the `copies` clusters that its points' beams reach most often.
 
         Args:

@@ -51,7 +51,12 @@ class XrLinear(Solver):
 
     # ---- on paper
     @classmethod
-    def check(cls, config: Config, sizes: DataSizes, runs: Runs) -> None:
+    def check(
+        cls,
+        config: Config,
+        sizes: DataSizes,
+        runs: Runs,
+    ) -> None:
         """Refuse options that do not go together, and features that cannot be read."""
         options = config.method
         if options.label_embedding == "pifa+text":

@@ -81,7 +81,11 @@ class Hierarchy:
         return np.searchsorted(self.bounds[level - 1], starts, side="right") - 1
 
 
-def splits_for(n: int, max_leaf: int, per_level: int) -> list[int]:
+def splits_for(
+    n: int,
+    max_leaf: int,
+    per_level: int,
+) -> list[int]:
     """Splits of each level for leaves of at most `max_leaf` rows.
 
     They are `per_level`, those of the first level what remains; [] if one leaf is enough. For a
@@ -154,7 +158,14 @@ def balanced_hierarchy(
     )
     draws = itertools.count()
     with ThreadPoolExecutor(threads) as pool, bar:
-        cutter = _Cutter(rows, order, iterations=iterations, threads=threads, pool=pool, bar=bar)
+        cutter = _Cutter(
+            rows,
+            order,
+            iterations=iterations,
+            threads=threads,
+            pool=pool,
+            bar=bar,
+        )
         for split, total, edges in zip(splits, totals, bounds, strict=True):
             for low, middle, high in _cascade(total, split):
                 generator = np.random.default_rng([seed, next(draws)])
@@ -325,7 +336,14 @@ class _Cutter:
         cut_nodes(*self.rows.arrays, self.order, nodes, self.iterations, *scratch)
         return int((nodes[:, 2] - nodes[:, 0]).sum())
 
-    def _cut_wide(self, start: int, middle: int, stop: int, first: int, second: int) -> None:
+    def _cut_wide(
+        self,
+        start: int,
+        middle: int,
+        stop: int,
+        first: int,
+        second: int,
+    ) -> None:
         """`cut_nodes` for one node, its loops over rows shared by the threads."""
         rows = self.rows
         members = self.order[start:stop]

@@ -94,7 +94,11 @@ def top_assignment(
     return chosen
 
 
-def _top_block(counts: sp.csr_matrix, keep: int, fallback: np.ndarray | None) -> sp.csr_matrix:
+def _top_block(
+    counts: sp.csr_matrix,
+    keep: int,
+    fallback: np.ndarray | None,
+) -> sp.csr_matrix:
     """`keep` largest entries of each row; a row without any gets the column `fallback` [rows]."""
     ids, values = topk_rows(counts, keep)
     ids[values <= 0] = -1  # stored zeros
@@ -105,7 +109,11 @@ def _top_block(counts: sp.csr_matrix, keep: int, fallback: np.ndarray | None) ->
     return topk_csr(values, ids, counts.shape[1])
 
 
-def _checked(fallback: np.ndarray, shape: tuple[int, int], axis: str) -> np.ndarray:
+def _checked(
+    fallback: np.ndarray,
+    shape: tuple[int, int],
+    axis: str,
+) -> np.ndarray:
     num_labels, num_clusters = shape
     if axis != "label":
         raise ValueError("top_assignment: a fallback is for axis 'label' only")

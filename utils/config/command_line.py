@@ -85,7 +85,12 @@ def _value_of(name: str, words: list[str]) -> str:
     raise ConfigError(f"command line: '{name}' needs a value{came}")
 
 
-def spelling(section: str, key: str, value: Any, stage: str | None = None) -> str:
+def spelling(
+    section: str,
+    key: str,
+    value: Any,
+    stage: str | None = None,
+) -> str:
     """How to write an override: `--stages.NAME.section.key value`."""
     place = f"stages.{stage}." if stage else ""
     return f"--{place}{section}.{key} {shlex.quote(shown_word(value))}"
@@ -106,7 +111,11 @@ def parse_words(
     return options, overrides
 
 
-def _hint(unknown: Sequence[str], plain: Sequence[str], options: Mapping[str, Any]) -> str:
+def _hint(
+    unknown: Sequence[str],
+    plain: Sequence[str],
+    options: Mapping[str, Any],
+) -> str:
     """What to write instead of words that are not known.
 
     Such as flat names of the older code, or a second config.

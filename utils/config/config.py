@@ -127,7 +127,12 @@ class Config:
 # -------------------------------- merging
 
 
-def merge_sections(into: dict, values: Mapping, where: str, origin: dict[str, str]) -> None:
+def merge_sections(
+    into: dict,
+    values: Mapping,
+    where: str,
+    origin: dict[str, str],
+) -> None:
     """Merge section by section; later wins key by key.
 
     Args:
@@ -160,7 +165,11 @@ class _Chain:
     files: int = 0
 
 
-def _load_file(path: Path, chain: _Chain, above: tuple[Path, ...] = ()) -> None:
+def _load_file(
+    path: Path,
+    chain: _Chain,
+    above: tuple[Path, ...] = (),
+) -> None:
     """Merge `path`, after its bases, into `chain`."""
     chain.files += 1
     if chain.files > MAX_FILES:
@@ -310,7 +319,11 @@ def _built_stages(config: Config, where: str) -> dict[str, Config]:
     return {stage["name"]: stage_config(config, stage, where) for stage in config.stages}
 
 
-def _with_refit(config: Config, overrides: Mapping[str, Any], where: str) -> Config:
+def _with_refit(
+    config: Config,
+    overrides: Mapping[str, Any],
+    where: str,
+) -> Config:
     """With the stages that `refit: true` adds, under the overrides of those that they repeat."""
     names = {stage["name"] for stage in config.stages}
     written = {name: values for name, values in overrides.items() if name in names}
@@ -377,7 +390,11 @@ def _sections_of(
     return sections
 
 
-def stage_config(config: Config, stage: Mapping[str, Any], where: str = "") -> Config:
+def stage_config(
+    config: Config,
+    stage: Mapping[str, Any],
+    where: str = "",
+) -> Config:
     """Return the config of one stage: the file's sections overlaid with the stage's.
 
     A new method starts from defaults.

@@ -16,7 +16,11 @@ def shown(value: Any) -> str:
     return value if plain else json.dumps(value, default=str)
 
 
-def say(came: str, values: Mapping[str, Any], note: str = "") -> None:
+def say(
+    came: str,
+    values: Mapping[str, Any],
+    note: str = "",
+) -> None:
     """Log what a key became: "section.key" -> value, nothing where it was dropped."""
     became = ", ".join(f"{target} {shown(value)}" for target, value in values.items()) or "dropped"
     log.info("%s -> %s%s", came, became, f" ({note})" if note else "")

@@ -120,7 +120,12 @@ def _convert_key(key: str, flat: Values) -> Converted:
     return {}, f"net {flat['net']} does not read it"
 
 
-def _put(values: Values, note: str, came: str, merged: dict[str, Values]) -> None:
+def _put(
+    values: Values,
+    note: str,
+    came: str,
+    merged: dict[str, Values],
+) -> None:
     for target, value in values.items():
         section, key = target.split(".")
         place = merged.setdefault(section, {})

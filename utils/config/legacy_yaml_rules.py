@@ -62,7 +62,11 @@ def _loss_sample(sample: bool, flat: Values) -> Converted:
     return {"loss.sample": sample or always}, note
 
 
-def _per_process(key: str, target: str, group: str | None = None) -> Rule:
+def _per_process(
+    key: str,
+    target: str,
+    group: str | None = None,
+) -> Rule:
     """Keep, with a warning, a number that the older code multiplies by its number of processes."""
 
     def convert(value: Any, flat: Values) -> Converted:

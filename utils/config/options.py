@@ -69,7 +69,11 @@ def _convert(value: Any, kind: Any) -> Any:
     return _convert_composed(value, typing.get_origin(kind), typing.get_args(kind))
 
 
-def _convert_composed(value: Any, origin: Any, arguments: tuple[Any, ...]) -> Any:
+def _convert_composed(
+    value: Any,
+    origin: Any,
+    arguments: tuple[Any, ...],
+) -> Any:
     """`value` as a union, choice, list or mapping of other types."""
     if origin in (typing.Union, types.UnionType):
         for choice in arguments:
@@ -170,7 +174,13 @@ def build_section(
     return kind(**options)
 
 
-def read_option(kind: type, section: str, key: str, value: Any, where: str) -> Any:
+def read_option(
+    kind: type,
+    section: str,
+    key: str,
+    value: Any,
+    where: str,
+) -> Any:
     """Return the value of one key of a section of type `kind`, as its field has it.
 
     Raises:
@@ -209,7 +219,11 @@ def _quote_it(value: Any, hint: Any) -> str:
     return ""
 
 
-def _check_values(where: str, value: Any, metadata: Mapping[str, Any]) -> None:
+def _check_values(
+    where: str,
+    value: Any,
+    metadata: Mapping[str, Any],
+) -> None:
     for single in _singles(value):
         if isinstance(single, str):
             check_text(where, single)
@@ -241,7 +255,11 @@ def check_text(where: str, text: str) -> None:
         )
 
 
-def _check_limits(where: str, value: float, limits: Mapping[str, float]) -> None:
+def _check_limits(
+    where: str,
+    value: float,
+    limits: Mapping[str, float],
+) -> None:
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{where} must be a finite number, got {value}")
     for limit, bound in limits.items():

@@ -106,7 +106,12 @@ def _trained_again(
     return found
 
 
-def _on_all_points(stage: Stage, start: Any, previous: str, stops: bool) -> dict[str, Any]:
+def _on_all_points(
+    stage: Stage,
+    start: Any,
+    previous: str,
+    stops: bool,
+) -> dict[str, Any]:
     """A stage again: on all points, for as many epochs as the first time was best.
 
     Args:

@@ -22,7 +22,13 @@ MANY_EPOCHS = 10**6
 MANY_DIMENSIONS = 10**5
 
 
-def option(default: Any, meaning: str, *, starts: str = "", **limits: float) -> Any:
+def option(
+    default: Any,
+    meaning: str,
+    *,
+    starts: str = "",
+    **limits: float,
+) -> Any:
     """Make a field of a section.
 
     Args:

@@ -123,7 +123,11 @@ def _kind(event: yaml.NodeEvent) -> str:
     return "a mapping" if isinstance(event, yaml.MappingStartEvent) else "a list"
 
 
-def _add(parent: _Open, size: int, event: yaml.Event) -> None:
+def _add(
+    parent: _Open,
+    size: int,
+    event: yaml.Event,
+) -> None:
     parent.size += size
     if parent.size > MAX_CHARACTERS:
         raise _at(

@@ -23,7 +23,11 @@ def held_out_points(labelled: int, config: DataConfig) -> int:
     return max(min(round(config.val_fraction * labelled), config.val_max_points, labelled - 1), 0)
 
 
-def validation_rows(relevance: sp.csr_matrix, config: DataConfig, folder: Path) -> np.ndarray:
+def validation_rows(
+    relevance: sp.csr_matrix,
+    config: DataConfig,
+    folder: Path,
+) -> np.ndarray:
     """Draw the training rows that are held out, sorted: the same ones for a data set every time.
 
     They are drawn among the points that have labels. With `data.val_group_size` s > 1 groups of
@@ -41,7 +45,11 @@ def validation_rows(relevance: sp.csr_matrix, config: DataConfig, folder: Path) 
     return np.sort(labelled[order[: ends[ends <= count].max(initial=0)]])
 
 
-def _groups(labelled: np.ndarray, config: DataConfig, folder: Path) -> np.ndarray:
+def _groups(
+    labelled: np.ndarray,
+    config: DataConfig,
+    folder: Path,
+) -> np.ndarray:
     """The group of similar texts that each of these rows is in [n]."""
     # Imported here: scikit-learn and numba take seconds.
     from utils.clustering.clustering import balanced_hierarchy

@@ -80,7 +80,11 @@ def labels_without_text(folder: Path) -> np.ndarray:
         return np.array([label for label, line in enumerate(file) if not line.strip()], np.int64)
 
 
-def label_text_problem(folder: Path, without: np.ndarray, num_labels: int) -> str:
+def label_text_problem(
+    folder: Path,
+    without: np.ndarray,
+    num_labels: int,
+) -> str:
     """Say why the labels' texts cannot be read where these labels have none, or nothing."""
     if len(without) <= MOST_WITHOUT_TEXT * num_labels:
         return ""

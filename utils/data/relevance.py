@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     from hashlib import _Hash
 
 
-def load_relevance(path: Path, num_texts: int | None, text_path: Path) -> sp.csr_matrix:
+def load_relevance(
+    path: Path,
+    num_texts: int | None,
+    text_path: Path,
+) -> sp.csr_matrix:
     """Read Y.{trn,tst}.npz as CSR float32 [N, L].
 
     Args:

@@ -36,7 +36,11 @@ inputs = {{"input_ids": np.array([e.ids for e in encoded]),
 embeddings = session.run(None, inputs)[0]"""
 
 
-def usage(config: Config, has_bias: Mapping[str, bool], files: Sequence[str]) -> str:
+def usage(
+    config: Config,
+    has_bias: Mapping[str, bool],
+    files: Sequence[str],
+) -> str:
     """Return the section on usage.
 
     Args:

@@ -82,7 +82,11 @@ def _head(config: Config, licence: str | None) -> dict[str, Any]:
     return head
 
 
-def _result(data: str, split: str, values: Mapping[str, float]) -> dict[str, Any]:
+def _result(
+    data: str,
+    split: str,
+    values: Mapping[str, float],
+) -> dict[str, Any]:
     """Metrics as the hub's header has them."""
     return {
         "task": {
@@ -97,7 +101,11 @@ def _result(data: str, split: str, values: Mapping[str, float]) -> dict[str, Any
     }
 
 
-def _introduction(config: Config, dim: int, has_bias: Mapping[str, bool]) -> str:
+def _introduction(
+    config: Config,
+    dim: int,
+    has_bias: Mapping[str, bool],
+) -> str:
     data = config.data
     kind = "inner products" if config.encoder.normalize is False else "cosines"
     return (

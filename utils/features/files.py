@@ -226,7 +226,11 @@ def grouping_features(data: Path, settings: DataConfig) -> sp.csr_matrix:
     return files.matrix("trn")
 
 
-def _built_now(data: Path, settings: DataConfig, rule: str) -> FeatureFiles:
+def _built_now(
+    data: Path,
+    settings: DataConfig,
+    rule: str,
+) -> FeatureFiles:
     """The features built by a rule from the texts as they are now, built if they are not there."""
     files = _built(data, settings, rule)
     if not files.folder.is_dir():
@@ -234,7 +238,12 @@ def _built_now(data: Path, settings: DataConfig, rule: str) -> FeatureFiles:
     return files
 
 
-def features_by(vocabulary: Path, data: Path, settings: DataConfig, split: str) -> sp.csr_matrix:
+def features_by(
+    vocabulary: Path,
+    data: Path,
+    settings: DataConfig,
+    split: str,
+) -> sp.csr_matrix:
     """Return features of a split [N, F] in the columns of a saved model's own Xf.txt.
 
     A matrix that is there is read if its vocabulary is the model's; else they are computed from the
@@ -294,7 +303,11 @@ def choose_rule(texts: Path, terms: str) -> str:
     return RULE_OF["characters"]
 
 
-def _built(data: Path, settings: DataConfig, rule: str) -> FeatureFiles:
+def _built(
+    data: Path,
+    settings: DataConfig,
+    rule: str,
+) -> FeatureFiles:
     """Where the features built by a rule from the texts as they are now lie, or will lie."""
     cache = Path(settings.feature_cache) if settings.feature_cache else data / "features"
     told = {
@@ -315,7 +328,11 @@ def text_hash(path: Path) -> str:
 
 
 @functools.lru_cache(maxsize=16)
-def _hash_once(path: Path, size: int, changed: int) -> str:
+def _hash_once(
+    path: Path,
+    size: int,
+    changed: int,
+) -> str:
     """The hash of a text file's lines, computed once a process while the file stays the same."""
     return lines_hash(path)
 
@@ -376,7 +393,12 @@ def _folder_made(path: Path) -> Iterator[Path]:
 # -------------------------------- reading
 
 
-def check_rows(rows: int, path: Path, data: Path, split: str) -> None:
+def check_rows(
+    rows: int,
+    path: Path,
+    data: Path,
+    split: str,
+) -> None:
     """Raise InputError unless there is a row for each text.
 
     Or for each of the relevance, where a data set has features alone.

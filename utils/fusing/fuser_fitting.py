@@ -70,7 +70,12 @@ class CrossFit:
     calibration: Calibration  # fitted on all of them
 
 
-def cross_fit(rows: CandidateRows, kind: str, limits: TreeLimits, folds: int = FOLDS) -> CrossFit:
+def cross_fit(
+    rows: CandidateRows,
+    kind: str,
+    limits: TreeLimits,
+    folds: int = FOLDS,
+) -> CrossFit:
     """Judge and calibrate all candidates by models that were fitted on other points."""
     margins = rows.cross_fitted(partial(fit_model, kind, limits), folds)
     calibration = platt(margins, rows.relevant)
@@ -131,7 +136,11 @@ def _best(
     return crossed, tail
 
 
-def _fused_scores(candidates: Candidates, crossed: CrossFit, boost: np.ndarray) -> sp.csr_matrix:
+def _fused_scores(
+    candidates: Candidates,
+    crossed: CrossFit,
+    boost: np.ndarray,
+) -> sp.csr_matrix:
     """Cross-fitted scores [n, L], the labels' probabilities multiplied by `boost` [L]."""
     labels = candidates.labels[candidates.known]
     return candidates.as_csr(boost[labels] / (1 + np.exp(-crossed.log_odds)), len(boost))

@@ -86,7 +86,12 @@ class Boosted:
             )
 
     @classmethod
-    def fit(cls, x: np.ndarray, relevant: np.ndarray, limits: TreeLimits) -> Boosted:
+    def fit(
+        cls,
+        x: np.ndarray,
+        relevant: np.ndarray,
+        limits: TreeLimits,
+    ) -> Boosted:
         """Fit trees that never fall where a feature says that a member is surer."""
         from sklearn.ensemble import HistGradientBoostingClassifier
         from threadpoolctl import threadpool_limits  # comes with scikit-learn
@@ -155,7 +160,12 @@ class Linear:
             raise ValueError(f"expected weights [{columns}], got {self.weight.shape}")
 
     @classmethod
-    def fit(cls, x: np.ndarray, relevant: np.ndarray, limits: TreeLimits) -> Linear:
+    def fit(
+        cls,
+        x: np.ndarray,
+        relevant: np.ndarray,
+        limits: TreeLimits,
+    ) -> Linear:
         """Fit by Newton's method on features of one scale; `limits` are those of trees."""
         from sklearn.linear_model import LogisticRegression
 
@@ -190,7 +200,12 @@ MODELS: dict[str, type[Linear] | type[Boosted]] = {"linear": Linear, "boosted": 
 KINDS = tuple(MODELS)
 
 
-def fit_model(kind: str, limits: TreeLimits, x: np.ndarray, relevant: np.ndarray) -> FuserModel:
+def fit_model(
+    kind: str,
+    limits: TreeLimits,
+    x: np.ndarray,
+    relevant: np.ndarray,
+) -> FuserModel:
     """Fit a model of that kind, or sum the members where all rows are right or all wrong."""
     if relevant.all() or not relevant.any():
         return Linear.sum_of_members(x.shape[1])

@@ -90,7 +90,12 @@ class Tree:
             )
 
 
-def fit_tree(features: np.ndarray, relevant: np.ndarray, depth: int, min_leaf: int = 1) -> Tree:
+def fit_tree(
+    features: np.ndarray,
+    relevant: np.ndarray,
+    depth: int,
+    min_leaf: int = 1,
+) -> Tree:
     """Fit the tree of at most `depth` levels that best separates relevant candidates from others.
 
     Args:
@@ -309,7 +314,11 @@ def cross_fit(
     return _weighted(scored, settings, _cross_fitted(scored, settings, folds))
 
 
-def _cross_fitted(scored: ScoredCandidates, settings: ScoreTreeSettings, folds: int) -> np.ndarray:
+def _cross_fitted(
+    scored: ScoredCandidates,
+    settings: ScoreTreeSettings,
+    folds: int,
+) -> np.ndarray:
     """The trees' probabilities [M] float32."""
     limited = partial(fit_tree, depth=settings.depth, min_leaf=settings.min_leaf)
     return scored.rows.cross_fitted(limited, folds).astype(np.float32)

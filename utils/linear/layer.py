@@ -112,7 +112,12 @@ class Layer:
         """What `score_pairs` takes."""
         return self.chunk_ptr, self.features, self.ptr, self.children, self.values
 
-    def check(self, parents: int, columns: int, where: str) -> None:
+    def check(
+        self,
+        parents: int,
+        columns: int,
+        where: str,
+    ) -> None:
         """ValueError unless every index lies inside its array: the kernels do not look.
 
         Args:
@@ -225,7 +230,12 @@ def fit_layer(
     chunks: list = [None] * parents
     with (
         ThreadPoolExecutor(threads) as pool,
-        tqdm(total=parents, desc=name, leave=False, disable=None) as bar,
+        tqdm(
+            total=parents,
+            desc=name,
+            leave=False,
+            disable=None,
+        ) as bar,
     ):
         largest_first = np.argsort(-sizes, kind="stable").tolist()
         for parent, chunk in zip(largest_first, pool.map(fit, largest_first), strict=True):

@@ -86,7 +86,11 @@ def pifa(relevance: sp.csr_matrix, features: Features) -> sp.csr_matrix:
     return sp.hstack([sparse, dense], format="csr")
 
 
-def tree_levels(labels: int, max_leaf: int, splits: int) -> list[int]:
+def tree_levels(
+    labels: int,
+    max_leaf: int,
+    splits: int,
+) -> list[int]:
     """Splits of each level above the leaves, with never more leaves than labels."""
     levels = splits_for(labels, max_leaf, splits)
     if prod(levels) > labels:
@@ -279,7 +283,11 @@ def _reach(
     return reach
 
 
-def beam_matrix(nodes: np.ndarray, number: int, by_rank: bool = False) -> sp.csr_matrix:
+def beam_matrix(
+    nodes: np.ndarray,
+    number: int,
+    by_rank: bool = False,
+) -> sp.csr_matrix:
     """Ids [n, beam], best first, padded with -1, as CSR [n, number]: the matching matrix of a beam.
 
     Entries are 1, or by rank: `beam` for the best down to 1 for the last.

@@ -12,7 +12,11 @@ STATISTICS = {  # bytes of a query that processes exchange for a loss
 }
 
 
-def loss_messages(sizes: RunSizes, pool: int, encoder_trained: bool = True) -> dict[str, float]:
+def loss_messages(
+    sizes: RunSizes,
+    pool: int,
+    encoder_trained: bool = True,
+) -> dict[str, float]:
     """Bytes sent for the loss over a pool of K labels.
 
     Streamed losses have all queries and exchange statistics of their rows; losses of whole rows
@@ -41,7 +45,12 @@ def encoder_messages(sizes: RunSizes, tokens: int) -> dict[str, float]:
     }
 
 
-def table_messages(sizes: RunSizes, name: str, rows: int, width: int) -> dict[str, float]:
+def table_messages(
+    sizes: RunSizes,
+    name: str,
+    rows: int,
+    width: int,
+) -> dict[str, float]:
     """Bytes sent for the rows of a table that a process touches, with their ids."""
     sent = (sizes.processes - 1) * rows * (4 * width + 20)
     return {f"gradients, {name}, at most": sent}

@@ -25,7 +25,12 @@ class RunSizes:
         program: bytes that this process holds: interpreter and libraries loaded until now.
     """
 
-    def __init__(self, config: Config, processes: int, assumed: Assumed = HERE) -> None:
+    def __init__(
+        self,
+        config: Config,
+        processes: int,
+        assumed: Assumed = HERE,
+    ) -> None:
         if processes < 1:
             raise InputError(f"expected at least one process, got {processes}")
         self.config = config

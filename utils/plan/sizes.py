@@ -93,7 +93,11 @@ class Assumed:
         return DataShape(self.points, self.labels, entries, texts)
 
 
-def _even_texts(count: int, mean: float, longest: int) -> Texts:
+def _even_texts(
+    count: int,
+    mean: float,
+    longest: int,
+) -> Texts:
     mean = min(mean, longest)
     return Texts(count, int(mean * count), longest, int((2 * mean + 8) * count))
 
@@ -125,7 +129,12 @@ def data_shape(config: Config) -> DataShape:
     return DataShape(points, labels, (entries, test_entries), texts)
 
 
-def text_sizes(path: Path, count: int, max_len: int, cache: Path) -> Texts:
+def text_sizes(
+    path: Path,
+    count: int,
+    max_len: int,
+    cache: Path,
+) -> Texts:
     """Sizes of a text file cut into tokens.
 
     From a token file of this text and length if there is one, else from the first lines at 4 bytes
@@ -146,7 +155,12 @@ def text_sizes(path: Path, count: int, max_len: int, cache: Path) -> Texts:
     return Texts(count, int(mean * count), ceil(tokens.max()), int((2 * mean + 8) * count))
 
 
-def _of_token_file(description: Path, count: int, max_len: int, size: int) -> Texts | None:
+def _of_token_file(
+    description: Path,
+    count: int,
+    max_len: int,
+    size: int,
+) -> Texts | None:
     """Sizes that a token file's description tells; None if it is of another text or length."""
     try:
         info = {"max_len": None, "stat": [None], **json.loads(description.read_text())}

@@ -37,7 +37,11 @@ class Graph:
     longest: int
 
 
-def activations(sizes: RunSizes, graphs: Sequence[Graph], size: int) -> Iterator[Part]:
+def activations(
+    sizes: RunSizes,
+    graphs: Sequence[Graph],
+    size: int,
+) -> Iterator[Part]:
     """What graphs keep for backward, encoded by micro-batches of `size` texts.
 
     Graphs live at once only if each is a single micro-batch; their backwards never do.
@@ -51,7 +55,11 @@ def activations(sizes: RunSizes, graphs: Sequence[Graph], size: int) -> Iterator
             yield from _graph(sizes, micro, backward=graph is largest)
 
 
-def _graph(sizes: RunSizes, graph: Graph, backward: bool) -> Iterator[Part]:
+def _graph(
+    sizes: RunSizes,
+    graph: Graph,
+    backward: bool,
+) -> Iterator[Part]:
     """Activations of one micro-batch; `backward`: and those of backward itself."""
     if not sizes.encoder.layers:
         row = 4 * graph.texts * sizes.encoder.width

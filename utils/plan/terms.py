@@ -29,7 +29,11 @@ def program_and_data(sizes: RunSizes) -> Iterator[Part]:
     yield Part("token files", tokens, smaller="data.max_len", on_host=True, sure=False)
 
 
-def largest_terms(sizes: RunSizes, encoder_trained: bool, rows_trained: bool) -> Needs:
+def largest_terms(
+    sizes: RunSizes,
+    encoder_trained: bool,
+    rows_trained: bool,
+) -> Needs:
     """What dominates for any method that is trained by gradient.
 
     The encoder and its training; label rows and theirs; label vectors and the block of scores of an

@@ -108,7 +108,11 @@ def advice(parts: list[Part]) -> str:
     )
 
 
-def impossible(found: Plan, has: Mapping[str, int], processes: int | None = None) -> str | None:
+def impossible(
+    found: Plan,
+    has: Mapping[str, int],
+    processes: int | None = None,
+) -> str | None:
     """Why the run cannot fit whatever else happens on the machine, or None.
 
     Args:
@@ -148,7 +152,11 @@ def describe(found: Plan, has: Mapping[str, int] | None = None) -> str:
     return "\n".join([*lines, *_verdict(found, has)])
 
 
-def _table(title: str, rows: Mapping[str, int], form: Callable[[float], str]) -> list[str]:
+def _table(
+    title: str,
+    rows: Mapping[str, int],
+    form: Callable[[float], str],
+) -> list[str]:
     lines = [f"  {name:<42}{form(value):>16}" for name, value in rows.items()]
     return [f"\n{title}", *(lines or ["  nothing"])]
 

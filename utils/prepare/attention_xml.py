@@ -11,7 +11,11 @@ from utils.prepare.rows import Rows
 from utils.prepare.writer import SPLITS, Writer
 
 
-def prepare_attention_xml(folder: str | Path, out: str | Path, overwrite: bool = False) -> Path:
+def prepare_attention_xml(
+    folder: str | Path,
+    out: str | Path,
+    overwrite: bool = False,
+) -> Path:
     """Read the text files of AttentionXML and LightXML.
 
     They are texts {train,test}_raw_texts.txt, or {train,test}_texts.txt where there are no raw

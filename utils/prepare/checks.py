@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def warn_of_texts(raw: Path, train: array, test: array, labels: csr_matrix) -> None:
+def warn_of_texts(
+    raw: Path,
+    train: array,
+    test: array,
+    labels: csr_matrix,
+) -> None:
     """Log empty texts, texts in several rows, and test texts that training has too.
 
     Args:
@@ -47,7 +52,11 @@ def warn_of_texts(raw: Path, train: array, test: array, labels: csr_matrix) -> N
         )
 
 
-def _warn_of_repeated(raw: Path, hashes: np.ndarray, labels: csr_matrix) -> None:
+def _warn_of_repeated(
+    raw: Path,
+    hashes: np.ndarray,
+    labels: csr_matrix,
+) -> None:
     """Log training texts in several rows whose labels differ, as a row per (text, label) has it."""
     order = np.argsort(hashes, kind="stable").astype(np.int32)
     texts = hashes[order]

@@ -64,7 +64,11 @@ __all__ = [
 ]
 
 
-def prepare_auto(folder: str | Path, out: str | Path, overwrite: bool = False) -> Path:
+def prepare_auto(
+    folder: str | Path,
+    out: str | Path,
+    overwrite: bool = False,
+) -> Path:
     """Read a folder in whichever format it has the files of, with that format's defaults."""
     kind = recognise(folder)
     if kind is None:

@@ -117,7 +117,11 @@ class _Rows(Iterator[_Row]):
         return _Row(start, cells, list(self._taken))
 
 
-def _like_rows(spanned: list[str], delimiter: str, width: int) -> bool:
+def _like_rows(
+    spanned: list[str],
+    delimiter: str,
+    width: int,
+) -> bool:
     """Whether each of these lines would be a row without quotation marks.
 
     Or there are too many for one text.
@@ -134,7 +138,12 @@ def _quote_hint(spanned: list[str], columns: Columns) -> str:
     return f"; {LONE}" if any(mark in line for line in spanned) else ""
 
 
-def _column(path: str | Path, header: list[str], name: str, columns: Columns) -> int:
+def _column(
+    path: str | Path,
+    header: list[str],
+    name: str,
+    columns: Columns,
+) -> int:
     """The index of the one column of this name."""
     if header.count(name) == 1:
         return header.index(name)

@@ -11,7 +11,11 @@ from utils.prepare.points import PointReader, Source, prepare_points
 from utils.prepare.records import field, json_object
 
 
-def prepare_jsonl(source: Source, out: str | Path, overwrite: bool = False) -> Path:
+def prepare_jsonl(
+    source: Source,
+    out: str | Path,
+    overwrite: bool = False,
+) -> Path:
     """Read JSON lines {"text": "...", "labels": [LABEL, ...]}.
 
     LABEL is "name", ["name", 0.5] or {"name": 0.5}; `labels` may also be one such object as a

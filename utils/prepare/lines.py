@@ -114,7 +114,11 @@ def clean(text: str) -> str:
     return text.strip(" ")
 
 
-def check_index(value: object, size: int, what: str = "a label index") -> None:
+def check_index(
+    value: object,
+    size: int,
+    what: str = "a label index",
+) -> None:
     """Raise InputError unless `value` is an integer in [0, size)."""
     if type(value) is not int or not 0 <= value < size:  # a bool is an int to isinstance
         raise InputError(f"expected {what} in [0, {size}), got {value!r}")

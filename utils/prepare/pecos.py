@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 
-def prepare_pecos(folder: str | Path, out: str | Path, overwrite: bool = False) -> Path:
+def prepare_pecos(
+    folder: str | Path,
+    out: str | Path,
+    overwrite: bool = False,
+) -> Path:
     """Read a folder of PECOS or X-Transformer.
 
     It has Y.{trn,tst}.npz and features X.{trn,tst}.npz, texts, or both. Features lie here or in

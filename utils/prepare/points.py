@@ -59,7 +59,12 @@ class PointReader:
     warn: Callable[[], None] = lambda: None
 
 
-def prepare_points(source: Source, out: str | Path, overwrite: bool, reader: PointReader) -> Path:
+def prepare_points(
+    source: Source,
+    out: str | Path,
+    overwrite: bool,
+    reader: PointReader,
+) -> Path:
     """Write a data set from files of one format."""
     with Writer(out, reader.kind, source.files(), overwrite) as writer:
         labels = Labels(writer)

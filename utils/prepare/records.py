@@ -51,7 +51,11 @@ def _surely_distinct(line: str, keys: int) -> bool:
     return line.count('":') == keys and not blank_before
 
 
-def field(record: dict[str, Any], key: str, kind: type[Value]) -> Value:
+def field(
+    record: dict[str, Any],
+    key: str,
+    kind: type[Value],
+) -> Value:
     """Return `record[key]`, which must be there and of type `kind`."""
     if key not in record:
         raise InputError(f"expected a key {key!r}, got only {sorted(record)}")

@@ -100,7 +100,11 @@ def _shape_of(source: Folder, options: SparseText) -> str:
     return shapes[0]
 
 
-def _bag_of_words(source: Folder, split: str, options: SparseText) -> Path:
+def _bag_of_words(
+    source: Folder,
+    split: str,
+    options: SparseText,
+) -> Path:
     """The file of a split: as given, or by its usual names."""
     given = {"trn": options.train, "tst": options.test}[split]
     usual = f"{SPLITS[split]}.txt"
@@ -109,7 +113,11 @@ def _bag_of_words(source: Folder, split: str, options: SparseText) -> Path:
     return source.matching(f"*_{usual}") or source.find(usual)
 
 
-def _read_whole(source: Folder, options: SparseText, writer: Writer) -> None:
+def _read_whole(
+    source: Folder,
+    options: SparseText,
+    writer: Writer,
+) -> None:
     """*_data.txt with the rows that *_trSplit.txt and *_tstSplit.txt name."""
     path = _required(source, "*_data.txt")
     labels, features, header = _bag_of_words_rows(path, options)
@@ -138,7 +146,11 @@ def _required(source: Folder, pattern: str) -> Path:
     return path
 
 
-def _split_rows(path: Path, column: int, size: int) -> dict[int, None]:
+def _split_rows(
+    path: Path,
+    column: int,
+    size: int,
+) -> dict[int, None]:
     """Rows from 0, in order, of one column of a file of row numbers from 1."""
     rows: dict[int, None] = {}
 
@@ -160,14 +172,23 @@ def _split_rows(path: Path, column: int, size: int) -> dict[int, None]:
     return rows
 
 
-def _read_pair_files(source: Folder, split: str, writer: Writer) -> None:
+def _read_pair_files(
+    source: Folder,
+    split: str,
+    writer: Writer,
+) -> None:
     """<split>_X_Y.txt and, where present, <split>_X_Xf.txt."""
     _read_pairs(source.find(f"{split}_X_Y.txt"), f"Y.{split}", check_relevance, writer)
     if path := source.find_optional(f"{split}_X_Xf.txt"):
         _read_pairs(path, f"X.{split}", _check_feature, writer)
 
 
-def _read_pairs(path: Path, name: str, check: Callable[[float], None], writer: Writer) -> None:
+def _read_pairs(
+    path: Path,
+    name: str,
+    check: Callable[[float], None],
+    writer: Writer,
+) -> None:
     """One file of rows 'index:value ...' below a header 'N columns'."""
     rows = Rows()
 
@@ -178,7 +199,12 @@ def _read_pairs(path: Path, name: str, check: Callable[[float], None], writer: W
     writer.put(name, rows.csr(header[1]), rows.read, path)
 
 
-def _read_bag_of_words(path: Path, split: str, writer: Writer, options: SparseText) -> None:
+def _read_bag_of_words(
+    path: Path,
+    split: str,
+    writer: Writer,
+    options: SparseText,
+) -> None:
     """The labels and features of one split."""
     labels, features, header = _bag_of_words_rows(path, options)
     writer.put(f"Y.{split}", labels.csr(header[1]), labels.read, path)
@@ -249,7 +275,11 @@ def _read_rows(
     return [rows, *header[1:]]
 
 
-def _header(line: str, names: str, required: bool) -> list[int] | None:
+def _header(
+    line: str,
+    names: str,
+    required: bool,
+) -> list[int] | None:
     """The numbers of a header; None for a line that is none, where that may be."""
     parts = line.split()
     if len(parts) != len(names.split()) or not all(part.isdecimal() for part in parts):
@@ -265,7 +295,11 @@ def _header(line: str, names: str, required: bool) -> list[int] | None:
     return header
 
 
-def _pairs(line: str, width: int, check: Callable[[float], None]) -> tuple[list[int], list[float]]:
+def _pairs(
+    line: str,
+    width: int,
+    check: Callable[[float], None],
+) -> tuple[list[int], list[float]]:
     """'index:value index:value' -> indices in [0, width) and values."""
     parts = [token.partition(":") for token in line.split()]
     indices = [_integer(index, "'index:value'") for index, _, _ in parts]

@@ -22,7 +22,11 @@ STEMS = {"trn_X": "trn_doc", "tst_X": "tst_doc", "Y": "lbl"}
 ROWS_AT_ONCE = 4096
 
 
-def write_token_texts(source: Folder, writer: Writer, tokenizer: str) -> None:
+def write_token_texts(
+    source: Folder,
+    writer: Writer,
+    tokenizer: str,
+) -> None:
     """Write raw/{trn_X,tst_X,Y}.txt from token ids, where the folder has some.
 
     Those of labels may be absent.
@@ -79,7 +83,12 @@ class _Decoder:
         self.before = empty[:shared]  # [CLS]
         self.after = empty[shared:]  # [SEP]
 
-    def texts(self, ids_path: Path, mask_path: Path, rows: int) -> Iterator[str]:
+    def texts(
+        self,
+        ids_path: Path,
+        mask_path: Path,
+        rows: int,
+    ) -> Iterator[str]:
         """The text of each row; InputError where the ids are not of this tokenizer."""
         ids = _array(ids_path, rows)
         mask = _array(mask_path, rows)
@@ -112,7 +121,13 @@ class _Decoder:
     def _encode(self, texts: list[str]) -> list[list[int]]:
         return self.tokenizer(texts)["input_ids"]
 
-    def _rows(self, path: Path, start: int, ids: np.ndarray, mask: np.ndarray) -> list[list[int]]:
+    def _rows(
+        self,
+        path: Path,
+        start: int,
+        ids: np.ndarray,
+        mask: np.ndarray,
+    ) -> list[list[int]]:
         """The ids under the mask, row by row, checked."""
         size = len(self.tokenizer)
         tokens = [row[kept != 0].tolist() for row, kept in zip(ids, mask, strict=True)]

@@ -121,7 +121,14 @@ class Writer:
                 f"expected Unicode text, got the lone surrogate {error.object[error.start]!r}"
             ) from None
 
-    def copy_texts(self, path: Path, stem: str, rows: int, what: str, latin: bool = False) -> None:
+    def copy_texts(
+        self,
+        path: Path,
+        stem: str,
+        rows: int,
+        what: str,
+        latin: bool = False,
+    ) -> None:
         """Copy `path` to raw/<stem>.txt; it must have `rows` lines, one for each of `what`."""
         count = consume(path, lines(path, latin), lambda text: self.write(f"raw/{stem}.txt", text))
         if count != rows:
@@ -152,7 +159,12 @@ class Writer:
                 (self.partial / name).touch()  # an empty list stays an empty list
                 consume(path, lines(path), partial(self._filter, name, shape), empty=True)
 
-    def _filter(self, name: str, shape: tuple[int, int], line: str) -> None:
+    def _filter(
+        self,
+        name: str,
+        shape: tuple[int, int],
+        line: str,
+    ) -> None:
         row, label = filter_pair(line)
         check_index(row, shape[0], "a row")
         check_index(label, shape[1])

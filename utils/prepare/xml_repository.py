@@ -88,7 +88,11 @@ def _fields_by_name(folder: str | Path, out: str | Path) -> str:
     return "title"
 
 
-def _repository_labels(path: Path, fields: tuple[str, ...], writer: Writer) -> int:
+def _repository_labels(
+    path: Path,
+    fields: tuple[str, ...],
+    writer: Writer,
+) -> int:
     """Writes raw/Y.txt, and raw/Y_ids.txt if the labels have a `uid`; returns L."""
     if path.name.removesuffix(".gz").endswith(".txt"):
         return consume(path, lines(path, latin=True), lambda line: writer.write("raw/Y.txt", line))

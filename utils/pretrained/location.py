@@ -84,7 +84,11 @@ def file_of(name: str, path: str) -> Path | None:
 
 
 @cache
-def _say_unknown(name: str, path: str, reason: str) -> None:
+def _say_unknown(
+    name: str,
+    path: str,
+    reason: str,
+) -> None:
     """Log, once, that nobody can say whether an encoder has a file."""
     log.warning(
         "encoder '%s': whether it has %s cannot be found out (%s); taken as if it had not",

@@ -209,7 +209,11 @@ def _transformer(modules: _Modules, whole: dict[str, Any]) -> SentenceEncoder:
     return SentenceEncoder(settings, False, head, _limit(name, file, options, tokenizer_file))
 
 
-def _check_options(name: str, file: str, options: dict[str, Any]) -> None:
+def _check_options(
+    name: str,
+    file: str,
+    options: dict[str, Any],
+) -> None:
     """Refuse options of sentence_bert_config.json that would change an embedding."""
     where = f"encoder '{name}': {file}"
     refuse(where, {key: value for key, value in options.items() if key not in HONOURED})

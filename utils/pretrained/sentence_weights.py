@@ -63,7 +63,12 @@ def projection_weights(layers: Sequence[DenseLayer]) -> Weights:
     }
 
 
-def bag_weights(name: str, path: str, layers: Sequence[DenseLayer], special: bool) -> Weights:
+def bag_weights(
+    name: str,
+    path: str,
+    layers: Sequence[DenseLayer],
+    special: bool,
+) -> Weights:
     """Return the tensors of a bag.
 
     Args:
@@ -84,7 +89,11 @@ def bag_weights(name: str, path: str, layers: Sequence[DenseLayer], special: boo
     return {**head, **projection_weights(layers[2:])}
 
 
-def _residual(name: str, layers: Sequence[DenseLayer], dim: int) -> Tensor:
+def _residual(
+    name: str,
+    layers: Sequence[DenseLayer],
+    dim: int,
+) -> Tensor:
     """R [D, D] of the two Dense modules [I; -I] and [R + I, -I]."""
     first = layers[0].weights()
     second = layers[1].weights()

@@ -39,7 +39,11 @@ class SentenceModule:
     weights: Weights = field(default_factory=dict)
 
 
-def dense(weight: Tensor, bias: Tensor | None = None, activation: str = IDENTITY) -> SentenceModule:
+def dense(
+    weight: Tensor,
+    bias: Tensor | None = None,
+    activation: str = IDENTITY,
+) -> SentenceModule:
     """Make activation(x W^T + b), weight [out, in], bias [out] or None."""
     rows, columns = weight.shape
     config = {
@@ -102,7 +106,11 @@ def write_sentence_modules(
     _write(folder / WHOLE, whole)
 
 
-def _write_module(folder: Path, number: int, module: SentenceModule) -> dict[str, Any]:
+def _write_module(
+    folder: Path,
+    number: int,
+    module: SentenceModule,
+) -> dict[str, Any]:
     """Write the files of one module, and return what modules.json says of it."""
     path = f"{number}_{module.kind}" if number else ""
     own_folder = folder / path

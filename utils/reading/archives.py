@@ -134,14 +134,23 @@ def member_start(path: Path, info: zipfile.ZipInfo) -> int:
     return info.header_offset + LOCAL_HEADER.size + sum(lengths)
 
 
-def mapped_values(path: Path, header: Header, start: int) -> np.ndarray:
+def mapped_values(
+    path: Path,
+    header: Header,
+    start: int,
+) -> np.ndarray:
     """The values that begin at byte `start`, mapped copy-on-write."""
     if header.values == 0:  # no bytes cannot be mapped
         return np.empty(header.shape, header.dtype)
     return np.memmap(path, header.dtype, "c", start, header.shape, "F" if header.fortran else "C")
 
 
-def read_header(stream: IO[bytes], where: str, kinds: str, ndim: int | None = None) -> Header:
+def read_header(
+    stream: IO[bytes],
+    where: str,
+    kinds: str,
+    ndim: int | None = None,
+) -> Header:
     """The header of a .npy, checked: types without Python objects, sizes that are none below 0."""
     version = np.lib.format.read_magic(stream)
     short = version == (1, 0)
@@ -164,7 +173,11 @@ def _kinds(kinds: str) -> str:
     return "text" if "U" in kinds else "whole numbers"
 
 
-def check_size(where: str, held: int, wanted: int) -> None:
+def check_size(
+    where: str,
+    held: int,
+    wanted: int,
+) -> None:
     if held != wanted:
         raise InputError(
             f"{where}: the header asks for {wanted:,} bytes of values, {held:,} are there"

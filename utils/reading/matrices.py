@@ -128,7 +128,11 @@ def _check_lengths(
         raise InputError(f"{where} indptr of {lengths['indptr']} numbers, not {outer + 1}")
 
 
-def _raw_matrix(archive: zipfile.ZipFile, plan: Plan, path: Path) -> RawMatrix:
+def _raw_matrix(
+    archive: zipfile.ZipFile,
+    plan: Plan,
+    path: Path,
+) -> RawMatrix:
     """The arrays of a sparse matrix, after a look at the memory that they and a CSR need."""
     data = plan.headers["data"]
     needed = sum(header.values for header in plan.headers.values())
@@ -143,7 +147,11 @@ def _raw_matrix(archive: zipfile.ZipFile, plan: Plan, path: Path) -> RawMatrix:
     return RawMatrix(plan.kind, arrays, plan.shape)
 
 
-def _format(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> str:
+def _format(
+    archive: zipfile.ZipFile,
+    member: zipfile.ZipInfo,
+    path: Path,
+) -> str:
     """The member `format`: bytes or text, one word."""
     header = member_header(archive, member, path, "SU")
     if header.values > 256:
@@ -162,7 +170,11 @@ def _format(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> st
     return kind
 
 
-def _shape(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> tuple[int, int]:
+def _shape(
+    archive: zipfile.ZipFile,
+    member: zipfile.ZipInfo,
+    path: Path,
+) -> tuple[int, int]:
     """The member `shape`: two whole numbers."""
     header = member_header(archive, member, path, "iu")
     if header.shape != (2,):

@@ -64,7 +64,11 @@ class RawMatrix:
         return cls(matrix.format, arrays, tuple(matrix.shape))
 
 
-def checked_csr(raw: RawMatrix, where: str, values: Values = NUMBERS) -> sp.csr_matrix:
+def checked_csr(
+    raw: RawMatrix,
+    where: str,
+    values: Values = NUMBERS,
+) -> sp.csr_matrix:
     """Return `raw` [N, L] as a CSR of float32 or float64; explicit zeros stay.
 
     Numbers become float32, those of float64 stay, before anything adds up: a small integer would
@@ -99,7 +103,11 @@ def checked_csr(raw: RawMatrix, where: str, values: Values = NUMBERS) -> sp.csr_
     return sp.csr_matrix(matrix)
 
 
-def check_size_is_meant(columns: int, entries: int, where: str) -> None:
+def check_size_is_meant(
+    columns: int,
+    entries: int,
+    where: str,
+) -> None:
     """Raise InputError for a number of columns that the entries make a slip or a lie.
 
     A header alone tells it, and whatever is later made for each column would fill the memory, or
@@ -120,7 +128,11 @@ def _as_float(data: np.ndarray) -> np.ndarray:
         return data.astype(np.float64 if is_long else np.float32, copy=False)
 
 
-def _check_values(matrix: sp.spmatrix, where: str, values: Values) -> None:
+def _check_values(
+    matrix: sp.spmatrix,
+    where: str,
+    values: Values,
+) -> None:
     """Raise InputError for the first value outside the range."""
     data = matrix.data
     # The min and max of NaN are NaN, of which no comparison holds.
@@ -202,7 +214,11 @@ def _check_pairs(
     return ((rows.astype(kind, copy=False), columns.astype(kind, copy=False)),)
 
 
-def _check_diagonals(arrays: Arrays, shape: tuple[int, int], fail: Fail) -> tuple[np.ndarray]:
+def _check_diagonals(
+    arrays: Arrays,
+    shape: tuple[int, int],
+    fail: Fail,
+) -> tuple[np.ndarray]:
     """DIA: values [diagonals, up to columns] and the diagonals' offsets."""
     data = arrays["data"]
     offsets = arrays["offsets"]
@@ -220,7 +236,13 @@ def _check_diagonals(arrays: Arrays, shape: tuple[int, int], fail: Fail) -> tupl
     return (offsets.astype(np.int32, copy=False),)
 
 
-def _check_ids(name: str, ids: np.ndarray, size: int, stored: int, fail: Fail) -> np.ndarray:
+def _check_ids(
+    name: str,
+    ids: np.ndarray,
+    size: int,
+    stored: int,
+    fail: Fail,
+) -> np.ndarray:
     """Ids [stored], whole numbers in [0, size)."""
     if ids.ndim != 1 or ids.dtype.kind not in WHOLE:
         fail(f"{name} of type {ids.dtype} and shape {ids.shape}")

@@ -145,7 +145,11 @@ def read_tensors(
     return tensors
 
 
-def check_names(path: Path, given: Any, expected: Any) -> None:
+def check_names(
+    path: Path,
+    given: Any,
+    expected: Any,
+) -> None:
     """Raise InputError unless a file holds what is expected, and nothing else."""
     if missing := sorted(set(expected) - set(given)):
         raise InputError(
@@ -239,7 +243,11 @@ def answers_of(run: Path) -> Iterator[None]:
         ) from None
 
 
-def check_ids(ids: Tensor | np.ndarray, count: int, where: str) -> None:
+def check_ids(
+    ids: Tensor | np.ndarray,
+    count: int,
+    where: str,
+) -> None:
     """Raise InputError unless all ids lie in [0, count)."""
     if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < count:
         raise InputError(
@@ -247,7 +255,12 @@ def check_ids(ids: Tensor | np.ndarray, count: int, where: str) -> None:
         )
 
 
-def _check_shape(path: Path, name: str, shape: tuple[int, ...], expected: Shape) -> None:
+def _check_shape(
+    path: Path,
+    name: str,
+    shape: tuple[int, ...],
+    expected: Shape,
+) -> None:
     fits = len(shape) == len(expected) and all(
         e in (None, f) for f, e in zip(shape, expected, strict=True)
     )

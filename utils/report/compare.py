@@ -109,7 +109,11 @@ def _names(folders: Sequence[Path]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 
 
-def _load_data(records: Sequence[Mapping[str, Any]], split: str, root: str | None) -> Dataset:
+def _load_data(
+    records: Sequence[Mapping[str, Any]],
+    split: str,
+    root: str | None,
+) -> Dataset:
     """The data set that all runs were evaluated on, with their validation split."""
     first = records[0]
     needed = "expected the rows of the run's validation split"
@@ -213,7 +217,11 @@ def is_clear(low: float, high: float) -> bool:
     return low > 0 or high < 0
 
 
-def _difference(value: float, low: float, high: float) -> str:
+def _difference(
+    value: float,
+    low: float,
+    high: float,
+) -> str:
     mark = "**" if is_clear(low, high) else ""
     return f"{mark}{value:+.2f}{mark} [{low:+.2f}, {high:+.2f}]"
 
@@ -281,7 +289,11 @@ def _table(comparison: Comparison) -> dict[str, Any]:
     return {"columns": columns, "rows": rows}
 
 
-def _interval(value: float, low: float, high: float) -> list[Any]:
+def _interval(
+    value: float,
+    low: float,
+    high: float,
+) -> list[Any]:
     return [value, low, high, is_clear(low, high)]
 
 

@@ -79,7 +79,12 @@ def points_table(
     return table
 
 
-def _view(view: PointViews, point: int, hits: np.ndarray, shown: int) -> list[list[Any]]:
+def _view(
+    view: PointViews,
+    point: int,
+    hits: np.ndarray,
+    shown: int,
+) -> list[list[Any]]:
     """A member's labels of a point, each with whether it is right, and its shares of the scores."""
     labels = [
         [int(label), int(hit)]

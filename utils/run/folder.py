@@ -79,7 +79,11 @@ def clear_run(folder: Path) -> None:
         clear_folder(folder / name)
 
 
-def with_folder_renamed(value: Any, old: str, new: str) -> Any:
+def with_folder_renamed(
+    value: Any,
+    old: str,
+    new: str,
+) -> Any:
     """Return the values of a config with folder `new` in place of `old`, and for what is inside."""
     if isinstance(value, Mapping):
         return {key: with_folder_renamed(part, old, new) for key, part in value.items()}

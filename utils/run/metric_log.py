@@ -21,7 +21,13 @@ class MetricLog:
             killed run logged beyond them is forgotten, for it comes again.
     """
 
-    def __init__(self, folder: Path, config: Config, step: int = 0, epoch: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: Config,
+        step: int = 0,
+        epoch: int = 0,
+    ) -> None:
         self._path = folder / "metrics.jsonl"
         self._board: Any = None
         self._wandb: Any = None
@@ -46,7 +52,12 @@ class MetricLog:
                 config=to_mapping(config),
             )
 
-    def write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
+    def write(
+        self,
+        kind: str,
+        step: int,
+        values: Mapping[str, float],
+    ) -> None:
         """Write one line of metrics.jsonl: {"kind": ..., "step": ..., **values}."""
         if not distributed.is_main():
             return

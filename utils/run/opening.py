@@ -19,7 +19,12 @@ from utils.run.lock import LOCK, is_locked
 log = logging.getLogger(__name__)
 
 
-def open_run(config: Config, recipe: Config, resume: bool, overwrite: bool) -> Path:
+def open_run(
+    config: Config,
+    recipe: Config,
+    resume: bool,
+    overwrite: bool,
+) -> Path:
     """Make or reopen the run folder and save the resolved config.
 
     Args:
@@ -67,7 +72,11 @@ def _write_configs(config: Config, recipe: Config) -> None:
     write_text(saved, to_yaml(config))
 
 
-def check_folders(stages: Sequence[Config], resume: bool, overwrite: bool) -> None:
+def check_folders(
+    stages: Sequence[Config],
+    resume: bool,
+    overwrite: bool,
+) -> None:
     """Refuse what `open_run` will refuse of a run's stages, before the first one is trained.
 
     Finished stages before the last are kept as they are, whatever the config says of them now.
@@ -108,7 +117,11 @@ def _stop(saved: Mapping[str, Any]) -> int | None:
     return (saved.get("train") or {}).get("stop_epoch")
 
 
-def _refusal(config: Config, resume: bool, overwrite: bool) -> str | None:
+def _refusal(
+    config: Config,
+    resume: bool,
+    overwrite: bool,
+) -> str | None:
     """Why a run cannot begin in its folder, or None."""
     folder = config.run_folder
     saved = folder / "config.yaml"
@@ -162,7 +175,12 @@ def _way_out(changed: Mapping[str, Any], folder: Path) -> str:
     )
 
 
-def _stop_refusal(folder: Path, config: Config, before: int | None, now: int | None) -> str | None:
+def _stop_refusal(
+    folder: Path,
+    config: Config,
+    before: int | None,
+    now: int | None,
+) -> str | None:
     """Why a run cannot go on to another `train.stop_epoch`, or None.
 
     If it can it is, bit by bit, the run that had it from the start.

@@ -132,7 +132,11 @@ def member_stages(config: Config) -> Config:
     return dataclasses.replace(config, method=fusion, stages=tuple(stages))
 
 
-def _stages_of_member(name: str, member: Config, config: Config) -> list[dict[str, Any]]:
+def _stages_of_member(
+    name: str,
+    member: Config,
+    config: Config,
+) -> list[dict[str, Any]]:
     """The stages of a member's config as stages of a fusion; the last one has the member's name."""
     stages: list[dict[str, Any]] = []
     before = member.run.start_from

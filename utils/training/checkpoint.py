@@ -194,7 +194,11 @@ def _is_sharded(name: str, method: nn.Module) -> bool:
     return parameter is not None and kind_of(parameter).sharded
 
 
-def _own_share(name: str, shards: list[dict[str, Tensor]], method: nn.Module) -> Tensor:
+def _own_share(
+    name: str,
+    shards: list[dict[str, Tensor]],
+    method: nn.Module,
+) -> Tensor:
     """This process's rows of a tensor that was sharded over `len(shards)` processes."""
     if shards[0][name].dim() == 0:  # a step count, equal on all
         return shards[0][name]

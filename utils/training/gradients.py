@@ -128,7 +128,11 @@ def _sum_tables_together(
         table.grad = sparse_rows(rows, values, table.shape)
 
 
-def _sum_rows(rows: Tensor, values: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor]:
+def _sum_rows(
+    rows: Tensor,
+    values: Tensor,
+    sizes: list[int],
+) -> tuple[Tensor, Tensor]:
     """Distinct rows of all processes [U], sorted, and their summed values [U, ...]."""
     all_rows = distributed.gather_parts(rows, sizes)
     all_values = distributed.gather_parts(values, sizes)

@@ -22,7 +22,11 @@ OPTIMIZERS: dict[Gradient, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
-def decay_groups(module: nn.Module, name: str, weight_decay: float) -> list[dict[str, Any]]:
+def decay_groups(
+    module: nn.Module,
+    name: str,
+    weight_decay: float,
+) -> list[dict[str, Any]]:
     """Return named parameter groups of a module: `name`, and its tables as `table`.
 
     Biases and norms (tensors of one dimension) and tables are not decayed.
@@ -99,7 +103,11 @@ def prepare_optimizers(
     ]
 
 
-def learning_rate_factor(step: int, total: int, config: OptimConfig) -> float:
+def learning_rate_factor(
+    step: int,
+    total: int,
+    config: OptimConfig,
+) -> float:
     """Return the share of the learning rate at `step` (from 0) of `total`.
 
     The rate warms up linearly; then it decays linearly to 0, or stays.

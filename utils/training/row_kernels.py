@@ -6,7 +6,12 @@ import numpy as np
 from numba import njit
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "nsz"})
+@njit(
+    nogil=True,
+    cache=True,
+    error_model="numpy",
+    fastmath={"contract", "nsz"},
+)
 def adamw_rows(
     rows: np.ndarray,
     gradients: np.ndarray,
