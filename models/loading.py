@@ -44,8 +44,13 @@ def read_ranker(
     """As `load_ranker`, for a model inside another one, whose errors are told once."""
     folder = run_folder / "model"
     kind = method_class(config.method.name)
-    labels = read_facts(folder / "method.json", num_labels=int)["num_labels"]
-    return kind.Answers.load(config, folder, labels, runtime)
+    facts = read_facts(folder / "method.json", method=str, num_labels=int)
+    if facts["method"] != config.method.name:
+        raise InputError(
+            f"{folder / 'method.json'}: a model of method {facts['method']}, but the run's config "
+            f"has {config.method.name}"
+        )
+    return kind.Answers.load(config, folder, facts["num_labels"], runtime)
 
 
 def load_run(

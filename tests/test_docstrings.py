@@ -16,7 +16,8 @@ def silent_functions(source, lines=LINES):
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 visit(node.body, f"{node.name}.")
             elif isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
-                long = node.end_lineno - node.lineno >= lines
+                signature = node.body[0].lineno - node.lineno - 1  # lines beyond its first
+                long = node.end_lineno - node.lineno - signature >= lines
                 if long and not ast.get_docstring(node):
                     found.append(prefix + node.name)
 
@@ -36,7 +37,7 @@ def test_a_function_of_nine_lines_is_long():
 
 def test_longer_public_functions_have_docstrings():
     silent = []
-    for room in ("losses", "models", "utils"):
+    for room in ("losses", "models", "utils", "engine"):
         for path in sorted((ROOT / room).rglob("*.py")):
             name = path.relative_to(ROOT).as_posix()
             silent += [f"{name}: {function}" for function in silent_functions(path.read_text())]

@@ -67,8 +67,14 @@ def _foreign_method(name: str, where: str) -> type[Any]:
             f"{where}: expected the class of a method, whose `Options` are a MethodConfig; "
             f"{name} is {shown_word(repr(method))}"
         )
-    if not isinstance(getattr(method, "Answers", None), type):
+    answers = getattr(method, "Answers", None)
+    if not isinstance(answers, type):
         raise ConfigError(
             f"{where}: {name} has no `Answers`: the class of the ranker that loads its model"
+        )
+    if missing := getattr(answers, "__abstractmethods__", None):
+        raise ConfigError(
+            f"{where}: {name}: its `Answers`, {answers.__name__}, must define "
+            f"{', '.join(sorted(missing))}"
         )
     return method

@@ -50,9 +50,10 @@ def load_training_config(
 
 def _is_of_a_run(path: Path) -> bool:
     """Whether a file is the config that a training run wrote into its folder."""
-    beside = ("environment.json", RECIPE)
+    path = path.resolve()  # a link to a run's file is that file
+    beside = ("environment.json", RECIPE, "last", "metrics.jsonl", "train.log")
     return path.name in ("config.yaml", RECIPE) and any(
-        (path.parent / name).is_file() for name in beside
+        (path.parent / name).exists() for name in beside
     )
 
 
