@@ -15,7 +15,7 @@ from engine.exporter import export
 from models.fusion.members import check_member
 from predict import Predictor
 from utils.data.dataset import load_dataset
-from utils.report.tables import main as report
+from utils.report.__main__ import main as report
 from utils.run.finding import find_run
 from utils.text import byte_hashes, lines_hash
 

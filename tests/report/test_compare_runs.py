@@ -12,8 +12,8 @@ import eval as evaluation
 import train
 from engine.conformance.made import write_dataset
 from tests.helpers import payload_of
+from utils.report.__main__ import main
 from utils.report.compare import differing
-from utils.report.tables import main
 
 
 def test_points_differ_where_true_labels_stand_elsewhere():

@@ -3,7 +3,8 @@ import statistics
 
 import pytest
 
-from utils.report.tables import main, rows_alike, seeds_table
+from utils.report.__main__ import main
+from utils.report.tables import rows_alike, seeds_table
 
 
 @pytest.fixture
