@@ -218,3 +218,18 @@ def test_sections_are_described_without_a_method():
 def test_every_method_has_options_of_its_own():
     for name in METHODS:
         assert issubclass(method_options(name), MethodConfig)
+
+
+def test_a_run_that_goes_on_does_not_run_its_encoders_code_unasked(make_config, tmp_path):
+    run = train.fit(make_config(train={"epochs": 1}, run={"dir": str(tmp_path / "run")}))
+    path = run / "config.yaml"
+    saved = path.read_text()
+    path.write_text(saved.replace("trust_remote_code: false", "trust_remote_code: true"))
+    assert path.read_text() != saved
+    asked = ["--encoder.trust_remote_code", "true"]
+    for words, trusted in (([], False), (asked, True)):
+        config = load_training_config(path, words, member_stages)
+        assert config.encoder.trust_remote_code is trusted
+    link = tmp_path / "mine.yaml"
+    link.symlink_to(path)
+    assert not load_training_config(link, [], member_stages).encoder.trust_remote_code

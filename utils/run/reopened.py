@@ -16,6 +16,7 @@ from pathlib import Path
 from utils.config.command_line import parse_overrides
 from utils.config.config import Config, build_config, to_mapping
 from utils.config.legacy_yaml import load_any_config
+from utils.run.finding import without_code
 from utils.run.folder import RECIPE, with_folder_renamed
 
 PLACES = {"dir", "root", "project", "expname"}  # of section run: where a run goes
@@ -39,9 +40,11 @@ def load_training_config(
     if not _is_of_a_run(path):
         trusted = not (folder / "model").is_dir()  # which may be a stranger's
         return load_any_config(path, words, expand=expand, trusted=trusted)
-    if (folder / RECIPE).is_file():
-        path = folder / RECIPE
+    folder = path.resolve().parent
+    path = folder / RECIPE if (folder / RECIPE).is_file() else path.resolve()
     config = load_any_config(path, words, expand=expand)
+    if not any("trust_remote_code" in word for word in words):
+        config = without_code(config, folder)
     place = PLACES & parse_overrides(words).get("run", {}).keys()
     if place:
         return config if "dir" in place else _with_folder(config, None)
