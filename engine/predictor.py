@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from models.contract import Ranker
-from models.evaluation import compare_index
+from models.evaluation import best_labels, compare_index
 from models.loading import check_options, load_ranker
 from utils import distributed
 from utils.data.dataset import check_dataset_folder
 from utils.data.label_texts import label_texts
 from utils.data.texts import ListTexts
 from utils.errors import InputError
-from utils.reading.saved import answers_of, check_answers
+from utils.reading.saved import answers_of
 from utils.run.environment import check_labels
 from utils.run.finding import find_run, warn_unfinished
 from utils.runtime import Runtime
@@ -85,16 +85,11 @@ class Predictor:
             raise InputError(
                 f"k must be from 1 to the number of labels, {len(self.label_texts)}; got {k}"
             )
-        own = distributed.share(len(texts))
         with answers_of(self.folder):
-            opened = self.ranker.open(ListTexts(texts[own.start : own.stop]))
-            scores, ids = opened.best(k)
-            check_answers(scores, "scores")
-        all_scores = distributed.gather_arrays(scores, len(texts))
-        all_ids = distributed.gather_arrays(ids, len(texts))
-        if all_scores is None or all_ids is None:
+            scores, ids, _ = best_labels(self.ranker, ListTexts(texts), k)
+        if scores is None or ids is None:
             return []
-        return [self._answer(*row) for row in zip(all_scores, all_ids, strict=True)]
+        return [self._answer(*row) for row in zip(scores, ids, strict=True)]
 
     def _answer(self, scores: Sequence[float], ids: Sequence[int]) -> list[dict[str, Any]]:
         """One text's labels."""

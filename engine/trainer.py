@@ -393,11 +393,12 @@ def keep_best(run: Run, loss: float) -> None:
     state = run.state
     ranker = run.recipe.ranker()
     found: dict[str, float] = {}
-    facts = ranker.facts({})
     if len(run.data.splits["val"]):
         evaluation = evaluate(ranker, run.data, "val")
         found = distributed.broadcast(evaluation.metrics)
         facts = evaluation.facts
+    else:
+        facts = ranker.facts({})
     value = -loss  # without a validation split the training loss decides
     if found:
         value = found[tracked_metric(run.config, found)]

@@ -80,17 +80,42 @@ def predict(
     make_tokens(ranker, texts)
     most_removed = int(np.diff(filters.indptr).max(initial=0))
     wanted = min(k + most_removed, ranker.num_labels)
+    values, ids, sums = best_labels(ranker, texts, wanted, look)
+    if values is None or ids is None:
+        return None, sums
+    scores = topk_csr(values, ids, ranker.num_labels)
+    scores = remove_pairs(scores, *filters.nonzero())
+    if wanted > k:
+        scores = keep_topk(scores, k)
+    return scores, sums
+
+
+def best_labels(
+    ranker: Ranker,
+    texts: Texts,
+    k: int,
+    look: Callable[[np.ndarray, Scores], None] | None = None,
+) -> tuple[np.ndarray | None, np.ndarray | None, dict[str, float]]:
+    """The k best labels of every text, block by block; a collective.
+
+    Every process scores its share of the texts.
+
+    Args:
+        look: as of `predict`.
+    Returns:
+        scores [n, k] and ids [n, k] on the main process, None on the others; and the sums of
+            `Scores.sums` over all texts.
+    """
     share = distributed.share(len(texts))
-    values = np.empty((len(share), wanted), np.float32)
-    ids = np.empty((len(share), wanted), np.int64)
+    values = np.empty((len(share), k), np.float32)
+    ids = np.empty((len(share), k), np.int64)
     sums: Counter[str] = Counter()
-    for start in range(
-        0, max(len(share), 1), ranker.at_once
-    ):  # once at least: `sums` has its names
+    # once at least, so that `sums` has its names
+    for start in range(0, max(len(share), 1), ranker.at_once):
         block = slice(start, min(start + ranker.at_once, len(share)))
         rows = np.arange(share.start, share.stop)[block]
         opened = ranker.open(texts[rows])
-        values[block], ids[block] = opened.best(wanted)
+        values[block], ids[block] = opened.best(k)
         sums.update(opened.sums)
         if look is not None:
             look(rows, opened)
@@ -98,13 +123,7 @@ def predict(
     totals = {name: distributed.total(value) for name, value in sorted(sums.items())}
     all_values = distributed.gather_arrays(values, len(texts))
     all_ids = distributed.gather_arrays(ids, len(texts))
-    if all_values is None or all_ids is None:
-        return None, totals
-    scores = topk_csr(all_values, all_ids, ranker.num_labels)
-    scores = remove_pairs(scores, *filters.nonzero())
-    if wanted > k:
-        scores = keep_topk(scores, k)
-    return scores, totals
+    return all_values, all_ids, totals
 
 
 def make_tokens(ranker: Ranker, texts: Texts) -> None:
