@@ -10,6 +10,7 @@ The model holds copies of its members and needs no other run.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,17 @@ class Fusion(Solver):
             )
         check_members(config, sizes, runs)
         super().check(config, sizes, runs)
+        if config.run.start_from:
+            before = runs.start(config).method.members or {}
+            fitted_on = {
+                name: runs.config(source).method.name
+                for name, source in before.items()
+                if source in runs
+            }
+            ours = config.method.members.items()
+            _check_methods(
+                {name: runs.config(source).method.name for name, source in ours}, fitted_on
+            )
 
     @classmethod
     def check_start(cls, config: Config, before: Config) -> None:
@@ -99,6 +111,7 @@ class Fusion(Solver):
             theirs = f"{described(start.config)} on data {start.data_hash}"
         _check_same(ours, theirs)
         assert isinstance(start, FusionRanker), "nothing else is described so"
+        _check_methods(_methods(self.members), _methods(start.members))
         return start.fusers
 
     def fit(self, folder: Path) -> None:
@@ -168,6 +181,24 @@ def described(config: Config) -> str:
     if options.memory:
         names.append(f"{MEMORY} over {options.memory}")
     return f"a fusion of {', '.join(names)}"
+
+
+def _methods(members: Members) -> dict[str, str]:
+    """The method of each member."""
+    return {name: ranker.config.method.name for name, ranker in members.rankers.items()}
+
+
+def _check_methods(ours: Mapping[str, str], fitted_on: Mapping[str, str]) -> None:
+    """ConfigError where a fuser would be taken for a member of another method than its own.
+
+    Its trees know the scale of the scores that they were fitted on.
+    """
+    for name, method in fitted_on.items():
+        if ours[name] != method:
+            raise ConfigError(
+                f"run.start_from: its fuser was fitted on a {method} run as member {name}, here "
+                f"{name} is a {ours[name]} run; `start_from: null` fits a new fuser"
+            )
 
 
 def _check_same(ours: str, theirs: str) -> None:

@@ -274,6 +274,27 @@ def test_a_fuser_of_other_labels_is_refused(folder):
         evaluation.evaluate(folder)
 
 
+def test_a_fuser_is_not_taken_for_members_of_another_method(make_config):
+    """As by an override of a stage that `refit: true` makes; before anything is trained."""
+    members = {"dual": "stage:other", "tree": "stage:tree"}
+    stages = [
+        DUAL,
+        TREE,
+        {**FUSION, "name": "fuser"},
+        {**DUAL, "name": "other", "run": {"start_from": None}, "method": {"name": "ova"}},
+        {
+            "name": "fusion",
+            "run": {"start_from": "stage:fuser"},
+            "method": {**METHOD, "members": members},
+        },
+    ]
+    config = make_config(method={"name": "fusion"}, stages=stages)
+    message = "fitted on a dexml run as member dual, here dual is a ova run"
+    with pytest.raises(ConfigError, match=message):
+        train.fit(config)
+    assert not config.run_folder.exists()
+
+
 def test_stages_of_a_members_config_keep_what_they_start_from(make_config, tmp_path):
     """A tree starts from nothing though an encoder stands before it; names inside the config are
     found."""
