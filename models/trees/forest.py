@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import scipy.sparse as sp
 
 from utils.arrays import map_arrays, save_arrays
 from utils.data.dataset import Dataset
@@ -13,6 +14,7 @@ from utils.errors import InputError
 from utils.linear.layer import load_layer
 from utils.linear.partition_tree import PartitionTree
 from utils.reading.saved import check_arrays, check_ids, read_facts
+from utils.sparse import entry_rows
 
 PRIOR = "prior.npz"
 
@@ -49,6 +51,16 @@ class Prior:
         values[rows] = -np.inf
         ids[rows, :count] = self.ids[:count]
         values[rows, :count] = self.shares[:count]
+
+    def in_place_of(self, scores: sp.csr_matrix, rows: np.ndarray) -> sp.csr_matrix:
+        """Scores [n, L] whose rows [n] bool hold how frequent labels are instead."""
+        entries = entry_rows(scores)
+        kept = ~rows[entries]
+        empty = np.flatnonzero(rows)
+        places = np.concatenate([entries[kept], np.repeat(empty, len(self.ids))])
+        labels = np.concatenate([scores.indices[kept], np.tile(self.ids, len(empty))])
+        values = np.concatenate([scores.data[kept], np.tile(self.shares, len(empty))])
+        return sp.csr_matrix((values, (places, labels)), scores.shape)
 
     def save(self, folder: Path) -> None:
         """Write it into the folder of a model."""

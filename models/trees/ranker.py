@@ -58,9 +58,11 @@ class TreeRanker(Ranker):
         return self.reached(features) if given else TreeSearch(self, features)
 
     def reached(self, features: Features) -> Reached:
-        """Score all labels that the beams reach."""
-        scores = [tree.reached(features, **self.beam) for tree in self.forest.trees]
-        return Reached(_average(scores), negative=self.beam["combiner"].start != 1.0)
+        """Score all labels that the beams reach; by their frequency for texts without features."""
+        scores = _average([tree.reached(features, **self.beam) for tree in self.forest.trees])
+        if features.empty.any():
+            scores = self.forest.prior.in_place_of(scores, features.empty)
+        return Reached(scores, negative=self.beam["combiner"].start != 1.0)
 
     def readers(self) -> list[Reader]:
         return self.features.readers()

@@ -70,8 +70,9 @@ def test_a_forest_averages_what_each_tree_proposes_or_all_that_is_reached(make_c
     np.testing.assert_allclose(ranker.open(texts).of(labels), given.of(labels))
 
 
-def test_texts_without_features_are_ranked_by_the_prior_alone_but_scored_by_the_tree(make_config):
-    ranker = Predictor(train.fit(make_config(method=TREE))).ranker
+@pytest.mark.parametrize("combiner", ["l3-hinge", "log-sigmoid"])
+def test_texts_without_features_have_the_prior_whoever_asks(make_config, combiner):
+    ranker = Predictor(train.fit(make_config(method={**TREE, "combiner": combiner}))).ranker
     texts = ListTexts(["linux and chess", "unseen"])
     opened = ranker.open(texts)
     values, ids = opened.best(3)
@@ -79,9 +80,10 @@ def test_texts_without_features_are_ranked_by_the_prior_alone_but_scored_by_the_
     assert values[1].tolist() == ranker.forest.prior.shares[:3].tolist()
     assert opened.sums["points"] == 2
     assert opened.sums["points_without_features"] == 1
+    np.testing.assert_allclose(opened.of(ids), values, rtol=1e-6)
     given = ranker.open(texts, given=True)
-    bias_alone = ranker.reached(ranker.features.of(texts[np.array([1])]))
-    np.testing.assert_array_equal(given.of(ids)[1], bias_alone.of(ids[1:])[0])
+    np.testing.assert_allclose(given.of(ids), values, rtol=1e-6)
+    np.testing.assert_array_equal(given.best(3)[1][1], ids[1])
 
 
 @pytest.mark.parametrize("trees", [1, 3])
