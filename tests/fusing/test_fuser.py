@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from utils.fusing.calibration import platt
 from utils.fusing.candidates import Candidates, merge, relevant_places
-from utils.fusing.cross_fitting import platt
 from utils.fusing.features import feature_owners, features, rising_features
 from utils.fusing.fuser import Fuser, SeenLabels
 from utils.fusing.fuser_fitting import FuserChoice, candidate_rows, cross_fit, fit_fusers

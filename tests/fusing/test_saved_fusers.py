@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from utils.fusing.cross_fitting import Calibration
+from utils.fusing.calibration import Calibration
 from utils.fusing.features import num_features
 from utils.fusing.fuser import Fuser, SeenLabels
 from utils.fusing.fuser_models import Boosted, Linear

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from utils.errors import InputError
+from utils.fusing.calibration import Calibration
 from utils.fusing.candidates import Candidates
-from utils.fusing.cross_fitting import Calibration
 from utils.fusing.features import feature_owners, features, num_features
 from utils.fusing.fuser_models import MODELS, FuserModel
 from utils.reading.arrays import read_arrays

@@ -13,8 +13,9 @@ import numpy as np
 import scipy.sparse as sp
 
 from utils import metrics
+from utils.fusing.calibration import Calibration, platt
 from utils.fusing.candidates import Candidates, relevant_places
-from utils.fusing.cross_fitting import FOLDS, Calibration, CandidateRows, platt
+from utils.fusing.cross_fitting import FOLDS, CandidateRows
 from utils.fusing.features import features
 from utils.fusing.fuser import Fuser, SeenLabels
 from utils.fusing.fuser_models import TreeLimits, fit_model
