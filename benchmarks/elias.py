@@ -3,12 +3,9 @@
     # 10,000,000 labels, 131,072 clusters, D = 64
     python -m benchmarks.elias
     python -m benchmarks.elias --labels 1000000 --clusters 16384 --folder /tmp/index
-    # a training step at B = 256, K = 2000, D = 768, and its
+    # a training step at B = 256, K = 2000, D = 768, and its time at 1,000,000 labels against
+    # 100,000, with the bag encoder, with a transformer, and without any
     python -m benchmarks.elias --step
-                                                               # time at 1,000,000 labels against
-                                                                   100,000, with the bag
-                                                               # encoder, with a transformer, and
-                                                                   without any
 
 The index lies in a folder and is mapped. Labels hang on near clusters: w_l = unit(cluster + noise),
 queries likewise.
@@ -216,7 +213,7 @@ def made_step(
             queries = F.normalize(torch.randn(batch, dim), dim=1).requires_grad_()
         raised = model.raised_shares(queries)
         searched = forced_clusters(raised, 20, parents, fill, noise)
-        found, paths = model.shortlist(edges, queries, raised, searched)
+        found, paths = model.best_paths(edges, queries, raised, searched)
         inside = found.labels >= 0
         ids = found.labels.clamp(min=0)
         scores = pool_scores(queries, model.labels, ids)

@@ -216,7 +216,7 @@ class Elias(Learner):
             projected = model.project(queries).float()  # [b, D']
         raised = model.raised_shares(queries)  # [b, C] log(alpha softmax(W_C x))
         clusters = self._searched(raised, batch)  # [b, S]
-        shortlist, log_paths = model.shortlist(self.edges, queries, raised, clusters)  # [b, K]
+        shortlist, log_paths = model.best_paths(self.edges, queries, raised, clusters)  # [b, K]
         inside = shortlist.labels >= 0  # [b, K] whether a place holds a label
         labels = shortlist.labels.clamp(min=0)  # [b, K]
         scores = pool_scores(projected, model.labels, labels)  # [b, K] w_l . x

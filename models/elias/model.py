@@ -133,7 +133,7 @@ class EliasModel(nn.Module):
         log_shares = self._log_shares(graph, every)
         return log_shares.add_(graph.log_beta[:, None]).clamp_(max=0).cpu().numpy()
 
-    def shortlist(
+    def best_paths(
         self, graph: Edges, queries: Tensor, raised: Tensor, clusters: Tensor
     ) -> tuple[Shortlist, Tensor]:
         """The K labels with the best paths, and log s_c s_cl of each, with its gradient [B, K].
