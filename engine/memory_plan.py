@@ -41,7 +41,7 @@ def plan(
     needs = method_class(config.method.name).needs(config, sizes)
     parts = [*program_and_data(sizes), *needs.parts] if needs.parts else []
     return Plan(
-        f"{config.method.name} on {config.data.name}{place}",
+        f"{config.method.name} on {config.data.name}{place}{assumed.described}",
         processes,
         sizes.cuda,
         needs,

@@ -434,6 +434,10 @@ def test_command_plans_for_elsewhere(tmp_path):
     done = run_train(config, "--plan", *words, "--data.root", str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert "classifier" in done.stdout and "of 80.00 GB" in done.stdout
+    said = (
+        "(as if of 3,000,000 points, 1,300,000 labels, 20 tokens a text, GPUs of 80 GiB), 1 process"
+    )
+    assert said in done.stdout.splitlines()[0]
     done = run_train(config, *words)
     assert done.returncode == 2 and "--points goes with --plan" in done.stderr
 

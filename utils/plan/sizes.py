@@ -69,6 +69,18 @@ class Assumed:
             if value is not None and not 0 < value < LARGEST_SIZE:
                 raise InputError(f"--{name}: expected a number above 0, got {value:g}")
 
+    @property
+    def described(self) -> str:
+        """What was said, for the head of a plan; empty where nothing was."""
+        said = []
+        if self.points is not None:
+            said.append(f"{self.points:,} points")
+            said.append(f"{self.labels:,} labels")
+            said.append(f"{self.tokens:g} tokens a text")
+        if self.gpu is not None:
+            said.append(f"GPUs of {self.gpu:g} GiB")
+        return f" (as if of {', '.join(said)})" if said else ""
+
     def shape(self, config: Config) -> DataShape | None:
         """Return the data set that was said; None where none was.
 
