@@ -132,11 +132,11 @@ def run_step(options: argparse.Namespace, words: Sequence[str]) -> tuple[str, Pa
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options, words = parse_arguments(arguments)
-    from utils import distributed  # here: --help is instant
-    from utils.run.logs import start_logging
-
-    start_logging()
     with command(options.debug, "interrupted; nothing was written"):
+        from utils import distributed  # here: --help is instant, and Ctrl-C a line
+        from utils.run.logs import start_logging
+
+        start_logging()
         what, where = run_step(options, words)
     if distributed.is_main():
         print(f"{what}: {where}")

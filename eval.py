@@ -44,11 +44,11 @@ def evaluate(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options, words = parse_arguments(arguments)
-    from utils import distributed  # here: --help is instant
-    from utils.run.logs import start_logging
-
-    start_logging()
     with command(options.debug, "interrupted; files that were begun are not kept"):
+        from utils import distributed  # here: --help is instant, and Ctrl-C a line
+        from utils.run.logs import start_logging
+
+        start_logging()
         evaluate(options.run, options.split, words)
         distributed.stop()
 

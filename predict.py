@@ -74,14 +74,14 @@ def texts_of(options: argparse.Namespace) -> Iterable[str]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options, words = parse_arguments(arguments)
-    from engine.predictor import Predictor, predictions  # here: --help is instant
-    from utils import distributed
-    from utils.json_lines import write_json_lines
-    from utils.run.logs import start_logging
-    from utils.text import check_plain_text, iter_lines
-
-    start_logging()
     with command(options.debug):
+        from engine.predictor import Predictor, predictions  # here: --help is instant
+        from utils import distributed
+        from utils.json_lines import write_json_lines
+        from utils.run.logs import start_logging
+        from utils.text import check_plain_text, iter_lines
+
+        start_logging()
         try:
             texts = texts_of(options)
             labels = None

@@ -92,18 +92,18 @@ def fit(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options, words = parse_arguments(arguments)
-    from engine.memory_plan import report  # here: --help is instant
-    from engine.trainer import fit
-    from utils import distributed
-    from utils.plan.sizes import Assumed
-    from utils.run.logs import start_logging
-    from utils.run.reopened import load_training_config
-    from utils.run.stages import member_stages
-    from utils.training.interrupt import Interrupted
-
-    start_logging()
     interrupted = "interrupted at once; --resume goes on from the last checkpoint, if there is one"
     with command(options.debug, interrupted, code=130, also=(FloatingPointError,)):
+        from engine.memory_plan import report  # here: --help is instant, and Ctrl-C a line
+        from engine.trainer import fit
+        from utils import distributed
+        from utils.plan.sizes import Assumed
+        from utils.run.logs import start_logging
+        from utils.run.reopened import load_training_config
+        from utils.run.stages import member_stages
+        from utils.training.interrupt import Interrupted
+
+        start_logging()
         config = load_training_config(options.config, words, member_stages)
         if options.plan:
             processes = 1 if options.processes is None else options.processes

@@ -1,6 +1,7 @@
 """How commands end: a user's mistake is one line, a bug shows where it is."""
 
 import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +72,32 @@ def test_an_interrupt_says_what_is_kept(capsys):
         raise KeyboardInterrupt
     assert stop.value.code == 130
     assert capsys.readouterr().err == "nothing was written\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train.py", "some.yaml"],
+        ["eval.py", "run"],
+        ["predict.py", "run", "--text", "a"],
+        ["elias_utils.py", "report", "run"],
+        ["-m", "utils.export", "run", "folder"],
+        ["-m", "utils.features", "folder"],
+        ["-m", "utils.report", "seeds", "run"],
+    ],
+)
+def test_an_interrupt_while_libraries_are_loaded_is_one_line(words, tmp_path):
+    for library in ("torch", "numpy", "scipy", "transformers"):
+        (tmp_path / f"{library}.py").write_text("raise KeyboardInterrupt\n")
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    assert done.returncode in (1, 130)
+    assert done.stderr.startswith("interrupted") and done.stderr.count("\n") == 1
 
 
 def test_errors_that_a_command_names_are_its_own():

@@ -318,7 +318,11 @@ class RunConfig:
     dir: str | None = option(None, "run folder; overrides root, project and expname")
     seed: int = option(0, "seed of everything random", ge=0, le=2**32 - 1)
     threads: int | None = option(
-        None, "CPU threads of a process; null = all cores it may use", ge=1, le=1024
+        None,
+        "CPU threads of a process; null = its share of the cores it may use (OMP_NUM_THREADS, "
+        "which launchers set to 1, does not count)",
+        ge=1,
+        le=1024,
     )
     start_from: str | None = option(None, "a run folder whose model this run starts from")
     save_minutes: float = option(

@@ -44,11 +44,11 @@ def main(words: Sequence[str] | None = None) -> None:
     add_plugin_option(parser)
     add_debug_option(parser)
     options, overrides = parse_words(parser, words)
-    from engine.exporter import export  # here: --help is instant
-    from utils.run.logs import start_logging
-
-    start_logging()
     with command(options.debug, "interrupted; nothing was written"):
+        from engine.exporter import export  # here: --help is instant, and Ctrl-C a line
+        from utils.run.logs import start_logging
+
+        start_logging()
         export(options.run, options.folder, options.onnx, overrides)
     print(f"exported: {options.folder}")
 

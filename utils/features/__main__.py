@@ -37,18 +37,18 @@ def parse_arguments() -> argparse.Namespace:
 
 def main(options: argparse.Namespace) -> None:
     """Run the command."""
-    from utils.config.config import DataConfig  # here: --help is instant
-    from utils.console import show_anything
-    from utils.features.files import check_available, find_features
-
-    show_anything()
-    logging.basicConfig(format="%(message)s", level=logging.INFO)
-    settings = DataConfig(
-        features="texts" if options.texts else "given",
-        terms=options.terms,
-        feature_cache=options.cache,
-    )
     with command(options.debug):
+        from utils.config.config import DataConfig  # here: --help is instant, and Ctrl-C a line
+        from utils.console import show_anything
+        from utils.features.files import check_available, find_features
+
+        show_anything()
+        logging.basicConfig(format="%(message)s", level=logging.INFO)
+        settings = DataConfig(
+            features="texts" if options.texts else "given",
+            terms=options.terms,
+            feature_cache=options.cache,
+        )
         check_available(options.folder, settings)
         files = find_features(options.folder, settings)
         trn = files.check()

@@ -53,9 +53,10 @@ def main(words: Sequence[str] | None = None) -> None:
     add_debug_option(parser)
     show_anything()
     options = parser.parse_args(words)
-    from utils.report.tables import compare_runs, rows_alike, seeds_table  # here: --help is instant
-
     with command(options.debug):
+        # here: --help is instant, and Ctrl-C a line
+        from utils.report.tables import compare_runs, rows_alike, seeds_table
+
         if options.command == "seeds":
             print(seeds_table(options.runs, options.split, options.metrics))
             if alike := rows_alike(options.runs, options.split):
