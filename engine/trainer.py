@@ -26,7 +26,7 @@ from models.loading import start_of
 from utils import distributed
 from utils.config.config import Config, ConfigError
 from utils.config.methods import method_class
-from utils.data.batches import steps_per_epoch, training_batches
+from utils.data.batches import ready_batches, steps_per_epoch, training_batches
 from utils.data.dataset import Dataset, labels_hash, load_dataset
 from utils.data.held_out import saved_validation_rows
 from utils.data.sizes import DataSizes, read_once
@@ -362,12 +362,13 @@ def train_epoch(
     learner.module.train()
     order = learner.order(state.epoch)
     batches = training_batches(split, order, config, state.epoch, state.epoch_step)
+    batches = ready_batches(batches, learner.ahead, learner.runtime.device)
     with progress(steps, f"epoch {state.epoch + 1}") as bar:
         bar.update(state.epoch_step)
         for batch in batches:
             factor = learning_rate_factor(state.step, total, config.optim)
             set_learning_rates(run.optimizers, factor)
-            loss = learner.backward(batch.to(learner.runtime.device))
+            loss = learner.backward(batch)
             sum_gradients(parameters)
             if config.optim.clip_norm is not None:
                 learner.runtime.accelerator.unscale_gradients(run.optimizers)

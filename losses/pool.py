@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +34,8 @@ class Positives:
     counted [P]: bool; False is a known positive that was not sampled: absent, neither positive nor
         negative.
     per_row [B]: |P_i|, the number of counted positives over the WHOLE pool (all processes).
+    host_cols [P]: cols in the host's memory, where they were made there: cutting the pool into
+        chunks then waits for no GPU.
     """
 
     rows: Tensor
@@ -39,6 +43,7 @@ class Positives:
     weights: Tensor
     counted: Tensor
     per_row: Tensor
+    host_cols: memoryview | None = None
 
     def __post_init__(self) -> None:
         named = {"cols": self.cols, "weights": self.weights, "counted": self.counted}
@@ -84,13 +89,19 @@ class Positives:
         per_row.index_add_(0, rows, counted.float())
         return cls(rows[order], cols[order], weights[order], counted[order], per_row)
 
+    def before(self, labels: Sequence[int]) -> list[int]:
+        """How many positives have a column below each of some labels of the pool."""
+        if self.host_cols is not None:
+            return [bisect_left(self.host_cols, label) for label in labels]
+        edges = torch.tensor(labels, device=self.cols.device)
+        return torch.searchsorted(self.cols, edges).tolist()
+
     def columns(self, start: int, stop: int) -> Positives:
         """The positives of labels [start, stop), columns counted from start.
 
         |P_i| stays that of the whole pool.
         """
-        edges = torch.tensor([start, stop], device=self.cols.device)
-        first, last = torch.searchsorted(self.cols, edges).tolist()
+        first, last = self.before([start, stop])
         here = slice(first, last)
         return Positives(
             self.rows[here],

@@ -243,13 +243,9 @@ def cut(
     num_labels: int,
     width: int,
 ) -> list[Chunk]:
-    """Chunks of at most `width` labels, with their ranges of known positives.
-
-    The only host sync of a loss that streams.
-    """
+    """Chunks of at most `width` labels, with their ranges of known positives."""
     edges = [*range(0, num_labels, width), num_labels]
-    at = torch.tensor(edges, device=positives.cols.device)
-    known = torch.searchsorted(positives.cols, at).tolist()
+    known = positives.before(edges)
     return [
         Chunk(slice(edges[i], edges[i + 1]), slice(known[i], known[i + 1]))
         for i in range(len(edges) - 1)

@@ -28,7 +28,7 @@ from models.encoders.building import encoder_groups
 from models.encoders.reader import Reader
 from models.scores import Index, Scores
 from utils.config.config import Config, ConfigError, MethodConfig
-from utils.data.batches import Batch
+from utils.data.batches import Batch, moved
 from utils.data.dataset import Dataset
 from utils.data.sizes import DataSizes
 from utils.data.texts import Texts
@@ -284,6 +284,21 @@ class Learner(Recipe):
         Of the batch, relevance, filters and points are those of all processes, `queries` this
         process's share (`utils.distributed.share`).
         """
+
+    def ahead(self, batch: Batch) -> Any:
+        """What of a step follows from its batch alone: labels, positives, random draws.
+
+        A dataclass of tensors on the host, which `made` gives to `backward` on the device. Beside a
+        GPU another thread makes it while the step before is computed: no collective, and nothing
+        that steps change.
+        """
+        return None
+
+    def made(self, batch: Batch) -> Any:
+        """What `ahead` has made of a batch, on the device."""
+        if batch.ahead is None:
+            batch.ahead = moved(self.ahead(batch), lambda part: part.to(self.runtime.device))
+        return batch.ahead
 
     def prepare(self, folder: Path) -> None:
         """Once, before the first step; large fixed arrays go into the run folder."""

@@ -7,6 +7,7 @@ pool.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -51,14 +52,44 @@ def sample_size(loss: LossConfig, num_labels: int) -> int:
     return num_labels if loss.k == "num_pos" else loss.k
 
 
+@dataclass(frozen=True)
+class StepLabels:
+    """The labels that a step's loss sees, and what it is told of them.
+
+    Attributes:
+        pool: K labels, k of them this process's.
+        positives: of all queries among the own labels, or for a loss that is not streamed of the
+            own queries among all labels.
+        size: queries of the whole batch, B.
+    """
+
+    pool: LabelPool
+    positives: Positives
+    size: int
+
+    @classmethod
+    def of(
+        cls,
+        pool: LabelPool,
+        batch: Batch,
+        loss: LossConfig,
+        sampled: np.ndarray | None,
+    ) -> StepLabels:
+        """Look a batch's positives up.
+
+        Args:
+            sampled: mask over the batch's relevance entries [nnz]; needed with `loss.sample`.
+        """
+        positives = pool.positives(batch, loss, sampled, by_rows=loss.name not in LOSSES)
+        return cls(pool, positives, len(batch.points))
+
+
 def pool_loss(
     loss: Callable[..., torch.Tensor],
     queries: torch.Tensor,
     labels: torch.Tensor,
-    pool: LabelPool,
-    batch: Batch,
+    step: StepLabels,
     *,
-    sampled: np.ndarray | None,
     options: LossConfig,
     tau: float,
     bias: torch.Tensor | None = None,
@@ -71,32 +102,29 @@ def pool_loss(
     Args:
         queries: embeddings of the own queries [b, D].
         labels: representations of the own labels in the pool's order [k, D].
-        sampled: mask over the batch's relevance entries [nnz]; needed with `loss.sample`.
         options: section `loss`.
         bias: of the own labels [k].
     """
     if options.name in LOSSES:
-        queries = distributed.gather_rows(queries, len(batch.points))  # [B, D]
-        positives = pool.positives(batch, options, sampled, queries.device)
+        queries = distributed.gather_rows(queries, step.size)  # [B, D]
         return loss(
             queries=queries,
             labels=labels,
-            positives=positives,
+            positives=step.positives,
             bias=bias,
             tau=tau,
             exchange=distributed.loss_exchange(),
         )
-    labels = gather_pool(pool, labels)  # [K, D]
-    bias = None if bias is None else gather_pool(pool, bias)  # [K]
-    positives = pool.positives(batch, options, sampled, queries.device, by_rows=True)
+    labels = gather_pool(step.pool, labels)  # [K, D]
+    bias = None if bias is None else gather_pool(step.pool, bias)  # [K]
     mean = loss(
         queries=queries,
         labels=labels,
-        positives=positives,
+        positives=step.positives,
         bias=bias,
         tau=tau,
     )
-    part = mean * (len(queries) / len(batch.points))  # of the batch's mean
+    part = mean * (len(queries) / step.size)  # of the batch's mean
     return part + (distributed.loss_exchange().sum(part.detach().clone()) - part.detach())
 
 
@@ -115,7 +143,8 @@ class LabelPool:
         num_labels: L, to cut the pool where the processes' shares of all labels end, as their
             classifier rows are owned; None = into equal parts.
     Attributes:
-        own: ids of the own labels in the order the loss sees them [k].
+        own: ids of the own labels in the order the loss sees them [k], on the host.
+        own_ids: the same, where the step is computed.
         sizes: how many labels of the pool each process owns.
     """
 
@@ -138,6 +167,15 @@ class LabelPool:
         self.own = in_range[order]
         self._column = np.empty(len(in_range), np.int64)  # place in the range -> column of the loss
         self._column[order] = np.arange(len(in_range))
+        self.own_ids = torch.from_numpy(self.own)
+        self._columns = None if lengths is None else torch.from_numpy(self._column)
+
+    def moved(self, move: Callable[[torch.Tensor], torch.Tensor]) -> LabelPool:
+        """The same pool with tensors that were moved."""
+        pool = copy.copy(self)
+        pool.own_ids = move(self.own_ids)
+        pool._columns = None if self._columns is None else move(self._columns)
+        return pool
 
     def _find(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(in the pool?, place in the pool) of each label."""
@@ -148,17 +186,16 @@ class LabelPool:
 
     def by_id(self, rows: torch.Tensor) -> torch.Tensor:
         """Put rows of the own labels [k, ...] into the order of their ids; differentiable."""
-        return rows[torch.from_numpy(self._column).to(rows.device)]
+        return rows if self._columns is None else rows[self._columns]
 
     def positives(
         self,
         batch: Batch,
         loss: LossConfig,
         sampled: np.ndarray | None,
-        device: torch.device,
         by_rows: bool = False,
     ) -> Positives:
-        """The batch's known positives among the own labels.
+        """The batch's known positives among the own labels, on the host.
 
         All positives in the pool are counted, or with `loss.sample` the sampled ones, the others
         being absent. Filter pairs (a query's own item) are absent too: their scores are removed
@@ -189,7 +226,7 @@ class LabelPool:
         values = pairs.weights[mine] if loss.weighted else np.ones(len(mine))
 
         def tensor(array: np.ndarray, kind: type) -> torch.Tensor:
-            return torch.from_numpy(np.ascontiguousarray(array, kind)).to(device, non_blocking=True)
+            return torch.from_numpy(np.ascontiguousarray(array, kind))
 
         return Positives(
             tensor(rows[mine], np.int64),
@@ -197,6 +234,7 @@ class LabelPool:
             tensor(values, np.float32),
             tensor(pairs.counted[mine], np.bool_),
             tensor(per_row, np.float32),
+            host_cols=np.ascontiguousarray(columns).data,
         )
 
 

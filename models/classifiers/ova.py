@@ -11,13 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.batching.label_pool import LabelPool, pool_loss, sample_positives, sample_size
+from models.batching.label_pool import (
+    LabelPool,
+    StepLabels,
+    pool_loss,
+    sample_positives,
+    sample_size,
+)
 from models.batching.losses import loss_function
 from models.classifiers.label_rows import LabelRows
 from models.classifiers.linear_ranker import LinearRanker
@@ -84,6 +91,21 @@ class Classifier(nn.Module):
         self.encoder = encoder
         self.weight = DeclaredParameter(torch.zeros(own_rows, encoder.dim), kind)
         self.bias = DeclaredParameter(torch.zeros(own_rows), kind)
+
+
+@dataclass(frozen=True)
+class ClassifierStep:
+    """What a step is told ahead.
+
+    Attributes:
+        labels: the pool, and the batch's positives in it.
+        points: own ones, positions in the split [b].
+        rows: of the pool's own labels among this process's rows [k]; None = all.
+    """
+
+    labels: StepLabels
+    points: Tensor
+    rows: Tensor | None = None
 
 
 class Ova(Learner):
@@ -181,19 +203,14 @@ class Ova(Learner):
 
         b of the batch's B queries and k of the pool's K rows are this process's.
         """
-        queries, to_encoder = self.embed(batch)  # [b, D]
-        sampled = None
-        if self.config.loss.sample:
-            count = sample_size(self.config.loss, self.num_rows)
-            sampled = sample_positives(batch.relevance, count, batch.rng())  # [nnz]
-        pool, weight, bias = self.step_rows(batch)  # K labels; [k, D], [k]
+        step: ClassifierStep = self.made(batch)
+        queries, to_encoder = self.embed(batch, step)  # [b, D]
+        weight, bias = self.step_rows(step)  # [k, D], [k]
         loss = pool_loss(
             self.loss,
             queries,
             weight,
-            pool,
-            batch,
-            sampled=sampled,
+            step.labels,
             options=self.config.loss,
             tau=self.config.method.tau,
             bias=bias,
@@ -202,7 +219,29 @@ class Ova(Learner):
         to_encoder()
         return loss.detach()
 
-    def embed(self, batch: Batch) -> tuple[Tensor, Callable[[], None]]:
+    def ahead(self, batch: Batch) -> ClassifierStep:
+        """The labels of a step, their positives, and the rows that they have."""
+        pool, rows = self.pool_of(batch)
+        sampled = None
+        if self.config.loss.sample:
+            count = sample_size(self.config.loss, self.num_rows)
+            sampled = sample_positives(batch.relevance, count, batch.rng())  # [nnz]
+        share = distributed.share(len(batch.points))
+        points = torch.from_numpy(batch.points[share.start : share.stop])
+        labels = StepLabels.of(pool, batch, self.config.loss, sampled)
+        return ClassifierStep(labels, points, rows)
+
+    def pool_of(self, batch: Batch) -> tuple[LabelPool, Tensor | None]:
+        """The pool of a step, and the rows of its own labels; None = all of them."""
+        return self._all_labels, None
+
+    @cached_property
+    def _all_labels(self) -> LabelPool:
+        """The same in every step, on the device."""
+        pool = LabelPool(np.arange(self.num_rows))
+        return pool.moved(lambda part: part.to(self.runtime.device))
+
+    def embed(self, batch: Batch, step: ClassifierStep) -> tuple[Tensor, Callable[[], None]]:
         """Embed the own queries [b, D], with what carries their gradient on to the encoder."""
 
         def encode(texts: TextBatch) -> Tensor:
@@ -212,9 +251,9 @@ class Ova(Learner):
         cache = GradCache(encode, batch.queries.split(self.config.method.gc_batch_size))
         return cache.embed(), cache.backward
 
-    def step_rows(self, batch: Batch) -> tuple[LabelPool, Tensor, Tensor]:
-        """The pool of a step; weight [k, D] and bias [k] of this process's rows in it."""
-        return LabelPool(np.arange(self.num_rows)), self.module.weight, self.module.bias
+    def step_rows(self, step: ClassifierStep) -> tuple[Tensor, Tensor]:
+        """Weight [k, D] and bias [k] of this process's rows in the pool of a step."""
+        return self.module.weight, self.module.bias
 
     # ---- the model
     def ranker(self) -> LinearRanker:

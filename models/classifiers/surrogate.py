@@ -24,7 +24,7 @@ from torch import Tensor
 from models.classifiers.label_rows import ClusterRows
 from models.classifiers.linear_ranker import SurrogateRanker
 from models.classifiers.memory_needs import surrogate_needs
-from models.classifiers.ova import Classifier, Ova, OvaConfig
+from models.classifiers.ova import Classifier, ClassifierStep, Ova, OvaConfig
 from models.contract import Ranker
 from models.encoders.building import build_encoder
 from models.encoders.reader import embed_all
@@ -142,11 +142,12 @@ class Surrogate(Ova):
         shape = (len(clusters), self.num_rows)
         return sp.csr_matrix((np.ones(len(clusters), np.float32), places), shape=shape)
 
-    def backward(self, batch: Batch) -> Tensor:
+    def ahead(self, batch: Batch) -> ClassifierStep:
+        """The positives are clusters."""
         relevance = sp.csr_matrix(batch.relevance @ self.membership)  # [B, C]
         relevance.sort_indices()
         none = sp.csr_matrix(relevance.shape, dtype=np.float32)  # filter pairs are of labels
-        return super().backward(replace(batch, relevance=relevance, filters=none))
+        return super().ahead(replace(batch, relevance=relevance, filters=none))
 
     def label_rows(self, weight: Tensor, bias: Tensor) -> ClusterRows:
         return ClusterRows(weight, bias, self.module.clusters, self.module.log_share)

@@ -26,7 +26,7 @@ from models.batching.label_pool import LabelPool
 from models.classifiers.label_rows import DirectionRows
 from models.classifiers.linear_ranker import XcRanker
 from models.classifiers.memory_needs import xc_needs
-from models.classifiers.ova import Ova, OvaConfig
+from models.classifiers.ova import ClassifierStep, Ova, OvaConfig
 from models.contract import (
     Ranker,
     Start,
@@ -37,7 +37,6 @@ from models.contract import (
     take_encoder,
 )
 from models.encoders.reader import Reader, embed_all
-from utils import distributed
 from utils.config.config import Config, ConfigError, option
 from utils.config.sections import MANY_EPOCHS, MANY_TEXTS
 from utils.data.batches import Batch
@@ -148,30 +147,31 @@ class Xc(Ova):
         """Embeddings of all training queries [n, D] by the encoder as it is; a collective."""
         return embed_all(self.reader, self.data.splits["trn"].texts, "embed queries")
 
-    def embed(self, batch: Batch) -> tuple[Tensor, Callable[[], None]]:
+    def embed(self, batch: Batch, step: ClassifierStep) -> tuple[Tensor, Callable[[], None]]:
         """Take the own queries from those encoded once, or encode them; then drop out."""
         options = self.config.method
         if options.freeze:
-            share = distributed.share(len(batch.points))
-            points = torch.from_numpy(batch.points[share.start : share.stop])
-            queries = self.frozen_queries[points.to(self.runtime.device)]  # [b, D]
+            queries = self.frozen_queries[step.points]  # [b, D]
             to_encoder = _nothing
         else:
-            queries, to_encoder = super().embed(batch)  # [b, D]
+            queries, to_encoder = super().embed(batch, step)  # [b, D]
             self.clustered.record(batch, queries)
         return F.dropout(queries, options.dropout, self.module.training), to_encoder
 
-    def step_rows(self, batch: Batch) -> tuple[LabelPool, Tensor, Tensor]:
-        """The rows of all labels, or of the batch's positives alone."""
-        module = self.module
+    def pool_of(self, batch: Batch) -> tuple[LabelPool, Tensor | None]:
+        """All labels, or the batch's positives alone."""
         if self.config.method.pool == "all":
-            pool = LabelPool(np.arange(self.num_rows))
-            return pool, self._direction(module.weight), module.bias
+            return super().pool_of(batch)
         labels = np.unique(batch.relevance.indices).astype(np.int64)  # [K]
         pool = LabelPool(labels, num_labels=self.num_rows)
-        rows = torch.from_numpy(pool.own - self.own_rows.start).to(module.weight.device)  # [k]
-        weight = self._direction(take_rows(module.weight, rows))  # [k, D]
-        return pool, weight, take_rows(module.bias, rows)
+        return pool, torch.from_numpy(pool.own - self.own_rows.start)  # [k]
+
+    def step_rows(self, step: ClassifierStep) -> tuple[Tensor, Tensor]:
+        module = self.module
+        if step.rows is None:
+            return self._direction(module.weight), module.bias
+        weight = self._direction(take_rows(module.weight, step.rows))  # [k, D]
+        return weight, take_rows(module.bias, step.rows)
 
     def _direction(self, rows: Tensor) -> Tensor:
         return F.normalize(rows, dim=1) if self.config.method.cosine else rows

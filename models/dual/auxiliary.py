@@ -53,11 +53,11 @@ class AuxiliaryVectors(nn.Module):
     def forward(
         self,
         embeddings: Tensor,
-        labels: np.ndarray,
+        labels: Tensor,
         normalize: bool,
     ) -> Tensor:
-        """Embeddings of label texts [k, D] -> representations of those labels [k, D]."""
-        rows = self.clusters[torch.from_numpy(labels).to(self.clusters.device)]  # [k]
+        """Embeddings of the texts of labels [k] -> representations of these labels [k, D]."""
+        rows = self.clusters[labels]  # [k]
         summed = embeddings + take_rows(self.table, rows).to(embeddings.dtype)  # [k, D]
         return F.normalize(summed, dim=-1) if normalize else summed
 

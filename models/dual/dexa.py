@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -117,7 +116,7 @@ class Dexa(Ngame):
             )
         auxiliary.clusters.copy_(torch.from_numpy(distributed.broadcast(clusters)))
 
-    def represent(self, embeddings: Tensor, labels: np.ndarray) -> Tensor:
+    def represent(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         if self.module.auxiliary is None:
             return embeddings
         normalize = self.module.encoder.config.normalize
@@ -130,7 +129,7 @@ class Dexa(Ngame):
         if auxiliary is None:
             return DexaRanker(self.config, self.reader, texts)
         with torch.no_grad():
-            vectors = self.represent(texts, np.arange(self.data.num_labels))
+            vectors = self.represent(texts, torch.arange(self.data.num_labels, device=texts.device))
         clusters = auxiliary.clusters.cpu().numpy()
         means = centroids(texts.cpu().numpy(), clusters, len(auxiliary.table))
         return DexaRanker(

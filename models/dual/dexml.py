@@ -13,12 +13,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor, nn
 
-from models.batching.label_pool import LabelPool, pool_loss, sample_positives, sample_size
+from losses import Positives
+from models.batching.label_pool import (
+    LabelPool,
+    StepLabels,
+    pool_loss,
+    sample_positives,
+    sample_size,
+)
 from models.batching.losses import loss_function
 from models.contract import Group, Learner, Ranker, Start, take_encoder
 from models.dual.auxiliary import AuxiliaryVectors
@@ -58,15 +66,17 @@ class StepPool:
     """The labels that a step sees.
 
     Attributes:
-        labels: the pool, and which of it are this process's.
-        texts: of the own labels, in micro-batches.
+        labels: the pool, and the batch's positives in it.
+        texts: of the own labels, in micro-batches; None where every step has all labels' texts.
         sampled: mask of the batch's sampled positives among its relevance entries [nnz]; None = all
             count.
+        by_rows: positives of the own queries among all labels, for those that look at them.
     """
 
-    labels: LabelPool
-    texts: list[TextBatch]
+    labels: StepLabels
+    texts: list[TextBatch] | None
     sampled: np.ndarray | None
+    by_rows: Positives | None = None
 
 
 class Dexml(Learner):
@@ -89,7 +99,6 @@ class Dexml(Learner):
         assert data.label_tokens is not None, "labels whose texts were checked have tokens"
         self._label_tokens = data.label_tokens
         self._label_lengths = data.label_tokens.lengths  # [L]
-        self._all_labels: tuple[LabelPool, list[TextBatch]] | None = None
 
     @classmethod
     def check(
@@ -120,18 +129,17 @@ class Dexml(Learner):
     def backward(self, batch: Batch) -> Tensor:
         """A step, as the head of this page tells it; letters as in models/contract.py."""
         options = self.config.method
-        pool = self._pool(batch)  # K labels, k of them this process's
+        pool: StepPool = self.made(batch)  # K labels, k of them this process's
+        texts = self._all_texts if pool.texts is None else pool.texts
         query_cache = GradCache(self._encode, batch.queries.split(options.gc_batch_size))
-        label_cache = GradCache(self._encode, pool.texts)
+        label_cache = GradCache(self._encode, texts)
         queries = query_cache.embed()  # [b, D]
-        labels = self.represent(label_cache.embed(), pool.labels.own)  # [k, D]
+        labels = self.represent(label_cache.embed(), pool.labels.pool.own_ids)  # [k, D]
         loss = pool_loss(
             self.loss,
             queries,
             labels,
             pool.labels,
-            batch,
-            sampled=pool.sampled,
             options=self.config.loss,
             tau=options.tau,
         )
@@ -141,7 +149,7 @@ class Dexml(Learner):
         label_cache.backward()
         return loss.detach()
 
-    def represent(self, embeddings: Tensor, labels: np.ndarray) -> Tensor:
+    def represent(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Represent labels [k, D] by the embeddings of their texts; DEXA adds its vectors here."""
         return embeddings
 
@@ -158,7 +166,7 @@ class Dexml(Learner):
         with self.runtime.autocast():
             return self.module.encoder(texts)
 
-    def _pool(self, batch: Batch) -> StepPool:
+    def ahead(self, batch: Batch) -> StepPool:
         """The labels of a step: all, or sampled positives and mined negatives of the batch."""
         options = self.config.method
         loss = self.config.loss
@@ -170,29 +178,31 @@ class Dexml(Learner):
                 count = sample_size(loss, len(self._label_lengths))
             sampled = sample_positives(batch.relevance, count, rng)
         if options.pool == "all":
-            return StepPool(*self._pool_of_all(), sampled)
+            return StepPool(StepLabels.of(self._pool_of_all, batch, loss, sampled), None, sampled)
         chosen = [batch.relevance.indices[sampled]]
         if options.pool == "hnm":
             chosen.append(self.negatives.draw(batch, rng))
         ids = np.unique(np.concatenate(chosen)).astype(np.int64)
         pool = LabelPool(ids, self._label_lengths)
-        return StepPool(pool, self._label_texts(pool), sampled)
+        return StepPool(StepLabels.of(pool, batch, loss, sampled), self._label_texts(pool), sampled)
 
-    def _pool_of_all(self) -> tuple[LabelPool, list[TextBatch]]:
-        """Made once: every step sees the same labels in the same micro-batches."""
-        if self._all_labels is None:
-            pool = LabelPool(np.arange(len(self._label_lengths)), self._label_lengths)
-            self._all_labels = pool, self._label_texts(pool)
-        return self._all_labels
+    @cached_property
+    def _pool_of_all(self) -> LabelPool:
+        """All labels, the same in every step, on the device."""
+        pool = LabelPool(np.arange(len(self._label_lengths)), self._label_lengths)
+        return pool.moved(lambda part: part.to(self.runtime.device))
+
+    @cached_property
+    def _all_texts(self) -> list[TextBatch]:
+        """Their texts in the same micro-batches, on the device."""
+        return [texts.to(self.runtime.device) for texts in self._label_texts(self._pool_of_all)]
 
     def _label_texts(self, pool: LabelPool) -> list[TextBatch]:
-        """Texts of the own labels in micro-batches, on the device; one at least."""
+        """Texts of the own labels in micro-batches; one at least."""
         size = self.config.method.gc_batch_size
         starts = range(0, max(len(pool.own), 1), size)
         blocks = [pool.own[start : start + size] for start in starts]
-        return [
-            TextBatch.take(self._label_tokens, block).to(self.runtime.device) for block in blocks
-        ]
+        return [TextBatch.take(self._label_tokens, block) for block in blocks]
 
     # ---- epochs
     def begin(self, epoch: int) -> None:

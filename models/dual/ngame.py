@@ -9,13 +9,14 @@ as negatives, the triplet loss with online hard negatives. The axes are independ
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from losses import violations
+from losses import LOSSES, violations
 from models.batching.clustered_batches import ClusteredBatches, check_curriculum
 from models.batching.label_pool import gather_pool
 from models.contract import Start
@@ -54,6 +55,23 @@ class Ngame(Dexml):
         check_curriculum(config)
         super().check(config, sizes, runs)
 
+    def ahead(self, batch: Batch) -> StepPool:
+        """Dexml's, and the positives by whom violations are counted."""
+        step = super().ahead(batch)
+        if not self._counts_violations:
+            return step
+        positives = step.labels.positives
+        if self.config.loss.name in LOSSES:  # it is told of all queries
+            positives = step.labels.pool.positives(
+                batch, self.config.loss, step.sampled, by_rows=True
+            )
+        return replace(step, by_rows=positives)
+
+    @property
+    def _counts_violations(self) -> bool:
+        """Of in-batch cosines: the margin is one of cosines."""
+        return self.config.method.pool != "all" and bool(self.module.encoder.config.normalize)
+
     def observe(
         self,
         batch: Batch,
@@ -63,16 +81,12 @@ class Ngame(Dexml):
     ) -> None:
         """Keep the queries' embeddings for the next clusters, and count who violates the margin."""
         self.clustered.record(batch, queries)
-        is_cosine = self.module.encoder.config.normalize  # the margin is one of cosines
-        if self.config.method.pool == "all" or not is_cosine:
+        if pool.by_rows is None:
             return
-        positives = pool.labels.positives(
-            batch, self.config.loss, pool.sampled, queries.device, by_rows=True
-        )
         counts = violations(
             queries=queries,
-            labels=gather_pool(pool.labels, labels),
-            positives=positives,
+            labels=gather_pool(pool.labels.pool, labels),
+            positives=pool.by_rows,
             margin=self.config.loss.margin,
         )
         self._violating.append(counts)

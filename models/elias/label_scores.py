@@ -9,8 +9,10 @@ Nothing of the size B x K x D is ever held.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import scipy.sparse as sp
 import torch
 from torch import Tensor
@@ -150,13 +152,30 @@ def pool_gradient(
     return OuterGradient(labels[points, places], points, gradient[points, places], vectors.detach())
 
 
-def stored_at(matrix: sp.csr_matrix, labels: Tensor) -> Tensor:
-    """Whether a matrix [b, L] has an entry at each label of the shortlists [b, K]; not at -1."""
-    num_labels = matrix.shape[1]
-    keys = torch.from_numpy(entry_rows(matrix) * num_labels + matrix.indices).to(labels.device)
-    if len(keys) == 0:
-        return torch.zeros_like(labels, dtype=torch.bool)
-    rows = torch.arange(len(labels), device=labels.device)[:, None]
-    wanted = rows * num_labels + labels
-    place = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
-    return (keys[place] == wanted) & (labels >= 0)
+@dataclass(frozen=True)
+class Pairs:
+    """Entries of a matrix [b, L], looked up where a step is computed.
+
+    Attributes:
+        keys: row x L + column of each entry, ascending [nnz] int64.
+        num_labels: L.
+    """
+
+    keys: Tensor
+    num_labels: int
+
+    @classmethod
+    def of(cls, matrix: sp.csr_matrix) -> Pairs:
+        """The entries of a matrix whose rows are sorted."""
+        num_labels = matrix.shape[1]
+        keys = entry_rows(matrix).astype(np.int64) * num_labels + matrix.indices
+        return cls(torch.from_numpy(keys), num_labels)
+
+    def at(self, labels: Tensor) -> Tensor:
+        """Whether there is an entry at each label of the shortlists [b, K]; not at -1."""
+        if len(self.keys) == 0:
+            return torch.zeros_like(labels, dtype=torch.bool)
+        rows = torch.arange(len(labels), device=labels.device)[:, None]
+        wanted = rows * self.num_labels + labels
+        place = torch.searchsorted(self.keys, wanted).clamp_(max=len(self.keys) - 1)
+        return (self.keys[place] == wanted) & (labels >= 0)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,7 @@ from models.elias.checks import (
 )
 from models.elias.first_graph import make_graph, positive_parents
 from models.elias.graph import Graph
-from models.elias.label_scores import pool_gradient, pool_scores, stored_at
+from models.elias.label_scores import Pairs, pool_gradient, pool_scores
 from models.elias.memory_needs import elias_needs
 from models.elias.model import Edges, EliasModel
 from models.elias.options import Elias1Config, Elias2Config, EliasConfig, Limits, clusters_of
@@ -56,6 +56,24 @@ from utils.runtime import Runtime
 from utils.training.optim import decay_groups
 
 EXTRA = 5  # clusters of a training query beyond the beam, for the parents of its positives
+
+
+@dataclass(frozen=True)
+class EliasStep:
+    """What a step is told ahead of its b own queries.
+
+    Attributes:
+        parents: of their positives [b, P], -1 behind the last.
+        fill: random clusters [b, F].
+        noise: of the draw among both [b, beam + P + F].
+        relevant, filtered: their positives and filter pairs.
+    """
+
+    parents: Tensor
+    fill: Tensor
+    noise: Tensor
+    relevant: Pairs
+    filtered: Pairs
 
 
 class Elias(Learner):
@@ -209,21 +227,23 @@ class Elias(Learner):
         self._join_average(batch)
         options = self.config.method
         model = self.model
-        share = distributed.share(len(batch.points))
+        step: EliasStep = self.made(batch)
         with self.runtime.autocast():
             queries = model.encoder(batch.queries).float()  # [b, D]
             queries = F.dropout(queries, options.dropout, self.module.training)
             projected = model.project(queries).float()  # [b, D']
         raised = model.raised_shares(queries)  # [b, C] log(alpha softmax(W_C x))
-        clusters = self._searched(raised, batch)  # [b, S]
+        clusters = forced_clusters(
+            raised, model.limits.beam, step.parents, step.fill, step.noise
+        )  # [b, S]
         shortlist, log_paths = model.best_paths(self.edges, queries, raised, clusters)  # [b, K]
         inside = shortlist.labels >= 0  # [b, K] whether a place holds a label
         labels = shortlist.labels.clamp(min=0)  # [b, K]
         scores = pool_scores(projected, model.labels, labels)  # [b, K] w_l . x
         scores.retain_grad()
         logits = scores / options.tau + model.bias.detach()[labels, 0]  # [b, K]
-        positive = stored_at(batch.relevance[share.start : share.stop], shortlist.labels)
-        absent = stored_at(batch.filters[share.start : share.stop], shortlist.labels)
+        positive = step.relevant.at(shortlist.labels)
+        absent = step.filtered.at(shortlist.labels)
         counted = inside & (positive | ~absent)
         loss = self.loss(
             logits=logits,
@@ -247,11 +267,10 @@ class Elias(Learner):
         )  # z = w . x / tau + bias
         return distributed.loss_exchange().sum(loss.detach())
 
-    def _searched(self, raised: Tensor, batch: Batch) -> Tensor:
-        """The clusters searched for each query [b, S], -1 for none.
+    def ahead(self, batch: Batch) -> EliasStep:
+        """Positives, and what the clusters beside the top ones are drawn by.
 
-        The top ones and the parents of its positives, or random ones. Drawn for the whole batch, of
-        which this process takes its rows.
+        Drawn for the whole batch, of which this process takes its rows.
         """
         share = distributed.share(len(batch.points))
         rng = batch.rng()
@@ -263,11 +282,14 @@ class Elias(Learner):
         choices = beam + parents.shape[1] + size
         noise = rng.gumbel(size=(len(parents), choices)).astype(np.float32)
 
-        def here(drawn: np.ndarray) -> Tensor:
-            rows = torch.from_numpy(drawn[share.start : share.stop])
-            return rows.to(raised.device, non_blocking=True)
-
-        return forced_clusters(raised, beam, here(parents), here(fill), here(noise))
+        own = slice(share.start, share.stop)
+        return EliasStep(
+            torch.from_numpy(parents[own]),
+            torch.from_numpy(fill[own]),
+            torch.from_numpy(noise[own]),
+            Pairs.of(batch.relevance[own]),
+            Pairs.of(batch.filters[own]),
+        )
 
     def _join_average(self, batch: Batch) -> None:
         """Every `swa_step` steps from `swa_start` on, the present weights join the average."""

@@ -7,7 +7,13 @@ import torch
 
 from losses import Exchange, triplet
 from models.batching import label_pool
-from models.batching.label_pool import LabelPool, pool_loss, sample_positives, sample_size
+from models.batching.label_pool import (
+    LabelPool,
+    StepLabels,
+    pool_loss,
+    sample_positives,
+    sample_size,
+)
 from utils.config.config import LossConfig
 from utils.data.batches import Batch, TextBatch
 
@@ -31,7 +37,6 @@ def make_batch(rows, labels, filters=(), num_labels=10):
 BATCH = make_batch(
     3, [(0, 1, 1.0), (0, 4, 2.0), (0, 9, 1.0), (1, 4, 0.5)], filters=[(0, 4), (0, 5), (2, 9)]
 )
-CPU = torch.device("cpu")
 
 
 def triples(positives, own):
@@ -93,7 +98,7 @@ def test_positives_equal_loops_over_the_batch(monkeypatch, ids, processes, by_ro
         for rank in range(processes):
             as_rank(monkeypatch, rank, processes)
             pool = LabelPool(ids, lengths)
-            own = pool.positives(batch, loss, sampled, CPU, by_rows=by_rows)
+            own = pool.positives(batch, loss, sampled, by_rows=by_rows)
             names = ids if by_rows else pool.own
             first_row = rows_before if by_rows else 0
             rows_before += len(own.per_row)
@@ -147,7 +152,7 @@ def test_losses_of_two_processes_add_up_to_the_whole(monkeypatch, biased, name):
     bias = torch.randn(5, generator=generator, dtype=torch.float64) if biased else None
     queries.requires_grad_()
     labels.requires_grad_()
-    positives = LabelPool(ids).positives(batch, settings, None, CPU)
+    positives = LabelPool(ids).positives(batch, settings, None)
     whole = triplet(queries=queries, labels=labels, positives=positives, bias=bias, tau=0.5)
     expected = torch.autograd.grad(whole, (queries, labels))
     parts = []
@@ -171,9 +176,7 @@ def test_losses_of_two_processes_add_up_to_the_whole(monkeypatch, biased, name):
             triplet,
             queries[own.start : own.stop],
             labels[place],
-            pool,
-            batch,
-            sampled=None,
+            StepLabels.of(pool, batch, settings, None),
             options=settings,
             tau=0.5,
             bias=own_bias,
@@ -186,7 +189,7 @@ def test_losses_of_two_processes_add_up_to_the_whole(monkeypatch, biased, name):
 
 def test_positives_of_all_labels():
     pool = LabelPool(np.arange(10))
-    positives = pool.positives(BATCH, LossConfig(), None, CPU)
+    positives = pool.positives(BATCH, LossConfig(), None)
     assert triples(positives, pool.own) == {
         (0, 1, True),
         (0, 4, True),
@@ -203,7 +206,7 @@ def test_positives_of_all_labels():
 
 def test_weights_are_the_relevance_if_asked_for():
     pool = LabelPool(np.arange(10))
-    positives = pool.positives(BATCH, LossConfig(weighted=True), None, CPU)
+    positives = pool.positives(BATCH, LossConfig(weighted=True), None)
     got = {
         (int(r), int(pool.own[c])): w
         for r, c, w, n in zip(
@@ -221,7 +224,7 @@ def test_weights_are_the_relevance_if_asked_for():
 def test_positives_that_were_not_sampled_are_absent():
     sampled = np.array([False, True, False, True])
     pool = LabelPool(np.arange(10))
-    positives = pool.positives(BATCH, LossConfig(sample=True), sampled, CPU)
+    positives = pool.positives(BATCH, LossConfig(sample=True), sampled)
     assert (0, 1, False) in triples(positives, pool.own)
     assert (0, 4, True) in triples(positives, pool.own)
     assert positives.per_row.tolist() == [1, 1, 0]
@@ -231,7 +234,7 @@ def test_a_pool_in_the_order_of_text_lengths_keeps_its_labels():
     lengths = np.array([5, 3, 9, 1, 4, 2, 8, 7, 6, 3])
     pool = LabelPool(np.array([1, 4, 5, 9]), lengths)
     assert pool.own.tolist() == [5, 1, 9, 4]
-    positives = pool.positives(BATCH, LossConfig(), None, CPU)
+    positives = pool.positives(BATCH, LossConfig(), None)
     assert triples(positives, pool.own) == {
         (0, 1, True),
         (0, 4, True),
@@ -241,27 +244,24 @@ def test_a_pool_in_the_order_of_text_lengths_keeps_its_labels():
         (2, 9, False),
     }
     smaller = LabelPool(np.array([0, 9]), lengths)
-    assert smaller.positives(BATCH, LossConfig(), None, CPU).per_row.tolist() == [1, 0, 0]
+    assert smaller.positives(BATCH, LossConfig(), None).per_row.tolist() == [1, 0, 0]
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 4, 7])
 @pytest.mark.parametrize("ids", [np.arange(10), np.array([1, 4, 5, 9]), np.array([9])])
 def test_shards_partition_the_positives_and_include_their_last_label(monkeypatch, processes, ids):
     whole = LabelPool(ids)
-    expected = triples(whole.positives(BATCH, LossConfig(), None, CPU), whole.own)
+    expected = triples(whole.positives(BATCH, LossConfig(), None), whole.own)
     seen, owned = [], []
     for rank in range(processes):
         monkeypatch.setattr(label_pool.distributed, "rank", lambda r=rank: r)
         monkeypatch.setattr(label_pool.distributed, "world_size", lambda: processes)
         pool = LabelPool(ids, np.arange(10)[::-1])
-        part = pool.positives(BATCH, LossConfig(), None, CPU)
+        part = pool.positives(BATCH, LossConfig(), None)
         monkeypatch.undo()
         seen += triples(part, pool.own)
         owned += pool.own.tolist()
-        assert (
-            part.per_row.tolist()
-            == whole.positives(BATCH, LossConfig(), None, CPU).per_row.tolist()
-        )
+        assert part.per_row.tolist() == whole.positives(BATCH, LossConfig(), None).per_row.tolist()
     assert sorted(owned) == ids.tolist()
     assert len(seen) == len(set(seen))
     assert set(seen) == expected

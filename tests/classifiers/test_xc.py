@@ -170,7 +170,9 @@ def test_a_process_takes_its_own_rows_of_the_pool(built, monkeypatch):
         own = slice(10 * rank, 10 * rank + 10)
         module.weight = DeclaredParameter(weight[own], module.weight.kind)
         module.bias = DeclaredParameter(bias[own], module.bias.kind)
-        pool, rows, own_bias = learner.step_rows(batch)
+        step = learner.ahead(batch)
+        pool = step.labels.pool
+        rows, own_bias = learner.step_rows(step)
         torch.testing.assert_close(rows.detach(), F.normalize(weight[pool.own], dim=1))
         torch.testing.assert_close(own_bias.detach(), bias[pool.own])
         seen += pool.own.tolist()

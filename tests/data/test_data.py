@@ -1,6 +1,7 @@
 import json
 import logging
 import os
+import threading
 import traceback
 
 import numpy as np
@@ -12,12 +13,23 @@ import train
 from engine.conformance.made import write_dataset
 from tests.conftest import with_values
 from utils import distributed
-from utils.data.batches import TextBatch, sequential_batches, steps_per_epoch, training_batches
+from utils.data.batches import (
+    AHEAD,
+    Batch,
+    TextBatch,
+    moved,
+    ready_batches,
+    sequential_batches,
+    steps_per_epoch,
+    training_batches,
+)
 from utils.data.dataset import load_dataset
 from utils.data.held_out import validation_rows
 from utils.errors import InputError
 from utils.pretrained.location import load_tokenizer
 from utils.ragged import Ragged
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -227,6 +239,69 @@ def test_worker_processes_give_the_same_batches(make_config, tokenizer):
     assert all(
         torch.equal(a.queries.ids, b.queries.ids) for a, b in zip(plain, worked, strict=True)
     )
+
+
+@pytest.fixture
+def other_device(monkeypatch):
+    """A device that is no CPU, whose copies are the same tensors."""
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+    monkeypatch.setattr(Batch, "to", lambda batch, device: batch)
+    return torch.device("cuda")
+
+
+def test_batches_for_a_gpu_are_made_ahead_in_a_thread(make_config, tokenizer, other_device):
+    split = load_dataset(make_config(), tokenizer).splits["trn"]
+    config = make_config(train={"batch_size": 4})
+    makers = set()
+    made = []
+
+    def ahead(batch):
+        makers.add(threading.get_ident())
+        made.append(batch.key)
+        return batch.points[:1]
+
+    plain = list(ready_batches(training_batches(split, None, config, 0), ahead, CPU))
+    assert makers == {threading.get_ident()}
+    made.clear()
+    found = []
+    for batch in ready_batches(training_batches(split, None, config, 0), ahead, other_device):
+        found.append(batch)
+        assert len(made) <= len(found) + AHEAD
+    assert len(makers) == 2
+    for one, other in zip(plain, found, strict=True):
+        assert one.key == other.key
+        assert one.ahead.tolist() == other.ahead.tolist() == one.points[:1].tolist()
+        assert torch.equal(one.queries.ids, other.queries.ids)
+
+
+def test_what_fails_ahead_fails_where_the_batch_is_asked_for(make_config, tokenizer, other_device):
+    config = make_config()
+    split = load_dataset(config, tokenizer).splits["trn"]
+
+    def ahead(batch):
+        if batch.key[-1] == 1:
+            raise ValueError("my own bug")
+
+    batches = ready_batches(training_batches(split, None, config, 0), ahead, other_device)
+    assert next(batches).key[-1] == 0
+    with pytest.raises(ValueError, match="my own bug"):
+        next(batches)
+
+
+def test_tensors_move_in_dataclasses_and_lists():
+    texts = TextBatch.take(ragged([2, 3]), np.array([0, 1]))
+    value = [texts, Batch(np.arange(2), None, None, texts, (0,), ahead=[torch.ones(2)])]
+    seen = []
+
+    def move(tensor):
+        seen.append(tensor.numel())
+        return tensor + 1
+
+    first, batch = moved(value, move)
+    assert first.ids.tolist() == (texts.ids + 1).tolist()
+    assert batch.ahead[0].tolist() == [2, 2]
+    assert seen == [5, 3, 5, 3, 2]
 
 
 def ragged(lengths):

@@ -98,7 +98,7 @@ def test_a_step_moves_the_vectors_of_its_labels_only(make_config, built):
         method={"name": "dexa", "num_vectors": "labels"}, loss=TRIPLET, train={"batch_size": 4}
     )
     before = learner.module.auxiliary.table.detach().clone()
-    pool = learner._pool(batch).labels
+    pool = learner.ahead(batch).labels.pool
     learner.backward(batch)
     gradient = learner.module.auxiliary.table.grad
     assert gradient.is_sparse
@@ -161,7 +161,7 @@ def test_a_label_is_its_text_plus_its_vector(normalize):
     auxiliary.table.data.normal_()
     auxiliary.clusters.copy_(torch.tensor([2, 0, 1, 2, 0]))
     texts = torch.randn(3, 4)
-    got = auxiliary(texts, np.array([3, 1, 0]), normalize)
+    got = auxiliary(texts, torch.tensor([3, 1, 0]), normalize)
     new = auxiliary.nearest(
         texts, torch.stack([-texts[0], torch.zeros(4), -texts.sum(0)]), normalize
     )

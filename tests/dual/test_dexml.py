@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 
 import train
+from models.batching.label_pool import LabelPool
 from models.dual.dexml import Dexml
 from models.encoders.bag import BagEncoder
 from models.evaluation import evaluate
@@ -170,8 +171,8 @@ def test_no_text_has_no_answer(built):
 
 def test_in_batch_pool_is_the_sampled_positives(built):
     learner, batch = built(method={"pool": "in-batch"}, train={"batch_size": 8})
-    step = learner._pool(batch)
-    pool, texts, sampled = step.labels, step.texts, step.sampled
+    step = learner.ahead(batch)
+    pool, texts, sampled = step.labels.pool, step.texts, step.sampled
     assert sampled.sum() == 8
     assert pool.ids.tolist() == sorted(set(batch.relevance.indices[sampled]))
     assert sum(map(len, texts)) == len(pool.ids)
@@ -204,8 +205,8 @@ def test_hard_negatives_are_the_top_labels_that_are_not_positive(built):
         mine = drawn[2 * i : 2 * i + 2]
         assert len(set(mine)) == 2
         assert set(mine) <= set(lists[point])
-    step = learner._pool(batch)
-    pool, sampled = step.labels, step.sampled
+    step = learner.ahead(batch)
+    pool, sampled = step.labels.pool, step.sampled
     assert set(batch.relevance.indices[sampled]) <= set(pool.ids)
     assert torch.isfinite(learner.backward(batch))
 
@@ -255,3 +256,13 @@ def test_new_labels_are_cut_where_labels_are(make_config, label_max_len, seen):
     assert [count for count in score if score[count] == pytest.approx(longest, rel=1e-6)] == (
         sorted(range(seen, 20))
     )
+
+
+@pytest.mark.parametrize("pool", ["all", "in-batch"])
+def test_a_step_looks_nothing_up_that_was_made_ahead(built, monkeypatch, pool):
+    learner, batch = built(method={"pool": pool}, train={"batch_size": 8})
+    plain = learner.backward(batch)
+    batch.ahead = learner.ahead(batch)
+    assert (learner.ahead(batch).labels.pool is batch.ahead.labels.pool) == (pool == "all")
+    monkeypatch.setattr(LabelPool, "positives", None)
+    assert torch.equal(learner.backward(batch), plain)

@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 import eval as evaluation
 import train
+from models.elias.search import forced_clusters
 from tests.elias.conftest import STAGE1, STAGE2, built
 from utils.data.batches import training_batches
 from utils.training import meter
@@ -79,7 +80,8 @@ def test_a_step_equals_autograd_through_dense_tables(make_config, loss):
     queries = learner.model.encoder(batch.queries).detach()
     raised = torch.log_softmax(queries @ copies["clusters"].T / s.tau, 1) + np.log(s.alpha)
     log_scores = raised.clamp(max=0)
-    chosen = learner._searched(raised.detach(), batch)
+    step = learner.ahead(batch)
+    chosen = forced_clusters(raised.detach(), 2, step.parents, step.fill, step.noise)
     relevance, filters = batch.relevance.toarray() > 0, batch.filters.toarray() > 0
     total = 0.0
     for i in range(len(queries)):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import scipy.sparse as sp
@@ -17,6 +19,24 @@ from utils.ragged import Ragged
 
 if TYPE_CHECKING:
     from utils.data.dataset import Split
+
+T = TypeVar("T")
+AHEAD = 2  # batches that are ready while a GPU works on another
+
+
+def moved(value: T, move: Callable[[Tensor], Tensor]) -> T:
+    """A value with its tensors moved: in dataclasses, in lists, and where `moved` says how."""
+    result: Any = value
+    if isinstance(value, Tensor):
+        result = move(value)
+    elif isinstance(value, list):
+        result = [moved(part, move) for part in value]
+    elif hasattr(value, "moved"):
+        result = value.moved(move)
+    elif is_dataclass(value) and not isinstance(value, type):
+        parts = {field.name: moved(getattr(value, field.name), move) for field in fields(value)}
+        result = replace(value, **parts)
+    return result
 
 
 class TextBatch:
@@ -56,17 +76,14 @@ class TextBatch:
         """Tokens of the longest text."""
         return int(self.host_lengths.max(initial=0))
 
-    def pin_memory(self) -> TextBatch:
-        return TextBatch(self.ids.pin_memory(), self.host_lengths, self.offsets.pin_memory())
+    def moved(self, move: Callable[[Tensor], Tensor]) -> TextBatch:
+        """The same texts with tensors that were moved."""
+        return TextBatch(move(self.ids), self.host_lengths, move(self.offsets))
 
     def to(self, device: torch.device) -> TextBatch:
         if self.ids.device == device:
             return self
-        return TextBatch(
-            self.ids.to(device, non_blocking=True),
-            self.host_lengths,
-            self.offsets.to(device, non_blocking=True),
-        )
+        return self.moved(lambda tensor: tensor.to(device, non_blocking=True))
 
     def split(self, size: int) -> list[TextBatch]:
         """Cut into micro-batches of at most `size` texts, in order."""
@@ -95,6 +112,9 @@ class Batch:
     """One step's points.
 
     The relevance covers the GLOBAL batch, the texts only this process's share of it.
+
+    Attributes:
+        ahead: what the recipe made of it before its turn (`Learner.ahead`), or None.
     """
 
     points: np.ndarray  # [B] positions in the split, whole batch
@@ -102,14 +122,12 @@ class Batch:
     filters: sp.csr_matrix  # [B, L]
     queries: TextBatch  # this process's share of the B texts
     key: tuple[int, ...]  # (seed, epoch, step), equal on all processes
-
-    def pin_memory(self) -> Batch:
-        self.queries = self.queries.pin_memory()
-        return self
+    ahead: Any = None
 
     def to(self, device: torch.device) -> Batch:
-        self.queries = self.queries.to(device)
-        return self
+        if self.queries.ids.device == device:
+            return self
+        return moved(self, lambda tensor: tensor.to(device, non_blocking=True))
 
     def rng(self) -> np.random.Generator:
         """Return what every random draw of the step comes from."""
@@ -156,7 +174,6 @@ def _loader(
             assembler,
             batch_size=None,
             num_workers=workers,
-            pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),
         )
     )
@@ -176,6 +193,34 @@ def training_batches(
     size = config.train.batch_size
     batches = [order[i : i + size] for i in range(first_step * size, len(order), size)]
     return _loader(split, batches, (config.run.seed, epoch), first_step, config.data.workers)
+
+
+def ready_batches(
+    batches: Iterator[Batch], ahead: Callable[[Batch], Any], device: torch.device
+) -> Iterator[Batch]:
+    """Yield batches on the device, each with what can be made of it ahead of its turn.
+
+    For a GPU a thread gathers, makes and pins the next ones while it works; a CPU has no time to
+    spare, and each is made when it is asked for.
+    """
+    if device.type == "cpu":
+        for batch in batches:
+            batch.ahead = ahead(batch)
+            yield batch
+        return
+
+    def next_one() -> Batch | None:
+        batch = next(batches, None)
+        if batch is None:
+            return None
+        batch.ahead = ahead(batch)
+        return moved(batch, Tensor.pin_memory)
+
+    with ThreadPoolExecutor(1, initializer=torch.cuda.set_device, initargs=(device,)) as thread:
+        waiting = deque(thread.submit(next_one) for _ in range(AHEAD))
+        while (ready := waiting.popleft().result()) is not None:
+            waiting.append(thread.submit(next_one))
+            yield ready.to(device)
 
 
 def steps_per_epoch(split: Split, batch_size: int) -> int:
