@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import set_seed
+from torch import nn
 
 from engine.memory_plan import check_it_fits
 from engine.planning import plan_recipe, tokenizer_of
@@ -48,7 +49,6 @@ from utils.training.meter import CHECK_EVERY, EpochMeter
 from utils.training.optim import (
     build_optimizers,
     learning_rate_factor,
-    prepare_optimizers,
     set_learning_rates,
 )
 
@@ -275,7 +275,6 @@ def train_learner(
         f"groups() has {sorted(names)}, but group_names(), which is asked on paper, {sorted(known)}"
     )
     optimizers = build_optimizers(groups, config.optim)
-    optimizers = prepare_optimizers(optimizers, learner.runtime.accelerator)
     state = load_checkpoint(folder, learner, optimizers, learner.runtime) if resume else None
     state = state or Progress()
     run = Run(
@@ -369,13 +368,7 @@ def train_epoch(
             factor = learning_rate_factor(state.step, total, config.optim)
             set_learning_rates(run.optimizers, factor)
             loss = learner.backward(batch)
-            sum_gradients(parameters)
-            if config.optim.clip_norm is not None:
-                learner.runtime.accelerator.unscale_gradients(run.optimizers)
-                clip_gradients(parameters, config.optim.clip_norm)
-            for optimizer in run.optimizers:
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
+            take_step(run, learner.runtime, parameters)
             state.step += 1
             state.epoch_step += 1
             meter.add(loss, batch)
@@ -387,6 +380,35 @@ def train_epoch(
     loss_of_epoch, values = meter.close(learner.report(), learner.runtime.device)
     run.metric_log.write("train", state.step, values)
     return loss_of_epoch
+
+
+def take_step(
+    run: Run,
+    runtime: Runtime,
+    parameters: list[nn.Parameter],
+) -> None:
+    """Let all optimizers take a step by the gradients that `backward` left; a collective.
+
+    Where fp16 made a gradient that is not finite none of them does, on no process: parameters,
+    moments and the optimizers' counts of steps stay, the schedule goes on with the batches.
+    """
+    sum_gradients(parameters)
+    if runtime.unscale(parameters):
+        clip_norm = run.config.optim.clip_norm
+        if clip_norm is not None:
+            clip_gradients(parameters, clip_norm)
+        for optimizer in run.optimizers:
+            optimizer.step()
+    else:
+        assert runtime.loss_scale is not None, "without one every step is taken"
+        run.state.skipped_steps += 1
+        log.info(
+            "step %d is skipped: fp16 made a gradient that is not finite; the loss scale is now %g",
+            run.state.step + 1,
+            runtime.loss_scale.value,
+        )
+    for optimizer in run.optimizers:
+        optimizer.zero_grad(set_to_none=True)
 
 
 def keep_best(run: Run, loss: float) -> None:

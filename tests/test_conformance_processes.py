@@ -3,9 +3,6 @@
 There are fewer test points than two blocks of both.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 import pytest
 
 import eval as evaluation
@@ -18,32 +15,10 @@ from engine.conformance.processes import check_processes
 from predict import Predictor
 from tests import commands
 from tests.helpers import counted_encodings
-from tests.settings import FIRST, SETTINGS
+from tests.settings import EACH, FIRST, LEARNERS, sections_of
 from utils import distributed
 
-# On two processes dropout draws other numbers, and an average over the last epochs needs them.
-CHANGES = {"xc": {"dropout": 0.0}, "elias-2-swa": {"swa_start": 1, "swa_step": 1}}
-FITTED = ("fused", "fusion", "xr-linear", "overlap", "elias-ranker")  # without steps
-# of each method the first setting, and of the learners among them
-EACH = {SETTINGS[name]["method"]["name"]: name for name in reversed(SETTINGS)}
-LEARNERS = [name for method, name in EACH.items() if method not in FITTED]
 EXACT = ("xr-linear", "overlap")  # no sum of a fit depends on the processes
-
-
-def settled(name: str, method: Mapping[str, Any]) -> dict[str, Any]:
-    """A section `method:` of a setting, as two processes can train it alike."""
-    return {**method, **CHANGES.get(name, {}), **CHANGES.get(method.get("name", ""), {})}
-
-
-def sections_of(name: str) -> dict[str, Any]:
-    """A setting with CHANGES, in its stages too."""
-    sections = dict(SETTINGS[name])
-    sections["method"] = settled(name, sections["method"])
-    sections["stages"] = [
-        {**stage, "method": settled("", stage["method"])} if "method" in stage else stage
-        for stage in sections.get("stages", ())
-    ]
-    return sections
 
 
 @pytest.fixture(scope="module")

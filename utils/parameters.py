@@ -5,7 +5,7 @@ A model declares a kind where it makes the parameter; all others ask `kind_of`. 
     gradient  made by                  optimizer       over processes
     DENSE     autograd                 AdamW           summed whole; clipping counts these alone
     ROWS      autograd, row-sparse     RowSparseAdamW  summed row by row
-    FACTORS   the model: `factors`     FactoredAdamW   factors gathered; fp16 does not scale them
+    FACTORS   the model: `factors`     FactoredAdamW   factors gathered
 
     sharded   each process owns other rows: nothing is exchanged, a checkpoint has a file for each
 """

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
 from utils import distributed
 from utils.config.config import Config
 from utils.progress import tqdm
+from utils.training.loss_scale import LossScale
 
 
 @dataclass(frozen=True)
@@ -22,10 +24,12 @@ class Runtime:
     Attributes:
         accelerator: of this process.
         threads: that compiled work of this process may use.
+        loss_scale: of fp16; None in other precisions.
     """
 
     accelerator: Accelerator
     threads: int = 1
+    loss_scale: LossScale | None = None
 
     @classmethod
     def start(cls, config: Config) -> Runtime:
@@ -33,7 +37,8 @@ class Runtime:
         accelerator = distributed.start(config.train.mixed_precision)
         threads = distributed.cpu_threads(config.run.threads)
         torch.set_num_threads(threads)
-        return cls(accelerator, threads)
+        scale = LossScale() if distributed.precision(accelerator) == "fp16" else None
+        return cls(accelerator, threads, scale)
 
     @property
     def device(self) -> torch.device:
@@ -50,12 +55,17 @@ class Runtime:
 
     def backward(self, loss: Tensor) -> None:
         """Add a loss's gradients to the parameters, scaled where the precision needs it."""
-        self.accelerator.backward(loss)
+        if self.loss_scale is not None:
+            loss = loss.float() * self.loss_scale.value
+        loss.backward()
 
-    def loss_scale(self) -> float:
-        """What `backward` multiplies gradients with until the optimizer's step; 1 without fp16."""
-        scaler = self.accelerator.scaler
-        return 1.0 if scaler is None else scaler.get_scale()
+    def unscale(self, parameters: Sequence[nn.Parameter]) -> bool:
+        """Undo the scale of all gradients, once a step; a collective.
+
+        Returns:
+            whether the step can be taken; not where fp16 made a gradient that is not finite.
+        """
+        return self.loss_scale is None or self.loss_scale.unscale(parameters)
 
 
 def progress(total: int, name: str) -> tqdm:

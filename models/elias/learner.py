@@ -257,9 +257,8 @@ class Elias(Learner):
         loss = loss / len(batch.points)
         self.runtime.backward(loss)
         assert scores.grad is not None, "it was retained"
-        # those of W_L and of the bias are kept as factors, which the loss's scale must not reach
-        gradient = scores.grad / self.runtime.loss_scale()  # [b, K]
-        rows = pool_gradient(labels, inside, gradient, projected)
+        # those of W_L and of the bias are kept as factors
+        rows = pool_gradient(labels, inside, scores.grad, projected)
         ones = projected.new_ones(len(projected), 1)
         model.labels.factors = rows
         model.bias.factors = replace(

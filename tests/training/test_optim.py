@@ -1,17 +1,15 @@
-"""Which optimizer takes which parameters, learning rates, and fp16's scaler."""
+"""Which optimizer takes which parameters, and learning rates."""
 
 import pytest
 import torch
-from accelerate import Accelerator
 from torch import nn
 
 from utils.config.config import OptimConfig
-from utils.parameters import DeclaredParameter, Gradient, Kind, OuterGradient, take_rows
+from utils.parameters import DeclaredParameter, Gradient, Kind
 from utils.training.optim import (
     build_optimizers,
     decay_groups,
     learning_rate_factor,
-    prepare_optimizers,
     set_learning_rates,
 )
 from utils.training.row_optimizers import FactoredAdamW, RowSparseAdamW
@@ -69,30 +67,3 @@ def test_the_form_of_the_gradient_decides_the_optimizer():
     mixed = {"name": "both", "params": [nn.Parameter(torch.zeros(1)), *parameters.values()]}
     with pytest.raises(ValueError, match="group both mixes gradients: dense, factored, row-sparse"):
         build_optimizers([mixed], OptimConfig())
-
-
-def steps_of(accelerator):
-    """Two steps of a dense, a row-sparse and a factored parameter."""
-    net = nn.Module()
-    net.dense = nn.Parameter(torch.ones(2))
-    net.table = DeclaredParameter(torch.ones(3, 2), Kind(Gradient.ROWS))
-    net.labels = DeclaredParameter(torch.ones(3, 2), Kind(Gradient.FACTORS))
-    groups = [{"name": name, "params": [p]} for name, p in net.named_parameters()]
-    optimizers = prepare_optimizers(build_optimizers(groups, OptimConfig(lr=0.1)), accelerator)
-    for _ in range(2):
-        rows = torch.tensor([0, 2])
-        accelerator.backward((net.dense * take_rows(net.table, rows)).sum())
-        net.labels.factors = OuterGradient(rows, rows - rows, torch.ones(2), torch.ones(1, 2))
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-    return {name: value.clone() for name, value in net.state_dict().items()}
-
-
-def test_a_scaler_sees_no_factored_gradient():
-    """It would refuse an optimizer without any gradient of its own; steps are those without it."""
-    plain, scaled = Accelerator(cpu=True), Accelerator(cpu=True)
-    scaled.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-    expected = steps_of(plain)
-    assert not torch.equal(expected["labels"], torch.ones(3, 2))
-    torch.testing.assert_close(steps_of(scaled), expected)

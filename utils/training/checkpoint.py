@@ -53,7 +53,11 @@ class Trained(Protocol):
 class Progress:
     """Where a run stands.
 
-    `step` counts optimizer steps; `epoch_step` and `loss_sum` are of the epoch in progress.
+    `step` counts batches; `epoch_step` and `loss_sum` are of the epoch in progress.
+
+    Attributes:
+        skipped_steps: batches without a step, for fp16 made a gradient that is not finite.
+        loss_scale: of fp16, and the steps since it last changed; None in other precisions.
     """
 
     epoch: int = 0
@@ -64,6 +68,9 @@ class Progress:
     best_epoch: int | None = None
     evaluations_without_better: int = 0
     seconds: float = 0.0
+    skipped_steps: int = 0
+    loss_scale: float | None = None
+    steps_at_scale: int = 0
     processes: int = 1
     torch: str = torch.__version__
     format: int = FORMAT
@@ -83,6 +90,9 @@ def save_checkpoint(
     tensors = _tensors(learner.module, optimizers)
     sharded = {name for name in tensors if _is_sharded(name, learner.module)}
     progress.processes = distributed.world_size()
+    if runtime.loss_scale is not None:
+        progress.loss_scale = runtime.loss_scale.value
+        progress.steps_at_scale = runtime.loss_scale.steps
     state: dict[str, Any] = learner.state()
     with folder_written_whole(folder / "last") as last:
         if distributed.is_main():
@@ -136,6 +146,9 @@ def load_checkpoint(
     saved = {**shared, **{n: _own_share(n, shards, learner.module) for n in names}}
     _restore(learner.module, optimizers, saved, last)
     _load_random_states(own, runtime.accelerator)
+    if runtime.loss_scale is not None and progress.loss_scale is not None:
+        runtime.loss_scale.value = progress.loss_scale
+        runtime.loss_scale.steps = progress.steps_at_scale
     learner.load_state(state, folder)
     return progress
 
@@ -236,12 +249,11 @@ def _restore(
 def _state_of(
     name: str, by_key: dict[str, dict[str, Tensor]], device: torch.device
 ) -> dict[str, Tensor]:
-    """A parameter's optimizer state; {} if none was saved.
+    """A parameter's optimizer state, beside the parameter; {} if none was saved.
 
-    AdamW keeps its step count on the host, the moments beside the parameter.
+    Fused AdamW wants its count of steps there, too.
     """
-    state = {key: values[name] for key, values in by_key.items() if name in values}
-    return {key: v if v.dim() == 0 else v.to(device) for key, v in state.items()}
+    return {key: values[name].to(device) for key, values in by_key.items() if name in values}
 
 
 # -------------------------------- random states
@@ -251,8 +263,6 @@ def _random_states(accelerator: Accelerator) -> dict[str, Tensor]:
     states = {"random.cpu": torch.get_rng_state()}
     if accelerator.device.type == "cuda":
         states["random.cuda"] = torch.cuda.get_rng_state(accelerator.device)
-    if accelerator.scaler is not None:
-        states["random.scaler"] = torch.tensor(accelerator.scaler.get_scale())
     return states
 
 
@@ -261,7 +271,3 @@ def _load_random_states(saved: dict[str, Tensor], accelerator: Accelerator) -> N
         torch.set_rng_state(saved["random.cpu"])
     if accelerator.device.type == "cuda" and "random.cuda" in saved:
         torch.cuda.set_rng_state(saved["random.cuda"], accelerator.device)
-    if accelerator.scaler is not None and "random.scaler" in saved:
-        accelerator.scaler.load_state_dict(
-            {**accelerator.scaler.state_dict(), "scale": saved["random.scaler"].item()}
-        )

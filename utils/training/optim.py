@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import nn
 
 from utils.config.config import OptimConfig
@@ -85,22 +84,6 @@ def _gradient_of(group: dict[str, Any]) -> Gradient:
         forms = sorted(gradient.value for gradient in (first, *others))
         raise ValueError(f"parameter group {group['name']} mixes gradients: {', '.join(forms)}")
     return first
-
-
-def prepare_optimizers(
-    optimizers: Iterable[torch.optim.Optimizer], accelerator: Accelerator
-) -> list[torch.optim.Optimizer]:
-    """Put those under accelerate whose gradients autograd makes.
-
-    With fp16 its scaler unscales and checks them. Factored gradients are made unscaled, and a
-    scaler refuses an optimizer in which it finds none to check.
-    """
-    return [
-        optimizer
-        if isinstance(optimizer, FactoredAdamW)
-        else accelerator.prepare_optimizer(optimizer)
-        for optimizer in optimizers
-    ]
 
 
 def learning_rate_factor(
