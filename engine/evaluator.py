@@ -10,6 +10,7 @@ from typing import Any
 
 import scipy.sparse as sp
 
+from engine.memory_plan import scoring_memory
 from engine.report_data import Evaluated, report_data
 from models.contract import Ranker
 from models.evaluation import check_ks, compare_index, evaluate, kept_labels, spread
@@ -44,6 +45,16 @@ def evaluate_run(
         raise InputError(f"split must be one of {', '.join(SPLITS)}, got '{split}'")
     folder, config = find_run(run, overrides or ())
     warn_unfinished(folder)
+    with scoring_memory(config):
+        return _evaluate(folder, config, split)
+
+
+def _evaluate(
+    folder: Path,
+    config: Config,
+    split: str,
+) -> dict[str, float]:
+    """`evaluate_run` of a run that was found."""
     runtime = Runtime.start(config)
     data = load_dataset(config, None, saved_validation_rows(folder, config.data))
     check_same_data(folder, data)

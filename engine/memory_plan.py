@@ -10,16 +10,21 @@ says its own parts (`Recipe.needs`).
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
+
+import torch
 
 from engine.planning import with_resolved_encoder
+from utils.cards import USE_CPU
 from utils.config.config import Config, stage_config
 from utils.config.methods import method_class
 from utils.errors import InputError
 from utils.plan.run_sizes import HERE, RunSizes
 from utils.plan.sizes import Assumed
 from utils.plan.terms import program_and_data
-from utils.plan.verdict import Plan, describe, impossible, machine
+from utils.plan.verdict import Plan, advice, describe, impossible, machine, size_text
 
 
 def plan(
@@ -85,3 +90,49 @@ def report(
         if found.memory and (problem := impossible(found, has)):
             raise InputError("\n\n".join([*texts, problem]))
     return "\n\n".join(texts)
+
+
+# -------------------------------- where it did not
+
+
+@contextlib.contextmanager
+def training_memory(config: Config, processes: int) -> Iterator[None]:
+    """InputError with the plan's advice where a GPU runs out of memory in training inside."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise InputError(_planned(config, processes)) from error
+
+
+@contextlib.contextmanager
+def scoring_memory(config: Config) -> Iterator[None]:
+    """InputError that names the keys where a GPU runs out of memory in scoring inside."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        options = config.eval
+        raise InputError(
+            f"a GPU of {_card()} ran out of memory: it shrinks with eval.batch_size, now "
+            f"{options.batch_size}, or eval.label_block, now {options.label_block}; {USE_CPU}=true "
+            "computes on the CPU"
+        ) from error
+
+
+def _planned(config: Config, processes: int) -> str:
+    """What a run that ran out of memory was planned to take, and what makes it smaller."""
+    found = plan(config, processes)
+    parts = found.on_device
+    if not any(part.smaller for part in parts):
+        return (
+            f"a GPU of {_card()} ran out of memory with {found.name}, which has no plan of it; it "
+            "shrinks with train.batch_size, eval.batch_size or eval.label_block"
+        )
+    return (
+        f"a GPU of {_card()} ran out of memory with {found.name}, which by --plan takes "
+        f"{size_text(found.device)} of it; {advice(parts)}"
+    )
+
+
+def _card() -> str:
+    """The memory of a card of this machine."""
+    return size_text(machine()["gpu"])

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from engine.memory_plan import scoring_memory
 from models.contract import Ranker
 from models.evaluation import best_labels, compare_index
 from models.loading import check_options, load_ranker
@@ -47,14 +48,16 @@ class Predictor:
         self.folder, self.config = find_run(run, overrides)
         warn_unfinished(self.folder)
         self.runtime = Runtime.start(self.config)
-        ranker = load_ranker(self.config, self.folder, self.runtime)
+        with scoring_memory(self.config):
+            ranker = load_ranker(self.config, self.folder, self.runtime)
         if labels is None:
             check_dataset_folder(self.config.dataset_folder)
             check_labels(self.folder, self.config.dataset_folder)
             known = label_texts(self.config.dataset_folder, ranker.num_labels)
         else:
             known = _checked_labels(labels)
-            ranker = ranker.with_labels(ListTexts(known))
+            with scoring_memory(self.config):
+                ranker = ranker.with_labels(ListTexts(known))
         self.label_texts: Sequence[str] = known
         self.ranker: Ranker = ranker
         check_options(ranker)
@@ -85,7 +88,7 @@ class Predictor:
             raise InputError(
                 f"k must be from 1 to the number of labels, {len(self.label_texts)}; got {k}"
             )
-        with answers_of(self.folder):
+        with answers_of(self.folder), scoring_memory(self.config):
             scores, ids, _ = best_labels(self.ranker, ListTexts(texts), k)
         if scores is None or ids is None:
             return []

@@ -19,7 +19,7 @@ import torch
 from accelerate.utils import set_seed
 from torch import nn
 
-from engine.memory_plan import check_it_fits
+from engine.memory_plan import check_it_fits, training_memory
 from engine.planning import plan_recipe, tokenizer_of
 from models.contract import Learner, Recipe, Solver
 from models.evaluation import check_ks, evaluate, headline, metric_ks
@@ -88,7 +88,8 @@ def fit(
             ended = ": finished" if done else ""
             log.info("stage %s (%d of %d)%s", name, number + 1, len(stages), ended)
         if not done:  # the first one replaces all of an older run
-            fit_stage(current, config, resume, overwrite and number == 0)
+            with training_memory(current, distributed.world_size()):
+                fit_stage(current, config, resume, overwrite and number == 0)
     return config.run_folder
 
 

@@ -3,6 +3,9 @@
 import os
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Tests, and the processes that they start, compute on the CPU, whatever else the machine has.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+os.environ["ACCELERATE_USE_CPU"] = "true"
 
 import pytest
 import torch

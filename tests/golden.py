@@ -33,8 +33,9 @@ from engine.conformance.made import tiny_sections, write_dataset, write_encoder
 from tests import commands
 from tests.settings import SETTINGS
 
-# what the server of the commands has before it imports torch and numba
+# what the server of the commands has before it imports torch and numba: they compute on one core
 ONE_THREAD = {
+    "CUDA_VISIBLE_DEVICES": "",
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "NUMBA_NUM_THREADS": "1",

@@ -23,6 +23,7 @@ from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs
 from torch import Tensor
 
 from losses import Exchange
+from utils.cards import check_cards, gpu_computes, idle_accelerator, is_on
 from utils.errors import InputError
 
 T = TypeVar("T")
@@ -59,7 +60,8 @@ def start(mixed_precision: str | None = None) -> Accelerator:
     Args:
         mixed_precision: no, fp16 or bf16; None = what accelerate is set to.
     Raises:
-        InputError: accelerate is set to something that this project does not do.
+        InputError: accelerate is set to something that this project does not do, the GPUs cannot
+            do, or the processes cannot reach each other.
     """
     check_launcher(mixed_precision)
     # A process may run several configs: the precision is not its fate.
@@ -67,12 +69,19 @@ def start(mixed_precision: str | None = None) -> Accelerator:
     # The others wait while the main process trains trees or clusters labels, which may take hours;
     # a process that dies ends the run through the launcher, not through this limit.
     patience = InitProcessGroupKwargs(timeout=timedelta(days=2))
-    accelerator = Accelerator(
-        mixed_precision=mixed_precision,
-        cpu=not torch.accelerator.is_available(),
-        kwargs_handlers=[patience],
-        gradient_accumulation_plugin=GradientAccumulationPlugin(1),
-    )
+    with _connecting():
+        accelerator = Accelerator(
+            mixed_precision=mixed_precision,
+            cpu=not gpu_computes(),
+            kwargs_handlers=[patience],
+            gradient_accumulation_plugin=GradientAccumulationPlugin(1),
+        )
+    if accelerator.device.type not in ("cpu", "cuda"):
+        raise InputError(
+            f"accelerate is set to compute on {accelerator.device.type}, expected cuda or cpu"
+        )
+    if (idle := idle_accelerator()) and is_main():
+        log.warning("%s is not used here: everything is computed on the CPU", idle)
     if precision(accelerator) != accelerator.mixed_precision and is_main():
         log.warning(
             "mixed precision %s needs a GPU: here everything is computed in float32 "
@@ -80,6 +89,30 @@ def start(mixed_precision: str | None = None) -> Accelerator:
             accelerator.mixed_precision,
         )
     return accelerator
+
+
+@contextlib.contextmanager
+def _connecting() -> Iterator[None]:
+    """Around what connects the processes, once: InputError where they do not reach each other.
+
+    NCCL starts with the first message, which is sent here.
+    """
+    if dist.is_available() and dist.is_initialized():
+        yield
+        return
+    try:
+        yield
+        barrier()
+    except RuntimeError as error:
+        alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
+        if alone or isinstance(error, torch.OutOfMemoryError):
+            raise
+        over = "NCCL" if gpu_computes() else "gloo"
+        first, *_ = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(
+            f"the processes cannot reach each other over {over}: {first.rstrip('.')}"
+            + ("; NCCL_DEBUG=INFO tells more" if over == "NCCL" else "")
+        ) from error
 
 
 def precision(accelerator: Accelerator) -> Literal["no", "fp16", "bf16"]:
@@ -91,9 +124,12 @@ def precision(accelerator: Accelerator) -> Literal["no", "fp16", "bf16"]:
 
 
 def check_launcher(mixed_precision: str | None) -> None:
-    """Raise InputError, naming the variable, if accelerate is set to what is not supported."""
+    """Raise InputError for what accelerate is set to and is not supported, here or anywhere.
+
+    It names the variable, or what the GPUs lack.
+    """
     for name, meaning in PLUGINS.items():
-        if _is_on(name):
+        if is_on(name):
             raise InputError(
                 f"{name} is {os.environ[name]}: accelerate is set to {meaning}, which is not "
                 "supported; use a config without it, such as configs/accelerate.yaml"
@@ -109,6 +145,7 @@ def check_launcher(mixed_precision: str | None) -> None:
             f"ACCELERATE_MIXED_PRECISION is {wanted}, expected one of {', '.join(PRECISIONS)}; or "
             "set train.mixed_precision"
         )
+    check_cards(wanted if mixed_precision is None else mixed_precision)
 
 
 def check_training_launch() -> None:
@@ -132,10 +169,6 @@ def check_training_launch() -> None:
             f"or with --cpu, it does). Several CPU processes: {CPU_LAUNCH}; one: python train.py "
             "CONFIG"
         )
-
-
-def _is_on(name: str) -> bool:
-    return os.environ.get(name, "").lower() in ("1", "true", "yes", "on", "y", "t")
 
 
 # -------------------------------- processes

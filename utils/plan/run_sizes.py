@@ -6,8 +6,8 @@ from functools import cached_property
 from math import ceil
 
 import psutil
-import torch
 
+from utils.cards import gpu_computes
 from utils.config.config import Config
 from utils.errors import InputError
 from utils.plan.encoder_sizes import EncoderSizes, encoder_sizes
@@ -35,7 +35,7 @@ class RunSizes:
             raise InputError(f"expected at least one process, got {processes}")
         self.config = config
         self.processes = processes
-        self.cuda = torch.cuda.is_available() or assumed.gpu is not None
+        self.cuda = gpu_computes() or assumed.gpu is not None
         # now, for reading the encoder's sizes may import what is counted apart
         self.program = resident()
         self._assumed = assumed

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from utils.cards import gpu_computes
 from utils.memory import host_memory
 from utils.plan.parts import GB, MB, Needs, Part, peak
 from utils.plan.run_sizes import HERE
@@ -93,7 +94,7 @@ def machine(assumed: Assumed = HERE) -> dict[str, int]:
     found = host_memory()
     if assumed.gpu is not None:
         found["gpu"] = int(assumed.gpu * GB)
-    elif torch.cuda.is_available():
+    elif gpu_computes():
         cards = range(torch.cuda.device_count())
         found["gpu"] = min(torch.cuda.get_device_properties(i).total_memory for i in cards)
     return found
