@@ -125,7 +125,7 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
     old = place.with_name(f".{place.name}.old")
     file_mode = 0
     if distributed.is_main():
-        _settle(place)
+        settle(place)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         file_mode = partial.stat().st_mode & 0o666
@@ -157,20 +157,24 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
     distributed.barrier()
 
 
-def _settle(path: Path) -> None:
-    """Undo a replacement that died between its two renames."""
-    old = path.with_name(f".{path.name}.old")
-    if old.is_dir() and not path.exists():
-        os.replace(old, path)
+def settle(path: Path) -> None:
+    """Restore a folder if its replacement was cut off between its two renames.
+
+    For one process alone, while the others do not look.
+    """
+    place = place_of(path)
+    old = place.with_name(f".{place.name}.old")
+    if old.is_dir() and not place.exists():
+        os.replace(old, place)
     shutil.rmtree(old, ignore_errors=True)
 
 
 def settled_folder(path: Path) -> Path:
-    """`path`, restored first if its replacement was cut off."""
+    """`path`, restored first if its replacement was cut off; a collective."""
     from utils import distributed
 
     if distributed.is_main():
-        _settle(place_of(path))
+        settle(path)
     distributed.barrier()
     return path
 

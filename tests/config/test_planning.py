@@ -11,6 +11,7 @@ import yaml
 from accelerate import Accelerator
 
 import train
+from engine.conformance.answers import no_collectives
 from engine.conformance.made import write_dataset
 from engine.planning import plan_recipe
 from tests.conftest import with_values
@@ -19,6 +20,7 @@ from tests.settings import SETTINGS
 from utils.config.config import ConfigError, load_config
 from utils.config.methods import method_class
 from utils.errors import InputError
+from utils.run import opening
 from utils.run.reopened import load_training_config
 from utils.run.stages import member_stages
 from utils.runtime import Runtime
@@ -474,6 +476,13 @@ def test_a_stop_between_two_evaluations_cannot_be_undone(make_config):
         match=r"stop_epoch \(3 -> None\): the run ended with an evaluation after epoch 3",
     ):
         train.fit(make_config(train={"epochs": 6, "eval_interval": 2}), resume=True)
+
+
+def test_whether_a_run_goes_on_is_looked_at_without_the_other_processes(make_config):
+    """They wait for the answer meanwhile."""
+    train.fit(make_config(train={"stop_epoch": 1}))
+    with no_collectives():
+        assert opening._refusal(make_config(), resume=True, overwrite=False) is None
 
 
 # -------------------------------- the folder, and the file of a stage

@@ -10,7 +10,7 @@ from typing import Any
 from utils import distributed
 from utils.config.config import Config, ConfigError, read_yaml, to_yaml
 from utils.errors import InputError
-from utils.files import settled_folder, write_text
+from utils.files import settle, write_text
 from utils.reading.saved import read_facts
 from utils.run.differences import MAY_CHANGE, as_text, differences
 from utils.run.folder import RECIPE, clear_run, is_begun
@@ -185,7 +185,8 @@ def _stop_refusal(
 
     If it can it is, bit by bit, the run that had it from the start.
     """
-    last = settled_folder(folder / "last") / "progress.json"
+    settle(folder / "last")  # the main process alone comes here
+    last = folder / "last" / "progress.json"
     if not last.is_file():
         return "there is no last/ to go on from; train anew with --overwrite"
     progress = read_facts(last, epoch=int, epoch_step=int)
