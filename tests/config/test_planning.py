@@ -481,8 +481,9 @@ def test_a_stop_between_two_evaluations_cannot_be_undone(make_config):
 def test_whether_a_run_goes_on_is_looked_at_without_the_other_processes(make_config):
     """They wait for the answer meanwhile."""
     train.fit(make_config(train={"stop_epoch": 1}))
+    (later,) = plan_recipe(member_stages(make_config())).values()
     with no_collectives():
-        assert opening._refusal(make_config(), resume=True, overwrite=False) is None
+        assert opening._refusal(later, resume=True, overwrite=False) is None
 
 
 # -------------------------------- the folder, and the file of a stage
