@@ -41,7 +41,7 @@ from utils.run.logs import start_logging
 from utils.run.metric_log import MetricLog
 from utils.run.opening import check_folders, is_finished, open_run
 from utils.run.stages import Runs, member_stages, of_stage, stage_configs
-from utils.runtime import Runtime, progress
+from utils.runtime import Runtime, progress, tensor_cores
 from utils.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from utils.training.gradients import clip_gradients, sum_gradients
 from utils.training.interrupt import SaveClock, stopped_by_sigterm
@@ -51,6 +51,7 @@ from utils.training.optim import (
     learning_rate_factor,
     set_learning_rates,
 )
+from utils.training.profiling import Profile, profiled
 
 log = logging.getLogger("train")
 SHOWN = ("P@1", "P@5", "nDCG@5", "PSP@1")  # validation metrics in the log
@@ -286,12 +287,15 @@ def train_learner(
         return
     last = last_epoch(config)
     prepare_or_resume(run, learner, last)
+    first = state.epoch
     every = 1 if learner.runtime.device.type == "cpu" else CHECK_EVERY
     with SaveClock(config.run.save_minutes, every) as clock:
         while state.epoch < last and not out_of_patience(state, config):
             if state.epoch_step == 0:
                 learner.begin(state.epoch)
-            loss = train_epoch(run, learner, clock)
+            is_profiled = config.run.profile and state.epoch == first
+            with profiled(folder, is_profiled and distributed.is_main()) as profile:
+                loss = train_epoch(run, learner, clock, profile)
             state.epoch += 1
             state.epoch_step = 0
             state.loss_sum = 0.0
@@ -349,6 +353,7 @@ def train_epoch(
     run: Run,
     learner: Learner,
     clock: SaveClock,
+    profile: Profile,
 ) -> float:
     """One epoch from `state.epoch_step` on; returns the mean loss of all its steps."""
     config = run.config
@@ -363,7 +368,10 @@ def train_epoch(
     order = learner.order(state.epoch)
     batches = training_batches(split, order, config, state.epoch, state.epoch_step)
     batches = ready_batches(batches, learner.ahead, learner.runtime.device)
-    with progress(steps, f"epoch {state.epoch + 1}") as bar:
+    with (
+        progress(steps, f"epoch {state.epoch + 1}") as bar,
+        tensor_cores(config.train.tf32),
+    ):
         bar.update(state.epoch_step)
         for batch in batches:
             factor = learning_rate_factor(state.step, total, config.optim)
@@ -373,13 +381,14 @@ def train_epoch(
             state.step += 1
             state.epoch_step += 1
             meter.add(loss, batch)
+            profile.step()
             bar.update()
             if clock.due():
                 meter.settle()  # a loss that is not finite must never reach a checkpoint
                 run.save(learner)
                 clock.saved()
     loss_of_epoch, values = meter.close(learner.report(), learner.runtime.device)
-    run.metric_log.write("train", state.step, values)
+    run.metric_log.write("train", state.step, {**values, **profile.values()})
     return loss_of_epoch
 
 

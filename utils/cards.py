@@ -33,6 +33,18 @@ def idle_accelerator() -> str | None:
     return None if device is None else device.type
 
 
+def chosen_precision(mixed_precision: str | None) -> str | None:
+    """What `auto` stands for here, bf16 on a GPU that has it, fp16 on another, no on a CPU.
+
+    Anything else stands for itself.
+    """
+    if mixed_precision != "auto":
+        return mixed_precision
+    if not gpu_computes():
+        return "no"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+
+
 def check_cards(mixed_precision: str) -> None:
     """InputError where GPUs compute and there are too few, or they lack a precision.
 

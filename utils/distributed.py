@@ -23,7 +23,7 @@ from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs
 from torch import Tensor
 
 from losses import Exchange
-from utils.cards import check_cards, gpu_computes, idle_accelerator, is_on
+from utils.cards import check_cards, chosen_precision, gpu_computes, idle_accelerator, is_on
 from utils.errors import InputError
 
 T = TypeVar("T")
@@ -58,11 +58,12 @@ def start(mixed_precision: str | None = None) -> Accelerator:
     told so.
 
     Args:
-        mixed_precision: no, fp16 or bf16; None = what accelerate is set to.
+        mixed_precision: no, fp16, bf16 or auto; None = what accelerate is set to.
     Raises:
         InputError: accelerate is set to something that this project does not do, the GPUs cannot
             do, or the processes cannot reach each other.
     """
+    mixed_precision = chosen_precision(mixed_precision)
     check_launcher(mixed_precision)
     # A process may run several configs: the precision is not its fate.
     AcceleratorState._reset_state()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal
@@ -13,8 +14,8 @@ from torch import Tensor, nn
 
 from utils import distributed
 from utils.config.config import Config
+from utils.loss_scale import LossScale
 from utils.progress import tqdm
-from utils.training.loss_scale import LossScale
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,22 @@ class Runtime:
             whether the step can be taken; not where fp16 made a gradient that is not finite.
         """
         return self.loss_scale is None or self.loss_scale.unscale(parameters)
+
+
+@contextlib.contextmanager
+def tensor_cores(allowed: bool) -> Iterator[None]:
+    """Let a GPU round products of float32 matrices to TF32 inside, or not.
+
+    TF32 keeps 10 bits of the mantissa and is several times faster. It is for training alone: a
+    search is exact.
+    """
+    products = torch.backends.cuda.matmul
+    before = products.allow_tf32
+    products.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        products.allow_tf32 = before
 
 
 def progress(total: int, name: str) -> tqdm:

@@ -148,3 +148,13 @@ def test_a_plan_for_a_card_that_is_not_here(make_config, tmp_path):
     nothing = run("train.py", path, "--plan", "--gpu", "0", check=False)
     assert nothing.returncode == 1
     assert nothing.stderr.splitlines()[-1] == "error: --gpu: expected a number above 0, got 0"
+
+
+def test_auto_is_the_best_precision_that_the_card_has(card, monkeypatch):
+    assert cards.chosen_precision("auto") == "fp16"
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    assert cards.chosen_precision("auto") == "bf16"
+    assert [cards.chosen_precision(name) for name in ("no", None)] == ["no", None]
+    monkeypatch.setenv(cards.USE_CPU, "true")
+    assert cards.chosen_precision("auto") == "no"
+    assert distributed.precision(distributed.start("auto")) == "no"

@@ -20,9 +20,9 @@ from tests.conftest import with_values
 from tests.settings import LEARNERS, sections_of
 from utils import distributed
 from utils.config.config import OptimConfig
+from utils.loss_scale import SMALLEST, LossScale
 from utils.parameters import DeclaredParameter, Gradient, Kind, OuterGradient, take_rows
 from utils.runtime import Runtime
-from utils.training.loss_scale import SMALLEST, LossScale
 from utils.training.optim import build_optimizers
 
 GROWTH_INTERVAL = 7  # the scale doubles inside a run

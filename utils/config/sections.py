@@ -264,8 +264,14 @@ class TrainConfig:
         ge=1,
         le=MANY_EPOCHS,
     )
-    mixed_precision: Literal["no", "fp16", "bf16"] | None = option(
-        None, "null = what accelerate is set to"
+    mixed_precision: Literal["no", "fp16", "bf16", "auto"] | None = option(
+        None,
+        "auto = bf16 on a GPU that has it, fp16 on an older one, no on a CPU; null = what "
+        "accelerate is set to",
+    )
+    tf32: bool = option(
+        True,
+        "on a GPU products of float32 matrices are rounded to TF32 in training; in search never",
     )
 
 
@@ -330,6 +336,11 @@ class RunConfig:
         "minutes between two checkpoints; one is also saved at each evaluation",
         gt=0,
         le=10**6,
+    )
+    profile: bool = option(
+        False,
+        "profile a few steps of the first epoch: a trace (profile.json), and in metrics.jsonl "
+        "their time, that of the host, and how often it waited for the GPU",
     )
     tensorboard: bool = option(True, "write TensorBoard events")
     wandb: bool = option(False, "log to Weights & Biases (install the package wandb)")

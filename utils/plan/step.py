@@ -75,7 +75,8 @@ def _transformer_blocks(
 ) -> Iterator[tuple[str, int, int]]:
     """(name, bytes of a tensor, number of tensors) of a transformer's activations."""
     encoder = sizes.encoder
-    half = sizes.config.train.mixed_precision in ("fp16", "bf16")
+    precisions = ("fp16", "bf16", "auto") if sizes.cuda else ("fp16", "bf16")
+    half = sizes.config.train.mixed_precision in precisions
     tokens = graph.texts * graph.longest * (2 if half else 4)
     layers = encoder.layers
     inputs = 0

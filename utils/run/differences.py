@@ -16,6 +16,7 @@ MAY_CHANGE = {
     "data.workers",
     "encoder.trust_remote_code",
     "train.mixed_precision",
+    "train.tf32",
 }  # of a run that goes on, if the data is the same
 
 

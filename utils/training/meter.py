@@ -93,12 +93,13 @@ class EpochMeter:
             **report,
         }
         log.info(
-            "epoch %d: loss %.5f, %.0f points/s, %.0f tokens/s, %.0f MB, %.1f s%s",
+            "epoch %d: loss %.5f, %.0f points/s, %.0f tokens/s, %.0f MB%s, %.1f s%s",
             state.epoch + 1,
             loss,
             values["points_per_second"],
             values["tokens_per_second"],
             values["memory_mb"],
+            f" + {values['gpu_memory_mb']:.0f} MB of GPU" if "gpu_memory_mb" in values else "",
             state.seconds,
             "".join(f", {name} {value:.4f}" for name, value in report.items()),
         )
