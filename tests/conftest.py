@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from engine.conformance.made import tiny_sections, write_dataset, write_encoder
+from tests.encoders.tiny_encoders import write_tiny
 from utils.config.config import Config, build_config, to_mapping
 
 
@@ -31,6 +32,12 @@ def tiny_root(tmp_path_factory):
 def tiny_encoder(tmp_path_factory):
     """Folder of a made transformer of one layer and 16 dimensions, with the tokenizer of minilm."""
     return write_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+@pytest.fixture(scope="session")
+def small_encoder(tmp_path_factory):
+    """Folder of a made transformer of few words, which is loaded and saved at once."""
+    return str(write_tiny("bert", tmp_path_factory.mktemp("few") / "words"))
 
 
 @pytest.fixture

@@ -208,3 +208,12 @@ def sections_of(name: str) -> dict[str, Any]:
         for stage in sections.get("stages", ())
     ]
     return sections
+
+
+def brief(sections: Mapping[str, Any]) -> dict[str, Any]:
+    """The sections with an epoch for each stage before the last."""
+    *before, last = sections.get("stages", ()) or [None]
+    if last is None:
+        return dict(sections)
+    epoch = {"train": {"epochs": 1}}
+    return {**sections, "stages": [*({**stage, **epoch} for stage in before), last]}

@@ -17,7 +17,7 @@ from engine.trainer import fit
 from losses import Exchange
 from models.dual.dexml import Dexml
 from tests.conftest import with_values
-from tests.settings import LEARNERS, sections_of
+from tests.settings import LEARNERS, brief, sections_of
 from utils import distributed
 from utils.config.config import OptimConfig
 from utils.loss_scale import SMALLEST, LossScale
@@ -47,10 +47,17 @@ def equal(first, second):
 
 
 @pytest.mark.parametrize("clip_norm", [0.1, None])
-@pytest.mark.parametrize("name", LEARNERS)
-def test_a_scaled_run_is_the_plain_one(name, clip_norm, tiny_root, tiny_encoder, tmp_path, request):
-    sections = {**sections_of(name), "optim": {"clip_norm": clip_norm}, "train": {"epochs": 3}}
-    case = Case(sections, tiny_root, tiny_encoder, tmp_path)
+@pytest.mark.parametrize("name", [*LEARNERS, "xc-in-batch", "dexa-transformer"])
+def test_a_scaled_run_is_the_plain_one(
+    name, clip_norm, tiny_root, small_encoder, tmp_path, request
+):
+    sections = brief(sections_of(name.removesuffix("-transformer")))
+    if name.endswith("transformer"):  # as DEXA is published
+        sections["encoder"] = {"name": small_encoder}
+    case = Case(sections, tiny_root, small_encoder, tmp_path)
+    case = case.with_last_stage(
+        train={"epochs": 3, "eval_interval": 3}, optim={"clip_norm": clip_norm}
+    )
     plain = fit(case.config("plain", run={"threads": 1}))
     scales = request.getfixturevalue("scales")
     scaled = fit(case.config("scaled", run={"threads": 1}))
