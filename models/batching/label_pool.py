@@ -169,9 +169,18 @@ class LabelPool:
         self._column[order] = np.arange(len(in_range))
         self.own_ids = torch.from_numpy(self.own)
         self._columns = None if lengths is None else torch.from_numpy(self._column)
+        self._stays = False
+
+    def on(self, device: torch.device) -> LabelPool:
+        """The same pool on a device for good: it does not move with the batches that see it."""
+        pool = self.moved(lambda part: part.to(device))
+        pool._stays = True
+        return pool
 
     def moved(self, move: Callable[[torch.Tensor], torch.Tensor]) -> LabelPool:
         """The same pool with tensors that were moved."""
+        if self._stays:
+            return self
         pool = copy.copy(self)
         pool.own_ids = move(self.own_ids)
         pool._columns = None if self._columns is None else move(self._columns)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -126,6 +125,7 @@ class Ova(Learner):
         super().__init__(config, data, start, runtime)
         self.num_rows: int = config.method.classes or data.num_labels
         self.loss = loss_function(config.loss)
+        self._pool_of_all = LabelPool(np.arange(self.num_rows)).on(runtime.device)
         self.module = self.build().to(runtime.device)
         if start is not None:
             self.take(start())
@@ -233,13 +233,7 @@ class Ova(Learner):
 
     def pool_of(self, batch: Batch) -> tuple[LabelPool, Tensor | None]:
         """The pool of a step, and the rows of its own labels; None = all of them."""
-        return self._all_labels, None
-
-    @cached_property
-    def _all_labels(self) -> LabelPool:
-        """The same in every step, on the device."""
-        pool = LabelPool(np.arange(self.num_rows))
-        return pool.moved(lambda part: part.to(self.runtime.device))
+        return self._pool_of_all, None
 
     def embed(self, batch: Batch, step: ClassifierStep) -> tuple[Tensor, Callable[[], None]]:
         """Embed the own queries [b, D], with what carries their gradient on to the encoder."""

@@ -99,6 +99,8 @@ class Dexml(Learner):
         assert data.label_tokens is not None, "labels whose texts were checked have tokens"
         self._label_tokens = data.label_tokens
         self._label_lengths = data.label_tokens.lengths  # [L]
+        everything = np.arange(data.num_labels)
+        self._pool_of_all = LabelPool(everything, self._label_lengths).on(runtime.device)
 
     @classmethod
     def check(
@@ -185,12 +187,6 @@ class Dexml(Learner):
         ids = np.unique(np.concatenate(chosen)).astype(np.int64)
         pool = LabelPool(ids, self._label_lengths)
         return StepPool(StepLabels.of(pool, batch, loss, sampled), self._label_texts(pool), sampled)
-
-    @cached_property
-    def _pool_of_all(self) -> LabelPool:
-        """All labels, the same in every step, on the device."""
-        pool = LabelPool(np.arange(len(self._label_lengths)), self._label_lengths)
-        return pool.moved(lambda part: part.to(self.runtime.device))
 
     @cached_property
     def _all_texts(self) -> list[TextBatch]:

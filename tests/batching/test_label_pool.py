@@ -128,6 +128,16 @@ def test_a_pool_may_be_cut_where_the_shares_of_all_labels_end(monkeypatch, proce
         assert LabelPool(ids, num_labels=10).own.tolist() == [i for i in ids if i in share]
 
 
+def test_a_pool_that_stays_on_a_device_is_not_moved_with_batches():
+    lengths = np.array([3, 1, 2])
+    pool = LabelPool(np.arange(3), lengths)
+    moved = pool.moved(lambda part: part + 10)
+    assert moved.own_ids.tolist() == [11, 12, 10]
+    assert pool.own_ids.tolist() == pool.own.tolist() == [1, 2, 0]
+    fixed = pool.on(torch.device("cpu"))
+    assert fixed.moved(lambda part: part + 10) is fixed
+
+
 class Recorded(Exchange):
     """Knows the sum over processes; keeps this one's addend."""
 

@@ -31,27 +31,12 @@ BUDGET = dict.fromkeys(TRAINED, 2) | {"soft-topk": 4}
 PRESENT = {
     "dexa": 7,
     "dexa-transformer": 7,
-    "dexml-transformer": 19,  # of eight micro-batches
+    "dexml-transformer": 18,  # of eight micro-batches
     "elias-1": 8,
     "elias-2": 9,
     "ngame": 5,
-    "soft-topk": 8,
+    "soft-topk": 7,
     "xc-in-batch": 6,
-}
-# Uploads that a step waits for at present: lower these, too. None has to be waited for.
-UPLOADS = {
-    "dexa": 3,
-    "dexa-transformer": 3,
-    "dexml": 1,
-    "dexml-transformer": 1,
-    "elias-1": 2,
-    "elias-2": 2,
-    "ngame": 2,
-    "ova": 1,
-    "soft-topk": 1,
-    "surrogate": 1,
-    "xc": 2,
-    "xc-in-batch": 4,
 }
 
 
@@ -108,8 +93,7 @@ def check_waits(name, folder):
     if name in PRESENT:
         assert sum(reads.values()) == PRESENT[name] > BUDGET[name], reads
     assert sum(reads.values()) <= PRESENT.get(name, BUDGET[name]), reads
-    uploads = waits_of(folder, UPLOAD)
-    assert sum(uploads.values()) == UPLOADS.get(name, 0), uploads
+    assert waits_of(folder, UPLOAD) == {}  # batches are pinned, and copied while it computes
 
 
 def test_two_gpus_find_what_a_cpu_finds(tiny_root, small_encoder, tmp_path):
