@@ -94,6 +94,15 @@ def sparse_rows(
     )
 
 
+def row_gradient(
+    rows: Tensor,
+    values: Tensor,
+    shape: torch.Size,
+) -> Tensor:
+    """Make a row-sparse tensor of any rows [u], some of them perhaps twice: their values add up."""
+    return torch.sparse_coo_tensor(rows[None], values, shape, check_invariants=False)
+
+
 class _TakeRows(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -108,9 +117,7 @@ class _TakeRows(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (rows,) = ctx.saved_tensors
-        # A row may be taken twice: not coalesced.
-        taken = torch.sparse_coo_tensor(rows[None], gradient, ctx.shape, check_invariants=False)
-        return taken, None
+        return row_gradient(rows, gradient, ctx.shape), None
 
 
 def take_rows(parameter: nn.Parameter, rows: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from models.encoders.text_encoder import TextEncoder, UnitLength
 from utils.config.config import EncoderConfig
 from utils.data.batches import TextBatch
-from utils.parameters import DeclaredParameter, Gradient, Kind, sparse_rows
+from utils.parameters import DeclaredParameter, Gradient, Kind, row_gradient, sparse_rows
 from utils.pretrained.location import (
     from_pretrained,
     load_tokenizer,
@@ -63,18 +63,23 @@ class _WeightedBag(torch.autograd.Function):
         rows = table[tokens]  # [U, D]
         to_weights = (summed * rows).sum(1, keepdim=True)  # [U, 1]
         summed *= weights[tokens]
-        to_table = sparse_rows(tokens, summed, table.shape)
-        return to_table, sparse_rows(tokens, to_weights, weights.shape), None
+        make = row_gradient if ctx.index.is_padded else sparse_rows
+        return make(tokens, summed, table.shape), make(tokens, to_weights, weights.shape), None
 
 
 class BagIndex:
     """Token ids and offsets of some texts, and the same occurrences grouped by token.
 
     The groups are made on the first backward.
+
+    Attributes:
+        is_padded: tokens without occurrences follow behind the others, so that the host need not
+            wait for a GPU to count them.
     """
 
     def __init__(self, texts: TextBatch) -> None:
         self.ids = texts.ids
+        self.is_padded = texts.ids.is_cuda
         self.offsets = texts.offsets.to(texts.ids.dtype)
         self._lengths = texts.offsets.diff()
         self._transposed: tuple[Tensor, Tensor, Tensor] | None = None
@@ -84,13 +89,14 @@ class BagIndex:
         """The occurrences by token.
 
         Returns:
-            tokens: that occur [U] int64.
+            tokens: that occur [U] int64; padded ones with the last of them.
             texts: of each occurrence, sorted by token.
             offsets: of each token's occurrences [U + 1].
         """
         if self._transposed is None:
             order = torch.argsort(self.ids, stable=True)
-            tokens, counts = torch.unique_consecutive(self.ids[order], return_counts=True)
+            find = padded_runs if self.is_padded else runs
+            tokens, counts = find(self.ids[order])
             text_of = torch.repeat_interleave(
                 torch.arange(len(self._lengths), device=self.ids.device),
                 self._lengths,
@@ -99,6 +105,22 @@ class BagIndex:
             offsets = F.pad(counts.cumsum(0), (1, 0)).to(self.ids.dtype)
             self._transposed = (tokens.long(), text_of[order].to(self.ids.dtype), offsets)
         return self._transposed
+
+
+def runs(ordered: Tensor) -> tuple[Tensor, Tensor]:
+    """The distinct values of an ordered tensor [n], and how often each stands there [U] int64."""
+    return torch.unique_consecutive(ordered, return_counts=True)
+
+
+def padded_runs(ordered: Tensor) -> tuple[Tensor, Tensor]:
+    """`runs` without a host sync: [n] both, padded with the last value and counts of 0."""
+    if not len(ordered):
+        return runs(ordered)
+    begins = F.pad(ordered[1:] != ordered[:-1], (1, 0), value=False)
+    place = begins.cumsum(0)  # [n] number of each entry's run
+    values = ordered[-1].expand(len(ordered)).clone().index_copy_(0, place, ordered)
+    counts = torch.zeros_like(place).index_add_(0, place, torch.ones_like(place))
+    return values, counts
 
 
 class BagEncoder(TextEncoder):

@@ -3,6 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from models.encoders import bag
 from models.encoders.bag import BagEncoder, inverse_document_frequency
 from models.encoders.building import build_encoder, load_encoder
 from tests.encoders.tiny_encoders import tiny_tokenizer, write_tiny
@@ -87,6 +88,36 @@ def test_bag_and_its_gradients_equal_a_loop_over_tokens(options):
         assert parameter.grad.is_sparse
         assert set(parameter.grad.coalesce().indices()[0].tolist()) == set(batch.ids.tolist())
         torch.testing.assert_close(parameter.grad.to_dense(), reference.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("entries", [0, 1, 2, 40])
+def test_padded_runs_are_the_runs_and_the_last_value_again(entries):
+    ordered = torch.randint(9, (entries,), dtype=torch.int32).sort().values
+    expected, expected_counts = bag.runs(ordered)
+    values, counts = bag.padded_runs(ordered)
+    assert len(values) == len(counts) == entries
+    assert torch.equal(values[: len(expected)], expected)
+    assert torch.equal(counts[: len(expected)], expected_counts)
+    assert counts.sum() == entries
+    assert (values[len(expected) :] == ordered[-1:]).all()
+
+
+def test_padding_of_the_index_does_not_change_gradients():
+    """A GPU has it."""
+    gradients = []
+    for is_padded in (False, True):
+        encoder = small_bag()
+        torch.manual_seed(0)
+        texts = small_batch(vocabulary=5)  # 11 tokens
+        texts.bag_index = bag.BagIndex(texts)
+        assert not texts.bag_index.is_padded
+        texts.bag_index.is_padded = is_padded
+        (encoder(texts) * torch.randn(4, 8)).sum().backward()
+        parameters = (encoder.table, encoder.token_weights)
+        gradients.append([parameter.grad.to_dense() for parameter in parameters])
+        assert (encoder.table.grad._nnz() == 11) == is_padded
+    for padded, reference in zip(*gradients, strict=True):
+        assert torch.equal(padded, reference)
 
 
 def test_bag_starts_from_the_token_embeddings_and_counts(tokenizer):
