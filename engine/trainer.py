@@ -52,6 +52,7 @@ from utils.training.optim import (
     set_learning_rates,
 )
 from utils.training.profiling import Profile, profiled
+from utils.training.row_sums import RowSums
 
 log = logging.getLogger("train")
 SHOWN = ("P@1", "P@5", "nDCG@5", "PSP@1")  # validation metrics in the log
@@ -363,6 +364,7 @@ def train_epoch(
     total = steps * config.train.epochs
     groups = [group for optimizer in run.optimizers for group in optimizer.param_groups]
     parameters = [parameter for group in groups for parameter in group["params"]]
+    row_sums = RowSums(parameters)
     meter = EpochMeter(state, run.folder)
     learner.module.train()
     order = learner.order(state.epoch)
@@ -376,7 +378,8 @@ def train_epoch(
         for batch in batches:
             factor = learning_rate_factor(state.step, total, config.optim)
             set_learning_rates(run.optimizers, factor)
-            loss = learner.backward(batch)
+            with row_sums:
+                loss = learner.backward(batch)
             take_step(run, learner.runtime, parameters)
             state.step += 1
             state.epoch_step += 1

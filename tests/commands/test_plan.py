@@ -346,6 +346,14 @@ def test_a_frozen_encoder_has_no_optimizer_state_and_no_activations(make_config)
     assert "queries' gradient, all-reduce" not in frozen.exchanged
 
 
+def test_gradients_of_micro_batches_are_added_up_in_a_buffer_of_all_rows(make_config):
+    found = planned(make_config, encoder={"name": "bag"})
+    buffer = found.parts["sums of gradients: row-sparse table"]
+    assert buffer == found.parts["weights: row-sparse table"] > 0
+    elias = planned(make_config, method={"name": "elias-1"})
+    assert "sums of gradients: classifier" not in elias.parts
+
+
 def test_in_batch_a_step_holds_gradients_of_the_pool_alone(make_config):
     pool = {"name": "xc", "pool": "in-batch"}
     small, all_labels = (

@@ -50,6 +50,7 @@ class Table:
         rows: over all processes. own: of them, this process's.
         width: floats of a row. biases: floats of a row in a table of their own.
         touched: own rows that the whole run touches. step: those that a step touches, at most.
+        summed: a step gives it several gradients, which a buffer of all rows adds up.
     """
 
     name: str
@@ -61,13 +62,14 @@ class Table:
     biases: int = 1
     smaller: str = "encoder.init"
     trained: bool = True
+    summed: bool = False
 
     @property
     def whole(self) -> int:
         return self.rows * (self.width + self.biases)
 
     def parts(self, cuda: bool) -> Iterator[Part]:
-        """Weights, moments, the gradient's rows and their ids.
+        """Weights, moments, the gradient's rows and their ids, the buffer of several gradients.
 
         On the host, moments have memory where their pages are touched, and pages of weights that
         are not touched need not stay there; a GPU holds all.
@@ -83,6 +85,9 @@ class Table:
         rows = 4 * self.step * (self.width + self.biases)
         name = f"gradients: {self.name}"
         yield Part(name, 5 * rows, (STEP, UPDATE), rows, smaller=self.smaller, sure=False)
+        if self.summed:
+            name = f"sums of gradients: {self.name}"
+            yield Part(name, weights, (STEP, UPDATE), smaller=self.smaller, sure=False)
 
     @property
     def _paged(self) -> float:
@@ -110,6 +115,7 @@ def encoder_weights(
             touched=sizes.table_rows(tokens),
             step=sizes.table_rows(step_tokens),
             trained=trained,
+            summed=True,
         ),
     ]
 

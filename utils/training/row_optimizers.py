@@ -67,13 +67,15 @@ class RowSparseAdamW(torch.optim.Optimizer):
                 f"{parameter.shape}"
             )
         rows = gradient._indices()[0]
-        values = gradient._values()
-        # Autograd does not keep the mark of a coalesced gradient.
-        if rows.is_cuda or not (rows[1:] > rows[:-1]).all():
+        # Autograd does not keep the mark of a coalesced gradient; a GPU would be waited for.
+        if not (gradient.is_coalesced() or (rows.is_cpu and _ascend(rows))):
             gradient = gradient.coalesce()
-            rows = gradient.indices()[0]
-            values = gradient.values()
-        yield rows, values
+        yield gradient._indices()[0], gradient._values()
+
+
+def _ascend(rows: Tensor) -> bool:
+    """Whether rows [u] are distinct and ascending."""
+    return bool((rows[1:] > rows[:-1]).all())
 
 
 class FactoredAdamW(RowSparseAdamW):
