@@ -1,13 +1,16 @@
 """Clipping, by hand and against torch. Sums over processes are in tests/test_distributed.py."""
 
+from collections import Counter
+
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from losses import Exchange
 from utils import distributed
 from utils.parameters import DeclaredParameter, Gradient, Kind, sparse_rows
-from utils.training.gradients import clip_gradients
+from utils.training.gradients import _square, _square_of_norms, clip_gradients
 
 
 class Net(nn.Module):
@@ -49,3 +52,39 @@ def test_a_sharded_gradient_counts_with_the_shards_of_others(monkeypatch):
     shard.grad = torch.tensor([4.0])
     assert clip_gradients([whole, shard], 1.0).item() == pytest.approx(41**0.5)
     assert shard.grad.item() == pytest.approx(4 / 41**0.5)
+
+
+class Launches(TorchDispatchMode):
+    """Counts operations by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names[func._schema.name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_all_gradients_are_scaled_at_once():
+    """Without asking the device for a number: `_local_scalar_dense` is what waits."""
+    parameters = [nn.Parameter(torch.randn(size, 2)) for size in range(1, 9)]
+    for parameter in parameters:
+        parameter.grad = torch.randn_like(parameter)
+    with Launches() as launches:
+        clip_gradients(parameters, 0.1)
+    assert launches.names["aten::_foreach_mul_"] == 1
+    assert launches.names["aten::mul_"] == 0
+    assert launches.names["aten::_local_scalar_dense"] == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_gpus_sum_of_squares_is_the_same(dtype):
+    """300 is in half precision, its square is not; a process may own none of few labels."""
+    torch.manual_seed(0)
+    values = [300 * torch.rand(5, 3), torch.zeros(0, 3), torch.randn(7)]
+    gradients = [value.to(dtype) for value in values]
+    with Launches() as launches:
+        found = _square_of_norms(gradients)
+    assert launches.names["aten::_foreach_norm"] == 1
+    torch.testing.assert_close(found, _square(gradients, torch.device("cpu")), rtol=1e-6, atol=0)
