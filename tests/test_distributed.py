@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from engine.conformance.made import write_dataset
 from tests import commands, distributed_worker
@@ -451,16 +452,16 @@ def _bytes_of_a_step(labels, batch_size, loss, tiny_encoder, tmp_path, monkeypat
     def all_reduce(tensor, *_, **__):
         sent.append(tensor.numel() * tensor.element_size())
 
-    def all_gather(parts, tensor, *_, **__):
+    def all_gather(whole, tensor, *_, **__):
         sent.append(tensor.numel() * tensor.element_size())
-        for part in parts:
+        for part in whole.split(len(tensor)):
             part.copy_(tensor)
 
     with monkeypatch.context() as patch:
         patch.setattr(distributed, "world_size", lambda: 2)
         patch.setattr(distributed, "rank", lambda: 0)
         patch.setattr(dist, "all_reduce", all_reduce)
-        patch.setattr(dist, "all_gather", all_gather)
+        patch.setattr(dist, "all_gather_into_tensor", all_gather)
         batch = next(training_batches(data.splits["trn"], None, config, 0))
         learner.backward(batch)
     return sum(sent)
@@ -481,6 +482,55 @@ def test_a_step_exchanges_queries_and_row_statistics_only(
     assert measure[2] <= 2 * measure[1]
 
 
+class Allocations(TorchDispatchMode):
+    """Adds up the bytes of the tensors that are made."""
+
+    def __init__(self):
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        if not func.is_view and isinstance(found, torch.Tensor):
+            given = [each for each in args if isinstance(each, torch.Tensor)]
+            if found.untyped_storage().data_ptr() not in [
+                each.untyped_storage().data_ptr() for each in given
+            ]:
+                self.bytes += found.nbytes
+        return found
+
+
+@pytest.mark.parametrize("total", [6000, 6001])
+def test_gathering_makes_nothing_but_what_it_returns(monkeypatch, total):
+    """As process 0 of 2, whose rows come back from the other one; [L, D] is a card's largest."""
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "rank", lambda: 0)
+    monkeypatch.setattr(distributed, "AT_ONCE_BYTES", 1000)
+    own = torch.randn(len(distributed.share(total)), 4)
+
+    class Done:
+        def wait(self):
+            pass
+
+    def broadcast(part, source, async_op):
+        if source == 1:
+            part[: len(own)] = own
+        return Done()
+
+    monkeypatch.setattr(dist, "broadcast", broadcast)
+    with Allocations() as made:
+        whole = distributed.gather_rows(own, total)
+    assert made.bytes == whole.nbytes == total * 16
+    assert torch.equal(whole[:3000], own)
+    assert torch.equal(whole[-len(own) :], own) or total % 2
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_rows_come_from_all_processes(processes):
+    """Equal shares and unequal ones, small and large, none at all; the worker compares."""
+    commands.launch(processes, "-m", "tests.gathering_worker")
+
+
 @pytest.mark.parametrize("total", [0, 1, 2, 7, 20])
 @pytest.mark.parametrize("parts", [1, 2, 3, 8])
 def test_shares_partition_any_total(total, parts):
@@ -492,6 +542,7 @@ def test_shares_partition_any_total(total, parts):
 def test_one_process_is_the_identity():
     rows = torch.randn(3, 2)
     assert distributed.gather_rows(rows, 3) is rows
+    assert distributed.share_arrays(rows.numpy(), 3).tolist() == rows.tolist()
     assert distributed.broadcast({"a": 1}) == {"a": 1}
     assert distributed.agree(3) == 3
     assert distributed.is_main()

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any, Literal, TypeVar
 
@@ -29,6 +30,8 @@ from utils.errors import InputError
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 THREADS_A_CORE = 8  # of a process, at the most
+AT_ONCE_BYTES = 1 << 24  # what is larger is received where it is to lie, process by process
+PIECE_BYTES = 1 << 26  # of a process, of numpy rows that a GPU must hold to send them
 
 # What accelerate's launcher, or its config file, asks for by environment variables, and this
 # project does not do.
@@ -274,7 +277,7 @@ class _GatherRows(torch.autograd.Function):
         sizes: list[int],
     ) -> Tensor:
         ctx.sizes = sizes
-        return torch.cat(gather_parts(own, sizes))
+        return _gathered(own, sizes)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
@@ -286,14 +289,41 @@ def gather_parts(own: Tensor, sizes: list[int]) -> list[Tensor]:
     """Every process's rows, sizes[r] of process r, on every process; not differentiable."""
     if world_size() == 1:
         return [own]
-    longest = max(sizes)  # all_gather wants equal shapes: pad to the longest
+    return list(_gathered(own.detach(), sizes).split(sizes))
+
+
+def _gathered(own: Tensor, sizes: list[int]) -> Tensor:
+    """Every process's rows one after the other.
+
+    Nothing else of that size is made, unless it is small.
+    """
+    whole = own.new_empty(sum(sizes), *own.shape[1:])
+    longest = max(sizes)
     if longest == 0:
-        return [own.new_empty(0, *own.shape[1:]) for _ in sizes]
-    padded = own.new_zeros(longest, *own.shape[1:])
-    padded[: len(own)] = own
-    received = [torch.empty_like(padded) for _ in sizes]
-    dist.all_gather(received, padded)
-    return [part[:size] for part, size in zip(received, sizes, strict=True)]
+        return whole
+    if whole.nbytes > AT_ONCE_BYTES:
+        _receive_in_place(whole.split(sizes), own)
+    elif min(sizes) == longest:
+        dist.all_gather_into_tensor(whole, own.contiguous())
+    else:  # one message takes less time than one of each process, and wants equal shapes
+        padded = own.new_zeros(longest, *own.shape[1:])
+        padded[: len(own)] = own
+        received = own.new_empty(len(sizes), *padded.shape)
+        dist.all_gather_into_tensor(received.flatten(0, 1), padded)
+        torch.cat([rows[:size] for rows, size in zip(received, sizes, strict=True)], out=whole)
+    return whole
+
+
+def _receive_in_place(parts: Sequence[Tensor], own: Tensor) -> None:
+    """Every process sends its rows to their place on the others."""
+    parts[rank()].copy_(own)
+    sent = [
+        dist.broadcast(part, source, async_op=True)
+        for source, part in enumerate(parts)
+        if len(part)
+    ]
+    for message in sent:
+        message.wait()
 
 
 def gather_rows(
@@ -318,6 +348,25 @@ def gather_arrays(own: np.ndarray, total: int) -> np.ndarray | None:
     parts: list[Any] | None = [None] * world_size() if is_main() else None
     dist.gather_object(own, parts)
     return None if parts is None else np.concatenate(parts)[:total]
+
+
+def share_arrays(own: np.ndarray, total: int) -> np.ndarray:
+    """Numpy rows owned by `share(total)` -> all rows on every process.
+
+    They travel as they are, piece by piece.
+    """
+    if world_size() == 1:
+        return own
+    shares = [share(total, process) for process in range(world_size())]
+    whole = np.empty((total, *own.shape[1:]), own.dtype)
+    rows = max(1, PIECE_BYTES // max(own[:0].itemsize * math.prod(own.shape[1:]), 1))
+    for start in range(0, max(map(len, shares)), rows):
+        piece = torch.from_numpy(own[start : start + rows]).to(_device_of_messages())
+        places = [each[start : start + rows] for each in shares]
+        parts = gather_parts(piece, [len(place) for place in places])
+        for place, part in zip(places, parts, strict=True):
+            whole[place.start : place.stop] = part.cpu().numpy()
+    return whole
 
 
 def broadcast(value: T) -> T:

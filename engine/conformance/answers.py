@@ -31,6 +31,7 @@ COLLECTIVES = (
     "gather_parts",
     "gather_rows",
     "gather_arrays",
+    "share_arrays",
     "broadcast",
     "agree",
     "total",

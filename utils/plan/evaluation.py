@@ -20,9 +20,9 @@ def label_vectors(sizes: RunSizes, rows: int) -> Iterator[Part]:
     block = row * rows
     name = "evaluation: label embeddings"
     yield Part(name, block, phases, block, "encoder.projection")
-    # received parts, then put together
-    copies = 2 if sizes.processes > 1 else 0
-    new = block * copies + (row * sizes.share(rows) if again else 0)
+    # this process's own; then those of all, beside the old ones
+    several = sizes.processes > 1
+    new = block * (several and again) + (row * sizes.share(rows) if several or again else 0)
     new_block = block / sizes.processes
     yield Part(f"{name}, new", new, (EVALUATION,), new_block, "encoder.projection")
 
