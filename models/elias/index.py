@@ -47,6 +47,8 @@ class GraphIndex:
         bias: [L].
         edges: label ids of each cluster [C, W] int32, -1 behind the last.
         log_edges: log s_cl [C, W].
+        on_device: the same five where queries on a GPU are searched; None = copied there at the
+            first search.
     """
 
     clusters: RowStore
@@ -55,7 +57,7 @@ class GraphIndex:
     edges: np.ndarray
     log_edges: np.ndarray
     settings: SearchSettings
-    _moved: list[Tensor] | None = field(default=None, repr=False)  # all of it on a GPU
+    on_device: list[Tensor] | None = field(default=None, repr=False)
 
     def search(
         self, queries: Tensor, k: int, projected: Tensor | None = None
@@ -168,14 +170,14 @@ class GraphIndex:
         settings = self.settings
         queries = queries.float()
         if queries.is_cuda:
-            products = queries @ self._on_device(queries)[0].T
+            products = queries @ self._tensors(queries.device)[0].T
         else:
             products = torch.from_numpy(self.clusters.products(queries.contiguous().numpy()))
         return raised_shares(products / settings.cluster_tau, settings.alpha).clamp_(max=0)
 
-    def _on_device(self, queries: Tensor) -> list[Tensor]:
-        """clusters, labels, bias, edges and log_edges on a GPU; they move at the first search."""
-        if self._moved is None:
+    def _tensors(self, device: torch.device) -> list[Tensor]:
+        """clusters, labels, bias, edges and log_edges on a GPU."""
+        if self.on_device is None:
             arrays = [
                 self.clusters.floats(slice(None)),
                 self.labels.floats(slice(None)),
@@ -183,14 +185,14 @@ class GraphIndex:
                 self.edges,
                 self.log_edges,
             ]
-            self._moved = [
-                torch.as_tensor(np.ascontiguousarray(array)).to(queries.device) for array in arrays
+            self.on_device = [
+                torch.as_tensor(np.ascontiguousarray(array)).to(device) for array in arrays
             ]
-        return self._moved
+        return self.on_device
 
     def _on_gpu(self, queries: Tensor, projected: Tensor) -> tuple[Tensor, Tensor]:
         settings = self.settings
-        weights, labels, bias, edges, log_edges = self._on_device(queries)
+        weights, labels, bias, edges, log_edges = self._tensors(queries.device)
         clusters, log_scores = top_clusters(
             queries.float() @ weights.T / settings.cluster_tau, settings.alpha, settings.beam
         )  # [B, S]

@@ -124,14 +124,17 @@ class EliasModel(nn.Module):
         outside = graph.outside.index_select(0, clusters)
         return F.log_softmax(logits.masked_fill_(outside, -torch.inf), dim=1)
 
-    @torch.no_grad()
     def all_log_edges(self, graph: Edges) -> np.ndarray:
         """log s_cl [C, W]; where edges are not learned A's own values."""
+        return self._all_log_edges(graph).cpu().numpy()
+
+    @torch.no_grad()
+    def _all_log_edges(self, graph: Edges) -> Tensor:
         if self.edges is None:
-            return graph.log_values.cpu().numpy()
+            return graph.log_values
         every = torch.arange(len(graph.labels), device=graph.labels.device)
         log_shares = self._log_shares(graph, every)
-        return log_shares.add_(graph.log_beta[:, None]).clamp_(max=0).cpu().numpy()
+        return log_shares.add_(graph.log_beta[:, None]).clamp_(max=0)
 
     def best_paths(
         self, graph: Edges, queries: Tensor, raised: Tensor, clusters: Tensor
@@ -174,15 +177,21 @@ class EliasModel(nn.Module):
         return shortlist, log_scores.gather(1, slot) + chosen
 
     def index(self, graph: Edges) -> GraphIndex:
-        """The index on the present weights, without copies on a CPU; float32."""
-        clusters = self.clusters.detach().cpu().numpy()
-        labels = self.labels.detach().cpu().numpy()
-        bias = self.bias.detach().cpu().numpy()[:, 0]
+        """The index on the present weights, without copies of them where they are; float32."""
+        on_device = [
+            self.clusters.detach(),
+            self.labels.detach(),
+            self.bias.detach()[:, 0],
+            graph.labels,
+            self._all_log_edges(graph),
+        ]
+        clusters, labels, bias, edges, log_edges = (tensor.cpu().numpy() for tensor in on_device)
         return GraphIndex(
             RowStore.of(clusters, "float32"),
             RowStore.of(labels, "float32"),
             bias,
-            graph.labels.cpu().numpy(),
-            self.all_log_edges(graph),
+            edges,
+            log_edges,
             SearchSettings.of(self.options, self.limits),
+            on_device,
         )

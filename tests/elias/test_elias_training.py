@@ -187,6 +187,25 @@ def test_averaged_weights_score(make_config):
     assert np.shares_memory(rows, learner.average.labels.numpy())
 
 
+@pytest.mark.parametrize("method", [STAGE1, {**STAGE2, "graph": "cluster"}])
+def test_an_evaluation_on_a_gpu_searches_the_parameters_themselves(
+    make_config, monkeypatch, method
+):
+    """What leaves a card is copied; what searches there must not come back as a second copy."""
+    learner = built(make_config(method=method))
+    monkeypatch.setattr(torch.Tensor, "cpu", torch.Tensor.clone)
+    index = learner.ranker().graph
+    queries = torch.randn(3, 16)
+    found = index._on_gpu(queries, queries)
+    clusters, labels, bias, edges, _ = index._tensors(queries.device)
+    assert clusters.data_ptr() == learner.model.clusters.data_ptr()
+    assert labels.data_ptr() == learner.model.labels.data_ptr()
+    assert bias.data_ptr() == learner.model.bias.data_ptr()
+    assert edges.data_ptr() == learner.edges.labels.data_ptr()
+    for ours, reference in zip(found, index._on_cpu(queries, queries), strict=True):
+        torch.testing.assert_close(ours, reference)
+
+
 def test_resuming_changes_nothing(make_config, tmp_path):
     method = {
         **STAGE2,
