@@ -20,7 +20,7 @@ from utils.data.sizes import DataSizes
 from utils.data.texts import Texts
 from utils.reading.saved import check_answers
 from utils.search import Comparison, ExactIndex, HnswIndex
-from utils.sparse import contains, keep_topk, remove_pairs, topk_csr
+from utils.sparse import contains, topk_csr
 
 log = logging.getLogger(__name__)
 USUAL_KS = (1, 3, 5, 10, 100)
@@ -78,16 +78,10 @@ def predict(
             `Scores.sums` over all texts.
     """
     make_tokens(ranker, texts)
-    most_removed = int(np.diff(filters.indptr).max(initial=0))
-    wanted = min(k + most_removed, ranker.num_labels)
-    values, ids, sums = best_labels(ranker, texts, wanted, look)
+    values, ids, sums = best_labels(ranker, texts, k, look, filters)
     if values is None or ids is None:
         return None, sums
-    scores = topk_csr(values, ids, ranker.num_labels)
-    scores = remove_pairs(scores, *filters.nonzero())
-    if wanted > k:
-        scores = keep_topk(scores, k)
-    return scores, sums
+    return topk_csr(values, ids, ranker.num_labels), sums
 
 
 def best_labels(
@@ -95,6 +89,7 @@ def best_labels(
     texts: Texts,
     k: int,
     look: Callable[[np.ndarray, Scores], None] | None = None,
+    removed: sp.csr_matrix | None = None,
 ) -> tuple[np.ndarray | None, np.ndarray | None, dict[str, float]]:
     """The k best labels of every text, block by block; a collective.
 
@@ -102,28 +97,69 @@ def best_labels(
 
     Args:
         look: as of `predict`.
+        removed: pairs that are not counted [n, L].
     Returns:
         scores [n, k] and ids [n, k] on the main process, None on the others; and the sums of
             `Scores.sums` over all texts.
     """
+    values, ids, sums = own_best_labels(ranker, texts, k, look, removed)
+    totals = {name: distributed.total(value) for name, value in sorted(sums.items())}
+    all_values = distributed.gather_arrays(values, len(texts))
+    all_ids = distributed.gather_arrays(ids, len(texts))
+    return all_values, all_ids, totals
+
+
+def own_best_labels(
+    ranker: Ranker,
+    texts: Texts,
+    k: int,
+    look: Callable[[np.ndarray, Scores], None] | None = None,
+    removed: sp.csr_matrix | None = None,
+) -> tuple[np.ndarray, np.ndarray, Counter[str]]:
+    """The k best labels of this process's share of some texts, as `best_labels`.
+
+    Returns:
+        scores [m, k] float32, ids [m, k] int32, -inf and -1 where there are no more; and the sums
+            of `Scores.sums` over these texts.
+    """
+    k = min(k, ranker.num_labels)
     share = distributed.share(len(texts))
     values = np.empty((len(share), k), np.float32)
-    ids = np.empty((len(share), k), np.int64)
+    ids = np.empty((len(share), k), np.int32)
     sums: Counter[str] = Counter()
     # once at least, so that `sums` has its names
     for start in range(0, max(len(share), 1), ranker.at_once):
         block = slice(start, min(start + ranker.at_once, len(share)))
         rows = np.arange(share.start, share.stop)[block]
         opened = ranker.open(texts[rows])
-        values[block], ids[block] = opened.best(k)
+        without = None if removed is None else removed[rows]
+        values[block], ids[block] = _best_of(opened, k, without, ranker.num_labels)
         sums.update(opened.sums)
         if look is not None:
             look(rows, opened)
+    return values, ids, sums
+
+
+def _best_of(
+    scores: Scores,
+    k: int,
+    removed: sp.csr_matrix | None,
+    num_labels: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k best labels of opened texts without some pairs [b, L]: scores and ids [b, k].
+
+    As many more are searched as a text of the block has pairs.
+    """
+    most_removed = 0 if removed is None else int(np.diff(removed.indptr).max(initial=0))
+    values, ids = scores.best(min(k + most_removed, num_labels))
     check_answers(values, "scores")
-    totals = {name: distributed.total(value) for name, value in sorted(sums.items())}
-    all_values = distributed.gather_arrays(values, len(texts))
-    all_ids = distributed.gather_arrays(ids, len(texts))
-    return all_values, all_ids, totals
+    if removed is None or not most_removed:
+        return values, ids
+    is_gone = (ids < 0) | contains(removed, np.arange(len(ids))[:, None], ids)
+    order = np.lexsort((ids, -values, is_gone), axis=1)[:, :k]
+    is_gone = np.take_along_axis(is_gone, order, 1)
+    values = np.where(is_gone, -np.inf, np.take_along_axis(values, order, 1))
+    return values, np.where(is_gone, -1, np.take_along_axis(ids, order, 1))
 
 
 def make_tokens(ranker: Ranker, texts: Texts) -> None:

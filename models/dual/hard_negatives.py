@@ -11,11 +11,10 @@ import numpy as np
 
 from models.contract import Ranker
 from models.dual.options import DexmlConfig
-from models.evaluation import predict
+from models.evaluation import make_tokens, own_best_labels
 from utils import distributed
 from utils.data.batches import Batch
 from utils.data.dataset import Split
-from utils.sparse import topk_rows
 
 
 class HardNegatives:
@@ -29,7 +28,7 @@ class HardNegatives:
     def __init__(self, options: DexmlConfig, split: Split) -> None:
         self._options = options
         self._split = split
-        self._shortlists: np.ndarray | None = None  # [n, shortlist_size] label ids, -1 = none
+        self._shortlists: np.ndarray | None = None  # [n, shortlist_size] int32, -1 = none
 
     def is_due(self, epoch: int) -> bool:
         """Whether shortlists are mined before an epoch."""
@@ -44,10 +43,11 @@ class HardNegatives:
         Neither positives nor filter pairs are among them.
         """
         known = self._split.relevance + self._split.filters
+        texts = self._split.texts
         size = min(self._options.shortlist_size, ranker.num_labels)
-        scores, _ = predict(ranker, self._split.texts, size, known)
-        shortlists = None if scores is None else topk_rows(scores, size)[0]
-        self._shortlists = distributed.broadcast(shortlists)
+        make_tokens(ranker, texts)
+        _, own, _ = own_best_labels(ranker, texts, size, removed=known)
+        self._shortlists = distributed.share_arrays(own, len(texts))
 
     def draw(self, batch: Batch, rng: np.random.Generator) -> np.ndarray:
         """Draw `num_negatives` labels of each query's shortlist, without replacement.

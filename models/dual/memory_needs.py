@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from models.batching.clustered_batches import ClusteredConfig
 from models.batching.memory_needs import expected_distinct, query_bank
+from models.contract import Ranker
 from models.dual.options import DexmlConfig
 from utils.plan.evaluation import evaluation_activations, label_vectors, score_block
 from utils.plan.messages import encoder_messages, loss_messages, table_messages
@@ -94,8 +95,11 @@ def _label_data(sizes: DualSizes) -> Iterator[Part]:
         yield Part("label texts", texts, RUNNING, smaller=SHARED_OUT)
     if method.pool == "hnm":
         fewer = "method.shortlist_size"
-        lists = 8 * run.data.points * method.shortlist_size
-        mined = 40 * run.data.points * (method.shortlist_size + 20)
+        lists = 4 * run.data.points * method.shortlist_size
+        # ids and scores of the own queries; sorted beside more of them than are kept, in blocks
+        own = run.share(run.data.points)
+        searched = min(own, Ranker.at_once) * (method.shortlist_size + 20)
+        mined = lists + 8 * own * method.shortlist_size + 40 * searched
         yield Part("shortlists", lists, RUNNING, smaller=fewer, on_host=True)
         yield Part("shortlists: mining", mined, (EVALUATION,), smaller=fewer, on_host=True)
     if isinstance(method, ClusteredConfig):
