@@ -90,7 +90,7 @@ def _label_data(sizes: DualSizes) -> Iterator[Part]:
     method = sizes.method
     if method.pool == "all":
         own = run.share(run.data.labels)
-        token = 8 if run.encoder.layers else 12
+        token = 8 if run.encoder.layers else 12 + 8 * run.cuda  # a bag keeps them by token too
         texts = 32 * own + token * run.label_texts.of(own)
         yield Part("label texts", texts, RUNNING, smaller=SHARED_OUT)
     if method.pool == "hnm":
