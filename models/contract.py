@@ -190,6 +190,7 @@ class Recipe(ABC):
     Options: ClassVar[type[MethodConfig]]  # section `method` of its configs
     Answers: ClassVar[type[Ranker]]  # what loads `model/`
     reads_tokens: ClassVar[bool] = False  # of `encoder:`, which the data set is read with then
+    has_epochs: ClassVar[bool] = False  # of which one is the best; False: fitted at once
 
     def __init__(
         self, config: Config, data: Dataset, start: Start | None, runtime: Runtime
@@ -257,6 +258,7 @@ class Learner(Recipe):
 
     module: nn.Module  # every parameter and buffer of training, by the names of checkpoints
     reads_tokens: ClassVar[bool] = True
+    has_epochs: ClassVar[bool] = True
 
     @classmethod
     def group_names(cls, config: Config) -> frozenset[str]:

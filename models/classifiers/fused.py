@@ -20,7 +20,7 @@ import logging
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -55,7 +55,6 @@ EMBEDDING_WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0)
 
 @dataclass(frozen=True)
 class FusedConfig(MethodConfig):
-    has_epochs: ClassVar[bool] = False
     embedding_weight: float | None = option(
         None,
         "weight of the embedding score, that of the classifier's being 1; null = the best of 0, "

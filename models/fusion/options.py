@@ -13,7 +13,6 @@ from utils.config.sections import LARGEST, MANY_LABELS, SMALLEST
 @dataclass(frozen=True)
 class FusionOptions(MethodConfig):
     has_encoder: ClassVar[bool] = False
-    has_epochs: ClassVar[bool] = False
     members: Mapping[str, str] | None = option(
         None,
         "name: run folder, config file (trained when missing), or `stage:NAME`, an earlier stage "

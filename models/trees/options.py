@@ -15,7 +15,6 @@ from utils.linear.tree_training import Ranking
 @dataclass(frozen=True)
 class LinearConfig(MethodConfig):
     has_encoder: ClassVar[bool] = False
-    has_epochs: ClassVar[bool] = False
     features: tuple[str, ...] = option(
         ("tfidf",),
         "what is read: tfidf, run folders (their embeddings), start = the "

@@ -1,7 +1,10 @@
 """`refit: true` says in one line what the stages of a fusion on all points say."""
 
+import sys
+
 import pytest
 
+from utils.config import plugins
 from utils.config.config import ConfigError, describe, load_config, to_yaml
 from utils.run.stages import member_stages, stage_configs
 
@@ -62,6 +65,15 @@ LONG = """
     members: {rows: "stage:rows-all", trees: "stage:trees-all", old: Results/old}
 """
 
+AT_ONCE = """
+from models.trees.xr_linear import XrLinear
+from utils.config.config import MethodConfig
+
+
+class Mine(XrLinear):
+    Options = MethodConfig
+"""
+
 
 @pytest.fixture
 def load(tmp_path):
@@ -112,6 +124,16 @@ def test_members_that_are_configs_are_trained_again(load, tmp_path):
     )
     assert [*by_name(config)] == ["a", "fusion", "a-all", "fusion-all"]
     assert by_name(config)["fusion-all"]["method"]["members"] == {"a": "stage:a-all"}
+
+
+def test_a_method_of_ones_own_that_fits_at_once_has_no_best_epoch(load, tmp_path, monkeypatch):
+    (tmp_path / "at_once.py").write_text(AT_ONCE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(plugins, "_allowed", {"at_once"})
+    text = SHORT.replace("{name: xr-linear}", "{name: at_once:Mine}\n  train: {epochs: 0}")
+    config = load(text.replace("stage:rows", "stage:unused") + "refit: true\n")
+    sys.modules.pop("at_once")
+    assert "stop_epoch" not in by_name(config)["unused-all"]["train"]
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from utils.config.methods import method_class
 from utils.config.references import check_references, with_references
 from utils.errors import ConfigError
 
@@ -63,7 +64,7 @@ def refitted_stages(
         if name not in again:
             continue
         start = with_references(starts[name], renamed)
-        stops = built[name].method.has_epochs
+        stops = _has_epochs(built[name])
         added.append(_on_all_points(with_references(stage, renamed), start, previous, stops))
         previous = f"stage:{added[-1]['name']}"
     members = with_references(built[fusion["name"]].method.members or {}, renamed)
@@ -98,12 +99,19 @@ def _trained_again(
     with_references(built[stages[-1]["name"]].method.members or {}, ask)
     while waiting:
         name = waiting.pop()
-        config = built[name]
-        untrained = config.method.has_epochs and config.train.epochs == 0
-        if name not in found and not untrained:
+        if name not in found and not _is_untrained(built[name]):
             found.add(name)
             with_references([by_name[name], starts[name]], ask)
     return found
+
+
+def _has_epochs(config: Config) -> bool:
+    return bool(method_class(config.method.name).has_epochs)
+
+
+def _is_untrained(config: Config) -> bool:
+    """Whether a stage has zero epochs; a method that fits at once does so whatever they are."""
+    return _has_epochs(config) and config.train.epochs == 0
 
 
 def _on_all_points(

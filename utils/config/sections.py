@@ -169,7 +169,6 @@ class MethodConfig:
 
     has_encoder: ClassVar[bool] = True
     has_label_vectors: ClassVar[bool] = False
-    has_epochs: ClassVar[bool] = True  # False: fitted at once, there is no best epoch
     name: str = option("", "which method")
 
 
