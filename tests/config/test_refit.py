@@ -35,7 +35,7 @@ stages:
   method:
     name: fusion
     memory: dual
-    members: {rows: "stage:rows", trees: "stage:trees", old: Results/old}
+    members: {rows: "stage:rows", trees: "stage:trees"}
 """
 LONG = """
 - name: dual-all
@@ -62,7 +62,7 @@ LONG = """
   method:
     name: fusion
     memory: dual
-    members: {rows: "stage:rows-all", trees: "stage:trees-all", old: Results/old}
+    members: {rows: "stage:rows-all", trees: "stage:trees-all"}
 """
 
 AT_ONCE = """
@@ -144,6 +144,14 @@ def test_a_method_of_ones_own_that_fits_at_once_has_no_best_epoch(load, tmp_path
         ("data: {name: D}\nmethod: {name: ova}\nrefit: true\n", "stages that end in a fusion"),
         (SHORT.replace("stage:rows", "stage:row") + "refit: true\n", "no earlier stage row;"),
         (SHORT.replace("name: unused", "name: dual-all") + "refit: true\n", "must be distinct"),
+        (
+            SHORT.replace("stage:trees", "stage:given") + "refit: true\n",
+            "but member trees is stage given of zero epochs; leave it out, or train it",
+        ),
+        (
+            SHORT.replace("stage:trees", "Results/old") + "refit: true\n",
+            "but member trees is Results/old, no stage; make it a stage",
+        ),
     ],
 )
 def test_what_cannot_be_trained_again_is_refused(load, text, message):

@@ -16,7 +16,7 @@ is the same as these stages behind them:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from utils.config.methods import method_class
@@ -42,7 +42,8 @@ def refitted_stages(
         built: each stage's config by its name.
         where: the file that says it, for errors.
     Raises:
-        ConfigError: `stages` do not end in a fusion, or name what is no earlier stage.
+        ConfigError: `stages` do not end in a fusion, name what is no earlier stage, or the fusion
+            has a member that is not trained again.
     """
     if not stages or built[stages[-1]["name"]].method.name != "fusion":
         raise ConfigError(
@@ -53,6 +54,8 @@ def refitted_stages(
     *before, fusion = stages
     starts = _starts(stages, built)
     again = _trained_again(stages, built, starts)
+    members = built[fusion["name"]].method.members or {}
+    _check_members(members, again, where)
 
     def renamed(kind: str, name: str) -> str:
         return f"{kind}:{name}-all" if kind == "stage" and name in again else f"{kind}:{name}"
@@ -67,9 +70,30 @@ def refitted_stages(
         stops = _has_epochs(built[name])
         added.append(_on_all_points(with_references(stage, renamed), start, previous, stops))
         previous = f"stage:{added[-1]['name']}"
-    members = with_references(built[fusion["name"]].method.members or {}, renamed)
-    added.append(_refitted_fusion(fusion, members))
+    added.append(_refitted_fusion(fusion, with_references(members, renamed)))
     return added
+
+
+def _check_members(
+    members: Mapping[str, str],
+    again: Collection[str],
+    where: str,
+) -> None:
+    """ConfigError for a member that stays as it is.
+
+    It left points out for validation, and the fusion on all points would refuse it.
+    """
+    for member, source in members.items():
+        kind, _, name = source.partition(":")
+        if kind == "stage" and name in again:
+            continue
+        why = f"is {source}, no stage; make it a stage of this config"
+        if kind == "stage":
+            why = f"is stage {name} of zero epochs; leave it out, or train it"
+        raise ConfigError(
+            f"{where}: `refit: true` is for members that are stages and are trained again on all "
+            f"points, but member {member} {why}"
+        )
 
 
 def _starts(stages: Sequence[Stage], built: Mapping[str, Config]) -> dict[str, Any]:
