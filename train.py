@@ -95,6 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     interrupted = "interrupted at once; --resume goes on from the last checkpoint, if there is one"
     with command(options.debug, interrupted, code=130, also=(FloatingPointError,)):
         from engine.memory_plan import report  # here: --help is instant, and Ctrl-C a line
+        from engine.planning import plan_recipe
         from engine.trainer import fit
         from utils import distributed
         from utils.plan.sizes import Assumed
@@ -109,6 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             processes = 1 if options.processes is None else options.processes
             assumed = Assumed(options.points, options.labels, options.tokens, options.gpu)
             print(report(config, processes, assumed))
+            if assumed.points is None:  # else the data set is not here
+                plan_recipe(config, processes=processes)
             return
         try:
             folder = fit(config, options.resume, options.overwrite)

@@ -1,7 +1,7 @@
 """A recipe on paper: what can be refused before the first step of its first stage is.
 
     # every stage as it will be trained, by name; ConfigError for what cannot be
-    stages = plan_recipe(config)
+    stages = plan_recipe(config, processes=4)
 
 Nothing large is read or built: sizes of the data come from headers, an encoder is known by its
 settings, an earlier stage by its config.
@@ -14,9 +14,11 @@ import logging
 from collections.abc import Callable, Mapping
 
 from models.encoders.building import tokenizer_source
+from models.evaluation import check_ks, metric_ks
 from utils.config.config import Config, ConfigError
 from utils.config.methods import method_class
 from utils.data.sizes import DataSizes, read_once
+from utils.metrics import NAMES
 from utils.pretrained.settings import check_lengths
 from utils.pretrained.source import resolve_encoder
 from utils.run.stages import Runs, of_stage, stage_configs
@@ -28,12 +30,14 @@ def plan_recipe(
     config: Config,
     sizes: Callable[[Config], DataSizes] | None = None,
     runs: Runs | None = None,
+    processes: int = 1,
 ) -> dict[str, Config]:
     """The stages of a config by name, checked; a config without stages is one of the name ''.
 
     Args:
         sizes: of the data set of a stage; None = read from its files.
         runs: what it may name beside its own stages; None = finished runs.
+        processes: that will train it.
     Raises:
         ConfigError: a stage cannot be trained, or what it names does not exist or is of the wrong
         kind.
@@ -48,8 +52,34 @@ def plan_recipe(
     for name, stage in stages.items():
         with of_stage(name):
             method_class(stage.method.name).check(stage, sizes(stage), runs)
+            check_settings(stage, sizes(stage), processes)
         runs.add(stage)
     return stages
+
+
+def check_settings(
+    config: Config,
+    data: DataSizes,
+    processes: int,
+) -> None:
+    """ConfigError for settings that only the data or the number of processes can refute."""
+    if config.train.batch_size < processes:
+        raise ConfigError(
+            f"train.batch_size is {config.train.batch_size}, smaller than the number of "
+            f"processes, {processes}; each needs a query of every batch"
+        )
+    if isinstance(config.train.stop_epoch, str):
+        raise ConfigError(
+            f"train.stop_epoch is '{config.train.stop_epoch}', expected a whole number; "
+            "`best:NAME` is for stages"
+        )
+    check_ks(config, data)
+    computed = [f"{name}@{k}" for name in NAMES for k in metric_ks(config, data)]
+    if config.train.track_metric not in (None, *computed):
+        raise ConfigError(
+            f"train.track_metric '{config.train.track_metric}' is not computed; computed: "
+            f"{', '.join(computed)}"
+        )
 
 
 def with_resolved_encoder(config: Config) -> Config:

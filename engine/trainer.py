@@ -22,17 +22,16 @@ from torch import nn
 from engine.memory_plan import check_it_fits, training_memory
 from engine.planning import plan_recipe, tokenizer_of
 from models.contract import Learner, Recipe, Solver
-from models.evaluation import check_ks, evaluate, headline, metric_ks
+from models.evaluation import evaluate, headline
 from models.loading import start_of
 from utils import distributed
-from utils.config.config import Config, ConfigError
+from utils.config.config import Config
 from utils.config.methods import method_class
 from utils.data.batches import ready_batches, steps_per_epoch, training_batches
 from utils.data.dataset import Dataset, labels_hash, load_dataset
 from utils.data.held_out import saved_validation_rows
-from utils.data.sizes import DataSizes, read_once
+from utils.data.sizes import DataSizes
 from utils.files import folder_written_whole, write_json, written_whole
-from utils.metrics import NAMES
 from utils.pretrained.location import load_tokenizer
 from utils.run.environment import check_same_data, write_environment
 from utils.run.folder import is_begun
@@ -101,11 +100,9 @@ def plan(
     overwrite: bool,
 ) -> dict[str, Config]:
     """The stages of a config by name, after all that can be refused before the first one starts."""
-    sizes = read_once()
-    stages = plan_recipe(config, sizes)
+    stages = plan_recipe(config, processes=distributed.world_size())
     for name, stage in stages.items():
         with of_stage(name):
-            check_settings(stage, sizes(stage))
             distributed.check_launcher(stage.train.mixed_precision)
             check_it_fits(stage, distributed.world_size())
     check_folders([*stages.values()], resume, overwrite)
@@ -121,27 +118,6 @@ def at_present(
     if not name:
         return stage
     return dataclasses.replace(stage, train=stage_configs(config)[name].train)
-
-
-def check_settings(config: Config, data: DataSizes) -> None:
-    """ConfigError for settings that only the data or the number of processes can refute."""
-    if config.train.batch_size < distributed.world_size():
-        raise ConfigError(
-            f"train.batch_size is {config.train.batch_size}, smaller than the number of "
-            f"processes, {distributed.world_size()}; each needs a query of every batch"
-        )
-    if isinstance(config.train.stop_epoch, str):
-        raise ConfigError(
-            f"train.stop_epoch is '{config.train.stop_epoch}', expected a whole number; "
-            "`best:NAME` is for stages"
-        )
-    check_ks(config, data)
-    computed = [f"{name}@{k}" for name in NAMES for k in metric_ks(config, data)]
-    if config.train.track_metric not in (None, *computed):
-        raise ConfigError(
-            f"train.track_metric '{config.train.track_metric}' is not computed; computed: "
-            f"{', '.join(computed)}"
-        )
 
 
 def fit_stage(

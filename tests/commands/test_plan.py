@@ -18,7 +18,7 @@ from engine.planning import with_resolved_encoder
 from models.contract import Learner
 from tests.commands import run
 from tests.conftest import with_values
-from utils.config.config import Config, load_config
+from utils.config.config import Config, load_config, to_yaml
 from utils.config.methods import method_class
 from utils.data.dataset import load_dataset
 from utils.parameters import kind_of
@@ -448,6 +448,17 @@ def test_command_plans_for_elsewhere(tmp_path):
     assert said in done.stdout.splitlines()[0]
     done = run_train(config, *words)
     assert done.returncode == 2 and "--points goes with --plan" in done.stderr
+
+
+def test_command_refuses_what_training_would_refuse(make_config, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(to_yaml(make_config(eval={"ks": [1, 21]})))
+    done = run_train(path, "--plan")
+    assert done.returncode == 1 and done.stdout.startswith("dexml on tiny")
+    problem = "error: eval.ks is 21, larger than the number of labels of tiny"
+    assert done.stderr.splitlines()[-1].startswith(problem)
+    elsewhere = ["--points", "99", "--labels", "30", "--tokens", "5"]
+    assert run_train(path, "--plan", *elsewhere).returncode == 0
 
 
 def test_command_refuses_a_card_that_is_too_small():
