@@ -22,7 +22,7 @@ from utils.config.methods import method_class
 from utils.errors import InputError
 from utils.run import opening
 from utils.run.reopened import load_training_config
-from utils.run.stages import member_stages
+from utils.run.stages import member_stages, stage_configs
 from utils.runtime import Runtime
 
 FITTED = ("fused", "fusion", "xr-linear", "overlap", "elias-ranker")  # without gradients
@@ -198,6 +198,31 @@ def test_what_the_last_stage_cannot_do_is_refused_before_the_first(make_config, 
         make_config(stages=[ENCODER, {**stage, "name": "last"}]),
         f"^stage 'last': .*{message}|^{message}",
     )
+
+
+@pytest.mark.parametrize(
+    ("first", "why"),
+    [
+        ({"method": {"name": "xr-linear"}}, "method xr-linear fits at once"),
+        ({"method": {"name": "ova"}, "train": {"epochs": 0}}, "its train.epochs is 0"),
+    ],
+)
+def test_the_best_epoch_of_a_stage_without_epochs_is_refused_before_any(make_config, first, why):
+    second = {"name": "second", "run": {"start_from": None}, "method": {"name": "dexml"}}
+    second["train"] = {"stop_epoch": "best:first"}
+    problem = f"stage 'second': train.stop_epoch is 'best:first', but stage first has .*: {why}$"
+    refused(make_config(stages=[{**first, "name": "first"}, second]), f"^{problem}")
+
+
+def test_the_best_epoch_of_a_run_to_be_replaced_says_nothing(make_config):
+    second = {"name": "second", "train": {"stop_epoch": "best:first"}}
+    config = make_config(stages=[{"name": "first", "train": {"epochs": 3}}, second])
+    finished = config.run_folder / "stages" / "first" / "finished"
+    finished.parent.mkdir(parents=True)
+    finished.write_text('{"epochs": 0, "best_epoch": 0}')
+    assert stage_configs(config)["second"].train.stop_epoch == 3
+    finished.write_text('{"epochs": 3, "best_epoch": 2}')
+    assert stage_configs(config)["second"].train.stop_epoch == 2
 
 
 def test_a_folder_that_the_last_stage_cannot_take_is_refused_before_the_first(

@@ -9,10 +9,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from utils.config.config import Config, ConfigError, read_yaml, stage_config, to_mapping
+from utils.config.config import Config, ConfigError, stage_config, to_mapping
 from utils.config.legacy_yaml import load_any_config
+from utils.config.methods import method_class
 from utils.config.references import check_references, with_references
 from utils.errors import InputError
+from utils.reading.saved import read_facts
 from utils.run.finding import find_run
 
 OF_THE_FUSION = (
@@ -43,23 +45,41 @@ def stage_configs(config: Config) -> dict[str, Config]:
     configs: dict[str, Config] = {}
 
     def named(kind: str, name: str) -> Any:
-        return str(configs[name].run_folder) if kind == "stage" else best_epoch(configs[name])
+        if kind == "stage":
+            return str(configs[name].run_folder)
+        return best_epoch(configs[name], name)
 
     for stage in config.stages:
         name = stage["name"]
         folder = config.run_folder if name == last else config.run_folder / "stages" / name
         # The stage may name another, or none.
         run = {"start_from": start, **(stage.get("run") or {}), "dir": str(folder)}
-        overlay = with_references({**stage, "run": run}, named)
+        with of_stage(name):
+            overlay = with_references({**stage, "run": run}, named)
         configs[name] = stage_config(config, overlay)  # its errors name the stage
         start = str(folder)
     return configs
 
 
-def best_epoch(config: Config) -> int:
-    """The best epoch of a finished run; of another all its epochs."""
+def best_epoch(config: Config, name: str) -> int:
+    """The best epoch of a stage that is finished; of another all its epochs.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    has_epochs = method_class(config.method.name).has_epochs
+    if not has_epochs or config.train.epochs == 0:
+        why = f"method {config.method.name} fits at once"
+        if has_epochs:
+            why = "its train.epochs is 0"
+        raise ConfigError(
+            f"train.stop_epoch is 'best:{name}', but stage {name} has no best epoch: {why}"
+        )
     finished = config.run_folder / "finished"
-    return read_yaml(finished)["best_epoch"] if finished.exists() else config.train.epochs
+    if not finished.exists():
+        return config.train.epochs
+    # 0 where the run that lies there, and is to be replaced, had no epochs
+    return read_facts(finished, best_epoch=int)["best_epoch"] or config.train.epochs
 
 
 @contextlib.contextmanager
