@@ -363,7 +363,7 @@ def test_stages_made_of_a_fusions_members_take_words_too(tmp_path):
         "fusion.yaml",
     )
 
-    def expand(config):
+    def expand(config, own):
         return member_stages(config)
 
     config = load(

@@ -52,6 +52,7 @@ from utils.config.sections import (
     TrainConfig,
     option,
 )
+from utils.config.trust import is_ones_own, say_refused, without_code
 from utils.config.yaml_text import dump_yaml, read_yaml, shown_word
 from utils.errors import ConfigError
 
@@ -62,6 +63,7 @@ __all__ = [
     "DataConfig",
     "EncoderConfig",
     "EvalConfig",
+    "Expand",
     "LossConfig",
     "MethodConfig",
     "OptimConfig",
@@ -92,6 +94,7 @@ OUTSIDE = {  # keys of a file beside its sections
     "refit": "true: stages end in a fusion, whose members are trained again on all training points",
 }
 COMMAND_LINE = "command line"  # where a key comes from
+Expand = Callable[["Config", bool], "Config"]  # of a config, and whether it is one's own
 OF_THE_WHOLE_RUN = ("root", "project", "expname", "dir")  # of section run: no stage has its own
 
 
@@ -163,14 +166,18 @@ class _Chain:
     stages_of: str = ""
     refit: bool = False
     files: int = 0
+    imports: bool = False  # modules that files of one's own name
+    refused: list[Path] = field(default_factory=list)  # files that ask for code of an encoder
 
 
 def _load_file(
     path: Path,
     chain: _Chain,
     above: tuple[Path, ...] = (),
+    own: bool = True,
 ) -> None:
-    """Merge `path`, after its bases, into `chain`."""
+    """Merge `path`, after its bases, into `chain`; what is not one's `own` asks for no code."""
+    own = own and is_ones_own(path)
     chain.files += 1
     if chain.files > MAX_FILES:
         raise ConfigError(
@@ -185,7 +192,8 @@ def _load_file(
     if path.resolve() in above:
         raise ConfigError(f"{path}: `base:` goes in a circle")
     for base in _bases(values.get("base"), path):
-        _load_file(path.parent / base, chain, (*above, path.resolve()))
+        _load_file(path.parent / base, chain, (*above, path.resolve()), own)
+    values = _granted(values, path, chain, own)
     if "stages" in values:
         chain.stages = values["stages"]
         chain.stages_of = str(path)
@@ -195,6 +203,23 @@ def _load_file(
             raise ConfigError(f"{path}: `refit:` must be true or false, got {shown(chain.refit)}")
     sections = {name: content for name, content in values.items() if name not in OUTSIDE}
     merge_sections(chain.merged, sections, str(path), chain.origin)
+
+
+def _granted(
+    values: dict[str, Any],
+    path: Path,
+    chain: _Chain,
+    own: bool,
+) -> dict[str, Any]:
+    """What a file says, where a stranger's is not listened to; modules of one's own are allowed."""
+    if not own:
+        granted = without_code(values)
+        if granted != values:
+            chain.refused.append(path)
+        return granted
+    if chain.imports:
+        _allow_named(values, values.get("stages"))
+    return values
 
 
 def _bases(value: Any, path: Path) -> list[str]:
@@ -242,25 +267,34 @@ def load_config(
     path: str | Path,
     overrides: Sequence[str] | Mapping[str, Mapping] = (),
     *,
-    expand: Callable[[Config], Config] | None = None,
+    expand: Expand | None = None,
     trusted: bool = False,
+    own: bool = True,
 ) -> Config:
     """Read a YAML config with its bases, apply `overrides`, and check everything.
+
+    What a file in a run folder says of code is not listened to; see utils/config/trust.py.
 
     Args:
         path: the YAML file.
         overrides: command-line words (`--section.key value`, `--stages.NAME.section.key value`) or
             a mapping {section: {key: value}, "stages": {NAME: {section: {key: value}}}}.
         expand: makes stages of a config that has none, before overrides of stages are applied.
-        trusted: the file is the user's own: methods and losses of modules outside of this
-            repository that it names are imported. Without it only modules that were allowed are.
+        trusted: methods and losses of modules outside of this repository that files of one's own
+            name are imported. Without it only modules that were allowed are.
+        own: False where a stranger's file names this one.
     Raises:
         ConfigError: naming the file and key, what was expected and what came.
     """
-    chain = _Chain()
-    _load_file(Path(path), chain)
+    if not isinstance(overrides, Mapping):
+        overrides = parse_overrides(overrides)
+    own = own and is_ones_own(Path(path))
+    chain = _Chain(imports=trusted)
+    _load_file(Path(path), chain, own=own)
     stages = _check_stages(chain.stages, chain.stages_of)
-    return finish_config(
+    if trusted:
+        _allow_named(overrides, [*(overrides.get("stages") or {}).values()])
+    config = finish_config(
         chain.merged,
         chain.origin,
         overrides,
@@ -269,8 +303,11 @@ def load_config(
         refit=chain.refit,
         expand=expand,
         where=str(path),
-        trusted=trusted,
+        own=own,
     )
+    for refused in chain.refused:
+        say_refused(refused, overrides)
+    return config
 
 
 def finish_config(
@@ -281,9 +318,9 @@ def finish_config(
     expname: str,
     stages: Sequence[Mapping] = (),
     refit: bool = False,
-    expand: Callable[[Config], Config] | None = None,
+    expand: Expand | None = None,
     where: str = "config",
-    trusted: bool = False,
+    own: bool = True,
 ) -> Config:
     """Make a Config of what a file says and of overrides; further arguments as of `load_config`.
 
@@ -297,14 +334,12 @@ def finish_config(
         overrides = parse_overrides(overrides)
     of_all = {section: content for section, content in overrides.items() if section != "stages"}
     merge_sections(merged, of_all, COMMAND_LINE, origin)
-    if trusted:
-        _allow_named([merged, *stages, *(overrides.get("stages") or {}).values()])
     _check_it_is_no_stages_own(merged, of_all, stages)
     config = build_config(merged, origin, stages, where)
     if not config.run.expname:
         config = dataclasses.replace(config, run=dataclasses.replace(config.run, expname=expname))
     if expand is not None:
-        config = expand(config)
+        config = expand(config, own)
     of_stages = overrides.get("stages") or {}
     _check_sections_of_stages(of_stages)
     if refit:
@@ -333,9 +368,11 @@ def _with_refit(
     return dataclasses.replace(config, stages=tuple(stages))
 
 
-def _allow_named(parts: Sequence[Mapping]) -> None:
-    """Allow the modules of methods and losses that sections of a user's own config name."""
-    for sections in parts:
+def _allow_named(values: Mapping[str, Any], stages: Any) -> None:
+    """Allow the modules of methods and losses that what a user wrote names, its stages too."""
+    for sections in (values, *(stages if isinstance(stages, list) else ())):
+        if not isinstance(sections, Mapping):
+            continue
         for section in ("method", "loss"):
             content = sections.get(section)
             name = content.get("name") if isinstance(content, Mapping) else None

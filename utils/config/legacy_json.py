@@ -15,11 +15,11 @@ v_<version>_<seed>.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.config.config import Config, ConfigError, finish_config, nearest, parse_overrides
+from utils.config.config import Config, ConfigError, Expand, finish_config, nearest, parse_overrides
 from utils.config.legacy_json_rules import FUSED, RULES, XC, Values
 from utils.config.legacy_log import log, say, shown
 
@@ -81,7 +81,7 @@ def load_released(
     path: Path,
     values: Mapping[str, Any],
     overrides: Sequence[str] | Mapping[str, Any],
-    expand: Callable[[Config], Config] | None = None,
+    expand: Expand | None = None,
 ) -> Config:
     """Make a Config of a file's mapping, by the arguments of `utils.config.config.load_config`."""
     log.info("%s is a config of the released NGAME or DEXA code:", path)

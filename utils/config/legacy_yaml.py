@@ -11,7 +11,7 @@ taken as written, which is the older code's run on one process.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from utils.config.config import (
     SECTIONS,
     Config,
     ConfigError,
+    Expand,
     finish_config,
     load_config,
     nearest,
@@ -35,8 +36,9 @@ def load_any_config(
     path: str | Path,
     overrides: Sequence[str] | Mapping[str, Mapping] = (),
     *,
-    expand: Callable[[Config], Config] | None = None,
+    expand: Expand | None = None,
     trusted: bool = False,
+    own: bool = True,
 ) -> Config:
     """Load a config as `load_config` does, a flat one, or one of NGAME and DEXA.
 
@@ -48,7 +50,7 @@ def load_any_config(
     if is_released(values):
         return load_released(path, values, overrides, expand)
     if not _is_flat(values, path):
-        return load_config(path, overrides, expand=expand, trusted=trusted)
+        return load_config(path, overrides, expand=expand, trusted=trusted, own=own)
     log.info("%s is a config of the older DEXML or ELIAS code:", path)
     merged, origin = convert(*read_flat(path))
     return finish_config(merged, origin, overrides, expname=path.stem, where=str(path))

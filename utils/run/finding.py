@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,37 +39,12 @@ def find_run(path: str | Path, overrides: Any = ()) -> tuple[Path, Config]:
     if not isinstance(overrides, Mapping):
         overrides = parse_overrides(overrides)
     _check_overrides(overrides)
-    config = load_config(folder / "config.yaml", overrides)
-    if "trust_remote_code" not in overrides.get("encoder", {}):
-        config = without_code(config, folder)
+    config = load_config(folder / "config.yaml", overrides, own=False)
     if not settled_folder(folder / "model").is_dir():
         raise InputError(
             f"{folder}: the run has no model yet; train it, or go on with train.py --resume"
         )
     return folder, config
-
-
-def without_code(config: Config, folder: Path) -> Config:
-    """The config of a run folder, whose encoders' own code is not run.
-
-    The folder may be a stranger's: only who opens it may allow that.
-    """
-    encoder = dataclasses.replace(config.encoder, trust_remote_code=False)
-    stages = tuple(_stage_without_code(stage) for stage in config.stages)
-    if encoder != config.encoder or stages != config.stages:
-        log.warning(
-            "%s asks to run its own code; refused. If you trust it: --encoder.trust_remote_code "
-            "true",
-            folder,
-        )
-    return dataclasses.replace(config, encoder=encoder, stages=stages)
-
-
-def _stage_without_code(stage: Mapping[str, Any]) -> Mapping[str, Any]:
-    encoder = stage.get("encoder")
-    if not isinstance(encoder, Mapping) or not encoder.get("trust_remote_code"):
-        return stage
-    return {**stage, "encoder": {**encoder, "trust_remote_code": False}}
 
 
 def _check_overrides(overrides: Mapping[str, Any]) -> None:

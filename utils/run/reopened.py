@@ -10,13 +10,13 @@ It may have been made elsewhere.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from utils.config.command_line import parse_overrides
-from utils.config.config import Config, build_config, to_mapping
+from utils.config.config import Config, Expand, build_config, to_mapping
 from utils.config.legacy_yaml import load_any_config
-from utils.run.finding import without_code
 from utils.run.folder import RECIPE, with_folder_renamed
 
 PLACES = {"dir", "root", "project", "expname"}  # of section run: where a run goes
@@ -25,7 +25,7 @@ PLACES = {"dir", "root", "project", "expname"}  # of section run: where a run go
 def load_training_config(
     path: str | Path,
     words: Sequence[str],
-    expand: Callable[[Config], Config],
+    expand: Expand,
 ) -> Config:
     """Load a config file, or that of a run folder.
 
@@ -42,9 +42,7 @@ def load_training_config(
         return load_any_config(path, words, expand=expand, trusted=trusted)
     folder = path.resolve().parent
     path = folder / RECIPE if (folder / RECIPE).is_file() else path.resolve()
-    config = load_any_config(path, words, expand=expand)
-    if not any("trust_remote_code" in word for word in words):
-        config = without_code(config, folder)
+    config = load_any_config(path, words, expand=expand, own=False)
     place = PLACES & parse_overrides(words).get("run", {}).keys()
     if place:
         return config if "dir" in place else _with_folder(config, None)
@@ -53,7 +51,7 @@ def load_training_config(
 
 def _is_of_a_run(path: Path) -> bool:
     """Whether a file is the config that a training run wrote into its folder."""
-    path = path.resolve()  # a link to a run's file is that file
+    path = Path(os.path.realpath(path))  # a link to a run's file is that file
     beside = ("environment.json", RECIPE, "last", "metrics.jsonl", "train.log")
     return path.name in ("config.yaml", RECIPE) and any(
         (path.parent / name).exists() for name in beside

@@ -128,10 +128,13 @@ class Runs:
             ) from error
 
 
-def member_stages(config: Config) -> Config:
+def member_stages(config: Config, own: bool = True) -> Config:
     """Give a fusion whose members are config files a stage for each of their stages.
 
     So what has been trained is not trained again. Any other config stays as it is.
+
+    Args:
+        own: of the members, as of `load_config`.
     """
     if config.method.name != "fusion" or config.stages:
         return config
@@ -143,7 +146,7 @@ def member_stages(config: Config) -> Config:
             members[name] = source
             continue
         members[name] = f"stage:{name}"
-        stages += _stages_of_member(name, load_any_config(path), config)
+        stages += _stages_of_member(name, load_any_config(path, own=own), config)
     if not stages:
         return config
     method = {**to_mapping(config)["method"], "members": members}
