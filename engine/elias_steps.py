@@ -96,7 +96,7 @@ def _model_of(config: Config) -> Path | None:
     if config.run.start_from:
         try:
             return find_run(config.run.start_from)[0]
-        except ValueError as error:
+        except InputError as error:
             raise ConfigError(
                 f"gen_cluster_A: run.start_from: {error}; train that run first, or cluster by "
                 "TF-IDF alone: --no_model true"

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from safetensors import SafetensorError
-
 from models.contract import Ranker, Start
 from utils.config.config import Config, ConfigError
 from utils.config.methods import method_class
@@ -24,12 +22,15 @@ def load_ranker(
     """The trained model of a run.
 
     Raises:
-        InputError: a file of the model is missing, damaged, or does not fit the run's config.
+        InputError: a file of the model is missing, damaged, or does not fit the run's config. What
+            else a method raises, one of a module outside too, is its own and passed on.
     """
     folder = run_folder / "model"
     try:
         return read_ranker(config, run_folder, runtime)
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+    except (InputError, OSError) as error:
+        if isinstance(error, OSError) and error.filename is None:  # of no file
+            raise
         raise InputError(
             f"{folder}: the model cannot be loaded; a file is missing or damaged, or it is of "
             f"another config: {' '.join(str(error).split())}"

@@ -14,6 +14,7 @@ from utils.config.config import Config, ConfigError
 from utils.data.dataset import Dataset
 from utils.data.held_out import held_out_points
 from utils.data.sizes import DataSizes
+from utils.errors import InputError
 from utils.run.environment import check_same_data
 from utils.run.stages import Runs
 
@@ -105,7 +106,7 @@ def check_member(
     """ConfigError unless a run was trained on the same data and left out the same points."""
     try:
         check_same_data(folder, data)
-    except ValueError as error:
+    except InputError as error:
         raise ConfigError(f"method.members: {name}: {error}") from error
 
 

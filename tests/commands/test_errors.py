@@ -1,6 +1,7 @@
 """How commands end: a user's mistake is one line, a bug shows where it is."""
 
 import errno
+import importlib
 import os
 import subprocess
 import sys
@@ -8,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+import predict
 from engine.evaluator import NotSavedError
 from utils.commands import command
+from utils.config import plugins
 from utils.config.config import to_yaml
 from utils.errors import ConfigError, InputError, NotWrittenError
 from utils.run.stages import of_stage
@@ -22,6 +25,19 @@ from models.dual.dexml import Dexml
 class Mine(Dexml):
     def backward(self, batch):
         raise ValueError("my own bug")
+"""
+BUGGY = """
+from models.dual.dexml import Dexml
+
+
+class Answers(Dexml.Answers):
+    @classmethod
+    def load(cls, config, folder, num_labels, runtime):
+        raise bug
+
+
+class Mine(Dexml):
+    Answers = Answers
 """
 
 
@@ -113,6 +129,38 @@ def test_a_users_bug_in_training_shows_its_traceback(make_config, tmp_path):
     assert done.returncode == 1
     assert "Traceback" in done.stderr and "mine.py" in done.stderr
     assert done.stderr.endswith("ValueError: my own bug\n")
+
+
+@pytest.fixture
+def buggy_run(make_config, tmp_path, monkeypatch):
+    """A run of a method whose ranker cannot be loaded; its module, to be given a bug."""
+    (tmp_path / "buggy.py").write_text(BUGGY)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(plugins, "_allowed", {"buggy"})
+    folder = tmp_path / "run"
+    (folder / "model").mkdir(parents=True)
+    (folder / "model" / "method.json").write_text('{"method": "buggy:Mine", "num_labels": 20}')
+    text = to_yaml(make_config()).replace("name: dexml", "name: buggy:Mine")
+    (folder / "config.yaml").write_text(text)
+    yield folder, importlib.import_module("buggy")
+    sys.modules.pop("buggy")
+
+
+@pytest.mark.parametrize("kind", [ValueError, RuntimeError, OSError, KeyError])
+def test_a_users_bug_in_loading_is_not_taken_for_a_damaged_model(buggy_run, kind):
+    folder, module = buggy_run
+    module.bug = kind("my own bug")
+    with pytest.raises(kind, match="my own bug") as error:
+        predict.Predictor(folder)
+    assert error.value is module.bug
+
+
+@pytest.mark.parametrize("error", [InputError("rows.npy: damaged"), OSError(2, "gone", "rows.npy")])
+def test_a_file_that_a_users_method_cannot_read_is_one_of_the_model(buggy_run, error):
+    folder, module = buggy_run
+    module.bug = error
+    with pytest.raises(InputError, match=f"^{folder / 'model'}: the model cannot .*rows.npy"):
+        predict.Predictor(folder)
 
 
 def test_a_users_mistake_is_one_line_and_debug_says_more(tmp_path):
