@@ -85,8 +85,7 @@ class SparseRanker(Ranker):
         (folder / "elias").mkdir()
         self.elias.save(folder / "elias")
         write_text(folder / "elias" / "config.yaml", to_yaml(self.elias.config))
-        columns = self.features.shape
-        write_facts(folder, self.config.method.name, self.num_labels, columns=columns)
+        write_facts(folder, self.config.method.name, self.num_labels, **self.features.facts())
 
     @classmethod
     def load(

@@ -10,6 +10,7 @@ import hashlib
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -37,6 +38,7 @@ from utils.features.files import (
 )
 from utils.features.tfidf import TextFeatures
 from utils.linear.layer import Features
+from utils.reading.input_files import present
 from utils.reading.saved import check_finite, read_facts
 from utils.run.finding import find_run
 from utils.run.stages import Runs
@@ -96,6 +98,7 @@ class TreeFeatures:
         columns: of the TF-IDF part, 0 without it.
         vocabulary: its terms; None where X.{trn,tst}.npz were given without.
         dense: in the order of their columns.
+        model: the folder that they were loaded from; None in training.
     """
 
     def __init__(
@@ -103,10 +106,12 @@ class TreeFeatures:
         columns: int,
         vocabulary: Path | None,
         dense: Sequence[DenseSource],
+        model: Path | None = None,
     ) -> None:
         self.columns = columns
         self.dense = list(dense)
         self._vocabulary = vocabulary
+        self._model = model
         self._terms: TextFeatures | None = None  # the vocabulary, once read
         # what was read last, with its data set and split
         self._matrix: tuple[Path, str, sp.csr_matrix] | None = None
@@ -170,7 +175,7 @@ class TreeFeatures:
         """Make the TF-IDF part of new texts alone [n, F], rows of unit length."""
         if self._vocabulary is None:
             raise InputError(
-                f"{VOCABULARY}: no such file; the data set's X.trn.npz came without its "
+                f"{self._own_vocabulary}: no such file; the data set's X.trn.npz came without its "
                 "vocabulary, so that features of new texts cannot be computed"
             )
         if self._terms is None:
@@ -184,12 +189,31 @@ class TreeFeatures:
         folder = file.folder
         if self._matrix is None or self._matrix[:2] != (folder, file.source):
             if self._vocabulary is None:
-                matrix = FeatureFiles(folder, folder).matrix(file.source)
+                matrix = self._given(file)
             else:
                 matrix = features_by(self._vocabulary, folder, file.settings, file.source)
+            if self._vocabulary is not None and matrix.shape[1] != self.columns:
+                self.tfidf([])  # says it of the vocabulary, if that has other terms
             self._check_columns(matrix, folder)
             self._matrix = folder, file.source, normalised(matrix)
         return self._matrix[2]
+
+    def _given(self, file: TextFile) -> sp.csr_matrix:
+        """Read what came with the data set, where the model has no vocabulary of its own."""
+        files = FeatureFiles(file.folder, file.folder)
+        try:
+            files.require(file.source)
+        except InputError as error:
+            raise InputError(
+                f"{self._own_vocabulary}: no such file, so that the data set's own features are "
+                f"needed; {error}"
+            ) from None
+        return files.matrix(file.source)
+
+    @property
+    def _own_vocabulary(self) -> Path:
+        """Where the vocabulary lies of a model that has one."""
+        return Path(VOCABULARY) if self._model is None else self._model / VOCABULARY
 
     def _check_columns(self, matrix: sp.csr_matrix, where: Path) -> None:
         if matrix.shape[1] != self.columns:
@@ -209,6 +233,10 @@ class TreeFeatures:
         return digest.hexdigest()
 
     # ---- saving
+    def facts(self) -> dict[str, Any]:
+        """Tell method.json of a model what `load` will find in the folder."""
+        return {"columns": self.shape, "vocabulary": self._vocabulary is not None}
+
     def save(self, folder: Path) -> None:
         """Write the vocabulary and the encoders: no other run is needed.
 
@@ -221,15 +249,14 @@ class TreeFeatures:
 
     @classmethod
     def load(cls, folder: Path, runtime: Runtime) -> TreeFeatures:
-        """Read what `save` wrote into the folder of a model, whose method.json says the columns.
+        """Read what `save` wrote into the folder of a model, whose method.json has the `facts`.
 
         Raises:
-            InputError: the sources have other columns.
+            InputError: the vocabulary is gone, or the sources have other columns.
         """
         columns = read_columns(folder)
-        vocabulary = folder / VOCABULARY
-        known = bool(columns[0]) and vocabulary.is_file()
-        features = cls(columns[0], vocabulary if known else None, load_dense(folder, runtime))
+        vocabulary = _find_vocabulary(folder) if columns[0] else None
+        features = cls(columns[0], vocabulary, load_dense(folder, runtime), folder)
         if features.shape != columns:
             raise InputError(
                 f"{folder}: its encoders give {features.shape[1]} columns, expected {columns[1]}"
@@ -250,6 +277,23 @@ def read_columns(folder: Path) -> tuple[int, int]:
             f"{path}: columns: expected two numbers, of terms and of dense columns, got {columns}"
         )
     return columns[0], columns[1]
+
+
+def _find_vocabulary(folder: Path) -> Path | None:
+    """Find the vocabulary of a saved model; None where its data set came without one.
+
+    Raises:
+        InputError: its method.json says that there is one, which older models do not say.
+    """
+    path = folder / VOCABULARY
+    if present(path):
+        return path
+    if read_facts(folder / "method.json").get("vocabulary"):
+        raise InputError(
+            f"{path}: no such file; expected the vocabulary of the features that the model was "
+            "trained on, of `term <TAB> idf` lines"
+        )
+    return None
 
 
 def _dense_source(

@@ -94,8 +94,8 @@ class TreeRanker(Ranker):
             folder,
             self.config.method.name,
             self.num_labels,
-            columns=self.features.shape,
             trees=[len(tree.layers) for tree in self.forest.trees],
+            **self.features.facts(),
         )
 
     @classmethod

@@ -86,6 +86,29 @@ def test_an_older_run_reads_edited_texts_by_its_own_vocabulary(make_config, own_
                 assert scores[row, label["label"]] == pytest.approx(label["score"], abs=1e-5)
 
 
+@pytest.mark.parametrize("older", [False, True])
+def test_a_models_vocabulary_that_is_gone_is_named_not_the_data_set(make_config, own_root, older):
+    folder = train.fit(tree(make_config, own_root))
+    own = folder / "model" / "Xf.txt"
+    own.unlink()
+    if older:  # which does not say that it has one
+        told = folder / "model" / "method.json"
+        told.write_text(told.read_text().replace('"vocabulary": true', '"any": 0'))
+    for ask in (lambda: Predictor(folder)(["linux"]), lambda: evaluation.evaluate(folder)):
+        with pytest.raises(InputError, match=f"{own}: no such file"):
+            ask()
+
+
+def test_a_models_vocabulary_of_other_terms_is_named_not_the_data_set(make_config, own_root):
+    folder = train.fit(tree(make_config, own_root))
+    own = folder / "model" / "Xf.txt"
+    lines = own.read_text().splitlines(keepends=True)
+    own.write_text("".join(lines[:-1]))
+    for ask in (lambda: Predictor(folder)(["linux"]), lambda: evaluation.evaluate(folder)):
+        with pytest.raises(InputError, match=f"^{own} has {len(lines) - 2} terms"):
+            ask()
+
+
 def test_levels_of_other_features_are_not_gone_on_with(make_config, own_root, monkeypatch):
     config = tree(make_config, own_root)
     monkeypatch.setattr(trainer, "keep_best", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
