@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 from scipy import sparse
 
-from utils.prepare.command import Source
+from utils.prepare.command import Source, main
 
 ROOT = Path(__file__).resolve().parents[2]
 # [3, 4]; point 1 has no label
@@ -29,6 +30,16 @@ def read(path: Path) -> list[str]:
     data = path.read_bytes().decode()
     assert data.endswith("\n")
     return data[:-1].split("\n")
+
+
+def error_of(words: list[str]) -> str:
+    """The one line that the command says of a user's mistake, with exit code 1."""
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    said = stop.value.code
+    assert isinstance(said, str)  # which exits with 1
+    assert said.startswith("error: ") and "\n" not in said
+    return said
 
 
 def check(out: Path, labels: list[str] | None = LABELS) -> None:

@@ -11,6 +11,7 @@ from scipy import sparse
 from tests.prepare.prepare_examples import (
     Y_TRN,
     check,
+    error_of,
     named,
     pecos,
     repository,
@@ -383,28 +384,25 @@ def test_dangerous_output_folders_are_refused(tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "in", "pecos", "work"]
 
 
-def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch, capsys):
+def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
     def full(*_args: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(sparse, "save_npz", full)
     source = named(tmp_path / "in")
-    assert (
-        main(
-            [
-                "jsonl",
-                "--train",
-                str(source.train),
-                "--test",
-                str(source.test),
-                "--out",
-                str(tmp_path / "out"),
-            ]
-        )
-        == 2
-    )
-    assert "No space left" in capsys.readouterr().err
+    words = ["jsonl", "--train", str(source.train), "--test", str(source.test)]
+    assert "No space left" in error_of([*words, "--out", str(tmp_path / "out")])
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_debug_shows_all_and_wrong_words_are_argparses(tmp_path):
+    words = ["pecos", str(tmp_path / "gone"), "--out", str(tmp_path / "out")]
+    assert "gone" in error_of(words)
+    with pytest.raises(InputError, match="gone"):
+        main([*words, "--debug"])
+    with pytest.raises(SystemExit) as stop:
+        main(["pecos"])
+    assert stop.value.code == 2
 
 
 @pytest.mark.parametrize(

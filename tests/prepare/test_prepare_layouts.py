@@ -12,6 +12,7 @@ from tests.prepare.prepare_examples import (
     Y_TRN,
     Y_TST,
     check,
+    error_of,
     read,
     repository,
     rows_of,
@@ -121,10 +122,7 @@ def test_raw_json_names_and_a_number_of_labels(tmp_path):
     (folder / "lbl.raw.json.gz").unlink()
     with pytest.raises(InputError, match="expected a file lbl.json or lbl.raw.json or Yf.txt"):
         prepare_xml_repository(folder, tmp_path / "other")
-    assert (
-        main(["xml-repository", str(folder), "--labels", "4", "--out", str(tmp_path / "other")])
-        == 0
-    )
+    main(["xml-repository", str(folder), "--labels", "4", "--out", str(tmp_path / "other")])
     check(tmp_path / "other", labels=None)
     assert not (tmp_path / "other" / "raw" / "Y.txt").exists()
 
@@ -146,7 +144,7 @@ def test_titles_alone_where_the_name_says_titles(tmp_path, folder, name, text, l
         lbl=[json.dumps({"title": "t", "content": "c"})],
     )
     out = tmp_path / "Datasets" / name
-    assert main(["xml-repository", str(source), "--out", str(out)]) == 0
+    main(["xml-repository", str(source), "--out", str(out)])
     assert (read(out / "raw" / "trn_X.txt"), read(out / "raw" / "Y.txt")) == ([text], [label])
     assert json.loads((out / "stats.json").read_text())["fields"] == (
         "title" if text == "a" else "title+content"
@@ -203,7 +201,7 @@ def test_libsvm_without_header(tmp_path):
     for _, long, matrix in BOTH:
         write(tmp_path / "in" / f"{long}.txt", bag_of_words_rows(matrix))
     command = ["sparse-text", str(tmp_path / "in"), "--out", str(tmp_path / "out")]
-    assert main([*command, "--features", "5", "--labels", "4"]) == 0
+    main([*command, "--features", "5", "--labels", "4"])
     for split, _, matrix in BOTH:
         np.testing.assert_array_equal(
             sparse.load_npz(tmp_path / "out" / f"Y.{split}.npz").toarray(), matrix > 0
@@ -349,7 +347,7 @@ def test_token_ids_of_another_kind(tmp_path, name, change, message):
 )
 def test_the_layout_is_found(tmp_path, make):
     folder = make(tmp_path / "in")
-    assert main(["auto", str(folder), "--out", str(tmp_path / "out")]) == 0
+    main(["auto", str(folder), "--out", str(tmp_path / "out")])
     assert read(tmp_path / "out" / "raw" / "tst_X.txt") == TEXTS["tst"]
 
 
@@ -362,22 +360,20 @@ def test_the_layout_is_found(tmp_path, make):
         (sparse_text, "xml-repository", "sparse-text"),
     ],
 )
-def test_the_wrong_format_is_hinted_at(tmp_path, make, given, kind, capsys):
+def test_the_wrong_format_is_hinted_at(tmp_path, make, given, kind):
     folder = make(tmp_path / "in")
-    assert main([given, str(folder), "--out", str(tmp_path / "out")]) == 2
-    error = capsys.readouterr().err
+    error = error_of([given, str(folder), "--out", str(tmp_path / "out")])
     assert f"its files look like `{kind}`" in error
-    assert main([given, str(tmp_path), "--out", str(tmp_path / "out")]) == 2
-    assert f"did you mean {folder}?" in capsys.readouterr().err
+    error = error_of([given, str(tmp_path), "--out", str(tmp_path / "out")])
+    assert f"did you mean {folder}?" in error
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
-def test_an_error_inside_the_right_format_gets_no_hint(tmp_path, capsys):
+def test_an_error_inside_the_right_format_gets_no_hint(tmp_path):
     folder = repository(tmp_path / "in", trn=["oops"])
     write(folder / "train.txt", ["oops"])
     for given in ("xml-repository", "sparse-text", "auto"):
-        assert main([given, str(folder), "--out", str(tmp_path / "out")]) == 2
-        assert "look like" not in capsys.readouterr().err
+        assert "look like" not in error_of([given, str(folder), "--out", str(tmp_path / "out")])
 
 
 def test_a_folder_of_nothing_known(tmp_path):
@@ -392,16 +388,12 @@ def test_a_folder_of_nothing_known(tmp_path):
 @pytest.mark.parametrize(
     ("name", "kind"), [("a.csv", "csv"), ("b.TSV.gz", "csv --delimiter"), ("c.jsonl", "jsonl")]
 )
-def test_a_file_where_a_folder_is_expected_gets_the_command_for_one_file(
-    tmp_path, capsys, name, kind
-):
+def test_a_file_where_a_folder_is_expected_gets_the_command_for_one_file(tmp_path, name, kind):
     write(tmp_path / "in" / name, ["x"])
     for given in (tmp_path / "in", tmp_path / "in" / name):
-        assert main(["auto", str(given), "--out", str(tmp_path / "out")]) == 2
-        said = capsys.readouterr().err
+        said = error_of(["auto", str(given), "--out", str(tmp_path / "out")])
         assert f"python -m utils.prepare {kind}" in said
         assert f"--train {tmp_path / 'in' / name}" in said
-        assert said.count("\n") == 1
 
 
 @pytest.mark.parametrize("name", ["filter_labels_test.txt", "filter_labels_text.txt"])

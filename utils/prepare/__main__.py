@@ -11,6 +11,5 @@ def _stop(number: int, _frame: object) -> None:
 
 
 if __name__ == "__main__":
-    for _signal in (signal.SIGTERM, signal.SIGINT):  # an exception removes the unfinished folder
-        signal.signal(_signal, _stop)
-    sys.exit(main())
+    signal.signal(signal.SIGTERM, _stop)  # an exception removes the unfinished folder
+    main()

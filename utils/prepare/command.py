@@ -33,10 +33,10 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from utils.commands import add_debug_option, command
 from utils.console import show_anything
 from utils.errors import InputError
 from utils.prepare.attention_xml import prepare_attention_xml
@@ -153,12 +153,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parsers = {}
     for name, (_, function) in FORMATS.items():
-        command = commands.add_parser(name, description=function.__doc__, formatter_class=raw)
-        command.add_argument("--out", required=True, help="folder to make, such as Datasets/NAME")
-        command.add_argument("--overwrite", action="store_true", help="replace a folder with files")
+        of_format = commands.add_parser(name, description=function.__doc__, formatter_class=raw)
+        of_format.add_argument("--out", required=True, help="folder to make, such as Datasets/NAME")
+        of_format.add_argument(
+            "--overwrite", action="store_true", help="replace a folder with files"
+        )
         if name in OF_FOLDERS:
-            command.add_argument("folder", help="folder with the files named above")
-        parsers[name] = command
+            of_format.add_argument("folder", help="folder with the files named above")
+        add_debug_option(of_format)
+        parsers[name] = of_format
     _add_repository(parsers["xml-repository"])
     _add_sparse_text(parsers["sparse-text"])
     _add_source(parsers["jsonl"])
@@ -260,16 +263,23 @@ def _say_what_next(out: Path) -> None:
     print(f"next, in a config:  data: {{root: {out.parent}, name: {out.name}}}")
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command: 0, or 2 after one line of error."""
-    show_anything()
-    args = _parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+def _prepared(options: argparse.Namespace) -> Path:
+    """Make the data set; errors of a folder say which other format it seems to have."""
+    run, _ = FORMATS[options.format]
     try:
-        run, _ = FORMATS[args.format]
-        _say_what_next(run(args))
-    except (InputError, OSError) as error:
-        more = hint(args.folder, args.format) if args.format in OF_FOLDERS else ""
-        print("error: " + " ".join(f"{error}{more}".split()), file=sys.stderr)
-        return 2
-    return 0
+        return run(options)
+    except InputError as error:
+        more = hint(options.folder, options.format) if options.format in OF_FOLDERS else ""
+        if not more:
+            raise
+        raise InputError(f"{error}{more}") from error
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command; see `utils.commands.command` for how it ends."""
+    show_anything()
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    with command(options.debug, "interrupted; nothing was written", code=130):
+        out = _prepared(options)
+    _say_what_next(out)
