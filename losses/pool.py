@@ -26,6 +26,18 @@ class Exchange:
 
 
 @dataclass(frozen=True)
+class HostCopy:
+    """What shapes a loss's tensors, in the host's memory: where it is there no GPU is waited for.
+
+    Attributes:
+        cols, per_row: as Positives has them.
+    """
+
+    cols: memoryview
+    per_row: memoryview
+
+
+@dataclass(frozen=True)
 class Positives:
     """Known positives of a batch of B queries, as P coordinates in a process's columns of the pool.
 
@@ -34,8 +46,8 @@ class Positives:
     counted [P]: bool; False is a known positive that was not sampled: absent, neither positive nor
         negative.
     per_row [B]: |P_i|, the number of counted positives over the WHOLE pool (all processes).
-    host_cols [P]: cols in the host's memory, where they were made there: cutting the pool into
-        chunks then waits for no GPU.
+    counted_at: where `counted` is true, or None: to be looked for.
+    on_host: of positives that were made there.
     """
 
     rows: Tensor
@@ -43,7 +55,8 @@ class Positives:
     weights: Tensor
     counted: Tensor
     per_row: Tensor
-    host_cols: memoryview | None = None
+    counted_at: Tensor | None = None
+    on_host: HostCopy | None = None
 
     def __post_init__(self) -> None:
         named = {"cols": self.cols, "weights": self.weights, "counted": self.counted}
@@ -91,10 +104,22 @@ class Positives:
 
     def before(self, labels: Sequence[int]) -> list[int]:
         """How many positives have a column below each of some labels of the pool."""
-        if self.host_cols is not None:
-            return [bisect_left(self.host_cols, label) for label in labels]
+        if self.on_host is not None:
+            return [bisect_left(self.on_host.cols, label) for label in labels]
         edges = torch.tensor(labels, device=self.cols.device)
         return torch.searchsorted(self.cols, edges).tolist()
+
+    def where_counted(self) -> Tensor:
+        """Positions of the counted ones among all [C], ascending."""
+        if self.counted_at is not None:
+            return self.counted_at
+        return self.counted.nonzero()[:, 0]
+
+    def at_most(self, count: int) -> int:
+        """How many counted ones there are if a row has `count` at most."""
+        if self.on_host is not None:
+            return sum(min(int(own), count) for own in self.on_host.per_row)
+        return int(self.per_row.clamp(max=count).sum())
 
     def columns(self, start: int, stop: int) -> Positives:
         """The positives of labels [start, stop), columns counted from start.

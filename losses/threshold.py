@@ -47,11 +47,14 @@ def solve(
 ) -> tuple[Tensor, float]:
     """u [B] in the logits' dtype, and the mean passes over a row. logits [B, L]; present: [B].
 
-    One host sync per pass, to visit only the rows that have not converged.
+    A host sync per pass but the first, to visit only the rows that have not converged.
     """
+    largest = k if isinstance(k, (int, float)) else None
     k = limit(k, present)
-    shift = start(logits, k, present, exchange)
-    active = (present > 0).nonzero()[:, 0]
+    shift = start(logits, k, present, exchange, largest)
+    active = torch.arange(len(logits), device=logits.device)
+    if not logits.is_cuda:  # a GPU would be waited for
+        active = active[present > 0]
     # The sum is at most M sigmoid(max + u): a lower bound of u; less 1, so that rounding cuts
     # nothing off.
     low = (k / (present - k)).log() - exchange.max(row_max(logits)).double() - 1
@@ -67,7 +70,9 @@ def solve(
             sums, k[active], at, low[active], high[active]
         )
         shift[active] = at.double() + step
-        active = active[~done]
+        done |= present[active] == 0
+        if visited > len(logits) or not logits.is_cuda:  # hardly a row is done after one pass
+            active = active[~done]
     return torch.where(present > 0, shift, 0).to(logits.dtype), visited / max(1, len(logits))
 
 
@@ -76,7 +81,10 @@ def limit(k: float | Tensor, present: Tensor) -> Tensor:
 
     Sigmoids are below 1: no finite u makes their sum M_i or more.
     """
-    wanted = torch.as_tensor(k, dtype=torch.float64, device=present.device).expand(present.shape)
+    if isinstance(k, Tensor):
+        wanted = k.to(present.device, torch.float64).expand(present.shape)
+    else:
+        wanted = torch.full(present.shape, k, dtype=torch.float64, device=present.device)
     return torch.minimum(wanted, present.double() - 0.5).clamp_min(1e-3)
 
 
@@ -92,13 +100,15 @@ def start(
     k: Tensor,
     present: Tensor,
     exchange: Exchange,
+    largest: float | None = None,
 ) -> Tensor:
     """A first u [B]: minus the logit between the k-th and next of the groups' maxima.
 
-    Where k is large: of a sample of the columns.
+    Where k is large: of a sample of the columns. largest: the largest k, where the host knows it.
     """
     guess = -between(exchange.max(group_maxima(logits)), k)
-    if (large := k > GROUPS / 2).any():
+    large = k > GROUPS / 2
+    if largest is None or largest > GROUPS / 2:
         every = max(1, logits.shape[1] // (4 * GROUPS))
         sample = logits[:, ::every]  # of this process: [B, about 4 GROUPS]
         count = (sample > -torch.inf).sum(1)

@@ -31,20 +31,22 @@ def hardest(
     scores: Tensor,
     rows: Tensor,
     count: int | None,
-    num_rows: int,
+    positives: Positives,
 ) -> Tensor:
     """Positions in `scores` [P] of the `count` lowest of each row (all if None).
 
-    rows [P]: the row of each. Equal scores come in their order.
+    rows [P]: the row of each. positives: whose counted ones have these scores. Equal scores come in
+    their order.
     """
     if count is None:
         return torch.arange(len(rows), device=rows.device)
     by_score = scores.argsort(stable=True)
     order = by_score[rows[by_score].argsort(stable=True)]  # by row, inside a row by score
-    per_row = torch.bincount(rows, minlength=num_rows)
+    per_row = positives.per_row.long()
     first = per_row.cumsum(0) - per_row  # position of each row's lowest in `order`
     place = torch.arange(len(rows), device=rows.device) - first[rows[order]]
-    return order[place < count]
+    kept = positives.at_most(count)
+    return order[(place >= count).long().argsort(stable=True)[:kept]]
 
 
 def triplet(
@@ -70,10 +72,10 @@ def triplet(
     with torch.autocast(queries.device.type, enabled=False):
         scores, negatives = pool_scores(queries, labels, positives, bias, tau)
         negatives = negatives.topk(min(hardest_negatives, len(labels)), dim=1).values  # [B, n]
-        counted = positives.counted.nonzero()[:, 0]
+        counted = positives.where_counted()
         rows = positives.rows[counted]
         own = scores[rows, positives.cols[counted]]  # [P]
-        chosen = hardest(own.detach(), rows, hardest_positives, len(queries))
+        chosen = hardest(own.detach(), rows, hardest_positives, positives)
         rows = rows[chosen]
         own = own[chosen]
         weights = positives.weights[counted][chosen]
@@ -83,7 +85,7 @@ def triplet(
             satisfied = hinges == 0
             logits = logits.masked_fill(satisfied, torch.finfo(logits.dtype).min)
             shares = functional.softmax(logits, 1)
-        per_row = torch.bincount(rows, minlength=len(queries)).clamp_min(1)
+        per_row = positives.per_row.clamp(1, hardest_positives)  # None: no limit
         return ((shares * hinges).sum(1) * weights / per_row[rows]).sum() / max(len(queries), 1)
 
 
@@ -96,7 +98,7 @@ def violations(
     -> two scalars
     """
     scores, negatives = pool_scores(queries, labels, positives, None, 1.0)
-    counted = positives.counted.nonzero()[:, 0]
+    counted = positives.where_counted()
     rows = positives.rows[counted]
     own = scores[rows, positives.cols[counted]]  # [P]
     violating = negatives[rows] > (own - margin)[:, None]  # [P, K]

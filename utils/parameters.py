@@ -13,7 +13,7 @@ A model declares a kind where it makes the parameter; all others ask `kind_of`. 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
@@ -128,6 +128,62 @@ def take_rows(parameter: nn.Parameter, rows: Tensor) -> Tensor:
 # -------------------------------- factored gradients
 
 
+def padded_runs(ordered: Tensor) -> tuple[Tensor, Tensor]:
+    """Distinct values of an ordered tensor [n], and how often each stands there; no host sync.
+
+    Both [n], padded with the last value and counts of 0.
+    """
+    if not len(ordered):
+        return ordered, torch.zeros_like(ordered, dtype=torch.long)
+    begins = F.pad(ordered[1:] != ordered[:-1], (1, 0), value=False)
+    place = begins.cumsum(0)  # [n] number of each entry's run
+    values = ordered[-1].expand(len(ordered)).clone().index_copy_(0, place, ordered)
+    counts = torch.zeros_like(place).index_add_(0, place, torch.ones_like(place))
+    return values, counts
+
+
+@dataclass(frozen=True)
+class _ByRow:
+    """Entries sorted by row.
+
+    Attributes:
+        order: of the entries [E].
+        distinct: rows, ascending; behind the last one repeated [E].
+        ends: where each row's entries end, a 0 before the first [E + 1].
+    """
+
+    order: Tensor
+    distinct: Tensor
+    ends: Tensor
+
+    @classmethod
+    def of(cls, rows: Tensor) -> _ByRow:
+        order = torch.argsort(rows, stable=True)
+        distinct, counts = padded_runs(rows[order])
+        return cls(order, distinct, F.pad(counts.cumsum(0), (1, 0)))
+
+    def cuts(self, size: int) -> Iterator[tuple[slice, tuple[int, int]]]:
+        """Blocks of at most `size` rows: which, and between which entries. One host sync.
+
+        Row -1 is left out.
+        """
+        if not len(self.order):
+            return
+        count = (self.ends[1:] > self.ends[:-1]).sum()
+        is_none = (self.distinct[0] < 0).long()
+        edges = self.ends.index_select(0, self._starts(size, is_none))
+        skipped, rows, *known = torch.cat([torch.stack([is_none, count]), edges]).tolist()
+        starts = range(skipped, rows, size)
+        lasts = [*known[1 : len(starts)], len(self.order)]
+        for start, first, last in zip(starts, known, lasts, strict=False):
+            yield slice(start, min(start + size, rows)), (first, last)
+
+    def _starts(self, size: int, skipped: Tensor) -> Tensor:
+        """The first row of each block that there may be, of E rows at most."""
+        every = torch.arange(0, len(self.order), size, device=self.ends.device)
+        return (every + skipped).clamp_(max=len(self.order))
+
+
 @dataclass(frozen=True)
 class OuterGradient:
     """The gradient of a table's rows kept as its factors: nothing of the size rows x D is held.
@@ -137,13 +193,18 @@ class OuterGradient:
     rows' gradients would be up to B x K vectors. Here row l is the sum of
     values[e] * vectors[points[e]] over the entries e with rows[e] = l.
 
-    rows, points [E] int64, values [E], vectors [B, D].
+    rows, points [E] int64, values [E], vectors [B, D]. Entries of row -1 count for nothing.
+
+    Attributes:
+        by_row: the entries sorted by row, made when it is asked for; gradients that differ in
+            values and vectors alone share it.
     """
 
     rows: Tensor
     points: Tensor
     values: Tensor
     vectors: Tensor
+    by_row: list[_ByRow] = field(default_factory=list, repr=False)
 
     @classmethod
     def join(cls, parts: Sequence[OuterGradient]) -> OuterGradient:
@@ -168,29 +229,25 @@ class OuterGradient:
         }
 
     def scaled(self, factor: float) -> OuterGradient:
-        return OuterGradient(self.rows, self.points, self.values * factor, self.vectors)
+        return replace(self, values=self.values * factor)
 
     def blocks(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield distinct rows [u], ascending and at most `size`, and their gradients [u, D]."""
-        order = torch.argsort(self.rows, stable=True)
-        rows, counts = torch.unique_consecutive(self.rows[order], return_counts=True)
-        points = self.points[order]
-        values = self.values[order]
-        ends = F.pad(counts.cumsum(0), (1, 0))
-        for start in range(0, len(rows), size):
-            part = rows[start : start + size]
-            offsets = ends[start : start + len(part) + 1]
-            first = int(offsets[0])
-            last = int(offsets[-1])
+        if not self.by_row:
+            self.by_row.append(_ByRow.of(self.rows))
+        entries = self.by_row[0]
+        points = self.points[entries.order]
+        values = self.values[entries.order]
+        for part, (first, last) in entries.cuts(size):
             gradients = F.embedding_bag(
                 points[first:last],
                 self.vectors,
-                offsets - first,
+                entries.ends[part.start : part.stop + 1] - first,
                 mode="sum",
                 include_last_offset=True,
                 per_sample_weights=values[first:last],
             )
-            yield part, gradients
+            yield entries.distinct[part], gradients
 
     def to_sparse(self, shape: torch.Size) -> Tensor:
         """As a row-sparse tensor of that shape; for small ones and tests."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from utils import distributed
@@ -60,7 +61,7 @@ class ClusteredBatches:
         self._clusters: np.ndarray | None = None  # [n]
         # this process's part of the bank, a step an entry
         self._points: list[np.ndarray] = []  # positions in the split [b]
-        self._embeddings: list[np.ndarray] = []  # [b, D] float32
+        self._embeddings: list[Tensor] = []  # [b, D] float32, perhaps on their way from a GPU
         self._threads = distributed.cpu_threads(config.run.threads)
         is_clustered = self.options.batches == "clustered"
         if is_clustered and self.options.curr_epochs[0] >= config.train.epochs > 0:
@@ -89,7 +90,8 @@ class ClusteredBatches:
         if self.due(batch.key[1] + 1):
             share = distributed.share(len(batch.points))
             self._points.append(batch.points[share.start : share.stop])
-            self._embeddings.append(embeddings.detach().float().cpu().numpy())
+            own = embeddings.detach().float()
+            self._embeddings.append(own.to("cpu", non_blocking=True))
 
     def start_epoch(self, epoch: int, embed: Callable[[], np.ndarray]) -> None:
         """Cluster the queries if it is time; every process calls it.
@@ -149,8 +151,10 @@ class ClusteredBatches:
         points = np.zeros(0, np.int64)
         embeddings = np.zeros((0, width), np.float32)
         if has_some:
+            if torch.cuda.is_initialized():
+                torch.cuda.synchronize()  # the copies have come
             points = np.concatenate(self._points)
-            embeddings = np.concatenate(self._embeddings)
+            embeddings = torch.cat(self._embeddings).numpy()
         all_points = distributed.gather_arrays(points, self.count)
         all_embeddings = distributed.gather_arrays(embeddings, self.count)
         if all_points is None or all_embeddings is None:
@@ -170,7 +174,7 @@ class ClusteredBatches:
         self._clusters = state.get("clusters")
         if "bank_points" in state and distributed.is_main():
             self._points = [state["bank_points"]]
-            self._embeddings = [state["bank_embeddings"]]
+            self._embeddings = [torch.from_numpy(state["bank_embeddings"])]
 
 
 def check_curriculum(config: Config) -> None:

@@ -16,6 +16,7 @@ import scipy.sparse as sp
 import torch
 
 from losses import LOSSES, Positives
+from losses.pool import HostCopy
 from utils import distributed
 from utils.config.config import LossConfig
 from utils.data.batches import Batch
@@ -237,13 +238,15 @@ class LabelPool:
         def tensor(array: np.ndarray, kind: type) -> torch.Tensor:
             return torch.from_numpy(np.ascontiguousarray(array, kind))
 
+        counted = pairs.counted[mine]
         return Positives(
             tensor(rows[mine], np.int64),
             tensor(columns, np.int64),
             tensor(values, np.float32),
-            tensor(pairs.counted[mine], np.bool_),
+            tensor(counted, np.bool_),
             tensor(per_row, np.float32),
-            host_cols=np.ascontiguousarray(columns).data,
+            counted_at=tensor(np.flatnonzero(counted), np.int64),
+            on_host=HostCopy(np.ascontiguousarray(columns).data, per_row.data),
         )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -45,7 +46,7 @@ from utils.plan.run_sizes import RunSizes
 from utils.plan.weights import label_rows
 from utils.run.stages import Runs
 from utils.runtime import Runtime
-from utils.training.grad_cache import GradCache
+from utils.training.grad_cache import GradCache, backward_all
 from utils.training.optim import decay_groups
 
 
@@ -243,7 +244,7 @@ class Ova(Learner):
                 return self.module.encoder(texts)
 
         cache = GradCache(encode, batch.queries.split(self.config.method.gc_batch_size))
-        return cache.embed(), cache.backward
+        return cache.embed(), partial(backward_all, [cache])
 
     def step_rows(self, step: ClassifierStep) -> tuple[Tensor, Tensor]:
         """Weight [k, D] and bias [k] of this process's rows in the pool of a step."""

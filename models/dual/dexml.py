@@ -45,7 +45,7 @@ from utils.plan.parts import Needs
 from utils.plan.run_sizes import RunSizes
 from utils.run.stages import Runs
 from utils.runtime import Runtime
-from utils.training.grad_cache import GradCache
+from utils.training.grad_cache import GradCache, backward_all
 from utils.training.optim import decay_groups
 
 
@@ -147,8 +147,7 @@ class Dexml(Learner):
         )
         self.observe(batch, queries.detach(), labels.detach(), pool)
         self.runtime.backward(loss)  # to the embeddings
-        query_cache.backward()
-        label_cache.backward()
+        backward_all([query_cache, label_cache])
         return loss.detach()
 
     def represent(self, embeddings: Tensor, labels: Tensor) -> Tensor:

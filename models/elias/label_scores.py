@@ -148,8 +148,9 @@ def pool_gradient(
         gradient: of the scores [B, K].
         vectors: the queries [B, D].
     """
-    points, places = inside.nonzero(as_tuple=True)
-    return OuterGradient(labels[points, places], points, gradient[points, places], vectors.detach())
+    points = torch.arange(len(labels), device=labels.device)[:, None].expand_as(labels)
+    rows = labels.masked_fill(~inside, -1)
+    return OuterGradient(rows.flatten(), points.flatten(), gradient.flatten(), vectors.detach())
 
 
 @dataclass(frozen=True)

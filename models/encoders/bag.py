@@ -14,7 +14,14 @@ from torch import Tensor, nn
 from models.encoders.text_encoder import TextEncoder, UnitLength
 from utils.config.config import EncoderConfig
 from utils.data.batches import TextBatch
-from utils.parameters import DeclaredParameter, Gradient, Kind, row_gradient, sparse_rows
+from utils.parameters import (
+    DeclaredParameter,
+    Gradient,
+    Kind,
+    padded_runs,
+    row_gradient,
+    sparse_rows,
+)
 from utils.pretrained.location import (
     from_pretrained,
     load_tokenizer,
@@ -110,17 +117,6 @@ class BagIndex:
 def runs(ordered: Tensor) -> tuple[Tensor, Tensor]:
     """The distinct values of an ordered tensor [n], and how often each stands there [U] int64."""
     return torch.unique_consecutive(ordered, return_counts=True)
-
-
-def padded_runs(ordered: Tensor) -> tuple[Tensor, Tensor]:
-    """`runs` without a host sync: [n] both, padded with the last value and counts of 0."""
-    if not len(ordered):
-        return runs(ordered)
-    begins = F.pad(ordered[1:] != ordered[:-1], (1, 0), value=False)
-    place = begins.cumsum(0)  # [n] number of each entry's run
-    values = ordered[-1].expand(len(ordered)).clone().index_copy_(0, place, ordered)
-    counts = torch.zeros_like(place).index_add_(0, place, torch.ones_like(place))
-    return values, counts
 
 
 class BagEncoder(TextEncoder):

@@ -42,30 +42,15 @@ class Functions(TorchFunctionMode):
         return to_gpu(out) if isinstance(given, (Tensor, np.ndarray)) else mark(out)
 
     def _to(self, func, tensor, *args, **kwargs):
-        device = kwargs.pop("device", None)
-        dtype = kwargs.pop("dtype", None)
-        asynchronous = kwargs.pop("non_blocking", False)
-        for value in args:
-            if isinstance(value, torch.dtype):
-                dtype = value
-            elif isinstance(value, bool):
-                asynchronous = value  # nobody says `copy` by position
-            elif isinstance(value, Tensor):
-                device = GPU if marked(value) else "cpu"
-                dtype = value.dtype
-            elif value is not None:
-                device = value
+        device, dtype, asynchronous = _target(args, kwargs)
         if device is not None and torch.device(device).type == "meta":
             return func(tensor, device)
         out = func(tensor, dtype=dtype or tensor.dtype, **kwargs)
         if device is None or is_gpu(device) == marked(tensor):
             return out
-        if is_gpu(device):
-            if not asynchronous:
-                self.waits.add(UPLOAD, "to")
-            return to_gpu(out)
-        self.waits.add(READ, "to")
-        return to_host(out)
+        if not asynchronous:
+            self.waits.add(UPLOAD if is_gpu(device) else READ, "to")
+        return to_gpu(out) if is_gpu(device) else to_host(out)
 
     def _cuda(self, func, tensor, *args, **kwargs):
         return self._to(Tensor.to, tensor, GPU)
@@ -85,3 +70,21 @@ class Functions(TorchFunctionMode):
             return func(tensor)
         self.waits.add(READ, "tolist")
         return func(to_host(tensor))
+
+
+def _target(args, kwargs):
+    """(device, dtype, whether nobody waits) of a call of `to`; they leave its keywords."""
+    device = kwargs.pop("device", None)
+    dtype = kwargs.pop("dtype", None)
+    asynchronous = kwargs.pop("non_blocking", False)
+    for value in args:
+        if isinstance(value, torch.dtype):
+            dtype = value
+        elif isinstance(value, bool):
+            asynchronous = value  # nobody says `copy` by position
+        elif isinstance(value, Tensor):
+            device = GPU if marked(value) else "cpu"
+            dtype = value.dtype
+        elif value is not None:
+            device = value
+    return device, dtype, asynchronous

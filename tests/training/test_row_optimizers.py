@@ -6,7 +6,7 @@ from torch import nn
 
 from utils.parameters import DeclaredParameter, Gradient, Kind, OuterGradient
 from utils.training import row_optimizers
-from utils.training.row_optimizers import FactoredAdamW, RowSparseAdamW
+from utils.training.row_optimizers import FactoredAdamW, RowSparseAdamW, with_row_sums
 
 SETTINGS = {"lr": 0.1, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.2}
 
@@ -168,3 +168,26 @@ def test_gathered_gradients_make_one_step_with_their_mean(every):
         assert not torch.equal(table, before)
         first.lerp_(total / every, 0.1)
         torch.testing.assert_close(optimizer.state[table]["exp_avg"], first)
+
+
+@pytest.mark.parametrize("rows", [[], [3], [3, 1, 3, 3, 0, 1]])
+def test_repeated_rows_have_their_whole_gradient_each_time(rows):
+    """So that a GPU is not waited for to say how many different ones there are."""
+    rows = torch.tensor(rows, dtype=torch.long)
+    values = torch.randn(len(rows), 2)
+    ordered, sums = with_row_sums(rows, values)
+    whole = torch.zeros(4, 2).index_add_(0, rows, values)
+    assert ordered.tolist() == sorted(rows.tolist())
+    torch.testing.assert_close(sums, whole[ordered])
+
+
+def test_entries_of_no_row_count_for_nothing():
+    rows = torch.tensor([-1, 2, 0, -1, 2])
+    points = torch.tensor([0, 1, 0, 1, 0])
+    gradient = OuterGradient(rows, points, torch.arange(1.0, 6.0), torch.eye(2))
+    for size in (1, 2, 5):
+        blocks = [*gradient.blocks(size)]
+        assert torch.cat([part for part, _ in blocks]).tolist() == [0, 2]
+        assert torch.cat([found for _, found in blocks]).tolist() == [[3.0, 0.0], [5.0, 2.0]]
+    nothing = OuterGradient(torch.tensor([-1, -1]), points[:2], torch.ones(2), torch.eye(2))
+    assert [*nothing.blocks(3)] == []

@@ -96,11 +96,11 @@ def test_resuming_gives_the_weights_of_an_uninterrupted_run(
     epochs = []
     original = trainer.train_epoch
 
-    def stop_in_the_third(run, learner, clock):
+    def stop_in_the_third(run, *others):
         epochs.append(run.state.epoch)
         if len(epochs) == 3:
             raise KeyboardInterrupt
-        return original(run, learner, clock)
+        return original(run, *others)
 
     monkeypatch.setattr(trainer, "train_epoch", stop_in_the_third)
     with pytest.raises(KeyboardInterrupt):

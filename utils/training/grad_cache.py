@@ -17,7 +17,7 @@ class GradCache:
         cache = GradCache(encode, micro_batches)
         embeddings = cache.embed()          # [n, D]; forward without graph, random state recorded
         loss(embeddings).backward()         # fills embeddings.grad
-        cache.backward()                    # forward again, with graph, and backward
+        backward_all([cache])               # forward again, with graph, and backward
 
     One micro-batch at a time has a graph, under the random state recorded. The parameter gradients
     equal those of plain autograd, dropout included. A single micro-batch keeps its graph and is
@@ -44,19 +44,33 @@ class GradCache:
         self._leaf = torch.cat(parts).requires_grad_()
         return self._leaf
 
-    def backward(self) -> None:
-        """Carry the embeddings' gradient on to the encoder's parameters."""
+    def gradients(self) -> list[Tensor]:
+        """Of each micro-batch's embeddings [b, D]; none where its graph was kept."""
         if self._leaf is None or self._leaf.grad is None:
+            return []
+        return [*self._leaf.grad.split([len(texts) for texts in self.micro_batches])]
+
+    def carry_on(self, gradients: Sequence[Tensor], nonzero: Sequence[bool]) -> None:
+        """Run the micro-batches again that have a gradient, now with a graph."""
+        if not gradients:
             return
-        gradients = self._leaf.grad.split([len(texts) for texts in self.micro_batches])
-        counts = torch.stack([gradient.count_nonzero() for gradient in gradients])
-        nonzero = counts.tolist()  # one host sync for all
         after = _random_state(self.micro_batches[-1])
         for i, texts in enumerate(self.micro_batches):
             if nonzero[i]:
                 _set_random_state(self._states[i])
                 self.encode(texts).backward(gradients[i])
         _set_random_state(after)
+
+
+def backward_all(caches: Sequence[GradCache]) -> None:
+    """Carry embeddings' gradients on to the encoder's parameters; one host sync for all of them."""
+    parts = [cache.gradients() for cache in caches]
+    counts = [gradient.count_nonzero() for gradients in parts for gradient in gradients]
+    if not counts:
+        return
+    nonzero = iter(torch.stack(counts).bool().tolist())
+    for cache, gradients in zip(caches, parts, strict=True):
+        cache.carry_on(gradients, [next(nonzero) for _ in gradients])
 
 
 @dataclass(frozen=True)

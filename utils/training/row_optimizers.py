@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from utils.parameters import DeclaredParameter, OuterGradient
@@ -58,7 +59,10 @@ class RowSparseAdamW(torch.optim.Optimizer):
     def _gradient_blocks(
         self, parameter: Tensor, state: dict[str, Tensor], group: dict[str, Any]
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """(distinct rows [u], their gradients [u, ...]): all in one block."""
+        """(rows [u], their gradients [u, ...]): all in one block.
+
+        A row that is there several times has its whole gradient each time.
+        """
         gradient = parameter.grad
         assert gradient is not None, "asked for where there is one"
         if not gradient.is_sparse:
@@ -67,10 +71,28 @@ class RowSparseAdamW(torch.optim.Optimizer):
                 f"{parameter.shape}"
             )
         rows = gradient._indices()[0]
-        # Autograd does not keep the mark of a coalesced gradient; a GPU would be waited for.
-        if not (gradient.is_coalesced() or (rows.is_cpu and _ascend(rows))):
-            gradient = gradient.coalesce()
-        yield gradient._indices()[0], gradient._values()
+        values = gradient._values()
+        if gradient.is_coalesced():
+            yield rows, values
+        elif rows.is_cuda:
+            yield with_row_sums(rows, values)
+        else:  # autograd does not keep the mark of a coalesced gradient
+            if not _ascend(rows):
+                gradient = gradient.coalesce()
+            yield gradient._indices()[0], gradient._values()
+
+
+def with_row_sums(rows: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows [u] in ascending order, each as often as before, beside the sum of its values [u, ...].
+
+    `coalesce` would keep one of each, and a GPU be waited for to say how many these are.
+    """
+    order = rows.argsort(stable=True)
+    ordered = rows[order]
+    begins = F.pad(ordered[1:] != ordered[:-1], (1, 0))[: len(rows)]
+    place = begins.cumsum(0)  # [u] of each entry's row among the distinct ones
+    sums = torch.zeros_like(values).index_add_(0, place, values[order])
+    return ordered, sums.index_select(0, place)
 
 
 def _ascend(rows: Tensor) -> bool:
@@ -118,7 +140,8 @@ def _accumulated(
     """
     names = list(gradient.tensors())
     if HELD + "rows" in state:
-        held = OuterGradient(**{name: state[HELD + name] for name in names})
+        rows, points, values, vectors = (state[HELD + name] for name in names)
+        held = OuterGradient(rows, points, values, vectors)
         gradient = OuterGradient.join([held, gradient])
     steps = int(state.get("held_steps", 0)) + 1
     state["held_steps"] = torch.tensor(steps % every)
@@ -139,7 +162,10 @@ def _update_rows(
     rows: Tensor,
     values: Tensor,
 ) -> None:
-    """AdamW in place on distinct rows [u] of a parameter and its state, by gradients [u, ...]."""
+    """AdamW in place on rows [u] of a parameter and its state, by gradients [u, ...].
+
+    On a GPU a row may be there several times, with one gradient: it becomes the same each time.
+    """
     if parameter.device.type == "cpu" and parameter.dtype == torch.float32:
         _compiled_update(parameter, state, group, rows, values)
         return
@@ -157,9 +183,10 @@ def _update_rows(
     steps = steps.view(-1, *[1] * (values.dim() - 1))
     scale = second.div_(1 - beta2**steps).sqrt_().add_(group["eps"])
     update = first.div_(1 - beta1**steps).div_(scale)
+    moved = parameter.index_select(0, rows)
     if group["weight_decay"]:
-        update.add_(parameter.index_select(0, rows), alpha=group["weight_decay"])
-    parameter.index_add_(0, rows, update, alpha=-group["lr"])
+        update.add_(moved, alpha=group["weight_decay"])
+    parameter.index_copy_(0, rows, moved.add_(update, alpha=-group["lr"]))
 
 
 def _compiled_update(
