@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator
 from unittest import mock
 
@@ -48,9 +49,7 @@ def pretended_gpu() -> Iterator[Waits]:
         replaced(torch.cuda, "get_rng_state", lambda *_: torch.get_rng_state())
         replaced(torch.cuda, "set_rng_state", lambda state, *_: torch.set_rng_state(state))
         replaced(torch.cuda, "max_memory_allocated", lambda *_: 0)
-        replaced(torch.cuda, "set_device", lambda *_: None)
-        replaced(torch.cuda, "synchronize", lambda *_: None)
-        replaced(Tensor, "pin_memory", lambda tensor: tensor)
+        replaced(torch.cuda, "set_device", _joined)
         replaced(distributed, "start", _started(distributed.start))
         replaced(dist, "get_backend", lambda *_: "nccl")
         stack.enter_context(mock.patch.dict(os.environ))
@@ -68,6 +67,17 @@ _real_device = torch._C.TensorBase.device
 
 def _device(tensor):
     return GPU if marked(tensor) else _real_device.__get__(tensor)
+
+
+def _joined(device):
+    """Let a thread that says which GPU is its own see this one, until it ends.
+
+    What it waits for is not counted: others go on.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        waits = Waits()
+        Functions(waits).__enter__()
+        Operations(waits).__enter__()
 
 
 def _started(start):

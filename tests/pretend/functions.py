@@ -65,6 +65,11 @@ class Functions(TorchFunctionMode):
 
     ___array__ = _numpy
 
+    def _pin_memory(self, func, tensor, *args, **kwargs):
+        if marked(tensor):
+            raise DeviceError(f"pin_memory() of a tensor on cuda, in {place()}")
+        return tensor
+
     def _tolist(self, func, tensor):
         if not marked(tensor):
             return func(tensor)
