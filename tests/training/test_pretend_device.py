@@ -1,6 +1,8 @@
 """Every method on a GPU that is pretended (tests/pretend): trained, stopped, resumed, evaluated and
 asked, on one and on two processes, it finds what it finds on a CPU; and how often a step waits."""
 
+from functools import cache, cached_property
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -48,8 +50,9 @@ class Runs:
         if name not in FITTED:
             self._stopped = self._whole.with_last_stage(train={"stop_epoch": 1})
 
+    @cached_property
     def cpu(self):
-        """Train there; returns the folder."""
+        """The folder of a run there."""
         config = self._whole.config("cpu", run={"threads": 1})
         train_and_ask(config)
         return config.run_folder
@@ -57,6 +60,13 @@ class Runs:
     def pair(self, where):
         run = {"threads": 1}
         return self._stopped.config(where, run=run), self._whole.config(where, run=run)
+
+
+@pytest.fixture(scope="module")
+def runs_of(tiny_root, small_encoder, tmp_path_factory):
+    """runs_of(name) -> the Runs of a method, whose run on the CPU serves several tests."""
+    folder = tmp_path_factory.mktemp("runs")
+    return cache(lambda name: Runs(name, folder, small_encoder, tiny_root))
 
 
 def check_same(name, folder, expected):
@@ -71,11 +81,11 @@ def check_same(name, folder, expected):
 
 
 @pytest.mark.parametrize("name", SECTIONS)
-def test_one_gpu_finds_what_a_cpu_finds(name, tiny_root, small_encoder, tmp_path):
-    runs = Runs(name, tmp_path, small_encoder, tiny_root)
+def test_one_gpu_finds_what_a_cpu_finds(name, runs_of):
+    runs = runs_of(name)
     stopped, whole = runs.pair("gpu")
     train_on_gpu(stopped, whole)
-    check_same(name, whole.run_folder, runs.cpu())
+    check_same(name, whole.run_folder, runs.cpu)
     if name in TRAINED:
         check_waits(name, whole.run_folder)
 
@@ -87,9 +97,9 @@ def check_waits(name, folder):
     assert waits_of(folder, UPLOAD) == {}  # batches are pinned, and copied while it computes
 
 
-def test_two_gpus_find_what_a_cpu_finds(tiny_root, small_encoder, tmp_path):
+def test_two_gpus_find_what_a_cpu_finds(runs_of, tmp_path):
     """All methods in two processes, which need seconds to start."""
-    runs = {name: Runs(name, tmp_path, small_encoder, tiny_root) for name in METHODS}
+    runs = {name: runs_of(name) for name in METHODS}
     paths = []
     for name, own in runs.items():
         for number, config in enumerate(own.pair("gpus")):
@@ -97,7 +107,7 @@ def test_two_gpus_find_what_a_cpu_finds(tiny_root, small_encoder, tmp_path):
             paths[-1].write_text(to_yaml(config))
     commands.launch(2, "-m", "tests.pretend.training", *paths)
     for name, own in runs.items():
-        check_same(name, own.pair("gpus")[1].run_folder, own.cpu())
+        check_same(name, own.pair("gpus")[1].run_folder, own.cpu)
 
 
 # -------------------------------- what is pretended
