@@ -77,12 +77,8 @@ class TextBatch:
         return int(self.host_lengths.max(initial=0))
 
     def moved(self, move: Callable[[Tensor], Tensor]) -> TextBatch:
-        """The same texts with tensors that were moved; this object where they stay."""
-        ids = move(self.ids)
-        offsets = move(self.offsets)
-        if ids is self.ids and offsets is self.offsets:
-            return self  # with its bag_index
-        return TextBatch(ids, self.host_lengths, offsets)
+        """The same texts with tensors that were moved."""
+        return TextBatch(move(self.ids), self.host_lengths, move(self.offsets))
 
     def to(self, device: torch.device) -> TextBatch:
         if self.ids.device == device:
@@ -218,18 +214,13 @@ def ready_batches(
         if batch is None:
             return None
         batch.ahead = ahead(batch)
-        return moved(batch, _pinned)
+        return moved(batch, Tensor.pin_memory)
 
     with ThreadPoolExecutor(1, initializer=torch.cuda.set_device, initargs=(device,)) as thread:
         waiting = deque(thread.submit(next_one) for _ in range(AHEAD))
         while (ready := waiting.popleft().result()) is not None:
             waiting.append(thread.submit(next_one))
             yield ready.to(device)
-
-
-def _pinned(tensor: Tensor) -> Tensor:
-    """A tensor that a GPU can fetch by itself; what is there already, as a pool of all labels."""
-    return tensor.pin_memory() if tensor.device.type == "cpu" else tensor
 
 
 def steps_per_epoch(split: Split, batch_size: int) -> int:
