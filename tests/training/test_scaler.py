@@ -12,16 +12,23 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from engine import trainer
 from engine.conformance.case import Case, losses_of, state_of
 from engine.trainer import fit
 from losses import Exchange
-from models.dual.dexml import Dexml
 from tests.conftest import with_values
 from tests.settings import LEARNERS, brief, sections_of
 from utils import distributed
 from utils.config.config import OptimConfig
 from utils.loss_scale import SMALLEST, LossScale
-from utils.parameters import DeclaredParameter, Gradient, Kind, OuterGradient, take_rows
+from utils.parameters import (
+    DeclaredParameter,
+    Gradient,
+    Kind,
+    OuterGradient,
+    of_gradient,
+    take_rows,
+)
 from utils.runtime import Runtime
 from utils.training.optim import build_optimizers
 
@@ -205,17 +212,17 @@ def test_gradients_that_no_scale_makes_finite_stop_the_run():
 
 def test_a_skipped_step_changes_nothing_but_the_scale(make_config, scales, monkeypatch):
     """The schedule goes on with the batches."""
-    backward = Dexml.backward
+    sum_gradients = trainer.sum_gradients
     seen = []
 
-    def spoiling(self, batch):
-        loss = backward(self, batch)
-        seen.append({name: p.detach().clone() for name, p in self.module.named_parameters()})
+    def spoiling(parameters):
+        sum_gradients(parameters)
+        seen.append({number: p.detach().clone() for number, p in enumerate(parameters)})
         if len(seen) == 2:
-            self.module.encoder.residual.weight.grad[0, 0] = torch.inf
-        return loss
+            (table, *_) = of_gradient(parameters, Gradient.ROWS)
+            table.grad._values()[0, 0] = torch.inf
 
-    monkeypatch.setattr(Dexml, "backward", spoiling)
+    monkeypatch.setattr(trainer, "sum_gradients", spoiling)
     folder = fit(make_config(train={"epochs": 1}))
     assert not equal(seen[0], seen[1])
     assert equal(seen[1], seen[2])
