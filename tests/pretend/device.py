@@ -50,6 +50,7 @@ def pretended_gpu() -> Iterator[Waits]:
         replaced(torch.cuda, "set_rng_state", lambda state, *_: torch.set_rng_state(state))
         replaced(torch.cuda, "max_memory_allocated", lambda *_: 0)
         replaced(torch.cuda, "set_device", _joined)
+        replaced(torch.cuda, "synchronize", lambda *_: None)
         replaced(distributed, "start", _started(distributed.start))
         replaced(dist, "get_backend", lambda *_: "nccl")
         stack.enter_context(mock.patch.dict(os.environ))
