@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ class Runtime:
         accelerator = distributed.start(config.train.mixed_precision)
         threads = distributed.cpu_threads(config.run.threads)
         torch.set_num_threads(threads)
+        choose_algorithms(accelerator.device, config.train.deterministic)
         scale = LossScale() if distributed.precision(accelerator) == "fp16" else None
         return cls(accelerator, threads, scale)
 
@@ -83,6 +85,19 @@ def tensor_cores(allowed: bool) -> Iterator[None]:
         yield
     finally:
         products.allow_tf32 = before
+
+
+def choose_algorithms(device: torch.device, deterministic: bool) -> None:
+    """Let a GPU compute by algorithms whose results are the same at every run, or by any.
+
+    Most others add up in the order in which threads come. cuBLAS wants a workspace of a fixed size
+    for each stream, which must be said before its first product.
+    """
+    on_gpu = device.type == "cuda"
+    if deterministic and on_gpu:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # a process may run several configs: what an earlier one asked for does not hold
+    torch.use_deterministic_algorithms(deterministic and on_gpu)
 
 
 def progress(total: int, name: str) -> tqdm:

@@ -272,6 +272,11 @@ class TrainConfig:
         True,
         "on a GPU products of float32 matrices are rounded to TF32 in training; in search never",
     )
+    deterministic: bool = option(
+        False,
+        "on a GPU: the same run gives the same numbers to the last bit, by slower algorithms; on a "
+        "CPU it does so anyway",
+    )
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ MAY_CHANGE = {
     "encoder.trust_remote_code",
     "train.mixed_precision",
     "train.tf32",
+    "train.deterministic",
 }  # of a run that goes on, if the data is the same
 
 

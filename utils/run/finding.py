@@ -21,6 +21,7 @@ MAY_BE_OVERRIDDEN = (  # of a finished run, beside all of `eval`
     "encoder.trust_remote_code",
     "run.threads",
     "train.mixed_precision",
+    "train.deterministic",
 )
 
 
