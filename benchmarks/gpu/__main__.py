@@ -26,7 +26,7 @@ from pathlib import Path
 
 from utils.cards import USE_CPU, gpu_computes
 from utils.commands import add_debug_option, command
-from utils.config.command_line import parse_overrides, parse_words
+from utils.config.command_line import parse_words
 from utils.errors import InputError
 
 NAMES = ("equality", "resume", "precision", "losses", "dexml", "ngame", "elias")
@@ -72,7 +72,7 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
         os.environ[USE_CPU] = "true"
     elif not gpu_computes():
         raise InputError("no CUDA card computes here; --device cpu is a dry run, at tiny sizes")
-    place = Place.open(options.folder.resolve(), parse_overrides(overrides))
+    place = Place.open(options.folder.resolve(), overrides)
     if dry and not place.tiny:
         raise InputError(
             f"{options.folder} has the sizes of a card; `prepare OTHER --tiny` makes those of a "
@@ -95,7 +95,7 @@ def work(folder: Path, order: str) -> int:
     from benchmarks.gpu.working import work
 
     asked = json.loads(order)
-    place = Place.open(folder, asked["overrides"])
+    place = Place.open(folder, asked["words"])
     return work(place, asked["section"], asked["cases"])
 
 

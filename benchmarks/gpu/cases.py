@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.gpu.place import Place, Values, if_known
+from benchmarks.gpu.place import Place, Values
 from utils.config.config import Config
 
 BAG = "bag"
@@ -142,7 +142,7 @@ def case_config(place: Place, case: str, name: str, *more: Values) -> Config:
             "epochs": 2,
             "batch_size": place.sizes.check_batch,
             "mixed_precision": "no",
-            **if_known("train", tf32=False),
+            "tf32": False,
         },
     }
     return place.config(name, usual, chosen.sections, *more, stages=chosen.stages)

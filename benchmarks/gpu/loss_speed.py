@@ -16,6 +16,7 @@ from benchmarks.gpu.report import Row
 from benchmarks.gpu.sizes import LossSize
 from benchmarks.losses import POSITIVES, TAU, naive
 from losses import LOSSES, Positives
+from utils.runtime import tensor_cores
 
 ERRORS = {"float32": 1e-4, "TF32": 0.05}  # of a gradient beside float64's; TF32 has 11 bits
 TIME = 1.3  # of the full-matrix formula's
@@ -70,15 +71,22 @@ class Inputs:
 
         return run
 
+    def gradients(self, loss: str) -> tuple[Tensor, Tensor]:
+        """Those of queries [B, D] and labels [L, D] by the streamed loss."""
+        self.step(loss)()
+        assert self.queries.grad is not None
+        assert self.labels.grad is not None
+        return self.queries.grad, self.labels.grad
+
 
 def losses(place: Place, name: str) -> Row:
     """One loss, in one precision of products."""
     loss, kind = LOSS_CASES[name]
-    torch.set_float32_matmul_precision("high" if kind == "TF32" else "highest")
-    error = gradient_error(loss, place.sizes.exact)
     inputs = Inputs.made(place.sizes.timed).to(torch.float32)
-    ms, mib = timed(inputs.step(loss))
-    full_ms, full_mib = timed(inputs.step(loss, full=True))
+    with tensor_cores(kind == "TF32"):
+        error = gradient_error(loss, place.sizes.exact)
+        ms, mib = timed(inputs.step(loss))
+        full_ms, full_mib = timed(inputs.step(loss, full=True))
     return {
         "gradient error": error,
         "allowed": ERRORS[kind],
@@ -101,16 +109,14 @@ def _is_small(mib: float | None, full_mib: float | None) -> bool | None:
 def gradient_error(loss: str, size: LossSize) -> float:
     """The larger relative error of both gradients in float32, beside those in float64."""
     made = Inputs.made(size)
-    exact = made.to(torch.float64)
-    exact.step(loss)()
-    rounded = made.to(torch.float32)
-    rounded.step(loss)()
-    pairs = ((exact.queries, rounded.queries), (exact.labels, rounded.labels))
-    return max(float((a.grad - b.grad).norm() / a.grad.norm()) for a, b in pairs)
+    exact = made.to(torch.float64).gradients(loss)
+    rounded = made.to(torch.float32).gradients(loss)
+    pairs = zip(exact, rounded, strict=True)
+    return max(float((one - other).norm() / one.norm()) for one, other in pairs)
 
 
 def timed(step: Step) -> tuple[float, float | None]:
-    """Milliseconds of a step, and MiB that it needs above its inputs, gradients included."""
+    """Milliseconds of a step, and MiB that it needs above its inputs and their gradients."""
     step()
     release()
     wait()

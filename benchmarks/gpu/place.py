@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.sizes import FULL, TINY, Sizes
-from utils.config.config import Config, build_config
-from utils.config.sections import SECTIONS
+from utils.config.config import Config, build_config, merge_sections, parse_overrides
 from utils.errors import InputError
 
 Values = Mapping[str, Mapping[str, Any]]  # section of a config -> key -> value
@@ -22,22 +21,22 @@ class Place:
 
     Attributes:
         tiny: its sizes are those of a dry run.
-        overrides: of the configs whose steps are timed.
+        words: of the command line, keys of the configs whose steps are timed.
     """
 
     folder: Path
     tiny: bool
-    overrides: Values = field(default_factory=dict)
+    words: tuple[str, ...] = ()
 
     @classmethod
-    def open(cls, folder: Path, overrides: Values | None = None) -> Place:
+    def open(cls, folder: Path, words: Sequence[str] = ()) -> Place:
         """InputError for a folder that `prepare` has not finished."""
         if not (folder / "made.json").is_file():
             raise InputError(
                 f"{folder}: no made.json, which `python -m benchmarks.gpu prepare {folder}` writes"
             )
         facts = json.loads((folder / "made.json").read_text())
-        return cls(folder, facts["tiny"], overrides or {})
+        return cls(folder, facts["tiny"], tuple(words))
 
     def close(self) -> None:
         """Say that everything has been written."""
@@ -63,9 +62,17 @@ class Place:
     def run_folder(self, name: str) -> Path:
         return self.folder / "runs" / name.replace(" ", "-").replace(",", "")
 
-    def config(self, name: str, *parts: Values, stages: Sequence[Mapping[str, Any]] = ()) -> Config:
+    def config(
+        self,
+        name: str,
+        *parts: Values,
+        stages: Sequence[Mapping[str, Any]] = (),
+        words: Sequence[str] = (),
+    ) -> Config:
         """A config of a run of this name: usual values, and each part over those before it.
 
+        Args:
+            words: `--section.key value`, over all parts.
         Raises:
             ConfigError: as for any config.
         """
@@ -78,7 +85,10 @@ class Place:
                 "threads": 1 if self.tiny else None,  # more would wait for each other
             },
         }
-        return build_config(merged(usual, *parts), {}, stages)
+        sections = merged(usual, *parts)
+        origin: dict[str, str] = {}
+        merge_sections(sections, parse_overrides(words), "command line", origin)
+        return build_config(sections, origin, stages)
 
 
 def merged(*parts: Values) -> dict[str, dict[str, Any]]:
@@ -88,9 +98,3 @@ def merged(*parts: Values) -> dict[str, dict[str, Any]]:
         for section, values in part.items():
             result.setdefault(section, {}).update(values)
     return result
-
-
-def if_known(section: str, **values: Any) -> dict[str, Any]:
-    """Those of some keys of a section that this version of the project has."""
-    known = SECTIONS[section].__dataclass_fields__
-    return {key: value for key, value in values.items() if key in known}

@@ -9,8 +9,10 @@ from pathlib import Path
 from benchmarks.gpu.cases import CASES
 from benchmarks.gpu.correctness import computed
 from benchmarks.gpu.made import write_encoder, write_set
-from benchmarks.gpu.place import Place
+from benchmarks.gpu.place import Place, Values
+from utils.data.dataset import load_dataset
 from utils.errors import InputError
+from utils.pretrained.location import load_tokenizer
 
 
 def prepare(folder: Path, tiny: bool) -> Place:
@@ -30,9 +32,22 @@ def prepare(folder: Path, tiny: bool) -> Place:
     write_set(place.data / "check", sizes.check, sizes.small.words)
     write_set(place.data / "titles", sizes.titles, sizes.distil.words)
     write_set(place.data / "texts", sizes.texts, sizes.distil.words)
+    write_tokens(place, "titles", 32)
+    write_tokens(place, "texts", 128)
     write_expected(place)
     place.close()
     return place
+
+
+def write_tokens(place: Place, name: str, longest: int) -> None:
+    """Cut the texts of a data set, which takes seconds that the card would be waiting."""
+    encoder = str(place.encoder("distil"))
+    wanted: Values = {
+        "data": {"name": name, "max_len": longest},
+        "encoder": {"name": encoder},
+        "method": {"name": "dexml"},
+    }
+    load_dataset(place.config("tokens", wanted), load_tokenizer(encoder))
 
 
 def write_expected(place: Place) -> None:

@@ -94,7 +94,6 @@ class Sizes:
         titles, texts: data sets of the shape of LF-AmazonTitles-131K's labels, a quarter, and of
             amazon-670k.
         dexml, ngame, elias: steps.
-        vectors: DEXA's auxiliary ones.
         exact, timed: losses beside float64, and beside the full-matrix formula.
     """
 
@@ -108,7 +107,6 @@ class Sizes:
     dexml: StepSize
     ngame: StepSize
     elias: StepSize
-    vectors: int
     graph: GraphSize
     exact: LossSize
     timed: LossSize
@@ -127,7 +125,6 @@ FULL = Sizes(
     dexml=_DEXML,
     ngame=_NGAME,
     elias=StepSize(256),
-    vectors=65536,
     graph=GraphSize(8192, edges=1000, scored=2000, beam=20),
     exact=LossSize(64, 5000, 768),
     timed=LossSize(3000, 131072, 768),
@@ -146,7 +143,6 @@ TINY = Sizes(
     dexml=_TINY_STEP,
     ngame=_TINY_STEP,
     elias=_TINY_STEP,
-    vectors=8,
     graph=GraphSize(8, edges=10, scored=20, beam=4),
     exact=LossSize(8, 50, 16),
     timed=LossSize(8, 300, 16),

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import time
-from typing import Any
-
-import torch
 
 from benchmarks.gpu.card import Waits, peak_mib, release, wait
 from benchmarks.gpu.flops import Texts, streamed_loss
 from benchmarks.gpu.made import draw_weights, write_graph
-from benchmarks.gpu.place import Place, Values, if_known
+from benchmarks.gpu.place import Place, Values, merged
 from benchmarks.gpu.report import Row
-from benchmarks.gpu.sizes import StepSize
+from benchmarks.gpu.sizes import Sizes, StepSize
 from benchmarks.gpu.training import Enough, trained
 from engine.memory_plan import plan
-from utils.config.config import Config
+from utils.config.config import Config, to_mapping
+from utils.errors import InputError
 
 MOST_SECONDS = 12.0  # of the timed steps of a case
 TFLOPS = 250.0  # of DEXML's step in bf16 on an H100
@@ -70,10 +69,15 @@ def measured(config: Config, size: StepSize, flops: float | None = None) -> Row:
     watch = Stopwatch(size)
     trained(config, watch=watch)
     peak = peak_mib()
+    if math.isnan(watch.seconds):
+        raise InputError(
+            f"the data set is at an end before a step was timed: train.batch_size "
+            f"{config.train.batch_size}, expected at most {size.batch}"
+        )
     planned = plan(config).device / 2**20
     return {
         "s/step": watch.seconds,
-        "points/s": size.batch / watch.seconds,
+        "points/s": config.train.batch_size / watch.seconds,
         "TFLOP/s": None if flops is None else flops / watch.seconds / 1e12,
         "waits a step": watch.waits,
         "peak MiB": peak,
@@ -91,16 +95,14 @@ def step_config(place: Place, name: str, kind: str, encoder: str, *parts: Values
     """
     folder = place.encoder(encoder)
     draw_weights(folder)
-    tf32 = kind == "tf32"
-    torch.set_float32_matmul_precision("high" if tf32 else "highest")
-    precision: dict[str, Any] = {"mixed_precision": "no" if tf32 else kind}
+    precision = "no" if kind == "tf32" else kind
     usual: Values = {
         "data": {"val_fraction": 0.0},
         "encoder": {"name": str(folder)},
         "optim": {"lr": 1e-4, "clip_norm": None},
-        "train": {"epochs": 1, **precision, **if_known("train", tf32=tf32)},
+        "train": {"epochs": 1, "mixed_precision": precision, "tf32": True},
     }
-    return place.config(f"{name} {kind}", usual, *parts, place.overrides)
+    return place.config(f"{name} {kind}", usual, *parts, words=place.words)
 
 
 # -------------------------------- dexml
@@ -121,20 +123,38 @@ def dexml(place: Place, name: str) -> Row:
         "train": {"batch_size": size.batch},
     }
     config = step_config(place, "dexml", kind, "distil", parts)
-    queries = Texts(size.batch, 32, cached=size.batch > size.micro_batch)
-    labels = Texts(sizes.titles.labels, 32, cached=sizes.titles.labels > size.micro_batch)
-    flops = queries.flops(sizes.distil) + labels.flops(sizes.distil)
-    flops += streamed_loss(size.batch, sizes.titles.labels, sizes.distil.width)
-    row = measured(config, size, flops)
+    row = measured(config, size, dexml_flops(config, sizes))
     if kind != "bf16":
         return row
     return {**row, f"target met ({TFLOPS:.0f} TFLOP/s, H100)": row["TFLOP/s"] >= TFLOPS}
 
 
+def dexml_flops(config: Config, sizes: Sizes) -> float:
+    """Floating-point operations of a step."""
+    tokens = config.data.max_len
+    at_once = texts_at_once(config)
+    queries = config.train.batch_size
+    labels = sizes.titles.labels
+    encoded = (Texts(count, tokens, cached=count > at_once) for count in (queries, labels))
+    loss = streamed_loss(queries, labels, sizes.distil.width)
+    return loss + sum(texts.flops(sizes.distil) for texts in encoded)
+
+
+def texts_at_once(config: Config) -> int:
+    """Texts of the longest kind in a micro-batch."""
+    options = to_mapping(config)["method"]
+    tokens = options.get("micro_batch_tokens")
+    return tokens // config.data.max_len if tokens else options["gc_batch_size"]
+
+
 # -------------------------------- ngame
 
+NGAME: Values = {"method": {"name": "ngame"}}
+DEXA: Values = {"method": {"name": "dexa", "num_vectors": "labels", "vector_init": "zeros"}}
 NGAME_CASES = {
-    f"{name.upper()}, {kind}": (name, kind) for name in ("ngame", "dexa") for kind in PRECISIONS[:2]
+    "NGAME, bf16": (NGAME, "bf16"),
+    "NGAME, fp16": (NGAME, "fp16"),
+    "DEXA with a vector a label, bf16": (DEXA, "bf16"),
 }
 
 
@@ -142,20 +162,15 @@ def ngame(place: Place, name: str) -> Row:
     """NGAME and DEXA at the shape of amazon-670k: queries of 128 tokens, in-batch labels."""
     method, kind = NGAME_CASES[name]
     size = place.sizes.ngame
-    vectors = {"num_vectors": place.sizes.vectors} if method == "dexa" else {}
     parts: Values = {
         "data": {"name": "texts", "max_len": 128},
         "encoder": {"pooling": "mean"},
-        "method": {
-            "name": method,
-            "batches": "random",
-            "gc_batch_size": size.micro_batch,
-            **vectors,
-        },
+        "method": {"batches": "random", "gc_batch_size": size.micro_batch},
         "loss": {"name": "triplet", "sample": True, "margin": 0.1},
         "train": {"batch_size": size.batch},
     }
-    return measured(step_config(place, method, kind, "distil", parts), size)
+    run = method["method"]["name"]
+    return measured(step_config(place, run, kind, "distil", merged(parts, method)), size)
 
 
 # -------------------------------- elias

@@ -73,7 +73,7 @@ def reason(error: Exception) -> str:
 def here(place: Place, name: str, cases: Sequence[str], seconds: float) -> tuple[list[Row], str]:
     """Compute cases in this process; none is begun after `seconds`."""
     started = time.monotonic()
-    rows = []
+    rows: list[Row] = []
     for case in cases:
         if rows and time.monotonic() - started > seconds:
             break
@@ -90,11 +90,7 @@ def elsewhere(
     place: Place, name: str, cases: Sequence[str], seconds: float
 ) -> tuple[list[Row], str]:
     """Compute cases in another process, which is ended after `seconds`."""
-    order = {
-        "section": name,
-        "cases": list(cases),
-        "overrides": {section: dict(keys) for section, keys in place.overrides.items()},
-    }
+    order = {"section": name, "cases": list(cases), "words": place.words}
     command = [sys.executable, "-m", "benchmarks.gpu", "work", str(place.folder)]
     return asked([*command, json.dumps(order)], place.folder / f"{name}.log", seconds)
 

@@ -15,7 +15,7 @@ from benchmarks.gpu.__main__ import NAMES, main
 from benchmarks.gpu.cases import CASES, case_config
 from benchmarks.gpu.flops import Texts, encoder_forward, streamed_loss
 from benchmarks.gpu.made import write_set, write_tokenizer
-from benchmarks.gpu.place import Place, if_known
+from benchmarks.gpu.place import Place
 from benchmarks.gpu.sizes import FULL, TINY, EncoderSize, StepSize
 from benchmarks.gpu.training import Enough
 from engine.planning import plan_recipe
@@ -32,6 +32,7 @@ ONE = {  # a case of each section
     "ngame": "NGAME, bf16",
     "elias": "ELIAS-2, bf16",
 }
+SMALL = ("--method.gc_batch_size", "5")
 COMPUTED = ("dexml, transformer", "xr-linear")
 
 
@@ -86,7 +87,9 @@ def test_a_key_of_the_command_line_reaches_the_steps_that_are_timed(prepared, sh
     words = ("run", prepared, "--device", "cpu", "--only", "dexml")
     code, printed = exit_of(capsys, *words, "--method.tau", "-1")
     assert code == "1 case is wrong or failed"
-    assert "| DEXML, bf16 | failed: ConfigError: " in printed and "method.tau" in printed
+    assert "| DEXML, bf16 | failed: ConfigError: command line: method.tau" in printed
+    code, printed = exit_of(capsys, *words, "--metod.tau", "1")
+    assert "failed: ConfigError: command line: unknown section 'metod'" in printed
 
 
 def test_cases_are_chosen_by_their_names(prepared, capsys):
@@ -143,11 +146,6 @@ def test_other_losses_than_a_cpus_are_wrong(prepared, tmp_path, monkeypatch):
     assert not correctness.equality(place, "dexml, transformer")["ok"]
 
 
-def test_options_that_are_not_here_are_left_out():
-    known = if_known("train", deterministic=True, not_yet=1)
-    assert known == {"deterministic": True}
-
-
 # -------------------------------- cases that fail
 
 
@@ -176,6 +174,29 @@ def test_the_next_process_goes_on_behind_a_case_that_killed_one(prepared):
     rows = working.computed(Place.open(prepared), "dexml", ("a", "b", "c"), worker)
     assert asked == [["a", "b", "c"], ["b", "c"], ["c"]]
     assert rows == [{"case": "a"}, {"case": "b", "failed": "exit code -11"}, {"case": "c"}]
+
+
+def test_another_process_does_what_it_is_told(prepared, monkeypatch, capsys):
+    commands = []
+
+    def asked(command, log, seconds):
+        commands.append(command)
+        return [], ""
+
+    def measure(place, case):
+        parts = {"data": {"name": "check"}, "method": {"name": "dexml"}}
+        return {"tau": place.config(case, parts, words=place.words).method.tau}
+
+    section = sections.Section(60, ("a", "b", "c"), measure)
+    monkeypatch.setitem(sections.SECTIONS, "dexml", section)
+    monkeypatch.setattr(working, "asked", asked)
+    place = Place.open(prepared, ["--method.tau", "0.25"])
+    working.elsewhere(place, "dexml", ["b", "c"], 60)
+    ((python, *words),) = commands
+    assert python == sys.executable and words[:2] == ["-m", "benchmarks.gpu"]
+    code, printed = exit_of(capsys, *words[2:])
+    rows = [json.loads(line) for line in printed.splitlines()]
+    assert code == 0 and rows == [{"case": "b", "tau": 0.25}, {"case": "c", "tau": 0.25}]
 
 
 def test_a_section_ends_in_time(prepared, monkeypatch):
@@ -270,6 +291,28 @@ def test_flops_of_a_streamed_loss_are_those_that_torch_counts():
             queries=queries, labels=labels, positives=positives, tau=0.05, chunk=10
         ).backward()
     assert counter.get_total_flops() == streamed_loss(4, 30, 8)
+
+
+def test_flops_of_a_step_follow_its_config(prepared):
+    place = Place.open(prepared)
+    parts = {"data": {"name": "titles"}, "method": {"name": "dexml", "gc_batch_size": 12}}
+    whole = place.config("flops", parts, {"train": {"batch_size": 6}})
+    size = TINY.distil
+    loss = streamed_loss(6, TINY.titles.labels, size.width)
+    # labels in two micro-batches, queries in one
+    texts = 3 * 6 + 4 * TINY.titles.labels
+    expected = loss + texts * encoder_forward(size, 32)
+    assert step_speed.dexml_flops(whole, TINY) == pytest.approx(expected)
+    smaller = place.config("flops", parts, {"train": {"batch_size": 6}}, words=SMALL)
+    expected += 6 * encoder_forward(size, 32)
+    assert step_speed.dexml_flops(smaller, TINY) == pytest.approx(expected)
+
+
+def test_a_batch_that_leaves_no_step_to_time_is_refused(prepared, capsys):
+    words = ("run", prepared, "--device", "cpu", "--only", "dexml", "--case", "tf32")
+    code, printed = exit_of(capsys, *words, "--train.batch_size", "30")
+    assert code == "1 case is wrong or failed"
+    assert "train.batch_size 30, expected at most 8" in printed
 
 
 def test_a_text_has_as_many_tokens_as_its_step_says(tmp_path):
