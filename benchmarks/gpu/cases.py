@@ -58,7 +58,13 @@ CASES: dict[str, Case] = {
     "ngame": Case({"method": {"name": "ngame", "curr_epochs": (1,)}, "loss": TRIPLET}, TRANSFORMER),
     "dexa": Case(
         {
-            "method": {"name": "dexa", "num_vectors": 16, "num_head_vectors": 4},
+            # clustered batches are NGAME's case: they would be others in another precision
+            "method": {
+                "name": "dexa",
+                "num_vectors": 16,
+                "num_head_vectors": 4,
+                "batches": "random",
+            },
             "loss": TRIPLET,
         },
         TRANSFORMER,

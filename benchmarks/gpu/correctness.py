@@ -64,9 +64,10 @@ KINDS: dict[str, Values] = {
     "fp16, deterministic": {"train": {"deterministic": True, "mixed_precision": "fp16"}},
 }
 RESUME_CASES = {
-    f"{case}: {kind}": (case, kind)
-    for kind in KINDS
-    for case in (RESUMED if kind == "deterministic" else RESUMED[:4:2])
+    **{f"{case}: deterministic": (case, "deterministic") for case in RESUMED},
+    "dexml, transformer: usual": ("dexml, transformer", "usual"),
+    "dexa: usual": ("dexa", "usual"),
+    "dexa: fp16, deterministic": ("dexa", "fp16, deterministic"),
 }
 
 

@@ -32,8 +32,8 @@ def _section(seconds: float, cases: Iterable[str], measure: Callable[[Place, str
 
 # 360 seconds in all
 SECTIONS: dict[str, Section] = {
-    "equality": _section(110, CASES, correctness.equality),
-    "resume": _section(50, correctness.RESUME_CASES, correctness.resume),
+    "equality": _section(100, CASES, correctness.equality),
+    "resume": _section(60, correctness.RESUME_CASES, correctness.resume),
     "precision": _section(50, correctness.PRECISION_CASES, correctness.precision),
     "losses": _section(25, loss_speed.LOSS_CASES, loss_speed.losses),
     "dexml": _section(50, step_speed.DEXML_CASES, step_speed.dexml),
