@@ -86,14 +86,16 @@ CASES: dict[str, Case] = {
     "xc": Case(
         {"method": {"name": "xc", "pool": "all", "tau": 0.05, "batches": "random", "dropout": 0.0}},
         stages=[FIRST, {"name": "classifiers"}],
+        steps=30,  # the first 13 are the encoder's
     ),
     "fused": Case(
         {"method": {"name": "fused"}},
         stages=[
             FIRST,
-            {"name": "classifiers", "method": {"name": "xc", "dropout": 0.0, "cluster_size": 4}},
+            {"name": "classifiers", "method": {"name": "xc", "dropout": 0.0, "batches": "random"}},
             {"name": "fused", "train": {"epochs": 0}},
         ],
+        steps=24,
     ),
     "elias-1": Case({"method": {"name": "elias-1", **SEARCH}}, TRANSFORMER, steps=4),
     "elias-2": Case(
