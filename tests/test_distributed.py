@@ -44,6 +44,10 @@ SETTINGS = {
     "hnm": {"method": {"pool": "hnm", "num_negatives": 2}},
     "in-batch": {"method": {"pool": "in-batch"}, "loss": {"sample": True}},
     "transformer": {"encoder": {"name": None, "dropout": 0.0}, "method": {"gc_batch_size": 4}},
+    "tokens": {
+        "encoder": {"name": None, "dropout": 0.0},
+        "method": {"micro_batch_tokens": 30},
+    },
     # A last batch of one query, and fewer labels than processes: some own nothing.
     "lone-query": {"encoder": {"name": None, "dropout": 0.0}, "train": {"batch_size": 47}},
     "few-labels": {

@@ -34,10 +34,11 @@ from models.encoders.building import build_encoder
 from models.encoders.reader import Reader
 from models.encoders.text_encoder import TextEncoder
 from utils import distributed
-from utils.config.config import Config, ConfigError, MethodConfig, option
-from utils.config.sections import LARGEST, MANY_TEXTS, SMALLEST
+from utils.config.config import Config, ConfigError, option
+from utils.config.sections import LARGEST, MANY_TEXTS, SMALLEST, EncodingConfig
 from utils.data.batches import Batch, TextBatch
 from utils.data.dataset import Dataset
+from utils.data.micro_batches import MicroBatches, MicroBatchSize
 from utils.data.sizes import DataSizes
 from utils.errors import InputError
 from utils.parameters import DeclaredParameter, Gradient, Kind
@@ -51,13 +52,17 @@ from utils.training.optim import decay_groups
 
 
 @dataclass(frozen=True)
-class OvaConfig(MethodConfig):
+class OvaConfig(EncodingConfig):
     has_label_vectors: ClassVar[bool] = True
     tau: float = option(
         1.0, "temperature: scores are inner products / tau + bias", ge=SMALLEST, le=LARGEST
     )
     gc_batch_size: int = option(
-        1024, "queries encoded at once: bounds the activations' memory", ge=1, le=MANY_TEXTS
+        1024,
+        "queries encoded at once: bounds the activations' memory; micro_batch_tokens counts in "
+        "its place",
+        ge=1,
+        le=MANY_TEXTS,
     )
 
     @property
@@ -101,11 +106,13 @@ class ClassifierStep:
         labels: the pool, and the batch's positives in it.
         points: own ones, positions in the split [b].
         rows: of the pool's own labels among this process's rows [k]; None = all.
+        queries: their texts; None where the encoder is not trained.
     """
 
     labels: StepLabels
     points: Tensor
     rows: Tensor | None = None
+    queries: MicroBatches | None = None
 
 
 class Ova(Learner):
@@ -230,7 +237,17 @@ class Ova(Learner):
         share = distributed.share(len(batch.points))
         points = torch.from_numpy(batch.points[share.start : share.stop])
         labels = StepLabels.of(pool, batch, self.config.loss, sampled)
-        return ClassifierStep(labels, points, rows)
+        return ClassifierStep(labels, points, rows, self.queries_of(batch))
+
+    def queries_of(self, batch: Batch) -> MicroBatches | None:
+        """The own queries of a step as they are encoded."""
+        return MicroBatches.of(batch.queries, self.micro_batch_size)
+
+    @property
+    def micro_batch_size(self) -> MicroBatchSize:
+        options = self.config.method
+        padded = self.module.encoder.pads(self.runtime.device)
+        return MicroBatchSize(options.gc_batch_size, options.micro_batch_tokens, padded)
 
     def pool_of(self, batch: Batch) -> tuple[LabelPool, Tensor | None]:
         """The pool of a step, and the rows of its own labels; None = all of them."""
@@ -243,7 +260,8 @@ class Ova(Learner):
             with self.runtime.autocast():
                 return self.module.encoder(texts)
 
-        cache = GradCache(encode, batch.queries.split(self.config.method.gc_batch_size))
+        assert step.queries is not None, "an encoder that is trained is told its texts"
+        cache = GradCache(encode, step.queries.parts, step.queries.place)
         return cache.embed(), partial(backward_all, [cache])
 
     def step_rows(self, step: ClassifierStep) -> tuple[Tensor, Tensor]:

@@ -41,6 +41,7 @@ from utils.config.config import Config, ConfigError, option
 from utils.config.sections import MANY_EPOCHS, MANY_TEXTS
 from utils.data.batches import Batch
 from utils.data.dataset import Dataset
+from utils.data.micro_batches import MicroBatches
 from utils.data.sizes import DataSizes
 from utils.parameters import Gradient, take_rows
 from utils.plan.parts import Needs
@@ -157,6 +158,10 @@ class Xc(Ova):
             queries, to_encoder = super().embed(batch, step)  # [b, D]
             self.clustered.record(batch, queries)
         return F.dropout(queries, options.dropout, self.module.training), to_encoder
+
+    def queries_of(self, batch: Batch) -> MicroBatches | None:
+        """None where they have been encoded once."""
+        return None if self.config.method.freeze else super().queries_of(batch)
 
     def pool_of(self, batch: Batch) -> tuple[LabelPool, Tensor | None]:
         """All labels, or the batch's positives alone."""

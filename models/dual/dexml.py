@@ -40,6 +40,7 @@ from models.encoders.text_encoder import TextEncoder
 from utils.config.config import Config
 from utils.data.batches import Batch, TextBatch
 from utils.data.dataset import Dataset
+from utils.data.micro_batches import MicroBatches, MicroBatchSize
 from utils.data.sizes import DataSizes
 from utils.plan.parts import Needs
 from utils.plan.run_sizes import RunSizes
@@ -66,6 +67,7 @@ class StepPool:
     """The labels that a step sees.
 
     Attributes:
+        queries: texts of the own ones, in micro-batches.
         labels: the pool, and the batch's positives in it.
         texts: of the own labels, in micro-batches; None where every step has all labels' texts.
         sampled: mask of the batch's sampled positives among its relevance entries [nnz]; None = all
@@ -73,6 +75,7 @@ class StepPool:
         by_rows: positives of the own queries among all labels, for those that look at them.
     """
 
+    queries: MicroBatches
     labels: StepLabels
     texts: list[TextBatch] | None
     sampled: np.ndarray | None
@@ -133,7 +136,7 @@ class Dexml(Learner):
         options = self.config.method
         pool: StepPool = self.made(batch)  # K labels, k of them this process's
         texts = self._all_texts if pool.texts is None else pool.texts
-        query_cache = GradCache(self._encode, batch.queries.split(options.gc_batch_size))
+        query_cache = GradCache(self._encode, pool.queries.parts, pool.queries.place)
         label_cache = GradCache(self._encode, texts)
         queries = query_cache.embed()  # [b, D]
         labels = self.represent(label_cache.embed(), pool.labels.pool.own_ids)  # [k, D]
@@ -172,6 +175,7 @@ class Dexml(Learner):
         options = self.config.method
         loss = self.config.loss
         rng = batch.rng()
+        queries = MicroBatches.of(batch.queries, self._micro_batch_size)
         sampled = None
         if options.pool != "all" or loss.sample:
             count = options.num_positives
@@ -179,13 +183,21 @@ class Dexml(Learner):
                 count = sample_size(loss, len(self._label_lengths))
             sampled = sample_positives(batch.relevance, count, rng)
         if options.pool == "all":
-            return StepPool(StepLabels.of(self._pool_of_all, batch, loss, sampled), None, sampled)
+            labels = StepLabels.of(self._pool_of_all, batch, loss, sampled)
+            return StepPool(queries, labels, None, sampled)
         chosen = [batch.relevance.indices[sampled]]
         if options.pool == "hnm":
             chosen.append(self.negatives.draw(batch, rng))
         ids = np.unique(np.concatenate(chosen)).astype(np.int64)
         pool = LabelPool(ids, self._label_lengths)
-        return StepPool(StepLabels.of(pool, batch, loss, sampled), self._label_texts(pool), sampled)
+        labels = StepLabels.of(pool, batch, loss, sampled)
+        return StepPool(queries, labels, self._label_texts(pool), sampled)
+
+    @property
+    def _micro_batch_size(self) -> MicroBatchSize:
+        options = self.config.method
+        padded = self.module.encoder.pads(self.runtime.device)
+        return MicroBatchSize(options.gc_batch_size, options.micro_batch_tokens, padded)
 
     @cached_property
     def _all_texts(self) -> list[TextBatch]:
@@ -194,10 +206,8 @@ class Dexml(Learner):
 
     def _label_texts(self, pool: LabelPool) -> list[TextBatch]:
         """Texts of the own labels in micro-batches; one at least."""
-        size = self.config.method.gc_batch_size
-        starts = range(0, max(len(pool.own), 1), size)
-        blocks = [pool.own[start : start + size] for start in starts]
-        return [TextBatch.take(self._label_tokens, block) for block in blocks]
+        slices = self._micro_batch_size.cut(self._label_lengths[pool.own])
+        return [TextBatch.take(self._label_tokens, pool.own[part]) for part in slices]
 
     # ---- epochs
     def begin(self, epoch: int) -> None:

@@ -6,12 +6,19 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from models.batching.clustered_batches import ClusteredConfig
-from utils.config.config import MethodConfig, option
-from utils.config.sections import LARGEST, MANY_EPOCHS, MANY_LABELS, MANY_TEXTS, SMALLEST
+from utils.config.config import option
+from utils.config.sections import (
+    LARGEST,
+    MANY_EPOCHS,
+    MANY_LABELS,
+    MANY_TEXTS,
+    SMALLEST,
+    EncodingConfig,
+)
 
 
 @dataclass(frozen=True)
-class DexmlConfig(MethodConfig):
+class DexmlConfig(EncodingConfig):
     has_label_vectors: ClassVar[bool] = True
     pool: Literal["all", "hnm", "in-batch"] = option(
         "all",
@@ -26,7 +33,8 @@ class DexmlConfig(MethodConfig):
     )
     gc_batch_size: int = option(
         1024,
-        "texts encoded at once by gradient caching: bounds the activations' memory",
+        "texts encoded at once by gradient caching: bounds the activations' memory; "
+        "micro_batch_tokens counts in its place",
         ge=1,
         le=MANY_TEXTS,
     )

@@ -46,13 +46,15 @@ from models.encoders.building import build_encoder
 from models.encoders.reader import Reader, embed_together
 from utils import distributed
 from utils.config.config import Config
-from utils.data.batches import Batch, steps_per_epoch
+from utils.data.batches import Batch, TextBatch, steps_per_epoch
 from utils.data.dataset import Dataset
+from utils.data.micro_batches import MicroBatches, MicroBatchSize
 from utils.data.sizes import DataSizes
 from utils.plan.parts import Needs
 from utils.plan.run_sizes import RunSizes
 from utils.run.stages import Runs
 from utils.runtime import Runtime
+from utils.training.grad_cache import GradCache, backward_all
 from utils.training.optim import decay_groups
 
 EXTRA = 5  # clusters of a training query beyond the beam, for the parents of its positives
@@ -67,6 +69,7 @@ class EliasStep:
         fill: random clusters [b, F].
         noise: of the draw among both [b, beam + P + F].
         relevant, filtered: their positives and filter pairs.
+        queries: their texts, in micro-batches; one without `method.micro_batch_tokens`.
     """
 
     parents: Tensor
@@ -74,6 +77,7 @@ class EliasStep:
     noise: Tensor
     relevant: Pairs
     filtered: Pairs
+    queries: MicroBatches
 
 
 class Elias(Learner):
@@ -228,9 +232,10 @@ class Elias(Learner):
         options = self.config.method
         model = self.model
         step: EliasStep = self.made(batch)
+        cache = GradCache(self._encode, step.queries.parts, step.queries.place)
+        embeddings = cache.embed()  # [b, D]
         with self.runtime.autocast():
-            queries = model.encoder(batch.queries).float()  # [b, D]
-            queries = F.dropout(queries, options.dropout, self.module.training)
+            queries = F.dropout(embeddings, options.dropout, self.module.training)
             projected = model.project(queries).float()  # [b, D']
         raised = model.raised_shares(queries)  # [b, C] log(alpha softmax(W_C x))
         clusters = forced_clusters(
@@ -256,6 +261,7 @@ class Elias(Learner):
             loss = loss + options.loss_lambda * paths
         loss = loss / len(batch.points)
         self.runtime.backward(loss)
+        backward_all([cache])
         assert scores.grad is not None, "it was retained"
         # those of W_L and of the bias are kept as factors
         rows = pool_gradient(labels, inside, scores.grad, projected)
@@ -265,6 +271,10 @@ class Elias(Learner):
             rows.scaled(options.tau), vectors=ones
         )  # z = w . x / tau + bias
         return distributed.loss_exchange().sum(loss.detach())
+
+    def _encode(self, texts: TextBatch) -> Tensor:
+        with self.runtime.autocast():
+            return self.model.encoder(texts).float()
 
     def ahead(self, batch: Batch) -> EliasStep:
         """Positives, and what the clusters beside the top ones are drawn by.
@@ -282,12 +292,15 @@ class Elias(Learner):
         noise = rng.gumbel(size=(len(parents), choices)).astype(np.float32)
 
         own = slice(share.start, share.stop)
+        padded = self.model.encoder.pads(self.runtime.device)
+        at_once = MicroBatchSize(None, self.config.method.micro_batch_tokens, padded)
         return EliasStep(
             torch.from_numpy(parents[own]),
             torch.from_numpy(fill[own]),
             torch.from_numpy(noise[own]),
             Pairs.of(batch.relevance[own]),
             Pairs.of(batch.filters[own]),
+            MicroBatches.of(batch.queries, at_once),
         )
 
     def _join_average(self, batch: Batch) -> None:

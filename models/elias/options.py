@@ -6,8 +6,15 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from models.elias.graph import Graph, cluster_count
-from utils.config.config import ConfigError, MethodConfig, option
-from utils.config.sections import LARGEST, MANY_DIMENSIONS, MANY_EPOCHS, MANY_LABELS, SMALLEST
+from utils.config.config import ConfigError, option
+from utils.config.sections import (
+    LARGEST,
+    MANY_DIMENSIONS,
+    MANY_EPOCHS,
+    MANY_LABELS,
+    SMALLEST,
+    EncodingConfig,
+)
 
 USUAL_BEAM = 20
 USUAL_KAPPA = 1000
@@ -15,7 +22,7 @@ USUAL_BETA_SHARE = 0.15
 
 
 @dataclass(frozen=True)
-class EliasConfig(MethodConfig):
+class EliasConfig(EncodingConfig):
     learns_edges: ClassVar[bool] = False
 
     graph: str = option(

@@ -69,6 +69,10 @@ class TextEncoder(nn.Module, ABC):
         """Of labels' texts, cut at so many tokens."""
         return Tokenizer(self.tokenizer, max_len, prompt=self.config.prompt_of_labels)
 
+    def pads(self, device: torch.device) -> bool:
+        """Whether texts on a device are padded to the longest of a batch: padding costs too."""
+        return False
+
     @abstractmethod
     def pool(self, texts: TextBatch) -> Tensor:
         """Texts -> [B, width]."""

@@ -86,6 +86,9 @@ class TransformerEncoder(TextEncoder):
         self._pad_id = self.tokenizer.pad_token_id or 0
         self._longest = longest_input(settings)
 
+    def pads(self, device: torch.device) -> bool:
+        return True
+
     def pool(self, texts: TextBatch) -> Tensor:
         """Pool the token states of texts, padded to the longest [B, width]."""
         if len(texts) == 0:  # a batch smaller than the processes: attention cannot shape nothing

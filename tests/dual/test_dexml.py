@@ -131,6 +131,25 @@ def test_gradient_caching_equals_plain_autograd_with_dropout_on(built, encoder, 
     assert results[0][2] == results[1][2]
 
 
+@pytest.mark.parametrize("tokens", [1, 40, 10**6])
+@pytest.mark.parametrize("encoder", ["bag", "transformer"])
+def test_a_step_by_tokens_equals_one_by_texts(built, tiny_encoder, tokens, encoder):
+    """Rows stay in the order of the queries, gradients those of one micro-batch."""
+    name = tiny_encoder if encoder == "transformer" else encoder
+    settings = {"encoder": {"name": name, "dropout": 0.0}, "train": {"batch_size": 16}}
+    learner, batch = built(**settings)
+    loss = learner.backward(batch)
+    expected = gradients(learner)
+    learner, batch = built(**settings, method={"micro_batch_tokens": tokens})
+    assert (learner.made(batch).queries.place is None) == (tokens == 10**6)
+    torch.testing.assert_close(learner.backward(batch), loss, rtol=1e-6, atol=1e-6)
+    got = gradients(learner)
+    assert got.keys() == expected.keys()
+    largest = max(float(value.abs().max()) for value in expected.values())
+    for key, value in expected.items():
+        torch.testing.assert_close(got[key], value, rtol=1e-4, atol=1e-6 * largest, msg=key)
+
+
 def test_micro_batches_with_zero_gradient_are_not_computed_again():
     encoder = BagEncoder.__new__(BagEncoder)
     torch.nn.Module.__init__(encoder)

@@ -18,6 +18,7 @@ LARGEST = 1e6  # of weights
 MANY_LABELS = 10**9
 MANY_TEXTS = 10**7  # in a step
 MANY_TOKENS = 10**6  # of a text
+MANY_STEP_TOKENS = 10**9  # of all texts of a step
 MANY_EPOCHS = 10**6
 MANY_DIMENSIONS = 10**5
 
@@ -170,6 +171,20 @@ class MethodConfig:
     has_encoder: ClassVar[bool] = True
     has_label_vectors: ClassVar[bool] = False
     name: str = option("", "which method")
+
+
+@dataclass(frozen=True)
+class EncodingConfig(MethodConfig):
+    """Base of the section of a method that trains a text encoder."""
+
+    micro_batch_tokens: int | None = option(
+        None,
+        "tokens encoded at once, texts of similar length together, in place of a number of texts: "
+        "short texts fill a GPU as long ones do; changes no result. Padding counts where texts "
+        "are padded (encoder.packing)",
+        ge=1,
+        le=MANY_STEP_TOKENS,
+    )
 
 
 @dataclass(frozen=True)

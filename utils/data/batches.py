@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -89,14 +89,29 @@ class TextBatch:
         """Cut into micro-batches of at most `size` texts, in order."""
         if len(self) <= size:
             return [self]
+        starts = range(0, len(self), size)
+        return self.cut([slice(start, min(start + size, len(self))) for start in starts])
+
+    def cut(self, slices: Sequence[slice]) -> list[TextBatch]:
+        """The texts of each of some ranges."""
         ends = np.concatenate([[0], np.cumsum(self.host_lengths)])
         parts = []
-        for start in range(0, len(self), size):
-            stop = min(start + size, len(self))
-            ids = self.ids[ends[start] : ends[stop]]
-            offsets = self.offsets[start : stop + 1] - self.offsets[start]
-            parts.append(TextBatch(ids, self.host_lengths[start:stop], offsets))
+        for part in slices:
+            ids = self.ids[ends[part.start] : ends[part.stop]]
+            offsets = self.offsets[part.start : part.stop + 1] - self.offsets[part.start]
+            parts.append(TextBatch(ids, self.host_lengths[part], offsets))
         return parts
+
+    def reordered(self, order: np.ndarray) -> TextBatch:
+        """The texts at `order` [m], one behind the other."""
+        lengths = self.host_lengths[order]
+        ends = np.cumsum(self.host_lengths)
+        starts = (ends - self.host_lengths)[order]
+        shift = starts - (np.cumsum(lengths) - lengths)  # of a text's tokens
+        index = np.repeat(shift, lengths) + np.arange(lengths.sum())
+        moved_to = self.ids.device
+        texts = TextBatch(self.ids[torch.from_numpy(index).to(moved_to)], lengths)
+        return texts.moved(lambda tensor: tensor.to(moved_to))
 
     def padded(self, pad_id: int) -> tuple[Tensor, Tensor]:
         """Return input ids and attention mask [B, T] int64, T = the longest text of the batch."""

@@ -22,18 +22,26 @@ class GradCache:
     One micro-batch at a time has a graph, under the random state recorded. The parameter gradients
     equal those of plain autograd, dropout included. A single micro-batch keeps its graph and is
     never computed twice. A micro-batch whose gradient is exactly zero is skipped.
+
+    Args:
+        place: row of each text among those of all micro-batches [n]; None = they are in order.
     """
 
     def __init__(
-        self, encode: Callable[[TextBatch], Tensor], micro_batches: Sequence[TextBatch]
+        self,
+        encode: Callable[[TextBatch], Tensor],
+        micro_batches: Sequence[TextBatch],
+        place: Tensor | None = None,
     ) -> None:
+        assert place is None or len(micro_batches) > 1, "a single micro-batch is in order"
         self.encode = encode
         self.micro_batches = micro_batches
+        self.place = place
         self._states: list[RandomState] = []
         self._leaf: Tensor | None = None
 
     def embed(self) -> Tensor:
-        """Embed all micro-batches in order [n, D]."""
+        """Embed all texts in order [n, D]."""
         if len(self.micro_batches) == 1:
             return self.encode(self.micro_batches[0])
         parts = []
@@ -41,14 +49,20 @@ class GradCache:
             for texts in self.micro_batches:
                 self._states.append(_random_state(texts))
                 parts.append(self.encode(texts))
-        self._leaf = torch.cat(parts).requires_grad_()
+        rows = torch.cat(parts)
+        if self.place is not None:
+            rows = rows[self.place]
+        self._leaf = rows.requires_grad_()
         return self._leaf
 
     def gradients(self) -> list[Tensor]:
         """Of each micro-batch's embeddings [b, D]; none where its graph was kept."""
         if self._leaf is None or self._leaf.grad is None:
             return []
-        return [*self._leaf.grad.split([len(texts) for texts in self.micro_batches])]
+        gradient = self._leaf.grad
+        if self.place is not None:
+            gradient = torch.empty_like(gradient).index_copy_(0, self.place, gradient)
+        return [*gradient.split([len(texts) for texts in self.micro_batches])]
 
     def carry_on(self, gradients: Sequence[Tensor], nonzero: Sequence[bool]) -> None:
         """Run the micro-batches again that have a gradient, now with a graph."""
