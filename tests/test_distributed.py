@@ -45,7 +45,7 @@ SETTINGS = {
     "in-batch": {"method": {"pool": "in-batch"}, "loss": {"sample": True}},
     "transformer": {"encoder": {"name": None, "dropout": 0.0}, "method": {"gc_batch_size": 4}},
     "tokens": {
-        "encoder": {"name": None, "dropout": 0.0},
+        "encoder": {"name": None, "dropout": 0.0, "packing": True},
         "method": {"micro_batch_tokens": 30},
     },
     # A last batch of one query, and fewer labels than processes: some own nothing.

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.encoders.packing import Packing, learn_to_pack, packed_states
 from models.encoders.text_encoder import TextEncoder, check_vocabulary
 from utils.config.config import EncoderConfig
 from utils.data.batches import TextBatch
@@ -85,12 +86,52 @@ class TransformerEncoder(TextEncoder):
             self.transformer.gradient_checkpointing_enable()
         self._pad_id = self.tokenizer.pad_token_id or 0
         self._longest = longest_input(settings)
+        self._can_pack = self._may_pack()
+
+    def _may_pack(self) -> bool:
+        """Ready the transformer for packed texts where `encoder.packing` may come to ask for them.
+
+        Raises:
+            InputError: they are asked for, but it would not encode them as padded ones.
+        """
+        packing = self.config.packing
+        if packing is False or (packing == "auto" and not torch.cuda.is_available()):
+            return False
+        trouble = learn_to_pack(self.transformer, self._pad_id)
+        if trouble and packing is True:
+            kind = self.transformer.config.model_type
+            raise InputError(
+                f"encoder.packing is true, but encoder '{self.config.name}', a model of type "
+                f"{kind}, {trouble}; set it to auto or false"
+            )
+        return not trouble
+
+    def packs(self, device: torch.device) -> bool:
+        """Whether texts on a device are encoded without padding; auto: on a GPU.
+
+        On a CPU auto keeps the random numbers of dropout that it always drew.
+        """
+        return self._can_pack and (self.config.packing is True or device.type == "cuda")
 
     def pads(self, device: torch.device) -> bool:
-        return True
+        return not self.packs(device)
 
     def pool(self, texts: TextBatch) -> Tensor:
-        """Pool the token states of texts, padded to the longest [B, width]."""
+        """Pool the token states of texts [B, width]."""
+        self._check_length(texts.longest)
+        if self.packs(texts.ids.device) and len(texts) and texts.host_lengths.min():
+            return self._pool_packed(texts)
+        return self._pool_with_padding(texts)
+
+    def _pool_packed(self, texts: TextBatch) -> Tensor:
+        packing = Packing.of(texts)
+        states = packed_states(self.transformer, texts, packing)  # [tokens, width]
+        if self.config.pooling == "cls":
+            return states[texts.offsets[:-1]]
+        lengths = texts.offsets.diff()[:, None]
+        return packing.pad(states).sum(1) / lengths.to(states.dtype)
+
+    def _pool_with_padding(self, texts: TextBatch) -> Tensor:
         if len(texts) == 0:  # a batch smaller than the processes: attention cannot shape nothing
             one = torch.full((1, 1), self._pad_id, device=texts.ids.device)
             return self.pool_padded(one, torch.ones_like(one))[:0]
@@ -98,12 +139,14 @@ class TransformerEncoder(TextEncoder):
         if texts.longest == 0:
             ids = F.pad(ids, (0, 1), value=self._pad_id)
             mask = F.pad(mask, (0, 1), value=1)
-        if self._longest is not None and ids.shape[1] > self._longest:
+        return self.pool_padded(ids, mask)
+
+    def _check_length(self, tokens: int) -> None:
+        if self._longest is not None and tokens > self._longest:
             raise InputError(
-                f"a text has {ids.shape[1]} tokens but encoder '{self.config.name}' takes at most "
+                f"a text has {tokens} tokens but encoder '{self.config.name}' takes at most "
                 f"{self._longest}; lower data.max_len"
             )
-        return self.pool_padded(ids, mask)
 
     def pool_padded(self, ids: Tensor, mask: Tensor) -> Tensor:
         output = self.transformer(input_ids=ids, attention_mask=mask)

@@ -190,8 +190,12 @@ def longest_input(settings: PreTrainedConfig) -> int | None:
         return None  # DeBERTa without a table of positions: distances count, far ones alike
     if settings.model_type not in BEHIND_PADDING:
         return positions
-    padding = MPNET_PADDING if settings.model_type == "mpnet" else settings.pad_token_id
-    return positions - padding - 1
+    return positions - padding_position(settings) - 1
+
+
+def padding_position(settings: PreTrainedConfig) -> int:
+    """Position of padding in a transformer of a type of BEHIND_PADDING; a text begins behind it."""
+    return MPNET_PADDING if settings.model_type == "mpnet" else settings.pad_token_id
 
 
 def longest_text(section: EncoderConfig) -> Limit | None:
