@@ -10,7 +10,7 @@ from utils.plan.evaluation import evaluation_activations, label_vectors, score_b
 from utils.plan.messages import encoder_messages, loss_messages
 from utils.plan.parts import EVALUATION, LOADING, RUNNING, STEP, Needs, Part
 from utils.plan.run_sizes import RunSizes
-from utils.plan.step import Graph, activations, query_embeddings, scores
+from utils.plan.step import activations, graph_of, query_embeddings, scores
 from utils.plan.weights import (
     SHARED_OUT,
     Table,
@@ -50,7 +50,7 @@ def _step(
     encoder_trained: bool,
 ) -> Iterator[Part]:
     if encoder_trained:
-        queries = Graph("queries", sizes.own_batch, sizes.queries.longest)
+        queries = graph_of("queries", sizes.own_batch, sizes.queries)
         yield from activations(sizes, [queries], sizes.config.method.gc_batch_size)
     yield query_embeddings(sizes)
     yield from scores(sizes, pool)

@@ -13,7 +13,13 @@ from utils.plan.evaluation import evaluation_activations, label_vectors, score_b
 from utils.plan.messages import encoder_messages, loss_messages, table_messages
 from utils.plan.parts import EVALUATION, RUNNING, STEP, Needs, Part
 from utils.plan.run_sizes import RunSizes
-from utils.plan.step import Graph, activations, query_embeddings, scores
+from utils.plan.step import (
+    activations,
+    graph_of,
+    largest_micro_batch,
+    query_embeddings,
+    scores,
+)
 from utils.plan.weights import SHARED_OUT, Table, Weights, counted, encoder_weights, held
 
 SMALLER_POOL = f"method.pool (hnm, in-batch), {SHARED_OUT}"
@@ -113,14 +119,15 @@ def _step(sizes: DualSizes) -> Iterator[Part]:
     run = sizes.run
     size = sizes.method.gc_batch_size
     row = 4 * run.encoder.dim
-    labels = Graph("labels", sizes.own, run.label_texts.longest)
-    queries = Graph("queries", run.own_batch, run.queries.longest)
+    labels = graph_of("labels", sizes.own, run.label_texts)
+    queries = graph_of("queries", run.own_batch, run.queries)
     yield from activations(run, [labels, queries], size)
     yield query_embeddings(run)
     block = row * sizes.own
     yield Part("embeddings: labels", 2 * block, (STEP,), block, SMALLER_POOL)
-    if size < sizes.own:  # the micro-batches' embeddings, before and while they are put together
-        yield Part("embeddings: labels, parts", block, (STEP,), row * size, SMALLER_POOL)
+    parts = largest_micro_batch(run, labels, size)
+    if not parts.whole:  # the micro-batches' embeddings, before and while they are put together
+        yield Part("embeddings: labels, parts", block, (STEP,), row * parts.texts, SMALLER_POOL)
     if sizes.vectors:  # their rows, the sum, the norm's gradient
         yield Part("embeddings: labels, vectors added", 3 * block, (STEP,), block, SMALLER_POOL)
     yield from scores(run, sizes.pool)

@@ -132,6 +132,35 @@ def test_micro_batches_bound_the_activations():
     assert activations(256) == pytest.approx(activations(1024) / 4, rel=0.01)
 
 
+def test_a_budget_of_tokens_bounds_the_activations():
+    """As many as texts of the longest length, padded or not; a step of fewer tokens is whole."""
+
+    def activations(packing=False, **method):
+        config = debian(
+            "dexml-minilm.yaml",
+            method={"pool": "all", **method},
+            encoder={"packing": packing},
+        )
+        parts = plan(config).parts
+        return sum(v for name, v in parts.items() if name.startswith("activations: labels, hidden"))
+
+    longest = plan_sizes().label_texts.longest
+    texts = activations(gc_batch_size=256)
+    for packing in (False, True):
+        by_tokens = activations(packing, micro_batch_tokens=256 * longest)
+        assert by_tokens == pytest.approx(texts, rel=0.01)
+    # all labels at once, whose texts have so many tokens on average
+    padded = activations(gc_batch_size=10**6)
+    packed = activations(packing=True, gc_batch_size=10**6)
+    labels = plan_sizes().label_texts
+    assert packed / padded == pytest.approx(labels.tokens / labels.count / longest, rel=0.01)
+    assert activations(packing=True, micro_batch_tokens=10**8) == pytest.approx(packed, rel=0.01)
+
+
+def plan_sizes() -> RunSizes:
+    return RunSizes(debian("dexml-minilm.yaml"), 1)
+
+
 def test_settings_that_save_memory_do():
     base = debian("dexml-minilm.yaml")
     section = "encoder"

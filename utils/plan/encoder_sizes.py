@@ -11,6 +11,7 @@ import torch
 from utils.config.config import Config, EncoderConfig
 from utils.pretrained.location import resolve, word_embedding_names
 from utils.pretrained.settings import (
+    CAN_PACK,
     ENCODER_HALVES,
     empty_transformer,
     text_settings,
@@ -34,6 +35,7 @@ class EncoderSizes:
         width: of a token's vector. dim: D, of a text's embedding.
         table: rows of the row-sparse table. layers: 0 = a bag of tokens.
         ffn: width of the feed-forward part. heads: of attention; 0 without.
+        can_pack: encodes texts without padding where it is asked to.
     """
 
     dense: int
@@ -45,6 +47,7 @@ class EncoderSizes:
     ffn: int = 0
     heads: int = 0
     dropout: float = 0.0
+    can_pack: bool = False
 
 
 def encoder_sizes(config: Config) -> EncoderSizes:
@@ -88,6 +91,7 @@ def _transformer_sizes(section: EncoderConfig) -> EncoderSizes:
         ffn=next((found for found in feed_forward if found), 4 * width),
         heads=getattr(settings, "num_attention_heads", 0),  # Mamba has none
         dropout=max((rate for rate in dropout if rate), default=0.0),
+        can_pack=settings.model_type in CAN_PACK,
     )
 
 

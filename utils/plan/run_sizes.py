@@ -49,6 +49,13 @@ class RunSizes:
         return encoder_sizes(self.config)
 
     @property
+    def unpadded(self) -> bool:
+        """Whether texts are encoded without padding."""
+        packing = self.config.encoder.packing
+        asked = packing is True or (packing == "auto" and self.cuda)
+        return not self.encoder.layers or (asked and self.encoder.can_pack)
+
+    @property
     def queries(self) -> Texts:
         """Texts of the training points."""
         return self.data.texts["trn_X"]

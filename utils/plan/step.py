@@ -15,13 +15,15 @@ from losses import LOSSES
 from losses.stream import CHUNK_BYTES, WHOLE_BYTES
 from utils.plan.parts import STEP, Part
 from utils.plan.run_sizes import RunSizes
+from utils.plan.sizes import Texts
 
 FEWER_QUERIES = "train.batch_size"
 FEWER_SCORES = (
     "train.batch_size or more processes (labels are shared out); only soft-topk holds batch x "
     "labels"
 )
-SMALLER_GRAPH = "method.gc_batch_size or encoder.gradient_checkpointing"
+SMALLER_GRAPH = "method.gc_batch_size, method.micro_batch_tokens or encoder.gradient_checkpointing"
+SHORTEST = 3  # tokens of a text, at least: with special ones
 
 
 @dataclass(frozen=True)
@@ -30,54 +32,98 @@ class Graph:
 
     Attributes:
         texts: of this process in a step. longest: tokens of the longest.
+        tokens: of all of them, without padding.
     """
 
     name: str
     texts: int
     longest: int
+    tokens: int
+
+
+def graph_of(
+    name: str,
+    count: int,
+    texts: Texts,
+) -> Graph:
+    """The graph of so many of some texts."""
+    return Graph(name, count, texts.longest, texts.of(count))
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """The largest one of a graph.
+
+    Attributes:
+        tokens: that are encoded, padding included where there is some.
+        longest: tokens of its longest text.
+        whole: it holds all texts.
+    """
+
+    graph: Graph
+    texts: int
+    tokens: int
+    longest: int
+    whole: bool
+
+
+def largest_micro_batch(sizes: RunSizes, graph: Graph, texts: int) -> MicroBatch:
+    """By `method.micro_batch_tokens` where that is set, else of so many texts.
+
+    Texts of one micro-batch are taken to be as long as the longest, unless all together have less.
+    """
+    all_tokens = graph.tokens if sizes.unpadded else graph.texts * graph.longest
+    budget = sizes.config.method.micro_batch_tokens
+    if budget is None:
+        count = min(graph.texts, texts)
+        tokens = min(count * graph.longest, all_tokens)
+        return MicroBatch(graph, count, tokens, graph.longest, graph.texts <= texts)
+    count = min(graph.texts, max(budget // SHORTEST, 1))
+    tokens = min(max(budget, graph.longest), all_tokens)
+    return MicroBatch(graph, count, tokens, graph.longest, all_tokens <= budget)
 
 
 def activations(
     sizes: RunSizes,
     graphs: Sequence[Graph],
-    size: int,
+    texts: int,
 ) -> Iterator[Part]:
-    """What graphs keep for backward, encoded by micro-batches of `size` texts.
+    """What graphs keep for backward, encoded by micro-batches of so many texts or tokens.
 
     Graphs live at once only if each is a single micro-batch; their backwards never do.
     """
-    at_once = all(graph.texts <= size for graph in graphs)
-    largest = max(graphs, key=lambda graph: min(graph.texts, size) * graph.longest)
-    for graph in graphs:
-        if graph is largest or at_once:
-            name = f"activations: {graph.name}"
-            micro = Graph(name, min(graph.texts, size), graph.longest)
-            yield from _graph(sizes, micro, backward=graph is largest)
+    micro_batches = [largest_micro_batch(sizes, graph, texts) for graph in graphs]
+    at_once = all(batch.whole for batch in micro_batches)
+    largest = max(micro_batches, key=lambda batch: batch.tokens)
+    for batch in micro_batches:
+        if batch is largest or at_once:
+            yield from _graph(sizes, batch, backward=batch is largest)
 
 
 def _graph(
     sizes: RunSizes,
-    graph: Graph,
+    batch: MicroBatch,
     backward: bool,
 ) -> Iterator[Part]:
     """Activations of one micro-batch; `backward`: and those of backward itself."""
+    named = f"activations: {batch.graph.name}"
     if not sizes.encoder.layers:
-        row = 4 * graph.texts * sizes.encoder.width
+        row = 4 * batch.texts * sizes.encoder.width
         count = 2 + 5 * backward + 3 * sizes.config.encoder.residual
-        yield Part(graph.name, count * row, (STEP,), row, SMALLER_GRAPH)
+        yield Part(named, count * row, (STEP,), row, SMALLER_GRAPH)
         return
-    for name, block, count in _transformer_blocks(sizes, graph, backward):
-        yield Part(f"{graph.name}, {name}", count * block, (STEP,), block, SMALLER_GRAPH)
+    for name, block, count in _transformer_blocks(sizes, batch, backward):
+        yield Part(f"{named}, {name}", count * block, (STEP,), block, SMALLER_GRAPH)
 
 
 def _transformer_blocks(
-    sizes: RunSizes, graph: Graph, backward: bool
+    sizes: RunSizes, batch: MicroBatch, backward: bool
 ) -> Iterator[tuple[str, int, int]]:
     """(name, bytes of a tensor, number of tensors) of a transformer's activations."""
     encoder = sizes.encoder
     precisions = ("fp16", "bf16", "auto") if sizes.cuda else ("fp16", "bf16")
     half = sizes.config.train.mixed_precision in precisions
-    tokens = graph.texts * graph.longest * (2 if half else 4)
+    tokens = batch.tokens * (2 if half else 4)
     layers = encoder.layers
     inputs = 0
     if sizes.config.encoder.gradient_checkpointing:
@@ -88,7 +134,7 @@ def _transformer_blocks(
     yield "hidden", tokens * encoder.width, hidden
     yield "feed-forward", tokens * encoder.ffn, 2 * (layers + backward)
     if dropout and not sizes.cuda:
-        yield "attention", tokens * graph.longest * encoder.heads, 3 * (layers + backward)
+        yield "attention", tokens * batch.longest * encoder.heads, 3 * (layers + backward)
 
 
 def query_embeddings(sizes: RunSizes) -> Part:

@@ -40,6 +40,10 @@ BEHIND_PADDING = frozenset(
     )
 )
 MPNET_PADDING = 1  # its code does not read it from its config
+# Known to encode texts without padding, `encoder.packing`; others may too.
+CAN_PACK = frozenset(
+    ("albert", "bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta")
+)
 # Of these the encoder alone is built, as sentence-transformers does: their decoder waits for texts
 # of its own.
 ENCODER_HALVES = {
