@@ -22,6 +22,7 @@ from torch import nn
 from engine.memory_plan import check_it_fits, training_memory
 from engine.planning import plan_recipe, tokenizer_of
 from models.contract import Learner, Recipe, Solver
+from models.encoders.compiling import check_compiler, compile_encoders
 from models.evaluation import evaluate, headline
 from models.loading import start_of
 from utils import distributed
@@ -103,6 +104,7 @@ def plan(
     stages = plan_recipe(config, processes=distributed.world_size())
     for name, stage in stages.items():
         with of_stage(name):
+            check_compiler(stage)
             distributed.check_launcher(stage.train.mixed_precision)
             check_it_fits(stage, distributed.world_size())
     check_folders([*stages.values()], resume, overwrite)
@@ -247,6 +249,8 @@ def train_learner(
 ) -> None:
     """The loop over epochs: train, validate, keep the best model and a checkpoint."""
     config = learner.config
+    if config.train.compile:
+        compile_encoders(learner.module)
     groups = learner.groups()
     names = {group["name"] for group in groups}
     known = learner.group_names(config)

@@ -73,6 +73,9 @@ class TextEncoder(nn.Module, ABC):
         """Whether texts on a device are padded to the longest of a batch: padding costs too."""
         return False
 
+    def compile_parts(self) -> None:
+        """Have torch.compile compile what gains by it, if anything does."""
+
     @abstractmethod
     def pool(self, texts: TextBatch) -> Tensor:
         """Texts -> [B, width]."""

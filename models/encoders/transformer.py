@@ -116,6 +116,9 @@ class TransformerEncoder(TextEncoder):
     def pads(self, device: torch.device) -> bool:
         return not self.packs(device)
 
+    def compile_parts(self) -> None:
+        self.transformer.compile(dynamic=True)
+
     def pool(self, texts: TextBatch) -> Tensor:
         """Pool the token states of texts [B, width]."""
         self._check_length(texts.longest)

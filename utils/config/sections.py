@@ -298,6 +298,11 @@ class TrainConfig:
         "on a GPU: the same run gives the same numbers to the last bit, by slower algorithms; on a "
         "CPU it does so anyway",
     )
+    compile: bool = option(
+        False,
+        "compile transformers by torch.compile: minutes before the first step, faster ones after; "
+        "dropout draws other random numbers. Needs a C++ compiler, on a GPU triton too",
+    )
 
 
 @dataclass(frozen=True)
