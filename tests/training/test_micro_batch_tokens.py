@@ -35,3 +35,19 @@ def test_a_budget_of_tokens_changes_no_result(make_config, tiny_encoder, tmp_pat
     assert len(found[0]) == 3
     assert found[1] == pytest.approx(found[0], rel=1e-4)
     assert found[0][2] < found[0][0]
+
+
+def test_a_run_goes_on_with_another_budget(make_config, tiny_encoder):
+    def fit(resume, **sections):
+        encoder = {"name": tiny_encoder, **sections.pop("encoder", {})}
+        return train.fit(make_config(encoder=encoder, **sections), resume=resume)
+
+    folder = fit(False, train={"epochs": 2, "stop_epoch": 1})
+    fit(
+        True,
+        train={"epochs": 2},
+        method={"micro_batch_tokens": 40},
+        encoder={"packing": True},
+    )
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    assert sum(json.loads(line)["kind"] == "train" for line in lines) == 2
