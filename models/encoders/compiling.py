@@ -10,10 +10,10 @@ import os
 import shutil
 import sys
 
-import torch
 from torch import nn
 
 from models.encoders.text_encoder import TextEncoder
+from utils.cards import gpu_computes
 from utils.config.config import Config, ConfigError
 
 
@@ -21,7 +21,7 @@ def check_compiler(config: Config) -> None:
     """ConfigError where a run is to be compiled and this machine lacks what that needs."""
     if not config.train.compile:
         return
-    if torch.cuda.is_available() and importlib.util.find_spec("triton") is None:
+    if gpu_computes() and importlib.util.find_spec("triton") is None:
         raise ConfigError(
             "train.compile is true, but the package triton, which compiles for GPUs, is not "
             "installed; install it or set train.compile to false"

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from models.encoders.packing import Packing, learn_to_pack, packed_states
 from models.encoders.text_encoder import TextEncoder, check_vocabulary
+from utils.cards import gpu_computes
 from utils.config.config import EncoderConfig
 from utils.data.batches import TextBatch
 from utils.errors import InputError
@@ -95,7 +96,7 @@ class TransformerEncoder(TextEncoder):
             InputError: they are asked for, but it would not encode them as padded ones.
         """
         packing = self.config.packing
-        if packing is False or (packing == "auto" and not torch.cuda.is_available()):
+        if packing is False or (packing == "auto" and not gpu_computes()):
             return False
         trouble = learn_to_pack(self.transformer, self._pad_id)
         if trouble and packing is True:

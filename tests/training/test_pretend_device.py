@@ -19,6 +19,10 @@ from utils.config.config import to_yaml
 
 MORE = {
     "dexml-transformer": {"method": {"name": "dexml", "gc_batch_size": 5}},
+    "dexml-packed-transformer": {
+        "method": {"name": "dexml", "micro_batch_tokens": 40},
+        "encoder": {"packing": True},
+    },
     "dexa-transformer": sections_of("dexa"),
     "soft-topk": sections_of("dexml-soft-topk"),
     "xc-in-batch": sections_of("xc-in-batch"),
@@ -41,7 +45,8 @@ class Runs:
     def __init__(self, name, folder, encoder, root):
         sections = dict(SECTIONS[name])
         if name.endswith("transformer"):
-            sections["encoder"] = {"name": encoder, "dropout": 0.0}
+            more = sections.get("encoder", {})
+            sections["encoder"] = {"name": encoder, "dropout": 0.0, **more}
         case = Case(sections, root, encoder, folder / name)
         self._whole = case.with_last_stage(
             train={"epochs": 2, "batch_size": 17}, optim=STEADY["optim"]
