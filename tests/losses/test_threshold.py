@@ -18,6 +18,8 @@ from losses.threshold import (
     start,
     tile_sums,
 )
+from tests.pretend.device import pretended_gpu
+from tests.pretend.waits import READ
 
 INF = math.inf
 FLOAT64 = torch.float64
@@ -255,3 +257,19 @@ def test_passes_are_counted_over_all_rows():
     assert shift.tolist() == [0.0, 0.0, 0.0, 0.0]
     assert passes == 2 / 4
     assert solve(logits[:0], 1, torch.zeros(0), Exchange())[1] == 0
+
+
+def test_a_gpu_visits_all_rows_once_more_and_finds_the_same():
+    """It is not waited for after the first pass; a row without labels is done at once."""
+    logits = torch.randn(6, 40, generator=torch.Generator().manual_seed(0), dtype=FLOAT64)
+    logits[2] = -INF
+    logits[4, 3:] = -INF
+    present = (logits > -INF).sum(1)
+    expected, _ = solve(logits, 5, present, Exchange())
+    with pretended_gpu() as waits:
+        shift, passes = solve(logits.to("cuda"), 5, present.to("cuda"), Exchange())
+        found = shift.to("cpu")
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    assert found[2] == 0
+    assert 2 <= passes <= 6
+    assert waits.count(READ) <= passes + 1  # a pass each but the first, and ours
