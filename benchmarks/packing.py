@@ -28,7 +28,7 @@ from utils.data.batches import TextBatch
 from utils.data.dataset import Dataset
 from utils.data.micro_batches import MicroBatches, MicroBatchSize
 from utils.tokenization_utils import tokenize_texts
-from utils.training.grad_cache import GradCache
+from utils.training.grad_cache import GradCache, backward_all
 
 TITLES = Path(__file__).parent.parent / "Datasets/LF-DebianTitles-small/raw/trn_X.txt"
 
@@ -63,7 +63,7 @@ class Step:
         cache = GradCache(self.encode, self.batches.parts, self.batches.place)
         embeddings = cache.embed()
         embeddings.backward(self.gradient)
-        cache.backward()
+        backward_all([cache])
         return embeddings.detach()
 
     def timed(self) -> None:

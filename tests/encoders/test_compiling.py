@@ -19,7 +19,7 @@ from tests.encoders.tiny_encoders import write_tiny
 from tests.helpers import equal, weights
 from utils.config.config import EncoderConfig
 from utils.errors import ConfigError
-from utils.training.grad_cache import GradCache
+from utils.training.grad_cache import GradCache, backward_all
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_compiled_embeddings_and_gradients_with_dropout_are_right(tmp_path):
         rows = cache.embed() if cached else torch.cat([encoder(part) for part in parts])
         rows.square().sum().backward()
         if cached:
-            cache.backward()
+            backward_all([cache])
         found = {n: p.grad.clone() for n, p in encoder.named_parameters() if p.grad is not None}
         results.append((rows.detach(), found))
     torch.testing.assert_close(results[0][0], results[1][0])
@@ -125,7 +125,7 @@ def test_a_machine_without_a_compiler_is_told_so(make_config, monkeypatch):
     with pytest.raises(ConfigError, match="no C\\+\\+ compiler: 'no-such-compiler' was not found"):
         train.fit(config)
     assert not config.run_folder.exists()
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(compiling, "gpu_computes", lambda: True)
     monkeypatch.setattr(compiling.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="the package triton"):
         check_compiler(config)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import train
+from models.encoders import transformer
 from models.encoders.building import build_encoder, load_encoder
 from models.encoders.packing import Packing
 from tests.encoders.tiny_encoders import KINDS, POSITIONS, tiny_config, write_tiny
@@ -14,7 +15,7 @@ from utils.config.config import EncoderConfig
 from utils.data.batches import TextBatch
 from utils.errors import InputError
 from utils.pretrained.settings import CAN_PACK, longest_input
-from utils.training.grad_cache import GradCache
+from utils.training.grad_cache import GradCache, backward_all
 
 PACKED = sorted(CAN_PACK)
 PADDED = ("bart", "gpt2", "modernbert", "mpnet", "qwen3", "t5")
@@ -110,7 +111,7 @@ def test_what_cannot_be_packed_is_padded_or_refused(folder, kind, monkeypatch):
         build_encoder(EncoderConfig(name=folder(kind), packing=True), None)
     texts = batch_of([3, 5])
     plain = build_encoder(EncoderConfig(name=folder(kind), dropout=0.0), None).eval()
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # auto tries, and finds out
+    monkeypatch.setattr(transformer, "gpu_computes", lambda: True)  # auto tries, and finds out
     tried = build_encoder(EncoderConfig(name=folder(kind), dropout=0.0), None).eval()
     assert not tried.packs(torch.device("cuda"))
     assert torch.equal(tried(texts), plain(texts))
@@ -129,7 +130,7 @@ def test_what_can_be_packed_is_known(folder):
 
 
 def test_auto_packs_on_a_gpu_alone(folder, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(transformer, "gpu_computes", lambda: True)
     encoder = build_encoder(EncoderConfig(name=folder("bert")), None)
     assert encoder.packs(torch.device("cuda")) and not encoder.packs(CPU)
     assert encoder.pads(CPU) and not encoder.pads(torch.device("cuda"))
@@ -169,7 +170,7 @@ def test_gradient_caching_repeats_dropout(folder, checkpointing):
         embeddings = cache.embed() if cached else torch.cat([encoder(part) for part in parts])
         embeddings.square().sum().backward()
         if cached:
-            cache.backward()
+            backward_all([cache])
         found = {n: p.grad.clone() for n, p in encoder.named_parameters() if p.grad is not None}
         results.append((embeddings.detach(), found))
     assert torch.equal(results[0][0], results[1][0])
