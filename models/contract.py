@@ -253,7 +253,8 @@ class Learner(Recipe):
     """Trained by gradient. All its methods but `order` are collectives.
 
     The trainer calls `groups`, then `prepare` or, where a run goes on, `load_state`; in each epoch
-    `begin`, `order`, `backward` for each batch, `report`, and after it `ranker` and `state`.
+    `begin`, `order`, for each batch `ahead` and `backward`, then `report`, and after the epoch
+    `ranker` and `state`.
     """
 
     module: nn.Module  # every parameter and buffer of training, by the names of checkpoints
@@ -291,8 +292,8 @@ class Learner(Recipe):
         """What of a step follows from its batch alone: labels, positives, random draws.
 
         A dataclass of tensors on the host, which `made` gives to `backward` on the device. Beside a
-        GPU another thread makes it while the step before is computed: no collective, and nothing
-        that steps change.
+        GPU another thread makes it while the step before is computed: no collective, nothing that
+        steps change, and no random number but those of `batch.rng()`.
         """
         return None
 

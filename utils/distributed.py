@@ -141,7 +141,8 @@ def check_launcher(mixed_precision: str | None) -> None:
     backend = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "")
     if backend.upper() not in ("", "NO"):
         raise InputError(
-            f"ACCELERATE_DYNAMO_BACKEND is {backend}: models are not compiled here; expected NO"
+            f"ACCELERATE_DYNAMO_BACKEND is {backend}: models are compiled by train.compile; "
+            "expected NO"
         )
     wanted = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
     if mixed_precision is None and wanted not in PRECISIONS:

@@ -251,5 +251,5 @@ class OuterGradient:
 
     def to_sparse(self, shape: torch.Size) -> Tensor:
         """As a row-sparse tensor of that shape; for small ones and tests."""
-        rows, values = next(self.blocks(max(len(self.rows), 1)), (self.rows, self.vectors[:0]))
+        rows, values = next(self.blocks(max(len(self.rows), 1)), (self.rows[:0], self.vectors[:0]))
         return sparse_rows(rows, values, shape)

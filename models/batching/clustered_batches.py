@@ -25,6 +25,7 @@ from utils.config.sections import MANY_EPOCHS, MANY_TEXTS
 from utils.data.batches import Batch
 
 log = logging.getLogger(__name__)
+TOGETHER = 20  # steps whose embeddings leave a GPU together: each time the host waits for it
 ITERATIONS = 8  # of a cut: clusters are thrown away after a few epochs
 
 
@@ -61,7 +62,8 @@ class ClusteredBatches:
         self._clusters: np.ndarray | None = None  # [n]
         # this process's part of the bank, a step an entry
         self._points: list[np.ndarray] = []  # positions in the split [b]
-        self._embeddings: list[Tensor] = []  # [b, D] float32, perhaps on their way from a GPU
+        self._embeddings: list[np.ndarray] = []  # [b, D] float32
+        self._waiting: list[Tensor] = []  # those of the last steps, where they were computed
         self._threads = distributed.cpu_threads(config.run.threads)
         is_clustered = self.options.batches == "clustered"
         if is_clustered and self.options.curr_epochs[0] >= config.train.epochs > 0:
@@ -90,8 +92,15 @@ class ClusteredBatches:
         if self.due(batch.key[1] + 1):
             share = distributed.share(len(batch.points))
             self._points.append(batch.points[share.start : share.stop])
-            own = embeddings.detach().float()
-            self._embeddings.append(own.to("cpu", non_blocking=True))
+            self._waiting.append(embeddings.detach().float())
+            if len(self._waiting) >= TOGETHER:
+                self._bring_home()
+
+    def _bring_home(self) -> None:
+        """Move the last steps' embeddings to the host; it waits for a GPU."""
+        if self._waiting:
+            self._embeddings.append(torch.cat(self._waiting).cpu().numpy())
+            self._waiting = []
 
     def start_epoch(self, epoch: int, embed: Callable[[], np.ndarray]) -> None:
         """Cluster the queries if it is time; every process calls it.
@@ -144,6 +153,7 @@ class ClusteredBatches:
         Returns:
             None on the other processes, and where there are none.
         """
+        self._bring_home()
         has_some = len(self._points) > 0
         if not distributed.agree(int(has_some)):
             return None
@@ -151,10 +161,8 @@ class ClusteredBatches:
         points = np.zeros(0, np.int64)
         embeddings = np.zeros((0, width), np.float32)
         if has_some:
-            if torch.cuda.is_initialized():
-                torch.cuda.synchronize()  # the copies have come
             points = np.concatenate(self._points)
-            embeddings = torch.cat(self._embeddings).numpy()
+            embeddings = np.concatenate(self._embeddings)
         all_points = distributed.gather_arrays(points, self.count)
         all_embeddings = distributed.gather_arrays(embeddings, self.count)
         if all_points is None or all_embeddings is None:
@@ -174,7 +182,7 @@ class ClusteredBatches:
         self._clusters = state.get("clusters")
         if "bank_points" in state and distributed.is_main():
             self._points = [state["bank_points"]]
-            self._embeddings = [torch.from_numpy(state["bank_embeddings"])]
+            self._embeddings = [state["bank_embeddings"]]
 
 
 def check_curriculum(config: Config) -> None:

@@ -19,7 +19,7 @@ from losses import LOSSES, Positives
 from losses.pool import HostCopy
 from utils import distributed
 from utils.config.config import LossConfig
-from utils.data.batches import Batch
+from utils.data.batches import Batch, Movable
 from utils.sparse import entry_rows
 
 
@@ -134,7 +134,7 @@ def gather_pool(pool: LabelPool, rows: torch.Tensor) -> torch.Tensor:
     return distributed.gather_rows(pool.by_id(rows), len(pool.ids), pool.sizes)
 
 
-class LabelPool:
+class LabelPool(Movable):
     """K distinct labels, of which this process owns a contiguous range.
 
     Args:
@@ -169,7 +169,7 @@ class LabelPool:
         self._column = np.empty(len(in_range), np.int64)  # place in the range -> column of the loss
         self._column[order] = np.arange(len(in_range))
         self.own_ids = torch.from_numpy(self.own)
-        self._columns = None if lengths is None else torch.from_numpy(self._column)
+        self._column_on_device = None if lengths is None else torch.from_numpy(self._column)
         self._stays = False
 
     def on(self, device: torch.device) -> LabelPool:
@@ -184,7 +184,9 @@ class LabelPool:
             return self
         pool = copy.copy(self)
         pool.own_ids = move(self.own_ids)
-        pool._columns = None if self._columns is None else move(self._columns)
+        pool._column_on_device = (
+            None if self._column_on_device is None else move(self._column_on_device)
+        )
         return pool
 
     def _find(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -196,7 +198,7 @@ class LabelPool:
 
     def by_id(self, rows: torch.Tensor) -> torch.Tensor:
         """Put rows of the own labels [k, ...] into the order of their ids; differentiable."""
-        return rows if self._columns is None else rows[self._columns]
+        return rows if self._column_on_device is None else rows[self._column_on_device]
 
     def positives(
         self,

@@ -244,7 +244,8 @@ def test_worker_processes_give_the_same_batches(make_config, tokenizer):
 @pytest.fixture
 def other_device(monkeypatch):
     """A device that is no CPU, whose copies are the same tensors."""
-    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: (1,).index(device))
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
     monkeypatch.setattr(Batch, "to", lambda batch, device: batch)
     return torch.device("cuda")
@@ -291,7 +292,8 @@ def test_what_fails_ahead_fails_where_the_batch_is_asked_for(make_config, tokeni
 
 def test_tensors_move_in_dataclasses_and_lists():
     texts = TextBatch.take(ragged([2, 3]), np.array([0, 1]))
-    value = [texts, Batch(np.arange(2), None, None, texts, (0,), ahead=[torch.ones(2)])]
+    ahead = {"rows": (torch.ones(2), 3)}
+    value = [texts, Batch(np.arange(2), None, None, texts, (0,), ahead=ahead)]
     seen = []
 
     def move(tensor):
@@ -300,7 +302,8 @@ def test_tensors_move_in_dataclasses_and_lists():
 
     first, batch = moved(value, move)
     assert first.ids.tolist() == (texts.ids + 1).tolist()
-    assert batch.ahead[0].tolist() == [2, 2]
+    assert batch.ahead["rows"][0].tolist() == [2, 2]
+    assert batch.ahead["rows"][1] == 3
     assert seen == [5, 3, 5, 3, 2]
 
 

@@ -50,7 +50,7 @@ def pretended_gpu() -> Iterator[Waits]:
         replaced(torch.cuda, "set_rng_state", lambda state, *_: torch.set_rng_state(state))
         replaced(torch.cuda, "max_memory_allocated", lambda *_: 0)
         replaced(torch.cuda, "set_device", _joined)
-        replaced(torch.cuda, "synchronize", lambda *_: None)
+        replaced(torch.cuda, "current_device", lambda: GPU.index)
         replaced(distributed, "start", _started(distributed.start))
         replaced(dist, "get_backend", lambda *_: "nccl")
         stack.enter_context(mock.patch.dict(os.environ))
@@ -75,6 +75,7 @@ def _joined(device):
 
     What it waits for is not counted: others go on.
     """
+    torch._utils._get_device_index(device)  # as torch does: it refuses one without a number
     if threading.current_thread() is not threading.main_thread():
         waits = Waits()
         Functions(waits).__enter__()

@@ -60,8 +60,12 @@ def test_a_profiled_run_has_a_trace_and_says_what_a_step_takes(make_config):
     assert not (plain / TRACE).exists()
 
 
-def test_an_epoch_that_is_too_short_says_so(make_config, capsys):
-    train.fit(make_config(train={"epochs": 1, "batch_size": 48}, run={"profile": True}))
+@pytest.mark.parametrize("steps", [1, SKIPPED + WARMING + 2])
+def test_an_epoch_that_is_too_short_says_so(make_config, capsys, steps):
+    config = make_config(train={"epochs": 1, "batch_size": 48 // steps}, run={"profile": True})
+    folder = train.fit(config)
+    assert "step_ms" not in logged(folder)[0]
+    assert not (folder / TRACE).exists()
     assert "run.profile: an epoch of fewer than 9 steps is not profiled" in capsys.readouterr().err
 
 

@@ -191,3 +191,4 @@ def test_entries_of_no_row_count_for_nothing():
         assert torch.cat([found for _, found in blocks]).tolist() == [[3.0, 0.0], [5.0, 2.0]]
     nothing = OuterGradient(torch.tensor([-1, -1]), points[:2], torch.ones(2), torch.eye(2))
     assert [*nothing.blocks(3)] == []
+    assert nothing.to_sparse(torch.Size([3, 2])).to_dense().eq(0).all()

@@ -301,7 +301,8 @@ class TrainConfig:
     compile: bool = option(
         False,
         "compile transformers by torch.compile: minutes before the first step; no gain on a CPU, "
-        "as far as measured. Dropout draws other random numbers. Needs a C++ compiler, on a GPU triton too",
+        "as far as measured. Dropout draws other random numbers. Needs a C++ compiler, on a GPU "
+        "triton too",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,22 +25,32 @@ T = TypeVar("T")
 AHEAD = 2  # batches that are ready while a GPU works on another
 
 
+class Movable(ABC):
+    """What knows which of its tensors move to the device of a step."""
+
+    @abstractmethod
+    def moved(self, move: Callable[[Tensor], Tensor]) -> Movable:
+        """The same with tensors that were moved."""
+
+
 def moved(value: T, move: Callable[[Tensor], Tensor]) -> T:
-    """A value with its tensors moved: in dataclasses, in lists, and where `moved` says how."""
+    """A value with its tensors moved, inside of dataclasses, lists, tuples and dicts too."""
     result: Any = value
     if isinstance(value, Tensor):
         result = move(value)
-    elif isinstance(value, list):
-        result = [moved(part, move) for part in value]
-    elif hasattr(value, "moved"):
+    elif isinstance(value, Movable):
         result = value.moved(move)
+    elif isinstance(value, (list, tuple)):
+        result = type(value)(moved(part, move) for part in value)
+    elif isinstance(value, dict):
+        result = {key: moved(part, move) for key, part in value.items()}
     elif is_dataclass(value) and not isinstance(value, type):
         parts = {field.name: moved(getattr(value, field.name), move) for field in fields(value)}
         result = replace(value, **parts)
     return result
 
 
-class TextBatch:
+class TextBatch(Movable):
     """Texts of one batch as flat token ids.
 
     They are padded, where an encoder needs it, on the device to their own longest text.
@@ -231,7 +242,8 @@ def ready_batches(
         batch.ahead = ahead(batch)
         return moved(batch, Tensor.pin_memory)
 
-    with ThreadPoolExecutor(1, initializer=torch.cuda.set_device, initargs=(device,)) as thread:
+    card = torch.cuda.current_device()  # of this thread; another one begins with the first
+    with ThreadPoolExecutor(1, initializer=torch.cuda.set_device, initargs=(card,)) as thread:
         waiting = deque(thread.submit(next_one) for _ in range(AHEAD))
         while (ready := waiting.popleft().result()) is not None:
             waiting.append(thread.submit(next_one))

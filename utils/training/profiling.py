@@ -71,20 +71,23 @@ def profiled(folder: Path, is_on: bool) -> Iterator[Profile]:
     if not is_on:
         yield Profile()
         return
-    found = Profile()
 
     def keep(profiler: Any) -> None:
+        events = profiler.events()
+        if sum(event.name.startswith(STEP) for event in events) < KEPT:
+            return  # the epoch has ended
         path = folder / TRACE
         profiler.export_chrome_trace(str(path))
-        found.measured(profiler.events())
+        found.measured(events)
         log.info("profile of %d steps: %s", KEPT, path)
 
     activities = [ProfilerActivity.CPU]
     if torch.cuda.is_available():
         activities.append(ProfilerActivity.CUDA)
     plan = schedule(skip_first=SKIPPED, wait=0, warmup=WARMING, active=KEPT, repeat=1)
-    with profile(activities=activities, schedule=plan, on_trace_ready=keep) as profiler:
-        found._profiler = profiler
+    profiler = profile(activities=activities, schedule=plan, on_trace_ready=keep)
+    found = Profile(profiler)
+    with profiler:
         yield found
     if not found.values():
         log.warning(

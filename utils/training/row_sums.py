@@ -41,6 +41,10 @@ class RowSums:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if kind is not None:  # perhaps out of memory: the step is lost
+            for table in self._tables:
+                table.forget()
+            return
         summed = [table for table in self._tables if table.is_summed]
         # the host waits once, for all of them
         counts = torch.stack([table.touched.sum() for table in summed]).tolist() if summed else []
@@ -71,10 +75,22 @@ class _TableSum:
     def begin(self) -> None:
         self._hook = self.table.register_post_accumulate_grad_hook(self._take)
 
-    def end(self) -> None:
-        """Leave the step's gradient on the table."""
+    def forget(self) -> None:
+        """Be as before the step, in no more memory."""
+        self._unhook()
+        self.first = None
+        self.is_summed = False
+        self.touched.zero_()
+        if self.sums is not None:
+            self.sums.zero_()
+
+    def _unhook(self) -> None:
         assert self._hook is not None, "what ends has begun"
         self._hook.remove()
+
+    def end(self) -> None:
+        """Leave the step's gradient on the table."""
+        self._unhook()
         if self.table.grad is None:  # a dense one stays, for the optimizer to refuse
             self.table.grad = self.first
         self.first = None
