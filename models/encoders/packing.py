@@ -2,9 +2,12 @@
 
 All that a transformer computes token by token - linear layers, norms, activations, most of its cost
 for short texts - it then computes on real tokens alone. Its attention, by transformers' attention
-interface, pads queries, keys and values of the texts for the moment of one layer's attention:
+interface, pads queries, keys and values of the texts:
 
     [1, tokens, heads, head] -> [B, T, heads, head] -> attention -> [1, tokens, heads, head]
+
+Without a graph the padded ones live for one layer's attention. In training attention keeps its
+queries, keys, values and output until backward: four tensors of B T places a layer.
 """
 
 from __future__ import annotations
@@ -34,12 +37,10 @@ class Packing:
     """Where the tokens of packed texts are in texts padded to the longest.
 
     Attributes:
-        texts: of each token [tokens] int64.
         places: of each token among the B T of padded texts [tokens] int64.
         mask: places that hold a token [B, 1, 1, T].
     """
 
-    texts: Tensor
     places: Tensor
     mask: Tensor
 
@@ -54,13 +55,13 @@ class Packing:
         inside = torch.arange(total, device=device) - texts.offsets[text]
         positions = torch.arange(texts.longest, device=device)
         mask = positions[None] < lengths[:, None]  # [B, T]
-        return cls(text, text * texts.longest + inside, mask[:, None, None])
+        return cls(text * texts.longest + inside, mask[:, None, None])
 
     def pad(self, packed: Tensor) -> Tensor:
         """[tokens, *] -> [B, T, *], zeros behind the end of a text."""
         count, _, _, longest = self.mask.shape
         padded = packed.new_zeros(count * longest, *packed.shape[1:])
-        return padded.index_copy(0, self.places, packed).unflatten(0, (count, longest))
+        return padded.index_copy_(0, self.places, packed).unflatten(0, (count, longest))
 
     def pack(self, padded: Tensor) -> Tensor:
         """[B, T, *] -> [tokens, *]."""

@@ -120,9 +120,9 @@ class TextBatch(Movable):
         starts = (ends - self.host_lengths)[order]
         shift = starts - (np.cumsum(lengths) - lengths)  # of a text's tokens
         index = np.repeat(shift, lengths) + np.arange(lengths.sum())
-        moved_to = self.ids.device
-        texts = TextBatch(self.ids[torch.from_numpy(index).to(moved_to)], lengths)
-        return texts.moved(lambda tensor: tensor.to(moved_to))
+        device = self.ids.device
+        texts = TextBatch(self.ids[torch.from_numpy(index).to(device)], lengths)
+        return texts.moved(lambda tensor: tensor.to(device))
 
     def padded(self, pad_id: int) -> tuple[Tensor, Tensor]:
         """Return input ids and attention mask [B, T] int64, T = the longest text of the batch."""
