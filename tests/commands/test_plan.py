@@ -3,12 +3,14 @@ what is said where a run cannot fit, and measured runs."""
 
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
 from accelerate import Accelerator
+from transformers import BertConfig, BertModel
 
 from benchmarks.plan import CONFIGS, REPOSITORY, measure
 from engine import memory_plan
@@ -16,13 +18,15 @@ from engine.conformance.made import write_dataset
 from engine.memory_plan import check_it_fits, plan, report
 from engine.planning import with_resolved_encoder
 from models.contract import Learner
+from models.encoders.packing import Packing, learn_to_pack, packed_states
 from tests.commands import run
 from tests.conftest import with_values
 from utils.config.config import Config, load_config, to_yaml
 from utils.config.methods import method_class
+from utils.data.batches import TextBatch
 from utils.data.dataset import load_dataset
 from utils.parameters import kind_of
-from utils.plan import run_sizes
+from utils.plan import run_sizes, step
 from utils.plan.parts import Part, peak
 from utils.plan.run_sizes import RunSizes
 from utils.plan.sizes import Assumed, data_shape, text_sizes
@@ -155,6 +159,44 @@ def test_a_budget_of_tokens_bounds_the_activations():
     labels = plan_sizes().label_texts
     assert packed / padded == pytest.approx(labels.tokens / labels.count / longest, rel=0.01)
     assert activations(packing=True, micro_batch_tokens=10**8) == pytest.approx(packed, rel=0.01)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_packed_texts_are_padded_where_attention_keeps_them(layers):
+    """Of texts of mixed length, as many bytes as autograd keeps for backward."""
+    settings = BertConfig(
+        vocab_size=50,
+        hidden_size=32,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        intermediate_size=96,
+        attention_probs_dropout_prob=0.0,
+    )
+    model = BertModel(settings, add_pooling_layer=False).train()
+    assert not learn_to_pack(model, 0)
+    texts = TextBatch(torch.ones(67, dtype=torch.int32), np.array([3] * 9 + [40]))
+    padded = []
+
+    def keep(tensor):
+        if tensor.untyped_storage().nbytes() == 4 * 10 * 40 * 32:
+            padded.append(tensor.untyped_storage().data_ptr())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        packed_states(model, texts, Packing.of(texts))
+    sizes = SimpleNamespace(
+        config=debian("dexml-minilm.yaml"),
+        encoder=SimpleNamespace(width=32, layers=layers, heads=2, ffn=96, dropout=0.0),
+        unpadded=True,
+        cuda=False,
+    )
+    (part,) = [
+        part
+        for part in step.activations(sizes, [step.Graph("texts", 10, 40, 67)], 10)
+        if part.name.endswith("padded for attention")
+    ]
+    assert part.bytes == 4 * 10 * 40 * 32 * (len(set(padded)) + 4)  # 4 of backward itself
+    assert len(set(padded)) == 4 * layers
 
 
 def plan_sizes() -> RunSizes:

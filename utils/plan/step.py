@@ -3,6 +3,7 @@
 Assumptions (`python -m benchmarks.plan` measures them):
   - of a transformer, a token keeps 8 widths and 2 feed-forward widths a layer for backward; dropout
     adds 2 widths and, on a CPU, three attention matrices a text; mixed precision halves all that;
+  - attention of packed texts keeps 4 more widths a layer for each place of the texts padded;
   - what a loss of LOSSES streams over is held in chunks; others hold whole rows of scores.
 """
 
@@ -56,6 +57,7 @@ class MicroBatch:
 
     Attributes:
         tokens: that are encoded, padding included where there is some.
+        padded: tokens with padding, which the attention of packed texts has.
         longest: tokens of its longest text.
         whole: it holds all texts.
     """
@@ -63,6 +65,7 @@ class MicroBatch:
     graph: Graph
     texts: int
     tokens: int
+    padded: int
     longest: int
     whole: bool
 
@@ -71,16 +74,21 @@ def largest_micro_batch(sizes: RunSizes, graph: Graph, texts: int) -> MicroBatch
     """By `method.micro_batch_tokens` where that is set, else of so many texts.
 
     Texts of one micro-batch are taken to be as long as the longest, unless all together have less.
+    Those of several micro-batches by tokens are of similar length: padded, they have few more.
     """
-    all_tokens = graph.tokens if sizes.unpadded else graph.texts * graph.longest
+    all_padded = graph.texts * graph.longest
+    all_tokens = graph.tokens if sizes.unpadded else all_padded
     budget = sizes.config.method.micro_batch_tokens
     if budget is None:
         count = min(graph.texts, texts)
-        tokens = min(count * graph.longest, all_tokens)
-        return MicroBatch(graph, count, tokens, graph.longest, graph.texts <= texts)
+        padded = count * graph.longest
+        tokens = min(padded, all_tokens)
+        return MicroBatch(graph, count, tokens, padded, graph.longest, graph.texts <= texts)
     count = min(graph.texts, max(budget // SHORTEST, 1))
     tokens = min(max(budget, graph.longest), all_tokens)
-    return MicroBatch(graph, count, tokens, graph.longest, all_tokens <= budget)
+    whole = all_tokens <= budget
+    padded = all_padded if whole else tokens
+    return MicroBatch(graph, count, tokens, padded, graph.longest, whole)
 
 
 def activations(
@@ -94,7 +102,7 @@ def activations(
     """
     micro_batches = [largest_micro_batch(sizes, graph, texts) for graph in graphs]
     at_once = all(batch.whole for batch in micro_batches)
-    largest = max(micro_batches, key=lambda batch: batch.tokens)
+    largest = max(micro_batches, key=lambda batch: batch.tokens + batch.padded)
     for batch in micro_batches:
         if batch is largest or at_once:
             yield from _graph(sizes, batch, backward=batch is largest)
@@ -123,7 +131,9 @@ def _transformer_blocks(
     encoder = sizes.encoder
     precisions = ("fp16", "bf16", "auto") if sizes.cuda else ("fp16", "bf16")
     half = sizes.config.train.mixed_precision in precisions
-    tokens = batch.tokens * (2 if half else 4)
+    size = 2 if half else 4
+    tokens = batch.tokens * size
+    padded = batch.padded * size
     layers = encoder.layers
     inputs = 0
     if sizes.config.encoder.gradient_checkpointing:
@@ -133,8 +143,10 @@ def _transformer_blocks(
     hidden = layers * (8 + 2 * dropout) + 2 + inputs + 3 * backward
     yield "hidden", tokens * encoder.width, hidden
     yield "feed-forward", tokens * encoder.ffn, 2 * (layers + backward)
+    if sizes.unpadded:
+        yield "padded for attention", padded * encoder.width, 4 * (layers + backward)
     if dropout and not sizes.cuda:
-        yield "attention", tokens * batch.longest * encoder.heads, 3 * (layers + backward)
+        yield "attention", padded * batch.longest * encoder.heads, 3 * (layers + backward)
 
 
 def query_embeddings(sizes: RunSizes) -> Part:
