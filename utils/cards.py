@@ -53,10 +53,9 @@ def check_cards(mixed_precision: str) -> None:
     """
     if not gpu_computes():
         return
-    # of a launcher, whose processes all see the same cards
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # of a launcher
     cards = torch.cuda.device_count()
-    if processes > cards:
+    if processes > cards and not _has_own_card():
         raise InputError(
             f"{processes} processes were started on a machine with {cards} "
             f"GPU{'s' if cards > 1 else ''}, expected one for each; start {cards} "
@@ -67,3 +66,12 @@ def check_cards(mixed_precision: str) -> None:
             f"train.mixed_precision is bf16, which {torch.cuda.get_device_name()} lacks; expected "
             "fp16 or no"
         )
+
+
+def _has_own_card() -> bool:
+    """Whether this process was given one card by name, as a cluster gives each process its own.
+
+    Where all were given the same one, NCCL refuses it.
+    """
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    return torch.cuda.device_count() == 1 and len(named) == 1 and named != [""]

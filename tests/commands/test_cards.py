@@ -25,6 +25,7 @@ from utils.plan.parts import GB
 def card(monkeypatch):
     """A machine with one old GPU, as far as it is asked about."""
     monkeypatch.delenv(cards.USE_CPU)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "Tesla V100")
@@ -41,6 +42,16 @@ def test_fewer_gpus_than_processes(card, monkeypatch):
         distributed.start()
     monkeypatch.setenv(cards.USE_CPU, "true")
     distributed.check_launcher("no")
+
+
+def test_processes_that_see_a_card_each(card, monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    distributed.check_launcher("no")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")  # of which all see the same
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(InputError, match="4 processes were started on a machine with 2 GPUs, "):
+        distributed.check_launcher("no")
 
 
 def test_a_card_without_bf16(card):
