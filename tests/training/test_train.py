@@ -307,6 +307,8 @@ def test_what_the_run_fixed_cannot_be_overridden_later(make_config, caplog):
     ):
         evaluation.evaluate(folder, "tst", ["--eval.ks", "[1, 21]"])
     assert set(evaluation.evaluate(folder, "tst", ["--eval.ks", "[1, 2]"])) >= {"P@1", "P@2"}
+    packed = ["--encoder.packing", "true"]  # how texts are encoded, not what they are
+    assert evaluation.evaluate(folder, "tst", packed) == evaluation.evaluate(folder, "tst")
 
 
 def test_a_failed_start_leaves_nothing_and_takes_nothing(make_config, tmp_path):

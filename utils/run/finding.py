@@ -18,6 +18,7 @@ MAY_BE_OVERRIDDEN = (  # of a finished run, beside all of `eval`
     "data.feature_cache",
     "data.token_cache",
     "data.workers",
+    "encoder.packing",
     "encoder.trust_remote_code",
     "run.threads",
     "train.mixed_precision",
