@@ -128,6 +128,12 @@ def take_rows(parameter: nn.Parameter, rows: Tensor) -> Tensor:
 # -------------------------------- factored gradients
 
 
+def run_numbers(ordered: Tensor) -> Tensor:
+    """The number of each entry's run of equal values in an ordered tensor [n]; no host sync."""
+    begins = F.pad(ordered[1:] != ordered[:-1], (1, 0), value=False)
+    return begins[: len(ordered)].cumsum(0)
+
+
 def padded_runs(ordered: Tensor) -> tuple[Tensor, Tensor]:
     """Distinct values of an ordered tensor [n], and how often each stands there; no host sync.
 
@@ -135,8 +141,7 @@ def padded_runs(ordered: Tensor) -> tuple[Tensor, Tensor]:
     """
     if not len(ordered):
         return ordered, torch.zeros_like(ordered, dtype=torch.long)
-    begins = F.pad(ordered[1:] != ordered[:-1], (1, 0), value=False)
-    place = begins.cumsum(0)  # [n] number of each entry's run
+    place = run_numbers(ordered)
     values = ordered[-1].expand(len(ordered)).clone().index_copy_(0, place, ordered)
     counts = torch.zeros_like(place).index_add_(0, place, torch.ones_like(place))
     return values, counts

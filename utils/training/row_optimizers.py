@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from utils.parameters import DeclaredParameter, OuterGradient
+from utils.parameters import DeclaredParameter, OuterGradient, run_numbers
 from utils.threads import over_threads
 from utils.training.row_kernels import adamw_rows
 
@@ -89,8 +88,7 @@ def with_row_sums(rows: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     """
     order = rows.argsort(stable=True)
     ordered = rows[order]
-    begins = F.pad(ordered[1:] != ordered[:-1], (1, 0))[: len(rows)]
-    place = begins.cumsum(0)  # [u] of each entry's row among the distinct ones
+    place = run_numbers(ordered)  # [u] of each entry's row among the distinct ones
     sums = torch.zeros_like(values).index_add_(0, place, values[order])
     return ordered, sums.index_select(0, place)
 
