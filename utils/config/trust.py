@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 log = logging.getLogger(__name__)
-# what lies in a run folder beside its config.yaml, each for itself
-BESIDE = ("environment.json", "last", "metrics.jsonl", "model", ".model.old", "train.log")
 RECIPE = "recipe.yaml"  # of a run with stages, of which none may have begun
+# what training writes beside config.yaml, each for itself; models are given away without them
+TRAINED = ("environment.json", "last", "metrics.jsonl", "train.log", RECIPE)
+MODELS = ("model", ".model.old")
 CODE = "trust_remote_code"  # of section encoder
 
 
@@ -24,17 +25,21 @@ def is_ones_own(path: Path) -> bool:
     """Whether a config file lies in no run folder, nor does what it is a link to."""
     linked = Path(os.path.realpath(path))  # of a loop of links, too
     folders = [*path.absolute().parents, *linked.parents]
-    return not any(_is_of_a_run(folder) for folder in folders)
+    return not any(_is_a_run(folder) for folder in folders)
 
 
-def _is_of_a_run(folder: Path) -> bool:
-    if any((folder / model / "method.json").exists() for model in ("model", ".model.old")):
+def was_trained_in(folder: Path) -> bool:
+    """Whether training wrote into a folder."""
+    return any((folder / name).exists() for name in TRAINED)
+
+
+def _is_a_run(folder: Path) -> bool:
+    if any((folder / model / "method.json").exists() for model in MODELS):
         return True
     if (folder / RECIPE).exists() and (folder / "stages").exists():
         return True
-    return (folder / "config.yaml").exists() and any(
-        (folder / name).exists() for name in (*BESIDE, RECIPE)
-    )
+    has_model = any((folder / model).exists() for model in MODELS)
+    return (folder / "config.yaml").exists() and (has_model or was_trained_in(folder))
 
 
 def without_code(sections: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,9 +18,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from utils.config.trust import RECIPE
 from utils.files import clear_folder
 
-RECIPE = "recipe.yaml"
 WRITTEN_FILES = (  # what a run writes, and --overwrite removes
     "config.yaml",
     RECIPE,

@@ -9,11 +9,12 @@ from typing import Any
 
 from utils import distributed
 from utils.config.config import Config, ConfigError, read_yaml, to_yaml
+from utils.config.trust import RECIPE
 from utils.errors import InputError
 from utils.files import settle, write_text
 from utils.reading.saved import read_facts
 from utils.run.differences import MAY_CHANGE, as_text, differences
-from utils.run.folder import RECIPE, clear_run, is_begun
+from utils.run.folder import clear_run, is_begun
 from utils.run.lock import LOCK, is_locked
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,8 @@ from pathlib import Path
 from utils.config.command_line import parse_overrides
 from utils.config.config import Config, Expand, build_config, to_mapping
 from utils.config.legacy_yaml import load_any_config
-from utils.run.folder import RECIPE, with_folder_renamed
+from utils.config.trust import RECIPE, was_trained_in
+from utils.run.folder import with_folder_renamed
 
 PLACES = {"dir", "root", "project", "expname"}  # of section run: where a run goes
 
@@ -37,7 +38,7 @@ def load_training_config(
     """
     path = Path(path)
     folder = path.parent
-    if not _is_of_a_run(path):
+    if not _is_written_by_a_run(path):
         trusted = not (folder / "model").is_dir()  # which may be a stranger's
         return load_any_config(path, words, expand=expand, trusted=trusted)
     folder = path.resolve().parent
@@ -49,13 +50,10 @@ def load_training_config(
     return moved(config, folder)
 
 
-def _is_of_a_run(path: Path) -> bool:
+def _is_written_by_a_run(path: Path) -> bool:
     """Whether a file is the config that a training run wrote into its folder."""
     path = Path(os.path.realpath(path))  # a link to a run's file is that file
-    beside = ("environment.json", RECIPE, "last", "metrics.jsonl", "train.log")
-    return path.name in ("config.yaml", RECIPE) and any(
-        (path.parent / name).exists() for name in beside
-    )
+    return path.name in ("config.yaml", RECIPE) and was_trained_in(path.parent)
 
 
 def moved(config: Config, folder: Path) -> Config:
