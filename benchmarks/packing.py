@@ -60,7 +60,7 @@ class Step:
     def run(self) -> Tensor:
         """One pass; returns the embeddings [n, D]."""
         self.encoder.zero_grad()
-        cache = GradCache(self.encode, self.batches.parts, self.batches.place)
+        cache = GradCache(self.encode, self.batches)
         embeddings = cache.embed()
         embeddings.backward(self.gradient)
         backward_all([cache])

@@ -38,7 +38,7 @@ from utils.config.config import Config, ConfigError, option
 from utils.config.sections import LARGEST, MANY_TEXTS, SMALLEST, EncodingConfig
 from utils.data.batches import Batch, TextBatch
 from utils.data.dataset import Dataset
-from utils.data.micro_batches import MicroBatches, MicroBatchSize
+from utils.data.micro_batches import MicroBatches
 from utils.data.sizes import DataSizes
 from utils.errors import InputError
 from utils.parameters import DeclaredParameter, Gradient, Kind
@@ -241,13 +241,9 @@ class Ova(Learner):
 
     def queries_of(self, batch: Batch) -> MicroBatches | None:
         """The own queries of a step as they are encoded."""
-        return MicroBatches.of(batch.queries, self.micro_batch_size)
-
-    @property
-    def micro_batch_size(self) -> MicroBatchSize:
-        options = self.config.method
-        padded = self.module.encoder.pads(self.runtime.device)
-        return MicroBatchSize(options.gc_batch_size, options.micro_batch_tokens, padded)
+        encoder = self.module.encoder
+        size = encoder.micro_batch_size(self.config.method, self.runtime.device)
+        return MicroBatches.of(batch.queries, size)
 
     def pool_of(self, batch: Batch) -> tuple[LabelPool, Tensor | None]:
         """The pool of a step, and the rows of its own labels; None = all of them."""
@@ -261,7 +257,7 @@ class Ova(Learner):
                 return self.module.encoder(texts)
 
         assert step.queries is not None, "an encoder that is trained is told its texts"
-        cache = GradCache(encode, step.queries.parts, step.queries.place)
+        cache = GradCache(encode, step.queries)
         return cache.embed(), partial(backward_all, [cache])
 
     def step_rows(self, step: ClassifierStep) -> tuple[Tensor, Tensor]:

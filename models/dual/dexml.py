@@ -77,7 +77,7 @@ class StepPool:
 
     queries: MicroBatches
     labels: StepLabels
-    texts: list[TextBatch] | None
+    texts: MicroBatches | None
     sampled: np.ndarray | None
     by_rows: Positives | None = None
 
@@ -136,7 +136,7 @@ class Dexml(Learner):
         options = self.config.method
         pool: StepPool = self.made(batch)  # K labels, k of them this process's
         texts = self._all_texts if pool.texts is None else pool.texts
-        query_cache = GradCache(self._encode, pool.queries.parts, pool.queries.place)
+        query_cache = GradCache(self._encode, pool.queries)
         label_cache = GradCache(self._encode, texts)
         queries = query_cache.embed()  # [b, D]
         labels = self.represent(label_cache.embed(), pool.labels.pool.own_ids)  # [k, D]
@@ -195,19 +195,19 @@ class Dexml(Learner):
 
     @property
     def _micro_batch_size(self) -> MicroBatchSize:
-        options = self.config.method
-        padded = self.module.encoder.pads(self.runtime.device)
-        return MicroBatchSize(options.gc_batch_size, options.micro_batch_tokens, padded)
+        return self.module.encoder.micro_batch_size(self.config.method, self.runtime.device)
 
     @cached_property
-    def _all_texts(self) -> list[TextBatch]:
+    def _all_texts(self) -> MicroBatches:
         """Their texts in the same micro-batches, on the device."""
-        return [texts.to(self.runtime.device) for texts in self._label_texts(self._pool_of_all)]
+        parts = self._label_texts(self._pool_of_all).parts
+        return MicroBatches([texts.to(self.runtime.device) for texts in parts])
 
-    def _label_texts(self, pool: LabelPool) -> list[TextBatch]:
+    def _label_texts(self, pool: LabelPool) -> MicroBatches:
         """Texts of the own labels in micro-batches; one at least."""
         slices = self._micro_batch_size.cut(self._label_lengths[pool.own])
-        return [TextBatch.take(self._label_tokens, pool.own[part]) for part in slices]
+        rows = [pool.own[part] for part in slices]
+        return MicroBatches([TextBatch.take(self._label_tokens, part) for part in rows])
 
     # ---- epochs
     def begin(self, epoch: int) -> None:

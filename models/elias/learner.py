@@ -48,7 +48,7 @@ from utils import distributed
 from utils.config.config import Config
 from utils.data.batches import Batch, TextBatch, steps_per_epoch
 from utils.data.dataset import Dataset
-from utils.data.micro_batches import MicroBatches, MicroBatchSize
+from utils.data.micro_batches import MicroBatches
 from utils.data.sizes import DataSizes
 from utils.plan.parts import Needs
 from utils.plan.run_sizes import RunSizes
@@ -232,7 +232,7 @@ class Elias(Learner):
         options = self.config.method
         model = self.model
         step: EliasStep = self.made(batch)
-        cache = GradCache(self._encode, step.queries.parts, step.queries.place)
+        cache = GradCache(self._encode, step.queries)
         embeddings = cache.embed()  # [b, D]
         with self.runtime.autocast():
             queries = F.dropout(embeddings, options.dropout, self.module.training)
@@ -292,8 +292,7 @@ class Elias(Learner):
         noise = rng.gumbel(size=(len(parents), choices)).astype(np.float32)
 
         own = slice(share.start, share.stop)
-        padded = self.model.encoder.pads(self.runtime.device)
-        at_once = MicroBatchSize(None, self.config.method.micro_batch_tokens, padded)
+        at_once = self.model.encoder.micro_batch_size(self.config.method, self.runtime.device)
         return EliasStep(
             torch.from_numpy(parents[own]),
             torch.from_numpy(fill[own]),

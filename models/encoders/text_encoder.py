@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from utils.config.config import EncoderConfig
 from utils.data.batches import TextBatch
+from utils.data.micro_batches import MicroBatchSize
 from utils.errors import InputError
 from utils.pretrained.source import fill
 from utils.reading.saved import read_tensors
@@ -72,6 +73,15 @@ class TextEncoder(nn.Module, ABC):
     def pads(self, device: torch.device) -> bool:
         """Whether texts on a device are padded to the longest of a batch: padding costs too."""
         return False
+
+    def micro_batch_size(self, options: Any, device: torch.device) -> MicroBatchSize:
+        """How much is encoded at once on a device.
+
+        Args:
+            options: section `method`; one without `gc_batch_size` counts no texts.
+        """
+        texts = getattr(options, "gc_batch_size", None)
+        return MicroBatchSize(texts, options.micro_batch_tokens, self.pads(device))
 
     def compile_parts(self) -> None:
         """Have torch.compile compile what gains by it, if anything does."""

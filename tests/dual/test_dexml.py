@@ -16,6 +16,7 @@ from models.evaluation import evaluate
 from predict import Predictor
 from utils.data.batches import TextBatch, training_batches
 from utils.data.dataset import load_dataset
+from utils.data.micro_batches import MicroBatches
 from utils.data.texts import ListTexts
 from utils.pretrained.location import load_tokenizer
 from utils.runtime import Runtime
@@ -161,7 +162,7 @@ def test_micro_batches_with_zero_gradient_are_not_computed_again():
         return weight.expand(len(texts), 3) * texts.offsets[1:, None]
 
     parts = TextBatch(torch.ones(6, dtype=torch.int32), np.ones(6, int)).split(2)
-    cache = GradCache(encode, parts)
+    cache = GradCache(encode, MicroBatches(parts))
     embeddings = cache.embed()
     assert embeddings.shape == (6, 3)
     embeddings[2:4].sum().backward()
@@ -193,7 +194,7 @@ def test_in_batch_pool_is_the_sampled_positives(built):
     pool, texts, sampled = step.labels.pool, step.texts, step.sampled
     assert sampled.sum() == 8
     assert pool.ids.tolist() == sorted(set(batch.relevance.indices[sampled]))
-    assert sum(map(len, texts)) == len(pool.ids)
+    assert sum(map(len, texts.parts)) == len(pool.ids)
     assert torch.isfinite(learner.backward(batch))
 
 

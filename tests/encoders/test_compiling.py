@@ -18,6 +18,7 @@ from tests.encoders.test_packing import batch_of
 from tests.encoders.tiny_encoders import write_tiny
 from tests.helpers import equal, weights
 from utils.config.config import EncoderConfig
+from utils.data.micro_batches import MicroBatches
 from utils.errors import ConfigError
 from utils.training.grad_cache import GradCache, backward_all
 
@@ -60,7 +61,7 @@ def test_compiled_embeddings_and_gradients_with_dropout_are_right(tmp_path):
     for cached in (True, False):
         encoder.zero_grad()
         torch.manual_seed(1)
-        cache = GradCache(encoder, parts)
+        cache = GradCache(encoder, MicroBatches(parts))
         rows = cache.embed() if cached else torch.cat([encoder(part) for part in parts])
         rows.square().sum().backward()
         if cached:

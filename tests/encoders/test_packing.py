@@ -13,6 +13,7 @@ from models.encoders.packing import Packing
 from tests.encoders.tiny_encoders import KINDS, POSITIONS, tiny_config, write_tiny
 from utils.config.config import EncoderConfig
 from utils.data.batches import TextBatch
+from utils.data.micro_batches import MicroBatches
 from utils.errors import InputError
 from utils.pretrained.settings import CAN_PACK, longest_input
 from utils.training.grad_cache import GradCache, backward_all
@@ -166,7 +167,7 @@ def test_gradient_caching_repeats_dropout(folder, checkpointing):
     for cached in (True, False):
         encoder.zero_grad()
         torch.manual_seed(1)
-        cache = GradCache(encoder, parts)
+        cache = GradCache(encoder, MicroBatches(parts))
         embeddings = cache.embed() if cached else torch.cat([encoder(part) for part in parts])
         embeddings.square().sum().backward()
         if cached:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from utils.data.batches import TextBatch
+from utils.data.micro_batches import MicroBatches
 
 
 class GradCache:
@@ -22,21 +23,18 @@ class GradCache:
     One micro-batch at a time has a graph, under the random state recorded. The parameter gradients
     equal those of plain autograd, dropout included. A single micro-batch keeps its graph and is
     never computed twice. A micro-batch whose gradient is exactly zero is skipped.
-
-    Args:
-        place: row of each text among those of all micro-batches [n]; None = they are in order.
     """
 
     def __init__(
         self,
         encode: Callable[[TextBatch], Tensor],
-        micro_batches: Sequence[TextBatch],
-        place: Tensor | None = None,
+        micro_batches: MicroBatches,
     ) -> None:
-        assert place is None or len(micro_batches) > 1, "a single micro-batch is in order"
+        parts = micro_batches.parts
+        assert micro_batches.place is None or len(parts) > 1, "a single micro-batch is in order"
         self.encode = encode
-        self.micro_batches = micro_batches
-        self.place = place
+        self.micro_batches = parts
+        self.place = micro_batches.place
         self._states: list[RandomState] = []
         self._leaf: Tensor | None = None
 
