@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.gpu.place import Place, Values
@@ -23,12 +23,14 @@ class Case:
         stages: of the config.
         steps: first steps of the run whose losses must agree on other hardware; what comes later
             depends on choices, such as clusters, that the last bit of an embedding can turn.
+        otherwise: what only `run` is told, of which `prepare` needs no part to compute the same.
     """
 
     sections: Values
     encoder: str = BAG
     stages: Sequence[Mapping[str, Any]] = ()
     steps: int = 12
+    otherwise: Values = field(default_factory=dict)
 
     @property
     def methods(self) -> set[str]:
@@ -50,6 +52,7 @@ CASES: dict[str, Case] = {
     "dexml, bag": Case(_dual()),
     "dexml, bag in micro-batches": Case(_dual(gc_batch_size=50)),
     "dexml, transformer": Case(_dual(gc_batch_size=50), TRANSFORMER),
+    "dexml, padded": Case({**_dual(gc_batch_size=50), "encoder": {"packing": False}}, TRANSFORMER),
     "dexml, softmax": Case({**_dual(), "loss": {"name": "softmax"}}),
     "dexml, soft top-k": Case({**_dual(), "loss": {"name": "soft-topk"}}),
     "dexml, bce": Case({**_dual(tau=0.2), "loss": {"name": "bce"}}),
@@ -127,6 +130,10 @@ CASES: dict[str, Case] = {
                 },
             },
         ],
+    ),
+    # the last: compiling takes long
+    "dexml, compiled": Case(
+        _dual(gc_batch_size=50), TRANSFORMER, otherwise={"train": {"compile": True}}
     ),
 }
 

@@ -29,11 +29,16 @@ Step = Callable[[], None]
 
 @dataclass(frozen=True)
 class Inputs:
-    """Embeddings of length 1, queries [B, D] and labels [L, D], and who belongs to whom."""
+    """Embeddings of length 1, queries [B, D] and labels [L, D], and who belongs to whom.
+
+    Attributes:
+        chunk: labels that a loss sees at once; None = it chooses.
+    """
 
     queries: Tensor
     labels: Tensor
     positives: Positives
+    chunk: int | None
 
     @classmethod
     def made(cls, size: LossSize) -> Inputs:
@@ -47,13 +52,15 @@ class Inputs:
         apart = torch.arange(POSITIVES, device=on).repeat(size.queries)
         cols = (first + apart * (size.labels // POSITIVES)) % size.labels
         positives = Positives.build(rows, cols, size.queries)
-        return cls(functional.normalize(queries), functional.normalize(labels), positives)
+        return cls(
+            functional.normalize(queries), functional.normalize(labels), positives, size.chunk
+        )
 
     def to(self, dtype: torch.dtype) -> Inputs:
         """The same in another precision, without gradients."""
         queries = self.queries.to(dtype).detach().requires_grad_()
         labels = self.labels.to(dtype).detach().requires_grad_()
-        return Inputs(queries, labels, self.positives)
+        return Inputs(queries, labels, self.positives, self.chunk)
 
     def step(self, loss: str, full: bool = False) -> Step:
         """Forward and backward by the streamed loss, or by the formula of the whole matrix."""
@@ -65,7 +72,11 @@ class Inputs:
                 value = naive(loss, self.queries, self.labels, self.positives, TAU)
             else:
                 value = LOSSES[loss](
-                    queries=self.queries, labels=self.labels, positives=self.positives, tau=TAU
+                    queries=self.queries,
+                    labels=self.labels,
+                    positives=self.positives,
+                    tau=TAU,
+                    chunk=self.chunk,
                 )
             value.backward()
 

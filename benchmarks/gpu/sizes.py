@@ -77,11 +77,16 @@ class GraphSize:
 
 @dataclass(frozen=True)
 class LossSize:
-    """Queries, labels and dimensions of a loss."""
+    """Queries, labels and dimensions of a loss.
+
+    Attributes:
+        chunk: labels that it sees at once; None = as many as it chooses, which are all of few.
+    """
 
     queries: int
     labels: int
     dim: int
+    chunk: int | None = None
 
 
 @dataclass(frozen=True)
@@ -126,7 +131,7 @@ FULL = Sizes(
     ngame=_NGAME,
     elias=StepSize(256),
     graph=GraphSize(8192, edges=1000, scored=2000, beam=20),
-    exact=LossSize(64, 5000, 768),
+    exact=LossSize(64, 5000, 768, chunk=1024),
     timed=LossSize(3000, 131072, 768),
 )
 
@@ -144,6 +149,6 @@ TINY = Sizes(
     ngame=_TINY_STEP,
     elias=_TINY_STEP,
     graph=GraphSize(8, edges=10, scored=20, beam=4),
-    exact=LossSize(8, 50, 16),
+    exact=LossSize(8, 50, 16, chunk=20),
     timed=LossSize(8, 300, 16),
 )

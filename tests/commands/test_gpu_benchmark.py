@@ -4,13 +4,23 @@ import json
 import sys
 import warnings
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertModel
 
-from benchmarks.gpu import card, correctness, prepare, report, sections, step_speed, working
+from benchmarks.gpu import (
+    card,
+    correctness,
+    loss_speed,
+    prepare,
+    report,
+    sections,
+    step_speed,
+    working,
+)
 from benchmarks.gpu.__main__ import NAMES, main
 from benchmarks.gpu.cases import CASES, case_config
 from benchmarks.gpu.flops import Texts, encoder_forward, streamed_loss
@@ -19,7 +29,7 @@ from benchmarks.gpu.place import Place
 from benchmarks.gpu.sizes import FULL, TINY, EncoderSize, StepSize
 from benchmarks.gpu.training import Enough
 from engine.planning import plan_recipe
-from losses import LOSSES, Positives
+from losses import LOSSES, Positives, stream
 from utils.config.methods import METHODS
 from utils.errors import InputError
 
@@ -144,6 +154,32 @@ def test_other_losses_than_a_cpus_are_wrong(prepared, tmp_path, monkeypatch):
     assert correctness.equality(place, "dexml, transformer")["ok"]
     found["P@5"] += 4
     assert not correctness.equality(place, "dexml, transformer")["ok"]
+
+
+def test_a_compiled_case_is_compiled_where_it_is_run_alone(prepared, monkeypatch):
+    place = Place.open(prepared)
+    told = json.dumps({"dexml, compiled": {"losses": [1.0], "P@5": 50.0}})
+    monkeypatch.setattr(Place, "expected_file", SimpleNamespace(read_text=lambda: told))
+    asked = []
+
+    def trained(config):
+        asked.append(config.train.compile)
+        return config.run_folder, [1.0]
+
+    monkeypatch.setattr(correctness, "trained", trained)
+    monkeypatch.setattr(correctness, "evaluate_run", lambda _: {"P@5": 50.0})
+    assert correctness.equality(place, "dexml, compiled")["ok"]
+    correctness.computed(place, "dexml, compiled", "expected")
+    assert asked == [True, False]
+
+
+@pytest.mark.parametrize("size", [FULL.exact, TINY.exact])
+def test_gradients_are_checked_over_several_chunks(size, monkeypatch):
+    real = stream.cut
+    cut = []
+    monkeypatch.setattr(stream, "cut", lambda *given: cut.append(real(*given)) or cut[-1])
+    loss_speed.gradient_error("softmax", replace(size, dim=2))
+    assert len(cut) == 2 and all(len(chunks) >= 3 for chunks in cut)
 
 
 # -------------------------------- cases that fail
