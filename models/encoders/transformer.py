@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.encoders.masks import square_mask, takes_square_masks
 from models.encoders.packing import Packing, learn_to_pack, packed_states
 from models.encoders.text_encoder import TextEncoder, check_vocabulary
 from utils.cards import gpu_computes
@@ -152,8 +154,13 @@ class TransformerEncoder(TextEncoder):
                 f"{self._longest}; lower data.max_len"
             )
 
+    @cached_property
+    def _takes_square_masks(self) -> bool:
+        return takes_square_masks(self.transformer, self._pad_id)
+
     def pool_padded(self, ids: Tensor, mask: Tensor) -> Tensor:
-        output = self.transformer(input_ids=ids, attention_mask=mask)
+        seen = square_mask(mask) if mask.is_cuda and self._takes_square_masks else mask
+        output = self.transformer(input_ids=ids, attention_mask=seen)
         states = output.last_hidden_state  # [B, T, width]
         if self.config.pooling == "cls":
             return states[:, 0]

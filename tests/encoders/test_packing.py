@@ -9,6 +9,7 @@ import torch
 import train
 from models.encoders import transformer
 from models.encoders.building import build_encoder, load_encoder
+from models.encoders.masks import square_mask, takes_square_masks
 from models.encoders.packing import Packing
 from tests.encoders.tiny_encoders import KINDS, POSITIONS, tiny_config, write_tiny
 from utils.config.config import EncoderConfig
@@ -40,6 +41,10 @@ def pair(source, **options):
     """The same encoder packed and padded."""
     settings = {"name": source, "dropout": 0.0, **options}
     return [build_encoder(EncoderConfig(**settings, packing=way), None) for way in (True, False)]
+
+
+def padded_one(source):
+    return build_encoder(EncoderConfig(name=source, dropout=0.0, packing=False), None).eval()
 
 
 def batch_of(lengths, seed=0):
@@ -214,3 +219,22 @@ def test_a_packed_run_is_the_padded_one(make_config, tiny_encoder, tmp_path):
         losses.append([entry["loss"] for entry in entries if entry["kind"] == "train"])
         assert f"packing: {str(packing).lower()}" in (folder / "config.yaml").read_text()
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", [*PACKED, *PADDED])
+def test_square_masks_change_nothing_where_they_are_taken(folder, kind):
+    """They are for a GPU, which would be waited for to look into others."""
+    encoder = padded_one(folder(kind))
+    ids, mask = batch_of([4, 1, 7, 2]).padded(1)
+    plain = encoder.pool_padded(ids, mask)
+    takes = takes_square_masks(encoder.transformer, 1)
+    assert takes or kind not in CAN_PACK
+    if takes:
+        model = encoder.transformer
+        states = model(input_ids=ids, attention_mask=square_mask(mask)).last_hidden_state
+        weights = mask[..., None]
+        assert torch.equal((states * weights).sum(1) / weights.sum(1), plain)
+
+
+def test_a_window_is_not_overruled_by_a_square_mask(folder):
+    assert not takes_square_masks(padded_one(folder("modernbert")).transformer, 1)
