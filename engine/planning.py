@@ -73,6 +73,7 @@ def check_settings(
             f"train.stop_epoch is '{config.train.stop_epoch}', expected a whole number; "
             "`best:NAME` is for stages"
         )
+    _check_bag(config)
     check_ks(config, data)
     computed = [f"{name}@{k}" for name in NAMES for k in metric_ks(config, data)]
     if config.train.track_metric not in (None, *computed):
@@ -80,6 +81,21 @@ def check_settings(
             f"train.track_metric '{config.train.track_metric}' is not computed; computed: "
             f"{', '.join(computed)}"
         )
+
+
+def _check_bag(config: Config) -> None:
+    """ConfigError for a bag of tokens that is to be encoded as a transformer may be."""
+    if not config.method.has_encoder or config.encoder.name != "bag":
+        return
+    for key, wanted in {
+        "encoder.packing": config.encoder.packing,
+        "train.compile": config.train.compile,
+    }.items():
+        if wanted is True:
+            raise ConfigError(
+                f"{key} is true, which is for transformers; encoder.name is bag, which has neither "
+                "padding nor layers"
+            )
 
 
 def with_resolved_encoder(config: Config) -> Config:

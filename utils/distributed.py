@@ -305,14 +305,23 @@ def _gathered(own: Tensor, sizes: list[int]) -> Tensor:
     if whole.nbytes > AT_ONCE_BYTES:
         _receive_in_place(whole.split(sizes), own)
     elif min(sizes) == longest:
-        dist.all_gather_into_tensor(whole, own.contiguous())
+        _gather_into(whole, own.contiguous())
     else:  # one message takes less time than one of each process, and wants equal shapes
         padded = own.new_zeros(longest, *own.shape[1:])
         padded[: len(own)] = own
         received = own.new_empty(len(sizes), *padded.shape)
-        dist.all_gather_into_tensor(received.flatten(0, 1), padded)
+        _gather_into(received.flatten(0, 1), padded)
         torch.cat([rows[:size] for rows, size in zip(received, sizes, strict=True)], out=whole)
     return whole
+
+
+def _gather_into(whole: Tensor, own: Tensor) -> None:
+    """Every process's rows one after the other, as many of each."""
+    newer = getattr(dist, "all_gather_single", None)  # of torch 2.13
+    if newer is not None:
+        newer(whole, own)
+    else:
+        dist.all_gather_into_tensor(whole, own)
 
 
 def _receive_in_place(parts: Sequence[Tensor], own: Tensor) -> None:

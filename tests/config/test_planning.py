@@ -534,3 +534,8 @@ def test_a_stage_without_a_method_is_named(tmp_path):
     )
     with pytest.raises(ConfigError, match=f"^{path}: stage 'warm': method.name is missing"):
         load_config(path)
+
+
+@pytest.mark.parametrize("section", [{"encoder": {"packing": True}}, {"train": {"compile": True}}])
+def test_a_bag_is_neither_packed_nor_compiled(make_config, section):
+    refused(make_config(**section), "is true, which is for transformers; encoder.name is bag")

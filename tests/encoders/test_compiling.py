@@ -72,12 +72,9 @@ def test_compiled_embeddings_and_gradients_with_dropout_are_right(tmp_path):
     assert (results[0][0][:3] - plain.eval()(parts[0])).abs().max() > 0.01  # dropout was on
     for name, value in results[1][1].items():
         torch.testing.assert_close(results[0][1][name], value, rtol=1e-4, atol=1e-3, msg=name)
-    with torch.no_grad():
-        encoder.eval()
-        torch.testing.assert_close(encoder(parts[0]), plain(parts[0]), rtol=1e-4, atol=1e-5)
-    # one graph for each of the three, whatever the shapes, and no part outside of one
+    # one graph for each of the two, whatever the shapes, and no part outside of one
     counters = torch._dynamo.utils.counters
-    assert counters["stats"]["unique_graphs"] == 3 and not counters["graph_break"]
+    assert counters["stats"]["unique_graphs"] == 2 and not counters["graph_break"]
     assert list(encoder.state_dict()) == list(plain.state_dict())
 
 
@@ -118,8 +115,8 @@ def test_runs_are_saved_and_resumed_as_ever(
     assert np.isfinite([loss for loss in losses if loss is not None]).all()
 
 
-def test_a_machine_without_a_compiler_is_told_so(make_config, monkeypatch):
-    config = make_config(train={"compile": True})
+def test_a_machine_without_a_compiler_is_told_so(make_config, tiny_encoder, monkeypatch):
+    config = make_config(encoder={"name": tiny_encoder}, train={"compile": True})
     check_compiler(config)
     monkeypatch.setenv("CXX", "no-such-compiler")
     check_compiler(make_config())

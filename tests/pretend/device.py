@@ -18,7 +18,15 @@ from tests.pretend.operations import Operations
 from tests.pretend.waits import Waits, place
 from utils import cards, distributed
 
-COLLECTIVES = ("all_reduce", "all_gather", "broadcast", "reduce", "gather", "scatter")
+COLLECTIVES = (
+    "all_reduce",
+    "all_gather",
+    "all_gather_single",
+    "broadcast",
+    "reduce",
+    "gather",
+    "scatter",
+)
 
 
 @contextlib.contextmanager

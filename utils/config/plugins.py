@@ -17,6 +17,11 @@ from typing import Any, NewType, TypeGuard
 from utils.config.yaml_text import shown_word
 from utils.errors import ConfigError
 
+
+class NotAllowedError(ConfigError):
+    """A name of foreign code in a folder that may be a stranger's."""
+
+
 Foreign = NewType("Foreign", str)  # `module:name`, as the type of an option
 _allowed: set[str] = set()
 
@@ -54,7 +59,7 @@ def resolve(name: str, where: str) -> Any:
     if not _is_dotted(module) or not attribute.isidentifier():
         raise ConfigError(f"{where}: expected module:name, got '{shown_word(name)}'")
     if module not in _allowed:
-        raise ConfigError(
+        raise NotAllowedError(
             f"{where}: '{shown_word(name)}' is code outside of this repository and was not "
             f"imported; if you trust it: --plugin {module}"
         )

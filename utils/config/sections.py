@@ -149,7 +149,7 @@ class EncoderConfig:
     packing: bool | Literal["auto"] = option(
         "auto",
         "encode texts side by side, without padding: titles took 0.58 of the time on a CPU; auto = "
-        "on a GPU, where the transformer's attention can (BERT's, DistilBERT's, RoBERTa's). "
+        "on a GPU, where the transformer's attention can (of BERT and its kin). "
         "Results are the same, but dropout draws other random numbers",
     )
     trust_remote_code: bool = option(

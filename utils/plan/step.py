@@ -23,7 +23,10 @@ FEWER_SCORES = (
     "train.batch_size or more processes (labels are shared out); only soft-topk holds batch x "
     "labels"
 )
-SMALLER_GRAPH = "method.gc_batch_size, method.micro_batch_tokens or encoder.gradient_checkpointing"
+SMALLER_GRAPH = (
+    "method.micro_batch_tokens (method.gc_batch_size where it is off) or "
+    "encoder.gradient_checkpointing"
+)
 SHORTEST = 3  # tokens of a text, at least: with special ones
 
 

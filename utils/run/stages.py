@@ -12,6 +12,7 @@ from typing import Any
 from utils.config.config import Config, ConfigError, stage_config, to_mapping
 from utils.config.legacy_yaml import load_any_config
 from utils.config.methods import method_class
+from utils.config.plugins import NotAllowedError
 from utils.config.references import check_references, with_references
 from utils.errors import InputError
 from utils.reading.saved import read_facts
@@ -122,6 +123,8 @@ class Runs:
         assert config.run.start_from is not None
         try:
             return self.config(config.run.start_from)
+        except NotAllowedError:
+            raise
         except InputError as error:
             raise ConfigError(
                 f"run.start_from: {error}; train that run first, or name another"
