@@ -465,7 +465,7 @@ def _bytes_of_a_step(labels, batch_size, loss, tiny_encoder, tmp_path, monkeypat
         patch.setattr(distributed, "world_size", lambda: 2)
         patch.setattr(distributed, "rank", lambda: 0)
         patch.setattr(dist, "all_reduce", all_reduce)
-        patch.setattr(dist, "all_gather_into_tensor", all_gather)
+        patch.setattr(distributed, "_gather_into", all_gather)
         batch = next(training_batches(data.splits["trn"], None, config, 0))
         learner.backward(batch)
     return sum(sent)
