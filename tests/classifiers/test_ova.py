@@ -5,11 +5,13 @@ import pytest
 from safetensors.numpy import load_file
 
 import train
+from models.classifiers.linear_ranker import LinearRanker
 from models.encoders.building import load_encoder
 from predict import Predictor
 from tests.helpers import load
 from utils.config.config import ConfigError
 from utils.data.batches import TextBatch
+from utils.search import ExactIndex, HnswIndex
 
 SURROGATE = {"name": "surrogate", "num_clusters": 6}
 
@@ -121,3 +123,11 @@ def test_a_classifier_starts_from_an_encoder_without_rows(fit, tmp_path):
     again = {"run": {"dir": str(tmp_path / "again"), "start_from": str(first)}}
     _, second = fit({"name": "ova"}, **again, train={"epochs": 0})
     assert not load_file(second / "model" / "classifier.safetensors")["weight"].any()
+
+
+def test_search_in_training_is_exact_and_that_of_a_model_as_it_is_asked_for(fit):
+    _, folder = fit({"name": "ova"}, eval={"index": "hnsw"})
+    saved = Predictor(folder).ranker
+    assert isinstance(saved.index, HnswIndex)
+    in_training = LinearRanker(saved.config, saved.reader, saved.rows)
+    assert isinstance(in_training.index, ExactIndex)

@@ -285,3 +285,17 @@ def test_a_step_looks_nothing_up_that_was_made_ahead(built, monkeypatch, pool):
     assert (learner.ahead(batch).labels.pool is batch.ahead.labels.pool) == (pool == "all")
     monkeypatch.setattr(LabelPool, "positives", None)
     assert torch.equal(learner.backward(batch), plain)
+
+
+def test_label_0_is_drawn_and_an_empty_place_never(built):
+    learner, batch = built(
+        method={"pool": "hnm", "shortlist_size": 3, "num_negatives": 2}, train={"batch_size": 8}
+    )
+    shortlists = np.full((48, 3), -1, np.int32)
+    shortlists[batch.points[0], 2] = 0
+    learner.load_state({"shortlists": shortlists}, None)
+    assert learner.negatives.draw(batch, np.random.default_rng(0)).tolist() == [0]
+    shortlists[batch.points[1]] = [7, 8, 9]
+    drawn = learner.negatives.draw(batch, np.random.default_rng(0)).tolist()
+    assert drawn[0] == 0
+    assert len(set(drawn[1:])) == 2 and set(drawn[1:]) < {7, 8, 9}
