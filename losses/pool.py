@@ -120,18 +120,3 @@ class Positives:
         if self.on_host is not None:
             return sum(min(int(own), count) for own in self.on_host.per_row)
         return int(self.per_row.clamp(max=count).sum())
-
-    def columns(self, start: int, stop: int) -> Positives:
-        """The positives of labels [start, stop), columns counted from start.
-
-        |P_i| stays that of the whole pool.
-        """
-        first, last = self.before([start, stop])
-        here = slice(first, last)
-        return Positives(
-            self.rows[here],
-            self.cols[here] - start,
-            self.weights[here],
-            self.counted[here],
-            self.per_row,
-        )

@@ -40,19 +40,6 @@ CAUSAL = {
 }
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    """tiny(kind) -> folder of a made transformer, made once."""
-    made = {}
-
-    def get(kind):
-        if kind not in made:
-            made[kind] = str(write_tiny(kind, tmp_path_factory.mktemp(kind)))
-        return made[kind]
-
-    return get
-
-
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_a_transformer_of_any_type_works_or_is_refused_by_name(tiny, tmp_path, kind):
     config = EncoderConfig(name=tiny(kind), layers=2)

@@ -11,7 +11,7 @@ from models.encoders import transformer
 from models.encoders.building import build_encoder, load_encoder
 from models.encoders.masks import square_mask, takes_square_masks
 from models.encoders.packing import Packing
-from tests.encoders.tiny_encoders import KINDS, POSITIONS, tiny_config, write_tiny
+from tests.encoders.tiny_encoders import KINDS, POSITIONS, tiny_config
 from utils.config.config import EncoderConfig
 from utils.data.batches import TextBatch
 from utils.data.micro_batches import MicroBatches
@@ -22,19 +22,6 @@ from utils.training.grad_cache import GradCache, backward_all
 PACKED = sorted(CAN_PACK)
 PADDED = ("bart", "gpt2", "modernbert", "mpnet", "qwen3", "t5")
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """folder(kind) -> that of a made transformer, made once."""
-    made = {}
-
-    def get(kind):
-        if kind not in made:
-            made[kind] = str(write_tiny(kind, tmp_path_factory.mktemp(kind)))
-        return made[kind]
-
-    return get
 
 
 def pair(source, **options):
@@ -63,8 +50,8 @@ def gradients(encoder, texts, weights):
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 @pytest.mark.parametrize("kind", PACKED)
-def test_embeddings_and_gradients_equal_those_of_padded_texts(folder, kind, pooling):
-    packed, padded = pair(folder(kind), pooling=pooling)
+def test_embeddings_and_gradients_equal_those_of_padded_texts(tiny, kind, pooling):
+    packed, padded = pair(tiny(kind), pooling=pooling)
     assert packed.packs(CPU) and not padded.packs(CPU)
     limit = longest_input(tiny_config(kind))  # RoBERTa's positions begin behind its padding's
     texts = batch_of([4, 1, limit, 7, 7, 2, 12])
@@ -79,8 +66,8 @@ def test_embeddings_and_gradients_equal_those_of_padded_texts(folder, kind, pool
         torch.testing.assert_close(got[name], value, rtol=1e-4, atol=1e-5 * largest, msg=name)
 
 
-def test_texts_do_not_see_those_beside_them(folder):
-    packed, _ = pair(folder("bert"))
+def test_texts_do_not_see_those_beside_them(tiny):
+    packed, _ = pair(tiny("bert"))
     texts = batch_of([6, 3, 9])
     other = batch_of([6, 3, 9])
     other.ids[6:9] = torch.tensor([9, 8, 7], dtype=torch.int32)
@@ -89,61 +76,61 @@ def test_texts_do_not_see_those_beside_them(folder):
     assert (after[1] - before[1]).abs().max() > 1e-3
 
 
-def test_a_padding_token_inside_a_text_has_the_position_that_it_has_padded(folder):
-    packed, padded = pair(folder("roberta"))
+def test_a_padding_token_inside_a_text_has_the_position_that_it_has_padded(tiny):
+    packed, padded = pair(tiny("roberta"))
     texts = batch_of([5, 4])
     texts.ids[2] = 1  # <pad>
     torch.testing.assert_close(packed(texts), padded(texts), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("lengths", [[], [5], [1], [0], [0, 0], [3, 0, 2], [POSITIONS]])
-def test_few_and_empty_texts(folder, lengths):
-    packed, padded = pair(folder("bert"))
+def test_few_and_empty_texts(tiny, lengths):
+    packed, padded = pair(tiny("bert"))
     texts = batch_of(lengths)
     found = packed(texts)
     assert found.shape == (len(lengths), 16) and found.isfinite().all()
     torch.testing.assert_close(found, padded(texts), rtol=1e-4, atol=1e-5)
 
 
-def test_a_text_beyond_the_positions_is_named(folder):
-    for encoder in pair(folder("bert")):
+def test_a_text_beyond_the_positions_is_named(tiny):
+    for encoder in pair(tiny("bert")):
         with pytest.raises(InputError, match="a text has 41 tokens but encoder .* at most 40"):
             encoder(batch_of([3, POSITIONS + 1]))
 
 
 @pytest.mark.parametrize("kind", PADDED)
-def test_what_cannot_be_packed_is_padded_or_refused(folder, kind, monkeypatch):
+def test_what_cannot_be_packed_is_padded_or_refused(tiny, kind, monkeypatch):
     with pytest.raises(InputError, match=r"encoder\.packing is true, but encoder .* of type"):
-        build_encoder(EncoderConfig(name=folder(kind), packing=True), None)
+        build_encoder(EncoderConfig(name=tiny(kind), packing=True), None)
     texts = batch_of([3, 5])
-    plain = build_encoder(EncoderConfig(name=folder(kind), dropout=0.0), None).eval()
+    plain = build_encoder(EncoderConfig(name=tiny(kind), dropout=0.0), None).eval()
     monkeypatch.setattr(transformer, "gpu_computes", lambda: True)  # auto tries, and finds out
-    tried = build_encoder(EncoderConfig(name=folder(kind), dropout=0.0), None).eval()
+    tried = build_encoder(EncoderConfig(name=tiny(kind), dropout=0.0), None).eval()
     assert not tried.packs(torch.device("cuda"))
     assert torch.equal(tried(texts), plain(texts))
 
 
-def test_what_can_be_packed_is_known(folder):
+def test_what_can_be_packed_is_known(tiny):
     """A kind that begins or ceases to be packed with another transformers shows here."""
     found = []
     for kind in set(KINDS) - {"clip", "fnet", "marian"}:
         try:
-            build_encoder(EncoderConfig(name=folder(kind), packing=True), None)
+            build_encoder(EncoderConfig(name=tiny(kind), packing=True), None)
             found.append(kind)
         except InputError:
             pass
     assert sorted(found) == PACKED
 
 
-def test_auto_packs_on_a_gpu_alone(folder, monkeypatch):
+def test_auto_packs_on_a_gpu_alone(tiny, monkeypatch):
     monkeypatch.setattr(transformer, "gpu_computes", lambda: True)
-    encoder = build_encoder(EncoderConfig(name=folder("bert")), None)
+    encoder = build_encoder(EncoderConfig(name=tiny("bert")), None)
     assert encoder.packs(torch.device("cuda")) and not encoder.packs(CPU)
     assert encoder.pads(CPU) and not encoder.pads(torch.device("cuda"))
 
 
-def test_packing_changes_neither_the_padded_path_nor_what_is_saved(folder, tmp_path):
-    packed, padded = pair(folder("bert"))
+def test_packing_changes_neither_the_padded_path_nor_what_is_saved(tiny, tmp_path):
+    packed, padded = pair(tiny("bert"))
     ids = torch.tensor([[0, 5, 6], [0, 7, 1]])
     mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
     assert torch.equal(packed.encode_padded(ids, mask), padded.encode_padded(ids, mask))
@@ -158,9 +145,9 @@ def test_packing_changes_neither_the_padded_path_nor_what_is_saved(folder, tmp_p
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_gradient_caching_repeats_dropout(folder, checkpointing):
+def test_gradient_caching_repeats_dropout(tiny, checkpointing):
     config = EncoderConfig(
-        name=folder("bert"),
+        name=tiny("bert"),
         dropout=0.3,
         packing=True,
         gradient_checkpointing=checkpointing,
@@ -184,8 +171,8 @@ def test_gradient_caching_repeats_dropout(folder, checkpointing):
         torch.testing.assert_close(results[0][1][name], value, rtol=1e-4, atol=1e-4, msg=name)
 
 
-def test_it_runs_in_half_precision(folder):
-    packed, padded = pair(folder("distilbert"))
+def test_it_runs_in_half_precision(tiny):
+    packed, padded = pair(tiny("distilbert"))
     texts = batch_of([5, 2, 9])
     with torch.autocast("cpu", torch.bfloat16):
         found = packed(texts)
@@ -222,9 +209,9 @@ def test_a_packed_run_is_the_padded_one(make_config, tiny_encoder, tmp_path):
 
 
 @pytest.mark.parametrize("kind", [*PACKED, *PADDED])
-def test_square_masks_change_nothing_where_they_are_taken(folder, kind):
+def test_square_masks_change_nothing_where_they_are_taken(tiny, kind):
     """They are for a GPU, which would be waited for to look into others."""
-    encoder = padded_one(folder(kind))
+    encoder = padded_one(tiny(kind))
     ids, mask = batch_of([4, 1, 7, 2]).padded(1)
     plain = encoder.pool_padded(ids, mask)
     takes = takes_square_masks(encoder.transformer, 1)
@@ -236,5 +223,5 @@ def test_square_masks_change_nothing_where_they_are_taken(folder, kind):
         assert torch.equal((states * weights).sum(1) / weights.sum(1), plain)
 
 
-def test_a_window_is_not_overruled_by_a_square_mask(folder):
-    assert not takes_square_masks(padded_one(folder("modernbert")).transformer, 1)
+def test_a_window_is_not_overruled_by_a_square_mask(tiny):
+    assert not takes_square_masks(padded_one(tiny("modernbert")).transformer, 1)
