@@ -6,7 +6,7 @@ import itertools
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from engine.memory_plan import scoring_memory
 from models.contract import Ranker
@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 TEXTS_AT_ONCE = 1 << 14
 COMPARED_TEXTS = 200  # by which an approximate index is compared with exact search
 COMPARED_K = 10
+
+Answer = list[dict[str, Any]]  # labels of one text, best first
 
 
 class Predictor:
@@ -76,25 +78,40 @@ class Predictor:
         with answers_of(self.folder):
             compare_index(self.ranker, sample, min(COMPARED_K, len(self.label_texts)))
 
-    def __call__(self, texts: Sequence[str], k: int = 5) -> list[list[dict[str, Any]]]:
-        """The k best labels of each text, best first: [{"label": id, "text": ..., "score": ...}].
+    @overload
+    def __call__(self, texts: str, k: int = 5) -> Answer: ...  # type: ignore[overload-overlap]
 
-        A text alone, which is no list, is answered as a list of one.
+    @overload
+    def __call__(self, texts: Iterable[str], k: int = 5) -> list[Answer]: ...
+
+    def __call__(self, texts: str | Iterable[str], k: int = 5) -> Answer | list[Answer]:
+        """Answer one text, or a list of texts.
+
         Under `accelerate launch` every process calls it with the same texts and scores its share of
-        them; the main one gets all answers, the others an empty list.
+        them; the main one gets the answers, the others an empty list.
+
+        Args:
+            texts: one text, or any number of them.
+            k: labels of an answer.
+        Returns:
+            Of one text its answer: the k best labels, best first, [{"label": id, "text": ...,
+            "score": ...}]. Of several texts a list of such answers.
+        Raises:
+            InputError: what is given is no text, or there are not k labels.
         """
-        texts = text_list(texts, "texts")
+        listed = text_list(texts, "texts")
         if not 1 <= k <= len(self.label_texts):
             raise InputError(
                 f"k must be from 1 to the number of labels, {len(self.label_texts)}; got {k}"
             )
         with answers_of(self.folder), scoring_memory(self.config):
-            scores, ids, _ = best_labels(self.ranker, ListTexts(texts), k)
+            scores, ids, _ = best_labels(self.ranker, ListTexts(listed), k)
         if scores is None or ids is None:
             return []
-        return [self._answer(*row) for row in zip(scores, ids, strict=True)]
+        answers = [self._answer(*row) for row in zip(scores, ids, strict=True)]
+        return answers[0] if isinstance(texts, str) else answers
 
-    def _answer(self, scores: Sequence[float], ids: Sequence[int]) -> list[dict[str, Any]]:
+    def _answer(self, scores: Sequence[float], ids: Sequence[int]) -> Answer:
         """One text's labels."""
         return [
             {"label": int(i), "text": self.label_texts[int(i)], "score": round(float(s), 6)}
