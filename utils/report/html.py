@@ -37,7 +37,16 @@ class ReportData:
     peers_source: str = ""
     curves: Sequence[Mapping[str, Any]] = ()
     deciles: Sequence[Mapping[str, Any]] = ()  # `by_decile` of the run, or of each run
+    score_is: str = ""  # what a score of the points is, such as "cosine"
+    # bins of equal width over the probabilities: score, right, count; and the error in percent
     reliability: Mapping[str, list[float]] | None = None
+    ece: float | None = None  # expected calibration error, in percent
+    # threshold, ascending; precision, recall, micro_F1 and macro_F1 at each, in percent
+    threshold_curve: Mapping[str, list[float]] | None = None
+    # {value, chosen_for, labels}: the run's threshold, what for, and how many labels have their own
+    threshold: Mapping[str, Any] | None = None
+    # {columns, rows, hidden}: labels.csv of the most frequent labels, the first column their ids
+    label_table: Mapping[str, Any] | None = None
     confusions: Sequence[Sequence[Any]] = ()  # [true text, wrong text, times]
     clusters: Sequence[Mapping[str, Any]] = ()  # {name, clusters, counts, edges}
     examples: Sequence[Mapping[str, Any]] = ()  # see `cluster_examples`
