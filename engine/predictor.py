@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
+from engine.chosen_labels import ALL_LABELS, ChosenLabels
 from engine.memory_plan import scoring_memory
 from models.contract import Ranker
 from models.evaluation import best_labels, compare_index
@@ -79,12 +80,18 @@ class Predictor:
             compare_index(self.ranker, sample, min(COMPARED_K, len(self.label_texts)))
 
     @overload
-    def __call__(self, texts: str, k: int = 5) -> Answer: ...  # type: ignore[overload-overlap]
+    def __call__(  # type: ignore[overload-overlap]
+        self, texts: str, k: int = 5, *, chosen: ChosenLabels = ALL_LABELS
+    ) -> Answer: ...
 
     @overload
-    def __call__(self, texts: Iterable[str], k: int = 5) -> list[Answer]: ...
+    def __call__(
+        self, texts: Iterable[str], k: int = 5, *, chosen: ChosenLabels = ALL_LABELS
+    ) -> list[Answer]: ...
 
-    def __call__(self, texts: str | Iterable[str], k: int = 5) -> Answer | list[Answer]:
+    def __call__(
+        self, texts: str | Iterable[str], k: int = 5, *, chosen: ChosenLabels = ALL_LABELS
+    ) -> Answer | list[Answer]:
         """Answer one text, or a list of texts.
 
         Under `accelerate launch` every process calls it with the same texts and scores its share of
@@ -93,6 +100,7 @@ class Predictor:
         Args:
             texts: one text, or any number of them.
             k: labels of an answer.
+            chosen: labels that may be answers.
         Returns:
             Of one text its answer: the k best labels, best first, [{"label": id, "text": ...,
             "score": ...}]. Of several texts a list of such answers.
@@ -105,7 +113,8 @@ class Predictor:
                 f"k must be from 1 to the number of labels, {len(self.label_texts)}; got {k}"
             )
         with answers_of(self.folder), scoring_memory(self.config):
-            scores, ids, _ = best_labels(self.ranker, ListTexts(listed), k)
+            ranked = chosen.ranked(len(listed), len(self.label_texts))
+            scores, ids, _ = best_labels(self.ranker, ListTexts(listed), k, **ranked)
         if scores is None or ids is None:
             return []
         answers = [self._answer(*row) for row in zip(scores, ids, strict=True)]

@@ -90,6 +90,8 @@ def best_labels(
     k: int,
     look: Callable[[np.ndarray, Scores], None] | None = None,
     removed: sp.csr_matrix | None = None,
+    *,
+    among: np.ndarray | None = None,
 ) -> tuple[np.ndarray | None, np.ndarray | None, dict[str, float]]:
     """The k best labels of every text, block by block; a collective.
 
@@ -98,11 +100,13 @@ def best_labels(
     Args:
         look: as of `predict`.
         removed: pairs that are not counted [n, L].
+        among: ids of the labels that are ranked [c], ascending; None = all of them. It does not go
+            with `removed`.
     Returns:
         scores [n, k] and ids [n, k] on the main process, None on the others; and the sums of
             `Scores.sums` over all texts.
     """
-    values, ids, sums = own_best_labels(ranker, texts, k, look, removed)
+    values, ids, sums = own_best_labels(ranker, texts, k, look, removed, among=among)
     totals = {name: distributed.total(value) for name, value in sorted(sums.items())}
     all_values = distributed.gather_arrays(values, len(texts))
     all_ids = distributed.gather_arrays(ids, len(texts))
@@ -115,6 +119,8 @@ def own_best_labels(
     k: int,
     look: Callable[[np.ndarray, Scores], None] | None = None,
     removed: sp.csr_matrix | None = None,
+    *,
+    among: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, Counter[str]]:
     """The k best labels of this process's share of some texts, as `best_labels`.
 
@@ -132,8 +138,13 @@ def own_best_labels(
         block = slice(start, min(start + ranker.at_once, len(share)))
         rows = np.arange(share.start, share.stop)[block]
         opened = ranker.open(texts[rows])
-        without = None if removed is None else removed[rows]
-        values[block], ids[block] = _best_of(opened, k, without, ranker.num_labels)
+        if among is None:
+            without = None if removed is None else removed[rows]
+            values[block], ids[block] = _best_of(opened, k, without, ranker.num_labels)
+        else:
+            labels = np.ascontiguousarray(np.broadcast_to(among, (len(rows), len(among))))
+            values[block], ids[block] = opened.among(labels, k)
+            check_answers(values[block], "scores")
         sums.update(opened.sums)
         if look is not None:
             look(rows, opened)

@@ -65,6 +65,16 @@ class Scores(ABC):
         label is -1 has no meaning.
         """
 
+    def among(self, labels: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The k best of some labels of each text, best first.
+
+        Args:
+            labels: ids [n, c], ascending and distinct in a row.
+        Returns:
+            as `best`. What a search has not reached is no answer where the search can tell.
+        """
+        return best_of_given(self.of(labels), labels, k)
+
     def reached(self) -> np.ndarray | None:
         """Ids of the labels that were scored [n, K] int64, -1 = no more; None = all of them."""
         return None
@@ -158,6 +168,34 @@ class Reached(Scores):
             self.scores.indptr, self.scores.indices, self.scores.data, labels, lowest, given
         )
         return given
+
+    def among(self, labels: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of labels that are not reached none is an answer."""
+        given = np.empty(labels.shape, np.float32)
+        unreached = np.full(len(labels), -np.inf, np.float32)
+        stored_given(
+            self.scores.indptr, self.scores.indices, self.scores.data, labels, unreached, given
+        )
+        return best_of_given(given, labels, k)
+
+
+def best_of_given(
+    values: np.ndarray,
+    labels: np.ndarray,
+    k: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k best of labels [n, c], ascending in a row, by their scores [n, c]: as `Scores.best`.
+
+    Labels with a score of -inf are none.
+    """
+    found = min(k, labels.shape[1])
+    order = np.argsort(-values, axis=1, kind="stable")[:, :found]  # ties: the lower id stands first
+    best = np.full((len(labels), k), -np.inf, np.float32)
+    ids = np.full((len(labels), k), -1, np.int64)
+    best[:, :found] = np.take_along_axis(values, order, 1)
+    ids[:, :found] = np.take_along_axis(labels, order, 1)
+    ids[np.isneginf(best)] = -1
+    return best, ids
 
 
 def lowest_where_unreached(scores: np.ndarray) -> np.ndarray:

@@ -202,6 +202,10 @@ class TextLines(Sequence[str]):
     def __len__(self) -> int:
         return len(self._offsets) - 1
 
+    def __iter__(self) -> Iterator[str]:
+        """All lines in order, the file opened once."""
+        return iter_lines(self.path)
+
     def __getitem__(self, index: int) -> str:  # type: ignore[override]  # no slices
         index = range(len(self))[index]
         start = int(self._offsets[index])

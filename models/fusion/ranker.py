@@ -160,6 +160,10 @@ class FusionScores(Scores):
     def of(self, labels: np.ndarray) -> np.ndarray:
         return self._fused.of(labels)
 
+    def among(self, labels: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of labels that no member proposes none is an answer."""
+        return self._fused.among(labels, k)
+
     def views(
         self,
         labels: np.ndarray,

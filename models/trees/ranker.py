@@ -145,6 +145,10 @@ class TreeSearch(Scores):
     def of(self, labels: np.ndarray) -> np.ndarray:
         return self._ranker.reached(self._features).of(labels)
 
+    def among(self, labels: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of labels that no beam reaches none is an answer."""
+        return self._ranker.reached(self._features).among(labels, k)
+
 
 def _average(scores: Sequence[sp.csr_matrix]) -> sp.csr_matrix:
     """Average trees' scores [n, L]; a label that a tree does not reach has score 0 there."""

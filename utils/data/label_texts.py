@@ -8,7 +8,7 @@ logged, more are a problem for whatever reads label texts.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -58,6 +58,10 @@ class LabelTexts(TextLines):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(label_text_path(folder))
+
+    def __iter__(self) -> Iterator[str]:
+        for label, text in enumerate(super().__iter__()):
+            yield text if text.strip() else self.stand_in(label)
 
     def __getitem__(self, index: int) -> str:  # type: ignore[override]  # no slices
         text = super().__getitem__(index)
