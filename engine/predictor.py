@@ -1,4 +1,7 @@
-"""Texts in, labels out: a run that answers."""
+"""Texts in, labels out: a run that answers.
+
+Nothing but the run folder is needed: its `model/` holds the labels' texts.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,11 @@ from models.contract import Ranker
 from models.evaluation import best_labels, compare_index
 from models.loading import check_options, load_ranker
 from utils import distributed
-from utils.data.dataset import check_dataset_folder
-from utils.data.label_texts import label_texts
 from utils.data.texts import ListTexts
 from utils.errors import InputError
 from utils.reading.saved import answers_of
-from utils.run.environment import check_labels
 from utils.run.finding import find_run, warn_unfinished
+from utils.run.model_files import label_texts_of_run
 from utils.runtime import Runtime
 from utils.text import TextLines, text_list
 
@@ -41,8 +42,8 @@ class Predictor:
             training or not.
         overrides: of the config, as on the command line.
     Raises:
-        InputError: no finished run, another data set than that of the run, or labels that are no
-            texts.
+        InputError: no finished run, a damaged model or one of a newer version, or labels that are
+            no texts.
     """
 
     def __init__(
@@ -54,9 +55,8 @@ class Predictor:
         with scoring_memory(self.config):
             ranker = load_ranker(self.config, self.folder, self.runtime)
         if labels is None:
-            check_dataset_folder(self.config.dataset_folder)
-            check_labels(self.folder, self.config.dataset_folder)
-            known = label_texts(self.config.dataset_folder, ranker.num_labels)
+            data = self.config.dataset_folder
+            known = label_texts_of_run(self.folder, data, ranker.num_labels)
         else:
             known = _checked_labels(labels)
             with scoring_memory(self.config):

@@ -39,6 +39,7 @@ from utils.run.folder import is_begun
 from utils.run.lock import locked
 from utils.run.logs import start_logging
 from utils.run.metric_log import MetricLog
+from utils.run.model_files import complete_model, models_near
 from utils.run.opening import check_folders, is_finished, open_run
 from utils.run.stages import Runs, member_stages, of_stage, stage_configs
 from utils.runtime import Runtime, progress, tensor_cores
@@ -429,6 +430,7 @@ def keep_best(run: Run, loss: float) -> None:
     with folder_written_whole(run.folder / "model") as partial:
         if distributed.is_main():
             ranker.save(partial)
+            complete_model(partial, run.data.folder, models_near(run.folder))
     if distributed.is_main():
         write_json(run.folder / "val_metrics.json", {"epoch": state.epoch, **found, **facts})
 

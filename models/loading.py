@@ -11,6 +11,7 @@ from utils.config.methods import method_class
 from utils.errors import InputError
 from utils.reading.saved import read_facts
 from utils.run.finding import find_run
+from utils.run.model_files import FACTS, NewerModelError, model_format
 from utils.runtime import Runtime
 
 
@@ -22,12 +23,15 @@ def load_ranker(
     """The trained model of a run.
 
     Raises:
+        NewerModelError: the model is of a newer version of this program.
         InputError: a file of the model is missing, damaged, or does not fit the run's config. What
             else a method raises, one of a module outside too, is its own and passed on.
     """
     folder = run_folder / "model"
     try:
         return read_ranker(config, run_folder, runtime)
+    except NewerModelError:
+        raise
     except (InputError, OSError) as error:
         if isinstance(error, OSError) and error.filename is None:  # of no file
             raise
@@ -45,10 +49,11 @@ def read_ranker(
     """As `load_ranker`, for a model inside another one, whose errors are told once."""
     folder = run_folder / "model"
     kind = method_class(config.method.name)
-    facts = read_facts(folder / "method.json", method=str, num_labels=int)
+    model_format(folder)
+    facts = read_facts(folder / FACTS, method=str, num_labels=int)
     if facts["method"] != config.method.name:
         raise InputError(
-            f"{folder / 'method.json'}: a model of method {facts['method']}, but the run's config "
+            f"{folder / FACTS}: a model of method {facts['method']}, but the run's config "
             f"has {config.method.name}"
         )
     return kind.Answers.load(config, folder, facts["num_labels"], runtime)

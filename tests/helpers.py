@@ -47,6 +47,19 @@ def weights(folder):
     }
 
 
+def make_old(folder):
+    """Take from a run's model what those of before there were format versions did not have."""
+    model = folder / "model"
+    path = model / "method.json"
+    facts = json.loads(path.read_text())
+    for key in ("format", "labels_hash"):
+        del facts[key]
+    path.unlink()
+    path.write_text(json.dumps(facts))
+    for name in ("labels.txt", "label_ids.txt"):
+        (model / name).unlink(missing_ok=True)
+
+
 def equal(first, second):
     return first.keys() == second.keys() and all(torch.equal(first[n], second[n]) for n in first)
 

@@ -28,6 +28,7 @@ from utils.files import link_or_copy, write_json, write_text
 from utils.fusing.fuser import Fuser
 from utils.fusing.fuser_fitting import FittedFusers
 from utils.reading.saved import read_facts
+from utils.run.model_files import LABEL_IDS, LABELS
 from utils.runtime import Runtime
 from utils.sparse import contains, topk_csr
 
@@ -95,7 +96,12 @@ class FusionRanker(Ranker):
         for name, member in self.members.rankers.items():
             assert member.folder is not None, "members are loaded"
             to = folder / "members" / name
-            shutil.copytree(member.folder, to / "model", copy_function=link_or_copy)
+            shutil.copytree(
+                member.folder,
+                to / "model",
+                copy_function=link_or_copy,
+                ignore=shutil.ignore_patterns(LABELS, LABEL_IDS),  # the fusion has its own
+            )
             write_text(to / "config.yaml", to_yaml(member.config))
         self.fusers.fuser.save(folder / "fuser.npz")
         for name, fuser in self.fusers.without.items():

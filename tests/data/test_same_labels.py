@@ -14,6 +14,7 @@ import train
 from engine.exporter import export
 from models.fusion.members import check_member
 from predict import Predictor
+from tests.helpers import make_old
 from utils.data.dataset import load_dataset
 from utils.report.__main__ import main as report
 from utils.run.finding import find_run
@@ -73,6 +74,8 @@ def test_reordered_labels_are_refused_by_every_command(run, tmp_path, capsys):
     with pytest.raises(ValueError, match=message):
         evaluation.evaluate(folder)
     assert (folder / "report.html").read_bytes() == report_before
+    assert list(Predictor(folder).label_texts) == lines  # the model's own
+    make_old(folder)
     with pytest.raises(ValueError, match=message):
         Predictor(folder)
     with pytest.raises(ValueError, match=message):
@@ -87,6 +90,7 @@ def test_reordered_labels_are_refused_by_every_command(run, tmp_path, capsys):
 
 def test_line_ends_do_not_matter_and_hashes_of_old_runs_stay_valid(run):
     folder, path = run
+    make_old(folder)
     plain = path.read_bytes()
     windows = plain.replace(b"\n", b"\r\n")
     forms = (plain, windows, plain[:-1], windows[:-2], codecs.BOM_UTF8 + plain)

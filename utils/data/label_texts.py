@@ -30,6 +30,16 @@ def label_text_path(folder: Path) -> Path:
     return folder / "raw" / "Y.txt"
 
 
+def label_name_path(folder: Path) -> Path:
+    """Return where the names of a data set's labels are, if they have own ones."""
+    return folder / "raw" / "Y_ids.txt"
+
+
+def numbered_labels(num_labels: int) -> list[str]:
+    """Return what stands for the texts of labels that have none."""
+    return [f"label {label}" for label in range(num_labels)]
+
+
 def label_texts(folder: Path, num_labels: int) -> Sequence[str]:
     """Return the labels' texts by id.
 
@@ -40,8 +50,8 @@ def label_texts(folder: Path, num_labels: int) -> Sequence[str]:
     """
     path = label_text_path(folder)
     if not present(path):
-        return [f"label {i}" for i in range(num_labels)]
-    lines = LabelTexts(folder)
+        return numbered_labels(num_labels)
+    lines = LabelTexts.of(folder)
     if len(lines) != num_labels:
         raise InputError(
             f"{path} has {len(lines):,} lines, expected one for each of {num_labels:,} labels; it "
@@ -51,13 +61,23 @@ def label_texts(folder: Path, num_labels: int) -> Sequence[str]:
 
 
 class LabelTexts(TextLines):
-    """Lines of raw/Y.txt; for an empty one what stands in for it.
+    """Lines of a file of label texts; for an empty one what stands in for it.
 
-    That is the label's line of raw/Y_ids.txt, which may be absent, or its id.
+    That is the label's name, or its id.
+
+    Args:
+        path: raw/Y.txt of a data set.
+        names: file of the labels' names, which may be absent.
     """
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(label_text_path(folder))
+    def __init__(self, path: Path, names: Path) -> None:
+        super().__init__(path)
+        self._name_path = names
+
+    @classmethod
+    def of(cls, folder: Path) -> LabelTexts:
+        """Open those of a data set."""
+        return cls(label_text_path(folder), label_name_path(folder))
 
     def __iter__(self) -> Iterator[str]:
         for label, text in enumerate(super().__iter__()):
@@ -69,8 +89,7 @@ class LabelTexts(TextLines):
 
     @cached_property
     def _names(self) -> Sequence[str]:
-        path = self.path.with_name("Y_ids.txt")
-        return TextLines(path) if present(path) else ()
+        return TextLines(self._name_path) if present(self._name_path) else ()
 
     def stand_in(self, label: int) -> str:
         """Return the name of a label, or its id."""
@@ -110,7 +129,7 @@ def stand_ins(folder: Path, without: np.ndarray) -> str:
     """Say for the log what stands in for the texts of these labels; empty where there are none."""
     if not len(without):
         return ""
-    texts = LabelTexts(folder)
+    texts = LabelTexts.of(folder)
     examples = ", ".join(
         f"label {label} as {texts.stand_in(label)!r}" for label in without[:5].tolist()
     )
@@ -124,7 +143,7 @@ def with_stand_ins(
     folder: Path, tokens: Ragged, without: np.ndarray, tokenizer: Tokenizer
 ) -> Ragged:
     """Return tokens of the labels' texts; where these have none, those of their name or id."""
-    texts = LabelTexts(folder)
+    texts = LabelTexts.of(folder)
     names = tokenize_texts([texts.stand_in(label) for label in without.tolist()], tokenizer)
     ids = tokenize_texts([str(label) for label in without.tolist()], tokenizer)
     wordless = np.flatnonzero(names.lengths <= tokenizer.num_special)

@@ -11,6 +11,7 @@ from utils.config.config import Config, ConfigError, load_config, parse_override
 from utils.errors import InputError
 from utils.files import settled_folder
 from utils.run.folder import folder_of
+from utils.run.model_files import NewerModelError, model_format
 
 log = logging.getLogger(__name__)
 MAY_BE_OVERRIDDEN = (  # of a finished run, beside all of `eval`
@@ -30,7 +31,7 @@ def find_run(path: str | Path, overrides: Any = ()) -> tuple[Path, Config]:
     """Return the folder and the config of a run, of its folder or its config.yaml.
 
     Raises:
-        InputError: it is no run, or one without a model.
+        InputError: it is no run, one without a model, or one whose model is of a newer version.
         ConfigError: an override is fixed by the run.
     """
     folder = folder_of(path)
@@ -41,12 +42,24 @@ def find_run(path: str | Path, overrides: Any = ()) -> tuple[Path, Config]:
     if not isinstance(overrides, Mapping):
         overrides = parse_overrides(overrides)
     _check_overrides(overrides)
+    model = settled_folder(folder / "model")
+    _refuse_newer(model)  # first: the config of a newer version may have other keys
     config = load_config(folder / "config.yaml", overrides, own=False)
-    if not settled_folder(folder / "model").is_dir():
+    if not model.is_dir():
         raise InputError(
             f"{folder}: the run has no model yet; train it, or go on with train.py --resume"
         )
     return folder, config
+
+
+def _refuse_newer(model: Path) -> None:
+    """Raise NewerModelError where a model is one; what else is wrong with it is told on loading."""
+    try:
+        model_format(model)
+    except NewerModelError:
+        raise
+    except InputError:
+        pass
 
 
 def _check_overrides(overrides: Mapping[str, Any]) -> None:
