@@ -1,26 +1,38 @@
-"""Labels for new texts from a saved run, as JSON lines: label id, label text, score.
+"""Labels for new texts from a saved run.
 
 python predict.py RUN --text "gnome image viewer" --k 5
-python predict.py RUN --texts queries.txt --out predictions.jsonl
+python predict.py RUN --texts queries.txt --out predictions.jsonl      # one text a line
+python predict.py RUN --texts table.csv --text-column body --id-column number --out answers.csv
+zcat posts.txt.gz | python predict.py RUN --texts -                    # standard input
 python predict.py RUN --text "..." --labels new.txt     # rank labels never seen in training
 accelerate launch --num_processes 4 predict.py RUN --texts queries.txt --out predictions.jsonl
+
+Answers come in the order of the texts. As JSON lines, a line a text: {"id": ..., "text": ...,
+"labels": [{"label": id, "text": ..., "score": ...}, ...]}. As CSV or TSV, a row for each text and
+label: id, text, rank, label, label_text, score, probability.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from utils.commands import add_debug_option, command
 from utils.config.command_line import parse_words
 from utils.config.plugins import add_plugin_option
 
+if TYPE_CHECKING:
+    from utils.prepare.points import Point
+
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
+    from utils.prepare.point_files import add_point_options
+
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -30,7 +42,18 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[argparse.Na
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--text", action="append", help="a text; may be given several times")
     source.add_argument(
-        "--texts", help="file with one text a line, without header; no CSV, no JSON"
+        "--texts",
+        metavar="FILE",
+        help="one text a line, or a table: .csv, .tsv or .jsonl, with a header or keys; - is "
+        "standard input, pipes are read as they come",
+    )
+    add_point_options(parser, "texts")
+    parser.add_argument(
+        "--at-once",
+        type=int,
+        metavar="N",
+        help="texts that are read and answered together: 1 answers each as it comes (default "
+        "16384, from a terminal 1)",
     )
     parser.add_argument(
         "--k", type=int, help="labels per text (default 5, or all if there are fewer)"
@@ -38,7 +61,13 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[argparse.Na
     parser.add_argument(
         "--labels", help="file with one label text a line, ranked instead of the data set's labels"
     )
-    parser.add_argument("--out", help="write to this file instead of the screen")
+    parser.add_argument("--out", help="write to this file, which appears when it is whole")
+    parser.add_argument(
+        "--format",
+        choices=("jsonl", "csv", "tsv"),
+        help="of the answers (default: by the name of --out, else jsonl)",
+    )
+    parser.add_argument("--no-text", action="store_true", help="leave the texts out of the answers")
     add_plugin_option(parser)
     add_debug_option(parser)
     return parse_words(parser, arguments)
@@ -53,14 +82,18 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def texts_of(options: argparse.Namespace) -> Iterable[str]:
-    """The texts that the command line names; InputError for those that are no text."""
+def points_of(options: argparse.Namespace) -> Iterable[str | Point]:
+    """The texts that the command line names; InputError for those that are no text.
+
+    A file's first row is read at once, so that what is wrong with it is said before a model is
+    loaded; a stream is not touched before the answers are asked for.
+    """
     from utils.errors import InputError
-    from utils.text import check_plain_text, iter_lines
+    from utils.prepare.point_files import given_reader, is_stream_name
 
     if options.texts is not None:
-        check_plain_text(Path(options.texts))
-        return iter_lines(options.texts)
+        points = given_reader(options, options.texts).points(options.texts)
+        return points if is_stream_name(options.texts) else _begun(points, options.texts)
     for text in options.text:
         try:
             text.encode()
@@ -72,26 +105,58 @@ def texts_of(options: argparse.Namespace) -> Iterable[str]:
     return options.text
 
 
+def _begun(points: Iterator[Point], path: str) -> Iterator[Point]:
+    """The points of a file, whose first one has been read."""
+    from utils.errors import InputError
+
+    first = next(points, None)
+    if first is None:
+        raise InputError(f"{path}: expected at least one text, got none")
+    return itertools.chain([first], points)
+
+
+def texts_at_once(options: argparse.Namespace) -> int:
+    """How many texts are answered together; InputError for fewer than one."""
+    from engine.predictor import TEXTS_AT_ONCE
+    from utils.errors import InputError
+
+    if options.at_once is None:
+        typed = options.texts in ("-", "/dev/stdin") and sys.stdin is not None
+        return 1 if typed and sys.stdin.isatty() else TEXTS_AT_ONCE
+    if options.at_once < 1:
+        raise InputError(f"--at-once: expected at least 1, got {options.at_once}")
+    return int(options.at_once)
+
+
+def answer(options: argparse.Namespace, words: Sequence[str]) -> None:
+    """Write the answers that the command line asks for."""
+    from engine.predictor import Predictor, predictions
+    from utils import distributed
+    from utils.answer_files import form_of, format_by_name
+    from utils.json_lines import write_records
+    from utils.text import check_plain_text, iter_lines
+
+    points = points_of(options)
+    at_once = texts_at_once(options)
+    labels = None
+    if options.labels is not None:
+        check_plain_text(Path(options.labels))
+        labels = list(iter_lines(options.labels))
+    predictor = Predictor(options.run, labels, words)
+    k = min(5, len(predictor.label_texts)) if options.k is None else options.k
+    form = form_of(options.format or format_by_name(options.out), texts=not options.no_text)
+    write_records(predictions(predictor, points, k, at_once), options.out, form)
+    distributed.stop()
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     options, words = parse_arguments(arguments)
     with command(options.debug):
-        from engine.predictor import Predictor, predictions  # here: --help is instant
-        from utils import distributed
-        from utils.json_lines import write_json_lines
-        from utils.run.logs import start_logging
-        from utils.text import check_plain_text, iter_lines
+        from utils.run.logs import start_logging  # here: --help is instant
 
         start_logging()
         try:
-            texts = texts_of(options)
-            labels = None
-            if options.labels is not None:
-                check_plain_text(Path(options.labels))
-                labels = list(iter_lines(options.labels))
-            predictor = Predictor(options.run, labels, words)
-            k = min(5, len(predictor.label_texts)) if options.k is None else options.k
-            write_json_lines(predictions(predictor, texts, k), options.out)
-            distributed.stop()
+            answer(options, words)
         except BrokenPipeError:  # who reads has enough, as `head` has
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)

@@ -19,6 +19,7 @@ from models.loading import check_options, load_ranker
 from utils import distributed
 from utils.data.texts import ListTexts
 from utils.errors import InputError
+from utils.prepare.points import Point
 from utils.reading.saved import answers_of
 from utils.run.finding import find_run, warn_unfinished
 from utils.run.model_files import label_texts_of_run
@@ -151,12 +152,32 @@ def _checked_labels(labels: Sequence[str]) -> list[str]:
 
 def predictions(
     predictor: Predictor,
-    texts: Iterable[str],
+    points: Iterable[str | Point],
     k: int,
+    at_once: int = TEXTS_AT_ONCE,
 ) -> Iterator[dict[str, Any]]:
-    """Answers of any number of texts, in their order: {"text": ..., "labels": [{...}, ...]}."""
-    texts = iter(texts)
-    while some := list(itertools.islice(texts, TEXTS_AT_ONCE)):
-        found = predictor(some, k)
-        for text, labels in zip(some if found else [], found, strict=True):
-            yield {"text": text, "labels": labels}
+    """Answers of any number of texts, in their order; a collective.
+
+    The main process reads the texts and tells the others; only it gives answers.
+
+    Args:
+        points: texts, or rows of a table.
+        at_once: texts that are read and answered together.
+    Yields:
+        {"id": ..., "text": ..., "labels": [{...}, ...]}, without id where a row has none.
+    """
+    points = iter(points)
+    while some := _next_points(points, at_once):
+        found = predictor([point.text for point in some], k)
+        for point, labels in zip(some if found else [], found, strict=True):
+            own_id = {} if point.id is None else {"id": point.id}
+            yield {**own_id, "text": point.text, "labels": labels}
+
+
+def _next_points(points: Iterator[str | Point], count: int) -> list[Point]:
+    """At most so many more points, on every process; [] at their end."""
+    some = []
+    if distributed.is_main():
+        for point in itertools.islice(points, count):
+            some.append(point if isinstance(point, Point) else Point(point))
+    return distributed.broadcast(some)

@@ -1,4 +1,4 @@
-"""Records as JSON lines, on the screen or in a file."""
+"""Records as lines, on the screen or in a file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +16,41 @@ from utils.files import place_of, written_whole
 
 # Where str.splitlines cuts, and which JSON may leave as they are.
 SEPARATORS = re.compile("[\x85\u2028\u2029]")
+Record = Mapping[str, Any]
+Form = Callable[[Iterable[Record], bool], Iterator[str]]  # records, whether ASCII alone -> text
 
 
-def json_line(record: Mapping[str, Any], ascii_only: bool = False) -> str:
+def json_line(record: Record, ascii_only: bool = False) -> str:
     """JSON on a line that stays one also for readers that cut where Unicode does."""
     line = json.dumps(record, ensure_ascii=ascii_only)
     return SEPARATORS.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
 
 
-def write_json_lines(records: Iterable[Mapping[str, Any]], out: str | None) -> None:
-    """Print records, or write them to a file, which is begun when there is a first one.
+def json_lines(records: Iterable[Record], ascii_only: bool = False) -> Iterator[str]:
+    """A line of JSON a record, with its end."""
+    return (json_line(record, ascii_only) + "\n" for record in records)
 
-    Every process makes the records; the main one writes the file.
+
+def write_records(
+    records: Iterable[Record],
+    out: str | None,
+    form: Form = json_lines,
+) -> None:
+    """Print records as they come, or write them to a file, which is there when it is whole.
+
+    The file is begun when there is a first record. Every process makes the records; the main one
+    writes the file.
+
+    Args:
+        form: makes text of records.
     """
     if out is None or is_screen(out) or not distributed.is_main():
-        ascii_only = not shows_unicode()
-        for record in records:
-            print(json_line(record, ascii_only))
-        sys.stdout.flush()
+        for part in form(records, not shows_unicode()):
+            sys.stdout.write(part)
+            sys.stdout.flush()
         return
     records = iter(records)
     first = list(itertools.islice(records, 1))
     place_of(Path(out)).parent.mkdir(parents=True, exist_ok=True)
     with written_whole(Path(out)) as partial, open(partial, "w", encoding="utf-8") as file:
-        file.writelines(json_line(record) + "\n" for record in itertools.chain(first, records))
+        file.writelines(form(itertools.chain(first, records), False))

@@ -36,18 +36,19 @@ def check_plain_text(path: Path) -> None:
     suffix = path.suffix.lower()
     with open(path, "rb") as file:
         start = file.read(_START)
-    came = None
-    if suffix in OTHER_FORMATS:
-        came = f"a {suffix} file by its name"
-    elif b"\0" in start:
-        came = "bytes 0, as in binary files and UTF-16"
-    elif _is_json(start):
-        came = "JSON"
+    came = f"a {suffix} file by its name" if suffix in OTHER_FORMATS else other_format(start)
     if came:
         raise InputError(
             f"{path}: expected plain text, UTF-8, one text a line and no header; got {came}; "
             "write the texts alone into a .txt file"
         )
+
+
+def other_format(start: bytes) -> str:
+    """Say what text is that begins so, where it is no plain text; empty where it may be."""
+    if b"\0" in start:
+        return "bytes 0, as in binary files and UTF-16"
+    return "JSON" if _is_json(start) else ""
 
 
 def _is_json(start: bytes) -> bool:

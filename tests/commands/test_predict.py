@@ -14,12 +14,12 @@ import pytest
 
 import eval as evaluation
 import predict
-import train
 from predict import Predictor
 from tests.commands import run as run_command
 from utils.console import show_anything
 from utils.errors import InputError
-from utils.json_lines import json_line, write_json_lines
+from utils.json_lines import json_line, write_records
+from utils.prepare.point_files import SUFFIXES
 from utils.reading import saved
 
 ROOT = Path(__file__).parents[2]
@@ -30,25 +30,8 @@ ANSWER = {
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, tiny_root, tiny_encoder):
-
-    from utils.config.config import build_config
-
-    return train.fit(
-        build_config(
-            {
-                "data": {"root": str(tiny_root), "name": "tiny", "max_len": 16},
-                "method": {"name": "dexml"},
-                "encoder": {"name": "bag", "init": tiny_encoder},
-                "train": {"epochs": 1, "batch_size": 16},
-                "run": {
-                    "dir": str(tmp_path_factory.mktemp("predict") / "run"),
-                    "tensorboard": False,
-                },
-            },
-            {},
-        )
-    )
+def run(answering_run):
+    return answering_run
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +122,8 @@ def test_label_texts_that_are_empty_are_said(run, caplog):
 )
 @pytest.mark.parametrize("option", ["texts", "labels"])
 def test_files_that_are_no_plain_text_are_refused(run, tmp_path, name, content, came, option):
+    if option == "texts" and Path(name).suffix.lower() in SUFFIXES:
+        pytest.skip("a table of texts is read")
     path = tmp_path / name
     path.write_bytes(content)
     given = {"texts": path} if option == "texts" else {"text": ["x"], "labels": path}
@@ -238,7 +223,7 @@ def test_predictions_go_to_a_screen_that_is_not_utf8(monkeypatch, tmp_path):
     with open(tmp_path / "screen", "w", encoding="latin-1") as screen:
         monkeypatch.setattr(sys, "stdout", screen)
         show_anything()
-        write_json_lines([ANSWER, ANSWER], None)
+        write_records([ANSWER, ANSWER], None)
         monkeypatch.undo()
     assert [
         json.loads(line) for line in (tmp_path / "screen").read_text("latin-1").splitlines()

@@ -314,3 +314,29 @@ def test_another_delimiter_is_hinted_at(tmp_path):
         InputError, match=r"a.tsv:1: expected one column 'text', .*--delimiter '\\t' would part"
     ):
         prepare_csv(Source(tsv(tmp_path, ["a\tx"])), tmp_path / "out")
+
+
+def test_ids_of_rows_come_into_the_data_set(tmp_path):
+    """Of a CSV, and of JSON lines with keys of the user's own; split off with their rows."""
+    rows = [(f"r{number}", f"text {number}", f"tag {number % 3}") for number in range(10)]
+    table = tmp_path / "rows.csv"
+    table.write_text("n,body,tags\n" + "".join(f"{','.join(row)}\n" for row in rows))
+    made = [prepare_csv(Source(table), tmp_path / "a", Columns("body", "tags", id="n"))]
+    lines = tmp_path / "rows.jsonl"
+    keys = ("n", "body", "tags")
+    for row in rows:
+        record = dict(zip(keys, (*row[:2], [row[2]]), strict=True))
+        with open(lines, "a") as file:
+            file.write(f"{json.dumps(record)}\n")
+    columns = Columns("body", "tags", id="n")
+    made.append(prepare_jsonl(Source(lines), tmp_path / "b", columns=columns))
+    for folder in made:
+        for split, count in (("trn", 8), ("tst", 2)):
+            ids = (folder / "raw" / f"{split}_ids.txt").read_text().splitlines()
+            texts = (folder / "raw" / f"{split}_X.txt").read_text().splitlines()
+            assert len(ids) == count
+            assert [f"text {own_id[1:]}" for own_id in ids] == texts
+    with pytest.raises(InputError, match=r"rows.jsonl:1: expected a key 'x', got only"):
+        prepare_jsonl(Source(lines), tmp_path / "c", columns=Columns("body", "tags", id="x"))
+    plain = prepare_csv(Source(table), tmp_path / "d", Columns("body", "tags"))
+    assert [path.name for path in (plain / "raw").glob("*_ids.txt")] == ["Y_ids.txt"]

@@ -10,7 +10,7 @@
     python -m utils.prepare jsonl --train posts.jsonl.gz --labels tags.tsv --test-fraction 0.1 \\
         --out Datasets/Posts
     python -m utils.prepare csv --train posts.csv --test new.csv --text-column body \\
-        --labels-column tags --separator ";" --out Datasets/Posts
+        --labels-column tags --id-column number --separator ";" --out Datasets/Posts
 
 What lies in the folder says which format to give (`auto` looks for itself):
 
@@ -40,7 +40,13 @@ from utils.commands import add_debug_option, command
 from utils.console import show_anything
 from utils.errors import InputError
 from utils.prepare.attention_xml import prepare_attention_xml
-from utils.prepare.columns import Columns
+from utils.prepare.columns import (
+    Columns,
+    add_csv_options,
+    add_name_options,
+    columns_of,
+    usual_delimiter,
+)
 from utils.prepare.csv_table import prepare_csv
 from utils.prepare.folder import MARKS, hint, recognise
 from utils.prepare.jsonl import prepare_jsonl
@@ -119,12 +125,11 @@ def _source(args: argparse.Namespace) -> Source:
 
 
 def _run_jsonl(args: argparse.Namespace) -> Path:
-    return prepare_jsonl(_source(args), args.out, args.overwrite)
+    return prepare_jsonl(_source(args), args.out, args.overwrite, columns_of(args))
 
 
 def _run_csv(args: argparse.Namespace) -> Path:
-    delimiter = "\t" if args.delimiter == "\\t" else args.delimiter
-    columns = Columns(args.text_column, args.labels_column, args.separator, delimiter, args.quote)
+    columns = columns_of(args, usual_delimiter(args.train))
     return prepare_csv(_source(args), args.out, columns, args.overwrite)
 
 
@@ -165,24 +170,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_repository(parsers["xml-repository"])
     _add_sparse_text(parsers["sparse-text"])
     _add_source(parsers["jsonl"])
+    add_name_options(parsers["jsonl"])
     _add_source(parsers["csv"])
-    _add_columns(parsers["csv"])
+    add_name_options(parsers["csv"])
+    add_csv_options(parsers["csv"])
     return parser
-
-
-def _add_columns(parser: argparse.ArgumentParser) -> None:
-    for option, default in (
-        ("--text-column", "text"),
-        ("--labels-column", "labels"),
-        ("--separator", "|"),
-        ("--delimiter", ","),
-    ):
-        parser.add_argument(option, default=default, help="default %(default)r")
-    parser.add_argument(
-        "--quote",
-        help="mark around fields, or none; default '\"', which in tab-separated "
-        "files may not span lines unless it is given",
-    )
 
 
 def _add_repository(parser: argparse.ArgumentParser) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from utils.errors import InputError
 from utils.prepare.cells import LabelCells
 from utils.prepare.columns import Columns
 from utils.prepare.lines import lines
-from utils.prepare.points import PointReader, Source, prepare_points
+from utils.prepare.points import Point, PointReader, Source, prepare_points
 
 log = logging.getLogger(__name__)
 # Characters of one CSV field: stops a forgotten quote from reading the whole file.
@@ -29,16 +29,35 @@ def prepare_csv(
 
     Labels are numbered as in `prepare_jsonl`. A cell of labels has names between separators, or is
     a list as pandas or JSON writes it: ['x', 'y']. Quotation marks may enclose a field; --quote
-    none reads them as they stand, as many tab-separated files need.
+    none reads them as they stand, as many tab-separated files need. A column of the points' own
+    ids, where one is named, becomes raw/{trn,tst}_ids.txt.
     """
-    columns = columns or Columns()
+    return prepare_points(source, out, overwrite, csv_reader(columns or Columns()))
+
+
+def csv_reader(columns: Columns, labelled: bool = True) -> PointReader:
+    """Return what reads points of a CSV file, with their labels where these are asked for."""
     cells = LabelCells(columns)
-    reader = PointReader("csv", partial(csv_rows, columns=columns), cells.parse, cells.warn)
-    return prepare_points(source, out, overwrite, reader)
+    names = [columns.text]
+    if labelled:
+        names.append(columns.labels)
+    if columns.id is not None:
+        names.append(columns.id)
+
+    def parse(row: Sequence[str]) -> Point:
+        pairs = cells.parse((row[0], row[1]))[1] if labelled else []
+        return Point(row[0], pairs, None if columns.id is None else row[-1])
+
+    items = partial(csv_rows, columns=columns, names=names)
+    return PointReader("csv", items, parse, cells.warn)
 
 
-def csv_rows(path: str | Path, columns: Columns) -> Iterator[tuple[int, tuple[str, str]]]:
-    """Yield (first line, (text, labels)) of each row below the header.
+def csv_rows(
+    path: str | Path,
+    columns: Columns,
+    names: Sequence[str],
+) -> Iterator[tuple[int, list[str]]]:
+    """Yield (first line, cells of the named columns) of each row below the header.
 
     Blank lines between rows are skipped.
 
@@ -49,8 +68,7 @@ def csv_rows(path: str | Path, columns: Columns) -> Iterator[tuple[int, tuple[st
     header = next(rows, None)
     if header is None:
         return
-    text = _column(path, header.cells, columns.text, columns)
-    labels = _column(path, header.cells, columns.labels, columns)
+    wanted = [_column(path, header.cells, name, columns) for name in names]
     swallowed: list[str] = []  # rows that may be several, with a quotation mark too many
     for row in rows:
         if not row.cells:
@@ -63,7 +81,7 @@ def csv_rows(path: str | Path, columns: Columns) -> Iterator[tuple[int, tuple[st
             )
         if len(row.lines) > 1 and _like_rows(row.lines, columns.delimiter, width):
             swallowed.append(f"lines {row.start} to {row.start + len(row.lines) - 1}")
-        yield row.start, (row.cells[text], row.cells[labels])
+        yield row.start, [row.cells[number] for number in wanted]
     if swallowed:
         log.warning(
             "%s: %d rows span lines that look like rows of their own, e.g. %s; %s",
@@ -147,7 +165,7 @@ def _column(
     """The index of the one column of this name."""
     if header.count(name) == 1:
         return header.index(name)
-    hint = "; --text-column and --labels-column name those that are meant"
+    hint = "; --text-column, --labels-column and --id-column name those that are meant"
     if len(header) == 1:
         for mark in "\t;,|":
             if mark != columns.delimiter and mark in header[0]:

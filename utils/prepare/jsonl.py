@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from utils.errors import InputError
+from utils.prepare.columns import Columns
 from utils.prepare.lines import check_relevance, lines
-from utils.prepare.points import PointReader, Source, prepare_points
+from utils.prepare.points import Point, PointReader, Source, prepare_points
 from utils.prepare.records import field, json_object
 
 
@@ -15,26 +17,51 @@ def prepare_jsonl(
     source: Source,
     out: str | Path,
     overwrite: bool = False,
+    columns: Columns | None = None,
 ) -> Path:
     """Read JSON lines {"text": "...", "labels": [LABEL, ...]}.
 
     LABEL is "name", ["name", 0.5] or {"name": 0.5}; `labels` may also be one such object as a
     whole. Labels are numbered by first appearance: file of labels, then training file, then test
-    file; so the seed of the split moves none. Labels of test points alone stay.
+    file; so the seed of the split moves none. Labels of test points alone stay. Other keys than
+    `text` and `labels` can be named, and that of the points' own ids, for raw/{trn,tst}_ids.txt.
     """
-    return prepare_points(source, out, overwrite, PointReader("jsonl", lines, _parse_json))
+    return prepare_points(source, out, overwrite, jsonl_reader(columns or Columns()))
 
 
-def _parse_json(line: str) -> tuple[str, list[tuple[str, float]]]:
+def jsonl_reader(columns: Columns, labelled: bool = True) -> PointReader:
+    """Return what reads points of JSON lines, with their labels where these are asked for."""
+    return PointReader("jsonl", lines, partial(_parse_json, columns, labelled))
+
+
+def _parse_json(
+    columns: Columns,
+    labelled: bool,
+    line: str,
+) -> Point:
     record = json_object(line)
-    text = field(record, "text", str)
-    labels = record.get("labels")
+    text = field(record, columns.text, str)
+    pairs = _labels(record, columns.labels) if labelled else []
+    own_id = None if columns.id is None else _own_id(record, columns.id)
+    return Point(text, pairs, own_id)
+
+
+def _own_id(record: dict[str, Any], key: str) -> str | int:
+    """The id of a row, which may be a number."""
+    if type(record.get(key)) is int:
+        return int(record[key])
+    return field(record, key, str)
+
+
+def _labels(record: dict[str, Any], key: str) -> list[tuple[str, float]]:
+    """(name, relevance) pairs of one object's labels."""
+    labels = record.get(key)
     if type(labels) is dict:
-        return text, _named(labels)
+        return _named(labels)
     pairs = []
-    for label in field(record, "labels", list):
+    for label in field(record, key, list):
         pairs += _named(label)
-    return text, pairs
+    return pairs
 
 
 def _named(label: Any) -> list[tuple[str, float]]:

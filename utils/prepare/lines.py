@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import logging
+import os
 import re
+import stat
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -19,6 +22,7 @@ from utils.text import decode_line
 
 log = logging.getLogger(__name__)
 Item = TypeVar("Item")
+STDIN = "-"  # the name of standard input
 LONGEST_LINE = 1 << 26  # bytes: an endless line stops here, not where the memory ends
 # Control characters, and the two separators of Unicode at which str.splitlines would cut a text.
 _BREAKS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
@@ -27,24 +31,26 @@ _BREAKS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 def lines(path: str | Path, latin: bool = False) -> Iterator[tuple[int, str]]:
     """Yield (number from 1, line without end) of a UTF-8 file, gzipped or not; shows progress.
 
-    Lines are cut at \\n alone. With `latin`, lines that are no UTF-8 are read as latin-1, as some
-    published files need, and counted in the log.
+    `-` is standard input; a pipe or a device is read as it comes. Lines are cut at \\n alone. With
+    `latin`, lines that are no UTF-8 are read as latin-1, as some published files need, and counted
+    in the log.
 
     Raises:
         InputError: naming the file and the line.
     """
-    path = existing(path)
+    path = Path(path)
+    num_read = 0  # bytes of a stream
     num_bad = 0  # lines that are no UTF-8
     example = ""
     bar = tqdm(
-        total=path.stat().st_size,
+        total=_size(path),
         unit="B",
         unit_scale=True,
         desc=path.name,
         disable=None,
         leave=False,
     )
-    with open(path, "rb") as raw, bar:
+    with _opened(path) as raw, bar:
         for number, line in _raw_lines(raw, path):
             try:
                 text = decode_line(line, path, number)
@@ -55,12 +61,38 @@ def lines(path: str | Path, latin: bool = False) -> Iterator[tuple[int, str]]:
                 num_bad += 1
                 example = example or f"line {number}, {text[:60]!r}"
             yield number, text.removeprefix("\ufeff") if number == 1 else text
+            num_read += len(line)
             if number % 4096 == 0:
-                bar.update(raw.tell() - bar.n)
+                bar.update((raw.tell() if raw.seekable() else num_read) - bar.n)
     if num_bad:
         log.warning(
             "%s: %d lines are not UTF-8 and were read as latin-1, e.g. %s", path, num_bad, example
         )
+
+
+def is_stream_name(path: str | Path) -> bool:
+    """Tell whether what is to be read is standard input, a pipe, a device or a socket."""
+    if str(path) == STDIN:
+        return True
+    with contextlib.suppress(OSError, ValueError):
+        mode = os.stat(path).st_mode
+        return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+    return False
+
+
+def _size(path: Path) -> int | None:
+    """Bytes of a file that is there, None of a stream; InputError for anything else."""
+    return None if is_stream_name(path) else existing(path).stat().st_size
+
+
+def _opened(path: Path) -> io.BufferedReader:
+    """What is read; standard input stays open."""
+    if str(path) != STDIN:
+        return open(path, "rb")
+    try:
+        return open(0, "rb", closefd=False)
+    except OSError as error:
+        raise InputError(f"-: standard input cannot be read ({error.strerror})") from None
 
 
 def _raw_lines(raw: io.BufferedReader, path: Path) -> Iterator[tuple[int, bytes]]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count, repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from utils.errors import InputError
 from utils.prepare.folder import existing
@@ -42,6 +42,20 @@ class Source:
         return [existing(path) for path in (self.train, self.test, self.labels) if path is not None]
 
 
+class Point(NamedTuple):
+    """A row of a user's table.
+
+    Attributes:
+        text: on one line.
+        labels: (name, relevance) pairs; empty where they were not asked for.
+        id: the row's own; None where it has none.
+    """
+
+    text: str
+    labels: Sequence[tuple[str, float]] = ()
+    id: str | int | None = None
+
+
 @dataclass(frozen=True)
 class PointReader:
     """How the files of one format are read.
@@ -49,14 +63,28 @@ class PointReader:
     Attributes:
         kind: the format's name.
         items: path -> (line, item) pairs.
-        parse: item -> (text, [(name, relevance)]).
+        parse: item -> its point.
         warn: says at the end what is odd about them.
     """
 
     kind: str
     items: Callable[[str | Path], Iterable[tuple[int, Any]]]
-    parse: Callable[[Any], tuple[str, list[tuple[str, float]]]]
+    parse: Callable[[Any], Point]
     warn: Callable[[], None] = lambda: None
+
+    def points(self, path: str | Path) -> Iterator[Point]:
+        """Yield the points of a file, or of standard input for `-`.
+
+        Raises:
+            InputError: naming the file, the line and what is wrong with it.
+        """
+        for number, item in self.items(path):
+            try:
+                point = self.parse(item)
+            except InputError as error:
+                raise InputError(f"{path}:{number}: {error}") from error
+            yield point
+        self.warn()
 
 
 def prepare_points(
@@ -73,11 +101,13 @@ def prepare_points(
             labels.read(source.labels)
 
         def store(splits: Iterator[str], item: Any) -> None:
-            text, pairs = reader.parse(item)
+            point = reader.parse(item)
             split = next(splits)
-            writer.write(f"raw/{split}_X.txt", text)
-            ids = [labels.id(name) for name, _ in pairs]
-            rows[split].add(ids, [relevance for _, relevance in pairs])
+            writer.write(f"raw/{split}_X.txt", point.text)
+            if point.id is not None:
+                writer.write(f"raw/{split}_ids.txt", str(point.id))
+            ids = [labels.id(name) for name, _ in point.labels]
+            rows[split].add(ids, [relevance for _, relevance in point.labels])
 
         if source.test is None:
             splits = split_off(source.test_fraction, source.seed)
