@@ -36,6 +36,11 @@ def allow(module: str) -> None:
     _allowed.add(module)
 
 
+def allowed() -> tuple[str, ...]:
+    """The modules that may be imported: for processes that this one starts."""
+    return tuple(sorted(_allowed))
+
+
 def is_foreign(name: Any) -> TypeGuard[Foreign]:
     """Whether a name is that of something outside: `module:name`."""
     return isinstance(name, str) and ":" in name
