@@ -21,6 +21,7 @@ from typing import Any
 from utils.config.trust import RECIPE
 from utils.files import clear_folder
 
+ESTIMATOR = "estimator.json"  # what XMC of xmckit.py keeps beside its run
 WRITTEN_FILES = (  # what a run writes, and --overwrite removes
     "config.yaml",
     RECIPE,
@@ -37,6 +38,7 @@ WRITTEN_FILES = (  # what a run writes, and --overwrite removes
     "graph.npz",
     "approx_A.npz",
     "finished",
+    ESTIMATOR,
     "report.html",
     "trn_report.html",
     "val_report.html",
