@@ -1,13 +1,13 @@
 """XMCKit: extreme multi-label classification, in Python and by one command.
 
-    from xmckit import XMC
+from xmckit import XMC
 
-    model = XMC("best").fit(texts, labels)                # lists of str, lists of lists of names
-    model.predict("a new text", k=5)                      # its labels' names, best first
-    model.save("my_model");  XMC.load("my_model")
+model = XMC("best").fit(texts, labels)                # lists of str, lists of lists of names
+model.predict("a new text", k=5)                      # its labels' names, best first
+model.save("my_model");  XMC.load("my_model")
 
-    python -m xmckit COMMAND ...     # a command, such as train, eval or predict
-    python -m xmckit --help          # all of them
+python -m xmckit COMMAND ...     # a command, such as train, eval or predict
+python -m xmckit --help          # all of them
 """
 
 from __future__ import annotations
@@ -24,17 +24,13 @@ if TYPE_CHECKING:
 __all__ = ["XMC", "__version__"]
 __version__ = "0.1.0"
 COMMANDS = {  # by name: the module that is run, and what it does
-    "advise": ("utils.advise", "say of a data set which method suits, and what each takes"),
     "config": ("utils.config", "print every key of a config with its default and meaning"),
     "eval": ("eval", "evaluate a run"),
     "export": ("utils.export", "write a run for other programs, or for another machine"),
     "features": ("utils.features", "build the TF-IDF features of a data set"),
-    "metrics": ("utils.metrics", "score anybody's matrix of scores"),
     "predict": ("predict", "labels for new texts"),
     "prepare": ("utils.prepare", "other formats to a data set"),
     "report": ("utils.report", "pages and tables of several runs"),
-    "serve": ("serve", "answer requests over HTTP"),
-    "sweep": ("utils.sweep", "try settings of a config"),
     "train": ("train", "train a config"),
 }
 

@@ -1,7 +1,7 @@
 """XMCKit as scikit-learn's estimators are used: texts and labels in memory, no files asked for.
 
-    model = XMC("tree").fit(texts, labels)
-    model.predict(new_texts, k=5)
+model = XMC("tree").fit(texts, labels)
+model.predict(new_texts, k=5)
 """
 
 from __future__ import annotations
@@ -140,14 +140,15 @@ class XMC(BaseEstimator):
         of_run: dict[str, Any] = {"dir": str(folder / RUN)}
         if self.random_state is not None:
             of_run["seed"] = int(self.random_state)
-        ours = {"data": of_data, "run": of_run}
-        for section, values in ours.items():
-            if taken := values.keys() & overrides.get(section, {}).keys():
+        for section, values in {"data": of_data, "run": of_run}.items():
+            given = overrides.setdefault(section, {})
+            if taken := values.keys() & given.keys():
                 raise ConfigError(
-                    f"overrides: {section}.{min(taken)} is the estimator's own; expected another key"
+                    f"overrides: {section}.{min(taken)} is the estimator's own; expected another "
+                    "key"
                 )
-        for section, values in (*ours.items(), ("run", {"tensorboard": False})):
-            overrides[section] = {**values, **overrides.get(section, {})}
+            given.update(values)
+        overrides["run"].setdefault("tensorboard", False)
         path = config_path(self.config, folder)
         return load_any_config(path, overrides, expand=member_stages, trusted=True)
 

@@ -16,7 +16,6 @@ import numpy as np
 from engine.label_inputs import LabelledTexts, Name
 from engine.predictor import Predictor
 from utils.config.config import ConfigError
-from utils.config.presets import preset_path
 from utils.config.yaml_text import dump_yaml
 from utils.errors import InputError
 from utils.files import write_json, write_text
@@ -30,6 +29,7 @@ FORMAT = 1
 DATA = "data"  # of a working folder: holds the data set
 RUN = "run"  # of a working folder: the run
 CONFIG = "given.yaml"  # of a working folder: a config that came as a mapping
+PRESETS = Path(__file__).parents[1] / "configs" / "presets"
 SUFFIXES = (".yaml", ".yml", ".json")
 
 
@@ -104,16 +104,29 @@ def config_path(config: Any, folder: Path) -> Path:
             "config: expected a preset's name, a path of a YAML file or a mapping of sections, got "
             f"{type(config).__name__}"
         )
-    return preset_path(config)
+    return _preset_path(config)
+
+
+def _preset_path(name: str) -> Path:
+    path = PRESETS / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(path.stem for path in PRESETS.glob("*.yaml")))
+        raise ConfigError(
+            f"config: there is no preset {name!r}; expected one of {known or 'none'}, or a path of "
+            "a .yaml file"
+        )
+    return path
 
 
 def _plain(value: Any) -> Any:
-    """Mappings and sequences of any type as those of YAML."""
+    """A setting of any type as those of YAML and JSON."""
     if isinstance(value, Mapping):
         return {str(key): _plain(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(part) for part in value]
-    return value
+    if isinstance(value, Path):
+        return str(value)
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def nested_overrides(overrides: Any) -> dict[str, dict[str, Any]]:
@@ -201,8 +214,7 @@ class Facts:
     def save(self, folder: Path) -> None:
         """Write them into a run folder."""
         parameters = {name: _plain(value) for name, value in self.parameters.items()}
-        if isinstance(parameters.get("config"), Path):
-            parameters["config"] = str(parameters["config"])
+        del parameters["folder"]  # taken by the fit that there was
         counts = None if self.label_counts is None else self.label_counts.tolist()
         facts = {
             "format": FORMAT,
@@ -221,7 +233,7 @@ def _names_of_run(predictor: Predictor) -> list[Name]:
     if present(path):
         candidates.insert(0, TextLines(path))
     for names in candidates:
-        listed = list(names)
+        listed: list[Name] = list(names)
         if len(set(listed)) == len(listed) == predictor.ranker.num_labels:
             return listed
     return list(range(predictor.ranker.num_labels))
