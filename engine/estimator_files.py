@@ -23,6 +23,7 @@ from utils.prepare.in_memory import Points, prepare_points_in_memory
 from utils.reading.input_files import present
 from utils.reading.saved import read_facts
 from utils.run.folder import ESTIMATOR
+from utils.run.model_files import LABEL_IDS
 from utils.text import TextLines
 
 FORMAT = 1
@@ -229,7 +230,7 @@ class Facts:
 def _names_of_run(predictor: Predictor) -> list[Name]:
     """Names of a run's labels: those of its data set, else their texts, else their ids."""
     candidates = [predictor.label_texts]
-    path = predictor.folder / "model" / "label_ids.txt"
+    path = predictor.folder / "model" / LABEL_IDS
     if present(path):
         candidates.insert(0, TextLines(path))
     for names in candidates:

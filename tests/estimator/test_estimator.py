@@ -6,6 +6,7 @@ import logging
 import os
 import pickle
 import random
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -154,6 +155,17 @@ def test_pickled_and_copied_it_answers_the_same(fitted, points):
         assert other.run_folder_ != fitted.run_folder_
     unfitted = pickle.loads(pickle.dumps(XMC(TREE, random_state=2)))
     assert unfitted.random_state == 2
+
+
+def test_a_run_that_no_estimator_made_is_opened(fitted, tmp_path):
+    copied = tmp_path / "run"
+    shutil.copytree(fitted.run_folder_, copied)
+    (copied / "estimator.json").unlink()
+    model = XMC.load(copied)
+    assert model.classes_.tolist() == fitted.classes_.tolist()
+    assert model.predict("the vim tool") == fitted.predict("the vim tool")
+    assert model.label_counts_ is None
+    assert "PSP@1" not in model.evaluate(["the vim tool"], [["editor"]])
 
 
 def test_saved_it_answers_the_same(fitted, points, tmp_path):
