@@ -31,6 +31,7 @@ COMMANDS = {  # by name: the module that is run, and what it does
     "predict": ("predict", "labels for new texts"),
     "prepare": ("utils.prepare", "other formats to a data set"),
     "report": ("utils.report", "pages and tables of several runs"),
+    "serve": ("serve", "answer requests over HTTP"),
     "train": ("train", "train a config"),
 }
 
