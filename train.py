@@ -94,6 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options, words = parse_arguments(arguments)
     interrupted = "interrupted at once; --resume goes on from the last checkpoint, if there is one"
     with command(options.debug, interrupted, code=130, also=(FloatingPointError,)):
+        from engine.choosing import assumed_facts, chosen
         from engine.memory_plan import report  # here: --help is instant, and Ctrl-C a line
         from engine.planning import plan_recipe
         from engine.trainer import fit
@@ -109,6 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.plan:
             processes = 1 if options.processes is None else options.processes
             assumed = Assumed(options.points, options.labels, options.tokens, options.gpu)
+            config = chosen(config, assumed_facts(assumed))
             print(report(config, processes, assumed))
             if assumed.points is None:  # else the data set is not here
                 plan_recipe(config, processes=processes)

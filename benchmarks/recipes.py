@@ -76,7 +76,11 @@ def shipped(words: tuple[str, ...] = ()) -> list[Path]:
     Args:
         words: parts of paths, any of which must occur; none = all.
     """
-    paths = [path for path in CONFIGS.glob("*/*.yaml") if path.name != "dataset.yaml"]
+    paths = [
+        path
+        for path in CONFIGS.glob("*/*.yaml")
+        if path.name != "dataset.yaml" and path.parent.name != "presets"
+    ]
     last = ("elias-1.yaml", "elias-2.yaml")
     paths.sort(
         key=lambda path: (

@@ -19,6 +19,7 @@ import torch
 from accelerate.utils import set_seed
 from torch import nn
 
+from engine.choosing import chosen
 from engine.memory_plan import check_it_fits, training_memory
 from engine.planning import plan_recipe, tokenizer_of
 from models.contract import Learner, Recipe, Solver
@@ -83,6 +84,7 @@ def fit(
     config = member_stages(config)
     distributed.check_training_launch()
     distributed.start("no")  # the number of processes is known from here on
+    config = chosen(config)
     stages = plan(config, resume, overwrite)
     for number, name in enumerate(stages):
         current = at_present(stages[name], config, name)

@@ -43,7 +43,13 @@ from utils.run.stages import Runs
 
 @dataclass(frozen=True)
 class SurrogateConfig(OvaConfig):
-    num_clusters: int = option(1024, "clusters of labels: the classes", ge=1, le=MANY_LABELS)
+    num_clusters: int = option(
+        1024,
+        "clusters of labels: the classes",
+        auto="half as many as labels, at most 8,192",
+        ge=1,
+        le=MANY_LABELS,
+    )
 
     @property
     def classes(self) -> int:

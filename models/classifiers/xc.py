@@ -53,7 +53,9 @@ from utils.runtime import Runtime
 @dataclass(frozen=True)
 class XcConfig(ClusteredConfig, OvaConfig):
     pool: Literal["all", "in-batch"] = option(
-        "in-batch", "labels in a step's loss: all, or all positives of the batch's queries"
+        "in-batch",
+        "labels in a step's loss: all, or all positives of the batch's queries",
+        auto="all up to 32,768 labels, then in-batch",
     )
     freeze: bool = option(True, "keep the encoder as it is; each query is then encoded once")
     dropout: float = option(0.5, "dropout of the query embedding", ge=0, lt=1)

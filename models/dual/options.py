@@ -24,6 +24,7 @@ class DexmlConfig(EncodingConfig):
         "all",
         "labels in a step's loss: all; hnm = the batch's sampled positives and mined negatives; "
         "in-batch",
+        auto="all up to 32,768 labels, then hnm",
     )
     tau: float = option(
         0.05,
@@ -61,6 +62,7 @@ class NgameConfig(ClusteredConfig, DexmlConfig):
         "in-batch",
         "labels in a step's loss: all; hnm = the batch's sampled positives and mined negatives; "
         "in-batch",
+        auto="all up to 32,768 labels, then hnm",
     )
     tau: float = option(
         1.0,

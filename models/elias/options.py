@@ -34,6 +34,7 @@ class EliasConfig(EncodingConfig):
     max_leaf: int = option(
         100,
         "labels of a cluster of the first graph, at most: C = 2^ceil(log2(L / max_leaf))",
+        auto="200, less for few labels",
         ge=1,
         le=MANY_LABELS,
     )

@@ -40,10 +40,12 @@ class XrLinearConfig(LinearConfig):
         "pifa",
         "what labels are clustered by: centroids of their points' features; and their own text's "
         "TF-IDF",
+        auto="by the text too where labels have one",
     )
     max_leaf: int = option(
         100,
         "labels of a last-level cluster, at most (before labels are copied)",
+        auto="200, less for few labels",
         ge=1,
         le=MANY_LABELS,
     )

@@ -16,10 +16,11 @@ from utils.config.config import (
 from utils.config.methods import METHODS, known_methods, method_options
 
 ROOT = Path(__file__).parents[2]
+PRESETS = ROOT / "configs" / "presets"  # for any data set
 CONFIGS = [
     p
     for p in sorted((ROOT / "configs").rglob("*.yaml"))
-    if p.name != "dataset.yaml" and p.parent != ROOT / "configs"
+    if p.name != "dataset.yaml" and p.parent not in (ROOT / "configs", PRESETS)
 ]
 
 KNOWN = known_methods()

@@ -28,7 +28,11 @@ from utils.config.methods import METHODS, method_options
 from utils.config.yaml_text import MAX_CHARACTERS, MAX_DEPTH, dump_yaml, parse_yaml, read_yaml
 from utils.run.stages import member_stages
 
-CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
+CONFIGS = [
+    path
+    for path in sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
+    if path.parent.name != "presets"  # which are of no data set
+]
 HEAD = "data: {name: D}\nmethod: {name: dexml}\n"
 KINDS = {**SECTIONS, **{name: method_options(name) for name in METHODS}}
 

@@ -21,12 +21,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from utils.config.automatic import AUTO, WHEN, check_conditions
 from utils.config.command_line import parse_overrides, spelling, split_words
 from utils.config.methods import METHODS, known_methods, method_options
 from utils.config.options import (
@@ -34,9 +34,9 @@ from utils.config.options import (
     build_section,
     check_text,
     nearest,
+    option_type,
     read_option,
     shown,
-    type_name,
 )
 from utils.config.plugins import allow, is_foreign, module_of
 from utils.config.refit import refitted_stages
@@ -247,7 +247,9 @@ def build_config(
         raise ConfigError(f"{where}: method.name is missing{others}; known: {known_methods()}")
     method = method_options(name, origin.get("method.name", where))
     if not merged.get("data", {}).get("name"):
-        raise ConfigError(f"{where}: data.name is missing: the name of a folder in data.root")
+        raise ConfigError(
+            f"{where}: data.name is missing: the name of a folder in data.root (--data.name NAME)"
+        )
     kinds = {**SECTIONS, "method": method}
     sections = {s: build_section(kind, s, merged.get(s, {}), origin) for s, kind in kinds.items()}
     for key in ("project", "expname"):
@@ -402,6 +404,7 @@ def _check_stages(stages: Any, where: str) -> list[dict]:
     ]
     if bad or len(set(names)) < len(names):
         raise ConfigError(f"{where}: stage names must be distinct plain names, got {shown(names)}")
+    check_conditions(named, where)
     for stage in named:
         of_whole = [
             key for key in OF_THE_WHOLE_RUN if key in _sections_of(stage, where).get("run", {})
@@ -420,7 +423,7 @@ def _sections_of(
     """What a stage says, section by section."""
     sections: dict[str, dict[str, Any]] = {}
     prefix = f"{where}: " if where else ""
-    values = {section: content for section, content in stage.items() if section != "name"}
+    values = {key: content for key, content in stage.items() if key not in ("name", WHEN)}
     merge_sections(
         sections, values, f"{prefix}stage '{stage.get('name')}'", {} if origin is None else origin
     )
@@ -564,6 +567,12 @@ def to_yaml(config: Config) -> str:
     return dump_yaml(to_mapping(config))
 
 
+def _automatic(field: dataclasses.Field[Any]) -> str:
+    """What `auto` becomes, behind a key's meaning."""
+    said = field.metadata.get(AUTO)
+    return f"; {AUTO} = {said}" if said else ""
+
+
 def describe(asked: Sequence[str] = ()) -> str:
     """Every key with its type, default, limits and meaning, as text.
 
@@ -590,14 +599,13 @@ def describe(asked: Sequence[str] = ()) -> str:
     lines = [] if asked else [f"{f'{key}:':<34} # {meaning}" for key, meaning in OUTSIDE.items()]
     for section, kind in kinds:
         lines.append(f"{section}:")
-        hints = typing.get_type_hints(kind)
         for key in dataclasses.fields(kind):
             default = dump_yaml(_plain(key.default)).split("\n")[0]
             limits = "".join(
                 f", {LIMITS[name][0]} {bound:,}" for name, bound in key.metadata["limits"].items()
             )
             lines.append(
-                f"  {f'{key.name}: {default}':<32} # {type_name(hints[key.name])}{limits}: "
-                f"{key.metadata['meaning']}"
+                f"  {f'{key.name}: {default}':<32} # {option_type(kind, key.name)}{limits}: "
+                f"{key.metadata['meaning']}{_automatic(key)}"
             )
     return "\n".join(lines)

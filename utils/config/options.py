@@ -13,6 +13,7 @@ import typing
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+from utils.config.automatic import AUTO, takes_auto
 from utils.config.command_line import Word
 from utils.config.plugins import Foreign, is_foreign
 from utils.config.yaml_text import parse_yaml, shown_word
@@ -54,6 +55,13 @@ def type_name(kind: Any) -> str:
         float: "number",
         str: "text",
     }[kind]
+
+
+def option_type(kind: type, key: str) -> str:
+    """The type of a key of a section of type `kind` as a user would say it."""
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    said = type_name(_hints(kind)[key])
+    return f"{said} or {AUTO}" if takes_auto(fields[key]) else said
 
 
 class _Mismatch(Exception):
@@ -192,6 +200,8 @@ def read_option(
             f"{where}: unknown key '{section}.{shown_word(key)}'{nearest(key, list(fields))}"
         )
     hint = _hints(kind)[key]
+    if takes_auto(fields[key]) and value == AUTO:
+        return AUTO
     try:
         converted = _convert(value, hint)
     except _Mismatch as problem:

@@ -28,16 +28,19 @@ def option(
     meaning: str,
     *,
     starts: str = "",
+    auto: str = "",
     **limits: float,
 ) -> Any:
     """Make a field of a section.
 
     Args:
         starts: how text begins where numbers are usual.
+        auto: what the word `auto` becomes once the data set is known; empty = it is not taken.
         limits: `ge`, `gt`, `le`, `lt` of a number, and of every number in a list or mapping.
     """
     return dataclasses.field(
-        default=default, metadata={"meaning": meaning, "starts": starts, "limits": limits}
+        default=default,
+        metadata={"meaning": meaning, "starts": starts, "auto": auto, "limits": limits},
     )
 
 
@@ -48,14 +51,23 @@ class DataConfig:
     max_len: int = option(
         32,
         "longest query in tokens, special tokens included; the rest is cut off",
+        auto="the 99th percentile of the texts' lengths, within the encoder's limit",
         ge=3,
         le=MANY_TOKENS,
     )
     label_max_len: int | None = option(
-        None, "longest label text in tokens; null = max_len", ge=3, le=MANY_TOKENS
+        None,
+        "longest label text in tokens; null = max_len",
+        auto="the same of the labels' texts",
+        ge=3,
+        le=MANY_TOKENS,
     )
     val_fraction: float = option(
-        0.05, "share of the training points held out for validation", ge=0, lt=1
+        0.05,
+        "share of the training points held out for validation",
+        auto="about 1,000 points, 5 to 15 %",
+        ge=0,
+        lt=1,
     )
     val_max_points: int = option(4000, "most points held out for validation", ge=0, le=MANY_LABELS)
     val_group_size: int = option(
@@ -188,6 +200,7 @@ class EncodingConfig(MethodConfig):
         "tokens encoded at once, texts of similar length together, in place of a number of texts: "
         "short texts fill a GPU as long ones do; changes no result. Padding counts where texts "
         "are padded (encoder.packing)",
+        auto="131,072 for a bag, 8,192 for a transformer",
         ge=1,
         le=MANY_STEP_TOKENS,
     )
@@ -228,6 +241,7 @@ class OptimConfig:
     lr: float = option(
         1e-4,
         "learning rate, as written: never multiplied by the number of processes",
+        auto="by what is trained",
         ge=0,
         le=1000,
     )
@@ -259,7 +273,11 @@ class OptimConfig:
 @dataclass(frozen=True)
 class TrainConfig:
     epochs: int = option(
-        10, "passes over the training split; 0 = no training", ge=0, le=MANY_EPOCHS
+        10,
+        "passes over the training split; 0 = no training",
+        auto="about 2,000 steps, 4 to 30 epochs",
+        ge=0,
+        le=MANY_EPOCHS,
     )
     stop_epoch: int | str | None = option(
         None,
@@ -269,7 +287,13 @@ class TrainConfig:
         ge=1,
         le=MANY_EPOCHS,
     )
-    batch_size: int = option(512, "queries a step over all processes together", ge=1, le=MANY_TEXTS)
+    batch_size: int = option(
+        512,
+        "queries a step over all processes together",
+        auto="512 for a bag, 128 for a transformer, less for few points",
+        ge=1,
+        le=MANY_TEXTS,
+    )
     eval_interval: int = option(
         1, "epochs between two evaluations on the validation split", ge=1, le=MANY_EPOCHS
     )

@@ -70,7 +70,7 @@ class DataSizes:
         check_dataset_folder(folder)
         path = folder / "Y.trn.npz"
         _, labels, entries = matrix_header(path)
-        labelled = _labelled_points(path, entries)
+        labelled = labelled_points(path, entries)
         held_out = held_out_points(labelled, config.data)
         problem = blank_text_problem(folder, labels)
         return cls(config.data.name, folder, labels, labelled - held_out, held_out, labels, problem)
@@ -87,7 +87,7 @@ class DataSizes:
             raise InputError(f"{self.label_problem}; {needed}")
 
 
-def _labelled_points(path: Path, entries: int) -> int:
+def labelled_points(path: Path, entries: int) -> int:
     """Rows of Y.trn.npz that have an entry.
 
     Of a sound matrix in CSR the entries themselves are not read.

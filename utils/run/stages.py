@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from utils.config.automatic import WHEN
 from utils.config.config import Config, ConfigError, stage_config, to_mapping
 from utils.config.legacy_yaml import load_any_config
 from utils.config.methods import method_class
@@ -178,7 +179,8 @@ def _stages_of_member(
         values["data"] |= {key: getattr(config.data, key) for key in OF_THE_FUSION}
         new_name = name if number >= len(member.stages) else f"{name}-{overlay['name']}"
         start = values["run"]["start_from"]
-        stages.append({**values, "name": new_name, "run": {"start_from": start}})
+        conditions = {WHEN: stage[WHEN]} if WHEN in stage else {}
+        stages.append({**values, "name": new_name, **conditions, "run": {"start_from": start}})
         before = f"stage:{new_name}"
         new_names[overlay.get("name")] = new_name
     return stages
