@@ -15,7 +15,7 @@ from engine.conformance.made import write_dataset
 from models.evaluation import explain
 from models.fusion.ranker import FusionScores
 from predict import Predictor
-from tests.helpers import counted_encodings
+from tests.helpers import counted_encodings, payload_of
 from utils.config.config import ConfigError, to_yaml
 from utils.data.dataset import load_dataset
 from utils.data.texts import ListTexts
@@ -44,6 +44,8 @@ def test_it_needs_no_other_run_explains_itself_and_can_do_without_a_member(folde
     whole = evaluation.evaluate(folder)
     scores = sp.load_npz(folder / "tst_score_mat.npz")
     assert scores.data.min() >= 0
+    page = payload_of(folder / "report.html")
+    assert [stage["name"] for stage in page["stages"]] == ["dual", "tree", "fusion"]
     shutil.rmtree(folder / "stages")
     assert evaluation.evaluate(folder) == whole
     predictor = Predictor(folder)
@@ -58,6 +60,13 @@ def test_it_needs_no_other_run_explains_itself_and_can_do_without_a_member(folde
         for view in views
     )
     assert not np.allclose(views[0].contributions, views[1].contributions)
+    assert page["members_fused"]["P@1"] == whole["P@1"]
+    assert [member["name"] for member in page["members"]] == ["dual", "tree", "memory"]
+    for member, view in zip(page["members"], views, strict=True):
+        truth = split.relevance.toarray()
+        hits = [label >= 0 and truth[i, label] > 0 for i, label in enumerate(view.ids[:, 0])]
+        assert member["metrics"]["P@1"] == pytest.approx(100 * np.mean(hits))
+        assert all(0 <= member["metrics"][name] <= 100 for name in ("P@3", "PSP@5", "R@10"))
     assert not any(
         split.filters[i, label]
         for view in views

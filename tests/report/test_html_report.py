@@ -3,6 +3,7 @@
 import base64
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import eval as evaluation
 import train
 from tests.helpers import payload_of
 from utils.metrics import evaluate
-from utils.report import html, measured, pictures, point_table
+from utils.report import history, html, measured, pictures, point_table
 from utils.sparse import topk_rows
 
 
@@ -95,6 +96,17 @@ def test_histogram_and_examples_of_clusters():
     assert third["texts"] == ["b", "d" * measured.MAX_NAME, "c", "a"]  # the strongest edge first
 
 
+def test_each_part_of_the_page_is_put_in_once(tmp_path):
+    html.write_report(tmp_path / "r.html", html.ReportData("__STYLE__ __SCRIPT__", {}, {}))
+    page = (tmp_path / "r.html").read_text()
+    assert payload_of(tmp_path / "r.html")["title"] == "__STYLE__ __SCRIPT__"
+    assert page.count("</script>") == 2 and page.count("</style>") == 1
+    scripts = {path.stem for path in html.PAGE.glob("*.js")}
+    assert scripts == set(html.SCRIPTS)
+    assert not re.search(r"innerHTML|insertAdjacentHTML|document\.write|eval\(", page)
+    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", page)
+
+
 def test_no_text_can_end_the_script_and_no_number_break_the_json(tmp_path):
     text = 'a</script><script>alert(1)</script><!-- \u2028 & "quoted" \ud800 \U0001f600'
     html.write_report(
@@ -116,23 +128,98 @@ def test_no_text_can_end_the_script_and_no_number_break_the_json(tmp_path):
     assert "<" not in html.to_payload(text)
 
 
-def test_curves_of_a_run_and_its_stages(tmp_path):
-    (tmp_path / "stages" / "first").mkdir(parents=True)
-    lines = [{"kind": "train", "step": s, "loss": 1 / (s + 1), "note": "x"} for s in range(1200)]
-    # again
-    lines += [{"kind": "val", "step": 7, "P@1": 1.0}, {"kind": "train", "step": 0, "loss": 9.0}]
-    (tmp_path / "metrics.jsonl").write_text(
-        "".join(json.dumps(x) + "\n" for x in lines) + '{"kind": "tr'
+def written(folder, entries, method="dexml", **finished):
+    """A run or stage that has logged these entries."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(f"method: {{name: {method}}}\n")
+    lines = "".join(json.dumps(entry) + "\n" for entry in entries)
+    (folder / "metrics.jsonl").write_text(lines + '{"kind": "tr')  # the last one was cut off
+    (folder / "finished").write_text(json.dumps(finished))
+    return folder
+
+
+def test_stages_stand_in_the_order_of_the_recipe(tmp_path):
+    names = ("zebra", "apple", "fuser")
+    stages = "".join(f"- {{name: {name}}}\n" for name in names)
+    (tmp_path / "recipe.yaml").write_text(f"stages:\n{stages}")
+    for name in ("zebra", "apple", "apple-all", "zebra-all"):
+        written(tmp_path / "stages" / name, [], epochs=2, best_epoch=1, train_seconds=3.5)
+    written(tmp_path, [], "fusion", epochs=0, best_epoch=0, train_seconds=1.0)
+    (tmp_path / "stages" / "zebra" / "val_metrics.json").write_text('{"P@1": 0.0, "R@9": 1}')
+    found = history.read_stages(tmp_path)
+    assert [stage["name"] for stage in found] == [
+        "zebra",
+        "apple",
+        "zebra-all",
+        "apple-all",
+        "fuser",
+    ]
+    assert found[0] == {
+        "name": "zebra",
+        "method": "dexml",
+        "epochs": 2,
+        "best_epoch": 1,
+        "seconds": 3.5,
+        "validation": {"P@1": 0.0},
+        "curves": [],
+    }
+    assert found[-1]["method"] == "fusion"
+    assert history.read_origin(tmp_path, found)["seconds of training"] == 15.0
+
+
+def test_a_run_without_stages_and_one_that_says_nothing(tmp_path):
+    (found,) = history.read_stages(tmp_path)
+    assert (found["name"], found["method"], found["epochs"], found["curves"]) == (
+        "",
+        None,
+        None,
+        [],
     )
-    (tmp_path / "stages" / "first" / "metrics.jsonl").write_text(
-        "".join(json.dumps({"kind": "val", "step": s, "P@5": s}) + "\n" for s in (2, 1))
-    )
-    stage, loss = pictures.read_curves(tmp_path)  # one value of P@1 is no curve
-    assert stage == {"stage": "first", "kind": "val", "name": "P@5", "points": [[1, 1], [2, 2]]}
-    assert (loss["stage"], loss["kind"], loss["name"]) == ("", "train", "loss")
-    assert len(loss["points"]) == pictures.MAX_CURVE
-    assert loss["points"][0] == [0, 9.0] and loss["points"][-1] == [1199, 1 / 1200]
-    assert pictures.read_curves(tmp_path / "none") == []
+    assert history.read_origin(tmp_path, [found]) == {"megabytes of the model": 0.0}
+    assert history.read_config(tmp_path) == ""
+    (tmp_path / "finished").write_text("[1]")
+    (tmp_path / "environment.json").write_text("{")  # what is damaged is left out
+    assert history.read_stages(tmp_path) == [found]
+
+
+def test_how_a_run_was_made(tmp_path):
+    written(tmp_path, [], train_seconds=2.25)
+    told = {"commit": "abc", "python": "3.11", "versions": {"torch": "2.13"}, "host": "secret"}
+    (tmp_path / "environment.json").write_text(json.dumps(told))
+    (tmp_path / "model" / "members").mkdir(parents=True)
+    (tmp_path / "model" / "a.bin").write_bytes(b"x" * 1_500_000)
+    (tmp_path / "model" / "members" / "b.bin").write_bytes(b"x" * 500_000)
+    stages = history.read_stages(tmp_path)
+    assert history.read_origin(tmp_path, stages) == {
+        "seconds of training": 2.2,
+        "megabytes of the model": 2.0,
+        "commit": "abc",
+        "Python": "3.11",
+        "torch": "2.13",
+    }
+    assert history.read_config(tmp_path) == "method: {name: dexml}\n"
+    (tmp_path / "recipe.yaml").write_text("stages: []\n")
+    assert history.read_config(tmp_path) == "stages: []\n"
+
+
+def test_curves_are_over_epochs(tmp_path):
+    train = [{"kind": "train", "step": s, "epoch": 2, "loss": 1 / s} for s in range(1, 1201)]
+    val = [{"kind": "val", "step": 600 * e, "epoch": e, "P@1": e, "P@9": 1} for e in (2, 1)]
+    written(tmp_path, [*train, *val, {"kind": "train", "step": 1, "epoch": 1, "loss": 9.0}])
+    loss, precision = history.read_stages(tmp_path)[0]["curves"]
+    assert precision == {"kind": "val", "name": "P@1", "points": [[1, 1], [2, 2]]}
+    assert (loss["kind"], loss["name"]) == ("train", "loss")
+    assert len(loss["points"]) == history.MAX_CURVE
+    assert loss["points"][0] == [0.002, 9.0]  # of a step that came again, the later value
+    assert loss["points"][-1] == [2.0, 0.00083333]
+
+
+def test_without_validation_whole_epochs_tell_where_a_step_is():
+    entries = [{"kind": "train", "step": 4 * e, "epoch": e, "loss": float(e)} for e in (1, 2, 3)]
+    (loss,) = history.read_curves(entries)
+    assert loss["points"] == [[1, 1.0], [2, 2.0], [3, 3.0]]
+    assert history.read_curves(entries[:1]) == []  # one value is no curve
+    assert history.read_curves([{"kind": "train", "loss": 1.0}]) == []
 
 
 def test_plots_and_peers_and_places(tmp_path):
@@ -194,6 +281,9 @@ def test_the_report_of_a_tree_run(make_config):
         found["facts"]["method"] == "xr-linear"
         and found["num_points"] == len(found["points"]) == 20
     )
+    assert found["made"]["megabytes of the model"] > 0 and "max_leaf: 4" in found["config"]
+    assert found["label_counts"].keys() == found["labels"].keys() and found["members"] == []
+    assert [stage["method"] for stage in found["stages"]] == ["xr-linear"]
     assert found["metrics"] == metrics and found["runs"] == [] and found["comparison"] is None
     assert sum(found["deciles"][0]["P@1"]) == pytest.approx(metrics["P@1"])
     assert sum(found["clusters"][0]["counts"]) == found["clusters"][0]["clusters"]

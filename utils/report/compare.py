@@ -250,6 +250,8 @@ def page_data(comparison: Comparison) -> html.ReportData:
             "split": split.name,
             "points": len(split),
             "labels": data.num_labels,
+        },
+        made={
             "data hash": data.hash,
             **{f"run {i}": str(run.folder) for i, run in enumerate(runs, 1)},
         },
@@ -257,6 +259,7 @@ def page_data(comparison: Comparison) -> html.ReportData:
         comparison=_table(comparison),
         deciles=_deciles(comparison),
         labels={label: data.label_texts[label] for label in labels},
+        label_counts={label: int(data.label_counts[label]) for label in labels},
         points=points,
         num_points=len(differ),
         runs=[run.name for run in runs],
