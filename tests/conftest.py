@@ -15,6 +15,19 @@ from tests.encoders.tiny_encoders import write_tiny
 from utils.config.config import Config, build_config, to_mapping
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Fail tests of pages that found no browser, where XMCKIT_BROWSER_TESTS is `required`."""
+    report = yield
+    required = os.environ.get("XMCKIT_BROWSER_TESTS") == "required"
+    if required and report.skipped and item.get_closest_marker("browser"):
+        report.outcome = "failed"
+        report.longrepr = (
+            f"XMCKIT_BROWSER_TESTS is `required`, but it was skipped: {report.longrepr}"
+        )
+    return report
+
+
 @pytest.fixture(autouse=True)
 def two_threads():
     torch.set_num_threads(2)
