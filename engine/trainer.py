@@ -36,7 +36,7 @@ from utils.data.sizes import DataSizes
 from utils.files import folder_written_whole, write_json, written_whole
 from utils.pretrained.location import load_tokenizer
 from utils.run.environment import check_same_data, write_environment
-from utils.run.folder import is_begun
+from utils.run.folder import drop_progress, is_begun
 from utils.run.lock import locked
 from utils.run.logs import start_logging
 from utils.run.metric_log import MetricLog
@@ -86,16 +86,29 @@ def fit(
     distributed.start("no")  # the number of processes is known from here on
     config = chosen(config)
     stages = plan(config, resume, overwrite)
+    done = False
     for number, name in enumerate(stages):
         current = at_present(stages[name], config, name)
-        done = bool(name) and resume and is_finished(current)
+        done = resume and is_finished(current)
         if name:
             ended = ": finished" if done else ""
             log.info("stage %s (%d of %d)%s", name, number + 1, len(stages), ended)
-        if not done:  # the first one replaces all of an older run
+        if done:
+            tidy(current)
+        else:  # the first one replaces all of an older run
             with training_memory(current, distributed.world_size()):
                 fit_stage(current, config, resume, overwrite and number == 0)
+    if done:
+        log.info("%s: the run has finished already, nothing is trained", config.run_folder)
     return config.run_folder
+
+
+def tidy(config: Config) -> None:
+    """Remove what a finished run could go on from, unless `run.keep_last`; a collective."""
+    with locked(config.run_folder):
+        if distributed.is_main() and not config.run.keep_last:
+            drop_progress(config.run_folder)
+    distributed.barrier()
 
 
 def plan(
@@ -155,10 +168,11 @@ def fit_stage(
     distributed.separate_random_states(config.run.seed)
     with locked(folder):
         if isinstance(recipe, Solver):
-            solve(recipe, folder, resume)
+            solve(recipe, folder)
         else:
             assert isinstance(recipe, Learner)
             train_learner(recipe, folder, resume)
+    tidy(config)
     return folder
 
 
@@ -226,15 +240,8 @@ class Run:
         save_checkpoint(self.folder, learner, self.optimizers, self.state, learner.runtime)
 
 
-def solve(
-    recipe: Solver,
-    folder: Path,
-    resume: bool,
-) -> None:
+def solve(recipe: Solver, folder: Path) -> None:
     """Fit a recipe without gradients and keep its model."""
-    if resume and (folder / "finished").exists():
-        log.info("the run has finished already")
-        return
     state = Progress()
     run = Run(recipe, [], state, folder, MetricLog(folder, recipe.config, 0, 0))
     started = time.perf_counter()
@@ -266,9 +273,6 @@ def train_learner(
     run = Run(
         learner, optimizers, state, folder, MetricLog(folder, config, state.step, state.epoch)
     )
-    if config.train.epochs == 0 and resume and (folder / "finished").exists():
-        log.info("the run has finished already")
-        return
     last = last_epoch(config)
     prepare_or_resume(run, learner, last)
     first = state.epoch
@@ -312,7 +316,7 @@ def prepare_or_resume(
             learner.prepare(run.folder)
         state.seconds += time.perf_counter() - started
     elif state.epoch >= last:
-        log.info("the run has finished already")
+        log.info("all epochs of the run were trained already")
     else:
         log.info("resumed at epoch %d, step %d", state.epoch + 1, state.step)
 

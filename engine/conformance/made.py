@@ -109,6 +109,6 @@ def tiny_sections(
         "method": {"name": "dexml"},
         "optim": {"lr": 0.05},
         "train": {"epochs": 2, "batch_size": 16},
-        "run": {"dir": str(folder), "tensorboard": False, "threads": 2},
+        "run": {"dir": str(folder), "tensorboard": False, "threads": 2, "keep_last": True},
     }
     return {name: {**base.get(name, {}), **sections.get(name, {})} for name in {*base, *sections}}

@@ -151,6 +151,7 @@ def test_mid_epoch_checkpoints_go_on_in_the_middle(make_config, tmp_path, monkey
 def test_a_damaged_checkpoint_is_a_clear_error(make_config):
     config = make_config()
     folder = train.fit(config)
+    (folder / "finished").unlink()
     for name in ("shared.safetensors", "process-0.safetensors", "progress.json", "method.npz"):
         path = folder / "last" / name
         whole = path.read_bytes()
@@ -167,6 +168,7 @@ def test_a_damaged_checkpoint_is_a_clear_error(make_config):
 def test_another_library_version_is_said(make_config, caplog):
     config = make_config()
     folder = train.fit(config)
+    (folder / "finished").unlink()
     path = folder / "last" / "progress.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "torch": "1.0"}))
     records = []
@@ -203,6 +205,7 @@ def test_a_limit_of_the_file_system_while_saving_is_one_clear_error(make_config,
     small = make_config(train={"epochs": 1})
     folder = train.fit(small)
     before = (folder / "last" / "shared.safetensors").read_bytes()
+    (folder / "finished").unlink()
     path = tmp_path / "c.yaml"
     path.write_text(to_yaml(small))
     progress = folder / "last" / "progress.json"

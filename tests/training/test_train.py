@@ -392,6 +392,7 @@ def test_resuming_keeps_where_the_run_began(make_config):
     config = make_config()
     folder = train.fit(config)
     first = json.loads((folder / "environment.json").read_text())
+    (folder / "finished").unlink()
     train.fit(config, resume=True)
     again = json.loads((folder / "environment.json").read_text())
     assert {k: v for k, v in again.items() if k != "resumed"} == first
@@ -479,7 +480,7 @@ def test_data_whose_labels_stand_in_another_order_is_refused(make_config, tmp_pa
     with pytest.raises(
         ValueError, match=r"Y.txt is not what .* was trained with .*: an id would be another label"
     ):
-        Predictor(folder)
+        evaluation.evaluate(folder)
     for split in ("trn", "tst"):
         matrix = sp.load_npz(root / "tiny" / f"Y.{split}.npz")
         sp.save_npz(root / "tiny" / f"Y.{split}.npz", matrix[:, ::-1].tocsr())

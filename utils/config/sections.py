@@ -392,6 +392,11 @@ class RunConfig:
         gt=0,
         le=10**6,
     )
+    keep_last: bool = option(
+        False,
+        "keep what training could go on from (last/, levels/ of trees) when the run has "
+        "finished; a later train.stop_epoch needs it",
+    )
     profile: bool = option(
         False,
         "profile a few steps of the first epoch: a trace (profile.json), and in metrics.jsonl "

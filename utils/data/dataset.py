@@ -181,9 +181,15 @@ def check_dataset_folder(folder: Path) -> None:
     if folder.parent.is_dir():
         there = sorted(path.name for path in folder.parent.iterdir() if path.is_dir())
     raise InputError(
-        f"{folder}: no such data set (data.root, data.name); found in {folder.parent}: "
-        f"{', '.join(there) or 'nothing'}"
+        f"{folder}: no such data set (data.root, data.name){_from(folder)}; found in "
+        f"{folder.parent}: {', '.join(there) or 'nothing'}. Where it lies elsewhere: "
+        "--data.root FOLDER"
     )
+
+
+def _from(folder: Path) -> str:
+    """Say from where a relative path is meant."""
+    return "" if folder.is_absolute() else f", from the working folder {Path.cwd()}"
 
 
 def token_cache(config: Config) -> Path:

@@ -22,6 +22,7 @@ from utils.errors import InputError
 from utils.files import write_json
 from utils.reading.input_files import present
 from utils.reading.saved import read_facts
+from utils.run.places import places_of
 from utils.text import byte_hashes, lines_hash
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def write_environment(
         "relevance_hash": data.relevance_hash,
         **computing,
         "labels_hash": labels_hash,
+        "places": places_of(data.config),
     }
     if path.exists():
         before = read_facts(path)
@@ -63,7 +65,7 @@ def environment(data_hash: str) -> dict[str, Any]:
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "command": sys.argv,
-        "commit": _commit(),
+        **_commit(),
         "python": platform.python_version(),
         "versions": versions,
         "host": platform.node(),
@@ -158,18 +160,27 @@ def _peak_resident() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / units
 
 
-def _commit() -> str | None:
+def _commit() -> dict[str, Any]:
+    """Return the commit of this program, and whether its files were changed since.
+
+    Both are None where it lies in no git tree: of a repository around an installed program, which
+    does not know its files, nothing is told.
+    """
+    here = Path(__file__).resolve()
     try:
-        got = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            capture_output=True,
-            text=True,
-            timeout=5,
-            cwd=Path(__file__).parent,
-            check=True,
-        )
+        _git(here.parent, "ls-files", "--error-unmatch", here.name)
+        commit = _git(here.parent, "rev-parse", "--short=12", "HEAD")
+        changed = _git(here.parent, "status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.SubprocessError):
-        return None
+        return {"commit": None, "dirty": None}
+    return {"commit": commit, "dirty": bool(changed)}
+
+
+def _git(folder: Path, *words: str) -> str:
+    """Return what git prints; SubprocessError where it fails."""
+    got = subprocess.run(
+        ["git", *words], capture_output=True, text=True, timeout=5, cwd=folder, check=True
+    )
     return got.stdout.strip()
 
 

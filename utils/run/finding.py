@@ -12,6 +12,7 @@ from utils.errors import InputError
 from utils.files import settled_folder
 from utils.run.folder import folder_of
 from utils.run.model_files import NewerModelError, model_format
+from utils.run.places import with_places
 
 log = logging.getLogger(__name__)
 MAY_BE_OVERRIDDEN = (  # of a finished run, beside all of `eval`
@@ -29,6 +30,8 @@ MAY_BE_OVERRIDDEN = (  # of a finished run, beside all of `eval`
 
 def find_run(path: str | Path, overrides: Any = ()) -> tuple[Path, Config]:
     """Return the folder and the config of a run, of its folder or its config.yaml.
+
+    Its data is looked for where it lay in training.
 
     Raises:
         InputError: it is no run, one without a model, or one whose model is of a newer version.
@@ -49,7 +52,7 @@ def find_run(path: str | Path, overrides: Any = ()) -> tuple[Path, Config]:
         raise InputError(
             f"{folder}: the run has no model yet; train it, or go on with train.py --resume"
         )
-    return folder, config
+    return folder, with_places(config, folder, overrides)
 
 
 def _refuse_newer(model: Path) -> None:

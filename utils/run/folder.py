@@ -7,13 +7,15 @@ environment.json   commit, versions, host, device, data hash
 train.log          log
 metrics.jsonl      one JSON object a line: training and validation
 model/             best on validation
-last/              everything needed to go on
+last/              everything needed to go on, gone when the run has finished, unless run.keep_last;
+                   so are levels/ of trees
 val_rows.npy       training rows held out
 {val,tst}_metrics.json, tst_score_mat.npz, report.html
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from utils.config.trust import RECIPE
 from utils.files import clear_folder
 
 ESTIMATOR = "estimator.json"  # what XMC of xmckit.py keeps beside its run
+REMOVED = ".last.removed"  # last/ on its way out
 WRITTEN_FILES = (  # what a run writes, and --overwrite removes
     "config.yaml",
     RECIPE,
@@ -55,6 +58,7 @@ WRITTEN_FOLDERS = (
     ".last.old",
     ".model.partial",
     ".last.partial",
+    REMOVED,
 )
 
 
@@ -69,6 +73,21 @@ def is_begun(folder: Path) -> bool:
     if any((folder / "levels").glob("*")) or (folder / "finished").exists():
         return True
     return any((folder / name).is_dir() for name in ("model", "last", ".model.old", ".last.old"))
+
+
+def drop_progress(folder: Path) -> None:
+    """Remove what a run that has finished could go on from.
+
+    A process killed on the way leaves no half of last/; the next call removes the rest.
+    """
+    last = folder / "last"
+    removed = folder / REMOVED
+    clear_folder(removed)
+    if last.is_dir() and not last.is_symlink():
+        os.replace(last, removed)
+        clear_folder(removed)
+    clear_folder(last)
+    clear_folder(folder / "levels")
 
 
 def clear_run(folder: Path) -> None:

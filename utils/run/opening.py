@@ -172,7 +172,8 @@ def _way_out(changed: Mapping[str, Any], folder: Path) -> str:
     return (
         "the learning rates of the steps that were taken follow from train.epochs. To train on "
         f"from its best model: --run.start_from {folder} with another run.expname; to train anew: "
-        "--overwrite"
+        "--overwrite. (A run that shall be trained on later needs its last train.epochs from the "
+        "start, with a train.stop_epoch before them and run.keep_last: true)"
     )
 
 
@@ -189,7 +190,11 @@ def _stop_refusal(
     settle(folder / "last")  # the main process alone comes here
     last = folder / "last" / "progress.json"
     if not last.is_file():
-        return "there is no last/ to go on from; train anew with --overwrite"
+        return (
+            "there is no last/ to go on from: a finished run keeps it only with run.keep_last: "
+            f"true. To train on from its best model: --run.start_from {folder} with another "
+            "run.expname; to train anew: --overwrite"
+        )
     progress = read_facts(last, epoch=int, epoch_step=int)
     begun = progress["epoch"] + bool(progress["epoch_step"])
     if now is not None and now < begun:

@@ -19,6 +19,7 @@ from utils.config.config import Config, Expand, build_config, to_mapping
 from utils.config.legacy_yaml import load_any_config
 from utils.config.trust import RECIPE, was_trained_in
 from utils.run.folder import with_folder_renamed
+from utils.run.places import with_places
 
 PLACES = {"dir", "root", "project", "expname"}  # of section run: where a run goes
 
@@ -44,7 +45,9 @@ def load_training_config(
     folder = path.resolve().parent
     path = folder / RECIPE if (folder / RECIPE).is_file() else path.resolve()
     config = load_any_config(path, words, expand=expand, own=False)
-    place = PLACES & parse_overrides(words).get("run", {}).keys()
+    overrides = parse_overrides(words)
+    config = with_places(config, folder, overrides)
+    place = PLACES & overrides.get("run", {}).keys()
     if place:
         return config if "dir" in place else _with_folder(config, None)
     return moved(config, folder)
