@@ -25,6 +25,7 @@ __all__ = ["XMC", "__version__"]
 __version__ = "0.1.0"
 COMMANDS = {  # by name: the module that is run, and what it does
     "config": ("utils.config", "print every key of a config with its default and meaning"),
+    "elias_utils": ("elias_utils", "offline steps of elias: graphs, rankers, quantization"),
     "eval": ("eval", "evaluate a run"),
     "export": ("utils.export", "write a run for other programs, or for another machine"),
     "features": ("utils.features", "build the TF-IDF features of a data set"),
@@ -47,7 +48,7 @@ def __getattr__(name: str) -> Any:
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the name of a command; its own words are left to it."""
-    commands = "\n".join(f"  {name:10}{meaning}" for name, (_, meaning) in COMMANDS.items())
+    commands = "\n".join(f"  {name:13}{meaning}" for name, (_, meaning) in COMMANDS.items())
     parser = argparse.ArgumentParser(
         "xmckit",
         description=f"{__doc__}\ncommands (each has its own --help):\n{commands}",
@@ -65,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse_arguments(arguments)
     module, _ = COMMANDS[options.command]
     sys.argv = [f"xmckit {options.command}", *options.words]
+    if __package__:  # installed: all modules lie inside of the package
+        module = f"{__package__}.{module}"
     runpy.run_module(module, run_name="__main__")
 
 

@@ -178,7 +178,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         values = parse_yaml(text, str(path))
     except FileNotFoundError:
         raise ConfigError(
-            f"{path}: no such config file (run from the folder that holds train.py?)"
+            f"{path}: no such config file (the current folder is {Path.cwd()})"
         ) from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from error

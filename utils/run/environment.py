@@ -29,7 +29,16 @@ if TYPE_CHECKING:
     from utils.data.dataset import Dataset
 
 log = logging.getLogger(__name__)
-VERSIONED = ("torch", "transformers", "tokenizers", "accelerate", "numpy", "scipy", "safetensors")
+VERSIONED = (
+    "xmckit",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "accelerate",
+    "numpy",
+    "scipy",
+    "safetensors",
+)
 
 
 def write_environment(
