@@ -34,7 +34,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[argparse.Na
         allow_abbrev=False,
     )
     parser.add_argument(
-        "config", help="YAML config; flat YAML of DEXML and ELIAS and JSON of NGAME and DEXA too"
+        "config",
+        help="YAML config, or the name of a preset (tree, encoder, classifiers, index, best); flat "
+        "YAML of DEXML and ELIAS and JSON of NGAME and DEXA too",
     )
     folder = parser.add_mutually_exclusive_group()
     folder.add_argument(

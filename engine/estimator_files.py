@@ -16,6 +16,7 @@ import numpy as np
 from engine.label_inputs import LabelledTexts, Name
 from engine.predictor import Predictor
 from utils.config.config import ConfigError
+from utils.config.presets import preset_path
 from utils.config.yaml_text import dump_yaml
 from utils.errors import InputError
 from utils.files import write_json, write_text
@@ -30,7 +31,6 @@ FORMAT = 1
 DATA = "data"  # of a working folder: holds the data set
 RUN = "run"  # of a working folder: the run
 CONFIG = "given.yaml"  # of a working folder: a config that came as a mapping
-PRESETS = Path(__file__).parents[1] / "configs" / "presets"
 SUFFIXES = (".yaml", ".yml", ".json")
 
 
@@ -105,18 +105,7 @@ def config_path(config: Any, folder: Path) -> Path:
             "config: expected a preset's name, a path of a YAML file or a mapping of sections, got "
             f"{type(config).__name__}"
         )
-    return _preset_path(config)
-
-
-def _preset_path(name: str) -> Path:
-    path = PRESETS / f"{name}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(path.stem for path in PRESETS.glob("*.yaml")))
-        raise ConfigError(
-            f"config: there is no preset {name!r}; expected one of {known or 'none'}, or a path of "
-            "a .yaml file"
-        )
-    return path
+    return preset_path(config)
 
 
 def _plain(value: Any) -> Any:

@@ -221,6 +221,13 @@ def test_one_label_and_few_points():
     assert model.evaluate(["a red hat"], [["red"]])["P@1"] == 100
 
 
+def test_a_preset_is_a_config(points):
+    texts, labels, _, _ = points
+    model = XMC("tree", overrides={"method.trees": 1, "run.threads": 1}).fit(texts, labels)
+    assert model.predictor_.config.method.trees == 1
+    assert model.score(texts, labels) > 0.5
+
+
 def test_a_dual_encoder_knows_labels_by_their_text(points, small_encoder):
     texts, labels, _, _ = points
     config = {

@@ -17,6 +17,7 @@ from pathlib import Path
 from utils.config.command_line import parse_overrides
 from utils.config.config import Config, Expand, build_config, to_mapping
 from utils.config.legacy_yaml import load_any_config
+from utils.config.presets import PRESETS, preset_path
 from utils.config.trust import RECIPE, was_trained_in
 from utils.run.folder import with_folder_renamed
 from utils.run.places import with_places
@@ -29,7 +30,7 @@ def load_training_config(
     words: Sequence[str],
     expand: Expand,
 ) -> Config:
-    """Load a config file, or that of a run folder.
+    """Load a config file, that of a run folder, or a preset by its name.
 
     Modules that a file outside of a run names for its methods and losses are imported.
 
@@ -38,6 +39,8 @@ def load_training_config(
         expand: as for `load_any_config`.
     """
     path = Path(path)
+    if str(path) in PRESETS and not path.exists():
+        path = preset_path(str(path))
     folder = path.parent
     if not _is_written_by_a_run(path):
         trusted = not (folder / "model").is_dir()  # which may be a stranger's
