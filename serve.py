@@ -114,8 +114,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with command(options.debug):
         missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
         if missing:
+            packages = " ".join(missing).replace("_", "-")
             raise InputError(
-                f"serve.py needs {', '.join(missing)}: pip install -r requirements-serve.txt"
+                f"serve.py needs {', '.join(missing)}: pip install {packages} "
+                "(requirements-serve.txt has the tested versions)"
             )
         from engine.service.server import run  # here: --help is instant
         from utils.run.finding import find_run

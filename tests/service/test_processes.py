@@ -136,8 +136,8 @@ def test_what_cannot_be_served_is_one_line(dual_run, tmp_path, capsys, monkeypat
     monkeypatch.setattr(serve.importlib.util, "find_spec", lambda name: None)
     said = refused(capsys, dual_run)
     assert said.startswith(
-        "error: serve.py needs fastapi, uvicorn, prometheus_client: pip install -r "
-        "requirements-serve.txt"
+        "error: serve.py needs fastapi, uvicorn, prometheus_client: pip install fastapi uvicorn "
+        "prometheus-client (requirements-serve.txt"
     )
 
 

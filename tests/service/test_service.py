@@ -10,6 +10,7 @@ from concurrent.futures import Future
 import pytest
 from fastapi.testclient import TestClient
 
+from benchmarks import service as service_benchmark
 from engine.chosen_labels import ChosenLabels
 from engine.predictor import Predictor
 from engine.service.app import create_app
@@ -248,6 +249,23 @@ def test_no_mutation_of_a_request_is_an_error_of_ours(client):
         statuses.add(found.status_code)
         assert found.status_code in (200, 400, 422), (bytes(body), found.text)
     assert statuses == {200, 400, 422}
+
+
+def test_the_soak_asks_good_and_bad(client):
+    rng = random.Random(0)
+    limits = {"k": LIMITS.k, "labels": 20}
+    kind = {"Content-Type": "application/json"}
+    good = [service_benchmark.good_body(rng, ["vim", "bash"], limits) for _ in range(40)]
+    few = [body for body in good if len(json.loads(body)["texts"]) <= LIMITS.texts]
+    few = [body for body in few if len(body) < LIMITS.characters]
+    assert len(few) > 10
+    for body in few:
+        found = client.post("/predict", content=body, headers=kind)
+        too_many = len(json.loads(body).get("allowed", json.loads(body).get("excluded", ())))
+        assert found.status_code == (422 if too_many > LIMITS.chosen else 200), found.text
+    for _ in range(40):
+        found = client.post("/predict", content=service_benchmark.bad_body(rng), headers=kind)
+        assert 400 <= found.status_code < 500
 
 
 def test_a_long_body_is_left_off_while_it_comes(service):
