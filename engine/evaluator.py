@@ -5,23 +5,25 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import scipy.sparse as sp
 
 from engine.memory_plan import scoring_memory
+from engine.new_points import NewPoints, PointsFile, points_of_dataset, points_of_file
 from engine.report_data import Evaluated, report_data
 from models.contract import Ranker
 from models.evaluation import check_ks, compare_index, evaluate, kept_labels, spread
 from models.loading import check_options, load_ranker
 from utils import metrics
-from utils.config.config import Config
+from utils.config.config import Config, parse_overrides
 from utils.data.dataset import SPLITS, Dataset, load_dataset
 from utils.data.held_out import saved_validation_rows
 from utils.errors import InputError, NotWrittenError
-from utils.files import write_json, written_whole
-from utils.reading.saved import answers_of
+from utils.files import write_json, write_text, written_whole
+from utils.reading.saved import answers_of, read_facts
 from utils.report.html import ReportData, report_path, write_report
 from utils.run.environment import check_same_data
 from utils.run.finding import find_run, warn_unfinished
@@ -32,10 +34,16 @@ COMPARED_POINTS = 1000  # on which an approximate index is compared with exact s
 
 
 def evaluate_run(
-    run: str | Path, split: str = "tst", overrides: Sequence[str] | None = None
+    run: str | Path,
+    split: str = "tst",
+    overrides: Sequence[str] | None = None,
+    points: PointsFile | None = None,
 ) -> dict[str, float]:
     """Metrics of a run's model on a split, written to its folder; a collective.
 
+    Args:
+        split: of the run's data set, or of the one that `--data.name` among the overrides names.
+        points: labelled rows to be evaluated instead.
     Raises:
         NotSavedError: the folder cannot be written to; the metrics are in the log, and in the
             error.
@@ -43,21 +51,60 @@ def evaluate_run(
     """
     if split not in SPLITS:
         raise InputError(f"split must be one of {', '.join(SPLITS)}, got '{split}'")
-    folder, config = find_run(run, overrides or ())
+    values = parse_overrides(overrides or ())
+    other = values.get("data", {}).pop("name", None)
+    folder, config = find_run(run, {name: section for name, section in values.items() if section})
     warn_unfinished(folder)
+    if points is not None and (other is not None or split != "tst"):
+        raise InputError(
+            f"{points.path}: its rows are evaluated alone; expected neither --data.name nor a split"
+        )
+    if other == config.data.name:
+        other = None
     with scoring_memory(config):
-        return _evaluate(folder, config, split)
+        return _evaluate(folder, config, Asked(split, other, points))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be evaluated.
+
+    Attributes:
+        split: of the run's data set.
+        other: name of another data set, whose split is meant.
+        points: rows of a file instead.
+    """
+
+    split: str
+    other: str | None = None
+    points: PointsFile | None = None
+
+    def new_points(self, config: Config, folder: Path) -> NewPoints | None:
+        """Read what is not the run's own; None where it is."""
+        if self.points is None and self.other is None:
+            return None
+        facts = read_facts(folder / "model" / "method.json", num_labels=int)
+        if self.points is not None:
+            return points_of_file(config, folder, facts["num_labels"], self.points)
+        assert self.other is not None, "one of both is given"
+        return points_of_dataset(config, folder, facts["num_labels"], self.other, self.split)
 
 
 def _evaluate(
     folder: Path,
     config: Config,
-    split: str,
+    asked: Asked,
 ) -> dict[str, float]:
     """`evaluate_run` of a run that was found."""
     runtime = Runtime.start(config)
-    data = load_dataset(config, None, saved_validation_rows(folder, config.data))
-    check_same_data(folder, data)
+    split = asked.split
+    new = asked.new_points(config, folder)
+    if new is None:
+        data = load_dataset(config, None, saved_validation_rows(folder, config.data))
+        check_same_data(folder, data)
+    else:
+        data = new.data
+        split = new.split
     check_split(config, data, split)
     ranker = load_ranker(config, folder, runtime)
     check_fits(ranker, config, data, folder)
@@ -66,6 +113,9 @@ def _evaluate(
         evaluation = evaluate(ranker, data, split)
     if evaluation.scores is None:
         return evaluation.metrics
+    told_of_labels: dict[str, Any] = {}
+    if new is not None:
+        evaluation, told_of_labels = new.with_unknown(config, evaluation)
     seconds = time.perf_counter() - started
     log.info(
         "%s, split %s: N = %d, L = %d, data %s, %.1f s\n%s",
@@ -80,6 +130,7 @@ def _evaluate(
     told: dict[str, Any] = {
         **evaluation.metrics,
         **evaluation.facts,
+        **told_of_labels,
         "points": len(data.splits[split]),
         "labels": data.num_labels,
         "data_hash": data.hash,
@@ -92,6 +143,8 @@ def _evaluate(
     if config.eval.without:
         told["without"] = config.eval.without
     report = report_data(folder, ranker, data, Evaluated(split, evaluation, seconds))
+    if new is not None and new.ids is not None:
+        write_text(folder / f"{split}_ids.txt", "".join(f"{own_id}\n" for own_id in new.ids))
     save_evaluation(folder, split, evaluation.scores, told, report)
     log.info("report: %s", report_path(folder, split))
     return evaluation.metrics

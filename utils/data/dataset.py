@@ -31,7 +31,7 @@ from utils.data.label_texts import (
     with_stand_ins,
 )
 from utils.data.relevance import dataset_hashes, load_relevance
-from utils.data.texts import FileTexts, TextFile
+from utils.data.texts import FileTexts, TextFile, Texts
 from utils.errors import InputError
 from utils.ragged import Ragged
 from utils.reading.input_files import present
@@ -62,7 +62,7 @@ class Split:
         return len(self.rows)
 
     @cached_property
-    def texts(self) -> FileTexts:
+    def texts(self) -> Texts:
         """The points' texts."""
         return FileTexts(self.file, self.rows)
 

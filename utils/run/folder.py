@@ -11,6 +11,7 @@ last/              everything needed to go on, gone when the run has finished, u
                    so are levels/ of trees
 val_rows.npy       training rows held out
 {val,tst}_metrics.json, tst_score_mat.npz, report.html
+NAME_metrics.json, NAME_score_mat.npz, NAME_report.html   of rows of a file or another data set
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ WRITTEN_FILES = (  # what a run writes, and --overwrite removes
     "trn_report.html",
     "val_report.html",
 )
+WRITTEN_PATTERNS = ("*_metrics.json", "*_score_mat.npz", "*_report.html", "*_ids.txt")
 WRITTEN_FOLDERS = (
     "model",
     "last",
@@ -96,6 +98,9 @@ def clear_run(folder: Path) -> None:
         return
     for name in WRITTEN_FILES:
         (folder / name).unlink(missing_ok=True)
+    for pattern in WRITTEN_PATTERNS:
+        for path in folder.glob(pattern):
+            path.unlink()
     for name in WRITTEN_FOLDERS:
         clear_folder(folder / name)
 

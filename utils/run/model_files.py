@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from utils.data.dataset import check_dataset_folder, labels_hash
+from utils.data.label_names import LabelNames
 from utils.data.label_texts import (
     LabelTexts,
     label_name_path,
@@ -130,3 +131,24 @@ def label_texts_of_run(
             f"{path} has {len(lines):,} lines, expected one for each of {num_labels:,} labels"
         )
     return lines
+
+
+def label_names_of_run(
+    folder: Path,
+    data: Path,
+    num_labels: int,
+) -> LabelNames:
+    """Return what the labels of a run's model are called; of an older one, from its data set.
+
+    Args:
+        folder: of the run.
+        data: folder of the data set, which only older models need.
+    Raises:
+        InputError: as of `label_texts_of_run`.
+    """
+    model = folder / "model"
+    if model_format(model):
+        return LabelNames.read(model / LABEL_IDS, model / LABELS, num_labels)
+    check_dataset_folder(data)
+    check_labels(folder, data)
+    return LabelNames.of_dataset(data, num_labels)
