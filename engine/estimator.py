@@ -7,6 +7,7 @@ model.predict(new_texts, k=5)
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import tempfile
 import zipfile
@@ -107,6 +108,7 @@ class XMC(BaseEstimator):
         Raises:
             InputError: what came is none of this, or the config does not fit it.
         """
+        _check_one_process()
         listed = text_list(texts, "texts")
         labelled = read_labels(labels, label_texts)
         _check_lengths(listed, labelled.relevance)
@@ -290,6 +292,16 @@ class XMC(BaseEstimator):
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "predictor_")
+
+
+def _check_one_process() -> None:
+    """InputError in a process of several that a launcher has started."""
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    if processes > 1:
+        raise InputError(
+            f"XMC works in one process, but this is one of {processes}; `python -m utils.prepare` "
+            "and `accelerate launch train.py` train on several, XMC.load opens their run"
+        )
 
 
 def _packed(folder: Path) -> bytes:

@@ -143,7 +143,7 @@ def _checked_name(name: Any, number: int) -> Name:
             f"labels: expected names of type str or int, got {name!r} ({type(name).__name__}) at "
             f"place {number}"
         )
-    cleaned = clean(name)
+    cleaned = str(clean(name))
     if not cleaned:
         raise InputError(f"labels: expected a name, got {name!r} at place {number}")
     return cleaned

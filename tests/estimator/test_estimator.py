@@ -214,6 +214,12 @@ def test_settings_that_cannot_be(points, tmp_path):
         XMC(TREE).fit(texts, [[] for _ in texts])
 
 
+def test_one_of_several_processes_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="one process, but this is one of 2"):
+        XMC(TREE).fit(["a"], [["b"]])
+
+
 def test_one_label_and_few_points():
     model = XMC(TREE).fit(["a red fox", "a blue sky", "a red car"], [["red"], [], ["red"]])
     assert model.classes_.tolist() == ["red"]
