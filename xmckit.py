@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["XMC", "__version__"]
 __version__ = "0.1.0"
 COMMANDS = {  # by name: the module that is run, and what it does
+    "advise": ("utils.advise", "say of a data set which presets suit, and what each takes"),
     "config": ("utils.config", "print every key of a config with its default and meaning"),
     "elias_utils": ("elias_utils", "offline steps of elias: graphs, rankers, quantization"),
     "eval": ("eval", "evaluate a run"),
