@@ -36,25 +36,35 @@ NEEDED = [
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
     "--disable-background-networking --disable-component-update --disable-sync "
-    "--disable-dev-shm-usage"
+    "--disable-dev-shm-usage --window-size=1280,900"
 ).split()
 
 
 @contextlib.contextmanager
 def started(profile: Path) -> Iterator[Any]:
-    """A driver of a browser with a new profile, which logs its console and its requests."""
+    """A driver of a browser with a new profile, which logs its console and its requests.
+
+    It saves files into the profile's folder `downloads`.
+    """
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
     options.binary_location = BROWSER
     for flag in (*FLAGS, f"--user-data-dir={profile}"):
         options.add_argument(flag)
+    downloads = {"download.default_directory": str(profile / "downloads")}
+    options.add_experimental_option("prefs", downloads)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
     try:
         yield driver
     finally:
         driver.quit()
+
+
+def drawn(driver: Any) -> None:
+    """Wait until the browser has drawn what scripts changed."""
+    driver.execute_async_script("requestAnimationFrame(() => setTimeout(arguments[0], 0))")
 
 
 @contextlib.contextmanager

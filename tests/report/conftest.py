@@ -1,46 +1,24 @@
 """A real headless Chromium for the tests of the pages."""
 
 import json
-import shutil
 
 import pytest
 
+from tests import browsers
 from tests.report.made_report import made_report
 from utils.report.html import write_report
 
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-DRIVER = shutil.which("chromedriver")
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
-    "--disable-background-networking --disable-component-update --disable-sync "
-    "--disable-dev-shm-usage --window-size=1280,900"
-).split()
+
+@pytest.fixture(scope="session")
+def profile(tmp_path_factory):
+    """The folder of the browser's profile, into which it saves files too."""
+    return tmp_path_factory.mktemp("browser")
 
 
 @pytest.fixture(scope="session")
-def downloads(tmp_path_factory):
-    """The folder that the browser saves to."""
-    return tmp_path_factory.mktemp("downloads")
-
-
-@pytest.fixture(scope="session")
-def driver(tmp_path_factory, downloads):
-    webdriver = pytest.importorskip(
-        "selenium.webdriver", reason="needs selenium (requirements-dev.txt)"
-    )
-    if not (BROWSER and DRIVER):
-        pytest.skip("needs chromium, chromium-browser or google-chrome, and chromedriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('browser')}"):
-        options.add_argument(flag)
-    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    found = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield found
-    found.quit()
+def driver(profile):
+    with browsers.started(profile) as found:
+        yield found
 
 
 @pytest.fixture
@@ -56,7 +34,7 @@ def page(driver, tmp_path):
             driver.get_log(kind)  # of pages before this one
         driver.get(path.as_uri())
         opened.append(path.as_uri())
-        drawn(driver)
+        browsers.drawn(driver)  # charts are drawn at their width
         return driver
 
     yield open_page
@@ -68,8 +46,3 @@ def page(driver, tmp_path):
         if m["method"] == "Network.requestWillBeSent" and m["params"]["documentURL"] in opened
     ]  # not what a new browser opens by itself
     assert [url for url in asked if not url.startswith(("data:", "blob:"))] == opened
-
-
-def drawn(driver):
-    """Wait until charts have been drawn at their width."""
-    driver.execute_async_script("requestAnimationFrame(() => setTimeout(arguments[0], 0))")

@@ -54,6 +54,7 @@ def made_stages():
 
     learned = [
         curve("train", "loss", [3.0, 1.5, 1.0, 0.8]),
+        {"kind": "step", "name": "loss", "points": [[0.5, 4.0], [2.75, 1.25], [4, 0.7]]},
         curve("val", "P@1", [31.0, 39.5, 42.0, 41.0]),
         curve("val", "P@5", [15.0, 20.0, 21.0, 20.5]),
     ]

@@ -4,16 +4,16 @@ members work.
 python -m pytest -m browser      # skipped where no Chromium with its chromedriver is installed
 """
 
-import contextlib
 import csv
 
 import pytest
 
-from tests.report.conftest import drawn
+from tests import browsers
+from tests.browsers import drawn, screen
 from tests.report.made_report import COUNT, EVIL, QUOTED, label_name, made_report
 from utils.report.html import write_report
 
-pytestmark = pytest.mark.browser
+pytestmark = browsers.NEEDED
 
 
 def column(driver, number):
@@ -157,14 +157,14 @@ def test_filters_leave_misses_and_rare_labels(page):
     assert list(map(int, column(driver, 0))) == rare[:50]
 
 
-def test_points_that_were_found_are_saved_as_csv(page, driver, downloads):
+def test_points_that_were_found_are_saved_as_csv(page, driver, profile):
     from selenium.webdriver.support.ui import WebDriverWait
 
     page()
     driver.find_element("id", "search").send_keys('"quoted"')
     wait_for(driver, "page 1 of 1, 1 points")
     driver.find_element("id", "csv").click()
-    path = downloads / "predictions.csv"
+    path = profile / "downloads" / "predictions.csv"
     WebDriverWait(driver, 10).until(lambda d: path.is_file())
     with open(path, encoding="utf-8", newline="") as file:
         head, *lines = csv.reader(file)
@@ -267,11 +267,12 @@ def test_training_is_one_plot_over_epochs_with_the_best_one_marked(page, driver)
     shown = texts(driver, "#training svg text")
     assert "best epoch: 3" in shown and "epoch" in shown and "training loss" in shown
     legend = texts(driver, "#training .legend li")
-    assert legend == ["loss, training", "P@1, validation", "P@5, validation"]
+    assert legend == ["loss, single steps", "loss, training", "P@1, validation", "P@5, validation"]
     bands = driver.find_elements("css selector", "#training .band")
     told = [band.get_attribute("data-tip") for band in bands]
     assert told[2].split("\n") == [
         "epoch 3",
+        "loss, single steps: 1.25",
         "loss, training: 1",
         "P@1, validation: 42",
         "P@5, validation: 21",
@@ -411,7 +412,7 @@ def test_every_term_that_is_used_is_explained(page, driver):
 @pytest.mark.parametrize("runs", [(), FIVE])
 @pytest.mark.parametrize("size", [(390, 844), (1280, 800)])
 def test_nothing_is_wider_than_the_screen(page, driver, size, runs):
-    with screen(driver, size):
+    with screen(driver, *size):
         page(runs)
         for box in driver.find_elements("css selector", "details"):
             driver.execute_script("arguments[0].open = true", box)
@@ -426,7 +427,7 @@ def test_nothing_is_wider_than_the_screen(page, driver, size, runs):
 
 
 def test_on_a_phone_tables_say_that_they_scroll_and_their_first_column_stays(page, driver):
-    with screen(driver, (390, 844)):
+    with screen(driver, 390, 844):
         page()
         wide, hint, before, after = driver.execute_script(
             """
@@ -443,14 +444,3 @@ def test_on_a_phone_tables_say_that_they_scroll_and_their_first_column_stays(pag
         small = driver.find_element("css selector", "#metrics .hint")
         assert not small.is_displayed()  # what fits says nothing
         assert not driver.find_element("css selector", "#contents a").is_displayed()
-
-
-@contextlib.contextmanager
-def screen(driver, size):
-    width, height = size
-    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
-    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    try:
-        yield
-    finally:
-        driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

@@ -184,7 +184,13 @@ def test_a_run_without_stages_and_one_that_says_nothing(tmp_path):
 
 def test_how_a_run_was_made(tmp_path):
     written(tmp_path, [], train_seconds=2.25)
-    told = {"commit": "abc", "python": "3.11", "versions": {"torch": "2.13"}, "host": "secret"}
+    told = {
+        "commit": "abc",
+        "dirty": True,
+        "python": "3.11",
+        "versions": {"torch": "2.13"},
+        "host": "secret",
+    }
     (tmp_path / "environment.json").write_text(json.dumps(told))
     (tmp_path / "model" / "members").mkdir(parents=True)
     (tmp_path / "model" / "a.bin").write_bytes(b"x" * 1_500_000)
@@ -193,7 +199,7 @@ def test_how_a_run_was_made(tmp_path):
     assert history.read_origin(tmp_path, stages) == {
         "seconds of training": 2.2,
         "megabytes of the model": 2.0,
-        "commit": "abc",
+        "commit": "abc, with changed files",
         "Python": "3.11",
         "torch": "2.13",
     }
@@ -220,6 +226,9 @@ def test_without_validation_whole_epochs_tell_where_a_step_is():
     assert loss["points"] == [[1, 1.0], [2, 2.0], [3, 3.0]]
     assert history.read_curves(entries[:1]) == []  # one value is no curve
     assert history.read_curves([{"kind": "train", "loss": 1.0}]) == []
+    between = [{"kind": "step", "step": s, "epoch": 1, "loss": 7.0} for s in (2, 4, 6)]
+    steps = history.read_curves([*between, *entries])[0]
+    assert (steps["kind"], steps["points"]) == ("step", [[0.5, 7.0], [1.0, 7.0], [1.5, 7.0]])
 
 
 def test_plots_and_peers_and_places(tmp_path):

@@ -105,7 +105,8 @@ def _method(folder: Path) -> str | None:
 def read_curves(entries: Entries) -> list[dict[str, Any]]:
     """Make the curves of the lines of a metrics.jsonl, over epochs.
 
-    Each is {kind, name, points: [[epoch, value], ...]}; what has one value alone is no curve.
+    Each is {kind, name, points: [[epoch, value], ...]}, kind val, train (the mean of an epoch) or
+    step (of the steps between); what has one value alone is no curve.
     """
     steps, epochs = _epochs_of_steps(entries)
     values: dict[tuple[str, str], dict[float, float]] = {}
@@ -114,7 +115,7 @@ def read_curves(entries: Entries) -> list[dict[str, Any]]:
         if step is None:
             continue
         epoch = round(float(np.interp(step, steps, epochs)), 3)
-        kind = "val" if entry.get("kind") == "val" else "train"
+        kind = str(entry.get("kind"))
         for name in CURVES:
             value = _number(entry.get(name))
             if value is not None:
@@ -128,9 +129,9 @@ def read_curves(entries: Entries) -> list[dict[str, Any]]:
 
 def _epochs_of_steps(entries: Entries) -> tuple[list[float], list[float]]:
     """Steps at which an epoch ended, and how many had then; steps themselves where none did."""
-    validated = [entry for entry in entries if entry.get("kind") == "val"]
+    of_kind = {kind: [e for e in entries if e.get("kind") == kind] for kind in ("val", "train")}
     ends: dict[float, float] = {0.0: 0.0}
-    for entry in validated or entries:
+    for entry in of_kind["val"] or of_kind["train"]:
         step = _number(entry.get("step"))
         epoch = _number(entry.get("epoch"))
         if step and epoch is not None:
@@ -178,7 +179,7 @@ def read_origin(folder: Path, stages: Iterable[Mapping[str, Any]]) -> dict[str, 
     told = {
         "seconds of training": round(sum(seconds), 1) if seconds else None,
         "megabytes of the model": round(model_bytes(folder) / 1e6, 3),
-        "commit": environment.get("commit"),
+        "commit": _commit(environment),
         "Python": environment.get("python"),
         "torch": torch,
         "device": environment.get("device"),
@@ -187,6 +188,14 @@ def read_origin(folder: Path, stages: Iterable[Mapping[str, Any]]) -> dict[str, 
         "processor": environment.get("cpu"),
     }
     return {name: value for name, value in told.items() if value is not None}
+
+
+def _commit(environment: Mapping[str, Any]) -> str | None:
+    """The commit that a run was trained at, and whether files had been changed since."""
+    commit = environment.get("commit")
+    if commit and environment.get("dirty"):
+        return f"{commit}, with changed files"
+    return commit
 
 
 def model_bytes(folder: Path) -> int:

@@ -100,7 +100,7 @@ const linePath = (points) =>
 /**
  * Lines over one x axis, in one panel or in several below each other.
  *
- * panels: {y: {name, low, high, ticks}, series: [{name, points: [[x, y], ...], color}]}
+ * panels: {y: {name, low, high, ticks}, series: [{name, points: [[x, y], ...], color, dash, isPlain}]}
  * x: {name, low, high, ticks, says}.  marks: [{x, text}], lines through all panels.
  * says(x): what is told of an x beside the values there.
  */
@@ -114,10 +114,10 @@ function lineFigure({ name, caption, panels, x, marks = [], says, height = 210, 
     for (const { y, series } of panels) {
       const { placeX, placeY } = axes(svg, width, top, top + panelHeight, { x, y });
       place = placeX;
-      for (const { points, color: stroke, dash } of series) {
+      for (const { points, color: stroke, dash, isPlain } of series) {
         const at = points.map(([px, py]) => [placeX(px), placeY(py)]);
         drawn(svg, "path", { d: linePath(at), class: "line", stroke, "stroke-dasharray": dash || "" });
-        if (points.length <= 40) {
+        if (points.length <= 40 && !isPlain) {
           at.forEach(([cx, cy]) => drawn(svg, "circle", { cx, cy, r: 3, fill: stroke }));
         }
       }
@@ -144,20 +144,25 @@ function legendOf(panels) {
   return legend(series.map((line) => line.name), series.map((line) => line.color));
 }
 
+/** The value of a line at an x, or at the nearest one where the line is of single steps. */
+function valueAt({ points, isPlain }, x) {
+  const distance = ([px]) => Math.abs(px - x);
+  const nearest = points.reduce((best, point) => (distance(point) < distance(best) ? point : best));
+  return isPlain || nearest[0] === x ? nearest[1] : null;
+}
+
 /** Invisible bands, one for each x: what one points at tells all values there. */
 function hoverBands(svg, width, bottom, panels, place, says) {
-  const values = new Map();
-  for (const { name, points } of panels.flatMap((panel) => panel.series)) {
-    for (const [px, py] of points) {
-      values.set(px, [...(values.get(px) || []), `${name}: ${round(py)}`]);
-    }
-  }
-  const xs = [...values.keys()].sort((a, b) => a - b);
+  const all = panels.flatMap((panel) => panel.series).filter(({ points }) => points.length);
+  const wide = all.filter(({ isPlain }) => !isPlain);
+  const known = (wide.length ? wide : all).flatMap(({ points }) => points.map(([px]) => px));
+  const xs = [...new Set(known)].sort((a, b) => a - b);
   xs.forEach((value, i) => {
     const at = place(value);
     const from = i ? (place(xs[i - 1]) + at) / 2 : LEFT;
     const to = i + 1 < xs.length ? (at + place(xs[i + 1])) / 2 : width - RIGHT;
-    const lines = [says(value), ...values.get(value)];
+    const told = all.map((line) => [line.name, valueAt(line, value)]);
+    const lines = [says(value), ...told.filter(([, y]) => y !== null).map(([name, y]) => `${name}: ${round(y)}`)];
     const band = drawn(svg, "g", { class: "band", "data-tip": lines.join("\n") });
     drawn(band, "rect", { x: from, y: TOP, width: Math.max(to - from, 1), height: bottom - TOP });
     drawn(band, "path", { d: `M${at} ${TOP}V${bottom}` });

@@ -50,16 +50,17 @@ const counted = (value) => (isNumber(value) ? value.toLocaleString("en-US") : ""
 const signed = (value) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(2);
 const percentOf = (part, whole) => (whole ? (100 * part) / whole : 0);
 
-/** Seconds as people say them: 4.2 s, 3 min 10 s, 2 h 5 min. */
+/** Seconds as people say them: 4.2 s, 3 min 10 s, 2 h 5 min; never broken over two lines. */
 function duration(seconds) {
+  const joined = (...parts) => parts.join("\u00a0");
   if (seconds < 60) {
-    return `${round(seconds)} s`;
+    return joined(round(seconds), "s");
   }
   const minutes = Math.floor(seconds / 60);
   if (minutes < 60) {
-    return `${minutes} min ${Math.round(seconds % 60)} s`;
+    return joined(minutes, "min", Math.floor(seconds % 60), "s");
   }
-  return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+  return joined(Math.floor(minutes / 60), "h", minutes % 60, "min");
 }
 
 /** A range of counts: 3–5, or 3 alone. */

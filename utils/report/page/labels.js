@@ -106,7 +106,8 @@ function labelColumn(name, place) {
   return {
     name: LABEL_HEADS[name] || name.replaceAll("_", " "),
     key: (row) => (isText ? row[place].toLowerCase() : row[place]),
-    numeric: !isText,
+    downFirst: !isText,
+    isRight: !isText,
     says: LABEL_SAYS[name],
   };
 }

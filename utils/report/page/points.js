@@ -92,11 +92,11 @@ function pointColumns() {
     ? { key: gained, hint: " (last run less the first)" }
     : { key: (point) => hitsOf(point)[0], hint: " (of the first 5)" };
   return [
-    { name: "number", key: (point) => point.id },
+    { name: "number", key: (point) => point.id, isRight: true },
     { name: "text", key: (point) => point.text.toLowerCase() },
-    { name: "true labels", key: (point) => point.true.length + point.hidden, hint: " (by how many)", numeric: true },
-    ...names.map((name, i) => ({ name, key: firstScore(i), hint: " (by the first score)", numeric: true })),
-    { name: "right", ...right, numeric: true },
+    { name: "true labels", key: (point) => point.true.length + point.hidden, hint: " (by how many)", downFirst: true },
+    ...names.map((name, i) => ({ name, key: firstScore(i), hint: " (by the first score)", downFirst: true })),
+    { name: "right", ...right, downFirst: true, isRight: true },
   ];
 }
 

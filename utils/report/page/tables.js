@@ -70,7 +70,7 @@ const TYPING = 150;  // milliseconds without a key before the search runs
  * A table with search, filters, sorting and pages.
  *
  * rows: of any kind; found(row) is the lower-case text that the search looks in.
- * columns: {name, head, key, hint, numeric}: key(row) is what is sorted by.
+ * columns: {name, key, hint, says, downFirst, isRight}: key(row) is what is sorted by.
  * filters: {name, says, holds}: buttons that leave the rows for which holds(row).
  * draw: makes the <tr> of a row.  prefix: of the ids of its parts.  what: the rows in the plural.
  * first: {column, isDown}, how it is sorted at first.
@@ -115,9 +115,13 @@ class PagedTable {
       element("label", { for: this.search.id }, "Search"),
       this.search,
       ...buttons,
-      element("label", { for: this.order.id }, "Sort by"),
-      this.order,
-      this.direction,
+      element(
+        "span",
+        { class: "together" },
+        element("label", { for: this.order.id }, "Sort by"),
+        this.order,
+        this.direction,
+      ),
     );
     let waiting = 0;
     this.search.addEventListener("input", () => {
@@ -126,7 +130,7 @@ class PagedTable {
     });
     this.order.addEventListener("change", () => {
       const chosen = Number(this.order.value);
-      this.sortBy(chosen, this.columns[chosen].numeric);
+      this.sortBy(chosen, this.columns[chosen].downFirst);
     });
     this.direction.addEventListener("click", () => this.sortBy(this.column, !this.isDown));
   }
@@ -149,12 +153,12 @@ class PagedTable {
   }
 
   makeTable() {
-    this.heads = this.columns.map(({ name, numeric, says }, i) => {
+    this.heads = this.columns.map(({ name, downFirst, isRight, says }, i) => {
       const attributes = { type: "button", ...(says ? { "data-tip": says } : {}) };
       const button = element("button", attributes, name);
       const isNew = () => this.column !== i;
-      button.addEventListener("click", () => this.sortBy(i, isNew() ? numeric : !this.isDown));
-      return element("th", { scope: "col", class: numeric ? "num" : "" }, button);
+      button.addEventListener("click", () => this.sortBy(i, isNew() ? downFirst : !this.isDown));
+      return element("th", { scope: "col", class: isRight ? "num" : "" }, button);
     });
     this.body = element("tbody");
     const head = element("thead", {}, element("tr", {}, ...this.heads));

@@ -28,17 +28,20 @@ function stageTable() {
 /** One figure of a stage: above the loss of training, below the metrics of validation. */
 function stageFigure({ name, best_epoch: best, curves }) {
   const panels = [];
-  const losses = curves.filter((curve) => curve.name === "loss");
+  const order = ["step", "train", "val"];  // what is drawn last lies above
+  const losses = curves
+    .filter((curve) => curve.name === "loss")
+    .sort((a, b) => order.indexOf(a.kind) - order.indexOf(b.kind));
   const metrics = curves.filter((curve) => curve.name !== "loss");
   if (losses.length) {
-    panels.push({ y: lossScale(losses), series: losses.map((curve) => lossSeries(curve)) });
+    panels.push({ y: lossScale(losses), series: losses.map(lossSeries) });
   }
   if (metrics.length) {
     const series = metrics.map((curve, i) => ({
-      name: curve.kind === "train" ? `${curve.name}, training` : `${curve.name}, validation`,
+      name: curve.kind === "val" ? `${curve.name}, validation` : `${curve.name}, training`,
       points: curve.points,
       color: color(i),
-      dash: curve.kind === "train" ? "5 4" : "",
+      dash: curve.kind === "val" ? "" : "5 4",
     }));
     panels.push({ y: { name: "validation, %", ...percentScale() }, series });
   }
@@ -63,12 +66,15 @@ function lossScale(losses) {
   return { name: "training loss", ...niceScale(Math.min(0, ...values), Math.max(...values), 4) };
 }
 
-function lossSeries(curve) {
+const LOSSES = { train: "loss, training", step: "loss, single steps", val: "loss, validation" };
+
+function lossSeries({ kind, points }) {
   return {
-    name: curve.kind === "train" ? "loss, training" : "loss, validation",
-    points: curve.points,
-    color: "var(--soft)",
-    dash: curve.kind === "train" ? "" : "5 4",
+    name: LOSSES[kind] || "loss",
+    points,
+    color: kind === "step" ? "var(--line)" : "var(--soft)",
+    dash: kind === "val" ? "5 4" : "",
+    isPlain: kind === "step",
   };
 }
 
