@@ -24,6 +24,7 @@ from utils.config.command_line import parse_words
 from utils.config.plugins import add_plugin_option
 
 if TYPE_CHECKING:
+    from engine.callbacks import OnEvaluation
     from utils.config.config import Config
 
 
@@ -85,11 +86,12 @@ def fit(
     config: Config,
     resume: bool = False,
     overwrite: bool = False,
+    on_evaluation: OnEvaluation | None = None,
 ) -> Path:
     """Train a config; see `engine.trainer.fit`."""
     from engine.trainer import fit  # here: --help is instant
 
-    return fit(config, resume, overwrite)
+    return fit(config, resume, overwrite, on_evaluation)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

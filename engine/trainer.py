@@ -9,24 +9,26 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate.utils import set_seed
-from torch import nn
+from torch import Tensor, nn
 
+from engine.callbacks import EpochEvaluation, OnEvaluation, asks_to_stop
 from engine.choosing import chosen
 from engine.memory_plan import check_it_fits, training_memory
 from engine.planning import plan_recipe, tokenizer_of
-from models.contract import Learner, Recipe, Solver
+from models.contract import Learner, Ranker, Recipe, Solver
 from models.encoders.compiling import check_compiler, compile_encoders
 from models.evaluation import evaluate, headline
 from models.loading import start_of
 from utils import distributed
+from utils.compiling import compile_seconds, watch_numba, watch_torch, working_time
 from utils.config.config import Config
 from utils.config.methods import method_class
 from utils.data.batches import ready_batches, steps_per_epoch, training_batches
@@ -45,14 +47,16 @@ from utils.run.opening import check_folders, is_finished, open_run
 from utils.run.stages import Runs, member_stages, of_stage, stage_configs
 from utils.runtime import Runtime, progress, tensor_cores
 from utils.training.checkpoint import Progress, load_checkpoint, save_checkpoint
-from utils.training.gradients import clip_gradients, sum_gradients
+from utils.training.gradients import clip_gradients, gradient_norm, sum_gradients
 from utils.training.interrupt import SaveClock, stopped_by_sigterm
 from utils.training.meter import CHECK_EVERY, EpochMeter
 from utils.training.optim import (
     build_optimizers,
     learning_rate_factor,
+    learning_rates,
     set_learning_rates,
 )
+from utils.training.pace import Pace
 from utils.training.profiling import Profile, profiled
 from utils.training.row_sums import RowSums
 
@@ -67,12 +71,16 @@ def fit(
     config: Config,
     resume: bool = False,
     overwrite: bool = False,
+    on_evaluation: OnEvaluation | None = None,
 ) -> Path:
     """Train a config with all its stages; a collective.
 
     Args:
         resume: go on from the folder's last checkpoint, if there is one.
         overwrite: replace the run that the folder holds, once the new one has been set up.
+        on_evaluation: is told of each evaluation on the validation split, once its checkpoint is
+            saved. A true answer ends the stage there, with its best model; an error ends the run,
+            which `resume` goes on with. The main process alone calls it.
     Returns:
         the run folder, which then holds the best model on validation.
     Raises:
@@ -85,6 +93,7 @@ def fit(
     distributed.check_training_launch()
     distributed.start("no")  # the number of processes is known from here on
     config = chosen(config)
+    watch_numba()
     stages = plan(config, resume, overwrite)
     done = False
     for number, name in enumerate(stages):
@@ -97,7 +106,7 @@ def fit(
             tidy(current)
         else:  # the first one replaces all of an older run
             with training_memory(current, distributed.world_size()):
-                fit_stage(current, config, resume, overwrite and number == 0)
+                fit_stage(current, config, resume, overwrite and number == 0, on_evaluation)
     if done:
         log.info("%s: the run has finished already, nothing is trained", config.run_folder)
     return config.run_folder
@@ -143,6 +152,7 @@ def fit_stage(
     whole: Config,
     resume: bool = False,
     overwrite: bool = False,
+    on_evaluation: OnEvaluation | None = None,
 ) -> Path:
     """One training run: read the data, make the recipe, train or fit it, keep the best model.
 
@@ -150,6 +160,7 @@ def fit_stage(
         config: of one stage, planned: the settings of its encoder are resolved, its group rates its
             own.
         whole: of the whole run.
+        on_evaluation: as of `fit`.
     """
     runtime = Runtime.start(config)
     train = dataclasses.replace(config.train, mixed_precision=runtime.precision)
@@ -166,14 +177,23 @@ def fit_stage(
     start_logging(folder)
     describe(folder, data, runtime)
     distributed.separate_random_states(config.run.seed)
+    watched = Watched(stage_name(config, whole), on_evaluation)
     with locked(folder):
         if isinstance(recipe, Solver):
-            solve(recipe, folder)
+            solve(recipe, folder, watched)
         else:
             assert isinstance(recipe, Learner)
-            train_learner(recipe, folder, resume)
+            train_learner(recipe, folder, resume, watched)
     tidy(config)
     return folder
+
+
+def stage_name(config: Config, whole: Config) -> str:
+    """The name of a stage; "" of a run without stages."""
+    if not whole.stages:
+        return ""
+    is_last = config.run_folder == whole.run_folder
+    return whole.stages[-1]["name"] if is_last else config.run_folder.name
 
 
 def read_data(config: Config, resume: bool) -> Dataset:
@@ -217,6 +237,14 @@ def describe(
 # -------------------------------- one stage
 
 
+@dataclass(frozen=True)
+class Watched:
+    """The name of a stage, and who is told of its evaluations."""
+
+    stage: str
+    on_evaluation: OnEvaluation | None
+
+
 @dataclass
 class Run:
     """What the loop works on."""
@@ -226,6 +254,9 @@ class Run:
     state: Progress
     folder: Path
     metric_log: MetricLog
+    watched: Watched
+    pace: Pace
+    compiled_before: float = field(default_factory=compile_seconds)
 
     @property
     def config(self) -> Config:
@@ -240,27 +271,35 @@ class Run:
         save_checkpoint(self.folder, learner, self.optimizers, self.state, learner.runtime)
 
 
-def solve(recipe: Solver, folder: Path) -> None:
+def solve(
+    recipe: Solver,
+    folder: Path,
+    watched: Watched,
+) -> None:
     """Fit a recipe without gradients and keep its model."""
     state = Progress()
-    run = Run(recipe, [], state, folder, MetricLog(folder, recipe.config, 0, 0))
-    started = time.perf_counter()
+    metric_log = MetricLog(folder, recipe.config, 0, 0)
+    run = Run(recipe, [], state, folder, metric_log, watched, pace_of(recipe, watched))
+    started = working_time()
     with stopped_by_sigterm():
         recipe.fit(folder)
-    state.seconds += time.perf_counter() - started
-    keep_best(run, 0.0)
+    state.seconds += working_time() - started
+    found = keep_best(run, 0.0)
     finish(run)
+    asks_to_stop(watched.on_evaluation, found)
 
 
 def train_learner(
     learner: Learner,
     folder: Path,
     resume: bool,
+    watched: Watched,
 ) -> None:
     """The loop over epochs: train, validate, keep the best model and a checkpoint."""
     config = learner.config
     if config.train.compile:
         compile_encoders(learner.module)
+        watch_torch()
     groups = learner.groups()
     names = {group["name"] for group in groups}
     known = learner.group_names(config)
@@ -270,9 +309,8 @@ def train_learner(
     optimizers = build_optimizers(groups, config.optim)
     state = load_checkpoint(folder, learner, optimizers, learner.runtime) if resume else None
     state = state or Progress()
-    run = Run(
-        learner, optimizers, state, folder, MetricLog(folder, config, state.step, state.epoch)
-    )
+    metric_log = MetricLog(folder, config, state.step, state.epoch)
+    run = Run(learner, optimizers, state, folder, metric_log, watched, pace_of(learner, watched))
     last = last_epoch(config)
     prepare_or_resume(run, learner, last)
     first = state.epoch
@@ -287,13 +325,28 @@ def train_learner(
             state.epoch += 1
             state.epoch_step = 0
             state.loss_sum = 0.0
+            state.loss_sum_noted = 0.0
             if state.epoch % config.train.eval_interval == 0 or state.epoch == last:
-                keep_best(run, loss)
+                found = keep_best(run, loss)
                 run.save(learner)
                 clock.saved()
+                if asks_to_stop(watched.on_evaluation, found):
+                    log.info("stopped after epoch %d, as on_evaluation asked", state.epoch)
+                    break
     if config.train.epochs == 0:
-        keep_best(run, 0.0)
+        asks_to_stop(watched.on_evaluation, keep_best(run, 0.0))
     finish(run)
+
+
+def pace_of(recipe: Recipe, watched: Watched) -> Pace:
+    """What a stage has before it, nothing of it done."""
+    config = recipe.config
+    name = f"stage {watched.stage}" if watched.stage else "run"
+    if not recipe.has_epochs:
+        return Pace(name, steps=0, evaluations=1)
+    epochs = last_epoch(config)
+    steps = steps_per_epoch(recipe.data.splits["trn"], config.train.batch_size)
+    return Pace(name, epochs * steps, evaluations=-(-epochs // config.train.eval_interval))
 
 
 def last_epoch(config: Config) -> int:
@@ -311,10 +364,10 @@ def prepare_or_resume(
     """Prepare a run that begins; of one that goes on say where it stands."""
     state = run.state
     if state.step == 0:
-        started = time.perf_counter()
+        started = working_time()
         with stopped_by_sigterm():
             learner.prepare(run.folder)
-        state.seconds += time.perf_counter() - started
+        state.seconds += working_time() - started
     elif state.epoch >= last:
         log.info("all epochs of the run were trained already")
     else:
@@ -334,7 +387,13 @@ def finish(run: Run) -> None:
         }
         write_json(run.folder / "finished", summary)
     distributed.barrier()  # a later stage may ask for the best epoch
-    log.info("best epoch %s; %.1f s of training", state.best_epoch, state.seconds)
+    compiled = compile_seconds() - run.compiled_before
+    log.info(
+        "best epoch %s; %.1f s of training%s",
+        state.best_epoch,
+        state.seconds,
+        f", after {compiled:.1f} s of compiling kernels" if compiled >= 0.1 else "",
+    )
 
 
 def train_epoch(
@@ -349,6 +408,7 @@ def train_epoch(
     split = run.data.splits["trn"]
     steps = steps_per_epoch(split, config.train.batch_size)
     total = steps * config.train.epochs
+    every = config.run.log_every or total + 1  # never
     groups = [group for optimizer in run.optimizers for group in optimizer.param_groups]
     parameters = [parameter for group in groups for parameter in group["params"]]
     row_sums = RowSums(parameters)
@@ -358,19 +418,27 @@ def train_epoch(
     batches = training_batches(split, order, config, state.epoch, state.epoch_step)
     batches = ready_batches(batches, learner.ahead, learner.runtime.device)
     with (
-        progress(steps, f"epoch {state.epoch + 1}") as bar,
+        progress(
+            steps,
+            f"epoch {state.epoch + 1}",
+            "steps",
+            done=state.epoch_step,
+            note=partial(meter.note, run.pace),
+        ) as bar,
         tensor_cores(config.train.tf32),
     ):
-        bar.update(state.epoch_step)
         for batch in batches:
             factor = learning_rate_factor(state.step, total, config.optim)
             set_learning_rates(run.optimizers, factor)
             with row_sums:
                 loss = learner.backward(batch)
-            take_step(run, learner.runtime, parameters)
+            is_noted = (state.step + 1) % every == 0
+            norm = take_step(run, learner.runtime, parameters, is_noted)
             state.step += 1
             state.epoch_step += 1
             meter.add(loss, batch)
+            if is_noted:
+                note_step(run, meter.step_values(every), norm)
             profile.step()
             bar.update()
             if clock.due():
@@ -382,21 +450,46 @@ def train_epoch(
     return loss_of_epoch
 
 
+def note_step(
+    run: Run,
+    values: dict[str, float],
+    norm: Tensor | None,
+) -> None:
+    """Note the last steps where metrics are kept.
+
+    Args:
+        norm: of the gradient; None of a step that was not taken.
+    """
+    values |= learning_rates(run.optimizers)
+    if norm is not None:
+        values["gradient_norm"] = float(norm)
+    run.metric_log.write("step", run.state.step, values)
+
+
 def take_step(
     run: Run,
     runtime: Runtime,
     parameters: list[nn.Parameter],
-) -> None:
+    is_noted: bool,
+) -> Tensor | None:
     """Let all optimizers take a step by the gradients that `backward` left; a collective.
 
     Where fp16 made a gradient that is not finite none of them does, on no process: parameters,
     moments and the optimizers' counts of steps stay, the schedule goes on with the batches.
+
+    Args:
+        is_noted: the norm is wanted, clipped or not.
+    Returns:
+        the norm of the gradient before it was clipped; None where it was not computed.
     """
+    norm = None
     sum_gradients(parameters)
     if runtime.unscale(parameters):
         clip_norm = run.config.optim.clip_norm
         if clip_norm is not None:
-            clip_gradients(parameters, clip_norm)
+            norm = clip_gradients(parameters, clip_norm)
+        elif is_noted:
+            norm = gradient_norm(parameters)
         for optimizer in run.optimizers:
             optimizer.step()
     else:
@@ -409,11 +502,13 @@ def take_step(
         )
     for optimizer in run.optimizers:
         optimizer.zero_grad(set_to_none=True)
+    return norm
 
 
-def keep_best(run: Run, loss: float) -> None:
+def keep_best(run: Run, loss: float) -> EpochEvaluation:
     """Evaluate on the validation split and save the model if it is the best so far."""
     state = run.state
+    started = working_time()
     ranker = run.recipe.ranker()
     found: dict[str, float] = {}
     if len(run.data.splits["val"]):
@@ -422,23 +517,45 @@ def keep_best(run: Run, loss: float) -> None:
         facts = evaluation.facts
     else:
         facts = ranker.facts({})
-    value = -loss  # without a validation split the training loss decides
+    tracked = tracked_metric(run.config, found) if found else ""
     if found:
-        value = found[tracked_metric(run.config, found)]
         log.info("validation after epoch %d: %s", state.epoch, headline(found, SHOWN))
         run.metric_log.write("val", state.step, {"epoch": state.epoch, **found, **facts})
-    if state.best is not None and value <= state.best:
+    # without a validation split the training loss decides
+    value = found[tracked] if found else -loss
+    is_best = state.best is None or value > state.best
+    if is_best:
+        state.best = value
+        state.best_epoch = state.epoch
+        state.evaluations_without_better = 0
+        save_model(run, ranker, {"epoch": state.epoch, **found, **facts})
+    else:
         state.evaluations_without_better += 1
-        return
-    state.best = value
-    state.best_epoch = state.epoch
-    state.evaluations_without_better = 0
-    with folder_written_whole(run.folder / "model") as partial:
+    run.pace.evaluation_seconds = working_time() - started
+    return EpochEvaluation(
+        stage=run.watched.stage,
+        epoch=state.epoch,
+        step=state.step,
+        loss=loss,
+        metrics=found,
+        tracked=tracked,
+        is_best=is_best,
+        folder=run.folder,
+    )
+
+
+def save_model(
+    run: Run,
+    ranker: Ranker,
+    found: dict[str, float],
+) -> None:
+    """Put a model into the run folder, with what was found of it; a collective."""
+    with folder_written_whole(run.folder / "model") as whole:
         if distributed.is_main():
-            ranker.save(partial)
-            complete_model(partial, run.data.folder, models_near(run.folder))
+            ranker.save(whole)
+            complete_model(whole, run.data.folder, models_near(run.folder))
     if distributed.is_main():
-        write_json(run.folder / "val_metrics.json", {"epoch": state.epoch, **found, **facts})
+        write_json(run.folder / "val_metrics.json", found)
 
 
 def tracked_metric(config: Config, found: dict[str, float]) -> str:

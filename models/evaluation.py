@@ -18,6 +18,7 @@ from utils.config.config import Config, ConfigError
 from utils.data.dataset import Dataset
 from utils.data.sizes import DataSizes
 from utils.data.texts import Texts
+from utils.progress import ProgressBar
 from utils.reading.saved import check_answers
 from utils.search import Comparison, ExactIndex, HnswIndex
 from utils.sparse import contains, topk_csr
@@ -134,20 +135,23 @@ def own_best_labels(
     ids = np.empty((len(share), k), np.int32)
     sums: Counter[str] = Counter()
     # once at least, so that `sums` has its names
-    for start in range(0, max(len(share), 1), ranker.at_once):
-        block = slice(start, min(start + ranker.at_once, len(share)))
-        rows = np.arange(share.start, share.stop)[block]
-        opened = ranker.open(texts[rows])
-        if among is None:
-            without = None if removed is None else removed[rows]
-            values[block], ids[block] = _best_of(opened, k, without, ranker.num_labels)
-        else:
-            labels = np.ascontiguousarray(np.broadcast_to(among, (len(rows), len(among))))
-            values[block], ids[block] = opened.among(labels, k)
-            check_answers(values[block], "scores")
-        sums.update(opened.sums)
-        if look is not None:
-            look(rows, opened)
+    starts = range(0, max(len(share), 1), ranker.at_once)
+    with ProgressBar(len(share), "rank labels", "texts", hidden=len(starts) == 1) as bar:
+        for start in starts:
+            block = slice(start, min(start + ranker.at_once, len(share)))
+            rows = np.arange(share.start, share.stop)[block]
+            opened = ranker.open(texts[rows])
+            if among is None:
+                without = None if removed is None else removed[rows]
+                values[block], ids[block] = _best_of(opened, k, without, ranker.num_labels)
+            else:
+                labels = np.ascontiguousarray(np.broadcast_to(among, (len(rows), len(among))))
+                values[block], ids[block] = opened.among(labels, k)
+                check_answers(values[block], "scores")
+            sums.update(opened.sums)
+            if look is not None:
+                look(rows, opened)
+            bar.update(len(rows))
     return values, ids, sums
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from utils import distributed
 from utils.config.config import Config
 from utils.loss_scale import LossScale
-from utils.progress import tqdm
+from utils.progress import ProgressBar
 
 
 @dataclass(frozen=True)
@@ -100,12 +100,17 @@ def choose_algorithms(device: torch.device, deterministic: bool) -> None:
     torch.use_deterministic_algorithms(deterministic and on_gpu)
 
 
-def progress(total: int, name: str) -> tqdm:
-    """A progress bar that only the main process shows, and that leaves no line behind."""
-    hidden = None if distributed.is_main() else True  # None: hidden where nobody looks
-    return tqdm(
-        total=total,
-        desc=name,
-        leave=False,
-        disable=hidden,
-    )
+def progress(
+    total: int,
+    name: str,
+    unit: str,
+    *,
+    done: int = 0,
+    note: Callable[[], str] | None = None,
+) -> ProgressBar:
+    """A progress bar that only the main process shows.
+
+    Args:
+        done, note: as of `ProgressBar`.
+    """
+    return ProgressBar(total, name, unit, done=done, note=note, hidden=not distributed.is_main())

@@ -202,14 +202,9 @@ def _write_ids(
     progress: bool,
 ) -> np.ndarray:
     """Write the flat ids of a text file; returns the lengths of its lines."""
-    from utils.progress import tqdm
+    from utils.progress import ProgressBar
 
-    bar = tqdm(
-        desc=f"tokenise {path.name}",
-        unit=" lines",
-        unit_scale=True,
-        disable=None if progress else True,
-    )
+    bar = ProgressBar(None, f"tokenise {path.name}", "lines", scaled=True, hidden=not progress)
     lengths = []
     with open(to, "wb") as out, bar:
         for chunk in _chunks(iter_lines(path)):

@@ -106,11 +106,11 @@ class Reader:
         """Embeddings in batches of texts of similar length: (positions in `rows`, [b, D])."""
         training = self.encoder.training
         self.encoder.eval()
-        with progress(-(-len(rows) // self.batch_size), name) as bar:
+        with progress(len(rows), name, "texts") as bar:
             for positions, texts in sequential_batches(tokens, rows, self.batch_size):
                 with self.runtime.autocast():
                     yield positions, self.encoder(texts.to(self.runtime.device)).float()
-                bar.update()
+                bar.update(len(positions))
         self.encoder.train(training)
 
     @torch.no_grad()

@@ -42,7 +42,7 @@ from utils.fusing.fuser_models import KINDS, TreeLimits
 from utils.fusing.validation import Validation
 from utils.run.finding import find_run
 from utils.run.stages import Runs
-from utils.runtime import Runtime
+from utils.runtime import Runtime, progress
 
 
 class Fusion(Solver):
@@ -149,10 +149,12 @@ class Fusion(Solver):
         names = self.members.names
         most = min(options.candidates, self.data.num_labels)
         blocks = np.array_split(np.arange(len(split)), -(-len(split) // FusionRanker.at_once))
-        parts = [
-            ask(self.members.open(split.texts[rows], names), most, self.data.num_labels)
-            for rows in blocks
-        ]
+        parts = []
+        with progress(len(split), "ask the members", "points") as bar:
+            for rows in blocks:
+                opened = self.members.open(split.texts[rows], names)
+                parts.append(ask(opened, most, self.data.num_labels))
+                bar.update(len(rows))
         candidates = joined(parts).without_pairs(split.filters)
         candidates.check_finite(names, "validation points")
         return candidates

@@ -15,6 +15,7 @@ from utils.config.config import DataConfig
 from utils.errors import InputError
 from utils.features.files import choose_rule, features_by, find_features, grouping_features
 from utils.features.tfidf import HEADER, RULES, TextFeatures, has_no_blanks, rule_of
+from utils.text import iter_lines
 
 WORDS = RULES["words-2"]
 
@@ -64,7 +65,8 @@ def test_built_apart_and_equal_to_the_library(folder):
     new = TextFeatures(files.vocabulary)
     np.testing.assert_allclose(new(texts["tst"]).toarray(), tst.toarray(), atol=1e-6)
     np.testing.assert_array_equal(
-        new.of_file(folder / "raw" / "tst_X.txt").toarray(), new(texts["tst"]).toarray()
+        new.of_lines(iter_lines(folder / "raw" / "tst_X.txt")).toarray(),
+        new(texts["tst"]).toarray(),
     )
     assert new(["", "neverseen"]).nnz == 0
 

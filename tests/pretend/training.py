@@ -49,12 +49,13 @@ def _noted(waits: Waits) -> Iterator[Noted]:
         return train_epoch(*args)
 
     def step(*args):
-        take_step(*args)
+        norm = take_step(*args)
         noted: dict[str, dict[str, int]] = {}
         for (kind, place), number in waits.items():
             noted.setdefault(kind, {})[place] = number
         steps[:] = [*steps, noted][-STEADY:]
         waits.clear()
+        return norm
 
     with (
         mock.patch.object(trainer, "train_epoch", epoch),

@@ -36,7 +36,7 @@ from utils.clustering.kernels import (
     separate,
 )
 from utils.errors import InputError
-from utils.progress import tqdm
+from utils.progress import ProgressBar
 from utils.sparse import canonical
 
 # Nodes of more rows are shared by all threads; smaller ones are done by one thread each.
@@ -148,14 +148,7 @@ def balanced_hierarchy(
     # where c of C does.
     bounds = tuple(np.arange(total + 1, dtype=np.int64) * n // total for total in totals)
     order = np.arange(n, dtype=np.int64)
-    bar = tqdm(
-        total=_work(splits, n),
-        desc=name,
-        unit=" rows",
-        unit_scale=True,
-        leave=False,
-        disable=None,
-    )
+    bar = ProgressBar(_work(splits, n), name, "rows", scaled=True)
     draws = itertools.count()
     with ThreadPoolExecutor(threads) as pool, bar:
         cutter = _Cutter(
@@ -298,7 +291,7 @@ class _Cutter:
         iterations: int,
         threads: int,
         pool: ThreadPoolExecutor,
-        bar: tqdm,
+        bar: ProgressBar,
     ) -> None:
         self.rows = rows
         self.order = order

@@ -402,6 +402,14 @@ class RunConfig:
         "profile a few steps of the first epoch: a trace (profile.json), and in metrics.jsonl "
         "their time, that of the host, and how often it waited for the GPU",
     )
+    log_every: int | None = option(
+        50,
+        "steps between two records of loss, learning rate, gradient norm (tables left out) and "
+        "points/s in metrics.jsonl, TensorBoard and Weights & Biases; null = records of epochs "
+        "alone",
+        ge=1,
+        le=10**9,
+    )
     tensorboard: bool = option(True, "write TensorBoard events")
     wandb: bool = option(False, "log to Weights & Biases (install the package wandb)")
 

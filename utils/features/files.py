@@ -38,6 +38,7 @@ from utils.features.tfidf import (
     vocabulary_lines,
 )
 from utils.files import written_whole
+from utils.progress import followed
 from utils.reading.input_files import check_file, present
 from utils.reading.matrices import matrix_header, read_matrix
 from utils.reading.matrix_checks import FEATURES, check_size_is_meant
@@ -92,7 +93,7 @@ class FeatureFiles:
 
     def _made_by(self, vocabulary: Path, split: str) -> sp.csr_matrix:
         log.info("%s: no such file; its features are computed by %s", self.path(split), vocabulary)
-        return TextFeatures(vocabulary).of_file(text_path(self.data, split))
+        return TextFeatures(vocabulary).of_lines(_texts(text_path(self.data, split)))
 
     def require(self, split: str) -> Path:
         """Return what a split's features are read from or made by: its matrix, or the vocabulary.
@@ -268,7 +269,7 @@ def features_by(
             f"with the vocabulary that the model was trained on, {vocabulary}"
         )
     log.info("%s: features by the model's own vocabulary", text_path(data, split))
-    return TextFeatures(vocabulary).of_file(text_path(data, split))
+    return TextFeatures(vocabulary).of_lines(_texts(text_path(data, split)))
 
 
 def _spread(count: int, most: int) -> np.ndarray:
@@ -348,7 +349,7 @@ def _build(files: FeatureFiles, rule: str) -> None:
     log.info("building TF-IDF features of %s in %s", files.data, files.folder)
     with _folder_made(files.folder) as partial:
         try:
-            matrix = tfidf.fit_transform(iter_lines(texts["trn"]))
+            matrix = tfidf.fit_transform(_texts(texts["trn"]))
         except ValueError as error:
             if "vocabulary" not in str(error) and "no terms" not in str(error).lower():
                 raise
@@ -358,11 +359,16 @@ def _build(files: FeatureFiles, rule: str) -> None:
             ) from None
         for split in SPLITS:
             if split == "tst":
-                matrix = tfidf.transform(iter_lines(texts["tst"]))
+                matrix = tfidf.transform(_texts(texts["tst"]))
             with written_whole(partial / f"X.{split}.npz") as file:
                 sp.save_npz(file, matrix.tocsr())
         with written_whole(partial / VOCABULARY) as file, open(file, "w", encoding="utf-8") as out:
             out.writelines(vocabulary_lines(tfidf, rule))
+
+
+def _texts(path: Path) -> Iterator[str]:
+    """The lines of a text file, which are counted as they are read."""
+    return followed(iter_lines(path), f"TF-IDF of {path.name}", "texts")
 
 
 @contextlib.contextmanager

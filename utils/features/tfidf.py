@@ -192,9 +192,9 @@ class TextFeatures:
         parts = (np.concatenate(values), np.concatenate(columns), np.array(ends))
         return sp.csr_matrix(parts, shape=(len(ends) - 1, len(self._idf)))
 
-    def of_file(self, path: Path) -> sp.csr_matrix:
-        """Return features [n, F] float32 of the lines of a text file, which is streamed."""
-        lines = iter_lines(path)
+    def of_lines(self, lines: Iterable[str]) -> sp.csr_matrix:
+        """Return features [n, F] float32 of the lines of a text file, which are streamed."""
+        lines = iter(lines)
         parts = []
         while chunk := list(itertools.islice(lines, TEXTS_AT_ONCE)):
             parts.append(self(chunk))

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from utils.progress import ProgressBar
+
 Model = Callable[[np.ndarray], np.ndarray]  # features [M, F] -> a value of each row [M]
 
 FOLDS = 5
@@ -46,8 +48,10 @@ class CandidateRows:
         fold = np.random.default_rng(0).permutation(self.num_points) % folds
         fold_of_row = fold[self.points]
         values = np.empty(len(self.features))
-        for number in range(folds):
-            inside = fold_of_row == number
-            model = fit(self.features[~inside], self.relevant[~inside])
-            values[inside] = model(self.features[inside])
+        with ProgressBar(folds, "fit and check the fuser", "folds") as bar:
+            for number in range(folds):
+                inside = fold_of_row == number
+                model = fit(self.features[~inside], self.relevant[~inside])
+                values[inside] = model(self.features[inside])
+                bar.update()
         return values

@@ -21,11 +21,12 @@ import scipy.sparse as sp
 from utils.arrays import map_arrays
 from utils.errors import InputError
 from utils.linear.kernels import fit_chunk, score_pairs
-from utils.progress import tqdm
+from utils.progress import ProgressBar
 from utils.reading.saved import Shape, check_arrays
 from utils.sparse import canonical, entry_rows
 
 BLOCK = 4096  # points scored at once by a thread
+BARE_BLOCKS = 4  # so few have no progress bar
 
 
 @dataclass(frozen=True)
@@ -228,15 +229,7 @@ def fit_layer(
     parents = len(child_ptr) - 1
     sizes = np.diff(reach.indptr) * np.diff(child_ptr)
     chunks: list = [None] * parents
-    with (
-        ThreadPoolExecutor(threads) as pool,
-        tqdm(
-            total=parents,
-            desc=name,
-            leave=False,
-            disable=None,
-        ) as bar,
-    ):
+    with ThreadPoolExecutor(threads) as pool, ProgressBar(parents, name, "clusters") as bar:
         largest_first = np.argsort(-sizes, kind="stable").tolist()
         for parent, chunk in zip(largest_first, pool.map(fit, largest_first), strict=True):
             chunks[parent] = chunk
@@ -264,11 +257,18 @@ def _join(child_ptr: np.ndarray, chunks: list[tuple[np.ndarray, ...]]) -> Layer:
 
 
 def in_blocks(
-    work: Callable[[slice, np.ndarray], object], points: int, columns: int, threads: int
+    work: Callable[[slice, np.ndarray], object],
+    points: int,
+    columns: int,
+    threads: int,
+    name: str,
 ) -> Iterator:
     """Results of work(rows, scratch) for blocks of points, in order, on a pool of threads.
 
     scratch: [columns] int32 of -1 for `score_pairs`, each for one call at a time.
+
+    Args:
+        name: of the progress bar.
     """
     scratch: SimpleQueue[np.ndarray] = SimpleQueue()
     for _ in range(threads):
@@ -282,11 +282,15 @@ def in_blocks(
             scratch.put(where)
 
     starts = range(0, points, BLOCK)
-    if threads == 1:
-        yield from map(run, starts)
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            yield from pool.map(run, starts)
+    with ThreadPoolExecutor(threads) as pool, _bar_of_blocks(points, name) as bar:
+        for result in map(run, starts) if threads == 1 else pool.map(run, starts):
+            yield result
+            bar.update(min(BLOCK, points - int(bar.n)))
+
+
+def _bar_of_blocks(points: int, name: str) -> ProgressBar:
+    """A bar where there are many blocks: answers to a few texts have no time for one."""
+    return ProgressBar(points, name, "points", hidden=points <= BARE_BLOCKS * BLOCK)
 
 
 def score_candidates(
@@ -330,6 +334,6 @@ def score_candidates(
         )
         return out
 
-    blocks = list(in_blocks(score, len(features), features.shape[0], threads))
+    blocks = list(in_blocks(score, len(features), features.shape[0], threads, "rankers"))
     values = np.concatenate([np.zeros(0, np.float32), *blocks])
     return sp.csr_matrix((values, candidates.indices, candidates.indptr), shape=candidates.shape)

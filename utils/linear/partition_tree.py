@@ -244,7 +244,7 @@ class PartitionTree:
                 f"features of {features.shape[0]:,} sparse and {features.shape[1]:,} dense "
                 f"columns, expected {self.shape[0]:,} and {self.shape[1]:,} as in training"
             )
-        return in_blocks(work, len(features), self.shape[0], threads)
+        return in_blocks(work, len(features), self.shape[0], threads, "beams of the tree")
 
     def _beam(
         self,

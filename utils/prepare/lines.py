@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from utils.errors import InputError
 from utils.prepare.folder import existing
-from utils.progress import tqdm
+from utils.progress import ProgressBar
 from utils.reading.matrix_limits import FLOAT32_MAX
 from utils.text import decode_line
 
@@ -42,14 +42,7 @@ def lines(path: str | Path, latin: bool = False) -> Iterator[tuple[int, str]]:
     num_read = 0  # bytes of a stream
     num_bad = 0  # lines that are no UTF-8
     example = ""
-    bar = tqdm(
-        total=_size(path),
-        unit="B",
-        unit_scale=True,
-        desc=path.name,
-        disable=None,
-        leave=False,
-    )
+    bar = ProgressBar(_size(path), path.name, "B", scaled=True)
     with _opened(path) as raw, bar:
         for number, line in _raw_lines(raw, path):
             try:

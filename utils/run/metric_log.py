@@ -33,7 +33,7 @@ class MetricLog:
         self._wandb: Any = None
         if not distributed.is_main():
             return
-        _forget_after(self._path, epoch)
+        _forget_after(self._path, step, epoch)
         if config.run.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -58,7 +58,12 @@ class MetricLog:
         step: int,
         values: Mapping[str, float],
     ) -> None:
-        """Write one line of metrics.jsonl: {"kind": ..., "step": ..., **values}."""
+        """Write one line of metrics.jsonl: {"kind": ..., "step": ..., **values}.
+
+        Args:
+            kind: `train` and `val` of an epoch, `step` of the steps since the last such record.
+            values: by name, among them `epoch`, from 1.
+        """
         if not distributed.is_main():
             return
         with open(self._path, "a", encoding="utf-8") as file:
@@ -77,13 +82,21 @@ class MetricLog:
             self._wandb.finish()
 
 
-def _forget_after(path: Path, epoch: int) -> None:
-    """Drop the lines of unfinished epochs, and a last line that was cut off."""
+def _forget_after(
+    path: Path,
+    step: int,
+    epoch: int,
+) -> None:
+    """Drop lines of later steps, those of unfinished epochs, and a last line that was cut off."""
     if not path.exists():
         return
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines():
         with contextlib.suppress(json.JSONDecodeError):
-            if json.loads(line)["epoch"] <= epoch:
+            record = json.loads(line)
+            is_past = record["epoch"] <= epoch
+            if record["kind"] == "step":
+                is_past = record["step"] <= step
+            if is_past:
                 kept.append(line + "\n")
     write_text(path, "".join(kept))

@@ -53,7 +53,8 @@ class Trained(Protocol):
 class Progress:
     """Where a run stands.
 
-    `step` counts batches; `epoch_step` and `loss_sum` are of the epoch in progress.
+    `step` counts batches; `epoch_step`, `loss_sum` and `loss_sum_noted`, what it was at the last
+    record of a step, are of the epoch in progress.
 
     Attributes:
         skipped_steps: batches without a step, for fp16 made a gradient that is not finite.
@@ -71,6 +72,7 @@ class Progress:
     skipped_steps: int = 0
     loss_scale: float | None = None
     steps_at_scale: int = 0
+    loss_sum_noted: float = 0.0
     processes: int = 1
     torch: str = torch.__version__
     format: int = FORMAT

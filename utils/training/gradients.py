@@ -146,24 +146,38 @@ def _sum_rows(
 # -------------------------------- clipping
 
 
-def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
-    """Scale dense gradients so that their global norm is at most `max_norm`; return the norm.
+def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """Global norm of the dense gradients; a collective.
 
     There is no host sync. Tables are left out: their Adam step does not depend on the gradient's
     scale, and a batch that touches many rows is no reason to slow the other parameters down.
     Sharded parameters count with all their shards.
     """
+    shared, sharded = _dense_gradients(parameters)
+    if not shared and not sharded:
+        return torch.zeros(())
+    device = (*shared, *sharded)[0].device
+    own = distributed.loss_exchange().sum(_square(sharded, device))
+    return (_square(shared, device) + own).sqrt()
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
+    """Scale dense gradients so that `gradient_norm` is at most `max_norm`; return what it was."""
+    parameters = list(parameters)
+    norm = gradient_norm(parameters)
+    shared, sharded = _dense_gradients(parameters)
+    if shared or sharded:
+        factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_([*shared, *sharded], factor)
+    return norm
+
+
+def _dense_gradients(parameters: Iterable[nn.Parameter]) -> tuple[list[Tensor], list[Tensor]]:
+    """Those that all processes hold alike, and those of this process's shards."""
     dense = of_gradient(parameters, Gradient.DENSE)
     shared = [p.grad for p in dense if p.grad is not None and not kind_of(p).sharded]
     sharded = [p.grad for p in dense if p.grad is not None and kind_of(p).sharded]
-    gradients = [*shared, *sharded]
-    if not gradients:
-        return torch.zeros(())
-    own = distributed.loss_exchange().sum(_square(sharded, gradients[0].device))
-    norm = (_square(shared, gradients[0].device) + own).sqrt()
-    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-    torch._foreach_mul_(gradients, factor)
-    return norm
+    return shared, sharded
 
 
 def _square(gradients: list[Tensor], device: torch.device) -> Tensor:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from utils import distributed
+from utils.compiling import working_time
 from utils.data.batches import Batch
 from utils.run.environment import peak_memory
 from utils.training.checkpoint import Progress
+from utils.training.pace import Pace
 
 log = logging.getLogger("train")
 CHECK_EVERY = 20  # steps between two looks at the losses: each look is one host sync
@@ -23,7 +24,7 @@ class EpochMeter:
     """What an epoch measures.
 
     Losses stay on the device and are looked at every few steps, so that the loop does not wait for
-    the device.
+    the device. Time in which kernels are compiled does not count.
 
     Args:
         state: where the run stands, brought up to date at each look.
@@ -36,12 +37,16 @@ class EpochMeter:
         self._pending: list[Tensor] = []
         self._points = 0
         self._tokens = 0
-        self._begin = time.perf_counter()
+        self._steps = 0
+        self._begin = working_time()
         self._mark = self._begin
+        self._points_noted = 0  # at the last record of a step
+        self._noted = self._begin
 
     def add(self, loss: Tensor, batch: Batch) -> None:
         """Count a step."""
         self._pending.append(loss)
+        self._steps += 1
         self._points += len(batch.points)
         self._tokens += int(batch.queries.host_lengths.sum())
         if len(self._pending) >= CHECK_EVERY:
@@ -56,7 +61,7 @@ class EpochMeter:
                 raise self._not_finite(value, state.step - len(values) + offset + 1)
             state.loss_sum += value
         self._pending = []
-        now = time.perf_counter()
+        now = working_time()
         state.seconds += now - self._mark
         self._mark = now
 
@@ -68,6 +73,35 @@ class EpochMeter:
             f"the loss became {value} at step {step} (epoch {self._state.epoch + 1}); training "
             f"stops. {kept} A new run with a lower optim.lr or optim.clip_norm may help."
         )
+
+    def note(self, pace: Pace) -> str:
+        """Say what a line of progress says beside the steps of the epoch; one host sync.
+
+        The loss is the mean of the epoch so far.
+        """
+        state = self._state
+        total = state.loss_sum + sum(torch.stack(self._pending).tolist() if self._pending else [])
+        loss = total / max(state.epoch_step, 1)
+        seconds = max(working_time() - self._begin, 1e-9)
+        left = pace.left(state.step, seconds / max(self._steps, 1))
+        return f"loss {loss:.5f}, {self._points / seconds:.0f} points/s; {left}"
+
+    def step_values(self, every: int) -> dict[str, float]:
+        """What is noted of the last steps: {epoch, loss, points_per_second}.
+
+        The loss is the mean of the `every` last steps, or of all since the epoch began where these
+        are fewer.
+        """
+        self.settle()
+        state = self._state
+        steps = min(every, state.epoch_step)
+        loss = (state.loss_sum - state.loss_sum_noted) / max(steps, 1)
+        state.loss_sum_noted = state.loss_sum
+        now = working_time()
+        speed = (self._points - self._points_noted) / max(now - self._noted, 1e-9)
+        self._points_noted = self._points
+        self._noted = now
+        return {"epoch": state.epoch + 1, "loss": loss, "points_per_second": speed}
 
     def close(
         self, report: dict[str, float], device: torch.device
@@ -81,7 +115,7 @@ class EpochMeter:
         """
         self.settle()
         state = self._state
-        seconds = max(time.perf_counter() - self._begin, 1e-9)
+        seconds = max(working_time() - self._begin, 1e-9)
         loss = state.loss_sum / max(state.epoch_step, 1)
         values = {
             "epoch": state.epoch + 1,

@@ -103,6 +103,17 @@ def learning_rate_factor(
     return max(0.0, (total - step) / max(total - warmup, 1.0))
 
 
+def learning_rates(optimizers: Iterable[torch.optim.Optimizer]) -> dict[str, float]:
+    """The rates as they are set: {"lr": rate}, where groups differ {"lr_NAME": rate} of each."""
+    rates = {}
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            rates[f"lr_{group['name']}"] = float(group["lr"])
+    if len(set(rates.values())) == 1:
+        return {"lr": next(iter(rates.values()))}
+    return rates
+
+
 def set_learning_rates(optimizers: Iterable[torch.optim.Optimizer], factor: float) -> None:
     """Set each group's rate to this share of its own."""
     for optimizer in optimizers:
