@@ -1,19 +1,23 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from utils.config.__main__ import main as config_command
 from utils.config.config import (
     ConfigError,
     build_config,
     describe,
     load_config,
+    method_names,
     split_words,
     stage_config,
     to_yaml,
 )
 from utils.config.methods import METHODS, known_methods, method_options
+from utils.config.yaml_text import parse_yaml
 
 ROOT = Path(__file__).parents[2]
 PRESETS = ROOT / "configs" / "presets"  # for any data set
@@ -286,6 +290,52 @@ def test_sections_and_methods_are_described_alone():
         ConfigError, match="no section or method 'xr-liner'; did you mean 'xr-linear'"
     ):
         describe(["xr-liner"])
+
+
+def test_every_method_says_what_it_is():
+    lines = method_names().splitlines()
+    assert [line.split()[0] for line in lines] == sorted(METHODS)
+    assert all(len(method.about) > 20 for method in METHODS.values())
+    assert [name for name, method in METHODS.items() if not method.paper] == ["fusion"]
+    told = describe(["xr-linear"]).splitlines()
+    assert told[1:3] == [
+        f"  # {METHODS['xr-linear'].about}",
+        "  # PECOS: Yu et al., JMLR 2022, arXiv 2010.05878",
+    ]
+
+
+def test_a_file_is_told_with_every_key_resolved(tmp_path, capsys):
+    path = tmp_path / "c.yaml"
+    path.write_text("data: {name: D}\nmethod: {name: ova}\n")
+    config_command([str(path), "--optim.lr", "0.5"])
+    text = capsys.readouterr().out
+    (tmp_path / "again.yaml").write_text(text)
+    again = load_config(tmp_path / "again.yaml")
+    assert again == load_config(path, ["--optim.lr", "0.5"])
+    config_command([str(path), "loss", "optim"])
+    assert [*parse_yaml(capsys.readouterr().out, "it")] == ["loss", "optim"]
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["xr-liner"], "no section, method or file 'xr-liner'; did you mean 'xr-linear'"),
+        (["method", "optin"], "no section, method or file 'optin'; did you mean 'optim'"),
+        (["no/such.yaml"], "no/such.yaml"),
+        (["{file}", "lost"], "the config has no section 'lost'; did you mean 'loss'"),
+        (["data", "--optim.lr", "1"], "--optim.lr goes with a file"),
+    ],
+)
+def test_what_cannot_be_told_is_one_line(tmp_path, words, message):
+    path = tmp_path / "c.yaml"
+    path.write_text("data: {name: D}\nmethod: {name: ova}\n")
+    with pytest.raises(SystemExit, match=f"error: .*{re.escape(message)}"):
+        config_command([word.format(file=path) for word in words])
+
+
+def test_methods_are_listed(capsys):
+    config_command(["methods"])
+    assert capsys.readouterr().out.rstrip("\n") == method_names()
 
 
 def test_a_misspelt_method_name_is_shown(tmp_path):

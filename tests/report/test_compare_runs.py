@@ -114,7 +114,9 @@ def test_bad_runs_are_one_clear_line(two_runs, tmp_path, tiny_root):
     assert "trn_metrics.json: no such file; make it with: python eval.py trn" in error(
         one, two, "--split", "trn"
     )
-    assert "none of the metrics P@77 is in every run" in error(one, two, "--metrics", "P@77")
+    assert "no run has any of the metrics P@77; what runs have: P@1, P@3" in error(
+        one, two, "--metrics", "P@77"
+    )
     assert "--resamples: expected at least 1, got 0" in error(one, two, "--resamples", "0")
     other = tmp_path / "other"
     shutil.copytree(two, other)
@@ -152,3 +154,29 @@ def test_bad_runs_are_one_clear_line(two_runs, tmp_path, tiny_root):
     assert "expected the data that the runs were evaluated on" in error(
         one, two, "--root", tmp_path / "sets"
     )
+
+
+def test_a_run_that_lacks_a_metric_has_a_dash_and_a_note(two_runs, tmp_path, capsys):
+    one, two = two_runs
+    other = tmp_path / "other"
+    shutil.copytree(two, other)
+    found = json.loads((two / "tst_metrics.json").read_text())
+    del found["P@3"]
+    (other / "tst_metrics.json").write_text(json.dumps(found))
+    page = tmp_path / "c.html"
+    words = ["compare", str(one), str(other), "--metrics", "P@1", "P@3", "--resamples", "50"]
+    main([*words, "--out", str(page)])
+    told = capsys.readouterr()
+    lines = told.out.splitlines()
+    assert lines[0] == "| run | P@1 | P@3 |"
+    assert lines[2].startswith("| wide | ") and " – " not in lines[2]
+    assert lines[3].endswith(" | – |") and lines[4].endswith(" | – |")
+    assert told.err.startswith(f"{other / 'tst_metrics.json'}: no P@3; ")
+    assert payload_of(page)["comparison"]["columns"] == ["P@1"]
+    main([*words, "--format", "csv"])
+    rows = [line.split(",") for line in capsys.readouterr().out.splitlines()]
+    assert rows[0] == ["run", "P@1", "P@1 low", "P@1 high", "P@3", "P@3 low", "P@3 high"]
+    assert rows[1][2:4] == ["", ""] and float(rows[3][2]) <= float(rows[3][1]) <= float(rows[3][3])
+    assert rows[3][4:] == ["", "", ""]
+    main([*words, "--format", "latex"])
+    assert r"other $-$ wide & $" in capsys.readouterr().out

@@ -3,8 +3,14 @@ import statistics
 
 import pytest
 
+from utils.report import tables
 from utils.report.__main__ import main
-from utils.report.tables import rows_alike, seeds_table
+from utils.report.formats import escaped, written
+from utils.report.tables import rows_alike
+
+
+def seeds_table(folders, columns=None, form="markdown"):
+    return written(tables.seeds_table(folders, metrics=columns).table, form)
 
 
 @pytest.fixture
@@ -100,7 +106,7 @@ def test_runs_that_do_not_belong_together_are_named(make_run, tmp_path):
         with pytest.raises(ValueError, match=message):
             seeds_table(folders)
     with pytest.raises(
-        ValueError, match="none of the metrics P@9 is in every run; these are: P@1, R@100"
+        ValueError, match="no run has any of the metrics P@9; what runs have: P@1, R@100"
     ):
         seeds_table([one], columns=["P@9"])
 
@@ -110,3 +116,58 @@ def test_the_command_prints_the_table_or_one_error(make_run, capsys):
     assert capsys.readouterr().out.splitlines()[2] == "| D/dexa | 0 | 10.00 |"
     with pytest.raises(SystemExit, match="error: none: not a run folder"):
         main(["seeds", "none"])
+
+
+def test_a_paper_gets_rules_of_booktabs_and_escaped_names(make_run):
+    runs = [make_run(0, 10.0, "a_b%"), make_run(1, 20.0, "a_b%"), make_run(0, 5.0, "c&d")]
+    assert seeds_table(runs, ["P@1"], "latex").splitlines() == [
+        r"% \usepackage{booktabs}",
+        r"\begin{tabular}{llr}",
+        r"\toprule",
+        r"config & seeds & P@1 \\",
+        r"\midrule",
+        r"D/a\_b\% & 0, 1 & $15.00 \pm 7.07$ \\",
+        r"D/c\&d & 0 & $5.00$ \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    assert escaped("\\$#{}~^ é") == (
+        r"\textbackslash{}\$\#\{\}\textasciitilde{}\textasciicircum{} é"
+    )
+
+
+def test_a_program_gets_a_column_a_number(make_run):
+    runs = [make_run(0, 10.0, "a"), make_run(1, 20.0, "a"), make_run(0, 5.0, "c")]
+    lines = seeds_table(runs, ["R@100", "P@1"], "csv").splitlines()
+    assert lines == [
+        "config,seeds,R@100,R@100 sd,P@1,P@1 sd",
+        'D/a,"0, 1",30,14.1421,15,7.07107',
+        "D/c,0,10,,5,",
+    ]
+
+
+def test_a_run_that_lacks_a_metric_is_named(make_run, capsys):
+    runs = [make_run(0, 10.0), make_run(1, 20.0), make_run(0, 5.0, "ngame")]
+    (runs[1] / "tst_metrics.json").write_text(json.dumps({"P@1": 20.0, "PSP@5": 3.0}))
+    told = tables.seeds_table(runs)
+    assert written(told.table, "markdown").splitlines() == [
+        "| config | seeds | P@1 | PSP@5 | R@100 |",
+        "| --- | --- | --- | --- | --- |",
+        "| D/dexa | 0, 1 | 15.00 ± 7.07 | – | – |",
+        "| D/ngame | 0 | 5.00 | – | 10.00 |",
+    ]
+    assert [note.partition(";")[0] for note in told.notes] == [
+        f"{runs[0] / 'tst_metrics.json'}: no PSP@5",
+        f"{runs[1] / 'tst_metrics.json'}: no R@100",
+        f"{runs[2] / 'tst_metrics.json'}: no PSP@5",
+    ]
+    assert ",,\n" in written(told.table, "csv") + "\n"
+    assert "& -- & --" in written(told.table, "latex")
+    main(["seeds", *map(str, runs), "--metrics", "P@1", "P@7"])
+    err = capsys.readouterr().err
+    assert err == "no run has P@7; left out. Runs have: P@1, R@100, PSP@5\n"
+
+
+def test_an_unknown_form_is_told_with_the_nearest(make_run):
+    with pytest.raises(ValueError, match="'latx' is no form of a table; did you mean 'latex'"):
+        seeds_table([make_run(0, 1.0)], ["P@1"], "latx")

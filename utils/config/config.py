@@ -74,6 +74,7 @@ __all__ = [
     "finish_config",
     "load_config",
     "merge_sections",
+    "method_names",
     "nearest",
     "option",
     "parse_overrides",
@@ -573,8 +574,17 @@ def _automatic(field: dataclasses.Field[Any]) -> str:
     return f"; {AUTO} = {said}" if said else ""
 
 
+def method_names() -> str:
+    """A line a method: its name, what it is, its paper."""
+    width = max(map(len, METHODS))
+    return "\n".join(
+        f"{name:<{width}}  {method.about}{f' ({method.paper})' if method.paper else ''}"
+        for name, method in sorted(METHODS.items())
+    )
+
+
 def describe(asked: Sequence[str] = ()) -> str:
-    """Every key with its type, default, limits and meaning, as text.
+    """Every key with its type, default, limits and meaning, as text; of a method what it is, too.
 
     `asked` names the sections and methods that are meant, none all of them; `method` stands for all
     methods.
@@ -599,6 +609,7 @@ def describe(asked: Sequence[str] = ()) -> str:
     lines = [] if asked else [f"{f'{key}:':<34} # {meaning}" for key, meaning in OUTSIDE.items()]
     for section, kind in kinds:
         lines.append(f"{section}:")
+        lines += _about(section)
         for key in dataclasses.fields(kind):
             default = dump_yaml(_plain(key.default)).split("\n")[0]
             limits = "".join(
@@ -609,3 +620,11 @@ def describe(asked: Sequence[str] = ()) -> str:
                 f"{key.metadata['meaning']}{_automatic(key)}"
             )
     return "\n".join(lines)
+
+
+def _about(section: str) -> list[str]:
+    """What a method is, as comments of its section `method (NAME)`; nothing of other sections."""
+    method = METHODS.get(section.removeprefix("method (").removesuffix(")"))
+    if method is None:
+        return []
+    return [f"  # {line}" for line in (method.about, method.paper) if line]

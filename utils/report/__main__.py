@@ -5,8 +5,9 @@
     python -m utils.report seeds Results/*/*/dexa-seed*     # runs of several configs: a row each
     python -m utils.report compare RUN RUN...               # differences to the first, intervals
     python -m utils.report compare RUN RUN... --out c.html  # and a page where they differ
+    python -m utils.report seeds RUN... --format latex      # or csv: for a paper, for a program
 
-A RUN is a run folder.
+A RUN is a run folder. Where a run lacks a metric the table has a dash, and a note says which run.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from pathlib import Path
 
 from utils.commands import add_debug_option, command
 from utils.console import show_anything
-from utils.report.columns import COLUMNS
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -39,7 +39,13 @@ def main(words: Sequence[str] | None = None) -> None:
         subcommand.add_argument("runs", nargs="+", metavar="RUN", help="run folder")
         subcommand.add_argument("--split", default="tst", choices=("trn", "val", "tst"))
         subcommand.add_argument(
-            "--metrics", nargs="+", default=COLUMNS, metavar="METRIC", help="columns, such as P@1"
+            "--metrics", nargs="+", metavar="METRIC", help="columns, such as P@1"
+        )
+        subcommand.add_argument(
+            "--format",
+            default="markdown",
+            choices=("markdown", "latex", "csv"),
+            help="of the table; latex needs the package booktabs",
         )
     comparison.add_argument(
         "--out", type=Path, metavar="FILE", help="also write a page, such as compare.html"
@@ -55,12 +61,13 @@ def main(words: Sequence[str] | None = None) -> None:
     options = parser.parse_args(words)
     with command(options.debug):
         # here: --help is instant, and Ctrl-C a line
+        from utils.report.formats import written
         from utils.report.tables import compare_runs, rows_alike, seeds_table
 
+        alike = ""
         if options.command == "seeds":
-            print(seeds_table(options.runs, options.split, options.metrics))
-            if alike := rows_alike(options.runs, options.split):
-                print(alike, file=sys.stderr)
+            told = seeds_table(options.runs, options.split, options.metrics)
+            alike = rows_alike(options.runs, options.split)
         else:
             told = compare_runs(
                 options.runs,
@@ -70,7 +77,9 @@ def main(words: Sequence[str] | None = None) -> None:
                 root=options.root,
                 resamples=options.resamples,
             )
-            print(told)
+        print(written(told.table, options.format))
+        for note in filter(None, [*told.notes, alike]):
+            print(note, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from utils.reading.input_files import present
 from utils.reading.matrices import read_matrix
 from utils.reading.matrix_checks import SCORES
 from utils.report import html, measured, point_table
+from utils.report.formats import Cell, Difference, Mean, Table
 from utils.run.environment import check_labels
 from utils.sparse import contains, topk_rows
 from utils.text import text_of
@@ -51,7 +52,7 @@ class Comparison:
     data: Dataset
     split: Split
     columns: list[str]
-    values: list[dict[str, float]]  # of each run, in percent
+    values: list[dict[str, float]]  # of each run, in percent, of those columns that it has
     # Of each run after the first: {metric: (difference to the first, low, high)}.
     differences: list[dict[str, tuple[float, float, float]]]
 
@@ -67,7 +68,7 @@ def compare(
 
     Args:
         records: what utils.report.tables.read_run says of each run.
-        columns: metrics, each in <split>_metrics.json of every run.
+        columns: metrics, each in <split>_metrics.json of some runs.
         root: folder of the data sets, where it is another than that of training.
     Raises:
         ValueError: fewer than two runs, one that stands twice, other data or another validation
@@ -86,6 +87,8 @@ def compare(
     for i in range(1, len(runs)):
         intervals = {}
         for column in columns:
+            if column not in samples[i] or column not in samples[0]:
+                continue
             spread = samples[i][column] - samples[0][column]
             low, high = np.percentile(spread, (2.5, 97.5)).tolist()
             intervals[column] = (values[i][column] - values[0][column], low, high)
@@ -182,8 +185,14 @@ def _read_predictions(
         raise InputError(
             f"{path}: expected shape {points.relevance.shape}, got {scores.shape}; {again}"
         )
-    ks = sorted({int(column.partition("@")[2]) for column in columns})
-    of_points = per_point(scores, points.relevance, data.inverse_propensity(), ks).only(columns)
+    own = [column for column in columns if column in run["metrics"]]
+    if not own:
+        raise InputError(
+            f"{run['folder'] / f'{points.name}_metrics.json'}: expected one of "
+            f"{', '.join(columns)}, got none of them; {again}"
+        )
+    ks = sorted({int(column.partition("@")[2]) for column in own})
+    of_points = per_point(scores, points.relevance, data.inverse_propensity(), ks).only(own)
     for key, value in of_points.mean().items():
         if abs(value - run["metrics"][key]) > TOLERANCE:
             raise InputError(
@@ -196,20 +205,19 @@ def _read_predictions(
 # -------------------------------- what is shown
 
 
-def markdown(comparison: Comparison) -> str:
-    """Return a row a run, and after each but the first its difference to the first.
-
-    The interval stands behind it; bold where 0 is outside.
-    """
+def table(comparison: Comparison, caption: str) -> Table:
+    """Make a row a run, and after each but the first its difference to the first."""
     columns = comparison.columns
     runs = comparison.runs
-    lines = ["| run | " + " | ".join(columns) + " |", "| --- " * (len(columns) + 1) + "|"]
-    for i, (run, values) in enumerate(zip(runs, comparison.values, strict=True)):
-        lines.append(f"| {run.name} | " + " | ".join(f"{values[c]:.2f}" for c in columns) + " |")
-        if i:
-            cells = [_difference(*comparison.differences[i - 1][c]) for c in columns]
-            lines.append(f"| {run.name} − {runs[0].name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    rows: list[list[Cell]] = []
+    for number, (run, values) in enumerate(zip(runs, comparison.values, strict=True)):
+        means = [Mean(values[column]) if column in values else None for column in columns]
+        rows.append([run.name, *means])
+        if number:
+            differences = comparison.differences[number - 1]
+            cells = [_difference(differences.get(column)) for column in columns]
+            rows.append([f"{run.name} − {runs[0].name}", *cells])
+    return Table(("run",), columns, ("low", "high"), rows, caption)
 
 
 def is_clear(low: float, high: float) -> bool:
@@ -217,13 +225,11 @@ def is_clear(low: float, high: float) -> bool:
     return low > 0 or high < 0
 
 
-def _difference(
-    value: float,
-    low: float,
-    high: float,
-) -> str:
-    mark = "**" if is_clear(low, high) else ""
-    return f"{mark}{value:+.2f}{mark} [{low:+.2f}, {high:+.2f}]"
+def _difference(found: tuple[float, float, float] | None) -> Difference | None:
+    if found is None:
+        return None
+    value, low, high = found
+    return Difference(value, low, high, is_clear(low, high))
 
 
 def page_data(comparison: Comparison) -> html.ReportData:
@@ -279,8 +285,15 @@ def differing(tops: Sequence[np.ndarray], relevance: sp.csr_matrix) -> np.ndarra
 
 
 def _table(comparison: Comparison) -> dict[str, Any]:
-    """{columns, rows: [{name, values, differences: [value, low, high, clear] or none}]}"""
-    columns = comparison.columns
+    """{columns, rows: [{name, values, differences: [value, low, high, clear] or none}]}
+
+    Of the metrics that all runs have.
+    """
+    columns = [
+        column
+        for column in comparison.columns
+        if all(column in values for values in comparison.values)
+    ]
     all_differences = [None, *comparison.differences]
     rows = []
     for run, values, differences in zip(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from utils.config.config import read_yaml
 from utils.errors import InputError
 from utils.reading.saved import read_facts
 from utils.report.columns import COLUMNS
+from utils.report.formats import Cell, Mean, Table
 from utils.run.differences import MAY_DIFFER
 from utils.run.folder import with_folder_renamed
 
@@ -87,31 +89,79 @@ def group_runs(runs: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     return list(groups.values())
 
 
-def common_metrics(runs: Sequence[dict[str, Any]], columns: Sequence[str]) -> list[str]:
-    """Return the metrics that every run has; InputError if there are none."""
-    common = set.intersection(*(set(run["metrics"]) for run in runs))
-    chosen = [column for column in columns if column in common]
+@dataclass(frozen=True)
+class Shown:
+    """Metrics that a table has columns for, and what is to be said of those that runs lack."""
+
+    columns: list[str]
+    notes: list[str]
+
+
+def shown_metrics(
+    runs: Sequence[dict[str, Any]],
+    split: str,
+    asked: Sequence[str] | None,
+) -> Shown:
+    """Choose the metrics that at least one run has.
+
+    Args:
+        asked: None = the usual ones.
+    Raises:
+        InputError: no run has any of them.
+    """
+    known = {name: None for run in runs for name in run["metrics"] if "@" in name}
+    columns = list(dict.fromkeys(COLUMNS if asked is None else asked))
+    chosen = [column for column in columns if column in known]
     if not chosen:
-        known = [name for name in runs[0]["metrics"] if "@" in name and name in common]
         raise InputError(
-            f"none of the metrics {', '.join(columns)} is in every run; these are: "
+            f"no run has any of the metrics {', '.join(columns)}; what runs have: "
             f"{', '.join(known) or 'none'}"
         )
-    return chosen
+    notes = []
+    if asked is not None and (lost := [column for column in columns if column not in known]):
+        notes.append(f"no run has {', '.join(lost)}; left out. Runs have: {', '.join(known)}")
+    for run in runs:
+        if lacking := [column for column in chosen if column not in run["metrics"]]:
+            notes.append(_lacks(run, split, lacking))
+    return Shown(chosen, notes)
+
+
+def _lacks(
+    run: dict[str, Any],
+    split: str,
+    lacking: Sequence[str],
+) -> str:
+    """What a run has no value of, and the command that measures it."""
+    measured = [name for name in run["metrics"] if "@" in name]
+    ks = {column.partition("@")[2] for column in (*measured, *lacking)}
+    wanted = ",".join(map(str, sorted(int(k) for k in ks if k.isdigit())))
+    return (
+        f"{run['folder'] / f'{split}_metrics.json'}: no {', '.join(lacking)}; measure with: "
+        f"python eval.py {split} {run['folder']} --eval.ks [{wanted}]"
+    )
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a command prints: the table, and notes beside it."""
+
+    table: Table
+    notes: list[str]
 
 
 def compare_runs(
     folders: Sequence[str | Path],
     split: str,
-    columns: Sequence[str],
+    metrics: Sequence[str] | None = None,
     *,
     out: Path | None = None,
     root: str | None = None,
     resamples: int = 10_000,
-) -> str:
-    """Return Markdown: the runs' metrics and differences to the first.
+) -> Told:
+    """Tell the runs' metrics and their differences to the first.
 
     Args:
+        metrics: None = the usual ones.
         out: where the page is written, if at all.
         root: folder of the data sets, where it is another than that of training.
         resamples: of the bootstrap.
@@ -122,37 +172,49 @@ def compare_runs(
     if resamples < 1:
         raise InputError(f"--resamples: expected at least 1, got {resamples}")
     runs = [read_run(folder, split) for folder in folders]
-    columns = [c for c in common_metrics(runs, columns) if c.partition("@")[2].isdigit()]
+    shown = shown_metrics(runs, split, metrics)
+    columns = [column for column in shown.columns if column.partition("@")[2].isdigit()]
     comparison = comparing.compare(runs, split, columns, root, resamples)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_report(out, comparing.page_data(comparison))
-    return (
-        f"{comparing.markdown(comparison)}\n\nDifferences to {comparison.runs[0].name}, with 95 % "
-        f"intervals of a paired bootstrap over the {len(comparison.split):,} points of split "
-        f"{split} ({resamples:,} resamples); bold: without 0."
+    caption = (
+        f"Differences to {comparison.runs[0].name}, with 95 % intervals of a paired bootstrap over "
+        f"the {len(comparison.split):,} points of split {split} ({resamples:,} resamples); bold: "
+        "without 0."
     )
+    return Told(comparing.table(comparison, caption), shown.notes)
 
 
 def seeds_table(
-    folders: Sequence[str | Path], split: str = "tst", columns: Sequence[str] = COLUMNS
-) -> str:
-    """Return Markdown: a row a config with mean ± standard deviation (n - 1) over its seeds.
+    folders: Sequence[str | Path],
+    split: str = "tst",
+    metrics: Sequence[str] | None = None,
+) -> Told:
+    """Tell a row a config: mean and standard deviation (n - 1) over its seeds.
 
-    Metrics that a run does not have are left out of all rows.
+    A metric that one of a config's seeds lacks has no mean over them.
+
+    Args:
+        metrics: None = the usual ones.
     """
     groups = group_runs([read_run(folder, split) for folder in folders])
-    shown = common_metrics([run for group in groups for run in group], columns)
-    lines = ["| config | seeds | " + " | ".join(shown) + " |", "| --- " * (len(shown) + 2) + "|"]
+    shown = shown_metrics([run for group in groups for run in group], split, metrics)
+    rows: list[list[Cell]] = []
     for group in groups:
-        cells = []
-        for column in shown:
-            values = [run["metrics"][column] for run in group]
-            spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
-            cells.append(f"{np.mean(values):.2f}{spread}")
         seeds = ", ".join(str(run["seed"]) for run in group)
-        lines.append(f"| {group[0]['name']} | {seeds} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        means = [_mean([run["metrics"].get(column) for run in group]) for column in shown.columns]
+        rows.append([group[0]["name"], seeds, *means])
+    return Told(Table(("config", "seeds"), shown.columns, ("sd",), rows), shown.notes)
+
+
+def _mean(values: Sequence[float | None]) -> Mean | None:
+    """The mean over seeds; None where one of them has no value."""
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return None
+    deviation = float(np.std(known, ddof=1)) if len(known) > 1 else None
+    return Mean(float(np.mean(known)), deviation)
 
 
 def rows_alike(folders: Sequence[str | Path], split: str) -> str:
