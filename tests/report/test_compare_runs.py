@@ -114,7 +114,7 @@ def test_bad_runs_are_one_clear_line(two_runs, tmp_path, tiny_root):
     assert "trn_metrics.json: no such file; make it with: python eval.py trn" in error(
         one, two, "--split", "trn"
     )
-    assert "no run has any of the metrics P@77; what runs have: P@1, P@3" in error(
+    assert "no run has any of the metrics P@77; what runs have: P@1, nDCG@1" in error(
         one, two, "--metrics", "P@77"
     )
     assert "--resamples: expected at least 1, got 0" in error(one, two, "--resamples", "0")
