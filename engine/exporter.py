@@ -1,10 +1,12 @@
-"""A finished run as a folder that other programs read: `python -m utils.export`.
+"""A finished run as a folder that answers elsewhere: `python -m utils.export`.
 
-What was written is read back and compared with the run's own embeddings before the folder appears.
+Where it has an encoder, other programs read the folder too. What was written is read back and
+compared with the run's own answers and embeddings before the folder appears.
 """
 
 from __future__ import annotations
 
+import filecmp
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,20 +16,17 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from engine.exported_run import compare_answers, write_answering
+from engine.predictor import Predictor
 from models.contract import Ranker, Vectors
 from models.encoders.portable import embed, run_onnx, write_encoder, write_onnx
-from models.encoders.reader import Reader
-from models.loading import load_ranker
+from models.encoders.text_encoder import TextEncoder
 from utils.config.config import Config
-from utils.data.dataset import check_dataset_folder
-from utils.data.label_texts import label_texts
 from utils.errors import InputError
-from utils.export.model_card import model_card
-from utils.files import folder_written_whole
+from utils.export.model_card import Contents, model_card
+from utils.files import folder_written_whole, link_or_copy, size_of
 from utils.reading.input_files import present
-from utils.run.environment import check_labels
 from utils.run.finding import find_run
-from utils.runtime import Runtime
 from utils.search import flat_index, import_faiss
 from utils.text import TextLines
 
@@ -49,33 +48,80 @@ def export(
 ) -> dict[str, float]:
     """Write `folder` from a finished run.
 
+    Args:
+        run: its folder, or its config.yaml.
+        folder: new or empty.
+        onnx: write encoder.onnx too.
+        overrides: of the config, as on the command line; the exported folder has them.
     Returns:
-        the largest differences from the run's embeddings, by who read the folder.
+        the largest differences from the run's answers and embeddings, by who read the folder.
     Raises:
-        InputError: no finished run, a folder in use, a method without encoder, a setting that
-            cannot be expressed, or what was written gives other embeddings.
+        InputError: no finished run, a folder in use, a run that cannot answer new texts, `onnx` of
+            one without encoder, or what was written answers otherwise.
     """
     folder = Path(folder).resolve()  # `.` has no name that a neighbour could be made of
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} exists and is not empty; name a new folder")
-    run_folder, ranker, reader = _finished_run(run, overrides)
-    encoder = reader.encoder.cpu()
+    predictor = _finished_run(run, overrides)
+    ranker = predictor.ranker
+    texts = sample_texts(predictor.config)
+    with folder_written_whole(folder) as partial:
+        write_answering(predictor.folder, predictor.config, partial)
+        differences = {"XMCKit": compare_answers(predictor, partial, texts)}
+        log.info("answers of %d texts differ by at most %.1e", len(texts), differences["XMCKit"])
+        if ranker.reader is None and onnx:
+            raise InputError(f"--onnx: method {predictor.config.method.name} has no encoder")
+        if ranker.reader is not None:
+            encoder = ranker.reader.encoder.cpu()
+            differences |= _write_for_others(ranker, encoder, partial, texts, onnx)
+            _link_weights(partial)
+        card = model_card(predictor.config, predictor.folder, _contents(ranker, partial))
+        (partial / "README.md").write_text(card, encoding="utf-8")
+    megabytes = [size_of(part) / 1e6 for part in (folder, folder / "model")]
+    log.info("%s: %.1f MB, of which model/ %.1f MB", folder, *megabytes)
+    return differences
+
+
+def _contents(ranker: Ranker, folder: Path) -> Contents:
+    """What an exported folder holds for the card."""
+    files = sorted(path.name for path in folder.iterdir())
+    if ranker.reader is None or "modules.json" not in files:
+        return Contents(ranker.num_labels, files)
+    has_bias = {name: kind.bias is not None for name, kind in ranker.vectors().items()}
+    return Contents(ranker.num_labels, files, ranker.reader.encoder.dim, has_bias)
+
+
+def _finished_run(run: str | Path, overrides: Sequence[str]) -> Predictor:
+    """A run that can be exported, opened."""
+    folder, _ = find_run(run, overrides)
+    if not (folder / "finished").is_file():
+        raise InputError(f"{folder}: the run is not finished; go on with train.py --resume")
+    return Predictor(run, overrides=overrides)
+
+
+def _write_for_others(
+    ranker: Ranker,
+    encoder: TextEncoder,
+    folder: Path,
+    texts: Sequence[str],
+    onnx: bool,
+) -> dict[str, float]:
+    """Write what other programs read of an encoder and of label vectors.
+
+    Returns:
+        the largest differences of embeddings, by who read them.
+    """
     max_len = ranker.config.data.max_len
-    texts = sample_texts(ranker.config)
     differences = {}
     expected = embed(encoder, texts, max_len).numpy()  # before anything touches the tokenizer
-    with folder_written_whole(folder) as partial:
-        write_encoder(encoder, partial, max_len)
-        differences["sentence-transformers"] = _check(expected, read_back(partial, texts), texts)
-        _write_labels_of(ranker, partial)
-        if onnx:
-            write_onnx(encoder, partial / "encoder.onnx")
-            found = run_onnx(partial / "encoder.onnx", encoder.point_tokenizer(max_len), texts)
-            differences["onnx"] = _check(expected, found, texts)
-        files = sorted(path.name for path in partial.iterdir())
-        has_bias = {name: kind.bias is not None for name, kind in ranker.vectors().items()}
-        card = model_card(ranker.config, run_folder, encoder.dim, has_bias, files)
-        (partial / "README.md").write_text(card, encoding="utf-8")
+    if _write_sentence_transformers(encoder, folder, max_len):
+        name = "sentence-transformers"
+        differences[name] = _check(expected, read_back(folder, texts), texts)
+        _write_labels_of(ranker, folder)
+    if onnx:
+        write_onnx(encoder, folder / "encoder.onnx")
+        found = run_onnx(folder / "encoder.onnx", encoder.point_tokenizer(max_len), texts)
+        differences["onnx"] = _check(expected, found, texts)
     for name, value in differences.items():
         log.info(
             "%s: largest difference from the run's embeddings of %d texts %.1e",
@@ -86,31 +132,38 @@ def export(
     return differences
 
 
-def _finished_run(run: str | Path, overrides: Sequence[str]) -> tuple[Path, Ranker, Reader]:
-    """Folder, ranker and reader of a run that can be exported."""
-    folder, config = find_run(run, overrides)
-    if not (folder / "finished").is_file():
-        raise InputError(f"{folder}: the run is not finished; go on with train.py --resume")
-    check_dataset_folder(config.dataset_folder)
-    check_labels(folder, config.dataset_folder)
-    ranker = load_ranker(config, folder, Runtime.start(config))
-    if ranker.reader is None:
-        raise InputError(
-            f"{folder}: method {config.method.name} has no encoder to export; where a stage "
-            "before trained one, name that run: RUN/stages/<name>"
-        )
-    return folder, ranker, ranker.reader
+def _write_sentence_transformers(
+    encoder: TextEncoder,
+    folder: Path,
+    max_len: int,
+) -> bool:
+    """Write the encoder in their layout; say why where it cannot be expressed or checked."""
+    try:
+        import_sentence_transformers()
+        write_encoder(encoder, folder, max_len)
+    except InputError as error:
+        log.warning("sentence-transformers will not open this folder: %s", error)
+        return False
+    return True
+
+
+def _link_weights(folder: Path) -> None:
+    """Give weights that `model/` has too, byte for byte, one place on the disk."""
+    for path in folder.glob("*.safetensors"):
+        other = folder / "model" / path.name
+        if other.is_file() and filecmp.cmp(path, other, shallow=False):
+            path.unlink()
+            link_or_copy(other, path)
 
 
 def _write_labels_of(ranker: Ranker, folder: Path) -> None:
     """Write what a ranker ranks labels by, if that is an inner product."""
     vectors = ranker.vectors()
     if vectors:
-        labels = label_texts(ranker.config.dataset_folder, ranker.num_labels)
-        write_labels(folder, labels, vectors)
+        write_labels(folder, vectors)
         return
     log.info(
-        "method %s ranks labels by no inner product: only its encoder is exported",
+        "method %s ranks labels by no inner product: other programs read its encoder alone",
         ranker.config.method.name,
     )
 
@@ -125,20 +178,21 @@ def sample_texts(config: Config) -> list[str]:
     return [*(lines[row] for row in range(0, len(lines), step)), *EDGE_TEXTS]
 
 
-def read_back(folder: Path, texts: Sequence[str]) -> np.ndarray:
-    """Embeddings of texts [n, D] by sentence-transformers.
-
-    Raises:
-        InputError: it is not installed.
-    """
+def import_sentence_transformers() -> type:
+    """Return their class of models; InputError where the package is not installed."""
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
         raise InputError(
-            "the export is checked by the package sentence-transformers, which is not installed: "
+            "their layout is checked by the package sentence-transformers, which is not installed: "
             "`pip install sentence-transformers`"
         ) from error
-    model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    return SentenceTransformer
+
+
+def read_back(folder: Path, texts: Sequence[str]) -> np.ndarray:
+    """Embeddings of texts [n, D] by sentence-transformers."""
+    model = import_sentence_transformers()(str(folder), device="cpu", local_files_only=True)
     return model.encode(list(texts), batch_size=16, show_progress_bar=False)
 
 
@@ -159,12 +213,8 @@ def _check(
     return float(difference[worst])
 
 
-def write_labels(
-    folder: Path,
-    labels: Sequence[str],
-    vectors: Mapping[str, Vectors],
-) -> None:
-    """Write labels.safetensors, labels.txt and a flat index for each kind of vectors.
+def write_labels(folder: Path, vectors: Mapping[str, Vectors]) -> None:
+    """Write labels.safetensors and a flat index for each kind of vectors.
 
     A label's score is E(text) . row + bias: rows are divided by the temperature.
     """
@@ -179,8 +229,6 @@ def write_labels(
         if kind.bias is not None:
             tensors[f"{name}.bias"] = kind.bias.detach().float().cpu().contiguous()
     save_file(tensors, folder / "labels.safetensors")
-    with open(folder / "labels.txt", "w", encoding="utf-8", newline="\n") as file:
-        file.writelines(f"{text}\n" for text in labels)
     try:
         import_faiss("an index")
     except InputError as error:  # an optional package

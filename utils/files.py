@@ -202,3 +202,13 @@ def link_or_copy(source: str | Path, to: str | Path) -> None:
         if error.errno not in (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK):
             raise
         shutil.copyfile(source, to)
+
+
+def size_of(folder: Path) -> int:
+    """Return the bytes of the files in a folder, each counted once however many names it has."""
+    files = {}
+    for path in folder.rglob("*"):
+        status = path.lstat()
+        if stat.S_ISREG(status.st_mode):
+            files[status.st_dev, status.st_ino] = status.st_size
+    return sum(files.values())

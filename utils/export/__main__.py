@@ -1,24 +1,28 @@
-"""A finished run as a folder that other programs read.
+"""A finished run as a folder that answers elsewhere, and that other programs read.
 
     python -m utils.export RUN DIR           # RUN: folder or its config.yaml; DIR: new or empty
     python -m utils.export RUN DIR --onnx    # pip install onnx onnxruntime onnxscript
-    python -m utils.export RUN DIR --data.root ../Datasets
+    python -m utils.export RUN DIR --eval.index hnsw      # DIR has the settings that are given
 
-DIR then holds
+DIR, which needs neither the run nor its data, then holds
+  config.yaml, model/    what predict.py, serve.py and `xmckit.XMC.load` open by the name DIR:
+                         weights, label texts, thresholds; no path of this machine
+  README.md              model card: data, metrics, config, licences, usage
+and of a run with one encoder, for other programs,
   the encoder            in the layout of sentence-transformers: SentenceTransformer(DIR)
   labels.safetensors     what labels are ranked by, score = E(text) . row + bias:
                          `embeddings` [L, D] of label encoders; `classifier.weight` [L, D] and
-                         `classifier.bias` [L] of classifiers, divided by their temperature
-  labels.txt             the labels' texts, one a line, in the order of these rows
+                         `classifier.bias` [L] of classifiers, divided by their temperature; rows
+                         in the order of model/labels.txt
   embeddings.faiss,      the same as flat inner product indexes (pip install faiss-cpu); a bias
   classifier.faiss       is one more dimension, in which a query is 1
   encoder.onnx           with --onnx: input_ids and attention_mask [texts, tokens] int64
                          -> sentence_embedding [texts, D] float32
-  README.md              model card: data, metrics, config, licences, usage
 
-What was written is read back and compared with the run's own embeddings before DIR appears. Linear
-trees have no encoder and cannot be exported; of methods whose ranking is no inner product (elias)
-only the encoder is.
+What was written is read back and compared with the run's own answers and embeddings before DIR
+appears. Of methods whose ranking is no inner product (elias) other programs read the encoder alone;
+linear trees and fusions have none, their members' runs lie in RUN/stages. Files that DIR has in
+common with RUN take disk space once where the file system has hard links.
 """
 
 from __future__ import annotations

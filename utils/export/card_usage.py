@@ -6,6 +6,14 @@ from collections.abc import Mapping, Sequence
 
 from utils.config.config import Config
 
+ANSWER = """\
+from xmckit import XMC
+
+xmc = XMC.load(".")      # this folder
+answers = xmc.predict(["a text", "another text"], k=5)"""
+COMMANDS = """\
+python predict.py FOLDER --text "a text" --k 5
+python serve.py FOLDER                # POST /predict, and a page to type a text on"""
 ENCODE = """\
 from sentence_transformers import SentenceTransformer
 
@@ -13,7 +21,7 @@ folder = "."      # this folder
 model = SentenceTransformer(folder)
 queries = model.encode(["a text", "another text"])      # [2, D]"""
 RANK = """\
-labels = Path(folder, "labels.txt").read_text(encoding="utf-8").split("\\n")[:-1]
+labels = Path(folder, "model", "labels.txt").read_text(encoding="utf-8").split("\\n")[:-1]
 found = load_file(f"{{folder}}/labels.safetensors")
 scores = queries @ {scores}      # [2, L]
 for row in scores:
@@ -36,18 +44,24 @@ inputs = {{"input_ids": np.array([e.ids for e in encoded]),
 embeddings = session.run(None, inputs)[0]"""
 
 
+def answering() -> str:
+    """Return the section on how XMCKit answers by the folder."""
+    commands = f"In XMCKit's folder:\n\n```shell\n{COMMANDS}\n```\n"
+    return f"{_block('## Usage', ANSWER)}\n{commands}"
+
+
 def usage(
     config: Config,
     has_bias: Mapping[str, bool],
     files: Sequence[str],
 ) -> str:
-    """Return the section on usage.
+    """Return the section on other programs.
 
     Args:
         has_bias: of each kind of vectors that labels are ranked by.
         files: names in the folder.
     """
-    parts = [_block("## Usage", _with_sentence_transformers(has_bias))]
+    parts = [_block("## Other programs", _with_sentence_transformers(has_bias))]
     name = next(iter(has_bias), "")
     if f"{name}.faiss" in files:
         parts.append(_block("The same by faiss:", _with_faiss(name, has_bias[name])))

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from utils.config.config import Config, to_mapping
-from utils.export.card_usage import usage
+from utils.export.card_usage import answering, usage
+from utils.export.portable_config import portable
 from utils.reading.saved import read_facts
 
 SHOWN = (
@@ -31,29 +33,43 @@ SPLITS = {"tst": "test", "val": "validation"}  # the first that was measured is 
 CODE_LICENCE = "Apache-2.0"
 
 
-def model_card(
-    config: Config, run: Path, dim: int, has_bias: Mapping[str, bool], files: Sequence[str]
-) -> str:
-    """Return the card's text.
+@dataclass(frozen=True)
+class Contents:
+    """What an exported folder holds.
 
-    Args:
-        dim: D of the embeddings.
-        has_bias: of each kind of vectors that labels are ranked by.
+    Attributes:
+        num_labels: L.
         files: names in the folder.
+        dim: D of the embeddings that other programs make; None where none can.
+        has_bias: of each kind of vectors that these rank labels by.
     """
+
+    num_labels: int
+    files: Sequence[str]
+    dim: int | None = None
+    has_bias: Mapping[str, bool] = field(default_factory=dict)
+
+
+def model_card(
+    config: Config,
+    run: Path,
+    contents: Contents,
+) -> str:
+    """Return the card's text; run: the folder whose metrics are told."""
     name = f"{config.data.name} {config.method.name}"
     metrics = found_metrics(run)
     licence = data_licence(config.dataset_folder)
-    head = _head(config, licence)
+    head = _head(config, licence, contents.dim is not None)
     if metrics:
         head["model-index"] = [{"name": name, "results": [_result(config.data.name, *metrics)]}]
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
         f"# {name}\n",
-        _introduction(config, dim, has_bias),
-        _files(files),
+        _introduction(config, contents),
+        _files(contents.files),
         _metrics(metrics),
-        usage(config, has_bias, files),
+        answering(),
+        "" if contents.dim is None else usage(config, contents.has_bias, contents.files),
         "## Licence\n",
         f"Code: {CODE_LICENCE}. Data: {licence or 'unknown'}\n",
         "## Config\n",
@@ -62,16 +78,19 @@ def model_card(
     return "\n".join(part for part in parts if part)
 
 
-def _head(config: Config, licence: str | None) -> dict[str, Any]:
+def _head(
+    config: Config,
+    licence: str | None,
+    is_encoder: bool,
+) -> dict[str, Any]:
     """The hub's header, without metrics."""
+    others = ["sentence-transformers", "feature-extraction", "sentence-similarity"]
     head: dict[str, Any] = {
-        "library_name": "sentence-transformers",
-        "pipeline_tag": "sentence-similarity",
+        "library_name": "sentence-transformers" if is_encoder else "xmckit",
+        "pipeline_tag": "sentence-similarity" if is_encoder else "text-classification",
         "license": "unknown" if licence is None else "other",
         "tags": [
-            "sentence-transformers",
-            "feature-extraction",
-            "sentence-similarity",
+            *(others if is_encoder else ()),
             "extreme-multi-label-classification",
             "xmckit",
             config.method.name,
@@ -101,17 +120,19 @@ def _result(
     }
 
 
-def _introduction(
-    config: Config,
-    dim: int,
-    has_bias: Mapping[str, bool],
-) -> str:
+def _introduction(config: Config, contents: Contents) -> str:
     data = config.data
+    found = (
+        f"Finds the best of {contents.num_labels:,} labels for a text. Trained by XMCKit (method "
+        f"{config.method.name}) on {data.name}."
+    )
+    if contents.dim is None:
+        return f"{found}\n"
     kind = "inner products" if config.encoder.normalize is False else "cosines"
     return (
-        f"A text encoder of {dim} dimensions, trained by XMCKit (method {config.method.name}) on "
-        f"{data.name}; texts are cut at {data.max_len} tokens{_label_length(config)}."
-        f"{_prompts(config)} Scores are {kind} of embeddings{_ranked(has_bias)}.\n"
+        f"{found} For other programs it is a text encoder of {contents.dim} dimensions; texts are "
+        f"cut at {data.max_len} tokens{_label_length(config)}.{_prompts(config)} Scores are {kind} "
+        f"of embeddings{_ranked(contents.has_bias)}.\n"
     )
 
 
@@ -163,11 +184,8 @@ def _rest_of(is_field: bool, lines: Sequence[str]) -> list[str]:
 
 
 def _config(config: Config) -> dict[str, Any]:
-    """Without what belongs to the machine that it ran on; of a folder only its name."""
-    sections = to_mapping(config)
-    for key in ("name", "init", "tokenizer"):
-        if (value := sections["encoder"][key]) and Path(value).is_dir():
-            sections["encoder"][key] = Path(value).resolve().name
+    """Without what belongs to the machine that it ran on."""
+    sections = portable(to_mapping(config))
     return {name: sections[name] for name in ("encoder", "method", "loss", "optim", "train")}
 
 
@@ -190,19 +208,21 @@ def _prompts(config: Config) -> str:
 
 def _ranked(has_bias: Mapping[str, bool]) -> str:
     if not has_bias:
-        return "; how the run ranked labels is no inner product and not part of this folder"
+        return "; how labels are ranked is no inner product, and XMCKit's alone"
     if len(has_bias) > 1:
-        return " or with classifier rows; the run itself may combine both (XMCKit's predict.py)"
+        return " or with classifier rows; XMCKit may combine both"
     return "" if "embeddings" in has_bias else " and classifier rows, plus a bias"
 
 
 def _files(files: Sequence[str]) -> str:
     known = {
+        "config.yaml": "XMCKit's settings",
+        "model": "all that XMCKit answers with: weights as safetensors and numpy arrays, "
+        "`labels.txt` with the labels' texts in the order of their ids",
         "modules.json": "the encoder in the layout of sentence-transformers",
         "labels.safetensors": "`embeddings` [L, D]; `classifier.weight` [L, D] and "
         "`classifier.bias` [L]: score = embedding . row (+ bias); which of them are there depends "
         "on the method",
-        "labels.txt": "the labels' texts, one a line, in the order of the rows",
         "embeddings.faiss": "faiss index (flat, inner product) over `embeddings`",
         "classifier.faiss": "faiss index over `classifier.weight`, its bias as one more dimension "
         "in which a query is 1",
