@@ -550,10 +550,12 @@ def save_model(
     found: dict[str, float],
 ) -> None:
     """Put a model into the run folder, with what was found of it; a collective."""
-    with folder_written_whole(run.folder / "model") as whole:
+    whole = ranker.whole()
+    with folder_written_whole(run.folder / "model") as partial:
         if distributed.is_main():
-            ranker.save(whole)
-            complete_model(whole, run.data.folder, models_near(run.folder))
+            assert whole is not None, "the main process has the whole model"
+            whole.save(partial)
+            complete_model(partial, run.data.folder, models_near(run.folder))
     if distributed.is_main():
         write_json(run.folder / "val_metrics.json", found)
 

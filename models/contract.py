@@ -112,6 +112,13 @@ class Ranker(ABC):
             InputError: a file is missing, damaged, or does not fit the config.
         """
 
+    def whole(self) -> Ranker | None:
+        """What `save` writes: None on other processes than the main one; a collective.
+
+        In training the labels may be sharded over the processes, and are put together here.
+        """
+        return self
+
     # ---- what others may ask for
     def readers(self) -> list[Reader]:
         """All readers that `open` will ask: a fusion has those of its members."""
@@ -242,7 +249,7 @@ class Recipe(ABC):
         """The model as it is now; a collective.
 
         It may look at tensors that the next step changes: what asks for more than one step makes it
-        anew.
+        anew. Of several processes each may hold its share of the labels (`models.sharded`).
         """
 
     def finish(self, folder: Path) -> None:

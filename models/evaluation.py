@@ -12,7 +12,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from models.contract import Ranker
-from models.scores import MemberView, Scores
+from models.scores import MemberView, Scores, best_without
+from models.sharded import ShardedRanker, sharded_best_labels
 from utils import distributed, metrics
 from utils.config.config import Config, ConfigError
 from utils.data.dataset import Dataset
@@ -109,8 +110,8 @@ def best_labels(
     """
     values, ids, sums = own_best_labels(ranker, texts, k, look, removed, among=among)
     totals = {name: distributed.total(value) for name, value in sorted(sums.items())}
-    all_values = distributed.gather_arrays(values, len(texts))
-    all_ids = distributed.gather_arrays(ids, len(texts))
+    all_values = distributed.gather_arrays(values)
+    all_ids = distributed.gather_arrays(ids)
     return all_values, all_ids, totals
 
 
@@ -125,11 +126,16 @@ def own_best_labels(
 ) -> tuple[np.ndarray, np.ndarray, Counter[str]]:
     """The k best labels of this process's share of some texts, as `best_labels`.
 
+    A collective where labels are sharded.
+
     Returns:
         scores [m, k] float32, ids [m, k] int32, -inf and -1 where there are no more; and the sums
             of `Scores.sums` over these texts.
     """
     k = min(k, ranker.num_labels)
+    if isinstance(ranker, ShardedRanker):
+        assert among is None, "in training all labels are asked for"
+        return *sharded_best_labels(ranker, texts, k, removed), Counter()
     share = distributed.share(len(texts))
     values = np.empty((len(share), k), np.float32)
     ids = np.empty((len(share), k), np.int32)
@@ -143,7 +149,7 @@ def own_best_labels(
             opened = ranker.open(texts[rows])
             if among is None:
                 without = None if removed is None else removed[rows]
-                values[block], ids[block] = _best_of(opened, k, without, ranker.num_labels)
+                values[block], ids[block] = best_without(opened, k, without, ranker.num_labels)
             else:
                 labels = np.ascontiguousarray(np.broadcast_to(among, (len(rows), len(among))))
                 values[block], ids[block] = opened.among(labels, k)
@@ -153,28 +159,6 @@ def own_best_labels(
                 look(rows, opened)
             bar.update(len(rows))
     return values, ids, sums
-
-
-def _best_of(
-    scores: Scores,
-    k: int,
-    removed: sp.csr_matrix | None,
-    num_labels: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The k best labels of opened texts without some pairs [b, L]: scores and ids [b, k].
-
-    As many more are searched as a text of the block has pairs.
-    """
-    most_removed = 0 if removed is None else int(np.diff(removed.indptr).max(initial=0))
-    values, ids = scores.best(min(k + most_removed, num_labels))
-    check_answers(values, "scores")
-    if removed is None or not most_removed:
-        return values, ids
-    is_gone = (ids < 0) | contains(removed, np.arange(len(ids))[:, None], ids)
-    order = np.lexsort((ids, -values, is_gone), axis=1)[:, :k]
-    is_gone = np.take_along_axis(is_gone, order, 1)
-    values = np.where(is_gone, -np.inf, np.take_along_axis(values, order, 1))
-    return values, np.where(is_gone, -1, np.take_along_axis(ids, order, 1))
 
 
 def make_tokens(ranker: Ranker, texts: Texts) -> None:

@@ -19,7 +19,8 @@ import scipy.sparse as sp
 from torch import Tensor
 
 from utils.candidate_kernels import best_of_rows, stored_given
-from utils.sparse import canonical
+from utils.reading.saved import check_answers
+from utils.sparse import canonical, contains
 
 
 @dataclass(frozen=True)
@@ -196,6 +197,28 @@ def best_of_given(
     ids[:, :found] = np.take_along_axis(labels, order, 1)
     ids[np.isneginf(best)] = -1
     return best, ids
+
+
+def best_without(
+    scores: Scores,
+    k: int,
+    removed: sp.csr_matrix | None,
+    num_labels: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k best labels of opened texts without some pairs [b, L]: scores and ids [b, k].
+
+    As many more are searched as a text of the block has pairs.
+    """
+    most_removed = 0 if removed is None else int(np.diff(removed.indptr).max(initial=0))
+    values, ids = scores.best(min(k + most_removed, num_labels))
+    check_answers(values, "scores")
+    if removed is None or not most_removed:
+        return values, ids
+    is_gone = (ids < 0) | contains(removed, np.arange(len(ids))[:, None], ids)
+    order = np.lexsort((ids, -values, is_gone), axis=1)[:, :k]
+    is_gone = np.take_along_axis(is_gone, order, 1)
+    values = np.where(is_gone, -np.inf, np.take_along_axis(values, order, 1))
+    return values, np.where(is_gone, -1, np.take_along_axis(ids, order, 1))
 
 
 def lowest_where_unreached(scores: np.ndarray) -> np.ndarray:

@@ -31,6 +31,18 @@ def check_shares(total: int) -> None:
     found = distributed.share_arrays(whole[share.start : share.stop], total)
     assert found.dtype == np.int32
     assert np.array_equal(found, whole)
+    gathered = distributed.gather_on_main(own, total)
+    assert (gathered is None) == (not distributed.is_main())
+    assert gathered is None or torch.equal(gathered, expected)
+
+
+def check_exchange(sizes: list[int]) -> None:
+    """Every process has so many rows for each."""
+    here = distributed.rank()
+    rows = [100 * here + 10 * process + rows_of(size) for process, size in enumerate(sizes)]
+    found = distributed.exchange_rows(torch.cat(rows), sizes)
+    expected = [100 * process + 10 * here + rows_of(sizes[here]) for process in range(len(sizes))]
+    assert torch.equal(found, torch.stack(expected))
 
 
 def check_any_sizes(sizes: list[int]) -> None:
@@ -49,6 +61,7 @@ def main() -> None:
             check_shares(total)
         for sizes in ([0, 0, 0], [3, 0, 1], [0, 5, 2], [4, 4, 4]):
             check_any_sizes(sizes[: distributed.world_size()])
+            check_exchange(sizes[: distributed.world_size()])
     distributed.stop()
 
 

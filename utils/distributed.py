@@ -351,13 +351,71 @@ def gather_rows(
     return _GatherRows.apply(own, sizes or [len(share(total, r)) for r in range(world_size())])
 
 
-def gather_arrays(own: np.ndarray, total: int) -> np.ndarray | None:
-    """Numpy rows owned by `share(total)` -> all rows on the main process, None on the others."""
+def gather_on_main(
+    own: Tensor,
+    total: int,
+    sizes: list[int] | None = None,
+) -> Tensor | None:
+    """Every process's rows -> all rows on the main process's host, None on the others.
+
+    They travel as they are, piece by piece; not differentiable. Of one process they stay where
+    they are.
+
+    Args:
+        sizes: rows of each process, where they are not `share(total)`.
+    """
     if world_size() == 1:
         return own
-    parts: list[Any] | None = [None] * world_size() if is_main() else None
-    dist.gather_object(own, parts)
-    return None if parts is None else np.concatenate(parts)[:total]
+    own = own.detach()
+    rows = _rows_of_piece(own)
+    if not is_main():
+        for piece in own.split(rows):
+            dist.send(piece.to(_device_of_messages()).contiguous(), 0)
+        return None
+    whole = torch.empty(total, *own.shape[1:], dtype=own.dtype)
+    sizes = sizes or [len(share(total, process)) for process in range(world_size())]
+    for process, place in enumerate(whole.split(sizes)):
+        if process == 0:
+            place.copy_(own)
+            continue
+        for part in place.split(rows):
+            received = torch.empty_like(part, device=_device_of_messages())
+            dist.recv(received, process)
+            part.copy_(received)
+    return whole
+
+
+def _rows_of_piece(rows: Tensor) -> int:
+    """How many rows travel together."""
+    return max(1, PIECE_BYTES // max(rows.element_size() * math.prod(rows.shape[1:]), 1))
+
+
+def gather_arrays(own: np.ndarray) -> np.ndarray | None:
+    """Every process's numpy rows, however many -> all on the main process, None on the others."""
+    rows = torch.from_numpy(own)
+    size = torch.tensor([len(own)], device=_device_of_messages())
+    sizes = [int(each) for each in gather_parts(size, [1] * world_size())]
+    whole = gather_on_main(rows, sum(sizes), sizes)
+    return None if whole is None else whole.numpy()
+
+
+def exchange_rows(rows: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Every process's rows for this process; a collective, and not differentiable.
+
+    Args:
+        rows: for each process in turn, `sizes[r]` for process r [B, ...].
+        sizes: the same on all processes.
+    Returns:
+        [G, b, ...] on the host.
+    """
+    processes = world_size()
+    own = sizes[rank()]
+    if processes == 1:
+        return rows[None]
+    sent = rows.to(_device_of_messages()).contiguous()
+    received = sent.new_empty(processes * own, *rows.shape[1:])
+    dist.all_to_all_single(received, sent, [own] * processes, list(sizes))
+    return received.view(processes, own, *rows.shape[1:]).cpu()
 
 
 def share_arrays(own: np.ndarray, total: int) -> np.ndarray:
@@ -369,7 +427,7 @@ def share_arrays(own: np.ndarray, total: int) -> np.ndarray:
         return own
     shares = [share(total, process) for process in range(world_size())]
     whole = np.empty((total, *own.shape[1:]), own.dtype)
-    rows = max(1, PIECE_BYTES // max(own[:0].itemsize * math.prod(own.shape[1:]), 1))
+    rows = _rows_of_piece(torch.from_numpy(own))
     for start in range(0, max(map(len, shares)), rows):
         piece = torch.from_numpy(own[start : start + rows]).to(_device_of_messages())
         places = [each[start : start + rows] for each in shares]
@@ -405,7 +463,7 @@ def total(value: float) -> float:
 
 
 def _device_of_messages() -> str:
-    return "cuda" if dist.get_backend() == "nccl" else "cpu"
+    return "cuda" if world_size() > 1 and dist.get_backend() == "nccl" else "cpu"
 
 
 # -------------------------------- threads

@@ -31,6 +31,8 @@ COLLECTIVES = (
     "gather_parts",
     "gather_rows",
     "gather_arrays",
+    "gather_on_main",
+    "exchange_rows",
     "share_arrays",
     "broadcast",
     "agree",

@@ -163,8 +163,8 @@ class ClusteredBatches:
         if has_some:
             points = np.concatenate(self._points)
             embeddings = np.concatenate(self._embeddings)
-        all_points = distributed.gather_arrays(points, self.count)
-        all_embeddings = distributed.gather_arrays(embeddings, self.count)
+        all_points = distributed.gather_arrays(points)
+        all_embeddings = distributed.gather_arrays(embeddings)
         if all_points is None or all_embeddings is None:
             return None
         return all_points, all_embeddings

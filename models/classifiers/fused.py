@@ -207,8 +207,8 @@ class Fused(Solver):
         for start in range(0, len(share), self.config.eval.batch_size):
             rows = slice(start, start + self.config.eval.batch_size)
             labels[rows], scores[rows] = self.members.candidates(queries[rows], wanted)
-        all_labels = distributed.gather_arrays(labels, len(split))
-        all_scores = distributed.gather_arrays(scores, len(split))
+        all_labels = distributed.gather_arrays(labels)
+        all_scores = distributed.gather_arrays(scores)
         if all_labels is None or all_scores is None:
             return []
         pairs = split.filters.nonzero()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from models.batching.memory_needs import expected_distinct, query_bank
-from utils.plan.evaluation import evaluation_activations, label_vectors, score_block
+from utils.plan.evaluation import evaluation_activations, score_block, whole_vectors
 from utils.plan.messages import encoder_messages, loss_messages
 from utils.plan.parts import EVALUATION, LOADING, RUNNING, STEP, Needs, Part
 from utils.plan.run_sizes import RunSizes
@@ -57,8 +57,7 @@ def _step(
 
 
 def _evaluation(sizes: RunSizes, rows: Weights | Table) -> Iterator[Part]:
-    if sizes.processes > 1:  # one process ranks by the rows as they are
-        yield from label_vectors(sizes, rows.whole // (sizes.encoder.dim + 1))
+    yield from whole_vectors(sizes, rows.whole // (sizes.encoder.dim + 1))
     yield score_block(sizes)
     yield evaluation_activations(sizes, label_texts=False)
 
@@ -73,9 +72,11 @@ def surrogate_needs(sizes: RunSizes, clusters: int) -> Needs:
     row = 4 * sizes.encoder.dim
     block = row * min(sizes.config.eval.label_block, labels)  # rows of labels, from clusters'
     sums = row * (sizes.training + labels)  # the main process clusters
+    gathered = row * clusters if sizes.processes > 1 else 0  # one process ranks by them in place
     more = [
         Part("clusters of labels", 12 * labels, RUNNING, smaller="a smaller data set"),
         Part("evaluation: rows of labels", block, (EVALUATION,), block, "eval.label_block"),
+        Part("evaluation: cluster rows", gathered, (EVALUATION,), gathered, "method.num_clusters"),
         Part(
             "clustering: embeddings and sums",
             sums,

@@ -33,6 +33,7 @@ from models.contract import Group, Learner, Ranker, Start, check_encoders, take_
 from models.encoders.building import build_encoder
 from models.encoders.reader import Reader
 from models.encoders.text_encoder import TextEncoder
+from models.sharded import sharded
 from utils import distributed
 from utils.config.config import Config, ConfigError, option
 from utils.config.sections import LARGEST, MANY_TEXTS, SMALLEST, EncodingConfig
@@ -265,11 +266,28 @@ class Ova(Learner):
         return self.module.weight, self.module.bias
 
     # ---- the model
-    def ranker(self) -> LinearRanker:
-        weight = distributed.gather_rows(self.module.weight.detach(), self.num_rows)
-        bias = distributed.gather_rows(self.module.bias.detach(), self.num_rows)
-        return self.Answers(self.config, self.reader, self.label_rows(weight, bias))
+    def ranker(self) -> Ranker:
+        weight = self.module.weight.detach()
+        bias = self.module.bias.detach()
+        return sharded(
+            self.num_rows,
+            lambda: self.ranker_of(weight, bias, self.own_rows),
+            lambda: self.whole_ranker(weight, bias),
+        )
 
-    def label_rows(self, weight: Tensor, bias: Tensor) -> LabelRows:
-        """What labels are ranked by, of the classifier's weight [R, D] and bias [R]."""
-        return LabelRows(weight, bias)
+    def whole_ranker(self, weight: Tensor, bias: Tensor) -> Ranker | None:
+        """The ranker of all labels on the main process, of own rows [r, D], [r]; a collective."""
+        rows = distributed.gather_on_main(weight, self.num_rows)
+        biases = distributed.gather_on_main(bias, self.num_rows)
+        if rows is None or biases is None:
+            return None
+        return self.ranker_of(rows, biases, slice(self.num_rows))
+
+    def ranker_of(
+        self,
+        weight: Tensor,
+        bias: Tensor,
+        labels: slice,
+    ) -> LinearRanker:
+        """A ranker of some labels by their rows, weight [R, D] and bias [R]."""
+        return self.Answers(self.config, self.reader, LabelRows(weight, bias))

@@ -155,5 +155,9 @@ class Surrogate(Ova):
         none = sp.csr_matrix(relevance.shape, dtype=np.float32)  # filter pairs are of labels
         return super().ahead(replace(batch, relevance=relevance, filters=none))
 
-    def label_rows(self, weight: Tensor, bias: Tensor) -> ClusterRows:
-        return ClusterRows(weight, bias, self.module.clusters, self.module.log_share)
+    def ranker(self) -> SurrogateRanker:
+        """By the rows of all clusters, which are few: every process ranks all labels."""
+        weight = distributed.gather_rows(self.module.weight.detach(), self.num_rows)
+        bias = distributed.gather_rows(self.module.bias.detach(), self.num_rows)
+        rows = ClusterRows(weight, bias, self.module.clusters, self.module.log_share)
+        return SurrogateRanker(self.config, self.reader, rows)

@@ -202,8 +202,15 @@ class Xc(Ova):
         self.clustered.load_state(state)
 
     # ---- the model
-    def label_rows(self, weight: Tensor, bias: Tensor) -> DirectionRows:
-        return DirectionRows(weight, bias, self.embeddings, self.config.method.cosine)
+    def ranker_of(
+        self,
+        weight: Tensor,
+        bias: Tensor,
+        labels: slice,
+    ) -> XcRanker:
+        embeddings = self.embeddings[labels]
+        rows = DirectionRows(weight, bias, embeddings, self.config.method.cosine)
+        return XcRanker(self.config, self.reader, rows)
 
 
 def _nothing() -> None:

@@ -103,11 +103,11 @@ class Dexa(Ngame):
         auxiliary = self.module.auxiliary
         if auxiliary is None or bool((auxiliary.clusters >= 0).all()):
             return
-        embeddings = self.embed_labels().cpu().numpy()
+        embeddings = distributed.gather_on_main(self.embed_own_labels(), self.data.num_labels)
         clusters = None
-        if distributed.is_main():
+        if embeddings is not None:
             clusters = assign(
-                embeddings,
+                embeddings.cpu().numpy(),
                 self.data.label_counts,
                 len(auxiliary.table),
                 self.config.method.num_head_vectors,
@@ -122,20 +122,21 @@ class Dexa(Ngame):
         normalize = self.module.encoder.config.normalize
         return self.module.auxiliary(embeddings, labels, normalize)
 
-    def ranker(self) -> DexaRanker:
+    def whole_ranker(self, texts: Tensor, vectors: Tensor) -> Ranker | None:
         """Labels by w_l = norm(E(z_l) + a_C(l)), and centroids for labels never seen."""
-        texts = self.embed_labels()  # [L, D]
+        texts_of_all = distributed.gather_on_main(texts, self.data.num_labels)  # [L, D]
+        rows = distributed.gather_on_main(vectors, self.data.num_labels)
+        if rows is None or texts_of_all is None:
+            return None
         auxiliary = self.module.auxiliary
         if auxiliary is None:
-            return DexaRanker(self.config, self.reader, texts)
-        with torch.no_grad():
-            vectors = self.represent(texts, torch.arange(self.data.num_labels, device=texts.device))
+            return DexaRanker(self.config, self.reader, rows)
         clusters = auxiliary.clusters.cpu().numpy()
-        means = centroids(texts.cpu().numpy(), clusters, len(auxiliary.table))
+        means = centroids(texts_of_all.cpu().numpy(), clusters, len(auxiliary.table))
         return DexaRanker(
             self.config,
             self.reader,
-            vectors,
+            rows,
             auxiliary=auxiliary,
             centroids=torch.from_numpy(means),
         )

@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from losses import Positives
@@ -35,8 +36,10 @@ from models.dual.memory_needs import DualSizes, dual_needs
 from models.dual.options import DexmlConfig
 from models.dual.ranker import DualRanker
 from models.encoders.building import build_encoder
-from models.encoders.reader import Reader, embed_together
+from models.encoders.reader import Reader, embed_share
 from models.encoders.text_encoder import TextEncoder
+from models.sharded import sharded
+from utils import distributed
 from utils.config.config import Config
 from utils.data.batches import Batch, TextBatch
 from utils.data.dataset import Dataset
@@ -221,13 +224,33 @@ class Dexml(Learner):
         self.negatives.load_state(state)
 
     # ---- the model
-    def embed_labels(self) -> Tensor:
-        """Embeddings of all labels' texts [L, D]; a collective."""
+    def embed_own_labels(self) -> Tensor:
+        """Embeddings of the texts of this process's labels [L / G, D]."""
         rows = np.arange(len(self._label_lengths))
-        return embed_together(self.reader, self._label_tokens, rows, "embed labels")
+        return embed_share(self.reader, self._label_tokens, rows, "embed labels")
 
-    def ranker(self) -> DualRanker:
-        return DualRanker(self.config, self.reader, self.embed_labels())
+    def ranker(self) -> Ranker:
+        """By the vectors of the labels' texts, which each process makes and keeps of its own."""
+        texts = self.embed_own_labels()  # [k, D]
+        own = distributed.share(self.data.num_labels)
+        labels = torch.arange(own.start, own.stop, device=texts.device)
+        with torch.no_grad():
+            vectors = self.represent(texts, labels)
+        return sharded(
+            self.data.num_labels,
+            lambda: DualRanker(self.config, self.reader, vectors),
+            lambda: self.whole_ranker(texts, vectors),
+        )
+
+    def whole_ranker(self, texts: Tensor, vectors: Tensor) -> Ranker | None:
+        """The ranker of all labels on the main process; a collective.
+
+        Args:
+            texts: embeddings of the own labels' texts [k, D].
+            vectors: what the own labels are ranked by [k, D].
+        """
+        rows = distributed.gather_on_main(vectors, self.data.num_labels)
+        return None if rows is None else DualRanker(self.config, self.reader, rows)
 
 
 def _needs_texts(config: Config) -> str:

@@ -143,7 +143,7 @@ def _evaluation(sizes: DualSizes) -> Iterator[Part]:
     yield score_block(run)
     yield evaluation_activations(run, label_texts=True)
     if sizes.vectors:
-        block = 4 * run.encoder.dim * run.data.labels
+        block = 4 * run.encoder.dim * run.share(run.data.labels)
         name = "evaluation: label vectors, sums"
         yield Part(name, 2 * block, (EVALUATION,), block, "encoder.projection")
 

@@ -125,8 +125,8 @@ def approximate(
         visited = top_and_forced(log_scores, limits.beam, forced, size)  # [b, size]
         clusters[positions] = visited.cpu().numpy()
         scores[positions] = log_scores.gather(1, visited.clamp(min=0)).exp().cpu().numpy()
-    all_clusters = distributed.gather_arrays(clusters, len(split))
-    all_scores = distributed.gather_arrays(scores, len(split))
+    all_clusters = distributed.gather_arrays(clusters)
+    all_scores = distributed.gather_arrays(scores)
     graph: Graph | None = None
     if all_clusters is not None and all_scores is not None:
         points, slots = np.nonzero((all_clusters >= 0) & (all_scores > 0))

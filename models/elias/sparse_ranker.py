@@ -216,8 +216,8 @@ class EliasRanker(Solver):
             block = slice(start, min(start + self.elias.at_once, len(share)))
             rows = np.arange(share.start, share.stop)[block]
             values[block], ids[block] = self.elias.open(split.texts[rows]).best(k)
-        all_values = distributed.gather_arrays(values, len(split))
-        all_ids = distributed.gather_arrays(ids, len(split))
+        all_values = distributed.gather_arrays(values)
+        all_ids = distributed.gather_arrays(ids)
         if all_values is None or all_ids is None:
             return None
         return all_values, all_ids

@@ -137,9 +137,18 @@ def embed_together(
 
     Each process encodes its share.
     """
+    return distributed.gather_rows(embed_share(reader, tokens, rows, name), len(rows))
+
+
+def embed_share(
+    reader: Reader,
+    tokens: Ragged,
+    rows: np.ndarray,
+    name: str,
+) -> Tensor:
+    """Embeddings [m, D] of this process's share of the texts at `rows` [n]."""
     share = distributed.share(len(rows))
-    embeddings = reader.encode(tokens, rows[share.start : share.stop], name)  # of this process
-    return distributed.gather_rows(embeddings, len(rows))
+    return reader.encode(tokens, rows[share.start : share.stop], name)
 
 
 def embed_all(

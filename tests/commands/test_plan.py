@@ -229,12 +229,15 @@ def test_the_peak_is_the_largest_phase_and_small_blocks_stay():
     assert peak(parts) == 5 + 10 + 3
 
 
-def test_evaluation_of_a_sharded_classifier_gathers_it():
-    assert "evaluation: label embeddings" not in plan(debian("ova.yaml")).parts
-    assert (
-        plan(debian("ova.yaml"), processes=2).parts["evaluation: label embeddings"]
-        == 4 * 6491 * 384
-    )
+def test_only_the_host_of_the_main_process_ever_has_all_label_vectors():
+    """To save them: an evaluation ranks by the rows that each process has."""
+    whole = 4 * 6491 * 384
+    for name in ("ova.yaml", "dexml.yaml"):
+        assert "saving: label vectors of all" not in plan(debian(name)).parts
+        assert plan(debian(name), processes=2).parts["saving: label vectors of all"] == whole
+    one, two = (plan(debian("dexml.yaml"), processes=count).parts for count in (1, 2))
+    for part in ("evaluation: label embeddings", "evaluation: label embeddings, new"):
+        assert two[part] == pytest.approx(one[part] / 2, rel=1e-3)
 
 
 # -------------------------------- what is said

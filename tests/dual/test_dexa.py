@@ -121,7 +121,7 @@ def test_without_vectors_it_is_ngame_and_with_all_labels_dexml(built, plain):
 def test_vectors_of_zeros_leave_the_labels_where_their_texts_are(built):
     """SiameseXML's residual at the start."""
     learner, _ = built(method={"name": "dexa", "num_vectors": "labels", "vector_init": "zeros"})
-    torch.testing.assert_close(learner.ranker().label_embeddings, learner.embed_labels())
+    torch.testing.assert_close(learner.ranker().label_embeddings, learner.embed_own_labels())
     assert learner.module.auxiliary.clusters.tolist() == list(range(20))
 
 

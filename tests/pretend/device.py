@@ -22,10 +22,13 @@ COLLECTIVES = (
     "all_reduce",
     "all_gather",
     "all_gather_single",
+    "all_to_all_single",
     "broadcast",
     "reduce",
     "gather",
     "scatter",
+    "send",
+    "recv",
 )
 
 

@@ -11,20 +11,26 @@ SMALLER_EVALUATION = "eval.batch_size or eval.label_block"
 
 
 def label_vectors(sizes: RunSizes, rows: int) -> Iterator[Part]:
-    """Label vectors [rows, D] made for an evaluation of what processes hold each a share of."""
+    """Label vectors [rows, D] made for an evaluation; each process makes and keeps its share."""
     row = 4 * sizes.encoder.dim
     train = sizes.config.train
     again = train.epochs > train.eval_interval
     # the old ones are held while the new are made
     phases = RUNNING if again else (EVALUATION,)
-    block = row * rows
+    block = row * sizes.share(rows)
     name = "evaluation: label embeddings"
-    yield Part(name, block, phases, block, "encoder.projection")
-    # this process's own; then those of all, beside the old ones
-    several = sizes.processes > 1
-    new = block * (several and again) + (row * sizes.share(rows) if several or again else 0)
-    new_block = block / sizes.processes
-    yield Part(f"{name}, new", new, (EVALUATION,), new_block, "encoder.projection")
+    smaller = "encoder.projection"
+    yield Part(name, block, phases, block, smaller)
+    yield Part(f"{name}, new", block if again else 0, (EVALUATION,), block, smaller)
+    yield from whole_vectors(sizes, rows)
+
+
+def whole_vectors(sizes: RunSizes, rows: int) -> Iterator[Part]:
+    """Label vectors [rows, D] that the main process puts together to save them."""
+    if sizes.processes > 1:
+        name = "saving: label vectors of all"
+        block = 4 * sizes.encoder.dim * rows
+        yield Part(name, block, (EVALUATION,), block, "encoder.projection", on_host=True)
 
 
 def score_block(sizes: RunSizes) -> Part:
