@@ -34,6 +34,7 @@ COMMANDS = {  # by name: the module that is run, and what it does
     "prepare": ("utils.prepare", "other formats to a data set"),
     "report": ("utils.report", "pages and tables of several runs"),
     "serve": ("serve", "answer requests over HTTP"),
+    "sweep": ("utils.sweep", "train a config with other values, and keep the best"),
     "train": ("train", "train a config"),
 }
 

@@ -142,7 +142,8 @@ def own_best_labels(
     sums: Counter[str] = Counter()
     # once at least, so that `sums` has its names
     starts = range(0, max(len(share), 1), ranker.at_once)
-    with ProgressBar(len(share), "rank labels", "texts", hidden=len(starts) == 1) as bar:
+    hidden = len(starts) == 1 or not distributed.is_main()
+    with ProgressBar(len(share), "rank labels", "texts", hidden=hidden) as bar:
         for start in starts:
             block = slice(start, min(start + ranker.at_once, len(share)))
             rows = np.arange(share.start, share.stop)[block]

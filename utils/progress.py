@@ -68,7 +68,7 @@ class ProgressBar(tqdm):
         note: Callable[[], str] | None = None,
         hidden: bool = False,
     ) -> None:
-        on_screen = sys.stderr.isatty() and not hidden
+        on_screen = not hidden and sys.stderr.isatty()
         super().__init__(
             total=total,
             desc=name,

@@ -324,6 +324,8 @@ def test_a_file_is_told_with_every_key_resolved(tmp_path, capsys):
         (["no/such.yaml"], "no/such.yaml"),
         (["{file}", "lost"], "the config has no section 'lost'; did you mean 'loss'"),
         (["data", "--optim.lr", "1"], "--optim.lr goes with a file"),
+        (["bets"], "no section, method or file 'bets'; did you mean 'best'"),
+        (["best"], "data.name is missing"),
     ],
 )
 def test_what_cannot_be_told_is_one_line(tmp_path, words, message):

@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -215,6 +216,21 @@ def test_what_is_kept_of_a_log(tmp_path, make_config):
     path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     MetricLog(tmp_path, make_config(), step=4, epoch=1)
     assert [json.loads(line) for line in path.read_text().splitlines()] == entries[:3]
+
+
+def test_a_run_that_goes_on_is_the_same_run_at_wandb(tmp_path, make_config, monkeypatch):
+    made = []
+    fake = SimpleNamespace(
+        init=lambda **settings: made.append(settings) or SimpleNamespace(log=None, finish=None)
+    )
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    config = make_config(run={"wandb": True})
+    MetricLog(tmp_path, config)
+    MetricLog(tmp_path, config, step=5, epoch=1)
+    MetricLog(tmp_path, config)
+    ids = [settings["id"] for settings in made]
+    assert ids[0] == ids[1] != ids[2]
+    assert {settings["resume"] for settings in made} == {"allow"}
 
 
 # -------------------------------- evaluations

@@ -8,7 +8,7 @@
     python -m utils.config CONFIG.yaml --train.epochs 3   # with what a command line would change
 
 What it prints of a key stands in utils/config/sections.py and in the sections of the methods, what
-it says of a method in utils/config/methods.py. A run folder is a file, too.
+it says of a method in utils/config/methods.py. A run folder or a preset is a file, too.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from utils.config.config import (
 )
 from utils.config.methods import METHODS
 from utils.config.plugins import add_plugin_option
+from utils.config.presets import PRESETS
 from utils.config.yaml_text import dump_yaml
 from utils.console import show_anything
 
@@ -75,18 +76,18 @@ def told(asked: Sequence[str], overrides: Sequence[str] = ()) -> str:
         )
     if list(asked) == [LIST]:
         return method_names()
-    known = sorted({*SECTIONS, *METHODS, LIST})
+    known = sorted({*SECTIONS, *METHODS, *PRESETS, LIST})
     for word in asked:
-        if word not in known or word == LIST:
+        if word not in {*SECTIONS, *METHODS}:
             raise ConfigError(f"there is no section, method or file '{word}'{nearest(word, known)}")
     return describe(asked)
 
 
 def is_file(word: str) -> bool:
-    """Whether a word stands for a file or a run folder, be it there or not."""
+    """Whether a word stands for a file, a run folder or a preset, be it there or not."""
     if word in SECTIONS or word in METHODS:
         return False
-    return word.endswith(SUFFIXES) or "/" in word or Path(word).exists()
+    return word in PRESETS or word.endswith(SUFFIXES) or "/" in word or Path(word).exists()
 
 
 def of_file(

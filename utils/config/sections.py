@@ -403,7 +403,7 @@ class RunConfig:
         "their time, that of the host, and how often it waited for the GPU",
     )
     log_every: int | None = option(
-        50,
+        20,
         "steps between two records of loss, learning rate, gradient norm (tables left out) and "
         "points/s in metrics.jsonl, TensorBoard and Weights & Biases; null = records of epochs "
         "alone",

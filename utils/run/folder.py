@@ -26,12 +26,14 @@ from utils.files import clear_folder
 
 ESTIMATOR = "estimator.json"  # what XMC of xmckit.py keeps beside its run
 REMOVED = ".last.removed"  # last/ on its way out
+WANDB_ID = "wandb_id"  # of the run at Weights & Biases
 WRITTEN_FILES = (  # what a run writes, and --overwrite removes
     "config.yaml",
     RECIPE,
     "environment.json",
     "train.log",
     "metrics.jsonl",
+    WANDB_ID,
     "val_rows.npy",
     "val_metrics.json",
     "trn_metrics.json",

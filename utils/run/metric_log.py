@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from utils import distributed
 from utils.config.config import Config, ConfigError, to_mapping
 from utils.files import write_text
+from utils.run.folder import WANDB_ID
 
 
 class MetricLog:
@@ -48,6 +50,8 @@ class MetricLog:
             self._wandb = wandb.init(
                 project=config.run.project,
                 name=f"{config.data.name}/{config.run.expname}",
+                id=_wandb_id(folder, is_new=step == 0),
+                resume="allow",
                 dir=str(folder),
                 config=to_mapping(config),
             )
@@ -80,6 +84,14 @@ class MetricLog:
             self._board.close()
         if self._wandb:
             self._wandb.finish()
+
+
+def _wandb_id(folder: Path, is_new: bool) -> str:
+    """The id of a run there: one that goes on is the same run, its steps are not told twice."""
+    path = folder / WANDB_ID
+    if is_new or not path.is_file():
+        write_text(path, uuid.uuid4().hex)
+    return path.read_text(encoding="utf-8").strip()
 
 
 def _forget_after(
