@@ -289,8 +289,12 @@ def bad_body(rng: random.Random) -> bytes:
     return rng.choice(kinds)
 
 
-def soak(served: Served, texts: Sequence[str], seconds: float) -> Soaked:
-    """Ask good and bad at full load; some clients hang up before they are answered."""
+def soak(served: Served, texts: Sequence[str], seconds: float, reload: float = 0) -> Soaked:
+    """Ask good and bad at full load; some clients hang up before they are answered.
+
+    Args:
+        reload: seconds between two SIGHUPs, at which the run is loaded anew; 0 = none.
+    """
     found = Soaked()
     limits = limits_of(served)
     ends = time.monotonic() + seconds
@@ -318,9 +322,13 @@ def soak(served: Served, texts: Sequence[str], seconds: float) -> Soaked:
         connection.close()
 
     def look(_: int) -> None:
+        following = time.monotonic() + (reload or float("inf"))
         while time.monotonic() < ends:
             found.memory.append(served.memory())
             time.sleep(min(SAMPLES, max(0.0, ends - time.monotonic())))
+            if time.monotonic() > following:
+                served.process.send_signal(signal.SIGHUP)
+                following += reload
 
     _in_threads(lambda number: (work if number else look)(number), CLIENTS + 1)
     return found
@@ -368,6 +376,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--repeat", type=int, default=3, help="times each test (default 3)")
     parser.add_argument("--soak", type=float, default=0, help="seconds of a soak, instead of tests")
     parser.add_argument(
+        "--reload",
+        type=float,
+        default=0,
+        help="seconds between two SIGHUPs of a soak (default none)",
+    )
+    parser.add_argument(
         "--cores", type=int, nargs="+", default=[0], help="that the service may use (default 0)"
     )
     parser.add_argument("--workers", type=int, default=1, help="processes of the service")
@@ -383,7 +397,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.sched_setaffinity(0, others)
     with serving(options.run, options.cores, ["--workers", str(options.workers)]) as served:
         if options.soak:
-            tell_soak(soak(served, texts, options.soak), options.soak)
+            tell_soak(soak(served, texts, options.soak, options.reload), options.soak)
             return
         measure_latency(served, texts, options)
         measure_throughput(served, texts, options)

@@ -16,10 +16,10 @@ import threading
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
+import anyio
+from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
-from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -39,7 +39,9 @@ LONGEST_QUERY = 1000  # characters of a search for labels
 MOST_LABELS = 1000  # of a page
 PARENT_SECONDS = 2.0  # between two looks whether the first process still lives
 router = APIRouter()
-TOKEN = [Depends(HTTPBearer(auto_error=False))]  # for the description: Door asks for it
+# For the description alone: Door asks for the token.
+TOKEN = {"security": [{"token": []}]}
+SCHEME = {"token": {"type": "http", "scheme": "bearer"}}
 REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"model": Refused, "description": "The body is no JSON"},
     401: {"model": Refused, "description": "The token is missing or wrong"},
@@ -79,6 +81,8 @@ def create_app(service: Service) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _of_query)
     app.add_exception_handler(ClientDisconnect, _of_nobody)
     app.add_exception_handler(Exception, _of_bug)
+    described = app.openapi()  # made once, and kept
+    described["components"]["securitySchemes"] = SCHEME
     return app
 
 
@@ -110,13 +114,13 @@ def _service(request: Request) -> Service:
 @router.post(
     "/predict",
     summary="Labels of texts, best first",
-    dependencies=TOKEN,
     responses={200: {"model": Predictions}, **REFUSALS},
     openapi_extra={
+        **TOKEN,
         "requestBody": {
             "required": True,
             "content": {JSON: {"schema": PredictRequest.model_json_schema()}},
-        }
+        },
     },
 )
 async def predict(request: Request) -> Response:
@@ -137,7 +141,7 @@ async def predict(request: Request) -> Response:
 @router.get(
     "/labels",
     summary="Labels whose text has all words of a query",
-    dependencies=TOKEN,
+    openapi_extra=TOKEN,
     responses={200: {"model": Labels}, 401: REFUSALS[401], 422: REFUSALS[422]},
 )
 def labels(
@@ -175,7 +179,7 @@ async def health(request: Request) -> Response:
 @router.get(
     "/metrics",
     summary="Counters for Prometheus",
-    dependencies=TOKEN,
+    openapi_extra=TOKEN,
     responses={200: {"content": {"text/plain": {}}}, 401: REFUSALS[401]},
     response_class=Response,
 )
@@ -210,8 +214,9 @@ async def _body(request: Request, limits: Limits) -> bytes:
         raise _too_large(limits, said[:20])
     came = bytearray()
     try:
-        await asyncio.wait_for(_read(request, limits, came), limits.seconds)
-    except asyncio.TimeoutError:
+        with anyio.fail_after(limits.seconds):
+            await _read(request, limits, came)
+    except TimeoutError:
         raise Problem(
             408,
             f"expected the whole body within {limits.seconds:g} seconds, got {len(came):,} bytes",

@@ -20,6 +20,7 @@ import tempfile
 from typing import Any
 
 import uvicorn
+from prometheus_client.multiprocess import mark_process_dead
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
@@ -102,6 +103,13 @@ def _run_many(config: uvicorn.Config, listening: socket.socket) -> None:
 
 class Processes(Multiprocess):
     """uvicorn's processes, which load the run anew beside the one of now instead of ending."""
+
+    def keep_subprocess_alive(self) -> None:
+        """Replace processes that died; what they were at is not counted any more."""
+        before = {process.pid for process in self.processes}
+        super().keep_subprocess_alive()
+        for pid in before - {process.pid for process in self.processes}:
+            mark_process_dead(pid)
 
     def handle_hup(self) -> None:
         """Pass SIGHUP on."""
