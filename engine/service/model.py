@@ -19,6 +19,7 @@ from engine.service.settings import Settings
 from models.evaluation import explain
 from utils.data.texts import ListTexts
 from utils.distributed import cpu_threads
+from utils.errors import InputError
 
 log = logging.getLogger(__name__)
 WARMING = ["", "a text", "another text of a few more words"]
@@ -33,6 +34,7 @@ class ServedModel:
         labels: their texts.
         members: names of a fusion's; none of others.
         calibrated: its answers have probabilities.
+        has_threshold: the run has chosen one of its own.
         loaded: when, in seconds since 1970.
     """
 
@@ -40,6 +42,7 @@ class ServedModel:
     labels: LabelSearch
     members: tuple[str, ...]
     calibrated: bool
+    has_threshold: bool
     loaded: float
 
     @classmethod
@@ -57,8 +60,14 @@ class ServedModel:
         predictor.label_texts = texts  # in memory: an answer reads no file
         first = predictor(WARMING[1], 1)
         calibrated = any(label.get("probability") is not None for label in first)
-        members = _members(predictor)
-        model = cls(predictor, LabelSearch(texts), members, calibrated, time.time())
+        model = cls(
+            predictor,
+            LabelSearch(texts),
+            _members(predictor),
+            calibrated,
+            calibrated and _has_threshold(predictor),
+            time.time(),
+        )
         model._warm(settings)
         return model
 
@@ -163,12 +172,18 @@ class ServedModel:
         return ChosenLabels(kept, self._ids(excluded, "excluded"))
 
     def check_threshold(self, threshold: float | str | None) -> None:
-        """Problem 422 for a threshold where there are no probabilities."""
+        """Problem 422 for a threshold where there are no probabilities, or that is not chosen."""
         if threshold is not None and not self.calibrated:
             raise Problem(
                 422,
                 f"threshold: expected null, got {shown(threshold)}: this run was not calibrated, "
                 "its answers have no probabilities",
+            )
+        if threshold == "auto" and not self.has_threshold:
+            raise Problem(
+                422,
+                "threshold: expected a number from 0 to 1 or null, got 'auto': this run has chosen "
+                "none of its own",
             )
 
     def _ids(self, labels: Sequence[int | str], where: str) -> tuple[int, ...]:
@@ -206,3 +221,14 @@ def _members(predictor: Predictor) -> tuple[str, ...]:
     given = np.zeros((1, 1), np.int64)
     nothing = sp.csr_matrix((1, len(predictor.label_texts)), dtype=bool)
     return tuple(view.name for view in explain(predictor.ranker, texts, given, 1, nothing))
+
+
+def _has_threshold(predictor: Predictor) -> bool:
+    """Whether a run has chosen a threshold of its own, and if not logs why."""
+    auto: dict[str, Any] = {"threshold": "auto"}
+    try:
+        predictor(WARMING[:1], 1, **auto)
+    except InputError as error:
+        log.warning("%s", error)
+        return False
+    return True
