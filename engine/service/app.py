@@ -40,7 +40,7 @@ MOST_LABELS = 1000  # of a page
 PARENT_SECONDS = 2.0  # between two looks whether the first process still lives
 router = APIRouter()
 # For the description alone: Door asks for the token.
-TOKEN = {"security": [{"token": []}]}
+TOKEN: dict[str, Any] = {"security": [{"token": []}]}
 SCHEME = {"token": {"type": "http", "scheme": "bearer"}}
 REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"model": Refused, "description": "The body is no JSON"},
