@@ -65,8 +65,9 @@ class Operations(TorchDispatchMode):
             return to_host(func(*args, **kwargs))
         out = func(*args, **kwargs)
         if any(on_gpu) or (wanted is not None and wanted.type == "cuda"):
+            changed = args[0] if args else None  # in place it stays where it lies
             for leaf in tree_leaves(out):
-                if isinstance(leaf, Tensor):
+                if isinstance(leaf, Tensor) and leaf is not changed:
                     mark(leaf)
         return out
 
