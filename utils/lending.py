@@ -10,17 +10,23 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from utils.console import lent_screen
 from utils.run.logs import lent_logging
 
 
 @contextlib.contextmanager
 def lent_process(verbose: bool = False) -> Iterator[None]:
-    """Give back logging, random states, threads and environment variables when the block ends.
+    """Give back logging, screen, random states, threads and environment when the block ends.
 
     Args:
         verbose: as of `lent_logging`.
     """
-    with lent_logging(verbose), lent_random_states(), lent_threads(), lent_environment():
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(lent_screen())
+        stack.enter_context(lent_logging(verbose))
+        stack.enter_context(lent_random_states())
+        stack.enter_context(lent_threads())
+        stack.enter_context(lent_environment())
         yield
 
 

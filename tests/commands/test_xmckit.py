@@ -3,11 +3,14 @@
 import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import xmckit
 from tests.commands import ROOT, run
+from utils.run.reopened import load_training_config
+from utils.run.stages import member_stages
 
 
 def test_every_command_is_there():
@@ -40,3 +43,12 @@ def test_a_command_gets_its_words_and_its_name():
 def test_what_the_module_has_not_is_refused():
     with pytest.raises(AttributeError, match="no attribute 'XCM'"):
         xmckit.XCM  # noqa: B018
+
+
+def test_a_preset_is_trained_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = load_training_config("tree", ["--data.name", "Mine"], member_stages)
+    assert config.run_folder == Path("Results/XMCKit/Mine/tree")
+    Path("tree").write_text("method: {name: dexml}\n")  # a file of this name comes first
+    config = load_training_config("tree", ["--data.name", "Mine"], member_stages)
+    assert config.method.name == "dexml"

@@ -7,6 +7,7 @@ import os
 import pickle
 import random
 import shutil
+import sys
 
 import numpy as np
 import pandas as pd
@@ -85,12 +86,17 @@ def test_leaves_nothing_behind(points, capsys):
     root = logging.getLogger()
     handler = logging.NullHandler()
     root.addHandler(handler)
-    before = {
-        "handlers": list(root.handlers),
-        "level": root.level,
-        "threads": torch.get_num_threads(),
-        "environment": dict(os.environ),
-    }
+
+    def state():
+        return {
+            "handlers": list(root.handlers),
+            "level": root.level,
+            "threads": torch.get_num_threads(),
+            "environment": dict(os.environ),
+            "screen": (sys.stdout.errors, sys.stderr.errors),
+        }
+
+    before = state()
     random.seed(5)
     np.random.seed(5)
     torch.manual_seed(5)
@@ -102,13 +108,7 @@ def test_leaves_nothing_behind(points, capsys):
         model = XMC(TREE, overrides={"run.threads": 1, "run.seed": 7}).fit(texts, labels)
         model.predict(texts)
         assert (random.random(), np.random.rand(), torch.rand(1).item()) == expected
-        after = {
-            "handlers": list(root.handlers),
-            "level": root.level,
-            "threads": torch.get_num_threads(),
-            "environment": dict(os.environ),
-        }
-        assert after == before
+        assert state() == before
     finally:
         root.removeHandler(handler)
     assert capsys.readouterr() == ("", "")
