@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,6 +30,7 @@ from engine.estimator_files import (
     nested_overrides,
     write_data_set,
 )
+from engine.exported_run import write_answering
 from engine.label_inputs import read_labels, relevance_of
 from engine.predictor import Predictor
 from engine.trainer import fit as train
@@ -42,7 +42,6 @@ from utils.data.texts import ListTexts
 from utils.errors import InputError
 from utils.files import folder_written_whole
 from utils.lending import lent_process
-from utils.run.folder import ESTIMATOR
 from utils.run.stages import member_stages
 from utils.sparse import topk_csr
 from utils.text import text_list
@@ -50,7 +49,6 @@ from utils.training.interrupt import Interrupted
 
 PRIMARY = "P@1"  # what `score` returns
 NAME = "texts"  # of the data set of a fit
-ANSWERING = ("config.yaml", "environment.json", "finished", "model", ESTIMATOR)  # of a run
 
 
 class XMC(BaseEstimator):
@@ -234,12 +232,7 @@ class XMC(BaseEstimator):
         folder = Path(folder).resolve()
         check_new(folder)
         with folder_written_whole(folder) as partial:
-            for name in ANSWERING:
-                source = self.run_folder_ / name
-                if source.is_dir():
-                    shutil.copytree(source, partial / name)
-                elif source.is_file():
-                    shutil.copyfile(source, partial / name)
+            write_answering(self.run_folder_, self.predictor_.config, partial)
         return folder
 
     @classmethod
