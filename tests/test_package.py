@@ -123,7 +123,7 @@ def test_the_wheel_has_all_that_is_needed(wheel):
     assert "xmckit/configs/presets/best.yaml" in names
     assert "xmckit/engine/service/page.html" in names
     pages_here = [path for room in setup.ROOMS for path in (ROOT / room).rglob("*.*")]
-    here = [path for path in pages_here if path.is_file() and path.suffix != ".pyc"]
+    here = [path for path in pages_here if path.is_file() and "__pycache__" not in path.parts]
     assert {f"xmckit/{path.relative_to(ROOT)}" for path in here} <= names
     assert not [name for name in names if "tests/" in name or "__pycache__" in name]
     assert "xmckit.models.dual.dexml:Dexml" in pages["xmckit/utils/config/methods.py"]
