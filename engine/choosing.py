@@ -182,7 +182,8 @@ def _with_values(config: Config, facts: DataFacts) -> tuple[Config, dict[str, An
         changed = dataclasses.replace(getattr(config, section), **{key: values[place]})
         config = dataclasses.replace(config, **{section: changed})
     assert asked == values.keys(), f"no rule says what {AUTO} is for {asked - values.keys()}"
-    return build_config(to_mapping(config), {}, config.stages), values  # within its limits
+    found = build_config(to_mapping(config), {}, config.stages)  # within its limits
+    return dataclasses.replace(found, given=config.given), values
 
 
 def _say(

@@ -6,7 +6,6 @@ compared with the run's own answers and embeddings before the folder appears.
 
 from __future__ import annotations
 
-import filecmp
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,9 +23,12 @@ from models.encoders.text_encoder import TextEncoder
 from utils.config.config import Config
 from utils.errors import InputError
 from utils.export.model_card import Contents, model_card
-from utils.files import folder_written_whole, link_or_copy, size_of
+from utils.export.portable_config import without_folders
+from utils.files import folder_written_whole, share_disk, size_of, write_json
 from utils.reading.input_files import present
+from utils.reading.saved import read_json
 from utils.run.finding import find_run
+from utils.run.folder import ESTIMATOR
 from utils.search import flat_index, import_faiss
 from utils.text import TextLines
 
@@ -67,6 +69,7 @@ def export(
     texts = sample_texts(predictor.config)
     with folder_written_whole(folder) as partial:
         write_answering(predictor.folder, predictor.config, partial)
+        _hide_places(partial / ESTIMATOR)
         differences = {"XMCKit": compare_answers(predictor, partial, texts)}
         log.info("answers of %d texts differ by at most %.1e", len(texts), differences["XMCKit"])
         if ranker.reader is None and onnx:
@@ -80,6 +83,12 @@ def export(
     megabytes = [size_of(part) / 1e6 for part in (folder, folder / "model")]
     log.info("%s: %.1f MB, of which model/ %.1f MB", folder, *megabytes)
     return differences
+
+
+def _hide_places(path: Path) -> None:
+    """Rewrite what `xmckit.XMC` keeps beside its run, if that is there, without absolute paths."""
+    if path.is_file():
+        write_json(path, without_folders(read_json(path)))
 
 
 def _contents(ranker: Ranker, folder: Path) -> Contents:
@@ -150,10 +159,7 @@ def _write_sentence_transformers(
 def _link_weights(folder: Path) -> None:
     """Give weights that `model/` has too, byte for byte, one place on the disk."""
     for path in folder.glob("*.safetensors"):
-        other = folder / "model" / path.name
-        if other.is_file() and filecmp.cmp(path, other, shallow=False):
-            path.unlink()
-            link_or_copy(other, path)
+        share_disk(path, [folder / "model" / path.name])
 
 
 def _write_labels_of(ranker: Ranker, folder: Path) -> None:

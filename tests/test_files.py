@@ -18,6 +18,8 @@ from utils.files import (
     clear_folder,
     folder_written_whole,
     settled_folder,
+    share_disk,
+    size_of,
     write_json,
     write_text,
     written_whole,
@@ -238,3 +240,21 @@ def test_a_data_set_made_again_keeps_its_folders_mode(tmp_path):
     (tmp_path / "mine").chmod(0o700)
     prepare(words)
     assert mode_of(tmp_path / "mine") == 0o700
+
+
+def test_files_of_equal_bytes_share_the_disk(tmp_path):
+    one, two, other = (tmp_path / name for name in ("one", "two", "other"))
+    for path, content in ((one, "a"), (two, "a"), (other, "b")):
+        path.write_text(content)
+        os.utime(path, (1, 1))
+    share_disk(two, [tmp_path / "none", other, one])
+    assert os.path.samefile(one, two) and size_of(tmp_path) == 2
+    other.write_text("a")  # with the size and time that it had when it was another
+    os.utime(other, (1, 1))
+    share_disk(other, [one])
+    assert os.path.samefile(one, other)
+    two.unlink()
+    two.write_text("c")
+    os.utime(two, (1, 1))
+    share_disk(two, [one])
+    assert not os.path.samefile(one, two) and two.read_text() == "c"

@@ -126,6 +126,17 @@ def test_only_what_answers_is_taken_and_takes_the_disk_once(away, trained):
     assert os.path.samefile(linked, trained["fusion"] / "model" / "fuser.npz")
 
 
+def test_stages_keep_a_frozen_encoder_once(trained):
+    for name in ("head.safetensors", "tokenizer.json"):
+        first = trained["dexml"] / "model" / name
+        for stage in ("xc", "fused"):
+            assert os.path.samefile(trained[stage] / "model" / name, first)
+    first = trained["dexml"] / "model" / "head.safetensors"
+    assert not os.path.samefile(trained["ova"] / "model" / "head.safetensors", first)
+    members = trained["fusion"] / "model" / "members"
+    assert os.path.samefile(members / "xc" / "model" / "head.safetensors", first)
+
+
 def test_the_runs_own_files_stay_as_they_were(away, trained, place):
     member = trained["fusion"] / "model" / "members" / "overlap" / "config.yaml"
     assert str(place) in member.read_text()
@@ -154,6 +165,21 @@ def test_an_older_run_gets_what_it_lacks(trained, tmp_path):
     assert facts["format"] == 1
     assert (tmp_path / "out" / "model" / "labels.txt").read_text().split() == list(WORDS)
     assert "format" not in json.loads((tmp_path / "old" / "model" / "method.json").read_text())
+
+
+def test_what_an_estimator_keeps_goes_along_without_places(trained, tmp_path):
+    shutil.copytree(trained["xr-linear"], tmp_path / "run")
+    facts = {
+        "format": 1,
+        "parameters": {"config": "/home/me/tree.yaml"},
+        "names": list(WORDS),
+        "label_counts": [3] * 20,
+        "num_points": 60,
+    }
+    (tmp_path / "run" / "estimator.json").write_text(json.dumps(facts))
+    export(tmp_path / "run", tmp_path / "out")
+    model = XMC.load(tmp_path / "out")
+    assert (model.config, model.num_points_) == ("./tree.yaml", 60)
 
 
 def test_a_run_that_answers_no_new_texts_is_not_exported(place, make_config, tmp_path):

@@ -4,8 +4,12 @@ is known."""
 import json
 import os
 import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
+from tokenizers import Tokenizer
 
 import train
 from engine.conformance.made import WORDS, write_dataset
@@ -13,6 +17,7 @@ from engine.predictor import Predictor
 from models.loading import load_ranker
 from tests.helpers import make_old
 from utils.errors import InputError
+from utils.run import model_files
 from utils.run.finding import find_run
 from utils.run.model_files import complete_model, label_texts_of_run
 from utils.runtime import Runtime
@@ -44,7 +49,7 @@ def trained(tmp_path_factory, tiny_encoder):
     root = tmp_path_factory.mktemp("travel")
     data = write_dataset(root / "sets" / "tiny")
     write_names(data)
-    sections = {"train": {"epochs": 1}}
+    sections = {"train": {"epochs": 1}, "encoder": {"residual": False}}
     merged = tiny_sections(root / "sets", tiny_encoder, root / "run", sections)
     return train.fit(build_config(merged, {}, STAGES)), data
 
@@ -153,6 +158,27 @@ def test_damaged_label_texts_are_refused(copied):
     path.unlink()
     with pytest.raises(InputError, match=r"labels.txt: no such file; expected the texts of the"):
         Predictor(folder)
+
+
+def test_other_programs_read_the_weights_as_the_docstring_says(trained):
+    folder, _ = trained
+    run = folder / "stages" / "encoder"
+    code = [line[4:] for line in model_files.__doc__.splitlines() if line.startswith("    ")]
+    code = "\n".join(line for line in code if "=" in line).replace("RUN/", f"{run}/")
+    read = {
+        "Path": Path,
+        "np": np,
+        "load_file": load_file,
+        "Tokenizer": Tokenizer,
+        "text": "the vim tool",
+    }
+    exec(code, read)
+    answers = Predictor(run)("the vim tool", k=20)
+    by_label = {answer["label"]: answer for answer in answers}
+    np.testing.assert_allclose(
+        read["scores"], [by_label[label]["score"] for label in range(20)], atol=1e-5
+    )
+    assert read["names"][:20] == [by_label[label]["text"] for label in range(20)]
 
 
 # ---- format versions

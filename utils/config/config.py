@@ -101,6 +101,13 @@ OF_THE_WHOLE_RUN = ("root", "project", "expname", "dir")  # of section run: no s
 
 @dataclass(frozen=True)
 class Config:
+    """The sections of a run, or of one stage.
+
+    Attributes:
+        stages: overlays that run one after the other.
+        given: text of the files that it was read from, for the run folder.
+    """
+
     data: DataConfig
     encoder: EncoderConfig
     method: Any  # the Config of the chosen method, a MethodConfig
@@ -110,6 +117,7 @@ class Config:
     eval: EvalConfig
     run: RunConfig
     stages: tuple[Mapping[str, Any], ...] = ()
+    given: str = field(default="", compare=False, repr=False)
 
     @property
     def dataset_folder(self) -> Path:

@@ -57,14 +57,14 @@ def read_flat(
         )
     for name in str(values.get("__dependency__") or "").split(","):
         if name.strip():
-            dependency = _dependency(name.strip(), path)
+            dependency = dependency_file(name.strip(), path)
             inherited, origins = read_flat(dependency, (*seen, path.resolve()), opened)
             flat.update(inherited)
             files.update(origins)
     return {**flat, **values}, {**files, **dict.fromkeys(values, str(path))}
 
 
-def _dependency(name: str, path: Path) -> Path:
+def dependency_file(name: str, path: Path) -> Path:
     """The file beside this one, else under a folder above: the older code counts from its root."""
     for folder in (path.parent, *path.resolve().parents, Path()):
         if os.path.isfile(folder / name):  # False for a name that can be no file's

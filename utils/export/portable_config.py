@@ -29,18 +29,18 @@ def portable(sections: Mapping[str, Any]) -> dict[str, Any]:
     for section, keys in NAMING_FOLDERS.items():
         content = changed.get(section, {})
         changed[section] = {
-            key: _without_folder(value) if keys is None or key in keys else value
+            key: without_folders(value) if keys is None or key in keys else value
             for key, value in content.items()
         }
     return changed
 
 
-def _without_folder(value: Any) -> Any:
-    """A value of a config with `./NAME` in place of absolute paths."""
+def without_folders(value: Any) -> Any:
+    """Return a value of a config with `./NAME` in place of absolute paths."""
     if isinstance(value, Mapping):
-        return {key: _without_folder(part) for key, part in value.items()}
+        return {key: without_folders(part) for key, part in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_without_folder(part) for part in value]
+        return [without_folders(part) for part in value]
     if isinstance(value, str) and Path(value).is_absolute():
         return f"./{Path(value).name}"  # never the name of a kind of encoder
     return value

@@ -1,7 +1,8 @@
 """The run folder: a process killed at any instant leaves nothing in it half written.
 
-recipe.yaml        all stages of the run, if it has some: each but the last has a folder like
-                   this in stages/
+given.yaml         the config as it was given: the text of its files, and the command line
+recipe.yaml        all stages of the run, if it has some, resolved: each but the last has a folder
+                   like this in stages/
 config.yaml        resolved config
 environment.json   commit, versions, host, device, data hash
 train.log          log
@@ -21,6 +22,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from utils.config.given import GIVEN
 from utils.config.trust import RECIPE
 from utils.files import clear_folder
 
@@ -29,6 +31,7 @@ REMOVED = ".last.removed"  # last/ on its way out
 WANDB_ID = "wandb_id"  # of the run at Weights & Biases
 WRITTEN_FILES = (  # what a run writes, and --overwrite removes
     "config.yaml",
+    GIVEN,
     RECIPE,
     "environment.json",
     "train.log",

@@ -7,11 +7,19 @@
 
 So a run answers without its data set. Models of before there was a version have none of this: their
 label texts are read from the data set.
+
+Weights are safetensors and numpy arrays with plain names, none is pickled. Other programs read them
+without this one, as the scores of a dual encoder over a bag of tokens (`encoder.residual: false`):
+
+    head = load_file("RUN/model/head.safetensors")                         # safetensors.numpy
+    ids = Tokenizer.from_file("RUN/model/tokenizer.json").encode(text).ids  # tokenizers
+    x = (head["table"] * head["token_weights"])[ids].sum(0)                # [D]
+    scores = np.load("RUN/model/label_embeddings.npy") @ (x / np.linalg.norm(x))  # [L]
+    names = Path("RUN/model/labels.txt").read_text(encoding="utf-8").split("\\n")
 """
 
 from __future__ import annotations
 
-import filecmp
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -26,12 +34,13 @@ from utils.data.label_texts import (
     numbered_labels,
 )
 from utils.errors import InputError
-from utils.files import link_or_copy, write_json
+from utils.files import link_or_copy, same_bytes, share_disk, write_json
 from utils.reading.input_files import present
 from utils.reading.saved import read_facts
 from utils.run.environment import check_labels
 
 FORMAT = 1  # of model/; grows when an older program could not read a newer model
+LARGE = 1 << 16  # bytes of files that are worth a look whether they are there already
 FACTS = "method.json"
 LABELS = "labels.txt"
 LABEL_IDS = "label_ids.txt"
@@ -70,13 +79,18 @@ def complete_model(
     Args:
         model: the folder, which nobody reads yet.
         data: folder of the data set.
-        others: models that may hold the same texts already: those are linked, not copied again.
+        others: models that may hold the same files already, such as a frozen encoder: large ones
+            take their disk space once, and so do texts.
     """
+    others = [other for other in others if other.is_dir()]
     for name, source in ((LABELS, label_text_path(data)), (LABEL_IDS, label_name_path(data))):
         if present(source):
             _take(source, model / name, [other / name for other in others])
     facts = read_facts(model / FACTS)
     write_json(model / FACTS, {**facts, "format": FORMAT, "labels_hash": labels_hash(data)})
+    for path in [path for path in model.rglob("*") if path.is_file()]:
+        if path.stat().st_size >= LARGE and path.stat().st_nlink == 1:
+            share_disk(path, [other / path.relative_to(model) for other in others])
 
 
 def _take(
@@ -89,7 +103,7 @@ def _take(
     It is the user's, who may write into it.
     """
     for copy in copies:
-        if copy.is_file() and filecmp.cmp(copy, source, shallow=False):
+        if same_bytes(copy, source):
             link_or_copy(copy, to)
             return
     shutil.copyfile(source, to)

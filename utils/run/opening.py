@@ -9,6 +9,7 @@ from typing import Any
 
 from utils import distributed
 from utils.config.config import Config, ConfigError, read_yaml, to_yaml
+from utils.config.given import GIVEN
 from utils.config.trust import RECIPE
 from utils.errors import InputError
 from utils.files import settle, write_text
@@ -63,6 +64,8 @@ def _write_configs(config: Config, recipe: Config) -> None:
         leftover.unlink()
     if recipe.stages:
         write_text(recipe.run_folder / RECIPE, to_yaml(recipe))
+    if recipe.given:
+        write_text(recipe.run_folder / GIVEN, recipe.given)
     saved = folder / "config.yaml"
     if saved.exists():
         before = read_yaml(saved)
@@ -140,8 +143,9 @@ def _refusal(
 
 
 def _holds_something_else(folder: Path) -> bool:
+    own = ("stages", GIVEN, RECIPE, LOCK)
     names = [path.name for path in folder.iterdir()]
-    return any(name not in ("stages", RECIPE, LOCK) and ".partial" not in name for name in names)
+    return any(name not in own and ".partial" not in name for name in names)
 
 
 def _refusal_to_go_on(config: Config, resume: bool) -> str | None:

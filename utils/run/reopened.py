@@ -16,6 +16,7 @@ from pathlib import Path
 
 from utils.config.command_line import parse_overrides
 from utils.config.config import Config, Expand, build_config, to_mapping
+from utils.config.given import given_text
 from utils.config.legacy_yaml import load_any_config
 from utils.config.presets import PRESETS, preset_path
 from utils.config.trust import RECIPE, was_trained_in
@@ -44,7 +45,8 @@ def load_training_config(
     folder = path.parent
     if not _is_written_by_a_run(path):
         trusted = not (folder / "model").is_dir()  # which may be a stranger's
-        return load_any_config(path, words, expand=expand, trusted=trusted)
+        config = load_any_config(path, words, expand=expand, trusted=trusted)
+        return dataclasses.replace(config, given=given_text(path, words))
     folder = path.resolve().parent
     path = folder / RECIPE if (folder / RECIPE).is_file() else path.resolve()
     config = load_any_config(path, words, expand=expand, own=False)
