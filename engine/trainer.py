@@ -47,7 +47,7 @@ from utils.run.opening import check_folders, is_finished, open_run
 from utils.run.stages import Runs, member_stages, of_stage, stage_configs
 from utils.runtime import Runtime, progress, tensor_cores
 from utils.training.checkpoint import Progress, load_checkpoint, save_checkpoint
-from utils.training.gradients import clip_gradients, gradient_norm, sum_gradients
+from utils.training.gradients import clip_gradients, gradient_norms, sum_gradients
 from utils.training.interrupt import SaveClock, stopped_by_sigterm
 from utils.training.meter import CHECK_EVERY, EpochMeter
 from utils.training.optim import (
@@ -433,12 +433,12 @@ def train_epoch(
             with row_sums:
                 loss = learner.backward(batch)
             is_noted = (state.step + 1) % every == 0
-            norm = take_step(run, learner.runtime, parameters, is_noted)
+            norms = take_step(run, learner.runtime, parameters, is_noted)
             state.step += 1
             state.epoch_step += 1
             meter.add(loss, batch)
             if is_noted:
-                note_step(run, meter.step_values(every), norm)
+                note_step(run, meter.step_values(every), norms)
             profile.step()
             bar.update()
             if clock.due():
@@ -453,16 +453,15 @@ def train_epoch(
 def note_step(
     run: Run,
     values: dict[str, float],
-    norm: Tensor | None,
+    norms: dict[str, Tensor],
 ) -> None:
     """Note the last steps where metrics are kept.
 
     Args:
-        norm: of the gradient; None of a step that was not taken.
+        norms: of the gradient; {} of a step that was not taken.
     """
     values |= learning_rates(run.optimizers)
-    if norm is not None:
-        values["gradient_norm"] = float(norm)
+    values |= {name: float(norm) for name, norm in norms.items()}
     run.metric_log.write("step", run.state.step, values)
 
 
@@ -471,25 +470,25 @@ def take_step(
     runtime: Runtime,
     parameters: list[nn.Parameter],
     is_noted: bool,
-) -> Tensor | None:
+) -> dict[str, Tensor]:
     """Let all optimizers take a step by the gradients that `backward` left; a collective.
 
     Where fp16 made a gradient that is not finite none of them does, on no process: parameters,
     moments and the optimizers' counts of steps stay, the schedule goes on with the batches.
 
     Args:
-        is_noted: the norm is wanted, clipped or not.
+        is_noted: the gradient's norms are wanted.
     Returns:
-        the norm of the gradient before it was clipped; None where it was not computed.
+        these, before it is clipped; {} where they are not wanted, or no step was taken.
     """
-    norm = None
+    norms: dict[str, Tensor] = {}
     sum_gradients(parameters)
     if runtime.unscale(parameters):
         clip_norm = run.config.optim.clip_norm
+        if is_noted:
+            norms = gradient_norms(parameters)
         if clip_norm is not None:
-            norm = clip_gradients(parameters, clip_norm)
-        elif is_noted:
-            norm = gradient_norm(parameters)
+            clip_gradients(parameters, clip_norm)
         for optimizer in run.optimizers:
             optimizer.step()
     else:
@@ -502,7 +501,7 @@ def take_step(
         )
     for optimizer in run.optimizers:
         optimizer.zero_grad(set_to_none=True)
-    return norm
+    return norms
 
 
 def keep_best(run: Run, loss: float) -> EpochEvaluation:

@@ -66,7 +66,8 @@ def check_measured(config: Config, metric: str) -> str:
     if not sizes.validation:
         raise ConfigError(
             "a sweep compares trials by validation points, and there are none (data.val_fraction "
-            f"is {config.data.val_fraction})"
+            f"is {last.data.val_fraction}); members that are trained again on all points (refit) "
+            "are for the best config, after the sweep"
         )
     ks = metric_ks(last, sizes)
     if metric:

@@ -8,15 +8,19 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 import train
-from engine.callbacks import EpochEvaluation
+from engine import callbacks
+from engine.callbacks import EpochEvaluation, asks_to_stop
 from models.dual.dexml import Dexml
 from tests.conftest import with_values
 from utils import compiling, progress
 from utils.compiling import CompileClock, working_time
+from utils.parameters import DeclaredParameter, Gradient, Kind, sparse_rows
 from utils.progress import ProgressBar, followed
 from utils.run.metric_log import MetricLog
+from utils.training.gradients import gradient_norms
 from utils.training.pace import Pace
 
 STAGES = [
@@ -144,6 +148,7 @@ def test_steps_are_recorded_at_the_interval(make_config):
             "points_per_second",
             "lr",
             "gradient_norm",
+            "gradient_norm_tables",
         }
         assert record["gradient_norm"] > 0 and record["points_per_second"] > 0
     of_epoch = records(folder, "train")[1]["loss"]  # of steps 4 to 6
@@ -273,6 +278,21 @@ def test_an_error_of_the_callback_leaves_a_run_to_go_on_with(make_config):
     assert [record["epoch"] for record in records(folder, "train")] == [1, 2]
 
 
+@pytest.mark.parametrize("answer, stops", [(None, False), (0, False), (True, True), ("yes", True)])
+def test_the_main_process_alone_is_asked(monkeypatch, answer, stops):
+    found = EpochEvaluation("", 1, 3, 0.25)
+    assert asks_to_stop(lambda _: answer, found) is stops
+    assert not asks_to_stop(None, found)
+    calls = []
+    monkeypatch.setattr(callbacks.distributed, "is_main", lambda: False)
+    monkeypatch.setattr(callbacks.distributed, "broadcast", lambda own: (False, stops))
+    assert asks_to_stop(calls.append, found) is stops
+    monkeypatch.setattr(callbacks.distributed, "broadcast", lambda own: (True, False))
+    with pytest.raises(RuntimeError, match="on_evaluation raised an error on the main process"):
+        asks_to_stop(calls.append, found)
+    assert calls == []
+
+
 def test_without_validation_points_the_loss_is_told():
     found = EpochEvaluation("", 1, 3, 0.25)
     assert found.value == -0.25
@@ -322,3 +342,28 @@ def test_what_numba_compiles_is_counted():
     assert working_time() - started < spent
     assert math.isclose(twice(3.5), 7.0)
     assert compiling.compile_seconds() - before == spent  # compiled once
+
+
+def test_what_torch_compiles_is_counted():
+    compiling.watch_torch()
+    before = compiling.compile_seconds()
+    twice = torch.compile(lambda x: 2 * x, backend="eager")
+    assert twice(torch.ones(3)).tolist() == [2, 2, 2]
+    spent = compiling.compile_seconds() - before
+    assert spent > 0
+    assert twice(torch.zeros(3)).tolist() == [0, 0, 0]
+    assert compiling.compile_seconds() - before == spent
+
+
+def test_norms_are_those_of_dense_gradients_and_of_tables():
+    dense = torch.nn.Parameter(torch.zeros(2, 2))
+    dense.grad = torch.tensor([[1.0, 2.0], [2.0, 4.0]])
+    table = DeclaredParameter(torch.zeros(4, 2), Kind(Gradient.ROWS))
+    values = torch.tensor([[3.0, 0.0], [0.0, 4.0]])
+    table.grad = sparse_rows(torch.tensor([1, 3]), values, table.shape)
+    norms = {name: float(norm) for name, norm in gradient_norms([dense, table]).items()}
+    assert norms == {"gradient_norm": 5.0, "gradient_norm_tables": 5.0}
+    assert [*gradient_norms([table])] == ["gradient_norm_tables"]
+    table.grad = None
+    assert gradient_norms([table]) == {"gradient_norm_tables": 0.0}
+    assert gradient_norms([]) == {}

@@ -404,8 +404,8 @@ class RunConfig:
     )
     log_every: int | None = option(
         20,
-        "steps between two records of loss, learning rate, gradient norm (tables left out) and "
-        "points/s in metrics.jsonl, TensorBoard and Weights & Biases; null = records of epochs "
+        "steps between two records of loss, learning rate, gradient norms and points/s in "
+        "metrics.jsonl, TensorBoard and Weights & Biases; null = records of epochs "
         "alone",
         ge=1,
         le=10**9,

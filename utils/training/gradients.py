@@ -161,6 +161,37 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     return (_square(shared, device) + own).sqrt()
 
 
+def gradient_norms(parameters: Iterable[nn.Parameter]) -> dict[str, Tensor]:
+    """What is told of a step's gradients, as far as it has them; a collective.
+
+    Returns:
+        gradient_norm: `gradient_norm`, by which they are clipped. gradient_norm_tables: that of the
+        rows of all tables. There is none of factored gradients.
+    """
+    parameters = list(parameters)
+    norms = {}
+    shared, sharded = _dense_gradients(parameters)
+    if shared or sharded:
+        norms["gradient_norm"] = gradient_norm(parameters)
+    tables = [p for p in of_gradient(parameters, Gradient.ROWS) if p.requires_grad]
+    if tables:
+        norms["gradient_norm_tables"] = _table_norm(tables)
+    return norms
+
+
+def _table_norm(tables: list[nn.Parameter]) -> Tensor:
+    """Norm of the rows of all tables together, of shards by all processes; a collective."""
+    device = tables[0].device
+    rows: dict[bool, list[Tensor]] = {True: [], False: []}  # by whether they are of a shard
+    for table in tables:
+        if table.grad is not None:
+            rows[kind_of(table).sharded].append(table.grad.coalesce().values())
+    square = _square(rows[False], device)
+    if any(kind_of(table).sharded for table in tables):
+        square = square + distributed.loss_exchange().sum(_square(rows[True], device))
+    return square.sqrt()
+
+
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
     """Scale dense gradients so that `gradient_norm` is at most `max_norm`; return what it was."""
     parameters = list(parameters)
