@@ -202,6 +202,7 @@ def test_how_a_run_was_made(tmp_path):
         "commit": "abc, with changed files",
         "Python": "3.11",
         "torch": "2.13",
+        "precision": "float32",
     }
     assert history.read_config(tmp_path) == "method: {name: dexml}\n"
     (tmp_path / "recipe.yaml").write_text("stages: []\n")

@@ -175,6 +175,7 @@ def read_origin(folder: Path, stages: Iterable[Mapping[str, Any]]) -> dict[str, 
     environment = _facts(folder / "environment.json")
     versions = environment.get("versions")
     torch = versions.get("torch") if isinstance(versions, dict) else None
+    precision = environment.get("mixed_precision")
     seconds = [stage["seconds"] for stage in stages if stage["seconds"]]
     told = {
         "seconds of training": round(sum(seconds), 1) if seconds else None,
@@ -183,7 +184,7 @@ def read_origin(folder: Path, stages: Iterable[Mapping[str, Any]]) -> dict[str, 
         "Python": environment.get("python"),
         "torch": torch,
         "device": environment.get("device"),
-        "precision": environment.get("mixed_precision"),
+        "precision": "float32" if precision == "no" else precision,
         "processes": environment.get("processes"),
         "processor": environment.get("cpu"),
     }
