@@ -86,6 +86,7 @@ def report_data(
         members_points=len(shown),
         stages=stages,
         deciles=[measured.by_decile(ids, points.relevance, data.label_counts, ks)],
+        groups=measured.by_volume(ids, points.relevance, data.label_counts, ks),
         reliability=reliability(ranker, points, top, values[:, :shown_labels]),
         confusions=[(texts[true], texts[wrong], times) for true, wrong, times in pairs],
         clusters=[

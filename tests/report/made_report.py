@@ -101,7 +101,6 @@ def made_report(runs=()):
     members = () if runs else MEMBERS
     ids = np.argsort(-scores[0].toarray(), axis=1)
     deciles = measured.by_decile(ids, relevance, np.arange(LABELS), (1, 5))
-    thirds = measured.by_decile(ids, relevance, np.arange(LABELS), (1, 5), groups=3)
     points = made_points(scores, relevance, members)
     shared = {
         "title": f"made / report {EVIL}",
@@ -136,7 +135,7 @@ def made_report(runs=()):
         members_fused={"P@1": 42.0, "PSP@5": 21.25},
         members_points=COUNT,
         stages=made_stages(),
-        groups={"names": ["tail", "torso", "head"], "says": "thirds of the labels", **thirds},
+        groups=measured.by_volume(ids, relevance, np.arange(LABELS), (1, 5)),
         score_is="probability",
         reliability=reliability(rng.random(500), rng.random(500) < 0.5),
         threshold_curve={

@@ -235,11 +235,14 @@ def test_the_first_screen_tells_four_figures_and_their_distance(page, driver):
 
 def test_f1_is_among_the_four_where_a_run_has_a_threshold(driver, tmp_path):
     report = made_report()
-    report.metrics = {**report.metrics, "micro_F1": 33.25, "answered": 90.0}
+    found = {"coverage_error": 12.5, "micro_F1": 33.25, "answered": 90.0}
+    report.metrics = {**report.metrics, **found}
     write_report(tmp_path / "f1.html", report)
     driver.get((tmp_path / "f1.html").as_uri())
     assert texts(driver, ".tile h3") == ["P@1", "P@5", "R@10", "micro-F1"]
-    assert "answered" in texts(driver, "#metrics th[scope=row]")
+    rows = texts(driver, "#metrics .narrow th[scope=row]")
+    assert rows == ["micro-F1", "answered"]
+    assert "Coverage error: 12.5 labels." in texts(driver, "#metrics .note")
 
 
 def test_ticks_are_steps_of_1_2_or_5(page, driver):
@@ -441,6 +444,7 @@ def test_on_a_phone_tables_say_that_they_scroll_and_their_first_column_stays(pag
             """
         )
         assert wide == 150 and hint and before == after
-        small = driver.find_element("css selector", "#metrics .hint")
-        assert not small.is_displayed()  # what fits says nothing
+        for fitting in ("#metrics", "#points"):  # what fits says nothing; points are cards
+            hint = driver.find_element("css selector", f"{fitting} .hint")
+            assert not hint.is_displayed()
         assert not driver.find_element("css selector", "#contents a").is_displayed()

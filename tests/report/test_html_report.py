@@ -50,6 +50,28 @@ def test_deciles_by_loops_and_they_add_up_to_precision(made):
         measured.by_decile(ids, relevance, counts, (9,))
 
 
+def test_tail_torso_and_head_have_a_third_of_the_pairs_each(made):
+    scores, relevance, _ = made
+    counts = np.array([1] * 12 + [2] * 6 + [4] * 3 + [0, 12])  # 48 pairs
+    parts = measured.volume_parts(counts)
+    assert [counts[parts[name]].sum() for name in ("tail", "torso", "head")] == [16, 16, 16]
+    assert 21 in parts["tail"] and parts["head"].tolist() == [20, 22]
+    assert sorted(np.concatenate([*parts.values()])) == list(range(23))
+    ids, _ = topk_rows(scores, 5)
+    found = measured.by_volume(ids, relevance, counts, (5,))
+    assert found["names"] == ["tail", "torso", "head"] and found["labels"] == [15, 6, 2]
+    assert (found["fewest"], found["most"]) == ([0, 2, 4], [2, 4, 12])
+    assert sum(found["P@5"]) == pytest.approx(evaluate(scores, relevance, ks=(5,))["P@5"])
+
+
+@pytest.mark.parametrize("counts", [[7], [0, 0], [1, 100]])
+def test_parts_without_labels_are_left_out(counts):
+    relevance = sp.csr_matrix(np.ones((1, len(counts))))
+    found = measured.by_volume(np.array([[0]]), relevance, np.array(counts), (1,))
+    assert sum(found["labels"]) == len(counts) and 0 not in found["labels"]
+    assert len(found["names"]) == len(found["labels"]) == len(found["recall@1"])
+
+
 def test_fewer_labels_than_groups():
     relevance = sp.csr_matrix([[1.0, 0, 0]])
     found = measured.by_decile(np.array([[0]]), relevance, np.array([3, 1, 2]), (1,))
@@ -189,6 +211,7 @@ def test_how_a_run_was_made(tmp_path):
         "dirty": True,
         "python": "3.11",
         "versions": {"torch": "2.13"},
+        "mixed_precision": "no",
         "host": "secret",
     }
     (tmp_path / "environment.json").write_text(json.dumps(told))

@@ -17,6 +17,10 @@ MAX_PAIRS = 40  # confusions
 EXAMPLES = 8  # clusters of a tree
 IN_CLUSTER = 6  # labels of each
 MAX_NAME = 60  # characters of each
+VOLUME_SAYS = (
+    "Labels by training points, cut so that each part has about a third of all training pairs: the "
+    "tail has many rare labels, the head a few frequent ones."
+)
 
 
 def by_decile(
@@ -26,11 +30,58 @@ def by_decile(
     ks: Sequence[int],
     groups: int = 10,
 ) -> dict[str, Any]:
-    """Return metrics of labels of like frequency.
+    """Return metrics of labels of like frequency, as `by_group`.
 
     Labels are ordered by training points (equal ones by id) and cut into `groups` runs of nearly
-    equal numbers of labels, the rarest first. With H_g(k) the true labels of group g among the
-    first k predictions of all n points:
+    equal numbers of labels, the rarest first.
+    """
+    order = np.argsort(label_counts, kind="stable")
+    parts = [part for part in np.array_split(order, groups) if len(part)]
+    return by_group(ids, relevance, label_counts, ks, parts)
+
+
+def by_volume(
+    ids: np.ndarray,
+    relevance: sp.csr_matrix,
+    label_counts: np.ndarray,
+    ks: Sequence[int],
+) -> dict[str, Any]:
+    """Return metrics of tail, torso and head, as `by_group`, with `names` and `says`.
+
+    See `volume_parts`; one without labels is left out.
+    """
+    parts = volume_parts(label_counts)
+    named = {name: part for name, part in parts.items() if len(part)}
+    found = by_group(ids, relevance, label_counts, ks, [*named.values()])
+    return {"names": [*named], "says": VOLUME_SAYS, **found}
+
+
+def volume_parts(label_counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the ids of the labels of tail, torso and head, rarest first.
+
+    Labels are ordered by training points (equal ones by id) and cut so that each part has a third
+    of all training pairs. A label over a cut belongs to the part of its last pair, one without
+    training points to the tail.
+    """
+    counts = np.asarray(label_counts, dtype=np.int64)
+    order = np.argsort(counts, kind="stable")
+    volume = np.cumsum(counts[order])  # [L], pairs of a label and of all rarer ones
+    thirds = volume[-1] * np.array([1, 2])
+    cuts = np.searchsorted(3 * volume, thirds, side="right")
+    tail, torso, head = np.split(order, cuts)
+    return {"tail": tail, "torso": torso, "head": head}
+
+
+def by_group(
+    ids: np.ndarray,
+    relevance: sp.csr_matrix,
+    label_counts: np.ndarray,
+    ks: Sequence[int],
+    parts: Sequence[np.ndarray],
+) -> dict[str, Any]:
+    """Return metrics of groups of labels.
+
+    With H_g(k) the true labels of group g among the first k predictions of all n points:
 
         P@k of g = H_g(k) / (k n), which sums to P@k over the groups
         recall@k of g = H_g(k) / true pairs of g
@@ -39,6 +90,7 @@ def by_decile(
         ids: [n, W] predictions, best first, -1 = no more.
         relevance: CSR [n, L].
         label_counts: [L] training points of each label.
+        parts: ids of each group's labels, the rarest first; every label is in one of them.
     Returns:
         lists of one value a group, in percent: labels, fewest and most training points, pairs, and
             "P@k" and "recall@k" of every k.
@@ -49,14 +101,12 @@ def by_decile(
         raise ValueError(
             f"ks: expected at most the {ids.shape[1]} predictions kept of a point, got {max(ks)}"
         )
-    order = np.argsort(label_counts, kind="stable")
     counts = np.asarray(label_counts)
-    parts = [part for part in np.array_split(order, groups) if len(part)]
-    group = np.empty(len(order), np.int64)  # [L]
+    group = np.empty(len(counts), np.int64)  # [L]
     for number, part in enumerate(parts):
         group[part] = number
     pairs = np.bincount(group[relevance.indices], minlength=len(parts)).tolist()
-    deciles: dict[str, Any] = {
+    found: dict[str, Any] = {
         "labels": [len(part) for part in parts],
         "fewest": [int(counts[part[0]]) for part in parts],
         "most": [int(counts[part[-1]]) for part in parts],
@@ -65,12 +115,12 @@ def by_decile(
     hits = contains(relevance, np.arange(len(ids))[:, None], ids)  # [n, W]
     for k in ks:
         right = np.bincount(group[ids[:, :k][hits[:, :k]]], minlength=len(parts))
-        deciles[f"P@{k}"] = (100 * right / max(k * len(ids), 1)).tolist()
-        deciles[f"recall@{k}"] = [
+        found[f"P@{k}"] = (100 * right / max(k * len(ids), 1)).tolist()
+        found[f"recall@{k}"] = [
             100 * hits_of_group / pairs_of_group if pairs_of_group else None
             for hits_of_group, pairs_of_group in zip(right.tolist(), pairs, strict=True)
         ]
-    return deciles
+    return found
 
 
 def confused_pairs(

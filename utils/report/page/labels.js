@@ -126,12 +126,13 @@ function labelSection() {
   };
   const trained = given.columns.indexOf("training_points");
   const right = given.columns.indexOf("recall");
+  const isDecided = given.rows.some((row) => isNumber(row[right]));
   const filters = [];
   if (trained >= 0) {
     const holds = (row) => row[trained] <= RARE;
     filters.push({ name: "rare labels", says: `Labels of at most ${RARE} training points.`, holds });
   }
-  if (right >= 0) {
+  if (isDecided) {
     const holds = (row) => !row[right];
     filters.push({ name: "never right", says: "Labels that no point is rightly given.", holds });
   }
@@ -157,19 +158,11 @@ function labelSection() {
   const hidden = given.hidden
     ? ` The ${counted(given.rows.length)} labels of the most points; labels.csv in the run folder has ${counted(given.hidden)} more.`
     : "";
+  const told = isDecided
+    ? [term("precision", "Precision"), ", ", term("recall"), " and ", term("F1"), " of each label at the ", term("threshold"), ", and its "]
+    : ["The run has no ", term("threshold"), " to decide by; of each label its "];
   return [
-    note(
-      term("precision", "Precision"),
-      ", ",
-      term("recall"),
-      " and ",
-      term("F1"),
-      " of each label at the ",
-      term("threshold"),
-      ", and its ",
-      term("AP"),
-      `, in percent.${hidden}`,
-    ),
+    note(...told, term("AP"), `, in percent.${hidden}`),
     ...labelTable.nodes(),
   ];
 }

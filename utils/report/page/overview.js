@@ -127,9 +127,18 @@ function peerTable() {
   return table(["system", ...columns.map(metricTerm)], rows, "metrics of other systems");
 }
 
+const COVERAGE = "coverage_error";  // the one metric that is no percentage
+
+function coverage() {
+  const value = data.metrics[COVERAGE];
+  return isNumber(value) ? note(term("coverage error", "Coverage error"), `: ${round(value)} labels.`) : null;
+}
+
 /** Metrics without a k: those at the run's threshold. */
 function thresholdMetrics() {
-  const known = Object.entries(data.metrics).filter(([name, value]) => !name.includes("@") && isNumber(value));
+  const known = Object.entries(data.metrics).filter(
+    ([name, value]) => !name.includes("@") && name !== COVERAGE && isNumber(value),
+  );
   if (!known.length) {
     return null;
   }
@@ -145,7 +154,7 @@ function thresholdMetrics() {
 function allMetrics() {
   const peers = peerTable();
   const heading = peers ? element("h3", {}, "Beside other systems") : null;
-  const content = [metricsByK(), thresholdMetrics(), heading, peers].filter(Boolean);
+  const content = [metricsByK(), coverage(), thresholdMetrics(), heading, peers].filter(Boolean);
   if (!content.length) {
     return [];
   }

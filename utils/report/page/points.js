@@ -193,6 +193,6 @@ function pointSection() {
     told.push("Points whose true labels do not stand at the same ranks in the first 5 predictions of every run.");
   }
   told.push("Right predictions carry a ✓, wrong ones a ✗; the number behind each is its score");
-  const score = data.score_is ? `, a ${data.score_is}.` : ".";
+  const score = data.score_is ? `: ${data.score_is}.` : ".";
   return [note(told.join(" ") + score), ...pointTable.nodes(csvButton(pointTable))];
 }

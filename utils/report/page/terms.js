@@ -15,6 +15,7 @@ const TERMS = {
   F1: "Harmonic mean of precision and recall. Micro: over all pairs of points and labels together; macro: the mean over labels, rare ones counting as much as frequent ones; example: the mean over points.",
   AP: "Average precision of a label: the area under its curve of precision over recall.",
   threshold: "The least probability at which a label is given as an answer, chosen on points that the model was not trained on.",
+  "coverage error": "How many of the first labels one must take, on average, to have all true labels of a point.",
   answered: "Share of points that get a label at the threshold.",
   probability: "A score that has been calibrated: of the predictions with probability 0.7, about 70 % should be right.",
   ECE: "Expected calibration error: how far probabilities are from the share of right predictions, on average over the predictions; 0 is best.",
