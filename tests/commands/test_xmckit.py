@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import xmckit
-from tests.commands import ROOT, run
+from tests.commands import ROOT
 from utils.run.reopened import load_training_config
 from utils.run.stages import member_stages
 
@@ -29,15 +29,21 @@ def test_version_and_help_are_instant(capsys):
     assert not {"torch", "numpy", "sklearn"} & set(told.stdout.split())
 
 
-def test_a_command_gets_its_words_and_its_name():
-    told = run("-m", "xmckit", "train", "--help")
-    assert told.stdout.startswith("usage: xmckit train ")
-    told = run("-m", "xmckit", "train", "nowhere.yaml", check=False)
-    assert told.returncode == 1
-    assert told.stderr.startswith("error: nowhere.yaml: no such config file")
-    told = run("-m", "xmckit", "tarin", check=False)
-    assert told.returncode == 2
-    assert "invalid choice: 'tarin'" in told.stderr
+def ended(monkeypatch, *words):
+    """Exit code of a command, or what it says in its place."""
+    monkeypatch.setattr(sys, "argv", ["xmckit"])
+    with pytest.raises(SystemExit) as end:
+        xmckit.main(words)
+    return end.value.code
+
+
+def test_a_command_gets_its_words_and_its_name(monkeypatch, capsys):
+    assert ended(monkeypatch, "train", "--help") == 0
+    assert capsys.readouterr().out.startswith("usage: xmckit train ")
+    told = ended(monkeypatch, "train", "nowhere.yaml")
+    assert told.startswith("error: nowhere.yaml: no such config file")
+    assert ended(monkeypatch, "tarin") == 2
+    assert "invalid choice: 'tarin'" in capsys.readouterr().err
 
 
 def test_what_the_module_has_not_is_refused():
