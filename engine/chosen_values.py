@@ -119,12 +119,12 @@ def batch_size(config: Config, facts: DataFacts) -> int:
     """A power of two: 512 for a bag, 128 for a transformer, fewer where there are few points.
 
     Losses are over all labels or the batch's, so that a larger batch gives a steadier gradient and
-    costs less a point; an epoch of fewer than 20 steps would learn too little between two
+    costs less a point; an epoch of far fewer than 20 steps would learn too little between two
     validations.
     """
-    wanted = max(facts.points // STEPS_AN_EPOCH, 1)
-    below = 1 << (wanted.bit_length() - 1)
-    return min(max(below, 16), LARGEST_BATCH[_kind(config)])
+    wanted = max(facts.points / STEPS_AN_EPOCH, 1)
+    nearest = 1 << round(math.log2(wanted))
+    return min(max(nearest, 16), LARGEST_BATCH[_kind(config)])
 
 
 def epochs(config: Config, facts: DataFacts) -> int:

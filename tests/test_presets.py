@@ -253,6 +253,14 @@ def test_batches_and_epochs_go_by_size(make_config):
     assert sizes == sorted(sizes, key=lambda pair: (pair[0], -pair[1]))
 
 
+def test_trees_have_many_clusters(make_config):
+    def leaf(labels):
+        config = make_config(method={"name": "xr-linear", "max_leaf": AUTO})
+        return chosen(config, facts_of(labels=labels)).method.max_leaf
+
+    assert [leaf(labels) for labels in (1, 640, 1_000_000)] == [5, 20, 200]
+
+
 def test_facts_are_read_from_the_files(tiny_root, make_config):
     facts = DataFacts.read(make_config())
     assert (facts.points, facts.labels) == (60, 20)

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 # of the machine that the costs were measured on, one thread
-PRODUCT_SECONDS = 0.066  # 512 x 384 times 384 x 4,096 in float32
-PASS_SECONDS = 0.063  # exp of 512 x 4,096 numbers
-LOOP_SECONDS = 0.016  # 200,000 turns of a loop of Python
+PRODUCT_SECONDS = 0.0166  # 512 x 384 times 384 x 4,096 in float32
+PASS_SECONDS = 0.0156  # exp of 512 x 4,096 numbers
+LOOP_SECONDS = 0.0042  # 200,000 turns of a loop of Python
 REPEATS = 9
 MOST_GAIN = 0.8  # of another thread
 
@@ -75,7 +75,7 @@ def _seconds(work: Callable[[], object]) -> float:
     work()
     times = []
     for _ in range(REPEATS):
-        started = time.perf_counter()
+        started = time.thread_time()  # what other programs take is not this machine's speed
         work()
-        times.append(time.perf_counter() - started)
+        times.append(time.thread_time() - started)
     return float(np.clip(statistics.median(times), 1e-9, None))
