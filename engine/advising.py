@@ -167,6 +167,11 @@ def shares_cut(folder: Path) -> dict[int, float]:
     return {limit: float((lengths > limit).mean()) for limit in LIMITS}
 
 
+def share_unknown(folder: Path) -> float:
+    """The share of the texts' tokens that the presets' encoder has no word for."""
+    return DataFacts.read(preset_data(folder)).unknown_share(TOKENIZER)
+
+
 def preset_data(folder: Path) -> Config:
     """A config that names a data set, for whoever reads its sizes."""
     data = {"root": str(folder.parent), "name": folder.name}

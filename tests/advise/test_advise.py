@@ -21,6 +21,7 @@ from utils.advise.machine import Speed, calibrate
 from utils.advise.tables import duration, facts_table, suiting
 from utils.config.methods import METHODS
 from utils.config.presets import PRESETS
+from utils.data.facts import DataFacts
 from utils.errors import InputError
 
 SIZES = WorkSizes(9000, 1000, 5000, 40_000, 20.0, 10.0, 15.0, members=3)
@@ -90,6 +91,17 @@ def test_duplicates_of_nothing():
     assert duplicates([], []) == (0, 0)
     assert duplicates(["a"], []) == (0, 0)
     assert duplicates([], ["a"]) == (0, 0)
+
+
+def test_tokens_that_an_encoder_has_no_word_for(small, make_config):
+    config = make_config(data={"root": str(small.parent), "name": "small"})
+    assert DataFacts.read(config).unknown_share("minilm") == 0
+    (small / "raw" / "trn_X.txt").write_text("ᠠᠮᠠᠷ\n" * 4)
+    share = DataFacts.read(config).unknown_share("minilm")
+    assert share == pytest.approx(1 / 3)  # one between two special tokens
+    facts = dataset_facts(small)
+    assert "33.3 % of all" in facts_table(facts, {}, share)
+    assert "unknown" not in facts_table(facts, {}, 0.0)
 
 
 def test_texts_without_blanks():
@@ -179,6 +191,7 @@ def test_tables_and_json_of_the_command(tiny_root, capsys):
     for preset in PRESETS:
         assert f"\n{preset} " in told
     assert "fewer than 500 labelled points" in told
+    assert "xr-linear  " in told.split("On this machine")[1]
     main([str(tiny_root / "tiny"), "--json"])
     found = json.loads(capsys.readouterr().out)
     assert found["data"]["labels"] == 20

@@ -42,10 +42,10 @@ def _advise(
     as_json: bool,
     threads: int | None,
 ) -> None:
-    from engine.advising import offers, shares_cut
+    from engine.advising import offers, share_unknown, shares_cut
     from utils.advise.dataset_facts import dataset_facts
     from utils.advise.machine import calibrate
-    from utils.advise.tables import facts_table, offers_table, suiting
+    from utils.advise.tables import facts_table, methods_lines, offers_table, suiting
     from utils.data.dataset import check_dataset_folder
     from utils.distributed import cpu_threads
     from utils.plan.verdict import machine
@@ -53,20 +53,23 @@ def _advise(
     check_dataset_folder(folder)
     facts = dataset_facts(folder)
     cut = shares_cut(folder)
+    unknown = share_unknown(folder)
     speed = calibrate(cpu_threads(threads))
     found = list(offers(folder, facts, speed))
     has = machine()
     if as_json:
         told = {
-            "data": facts.as_json() | {"share_cut_at": cut},
+            "data": facts.as_json() | {"share_cut_at": cut, "share_of_unknown_tokens": unknown},
             "machine": dataclasses.asdict(speed) | has,
             "presets": [dataclasses.asdict(offer) for offer in found],
         }
         print(json.dumps(told, indent=2))
         return
-    print(facts_table(facts, cut))
+    print(facts_table(facts, cut, unknown))
     print()
     print(offers_table([dataclasses.asdict(offer) for offer in found], speed, has["memory"]))
+    print()
+    print(methods_lines([offer.stages for offer in found]))
     print()
     print(suiting(facts))
 

@@ -3,8 +3,8 @@
     costs = Costs(config, sizes, speed)
     costs.seconds()          # None of a method that nothing is known of
 
-Measured on one thread of two busy AMD cores; `Speed` scales them to this machine. They are for bags
-of tokens; a transformer's work is counted by its parameters.
+Measured in processor seconds of one thread of an AMD core; `Speed` scales them to this machine.
+They are for bags of tokens; a transformer's work is counted by its parameters.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from dataclasses import dataclass
 from utils.advise.machine import Speed
 from utils.config.config import Config
 
-STAGE = 2.0  # seconds of reading data, caches and saving
-STARTING = 8.0  # of the program: libraries
-STEP = 0.004  # of a step, whatever its size
-TOKEN = 1.4e-6  # of a bag's token, forward and backward
-READING = 0.5e-6  # of a bag's token, forward alone
-PRODUCTS = 3.0e-11  # of a multiplication and addition of a matrix product
-PASS = 2.0e-8  # of a number of the scores of a batch, over all passes of a loss
-ROW = 1.0e-8  # of a number of a classifier's rows in a dense optimizer's step
+STAGE = 1.5  # seconds of reading data, caches and saving
+STARTING = 6.0  # of the program: libraries
+STEP = 0.003  # of a step, whatever its size
+TOKEN = 3.5e-7  # of a bag's token, forward and backward
+READING = 1.5e-7  # of a bag's token, forward alone
+PRODUCTS = 2.0e-11  # of a multiplication and addition of a matrix product
+PASS = 7.0e-9  # of a number of the scores of a batch, over all passes of a loss
+ROW = 2.5e-8  # of a number of a classifier's rows in a dense optimizer's step
 WORD = 6.0e-6  # of a word in TF-IDF, its pair and both passes
-RANKER = 1.2e-8  # of a feature of a point of a linear ranker, all passes of the solver
-CANDIDATE = 6.0e-5  # of a candidate of a validation point in all fits of a fuser
-PATH = 1.5e-8  # of a number of a label row that ELIAS's shortlist reads, forward and backward
+RANKER = 1.5e-8  # of a feature of a point of a linear ranker, all passes of the solver
+CANDIDATE = 7.5e-6  # of a member's score of a candidate in all fits of a fuser
+PATH = 7.5e-10  # of a number of a label row that ELIAS's shortlist reads, forward and backward
 TRANSFORMER = 6.0e-11  # of a parameter and token, forward and backward
-USUAL_EPOCHS = 9  # that train.patience leaves of many
-USUAL_CLASSIFIER_EPOCHS = 6
+USUAL_EPOCHS = 7  # that train.patience leaves of many
+USUAL_CLASSIFIER_EPOCHS = 9
 PROPOSALS = 2.0  # labels that members propose together, in those of one of them
 WIDTH = 384  # of a bag's vectors
 LEVELS = 2  # of a tree above its last
@@ -136,6 +136,7 @@ def _dual(costs: Costs) -> float:
         mined += costs.scoring(sizes.points, sizes.labels)
     step = STEP * costs.speed.loops + costs.loss(costs.batch, rows)
     step += costs.encoding(costs.batch * sizes.tokens + rows * sizes.label_tokens)
+    step += _rows_step(costs, rows)
     labels = costs.encoding(sizes.labels * sizes.label_tokens, trained=False)
     epoch = costs.steps * step + costs.validation() + labels + mined
     return costs.epochs(USUAL_EPOCHS) * epoch
@@ -221,7 +222,7 @@ def _fusion(costs: Costs) -> float:
     sizes = costs.sizes
     asked = min(costs.config.method.candidates, sizes.labels) * PROPOSALS
     fitted = sizes.held_out * min(asked, sizes.labels) * max(sizes.members, 1)
-    return fitted * CANDIDATE / 3 * costs.speed.loops
+    return fitted * CANDIDATE * costs.speed.loops
 
 
 WORK: dict[str, Callable[[Costs], float]] = {

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from utils.advise.dataset_facts import DatasetFacts, Spread
 from utils.advise.machine import Speed
+from utils.config.methods import METHODS
 
 GB = 1 << 30
 MANY_LABELS = 300_000  # from where a search over all of them is felt
 FEW_POINTS = 500
+MANY_UNKNOWN = 0.02
 MANY_RARE = 0.4  # share of labels with few points, from where label texts decide
 
 
-def facts_table(facts: DatasetFacts, cut: Mapping[int, float]) -> str:
+def facts_table(
+    facts: DatasetFacts,
+    cut: Mapping[int, float],
+    unknown: float = 0.0,
+) -> str:
     """The data, a line a fact.
 
     Args:
         cut: share of the texts that lose tokens, by the limit in tokens.
+        unknown: share of the tokens that the presets' encoder has no word for.
     """
     points = f"{facts.training_points:,} training, {facts.test_points:,} test"
     if facts.unlabelled_points:
@@ -39,6 +46,11 @@ def facts_table(facts: DatasetFacts, cut: Mapping[int, float]) -> str:
     if cut:
         shares = ", ".join(f"{limit}: {_percent(share)}" for limit, share in cut.items())
         rows["texts cut at tokens"] = shares
+    if unknown > MANY_UNKNOWN:
+        rows["unknown tokens"] = (
+            f"{_percent(unknown)} of all: the presets' encoder is of English; name one of this "
+            "language (--encoder.init), or take tree"
+        )
     if facts.test_in_training is not None and facts.repeated_training is not None:
         rows["equal texts"] = (
             f"{_percent(facts.test_in_training)} of the test texts are training texts too; "
@@ -122,6 +134,22 @@ def offers_table(
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
         lines.append("  ".join(cells).rstrip())
     return "\n".join([head, *lines, *problems])
+
+
+def methods_lines(stages: Iterable[Mapping[str, str]]) -> str:
+    """What the methods of some presets are, a line each, with the paper.
+
+    Args:
+        stages: of each preset, methods by the names of its stages.
+    """
+    names = dict.fromkeys(name for methods in stages for name in methods.values())
+    width = max(map(len, names), default=0)
+    lines = []
+    for name in names:
+        method = METHODS[name]
+        paper = f" ({method.paper})" if method.paper else ""
+        lines.append(f"{name:<{width}}  {method.about}{paper}")
+    return "\n".join(lines)
 
 
 def suiting(facts: DatasetFacts) -> str:

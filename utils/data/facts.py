@@ -22,6 +22,7 @@ from utils.text import TextLines
 from utils.tokenization_utils import Tokenizer
 
 SAMPLE = 20_000  # texts that stand for all of a file
+FEW_LINES = 2000
 LONGEST = 100_000  # tokens that a text is counted up to
 
 
@@ -85,6 +86,15 @@ class DataFacts:
             return np.array([self.assumed_tokens, 3 * self.assumed_tokens], np.int64)
         path = self.folder / "raw" / f"{name}.txt"
         return _token_lengths(path, source, prompt, trust_remote_code)
+
+    def unknown_share(self, source: str) -> float:
+        """Count the share of a sample's tokens that a tokenizer has no word for, of the texts'."""
+        if self.folder is None or not self.has_texts:
+            return 0.0
+        tokenizer = Tokenizer(source, LONGEST)
+        ids, _ = tokenizer(sample_lines(self.folder / "raw" / "trn_X.txt", FEW_LINES))
+        unknown = tokenizer.hf.unk_token_id
+        return 0.0 if unknown is None or not len(ids) else float((ids == unknown).mean())
 
 
 def sample_lines(path: Path, most: int = SAMPLE) -> list[str]:
