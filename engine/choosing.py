@@ -48,12 +48,13 @@ def chosen(config: Config, facts: DataFacts | None = None) -> Config:
     facts = facts or DataFacts.read(config)
     config = _with_stages_that_can_be(config, facts)
     stages = []
+    said: set[str] = set()
     for stage in config.stages:
         with of_stage(stage["name"]):
-            stages.append(_chosen_stage(config, stage, facts))
+            stages.append(_chosen_stage(config, stage, facts, said))
     config, values = _with_values(config, facts)
     if not stages:
-        _say(values, config, "", facts)
+        _say(values, config, "", facts, said)
     return dataclasses.replace(config, stages=tuple(stages))
 
 
@@ -159,10 +160,11 @@ def _chosen_stage(
     config: Config,
     stage: Stage,
     facts: DataFacts,
+    said: set[str],
 ) -> dict[str, Any]:
     """A stage with the values that are its own on this data set."""
     found, values = _with_values(stage_config(config, stage), facts)
-    _say(values, found, f"stage {stage['name']}: ", facts)
+    _say(values, found, f"stage {stage['name']}: ", facts, said)
     written = dict(stage)
     for place, value in values.items():
         section, key = place.split(".")
@@ -191,21 +193,37 @@ def _say(
     config: Config,
     place: str,
     facts: DataFacts,
+    said: set[str],
 ) -> None:
-    """Say what was chosen for a stage, as far as its method reads it, and what is cut of texts."""
-    if not distributed.is_main():
-        return
+    """Say what was chosen for a stage, as far as its method reads it, and what is cut of texts.
+
+    Args:
+        said: what was said of earlier stages, and is not said again; of `refit: true` all is.
+    """
     told = {key: value for key, value in values.items() if _counts(key, config)}
-    if told:
-        words = ", ".join(f"{key} {value}" for key, value in told.items())
-        log.info("%schosen for this data: %s", place, words)
+    if not told or not distributed.is_main():
+        return
+    words = ", ".join(f"{key} {value}" for key, value in told.items())
+    _say_once(f"{place}chosen for this data: {words}", f"{config.method} {words}", said)
     for key, name, lengths in (
         ("data.max_len", "texts", point_lengths),
         ("data.label_max_len", "label texts", label_lengths),
     ):
         if key in told:
             cut = share_cut(lengths(config, facts), told[key])
-            log.info("%s%s %d cuts %.1f %% of the %s", place, key, told[key], 100 * cut, name)
+            line = f"{key} {told[key]} cuts {100 * cut:.1f} % of the {name}"
+            _say_once(line, line, said)
+
+
+def _say_once(
+    line: str,
+    known_by: str,
+    said: set[str],
+) -> None:
+    """Log a line unless what it is known by was said before."""
+    if known_by not in said:
+        log.info("%s", line)
+    said.add(known_by)
 
 
 def _counts(key: str, config: Config) -> bool:

@@ -187,10 +187,11 @@ def test_durations_are_said_shortly(seconds, said):
 def test_tables_and_json_of_the_command(tiny_root, capsys):
     main([str(tiny_root / "tiny"), "--threads", "1"])
     told = capsys.readouterr().out
-    assert "60 training, 20 test" in told and "1 threads" in told
+    assert "60 training, 20 test" in told and "(1 thread, " in told
     for preset in PRESETS:
         assert f"\n{preset} " in told
     assert "fewer than 500 labelled points" in told
+    assert f"--data.name tiny --data.root {tiny_root}" in told
     assert "xr-linear  " in told.split("On this machine")[1]
     main([str(tiny_root / "tiny"), "--json"])
     found = json.loads(capsys.readouterr().out)

@@ -46,6 +46,7 @@ def _advise(
     from utils.advise.dataset_facts import dataset_facts
     from utils.advise.machine import calibrate
     from utils.advise.tables import facts_table, methods_lines, offers_table, suiting
+    from utils.config.sections import DataConfig
     from utils.data.dataset import check_dataset_folder
     from utils.distributed import cpu_threads
     from utils.plan.verdict import machine
@@ -71,7 +72,8 @@ def _advise(
     print()
     print(methods_lines([offer.stages for offer in found]))
     print()
-    print(suiting(facts))
+    usual = folder.parent == Path(DataConfig.root).resolve()
+    print(suiting(facts, "" if usual else str(folder.parent)))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -114,8 +115,9 @@ def offers_table(
         offers: `engine.advising.Offer`s as mappings.
         memory: bytes that the machine has.
     """
+    threads = f"{speed.threads} thread{'s' if speed.threads > 1 else ''}"
     head = (
-        f"On this machine ({speed.threads} threads, {memory / GB:.0f} GB of memory), a training "
+        f"On this machine ({threads}, {memory / GB:.0f} GB of memory), a training "
         "and its validations about:"
     )
     rows = [("preset", "time", "memory", "stages", "good at")]
@@ -152,9 +154,15 @@ def methods_lines(stages: Iterable[Mapping[str, str]]) -> str:
     return "\n".join(lines)
 
 
-def suiting(facts: DatasetFacts) -> str:
-    """Which presets suit, in the order in which one would try them."""
-    command = "python train.py configs/presets/{}.yaml --data.name " + facts.name
+def suiting(facts: DatasetFacts, root: str = "") -> str:
+    """Which presets suit, in the order in which one would try them.
+
+    Args:
+        root: folder of the data set's folder, where that is not the usual one.
+    """
+    command = f"python train.py configs/presets/{{}}.yaml --data.name {shlex.quote(facts.name)}"
+    if root:
+        command += f" --data.root {shlex.quote(root)}"
     lines = [f"Begin with: {command.format('tree')}"]
     if facts.words is None:
         return lines[0]
