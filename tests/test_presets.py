@@ -12,6 +12,7 @@ from engine.chosen_values import RULES
 from engine.conformance.made import write_dataset
 from engine.planning import plan_recipe
 from train import fit
+from utils.config.__main__ import told
 from utils.config.automatic import AUTO, CONDITIONS, takes_auto
 from utils.config.config import (
     SECTIONS,
@@ -276,6 +277,14 @@ def test_a_plan_of_data_that_is_not_here(load):
     assert assumed_facts(Assumed()) is None
 
 
+def test_the_config_of_a_preset_is_told_with_what_becomes_of_it(tiny_root, tiny_encoder):
+    words = ["--data.root", str(tiny_root), "--data.name", "tiny", "--encoder.init", tiny_encoder]
+    there = told(["encoder", "train"], words)
+    assert "batch_size: 16" in there and "epochs: 30" in there
+    words[3] = "elsewhere"
+    assert "batch_size: auto" in told(["encoder", "train"], words)
+
+
 # -------------------------------- whole runs
 
 
@@ -288,8 +297,8 @@ def test_a_preset_trains_and_says_what_it_chose(load, tmp_path, caplog):
         folder = fit(load("classifiers", *words))
     saved = (folder / "config.yaml").read_text()
     assert "auto" not in [line.split(": ")[-1] for line in saved.splitlines()][:8]
-    told = caplog.text
-    assert "stage surrogate is left out: it is for data with no_label_texts" in told
-    assert "stage encoder: chosen for this data: data.max_len" in told
-    assert "% of the texts" in told and "% of the label texts" in told
-    assert "train.epochs" not in told.split("chosen for this data")[1].split("\n")[0]
+    log = caplog.text
+    assert "stage surrogate is left out: it is for data with no_label_texts" in log
+    assert "stage encoder: chosen for this data: data.max_len" in log
+    assert log.count("% of the texts") == log.count("% of the label texts") == 1
+    assert "train.epochs" not in log.split("chosen for this data")[1].split("\n")[0]

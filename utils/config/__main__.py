@@ -32,7 +32,7 @@ from utils.config.config import (
 )
 from utils.config.methods import METHODS
 from utils.config.plugins import add_plugin_option
-from utils.config.presets import PRESETS
+from utils.config.presets import PRESETS, preset_path
 from utils.config.yaml_text import dump_yaml
 from utils.console import show_anything
 
@@ -95,13 +95,21 @@ def of_file(
     sections: Sequence[str],
     overrides: Sequence[str],
 ) -> str:
-    """A file's config as YAML with every key, or some sections of it."""
+    """A file's config as YAML with every key, or some sections of it.
+
+    What a preset leaves to the data set is worked out where that is there.
+    """
+    from engine.choosing import chosen as without_choices
     from utils.run.reopened import load_training_config  # here: --help is instant
     from utils.run.stages import member_stages
 
+    if str(path) in PRESETS:
+        path = preset_path(str(path))
     if path.is_dir():
         path = path / "config.yaml"
     config = load_training_config(path, overrides, member_stages)
+    if config.dataset_folder.is_dir():
+        config = without_choices(config)
     if not sections:
         return to_yaml(config).rstrip("\n")
     return dump_yaml(chosen(config, sections)).rstrip("\n")

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from utils.config.automatic import AUTO, WHEN, check_conditions
+from utils.config.automatic import AUTO, CONDITIONS, WHEN, check_conditions
 from utils.config.command_line import parse_overrides, spelling, split_words
 from utils.config.methods import METHODS, known_methods, method_options
 from utils.config.options import (
@@ -91,7 +91,8 @@ MAX_STAGES = 100
 MAX_NAME = 200  # bytes of a folder's name
 OUTSIDE = {  # keys of a file beside its sections
     "base": "files that are merged first, in this order; paths are relative to this file",
-    "stages": "list of overlays that run one after the other, each with a name",
+    "stages": "list of overlays that run one after the other, each with a name; one with `when:` "
+    f"runs on data of which all listed conditions hold ({', '.join(CONDITIONS)})",
     "refit": "true: stages end in a fusion, whose members are trained again on all training points",
 }
 COMMAND_LINE = "command line"  # where a key comes from
