@@ -279,10 +279,10 @@ def test_a_plan_of_data_that_is_not_here(load):
 
 def test_the_config_of_a_preset_is_told_with_what_becomes_of_it(tiny_root, tiny_encoder):
     words = ["--data.root", str(tiny_root), "--data.name", "tiny", "--encoder.init", tiny_encoder]
-    there = told(["encoder", "train"], words)
+    there = told(["classifiers", "train"], words)
     assert "batch_size: 16" in there and "epochs: 30" in there
     words[3] = "elsewhere"
-    assert "batch_size: auto" in told(["encoder", "train"], words)
+    assert "batch_size: auto" in told([str(preset_path("encoder")), "train"], words)
 
 
 # -------------------------------- whole runs

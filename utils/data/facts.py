@@ -85,7 +85,9 @@ class DataFacts:
             # of texts that nobody has seen: few are three times as long as their mean
             return np.array([self.assumed_tokens, 3 * self.assumed_tokens], np.int64)
         path = self.folder / "raw" / f"{name}.txt"
-        return _token_lengths(path, source, prompt, trust_remote_code)
+        stat = path.stat()
+        version = (path, stat.st_size, stat.st_mtime_ns)
+        return _token_lengths(version, source, prompt, trust_remote_code)
 
     def unknown_share(self, source: str) -> float:
         """Count the share of a sample's tokens that a tokenizer has no word for, of the texts'."""
@@ -106,11 +108,12 @@ def sample_lines(path: Path, most: int = SAMPLE) -> list[str]:
 
 @functools.lru_cache(maxsize=16)
 def _token_lengths(
-    path: Path,
+    version: tuple[Path, int, int],
     source: str,
     prompt: str,
     trust_remote_code: bool,
 ) -> np.ndarray:
+    """Lengths of a sample of a file, which is known by its path, size and time."""
     tokenizer = Tokenizer(source, LONGEST, trust_remote_code, prompt)
-    _, lengths = tokenizer(sample_lines(path))
+    _, lengths = tokenizer(sample_lines(version[0]))
     return lengths
