@@ -54,6 +54,8 @@ class Runtime:
 
     def autocast(self) -> AbstractContextManager[None]:
         """A block that computes in the run's mixed precision."""
+        if self.precision == "no":
+            return contextlib.nullcontext()
         return self.accelerator.autocast()
 
     def backward(self, loss: Tensor) -> None:

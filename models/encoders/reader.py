@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -105,13 +106,17 @@ class Reader:
     ) -> Iterator[tuple[np.ndarray, Tensor]]:
         """Embeddings in batches of texts of similar length: (positions in `rows`, [b, D])."""
         training = self.encoder.training
-        self.encoder.eval()
-        with progress(len(rows), name, "texts") as bar:
+        if not self.is_frozen:
+            self.encoder.eval()
+        is_one = len(rows) <= self.batch_size  # a bar would take longer than a text
+        with nullcontext() if is_one else progress(len(rows), name, "texts") as bar:
             for positions, texts in sequential_batches(tokens, rows, self.batch_size):
                 with self.runtime.autocast():
                     yield positions, self.encoder(texts.to(self.runtime.device)).float()
-                bar.update(len(positions))
-        self.encoder.train(training)
+                if bar is not None:
+                    bar.update(len(positions))
+        if not self.is_frozen:
+            self.encoder.train(training)
 
     @torch.no_grad()
     def _encode(
