@@ -29,7 +29,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -139,30 +138,21 @@ def latencies(
 ) -> np.ndarray:
     """Milliseconds from when each request was to be sent to the end of its answer [n]."""
     count = min(int(rate * seconds), MOST_REQUESTS)
-    due: SimpleQueue[tuple[int, float] | None] = SimpleQueue()
     times = np.full(count, np.nan)
     statuses: Counter[int] = Counter()
+    start = time.perf_counter() + 0.1
 
-    def work() -> None:
+    def work(first: int) -> None:
+        """Send every CONNECTIONS-th request."""
         connection = served.connect()
-        while (job := due.get()) is not None:
-            number, at = job
+        for number in range(first, count, CONNECTIONS):
+            at = start + number / rate
+            time.sleep(max(0.0, at - time.perf_counter()))
             statuses[ask(connection, bodies[number % len(bodies)])] += 1
             times[number] = time.perf_counter() - at
         connection.close()
 
-    threads = [threading.Thread(target=work) for _ in range(CONNECTIONS)]
-    for thread in threads:
-        thread.start()
-    start = time.perf_counter() + 0.1
-    for number in range(count):
-        at = start + number / rate
-        time.sleep(max(0.0, at - time.perf_counter()))
-        due.put((number, at))
-    for _ in threads:
-        due.put(None)
-    for thread in threads:
-        thread.join()
+    _in_threads(work, CONNECTIONS)
     assert set(statuses) == {200}, statuses
     return 1000 * times
 
@@ -371,6 +361,13 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     parser.add_argument("run", help="run folder")
     parser.add_argument("--texts", type=Path, default=TEXTS, help="file, one text a line")
+    parser.add_argument(
+        "--tests",
+        nargs="+",
+        choices=("latency", "throughput"),
+        default=("latency", "throughput"),
+        help="which are run (default both)",
+    )
     parser.add_argument("--rate", type=float, default=100, help="requests a second (default 100)")
     parser.add_argument("--seconds", type=float, default=10, help="of each test (default 10)")
     parser.add_argument("--repeat", type=int, default=3, help="times each test (default 3)")
@@ -399,8 +396,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.soak:
             tell_soak(soak(served, texts, options.soak, options.reload), options.soak)
             return
-        measure_latency(served, texts, options)
-        measure_throughput(served, texts, options)
+        if "latency" in options.tests:
+            measure_latency(served, texts, options)
+        if "throughput" in options.tests:
+            measure_throughput(served, texts, options)
         print(f"memory: {served.memory():.0f} MB")
 
 
