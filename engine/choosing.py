@@ -205,11 +205,11 @@ def _say(
         return
     words = ", ".join(f"{key} {value}" for key, value in told.items())
     _say_once(f"{place}chosen for this data: {words}", f"{config.method} {words}", said)
-    for key, name, lengths in (
-        ("data.max_len", "texts", point_lengths),
-        ("data.label_max_len", "label texts", label_lengths),
+    for key, name, are_there, lengths in (
+        ("data.max_len", "texts", facts.has_texts, point_lengths),
+        ("data.label_max_len", "label texts", facts.has_label_texts, label_lengths),
     ):
-        if key in told:
+        if key in told and are_there:
             cut = share_cut(lengths(config, facts), told[key])
             line = f"{key} {told[key]} cuts {100 * cut:.1f} % of the {name}"
             _say_once(line, line, said)

@@ -270,6 +270,17 @@ def test_facts_are_read_from_the_files(tiny_root, make_config):
     assert len(lengths) == 20 and lengths.min() >= 3
 
 
+def test_data_without_label_texts_is_looked_into(load, tmp_path, caplog):
+    root = tmp_path / "data"
+    write_dataset(root / "mine", points=600, filters=False)
+    (root / "mine" / "raw" / "Y.txt").unlink()
+    config = load("best", "--data.root", str(root), "--data.name", "mine")
+    with caplog.at_level(logging.INFO):
+        found = chosen(config)
+    assert {"surrogate", "deepxml", "trees", "fuser"} <= {s["name"] for s in found.stages}
+    assert "% of the texts" in caplog.text and "label texts" not in caplog.text
+
+
 def test_a_plan_of_data_that_is_not_here(load):
     facts = assumed_facts(Assumed(30_000, 131_000, 12.0))
     found = chosen(load("encoder"), facts)
