@@ -78,7 +78,7 @@ def report_data(
         facts=facts,
         metrics=evaluation.metrics,
         made=made,
-        config=history.read_config(folder),
+        configs=history.read_configs(folder),
         peers=peers,
         peers_source=source,
         members=member_metrics(members, data, split),

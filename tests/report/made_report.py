@@ -125,7 +125,7 @@ def made_report(runs=()):
     return html.ReportData(
         facts={"data set": "made", "points": 12345},
         metrics={**metrics, "PSP@5": 21.25, "R@10": 61.0},
-        config=f"method: {EVIL}",
+        configs={"resolved": f"method: {EVIL}"},
         peers={"other": {"P@1": 40.0, "PSP@5": 25.0}, EVIL: {"P@1": 1.0, "P@5": 1.0}},
         peers_source="measured",
         members=[

@@ -198,7 +198,7 @@ def test_a_run_without_stages_and_one_that_says_nothing(tmp_path):
         [],
     )
     assert history.read_origin(tmp_path, [found]) == {"megabytes of the model": 0.0}
-    assert history.read_config(tmp_path) == ""
+    assert history.read_configs(tmp_path) == {}
     (tmp_path / "finished").write_text("[1]")
     (tmp_path / "environment.json").write_text("{")  # what is damaged is left out
     assert history.read_stages(tmp_path) == [found]
@@ -227,9 +227,13 @@ def test_how_a_run_was_made(tmp_path):
         "torch": "2.13",
         "precision": "float32",
     }
-    assert history.read_config(tmp_path) == "method: {name: dexml}\n"
+    assert history.read_configs(tmp_path) == {"resolved": "method: {name: dexml}\n"}
     (tmp_path / "recipe.yaml").write_text("stages: []\n")
-    assert history.read_config(tmp_path) == "stages: []\n"
+    (tmp_path / "given.yaml").write_text("base: [x]\n")
+    assert history.read_configs(tmp_path) == {
+        "as it was given": "base: [x]\n",
+        "resolved": "stages: []\n",
+    }
 
 
 def test_curves_are_over_epochs(tmp_path):
@@ -314,7 +318,10 @@ def test_the_report_of_a_tree_run(make_config):
         found["facts"]["method"] == "xr-linear"
         and found["num_points"] == len(found["points"]) == 20
     )
-    assert found["made"]["megabytes of the model"] > 0 and "max_leaf: 4" in found["config"]
+    assert (
+        found["made"]["megabytes of the model"] > 0
+        and "max_leaf: 4" in found["configs"]["resolved"]
+    )
     assert found["label_counts"].keys() == found["labels"].keys() and found["members"] == []
     assert [stage["method"] for stage in found["stages"]] == ["xr-linear"]
     assert found["metrics"] == metrics and found["runs"] == [] and found["comparison"] is None

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from utils.config.given import GIVEN
 from utils.config.trust import RECIPE
 from utils.config.yaml_text import read_yaml
 from utils.errors import InputError
@@ -204,10 +205,17 @@ def model_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in (folder / "model").rglob("*") if path.is_file())
 
 
-def read_config(folder: Path) -> str:
-    """Return the text of a run's config: that of all its stages, where it has some."""
-    for name in (RECIPE, "config.yaml"):
-        path = folder / name
-        if present(path):
-            return path.read_text(encoding="utf-8", errors="replace")
-    return ""
+def read_configs(folder: Path) -> dict[str, str]:
+    """Return texts of a run's config by what they are: as it was given, and resolved.
+
+    Resolved is that of all its stages, where it has some. What is not there is left out.
+    """
+    resolved = folder / RECIPE
+    if not present(resolved):
+        resolved = folder / "config.yaml"
+    paths = {"as it was given": folder / GIVEN, "resolved": resolved}
+    return {
+        name: path.read_text(encoding="utf-8", errors="replace")
+        for name, path in paths.items()
+        if present(path)
+    }

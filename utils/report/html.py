@@ -47,7 +47,7 @@ class ReportData:
     facts: Mapping[str, Any]  # of the header
     metrics: Mapping[str, float]  # "P@1" or "micro_F1" -> percent
     made: Mapping[str, Any] = field(default_factory=dict)  # how: commit, time, size
-    config: str = ""  # YAML
+    configs: Mapping[str, str] = field(default_factory=dict)  # YAML, by what it is
     peers: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     peers_source: str = ""
     members: Sequence[Mapping[str, Any]] = ()  # of a fusion, {name, metrics}

@@ -21,9 +21,9 @@ function madeSection() {
     element("div", {}, element("dt", {}, name), element("dd", {}, madeValue(name, value))),
   );
   const content = facts.length ? [element("dl", {}, ...facts)] : [];
-  if (data.config) {
-    const text = element("pre", { tabindex: "0" }, data.config);
-    content.push(element("details", {}, element("summary", {}, "the config"), text));
+  for (const [name, text] of Object.entries(data.configs)) {
+    const config = element("pre", { tabindex: "0" }, text);
+    content.push(element("details", {}, element("summary", {}, `the config, ${name}`), config));
   }
   return content;
 }
