@@ -16,17 +16,17 @@ from dataclasses import dataclass
 from utils.advise.machine import Speed
 from utils.config.config import Config
 
-STAGE = 1.5  # seconds of reading data, caches and saving
+STAGE = 1.2  # seconds of reading data, caches and saving
 STARTING = 6.0  # of the program: libraries
 STEP = 0.003  # of a step, whatever its size
 TOKEN = 3.5e-7  # of a bag's token, forward and backward
 READING = 1.5e-7  # of a bag's token, forward alone
-PRODUCTS = 2.0e-11  # of a multiplication and addition of a matrix product
+PRODUCTS = 1.7e-11  # of a multiplication and addition of a matrix product
 PASS = 7.0e-9  # of a number of the scores of a batch, over all passes of a loss
-ROW = 2.5e-8  # of a number of a classifier's rows in a dense optimizer's step
+ROW = 2.0e-8  # of a number of a classifier's rows in a dense optimizer's step
 WORD = 6.0e-6  # of a word in TF-IDF, its pair and both passes
 RANKER = 1.5e-8  # of a feature of a point of a linear ranker, all passes of the solver
-CANDIDATE = 7.5e-6  # of a member's score of a candidate in all fits of a fuser
+CANDIDATE = 5.0e-6  # of a member's score of a candidate in all fits of a fuser
 PATH = 7.5e-10  # of a number of a label row that ELIAS's shortlist reads, forward and backward
 TRANSFORMER = 6.0e-11  # of a parameter and token, forward and backward
 USUAL_EPOCHS = 7  # that train.patience leaves of many
