@@ -2,13 +2,15 @@
 
 python predict.py RUN --text "gnome image viewer" --k 5
 python predict.py RUN --texts queries.txt --out predictions.jsonl      # one text a line
+python predict.py RUN --text "..." --threshold auto     # or 0.3: labels of that probability alone
 python predict.py RUN --texts table.csv --text-column body --id-column number --out answers.csv
 zcat posts.txt.gz | python predict.py RUN --texts -                    # standard input
 python predict.py RUN --text "..." --labels new.txt     # rank labels never seen in training
 accelerate launch --num_processes 4 predict.py RUN --texts queries.txt --out predictions.jsonl
 
 Answers come in the order of the texts. As JSON lines, a line a text: {"id": ..., "text": ...,
-"labels": [{"label": id, "text": ..., "score": ...}, ...]}. As CSV or TSV, a row for each text and
+"score_is": what a score is, "labels": [{"label": id, "text": ..., "score": ..., "probability": ...},
+...]}; the probability is null of a run that had no validation points. As CSV or TSV, a row for each text and
 label: id, text, rank, label, label_text, score, probability.
 """
 
@@ -28,6 +30,9 @@ from utils.config.plugins import add_plugin_option
 
 if TYPE_CHECKING:
     from utils.prepare.points import Point
+
+USUAL_K = 5  # labels of a text
+USUAL_ABOVE = 100  # the same above a threshold
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
@@ -57,6 +62,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[argparse.Na
     )
     parser.add_argument(
         "--k", type=int, help="labels per text (default 5, or all if there are fewer)"
+    )
+    parser.add_argument(
+        "--threshold",
+        help="labels of at least this probability alone: a number from 0 to 1, or `auto`, the "
+        "threshold that training chose on validation points for eval.threshold_for; at most --k, "
+        "then 100 by default",
     )
     parser.add_argument(
         "--labels", help="file with one label text a line, ranked instead of the data set's labels"
@@ -143,9 +154,11 @@ def answer(options: argparse.Namespace, words: Sequence[str]) -> None:
         check_plain_text(Path(options.labels))
         labels = list(iter_lines(options.labels))
     predictor = Predictor(options.run, labels, words)
-    k = min(5, len(predictor.label_texts)) if options.k is None else options.k
+    usual = USUAL_K if options.threshold is None else USUAL_ABOVE
+    k = min(usual, len(predictor.label_texts)) if options.k is None else options.k
     form = form_of(options.format or format_by_name(options.out), texts=not options.no_text)
-    write_records(predictions(predictor, points, k, at_once), options.out, form)
+    found = predictions(predictor, points, k, at_once, options.threshold)
+    write_records(found, options.out, form)
     distributed.stop()
 
 

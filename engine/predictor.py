@@ -11,12 +11,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
+import numpy as np
+
 from engine.chosen_labels import ALL_LABELS, ChosenLabels
 from engine.memory_plan import scoring_memory
+from engine.ranked_labels import AUTO, Answer, Threshold, checked_threshold, ranked_labels
 from models.contract import Ranker
-from models.evaluation import best_labels, compare_index
+from models.evaluation import compare_index
 from models.loading import check_options, load_ranker
 from utils import distributed
+from utils.answering.thresholds import Thresholds
 from utils.data.texts import ListTexts
 from utils.errors import InputError
 from utils.prepare.points import Point
@@ -30,8 +34,6 @@ log = logging.getLogger(__name__)
 TEXTS_AT_ONCE = 1 << 14
 COMPARED_TEXTS = 200  # by which an approximate index is compared with exact search
 COMPARED_K = 10
-
-Answer = list[dict[str, Any]]  # labels of one text, best first
 
 
 class Predictor:
@@ -51,6 +53,7 @@ class Predictor:
         self, run: str | Path, labels: Sequence[str] | None = None, overrides: Sequence[str] = ()
     ) -> None:
         self.folder, self.config = find_run(run, overrides)
+        self.has_own_labels = False  # others than the data set's
         warn_unfinished(self.folder)
         self.runtime = Runtime.start(self.config)
         with scoring_memory(self.config):
@@ -60,6 +63,7 @@ class Predictor:
             known = label_texts_of_run(self.folder, data, ranker.num_labels)
         else:
             known = _checked_labels(labels)
+            self.has_own_labels = True
             with scoring_memory(self.config):
                 ranker = ranker.with_labels(ListTexts(known))
         self.label_texts: Sequence[str] = known
@@ -82,16 +86,31 @@ class Predictor:
 
     @overload
     def __call__(  # type: ignore[overload-overlap]
-        self, texts: str, k: int = 5, *, chosen: ChosenLabels = ALL_LABELS
+        self,
+        texts: str,
+        k: int = 5,
+        threshold: Threshold = None,
+        *,
+        chosen: ChosenLabels = ALL_LABELS,
     ) -> Answer: ...
 
     @overload
     def __call__(
-        self, texts: Iterable[str], k: int = 5, *, chosen: ChosenLabels = ALL_LABELS
+        self,
+        texts: Iterable[str],
+        k: int = 5,
+        threshold: Threshold = None,
+        *,
+        chosen: ChosenLabels = ALL_LABELS,
     ) -> list[Answer]: ...
 
     def __call__(
-        self, texts: str | Iterable[str], k: int = 5, *, chosen: ChosenLabels = ALL_LABELS
+        self,
+        texts: str | Iterable[str],
+        k: int = 5,
+        threshold: Threshold = None,
+        *,
+        chosen: ChosenLabels = ALL_LABELS,
     ) -> Answer | list[Answer]:
         """Answer one text, or a list of texts.
 
@@ -100,34 +119,72 @@ class Predictor:
 
         Args:
             texts: one text, or any number of them.
-            k: labels of an answer.
+            k: labels of an answer, with a threshold at most.
+            threshold: a probability that labels must have at least; "auto" = the run's own, chosen
+                for `eval.threshold_for`.
             chosen: labels that may be answers.
         Returns:
             Of one text its answer: the k best labels, best first, [{"label": id, "text": ...,
-            "score": ...}]. Of several texts a list of such answers.
+            "score": ..., "probability": ...}]; the probability is None of a run without validation
+            points and of labels that it was not trained on. Of several texts a list of such
+            answers.
         Raises:
-            InputError: what is given is no text, or there are not k labels.
+            InputError: what is given is no text, or there are not k labels, or no probabilities for
+                a threshold.
         """
         listed = text_list(texts, "texts")
         if not 1 <= k <= len(self.label_texts):
             raise InputError(
                 f"k must be from 1 to the number of labels, {len(self.label_texts)}; got {k}"
             )
+        thresholds = self._thresholds(threshold)
         with answers_of(self.folder), scoring_memory(self.config):
             ranked = chosen.ranked(len(listed), len(self.label_texts))
-            scores, ids, _ = best_labels(self.ranker, ListTexts(listed), k, **ranked)
-        if scores is None or ids is None:
+            found = ranked_labels(self.ranker, ListTexts(listed), k, **ranked)
+        if found is None:
             return []
-        answers = [self._answer(*row) for row in zip(scores, ids, strict=True)]
+        if thresholds is not None:
+            found = found.above(thresholds)
+        answers = list(found.answers(self.label_texts))
         return answers[0] if isinstance(texts, str) else answers
 
-    def _answer(self, scores: Sequence[float], ids: Sequence[int]) -> Answer:
-        """One text's labels."""
-        return [
-            {"label": int(i), "text": self.label_texts[int(i)], "score": round(float(s), 6)}
-            for s, i in zip(scores, ids, strict=True)
-            if i >= 0
-        ]
+    def _thresholds(self, asked: Threshold) -> Thresholds | None:
+        """Thresholds of the labels; None = the k best whatever their probability.
+
+        Raises:
+            InputError: it is no threshold, or there are no probabilities, or none was chosen.
+        """
+        if asked is None:
+            return None
+        checked = checked_threshold(asked)
+        if not self.gives_probabilities:
+            raise InputError(
+                f"threshold is {asked!r}, but {self.folder} gives no probabilities: "
+                f"{self._why_not()}"
+            )
+        if checked != AUTO:
+            return Thresholds.of_all(float(checked))
+        if self.ranker.decider is None:
+            raise InputError(
+                f"threshold is 'auto', but {self.folder} has chosen none on validation points; "
+                "expected a number from 0 to 1"
+            )
+        return self.ranker.decider.thresholds(self.config.eval)
+
+    @property
+    def gives_probabilities(self) -> bool:
+        """Whether answers have a probability, so that there can be a threshold."""
+        nothing = np.empty((0, 1))
+        of_nothing = self.ranker.probabilities(nothing, nothing.astype(np.int64), nothing)
+        return of_nothing is not None
+
+    def _why_not(self) -> str:
+        if self.has_own_labels:
+            return "they are known of the labels that it was trained on, not of others"
+        return (
+            "they are calibrated on validation points as it is trained, and it had none "
+            "(data.val_fraction 0) or is of an older version"
+        )
 
 
 def _checked_labels(labels: Sequence[str]) -> list[str]:
@@ -155,6 +212,7 @@ def predictions(
     points: Iterable[str | Point],
     k: int,
     at_once: int = TEXTS_AT_ONCE,
+    threshold: Threshold = None,
 ) -> Iterator[dict[str, Any]]:
     """Answers of any number of texts, in their order; a collective.
 
@@ -163,15 +221,18 @@ def predictions(
     Args:
         points: texts, or rows of a table.
         at_once: texts that are read and answered together.
+        threshold: as of a Predictor.
     Yields:
-        {"id": ..., "text": ..., "labels": [{...}, ...]}, without id where a row has none.
+        {"id": ..., "text": ..., "score_is": what a score is, "labels": [{...}, ...]}, without id
+            where a row has none.
     """
     points = iter(points)
     while some := _next_points(points, at_once):
-        found = predictor([point.text for point in some], k)
+        found = predictor([point.text for point in some], k, threshold)
         for point, labels in zip(some if found else [], found, strict=True):
             own_id = {} if point.id is None else {"id": point.id}
-            yield {**own_id, "text": point.text, "labels": labels}
+            told = {"text": point.text, "score_is": predictor.ranker.score_is}
+            yield {**own_id, **told, "labels": labels}
 
 
 def _next_points(points: Iterator[str | Point], count: int) -> list[Point]:

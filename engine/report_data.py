@@ -114,8 +114,10 @@ def reliability(
     """
     known = ids >= 0
     right = contains(points.relevance, np.arange(len(ids))[:, None], ids)
-    probabilities = ranker.probabilities(values.astype(np.float64)[known], ids[known])
-    return metrics.reliability(probabilities, right[known])
+    probabilities = ranker.probabilities(values.astype(np.float64), ids, values)
+    if probabilities is None:
+        return None
+    return metrics.reliability(probabilities[known], right[known])
 
 
 def explained_points(

@@ -21,11 +21,12 @@ from torch import Tensor, nn
 
 from engine.callbacks import EpochEvaluation, OnEvaluation, asks_to_stop
 from engine.choosing import chosen
+from engine.deciding import decider_of, log_decider, save_decider, told
 from engine.memory_plan import check_it_fits, training_memory
 from engine.planning import plan_recipe, tokenizer_of
 from models.contract import Learner, Ranker, Recipe, Solver
 from models.encoders.compiling import check_compiler, compile_encoders
-from models.evaluation import evaluate, headline
+from models.evaluation import Evaluation, evaluate, headline
 from models.loading import start_of
 from utils import distributed
 from utils.compiling import compile_seconds, watch_numba, watch_torch, working_time
@@ -385,6 +386,7 @@ def finish(run: Run) -> None:
             "best_epoch": state.best_epoch,
             "train_seconds": round(state.seconds, 1),
         }
+        log_decider(run.folder / "model", run.data.num_labels, run.config.eval)
         write_json(run.folder / "finished", summary)
     distributed.barrier()  # a later stage may ask for the best epoch
     compiled = compile_seconds() - run.compiled_before
@@ -510,6 +512,7 @@ def keep_best(run: Run, loss: float) -> EpochEvaluation:
     started = working_time()
     ranker = run.recipe.ranker()
     found: dict[str, float] = {}
+    evaluation = None
     if len(run.data.splits["val"]):
         evaluation = evaluate(ranker, run.data, "val")
         found = distributed.broadcast(evaluation.metrics)
@@ -527,7 +530,7 @@ def keep_best(run: Run, loss: float) -> EpochEvaluation:
         state.best = value
         state.best_epoch = state.epoch
         state.evaluations_without_better = 0
-        save_model(run, ranker, {"epoch": state.epoch, **found, **facts})
+        save_model(run, ranker, {"epoch": state.epoch, **found, **facts}, evaluation)
     else:
         state.evaluations_without_better += 1
     run.pace.evaluation_seconds = working_time() - started
@@ -547,16 +550,24 @@ def save_model(
     run: Run,
     ranker: Ranker,
     found: dict[str, float],
+    evaluation: Evaluation | None,
 ) -> None:
-    """Put a model into the run folder, with what was found of it; a collective."""
+    """Put a model into the run folder, with what was found of it; a collective.
+
+    Args:
+        found: for val_metrics.json.
+        evaluation: of the validation points; None where there are none.
+    """
     whole = ranker.whole()
     with folder_written_whole(run.folder / "model") as partial:
         if distributed.is_main():
             assert whole is not None, "the main process has the whole model"
+            decider = decider_of(run.recipe, ranker, evaluation)
             whole.save(partial)
+            save_decider(decider, partial)
             complete_model(partial, run.data.folder, models_near(run.folder))
     if distributed.is_main():
-        write_json(run.folder / "val_metrics.json", found)
+        write_json(run.folder / "val_metrics.json", {**found, **told(decider, run.config.eval)})
 
 
 def tracked_metric(config: Config, found: dict[str, float]) -> str:

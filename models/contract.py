@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from models.encoders.building import encoder_groups
 from models.encoders.reader import Reader
 from models.scores import Index, Scores
+from utils.answering.decider import Decider
 from utils.config.config import Config, ConfigError, MethodConfig
 from utils.data.batches import Batch, moved
 from utils.data.dataset import Dataset
@@ -66,6 +67,7 @@ class Ranker(ABC):
         folder: `model/` that it was loaded from, whose files `save` may link; None in training.
         reader: its encoder, for those that ask for embeddings; None without one.
         index: over all labels by inner product; None where it ranks by other means.
+        decider: of a loaded model whose run had validation points: probabilities and thresholds.
     """
 
     takes: ClassVar[frozenset[str]] = frozenset()  # options of section eval: index, precision, ...
@@ -82,6 +84,7 @@ class Ranker(ABC):
         self.folder = folder
         self.reader: Reader | None = None
         self.index: Index | None = None
+        self.decider: Decider | None = None
 
     @abstractmethod
     def open(self, texts: Texts, given: bool = False) -> Scores:
@@ -120,6 +123,11 @@ class Ranker(ABC):
         return self
 
     # ---- what others may ask for
+    @property
+    def score_is(self) -> str:
+        """What its scores are, in a few words for who reads an answer."""
+        return "score"
+
     def readers(self) -> list[Reader]:
         """All readers that `open` will ask: a fusion has those of its members."""
         return [] if self.reader is None else [self.reader]
@@ -145,14 +153,25 @@ class Ranker(ABC):
         """What is told beside the metrics of a prediction, whose `Scores.sums` were added up."""
         return {}
 
-    def probabilities(self, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """How likely predictions are right, for rankers that know; the scores themselves of others.
+    def probabilities(
+        self,
+        scores: np.ndarray,
+        labels: np.ndarray,
+        ranked: np.ndarray,
+    ) -> np.ndarray | None:
+        """How likely predictions are right; None where nothing tells that.
 
         Args:
-            scores: of predictions [m].
-            labels: of the same [m].
+            scores: of predictions [n, c], -inf = none.
+            labels: their ids [n, c], -1 = none.
+            ranked: the scores of the best labels of each text [n, w], best first, -inf = no more:
+                of `utils.answering.judged.CONTEXT` labels or more, or of all.
+        Returns:
+            [n, c] within [0, 1], whatever where there is no prediction.
         """
-        return scores
+        if self.decider is None or self.decider.calibration is None:
+            return None
+        return self.decider.calibration(scores, ranked)
 
     def with_labels(self, labels: Texts) -> Ranker:
         """The same model over these labels instead of the data set's; a collective.
@@ -243,6 +262,21 @@ class Recipe(ABC):
 
         Known on paper: reads headers of files at most.
         """
+
+    def held_out_scores(self) -> sp.csr_matrix | None:
+        """Scores of the validation points by models that were fitted without them.
+
+        For a recipe that fits its ranker on these points: probabilities and thresholds are told by
+        what it says of points that it does not know.
+
+        Returns:
+            CSR [n, L] on the main process, filter pairs removed; None = the ranker's own will do.
+        """
+        return None
+
+    def taken_decider(self) -> Decider | None:
+        """What tells probabilities and thresholds where there are no validation points."""
+        return None
 
     @abstractmethod
     def ranker(self) -> Ranker:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from models.contract import Ranker, Start
+from utils.answering.decider import DECIDER, Decider
 from utils.config.config import Config, ConfigError
 from utils.config.methods import method_class
 from utils.errors import InputError
@@ -56,7 +57,10 @@ def read_ranker(
             f"{folder / FACTS}: a model of method {facts['method']}, but the run's config "
             f"has {config.method.name}"
         )
-    return kind.Answers.load(config, folder, facts["num_labels"], runtime)
+    ranker: Ranker = kind.Answers.load(config, folder, facts["num_labels"], runtime)
+    if (folder / DECIDER).is_file():
+        ranker.decider = Decider.load(folder / DECIDER, ranker.num_labels)
+    return ranker
 
 
 def load_run(

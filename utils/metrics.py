@@ -326,6 +326,16 @@ def reliability(
     return {"score": mean.tolist(), "right": share.tolist(), "count": count.tolist()}
 
 
+def expected_calibration_error(bins: Mapping[str, Sequence[float]]) -> float:
+    """Mean distance of probability and share of right ones over `reliability` bins, in percent.
+
+    Each bin counts by its predictions (Guo et al., ICML 2017); 0 of no prediction.
+    """
+    count = np.asarray(bins["count"], np.float64)
+    distance = np.abs(np.asarray(bins["score"]) - np.asarray(bins["right"]))
+    return float(100 * (count * distance).sum() / max(count.sum(), 1))
+
+
 def describe(metrics: Mapping[str, float]) -> str:
     """`metrics` of `evaluate` as an aligned text table: a row per metric, a column per k."""
     cells = {}

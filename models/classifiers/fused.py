@@ -108,6 +108,7 @@ class Fused(Solver):
         )
         self.reader = Reader.frozen(before.reader.encoder, config, runtime)
         self.model: FusedModel | None = None
+        self._crossed: sp.csr_matrix | None = None  # of the validation points, on the main process
 
     @classmethod
     def check(
@@ -148,6 +149,10 @@ class Fused(Solver):
         assert self.model is not None, "fit comes first"
         return FusedRanker(self.config, self.reader, self.members, self.model)
 
+    def held_out_scores(self) -> sp.csr_matrix | None:
+        """Cross-fitted scores of the validation points, which the tree was fitted on."""
+        return self._crossed
+
     # ---- fitting
     def fit(self, folder: Path) -> None:
         """Fit the tree on the validation split, and say what cross-fitting thinks of it."""
@@ -158,12 +163,13 @@ class Fused(Solver):
             scored = ScoredCandidates.of(members, self.data.seen_weights()[:, None], relevance)
             weights = self.choose_weights(scored)
             fusion = fit(scored, weights)
+            self._crossed = cross_fit(scored, weights)
             validation = Validation(relevance, self.data.label_weights())
             checked = validation.report(
                 {
                     "classifier": members[0],
                     "embedding": members[1],
-                    "fused, cross-fitted": cross_fit(scored, weights),
+                    "fused, cross-fitted": self._crossed,
                 }
             )
             model = FusedModel(fusion, checked)

@@ -143,6 +143,10 @@ class FusedRanker(Ranker):
         self.model = model
         self.index = members.indexes[0]
 
+    @property
+    def score_is(self) -> str:
+        return "weighted sum of a classifier's score, a cosine and a tree's probability"
+
     def open(self, texts: Texts, given: bool = False) -> FusedScores:
         return FusedScores(self.queries(texts), self.members, self.model.fusion, self.config)
 

@@ -40,6 +40,10 @@ class LinearRanker(Ranker):
             config, rows, "exact" if folder is None else config.eval.index
         )
 
+    @property
+    def score_is(self) -> str:
+        return "inner product of text and label's row over method.tau, plus the label's bias"
+
     def open(self, texts: Texts, given: bool = False) -> InnerProducts:
         return InnerProducts(self.queries(texts), self.index, self.config.eval.batch_size)
 

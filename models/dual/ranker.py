@@ -47,6 +47,11 @@ class DualRanker(Ranker):
         self.label_embeddings = label_embeddings
         self.index: Index = build_index(index_name, label_embeddings, settings=config.eval)
 
+    @property
+    def score_is(self) -> str:
+        normalized = self.reader.encoder.config.normalize
+        return "cosine of text and label" if normalized else "inner product of text and label"
+
     def open(self, texts: Texts, given: bool = False) -> InnerProducts:
         return InnerProducts(self.queries(texts), self.index, self.config.eval.batch_size)
 

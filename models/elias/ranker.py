@@ -64,6 +64,10 @@ class GraphRanker(Ranker):
         self.projection = projection
         self.graph = graph
 
+    @property
+    def score_is(self) -> str:
+        return "product of cluster, edge and label scores along the best path"
+
     def open(self, texts: Texts, given: bool = False) -> GraphScores:
         queries = texts.embeddings(self.reader)
         projected = self._project(queries)

@@ -31,7 +31,7 @@ from utils.data.sizes import DataSizes
 from utils.data.texts import Texts
 from utils.errors import InputError
 from utils.files import write_text
-from utils.fusing.score_tree import ScoredCandidates, ScoreTree, ScoreTreeSettings, fit
+from utils.fusing.score_tree import ScoredCandidates, ScoreTree, ScoreTreeSettings, cross_fit, fit
 from utils.linear.layer import Layer, fit_layer, load_layer
 from utils.run.stages import Runs
 from utils.runtime import Runtime
@@ -64,6 +64,10 @@ class SparseRanker(Ranker):
         self.elias = elias
         self.features = features
         self.formula = formula
+
+    @property
+    def score_is(self) -> str:
+        return "weighted sum of a ranker's score, ELIAS's and a tree's probability"
 
     def open(self, texts: Texts, given: bool = False) -> RankedScores:
         elias = self.elias.open(texts, given)
@@ -154,6 +158,7 @@ class EliasRanker(Solver):
         self.elias = elias
         self.features = TreeFeatures.build(config, elias, runtime)
         self.formula: Formula | None = None  # once it is fitted
+        self._crossed: sp.csr_matrix | None = None  # of the validation points, on the main process
 
     @classmethod
     def check(
@@ -258,10 +263,17 @@ class EliasRanker(Solver):
                 options.min_leaf,
             )
             counts = self.data.seen_counts[:, None]
-            tree = fit(ScoredCandidates.of(members, counts, split.relevance), settings)
+            candidates = ScoredCandidates.of(members, counts, split.relevance)
+            tree = fit(candidates, settings)
+            if len(split) > 1:
+                self._crossed = cross_fit(candidates, settings)
         tree = distributed.broadcast(tree)
         assert tree is not None, "the main process has fitted it"
         return tree
+
+    def held_out_scores(self) -> sp.csr_matrix | None:
+        """Cross-fitted scores of the validation points, which the tree was fitted on."""
+        return self._crossed
 
     def ranker(self) -> SparseRanker:
         assert self.formula is not None, "it is fitted before it answers"

@@ -21,6 +21,7 @@ from models.fusion.members import check_name, of_data, reader_of
 from models.fusion.memory import MEMORY, QueryMemory
 from models.loading import read_ranker
 from models.scores import MemberView, Reached, Scores
+from utils.answering.decider import DECIDER
 from utils.config.config import Config, ConfigError, load_config, to_yaml
 from utils.data.texts import Texts
 from utils.errors import InputError
@@ -87,8 +88,22 @@ class FusionRanker(Ranker):
                 every[f"{name}, {tree}"] = clusters
         return every
 
-    def probabilities(self, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        return self.active.probabilities(scores, labels)
+    @property
+    def score_is(self) -> str:
+        """A probability, unless rare labels were given weight."""
+        if self.active.tail:
+            return "probability times a weight that is larger for rare labels"
+        return "probability"
+
+    def probabilities(
+        self,
+        scores: np.ndarray,
+        labels: np.ndarray,
+        ranked: np.ndarray,
+    ) -> np.ndarray:
+        """What the fuser says, which was calibrated as it was fitted."""
+        probabilities = self.active.probabilities(scores, np.maximum(labels, 0))
+        return np.clip(probabilities, 0.0, 1.0)  # a stranger's factors may be anything
 
     # ---- saving
     def save(self, folder: Path) -> None:
@@ -100,7 +115,7 @@ class FusionRanker(Ranker):
                 member.folder,
                 to / "model",
                 copy_function=link_or_copy,
-                ignore=shutil.ignore_patterns(LABELS, LABEL_IDS),  # the fusion has its own
+                ignore=shutil.ignore_patterns(LABELS, LABEL_IDS, DECIDER),  # it has its own
             )
             write_text(to / "config.yaml", to_yaml(member.config))
         self.fusers.fuser.save(folder / "fuser.npz")

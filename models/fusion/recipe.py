@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import scipy.sparse as sp
 from torch.nn.functional import normalize
 
 from models.contract import Ranker, Solver, Start
@@ -32,6 +33,7 @@ from models.fusion.options import FusionOptions
 from models.fusion.ranker import FusionRanker
 from models.loading import load_ranker
 from utils import distributed
+from utils.answering.decider import Decider
 from utils.config.config import Config, ConfigError
 from utils.data.dataset import Dataset
 from utils.data.sizes import DataSizes
@@ -61,7 +63,12 @@ class Fusion(Solver):
             check_member(name, folder, data)
             rankers[name] = load_ranker(of_data(of_run, config), folder, runtime)
         self.members = Members(rankers)
-        self.fusers = None if start is None else self._fusers_of(start())
+        self.fusers: FittedFusers | None = None
+        self._decider: Decider | None = None
+        if start is not None:
+            before = start()
+            self.fusers = self._fusers_of(before)
+            self._decider = before.decider
 
     @classmethod
     def check(
@@ -170,6 +177,14 @@ class Fusion(Solver):
         )
         validation = Validation(relevance, self.data.label_weights())
         return fit_fusers(self._candidates(), self.members.names, validation, seen, choice)
+
+    def held_out_scores(self) -> sp.csr_matrix | None:
+        """Cross-fitted scores of the validation points, which the fuser was fitted on."""
+        return None if self.fusers is None else self.fusers.crossed
+
+    def taken_decider(self) -> Decider | None:
+        """Thresholds of the fusion whose fusers are taken."""
+        return self._decider
 
     def ranker(self) -> FusionRanker:
         assert self.fusers is not None, "fit comes first"

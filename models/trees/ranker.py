@@ -53,6 +53,14 @@ class TreeRanker(Ranker):
             "threads": runtime.threads,
         }
 
+    @property
+    def score_is(self) -> str:
+        name = self.config.method.combiner
+        kinds = {"log-sigmoid": "sum of log sigmoid", "sum": "sum of the"}
+        along = f"{kinds.get(name, f'product of {name}')} margins along the path to the label"
+        trees = len(self.forest.trees)
+        return along if trees == 1 else f"{along}, mean of {trees} trees"
+
     def open(self, texts: Texts, given: bool = False) -> Scores:
         features = self.features.of(texts)
         return self.reached(features) if given else TreeSearch(self, features)

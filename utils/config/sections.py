@@ -362,6 +362,20 @@ class EvalConfig:
     without: tuple[str, ...] | None = option(
         None, "members of a fusion that are left out at prediction"
     )
+    threshold_for: Literal["micro_f1", "macro_f1", "precision"] = option(
+        "micro_f1",
+        "what `--threshold auto` and the F1 of an evaluation are for: the best micro-F1 or "
+        "macro-F1 on validation points, or at least eval.wanted_precision. It can be chosen of a "
+        "finished run",
+    )
+    wanted_precision: float = option(
+        0.8, "threshold_for: precision: share of answers that are to be right", gt=0, le=1
+    )
+    label_thresholds: bool = option(
+        True,
+        "labels with enough validation points have a threshold of their own, where that was better "
+        "on points it was not chosen on",
+    )
     hnsw_m: int = option(100, "hnsw: neighbours a label keeps in the graph", ge=2, le=2048)
     hnsw_ef_construction: int = option(
         300, "hnsw: candidates looked at when a label is added to the graph", ge=1, le=10**6

@@ -34,13 +34,14 @@ def platt(margins: np.ndarray, relevant: np.ndarray) -> Calibration:
     wrong = len(relevant) - right
     if right + wrong == 0:
         return Calibration(1.0, 0.0)
-    target = np.where(relevant, (right + 1) / (right + 2), 1 / (wrong + 2))
+    target = platt_targets(relevant)
     center = margins.mean()
     spread = margins.std() or 1.0
     slope = 0.0
     intercept = 0.0
     if right and wrong:
-        slope, intercept = _logistic((margins - center) / spread, target)
+        slopes, intercept = logistic(((margins - center) / spread)[:, None], target)
+        slope = slopes[0]
     if slope < FLATTEST:
         share = target.mean()
         slope = FLATTEST
@@ -49,13 +50,20 @@ def platt(margins: np.ndarray, relevant: np.ndarray) -> Calibration:
     return Calibration(float(slope), float(intercept - slope * center))
 
 
-def _logistic(x: np.ndarray, target: np.ndarray) -> tuple[float, float]:
-    """(slope, intercept) of a logistic regression of x [M] on targets [M] within (0, 1)."""
+def platt_targets(relevant: np.ndarray) -> np.ndarray:
+    """Platt's targets [M] of candidates that are relevant or not [M] bool, within (0, 1)."""
+    right = int(relevant.sum())
+    wrong = len(relevant) - right
+    return np.where(relevant, (right + 1) / (right + 2), 1 / (wrong + 2))
+
+
+def logistic(x: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, float]:
+    """Slopes [F] and intercept of a logistic regression of x [M, F] on targets [M] in (0, 1)."""
     from sklearn.linear_model import LogisticRegression
 
     model = LogisticRegression(C=1e6, solver="newton-cholesky").fit(
-        np.tile(x, 2)[:, None],
+        np.concatenate([x, x]),
         np.repeat([1, 0], len(target)),
         np.concatenate([target, 1 - target]),
     )
-    return model.coef_[0, 0], model.intercept_[0]
+    return model.coef_[0], model.intercept_[0]

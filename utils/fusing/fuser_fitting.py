@@ -37,11 +37,16 @@ class FuserChoice:
 
 @dataclass(frozen=True)
 class FittedFusers:
-    """A fuser of all members, for each member one of the others, and what cross-fitting says."""
+    """A fuser of all members, for each member one of the others, and what cross-fitting says.
+
+    Attributes:
+        crossed: cross-fitted scores of the validation points [n, L]; None of fusers not fitted now.
+    """
 
     fuser: Fuser
     without: dict[str, Fuser]
     checked: dict[str, Any]
+    crossed: sp.csr_matrix | None = None
 
     def of_points(self, seen: SeenLabels) -> FittedFusers:
         """The same for members that were trained on other points."""
@@ -112,7 +117,7 @@ def fit_fusers(
     scored["fused, cross-fitted"] = _fused_scores(candidates, crossed, seen.boost(tail))
     checked: dict[str, Any] = {**validation.report(scored)}
     checked["reliability"] = metrics.reliability(_sigmoid(crossed.log_odds), rows.relevant)
-    return FittedFusers(fuser, without, checked)
+    return FittedFusers(fuser, without, checked, scored["fused, cross-fitted"])
 
 
 def _best(
