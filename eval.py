@@ -7,13 +7,18 @@
     python eval.py RUN --data.name Other  # test split of another data set
     python eval.py RUN --data.root ../Datasets        # what does not change the model is free
     python eval.py RUN --eval.index hnsw              # approximate search; logs its recall
+    python eval.py RUN --eval.threshold_for macro_f1  # F1 at the threshold for another goal
 
-Writes <split>_metrics.json (percent), <split>_score_mat.npz (scipy CSR, points x labels) and
-report.html (of the test split; <split>_report.html of the others) into the run folder; of rows of a
-file or of another data set, files by its name (--name gives another), and <name>_ids.txt where the
-rows have ids. Their labels are matched with the run's by name; labels that the run does not know
-count as missed, and are named. Propensities and label frequencies are always those of the run's
-training data; filter pairs are those of the rows' data set, rows of a file have none.
+Writes <split>_metrics.json (percent), <split>_score_mat.npz (scipy CSR, points x labels),
+labels.csv (each label's points, precision, recall, F1) and report.html (of the test split;
+<split>_labels.csv and <split>_report.html of the others) into the run folder. F1 is that of the
+answers at the run's threshold: predict.py --threshold auto gives them.
+
+Of rows of a file or of another data set: files by its name (--name gives another), and
+<name>_ids.txt where the rows have ids. Their labels are matched with the run's by name; labels that
+the run does not know count as missed, but in F1, and are named. Propensities and label frequencies
+are always those of the run's training data; filter pairs are those of the rows' data set, rows of a
+file have none.
 """
 
 from __future__ import annotations

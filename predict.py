@@ -9,9 +9,9 @@ python predict.py RUN --text "..." --labels new.txt     # rank labels never seen
 accelerate launch --num_processes 4 predict.py RUN --texts queries.txt --out predictions.jsonl
 
 Answers come in the order of the texts. As JSON lines, a line a text: {"id": ..., "text": ...,
-"score_is": what a score is, "labels": [{"label": id, "text": ..., "score": ..., "probability": ...},
-...]}; the probability is null of a run that had no validation points. As CSV or TSV, a row for each text and
-label: id, text, rank, label, label_text, score, probability.
+"score_is": what a score is, "labels": [{"label": id, "text": ..., "score": ..., "probability":
+...}, ...]}; the probability is null of a run without validation points. As CSV or TSV, a row for
+each text and label: id, text, rank, label, label_text, score, probability.
 """
 
 from __future__ import annotations

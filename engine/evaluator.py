@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import scipy.sparse as sp
 
+from engine.decided import decide, describe, with_decided
 from engine.memory_plan import scoring_memory
 from engine.new_points import NewPoints, PointsFile, points_of_dataset, points_of_file
 from engine.report_data import Evaluated, report_data
@@ -24,7 +25,7 @@ from utils.data.held_out import saved_validation_rows
 from utils.errors import InputError, NotWrittenError
 from utils.files import write_json, write_text, written_whole
 from utils.reading.saved import answers_of, read_facts
-from utils.report.html import ReportData, report_path, write_report
+from utils.report.html import report_path, write_report
 from utils.run.environment import check_same_data
 from utils.run.finding import find_run, warn_unfinished
 from utils.runtime import Runtime
@@ -127,10 +128,14 @@ def _evaluate(
         seconds,
         metrics.describe(evaluation.metrics),
     )
+    decided = decide(ranker, data, split, evaluation.scores)
+    log.info("%s", describe(decided, ranker, split))
     told: dict[str, Any] = {
         **evaluation.metrics,
         **evaluation.facts,
         **told_of_labels,
+        **decided.metrics,
+        **decided.told,
         "points": len(data.splits[split]),
         "labels": data.num_labels,
         "data_hash": data.hash,
@@ -145,9 +150,25 @@ def _evaluate(
     report = report_data(folder, ranker, data, Evaluated(split, evaluation, seconds))
     if new is not None and new.ids is not None:
         write_text(folder / f"{split}_ids.txt", "".join(f"{own_id}\n" for own_id in new.ids))
-    save_evaluation(folder, split, evaluation.scores, told, report)
-    log.info("report: %s", report_path(folder, split))
-    return evaluation.metrics
+    written: dict[Path, Callable[[Path], None]] = {
+        folder / f"{split}_score_mat.npz": lambda path: _save_scores(path, evaluation.scores),
+        folder / f"{split}_metrics.json": lambda path: write_json(path, told),
+        labels_path(folder, split): lambda path: decided.labels.write(path, data.label_texts),
+        report_path(folder, split): lambda path: write_report(path, with_decided(report, decided)),
+    }
+    save_evaluation(folder, written, told)
+    log.info("labels: %s, report: %s", labels_path(folder, split), report_path(folder, split))
+    return {**evaluation.metrics, **decided.metrics}
+
+
+def labels_path(folder: Path, split: str) -> Path:
+    """Where the labels' table of a split lies in a run folder."""
+    return folder / ("labels.csv" if split == "tst" else f"{split}_labels.csv")
+
+
+def _save_scores(path: Path, scores: sp.csr_matrix) -> None:
+    with written_whole(path) as partial:
+        sp.save_npz(partial, scores)
 
 
 def check_split(
@@ -194,23 +215,18 @@ class NotSavedError(NotWrittenError):
 
 
 def save_evaluation(
-    folder: Path, split: str, scores: sp.csr_matrix, told: dict[str, Any], report: ReportData
+    folder: Path,
+    files: Mapping[Path, Callable[[Path], None]],
+    told: dict[str, Any],
 ) -> None:
-    """Write predictions, metrics and report of a split.
+    """Write predictions, metrics, labels and report of a split.
 
+    Args:
+        files: what writes each.
+        told: the metrics, for the error.
     Raises:
         NotSavedError: naming what could not be written; the rest is.
     """
-
-    def save_scores(path: Path) -> None:
-        with written_whole(path) as partial:
-            sp.save_npz(partial, scores)
-
-    files: dict[Path, Callable[[Path], None]] = {
-        folder / f"{split}_score_mat.npz": save_scores,
-        folder / f"{split}_metrics.json": lambda path: write_json(path, told),
-        report_path(folder, split): lambda path: write_report(path, report),
-    }
     failed = []
     for path, write in files.items():
         try:

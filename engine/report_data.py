@@ -15,7 +15,7 @@ from models.evaluation import Evaluation, explain
 from utils import metrics
 from utils.data.dataset import Dataset, Split
 from utils.report import history, html, measured, pictures, point_table
-from utils.sparse import contains, topk_csr, topk_rows
+from utils.sparse import topk_csr, topk_rows
 
 EXPLAINED = 3  # labels of a member's own
 AT_ONCE = 500  # points explained at a time
@@ -44,7 +44,7 @@ def report_data(
     scores = evaluation.scores
     shown_labels = min(point_table.SHOWN, data.num_labels)
     kept = max(int(np.diff(scores.indptr).max(initial=1)), shown_labels)
-    ids, values = topk_rows(scores, min(kept, MOST_RANKS))  # [n, W]
+    ids, _ = topk_rows(scores, min(kept, MOST_RANKS))  # [n, W]
     top = ids[:, :shown_labels]
     peers, source = pictures.peers_of(data.name, split)
     table, members = explained_points(ranker, points, scores)
@@ -87,7 +87,6 @@ def report_data(
         stages=stages,
         deciles=[measured.by_decile(ids, points.relevance, data.label_counts, ks)],
         groups=measured.by_volume(ids, points.relevance, data.label_counts, ks),
-        reliability=reliability(ranker, points, top, values[:, :shown_labels]),
         confusions=[(texts[true], texts[wrong], times) for true, wrong, times in pairs],
         clusters=[
             {"name": name, **measured.cluster_histogram(np.diff(tree.indptr))}
@@ -100,24 +99,6 @@ def report_data(
         points=table,
         num_points=len(points),
     )
-
-
-def reliability(
-    ranker: Ranker, points: Split, ids: np.ndarray, values: np.ndarray
-) -> dict[str, list[float]] | None:
-    """How often predictions [n, k] are right, by bins of their probability.
-
-    None where the scores are no probabilities.
-
-    Args:
-        ids: label ids [n, k], -1 = no more. values: their scores [n, k].
-    """
-    known = ids >= 0
-    right = contains(points.relevance, np.arange(len(ids))[:, None], ids)
-    probabilities = ranker.probabilities(values.astype(np.float64), ids, values)
-    if probabilities is None:
-        return None
-    return metrics.reliability(probabilities[known], right[known])
 
 
 def explained_points(

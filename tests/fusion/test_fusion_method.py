@@ -166,7 +166,8 @@ def test_the_tail_is_weighed_by_the_target(make_config, target):
     assert (fuser["boost"] > 1).all() == (fuser["tail"] > 0)
     evaluation.evaluate(folder)
     scores = sp.load_npz(folder / "tst_score_mat.npz")
-    probabilities = Predictor(folder).ranker.probabilities(scores.data, scores.indices)
+    rows = (scores.data[None], scores.indices[None], scores.data[None])
+    probabilities = Predictor(folder).ranker.probabilities(*rows)
     assert 0 <= probabilities.min() <= probabilities.max() <= 1
 
 

@@ -11,8 +11,9 @@ model/             best on validation
 last/              everything needed to go on, gone when the run has finished, unless run.keep_last;
                    so are levels/ of trees
 val_rows.npy       training rows held out
-{val,tst}_metrics.json, tst_score_mat.npz, report.html
-NAME_metrics.json, NAME_score_mat.npz, NAME_report.html   of rows of a file or another data set
+{val,tst}_metrics.json, tst_score_mat.npz, labels.csv, report.html
+NAME_metrics.json, NAME_score_mat.npz, NAME_labels.csv, NAME_report.html   of rows of a file or
+                   another data set
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ WRITTEN_FILES = (  # what a run writes, and --overwrite removes
     "val_metrics.json",
     "trn_metrics.json",
     "tst_metrics.json",
+    "labels.csv",
+    "trn_labels.csv",
+    "val_labels.csv",
     "trn_score_mat.npz",
     "val_score_mat.npz",
     "tst_score_mat.npz",
