@@ -83,6 +83,7 @@ def decide(
         answers = _answers(probabilities, thresholds)
         found.update(decision_metrics(answers, relevance))
         report["threshold_curve"] = threshold_grid(probabilities, relevance)
+        facts["threshold"] = told(ranker.decider, ranker.config.eval)["threshold"]
         report["threshold"] = {
             "value": thresholds.value,
             "chosen_for": ranker.config.eval.threshold_for,

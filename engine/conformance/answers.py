@@ -128,6 +128,29 @@ def check_answers(folder: Path) -> None:
     check_gaps(ranker, ids)
     answers = [[place["label"] for place in row] for row in Predictor(folder)(TEXTS, k=labels)]
     assert answers == alone.tolist(), "predict answers otherwise than the ranker"
+    check_decisions(folder, ranker)
+
+
+def check_decisions(folder: Path, ranker: Ranker) -> None:
+    """Probabilities lie within [0, 1] and fall with the score, and thresholds cut by them."""
+    if ranker.decider is None:
+        return
+    predictor = Predictor(folder)
+    whole = predictor(TEXTS, k=ranker.num_labels, threshold=0.0)
+    auto = predictor(TEXTS, k=ranker.num_labels, threshold="auto")
+    thresholds = ranker.decider.thresholds(predictor.config.eval)
+    for every, answers in zip(whole, auto, strict=True):
+        probabilities = np.array([label["probability"] for label in every])
+        assert (probabilities >= 0).all() and (probabilities <= 1).all(), "no probabilities"
+        if ranker.decider.calibration is not None:
+            assert (np.diff(probabilities) <= 1e-6).all(), "a higher score, a lower probability"
+        needed = thresholds.of(np.array([label["label"] for label in every]))
+        clear = np.abs(probabilities - needed) > 1e-5  # rounded as they are told
+        expected = {label["label"] for label, c in zip(every, clear, strict=True) if c}
+        expected &= {every[i]["label"] for i in np.flatnonzero(probabilities >= needed)}
+        found = {label["label"] for label in answers}
+        unclear = {label["label"] for label, c in zip(every, clear, strict=True) if not c}
+        assert found - unclear == expected, "`auto` does not cut at the run's thresholds"
 
 
 def check_gaps(ranker: Ranker, ids: np.ndarray) -> None:

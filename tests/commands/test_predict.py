@@ -66,7 +66,7 @@ def test_a_damaged_model_too_large_to_be_looked_at_gives_no_answer(run, tmp_path
 def test_a_text_alone_is_one_text(run, predictor):
     for text in ("the linux tool", "", np.str_("vim")):
         answer = predictor(text, k=3)
-        assert [list(label) for label in answer] == [["label", "text", "score"]] * 3
+        assert [list(label) for label in answer] == [["label", "text", "score", "probability"]] * 3
         assert predictor([text], k=3) == [answer]
     assert len(Predictor(run, labels="zebra").label_texts) == 1
     assert predictor(iter(["a", "b"])) == predictor(("a", "b")) == predictor(np.array(["a", "b"]))

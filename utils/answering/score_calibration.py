@@ -82,7 +82,7 @@ class ScoreCalibration:
         """The b and r of each text [n]."""
         ranked = _scaled(ranked[:, :CONTEXT], self.is_logit)
         best = np.where(np.isneginf(ranked[:, 0]), 0.0, ranked[:, 0])
-        gaps = np.maximum(self.sharpness * (ranked - best[:, None]), -LARGEST)
+        gaps = np.clip(self.sharpness * (ranked - best[:, None]), -LARGEST, 0)
         rivals = np.log(np.maximum(np.exp(gaps).sum(1), 1.0))
         return np.clip(best, *self.limits[0]), np.clip(rivals, *self.limits[1])
 
