@@ -152,7 +152,9 @@ def _bins(
     """
     if split == "val" and ranker.decider is not None:
         return ranker.decider.reliability, "cross-fitted"
-    return metrics.reliability(probabilities.data.astype(np.float64), right), WHERE.get(split, split)
+    return metrics.reliability(probabilities.data.astype(np.float64), right), WHERE.get(
+        split, split
+    )
 
 
 def _shown_labels(table: LabelTable, data: Dataset) -> dict[str, Any]:

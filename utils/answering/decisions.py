@@ -210,15 +210,24 @@ def label_table(
     points = np.bincount(relevance.indices, minlength=num_labels)
     unknown = np.full(num_labels, np.nan)
     predicted = None
-    shares = (unknown, unknown, unknown)
+    precision = unknown
+    recall = unknown
+    f1 = unknown
     if answers is not None:
         predicted = np.bincount(answers.indices, minlength=num_labels)
         right = contains(relevance, entry_rows(answers), answers.indices)
         hits = np.bincount(answers.indices[right], minlength=num_labels)
-        pairs = ((hits, predicted), (hits, points), (2 * hits, predicted + points))
-        shares = tuple(_percent(part, whole) for part, whole in pairs)
+        precision = _percent(hits, predicted)
+        recall = _percent(hits, points)
+        f1 = _percent(2 * hits, predicted + points)
     return LabelTable(
-        training_points, points, predicted, *shares, average_precisions(ranked, relevance)
+        training_points,
+        points,
+        predicted,
+        precision,
+        recall,
+        f1,
+        average_precisions(ranked, relevance),
     )
 
 
@@ -243,10 +252,10 @@ def average_precisions(ranked: sp.csr_matrix, relevance: sp.csr_matrix) -> np.nd
     values = ranked.data[order]
     first = np.searchsorted(labels, labels)
     total = np.cumsum(right)
-    hits = total - (total - right)[first]  # among the label's first points
+    hits: np.ndarray = total - (total - right)[first]  # among the label's first points
     count = np.arange(1, len(labels) + 1) - first
     ends = np.append((labels[1:] != labels[:-1]) | (values[1:] != values[:-1]), True)[: len(labels)]
-    hits_at = hits[ends]
+    hits_at: np.ndarray = hits[ends]
     before = np.append(0, hits_at[:-1])
     before[np.append(True, labels[ends][1:] != labels[ends][:-1])[: len(before)]] = 0
     gains = (hits_at - before) * hits_at / count[ends]
