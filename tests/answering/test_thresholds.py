@@ -119,3 +119,10 @@ def test_the_threshold_of_a_label():
     found = Thresholds(0.5, np.array([2, 7]), np.array([0.1, 0.9]))
     assert found.of(np.array([[2, 3], [7, -1]])).tolist() == [[0.1, 0.5], [0.9, 0.5]]
     assert Thresholds.of_all(0.2).of(np.array([0, -1])).tolist() == [0.2, 0.2]
+
+
+def test_a_perfect_model_has_fractions_of_at_most_one():
+    relevance = np.tile(np.eye(7, dtype=bool), (9, 1))
+    judged = judged_of(np.where(relevance, 0.9, 0.1), relevance)
+    curve = threshold_curve(np.where(relevance, 0.9, 0.1).ravel(), judged)
+    assert curve[:, :-1].max() == 1 and curve[:, 4].max() == pytest.approx(1)

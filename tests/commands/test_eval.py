@@ -41,7 +41,7 @@ def test_a_folder_that_is_read_only_shows_the_metrics(run, capsys, monkeypatch):
     reason = "(Read-only file system)"
     assert message == (
         f"error: {run}: the metrics above are right, but could not be written: tst_score_mat.npz "
-        f"{reason}, tst_metrics.json {reason}, report.html {reason}"
+        f"{reason}, tst_metrics.json {reason}, labels.csv {reason}, report.html {reason}"
     )
     assert "report:" not in log
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before

@@ -14,6 +14,7 @@ import pytest
 
 import eval as evaluation
 import predict
+from engine.chosen_labels import ChosenLabels
 from predict import Predictor
 from tests.commands import run as run_command
 from utils.console import show_anything
@@ -242,3 +243,50 @@ def test_a_reader_that_has_enough_is_no_error(run, tmp_path, monkeypatch):
             command(run, texts=texts)
         monkeypatch.undo()
     assert stop.value.code == 1
+
+
+def test_a_threshold_cuts_by_probability(run, predictor, tmp_path, capsys):
+    every = predictor("the linux tool", k=20)
+    probabilities = [label["probability"] for label in every]
+    assert all(0 <= p <= 1 for p in probabilities)
+    assert probabilities == sorted(probabilities, reverse=True)
+    cut = (probabilities[2] + probabilities[3]) / 2
+    assert predictor("the linux tool", k=20, threshold=cut) == every[:3]
+    assert predictor("the linux tool", k=2, threshold=str(cut)) == every[:2]
+    assert predictor("the linux tool", k=20, threshold=1.0) == []
+    only = ChosenLabels(allowed=[every[5]["label"]])  # as likely as among all labels
+    assert (
+        predictor("the linux tool", k=1, chosen=only)[0]["probability"] == every[5]["probability"]
+    )
+    auto = predictor("the linux tool", k=20, threshold="auto")
+    assert auto == every[: len(auto)]
+    predict.main([str(run), "--text", "the linux tool", "--threshold", str(cut)])
+    row = json.loads(capsys.readouterr().out)
+    assert row["labels"] == every[:3] and row["score_is"] == "cosine of text and label"
+
+
+@pytest.mark.parametrize("threshold", ["half", -0.1, 1.5, True, float("nan"), [0.3]])
+def test_what_is_no_threshold_is_refused(predictor, threshold):
+    with pytest.raises(InputError, match="threshold: expected a probability from 0 to 1 or 'auto'"):
+        predictor("vim", threshold=threshold)
+
+
+def test_other_labels_have_no_probability_and_no_threshold(run):
+    predictor = Predictor(run, labels=["zebra", "kernel"])
+    assert [label["probability"] for label in predictor("vim", k=2)] == [None, None]
+    with pytest.raises(InputError, match=r"threshold is 0.5, but .* gives no probabilities: they "):
+        predictor("vim", k=2, threshold=0.5)
+
+
+def test_a_run_without_validation_points_has_no_probabilities(make_config, caplog):
+    folder = train.fit(make_config(data={"val_fraction": 0}, train={"epochs": 0}))
+    assert (
+        "no validation points: answers have no probabilities" in (folder / "train.log").read_text()
+    )
+    predictor = Predictor(folder)
+    assert predictor("vim", k=1)[0]["probability"] is None
+    with pytest.raises(InputError, match="it had none .data.val_fraction 0. or is of an older"):
+        predictor("vim", threshold="auto")
+    found = evaluation.evaluate(folder)
+    assert "micro_F1" not in found and found["coverage_error"] >= 1
+    assert (folder / "labels.csv").read_text().splitlines()[1].split(",")[4:8] == [""] * 4

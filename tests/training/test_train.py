@@ -449,7 +449,7 @@ def test_commands(make_config, tmp_path):
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [r["text"] for r in rows] == ["the kernel tool", "", "font and mail"]
     assert all(len(r["labels"]) == 2 for r in rows)
-    assert {"label", "text", "score"} == set(rows[0]["labels"][0])
+    assert {"label", "text", "score", "probability"} == set(rows[0]["labels"][0])
     names = tmp_path / "new.txt"
     names.write_text("zebra\nkernel\n")
     got = run("predict.py", folder, "--text", "x", "--labels", names)

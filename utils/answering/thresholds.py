@@ -79,7 +79,7 @@ def threshold_curve(probabilities: np.ndarray, judged: Judged) -> np.ndarray:
             hits / count,
             hits / max(int(positives.sum()), 1),
             2 * hits / np.maximum(count + positives.sum(), 1),
-            np.maximum(np.cumsum(gains) / with_points, 0.0),  # sums of floats may end below 0
+            np.clip(np.cumsum(gains) / with_points, 0.0, 1.0),  # sums of floats round
             count,
         ],
         1,
