@@ -14,9 +14,12 @@ import pytest
 
 import eval as evaluation
 import predict
+import train
 from engine.chosen_labels import ChosenLabels
+from engine.conformance.made import tiny_sections
 from predict import Predictor
 from tests.commands import run as run_command
+from utils.config.config import build_config
 from utils.console import show_anything
 from utils.errors import InputError
 from utils.json_lines import json_line, write_records
@@ -245,24 +248,39 @@ def test_a_reader_that_has_enough_is_no_error(run, tmp_path, monkeypatch):
     assert stop.value.code == 1
 
 
-def test_a_threshold_cuts_by_probability(run, predictor, tmp_path, capsys):
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory, tiny_root, tiny_encoder):
+    """A run that had validation points."""
+    folder = tmp_path_factory.mktemp("calibrated") / "run"
+    sections = tiny_sections(tiny_root, tiny_encoder, folder, {"train": {"epochs": 3}})
+    return train.fit(build_config(sections, {}))
+
+
+def test_a_threshold_cuts_by_probability(calibrated, capsys):
+    predictor = Predictor(calibrated)
     every = predictor("the linux tool", k=20)
     probabilities = [label["probability"] for label in every]
     assert all(0 <= p <= 1 for p in probabilities)
     assert probabilities == sorted(probabilities, reverse=True)
-    cut = (probabilities[2] + probabilities[3]) / 2
-    assert predictor("the linux tool", k=20, threshold=cut) == every[:3]
-    assert predictor("the linux tool", k=2, threshold=str(cut)) == every[:2]
+    cut = (probabilities[0] + probabilities[-1]) / 2
+    above = [label for label in every if label["probability"] >= cut]
+    assert 0 < len(above) < 20
+    assert predictor("the linux tool", k=20, threshold=cut) == above
+    assert predictor("the linux tool", k=1, threshold=str(cut)) == every[:1]
     assert predictor("the linux tool", k=20, threshold=1.0) == []
     only = ChosenLabels(allowed=[every[5]["label"]])  # as likely as among all labels
-    assert (
-        predictor("the linux tool", k=1, chosen=only)[0]["probability"] == every[5]["probability"]
-    )
+    alone = predictor("the linux tool", k=1, chosen=only)
+    assert alone[0]["probability"] == pytest.approx(every[5]["probability"], abs=1e-5)
     auto = predictor("the linux tool", k=20, threshold="auto")
     assert auto == every[: len(auto)]
-    predict.main([str(run), "--text", "the linux tool", "--threshold", str(cut)])
+    predict.main([str(calibrated), "--text", "the linux tool", "--threshold", str(cut)])
     row = json.loads(capsys.readouterr().out)
-    assert row["labels"] == every[:3] and row["score_is"] == "cosine of text and label"
+    assert row["labels"] == above and row["score_is"] == "cosine of text and label"
+    found = evaluation.evaluate(calibrated)
+    told = json.loads((calibrated / "tst_metrics.json").read_text())
+    assert told["micro_F1"] == found["micro_F1"] and told["threshold"]["for"] == "micro_f1"
+    assert {"ECE", "answered", "coverage_error", "example_F1", "macro_F1"} <= set(told)
+    assert len((calibrated / "labels.csv").read_text().splitlines()) == 21
 
 
 @pytest.mark.parametrize("threshold", ["half", -0.1, 1.5, True, float("nan"), [0.3]])
@@ -271,22 +289,19 @@ def test_what_is_no_threshold_is_refused(predictor, threshold):
         predictor("vim", threshold=threshold)
 
 
-def test_other_labels_have_no_probability_and_no_threshold(run):
-    predictor = Predictor(run, labels=["zebra", "kernel"])
+def test_other_labels_have_no_probability_and_no_threshold(calibrated):
+    predictor = Predictor(calibrated, labels=["zebra", "kernel"])
     assert [label["probability"] for label in predictor("vim", k=2)] == [None, None]
     with pytest.raises(InputError, match=r"threshold is 0.5, but .* gives no probabilities: they "):
         predictor("vim", k=2, threshold=0.5)
 
 
-def test_a_run_without_validation_points_has_no_probabilities(make_config, caplog):
-    folder = train.fit(make_config(data={"val_fraction": 0}, train={"epochs": 0}))
-    assert (
-        "no validation points: answers have no probabilities" in (folder / "train.log").read_text()
-    )
-    predictor = Predictor(folder)
+def test_a_run_without_validation_points_has_no_probabilities(run, predictor):
+    log = (run / "train.log").read_text()
+    assert "no validation points: answers have no probabilities" in log
     assert predictor("vim", k=1)[0]["probability"] is None
-    with pytest.raises(InputError, match="it had none .data.val_fraction 0. or is of an older"):
+    with pytest.raises(InputError, match=r"it had none .data.val_fraction 0. or is of an older"):
         predictor("vim", threshold="auto")
-    found = evaluation.evaluate(folder)
+    found = evaluation.evaluate(run)
     assert "micro_F1" not in found and found["coverage_error"] >= 1
-    assert (folder / "labels.csv").read_text().splitlines()[1].split(",")[4:8] == [""] * 4
+    assert (run / "labels.csv").read_text().splitlines()[1].split(",")[4:8] == [""] * 4
