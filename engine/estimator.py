@@ -6,17 +6,19 @@ model.predict(new_texts, k=5)
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import tempfile
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
+import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
@@ -33,15 +35,17 @@ from engine.estimator_files import (
 from engine.exported_run import write_answering
 from engine.label_inputs import read_labels, relevance_of
 from engine.predictor import Predictor
+from engine.ranked_labels import AUTO, RankedLabels, Threshold, ranked_labels
 from engine.trainer import fit as train
-from models.evaluation import USUAL_KS, USUAL_TOP_K, best_labels
+from models.evaluation import USUAL_KS, USUAL_TOP_K
 from utils import metrics
+from utils.answering.decisions import decision_metrics
 from utils.config.config import Config, ConfigError
 from utils.config.legacy_yaml import load_any_config
 from utils.data.texts import ListTexts
 from utils.errors import InputError
 from utils.files import folder_written_whole
-from utils.lending import lent_process
+from utils.lending import lent_process, lent_threads
 from utils.run.stages import member_stages
 from utils.sparse import topk_csr
 from utils.text import text_list
@@ -166,18 +170,25 @@ class XMC(BaseEstimator):
         self,
         texts: str | Iterable[str],
         k: int = 5,
+        threshold: Threshold = AUTO,
         return_scores: bool = False,
     ) -> list[Any]:
         """The labels of each text, best first; of one text alone, which is no list, its labels.
 
         Args:
             k: labels of a text at most.
+            threshold: probability that labels must have at least; "auto" = what was chosen on
+                validation points in training, where there were some; None = k labels.
             return_scores: answer as a `Predictor` does, {"label": name, "text": label text,
-                "score": ...}, instead of by names.
+                "score": ..., "probability": ...}, instead of by names.
+        Raises:
+            InputError: what is given is no text, or a number for a threshold and no probabilities.
         """
         check_is_fitted(self)
-        with lent_process(self.verbose):
-            answers = self.predictor_(texts, min(k, len(self.classes_)))
+        if threshold == AUTO and self.predictor_.ranker.decider is None:
+            threshold = None
+        with self._own_threads():
+            answers = self.predictor_(texts, min(k, len(self.classes_)), threshold)
         if isinstance(texts, str):
             return self._named(answers, return_scores)
         return [self._named(answer, return_scores) for answer in answers]
@@ -191,26 +202,61 @@ class XMC(BaseEstimator):
 
     def decision_function(self, texts: str | Iterable[str], k: int = USUAL_TOP_K) -> sp.csr_matrix:
         """Scores of the k best labels of each text, CSR [n, L]; other labels have no entry."""
+        ranked = self._ranked(texts, k)
+        return topk_csr(ranked.scores, ranked.ids, len(self.classes_))
+
+    def predict_proba(self, texts: str | Iterable[str], k: int = USUAL_TOP_K) -> sp.csr_matrix:
+        """How likely the k best labels of each text are right, CSR [n, L]; others have no entry.
+
+        Raises:
+            InputError: there were no validation points to tell them by.
+        """
+        ranked = self._ranked(texts, k)
+        if ranked.probabilities is None:
+            raise InputError(
+                "probabilities are calibrated on validation points, and the fit had none "
+                "(data.val_fraction, or too few texts); decision_function gives scores"
+            )
+        return topk_csr(ranked.probabilities, ranked.ids, len(self.classes_))
+
+    def _ranked(self, texts: str | Iterable[str], k: int) -> RankedLabels:
+        """The k best labels of each text."""
         check_is_fitted(self)
         listed = text_list(texts, "texts")
-        with lent_process(self.verbose):
-            scores, ids, _ = best_labels(self.predictor_.ranker, ListTexts(listed), k)
-        assert scores is not None and ids is not None, "an estimator works in one process"
-        return topk_csr(scores, ids, len(self.classes_))
+        with self._own_threads():
+            found = ranked_labels(self.predictor_.ranker, ListTexts(listed), k)
+        assert found is not None, "an estimator works in one process"
+        return found
+
+    @contextlib.contextmanager
+    def _own_threads(self) -> Iterator[None]:
+        """Compute on the threads of the config inside, on the caller's afterwards."""
+        with lent_threads():
+            torch.set_num_threads(self.predictor_.runtime.threads)
+            yield
 
     # ---- quality
     def evaluate(self, texts: Iterable[str], labels: Any) -> dict[str, float]:
         """Metrics of texts whose labels are known, in percent, by keys such as "P@1".
 
-        Labels that training did not have are left out, and counted in the log.
+        Of labels above the thresholds that were chosen in training also "micro_F1" and its kin,
+        where there were validation points. Labels that training did not have are left out, and
+        counted in the log.
         """
         check_is_fitted(self)
         listed = text_list(texts, "texts")
         relevance = relevance_of(labels, self.classes_.tolist())
         _check_lengths(listed, relevance)
         ks = [k for k in USUAL_KS if k <= len(self.classes_)]
-        scores = self.decision_function(listed, max(ks))
-        return metrics.evaluate(scores, relevance, self._inverse_propensity(), ks)
+        ranked = self._ranked(listed, max(ks))
+        scores = topk_csr(ranked.scores, ranked.ids, len(self.classes_))
+        found = metrics.evaluate(scores, relevance, self._inverse_propensity(), ks)
+        decider = self.predictor_.ranker.decider
+        if decider is None or ranked.probabilities is None:
+            return found
+        decided = ranked.above(decider.thresholds(self.predictor_.config.eval))
+        answers = topk_csr(decided.scores, decided.ids, len(self.classes_))
+        return {**found, **decision_metrics(answers, relevance)}
 
     def score(self, texts: Iterable[str], labels: Any) -> float:
         """P@1 from 0 to 1: the share of texts whose best label is right."""

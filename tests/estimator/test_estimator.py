@@ -46,7 +46,7 @@ def fitted(points):
 def test_learns_and_answers_by_names(fitted, points):
     texts, labels, matrix, names = points
     assert fitted.classes_.tolist() == names
-    answers = fitted.predict(texts, k=3)
+    answers = fitted.predict(texts, k=3, threshold=None)
     assert len(answers) == 60
     hits = sum(answer[0] in row for answer, row in zip(answers, labels, strict=True))
     assert hits > 55
@@ -60,12 +60,12 @@ def test_learns_and_answers_by_names(fitted, points):
 
 def test_one_text_has_one_answer_and_k_is_at_most_all_labels(fitted, points):
     text = points[0][0]
-    one = fitted.predict(text, k=2)
-    assert one == fitted.predict([text], k=2)[0]
+    one = fitted.predict(text, k=2, threshold=None)
+    assert one == fitted.predict([text], k=2, threshold=None)[0]
     assert len(one) == 2
-    assert len(fitted.predict(text, k=1000)) <= 20
+    assert 2 < len(fitted.predict(text, k=1000, threshold=None)) <= 20
     assert fitted.predict([]) == []
-    (best, *_) = fitted.predict(text, return_scores=True)
+    (best, *_) = fitted.predict(text, threshold=None, return_scores=True)
     assert best["label"] == one[0]
     assert best["text"] == one[0]
     assert fitted.predict("") is not None
@@ -78,7 +78,41 @@ def test_scores_of_a_text_are_a_sparse_row(fitted, points):
     assert scores.shape == (60, 20)
     assert np.diff(scores.indptr).max() <= 4
     best = scores.toarray().argmax(1)
-    assert [answer[0] for answer in fitted.predict(texts, k=1)] == fitted.classes_[best].tolist()
+    answers = fitted.predict(texts, k=1, threshold=None)
+    assert [answer[0] for answer in answers] == fitted.classes_[best].tolist()
+
+
+def test_probabilities_and_thresholds(fitted, points):
+    texts, labels, _, _ = points
+    probabilities = fitted.predict_proba(texts, k=20)
+    assert probabilities.shape == (60, 20)
+    assert 0 <= probabilities.data.min() <= probabilities.data.max() <= 1
+    dense = probabilities.toarray()
+    for row, answer in enumerate(fitted.predict(texts, k=20, threshold=0.5)):
+        assert set(answer) == set(fitted.classes_[dense[row] >= 0.5])
+    thresholds = fitted.predictor_.ranker.decider.thresholds(fitted.predictor_.config.eval)
+    above = dense >= thresholds.of(np.arange(20))[None]
+    for row, answer in enumerate(fitted.predict(texts, k=20)):
+        assert set(answer) == set(fitted.classes_[above[row]])
+    with pytest.raises(InputError, match="threshold"):
+        fitted.predict(texts, threshold=1.5)
+    found = fitted.evaluate(texts, labels)
+    answers = [set(answer) for answer in fitted.predict(texts, k=20)]
+    hits = sum(len(answer & set(row)) for answer, row in zip(answers, labels, strict=True))
+    sizes = sum(map(len, answers)) + sum(map(len, labels))
+    assert found["micro_F1"] == pytest.approx(100 * 2 * hits / sizes)
+
+
+def test_without_validation_points_there_are_no_probabilities(points):
+    texts, labels, _, _ = points
+    model = XMC(TREE, overrides={"data.val_fraction": 0}).fit(texts, labels)
+    assert len(model.predict(texts[0], k=3)) == 3
+    assert "micro_F1" not in model.evaluate(texts, labels)
+    assert model.predict(texts[0], return_scores=True)[0]["probability"] is None
+    with pytest.raises(InputError, match="the fit had none"):
+        model.predict_proba(texts)
+    with pytest.raises(InputError, match="no probabilities"):
+        model.predict(texts, threshold=0.5)
 
 
 def test_leaves_nothing_behind(points, capsys):
@@ -134,7 +168,8 @@ def test_cross_validation_and_search(points):
     choices = [{"method.max_leaf": 2}, {"method.max_leaf": np.int64(10)}]
     search = GridSearchCV(XMC(TREE), {"overrides": choices}, cv=once).fit(texts, labels)
     assert search.best_params_["overrides"] in choices
-    assert search.predict(texts[0])
+    assert search.best_estimator_.predict(texts[0], threshold=None)
+    assert isinstance(search.predict(texts[0]), list)
 
 
 def test_clone_and_parameters(fitted):
@@ -223,7 +258,7 @@ def test_one_of_several_processes_is_refused(monkeypatch):
 def test_one_label_and_few_points():
     model = XMC(TREE).fit(["a red fox", "a blue sky", "a red car"], [["red"], [], ["red"]])
     assert model.classes_.tolist() == ["red"]
-    assert model.predict("red") == ["red"]
+    assert model.predict("red", threshold=None) == ["red"]
     assert model.evaluate(["a red hat"], [["red"]])["P@1"] == 100
 
 
@@ -243,8 +278,9 @@ def test_a_dual_encoder_knows_labels_by_their_text(points, small_encoder):
     }
     model = XMC(config, random_state=1).fit(texts, labels, {"zebra": "a striped horse"})
     assert "zebra" in model.classes_
-    assert len(model.predict("the vim tool", k=21)) == 21
-    entry = next(e for e in model.predict("x", k=21, return_scores=True) if e["label"] == "zebra")
+    answer = model.predict("x", k=21, threshold=None, return_scores=True)
+    assert len(answer) == 21
+    entry = next(entry for entry in answer if entry["label"] == "zebra")
     assert entry["text"] == "a striped horse"
     again = XMC(config, random_state=1).fit(texts, labels, {"zebra": "a striped horse"})
     assert again.predict(texts, return_scores=True) == model.predict(texts, return_scores=True)
