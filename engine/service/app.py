@@ -132,7 +132,10 @@ async def predict(request: Request) -> Response:
     chosen = model.chosen(asked.allowed, asked.excluded)
     job = Job(model, asked.texts, asked.k, asked.threshold, chosen, asked.explain)
     result = await _answer(service, job)
-    answer: dict[str, Any] = {"answers": result.answers}
+    answer: dict[str, Any] = {
+        "answers": result.answers,
+        "score_is": model.predictor.ranker.score_is,
+    }
     if result.members is not None:
         answer["members"] = result.members
     return JSONResponse(answer)

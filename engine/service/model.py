@@ -212,6 +212,7 @@ class ServedModel:
             "labels": len(self),
             "members": list(self.members),
             "calibrated": self.calibrated,
+            "score_is": self.predictor.ranker.score_is,
         }
 
 

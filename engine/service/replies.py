@@ -35,6 +35,7 @@ class Predictions(BaseModel):
     """Answers in the order of the texts."""
 
     answers: list[list[RankedLabel]]
+    score_is: str = Field(description="what a score is")
     members: list[list[MemberSays]] | None = Field(None, description="with `explain` alone")
 
 
@@ -55,6 +56,7 @@ class ModelFacts(BaseModel):
     labels: int
     members: list[str] = Field(description="of a fusion")
     calibrated: bool = Field(description="whether answers have probabilities")
+    score_is: str = Field(description="what a score is")
 
 
 class HealthLimits(BaseModel):
