@@ -144,7 +144,7 @@ def build(root, encoder, folder, sections, **more):
         "method": {"name": "dexml"},
         "optim": {"lr": 0.01, "eps": 1e-4},
         "train": {"epochs": 2, "batch_size": 17},
-        "run": {"dir": str(folder), "tensorboard": False, "threads": 1},
+        "run": {"dir": str(folder), "tensorboard": False, "threads": 1, "keep_last": True},
     }
     merged = {
         s: {**base.get(s, {}), **sections.get(s, {}), **more.get(s, {})}

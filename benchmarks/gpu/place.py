@@ -81,6 +81,7 @@ class Place:
             "run": {
                 "dir": str(self.run_folder(name)),
                 "tensorboard": False,
+                "keep_last": True,  # what is compared
                 "save_minutes": 999,
                 "threads": 1 if self.tiny else None,  # more would wait for each other
             },
