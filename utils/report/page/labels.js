@@ -133,8 +133,10 @@ function labelSection() {
     filters.push({ name: "rare labels", says: `Labels of at most ${RARE} training points.`, holds });
   }
   if (isDecided) {
-    const holds = (row) => !row[right];
-    filters.push({ name: "never right", says: "Labels that no point is rightly given.", holds });
+    const had = given.columns.indexOf("points");
+    const holds = (row) => row[had] > 0 && !row[right];
+    const says = "Labels that points of this split have, and that none of these is given.";
+    filters.push({ name: "never right", says, holds });
   }
   const shown = [textPlace, ...places];
   const pointPlace = shown.indexOf(given.columns.indexOf("points"));
