@@ -99,7 +99,9 @@ def choose_algorithms(device: torch.device, deterministic: bool) -> None:
     if deterministic and on_gpu:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # a process may run several configs: what an earlier one asked for does not hold
-    torch.use_deterministic_algorithms(deterministic and on_gpu)
+    wanted = deterministic and on_gpu
+    if torch.are_deterministic_algorithms_enabled() != wanted:  # the setter imports a compiler
+        torch.use_deterministic_algorithms(wanted)
 
 
 def progress(

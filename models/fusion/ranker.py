@@ -6,7 +6,7 @@ scores = FusionRanker.load(config, folder, num_labels, runtime).open(texts)
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ class FusionRanker(Ranker):
     """
 
     takes = frozenset({"without"})
-    at_once = 2048
+    at_once = 512  # of each of which trees keep thousands of labels, and the fuser hundreds
 
     def __init__(
         self,
@@ -141,6 +141,7 @@ class FusionRanker(Ranker):
         for name in told["members"]:
             check_name(name)
             rankers[name] = _load_member(config, folder / "members" / name, num_labels, runtime)
+        _share_encoders(rankers.values())
         members = Members(rankers, _load_memory(config, folder / MEMORY, rankers, num_labels))
         fusers = _load_fusers(folder, members.names, num_labels)
         return cls(config, members, fusers, told["data_hash"], folder)
@@ -223,6 +224,14 @@ def _first_left(
     left = np.where(is_removed, -1, ids)
     order = np.argsort(left < 0, axis=1, kind="stable")[:, :k]
     return np.take_along_axis(left, order, 1)
+
+
+def _share_encoders(rankers: Iterable[Ranker]) -> None:
+    """Let members with equal encoders hold one, as classifiers do that stand on another member."""
+    readers: dict[bytes, Reader] = {}
+    for ranker in rankers:
+        if ranker.reader is not None and ranker.reader.key is not None:
+            ranker.reader = readers.setdefault(ranker.reader.key, ranker.reader)
 
 
 def _load_member(

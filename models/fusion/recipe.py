@@ -46,6 +46,8 @@ from utils.run.finding import find_run
 from utils.run.stages import Runs
 from utils.runtime import Runtime, progress
 
+FITTED_AT_ONCE = 2048  # validation points whose candidates are asked for together
+
 
 class Fusion(Solver):
     """Remembers the training queries and fits the fusers on the validation points."""
@@ -155,7 +157,7 @@ class Fusion(Solver):
         split = self.data.splits["val"]
         names = self.members.names
         most = min(options.candidates, self.data.num_labels)
-        blocks = np.array_split(np.arange(len(split)), -(-len(split) // FusionRanker.at_once))
+        blocks = np.array_split(np.arange(len(split)), -(-len(split) // FITTED_AT_ONCE))
         parts = []
         with progress(len(split), "ask the members", "points") as bar:
             for rows in blocks:

@@ -23,7 +23,7 @@ from models.trees.forest import Forest
 from utils.config.config import Config
 from utils.data.texts import Texts
 from utils.files import link_or_copy
-from utils.linear.layer import Features
+from utils.linear.layer import BLOCK, Features
 from utils.linear.partition_tree import COMBINERS
 from utils.runtime import Runtime
 from utils.sparse import topk_csr, topk_rows
@@ -66,11 +66,24 @@ class TreeRanker(Ranker):
         return self.reached(features) if given else TreeSearch(self, features)
 
     def reached(self, features: Features) -> Reached:
-        """Score all labels that the beams reach; by their frequency for texts without features."""
+        """Score all labels that the beams reach; by their frequency for texts without features.
+
+        A text may reach thousands: what the trees say one by one is held of some texts at a time.
+        """
+        step = BLOCK * self.beam["threads"]
+        parts = [
+            self._averaged(features[start : start + step])
+            for start in range(0, max(len(features), 1), step)
+        ]
+        scores = parts[0] if len(parts) == 1 else sp.csr_matrix(sp.vstack(parts, "csr"))
+        return Reached(scores, negative=self.beam["combiner"].start != 1.0)
+
+    def _averaged(self, features: Features) -> sp.csr_matrix:
+        """Scores [n, L] of the labels that any tree reaches."""
         scores = _average([tree.reached(features, **self.beam) for tree in self.forest.trees])
         if features.empty.any():
             scores = self.forest.prior.in_place_of(scores, features.empty)
-        return Reached(scores, negative=self.beam["combiner"].start != 1.0)
+        return scores
 
     def readers(self) -> list[Reader]:
         return self.features.readers()
@@ -165,4 +178,5 @@ def _average(scores: Sequence[sp.csr_matrix]) -> sp.csr_matrix:
     total = scores[0]
     for part in scores[1:]:
         total = total + part
-    return total / np.float32(len(scores))
+    total.data *= np.float32(1) / np.float32(len(scores))
+    return total

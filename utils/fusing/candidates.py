@@ -40,6 +40,10 @@ class Candidates:
     def known(self) -> np.ndarray:
         return self.labels >= 0
 
+    def of_points(self, rows: slice) -> Candidates:
+        """The candidates of some of the points."""
+        return Candidates(self.labels[rows], self.ranks[rows], self.scores[rows], self.k)
+
     def without(self, member: int) -> Candidates:
         """The same candidates seen by the other members alone; what only it proposed is dropped."""
         ranks = np.delete(self.ranks, member, 2)

@@ -26,6 +26,7 @@ from utils.fusing.fuser_models import MODELS, FuserModel
 from utils.reading.arrays import read_arrays
 from utils.reading.saved import Shape, check_arrays
 
+POINTS_AT_ONCE = 128  # whose candidates have features at a time
 OF_EVERY_FUSER: dict[str, tuple[Shape, type]] = {
     "calibration": ((2,), np.float64),
     "tail": ((), np.float64),
@@ -92,9 +93,12 @@ class Fuser:
             [n, w] float32, -inf in empty places
         """
         scores = np.full(candidates.labels.shape, -np.inf, np.float32)
-        known = candidates.known
-        log_odds = self.calibration(self.model(features(candidates, self.log_counts)))
-        scores[known] = 1 / (1 + np.exp(-log_odds)) * self.boost[candidates.labels[known]]
+        for start in range(0, len(scores), POINTS_AT_ONCE):
+            rows = slice(start, start + POINTS_AT_ONCE)
+            some = candidates.of_points(rows)
+            known = some.known
+            log_odds = self.calibration(self.model(features(some, self.log_counts)))
+            scores[rows][known] = 1 / (1 + np.exp(-log_odds)) * self.boost[some.labels[known]]
         return scores
 
     def probabilities(self, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:

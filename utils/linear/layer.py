@@ -25,8 +25,9 @@ from utils.progress import ProgressBar
 from utils.reading.saved import Shape, check_arrays
 from utils.sparse import canonical, entry_rows
 
-BLOCK = 4096  # points scored at once by a thread
-BARE_BLOCKS = 4  # so few have no progress bar
+FEWEST = 32  # points that are worth a thread
+BLOCK = 256  # points scored at once by a thread: more hold more candidates, and are no faster
+BARE_POINTS = 16384  # so few have no progress bar
 
 
 @dataclass(frozen=True)
@@ -274,23 +275,25 @@ def in_blocks(
     for _ in range(threads):
         scratch.put(np.full(columns, -1, np.int32))
 
+    size = min(BLOCK, max(-(-points // threads), FEWEST))
+
     def run(start: int) -> object:
         where = scratch.get()
         try:
-            return work(slice(start, min(start + BLOCK, points)), where)
+            return work(slice(start, min(start + size, points)), where)
         finally:
             scratch.put(where)
 
-    starts = range(0, points, BLOCK)
+    starts = range(0, points, size)
     with ThreadPoolExecutor(threads) as pool, _bar_of_blocks(points, name) as bar:
         for result in map(run, starts) if threads == 1 else pool.map(run, starts):
             yield result
-            bar.update(min(BLOCK, points - int(bar.n)))
+            bar.update(min(size, points - int(bar.n)))
 
 
 def _bar_of_blocks(points: int, name: str) -> ProgressBar:
-    """A bar where there are many blocks: answers to a few texts have no time for one."""
-    return ProgressBar(points, name, "points", hidden=points <= BARE_BLOCKS * BLOCK)
+    """A bar where there are many points: answers to a few texts have no time for one."""
+    return ProgressBar(points, name, "points", hidden=points <= BARE_POINTS)
 
 
 def score_candidates(
