@@ -6,6 +6,7 @@ python predict.py RUN --text "..." --threshold auto     # or 0.3: labels of that
 python predict.py RUN --texts table.csv --text-column body --id-column number --out answers.csv
 zcat posts.txt.gz | python predict.py RUN --texts -                    # standard input
 python predict.py RUN --text "..." --labels new.txt     # rank labels never seen in training
+python predict.py RUN --text "..." --add-labels new.txt # rank them together with the run's own
 accelerate launch --num_processes 4 predict.py RUN --texts queries.txt --out predictions.jsonl
 
 Answers come in the order of the texts. As JSON lines, a line a text: {"id": ..., "text": ...,
@@ -71,6 +72,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[argparse.Na
     )
     parser.add_argument(
         "--labels", help="file with one label text a line, ranked instead of the data set's labels"
+    )
+    parser.add_argument(
+        "--add-labels",
+        metavar="FILE",
+        help="file with one label text a line, ranked together with the run's labels; ids go on "
+        "after those",
     )
     parser.add_argument("--out", help="write to this file, which appears when it is whole")
     parser.add_argument(
@@ -139,21 +146,28 @@ def texts_at_once(options: argparse.Namespace) -> int:
     return int(options.at_once)
 
 
+def lines_of(path: str | None) -> list[str] | None:
+    """The lines of a plain text file; None where none is given."""
+    from utils.text import check_plain_text, iter_lines
+
+    if path is None:
+        return None
+    check_plain_text(Path(path))
+    return list(iter_lines(path))
+
+
 def answer(options: argparse.Namespace, words: Sequence[str]) -> None:
     """Write the answers that the command line asks for."""
     from engine.predictor import Predictor, predictions
     from utils import distributed
     from utils.answer_files import form_of, format_by_name
     from utils.json_lines import write_records
-    from utils.text import check_plain_text, iter_lines
 
     points = points_of(options)
     at_once = texts_at_once(options)
-    labels = None
-    if options.labels is not None:
-        check_plain_text(Path(options.labels))
-        labels = list(iter_lines(options.labels))
-    predictor = Predictor(options.run, labels, words)
+    labels = lines_of(options.labels)
+    more = lines_of(options.add_labels)
+    predictor = Predictor(options.run, labels, words, more)
     usual = USUAL_K if options.threshold is None else USUAL_ABOVE
     k = min(usual, len(predictor.label_texts)) if options.k is None else options.k
     form = form_of(options.format or format_by_name(options.out), texts=not options.no_text)

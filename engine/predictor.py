@@ -44,13 +44,19 @@ class Predictor:
         labels: texts of labels to rank instead of the data set's; any number from 1, seen in
             training or not.
         overrides: of the config, as on the command line.
+        add_labels: texts of labels to rank together with the run's own; their ids go on after
+            those.
     Raises:
         InputError: no finished run, a damaged model or one of a newer version, or labels that are
-            no texts.
+            no texts; added ones that are empty, or there already.
     """
 
     def __init__(
-        self, run: str | Path, labels: Sequence[str] | None = None, overrides: Sequence[str] = ()
+        self,
+        run: str | Path,
+        labels: Sequence[str] | None = None,
+        overrides: Sequence[str] = (),
+        add_labels: Sequence[str] | None = None,
     ) -> None:
         self.folder, self.config = find_run(run, overrides)
         self.has_own_labels = False  # others than the data set's
@@ -66,6 +72,11 @@ class Predictor:
             self.has_own_labels = True
             with scoring_memory(self.config):
                 ranker = ranker.with_labels(ListTexts(known))
+        if add_labels is not None:
+            more = _checked_more_labels(add_labels, known)
+            with scoring_memory(self.config):
+                ranker = ranker.with_more_labels(ListTexts(more))
+            known = [*known, *more]
         self.label_texts: Sequence[str] = known
         self.ranker: Ranker = ranker
         check_options(ranker)
@@ -204,6 +215,31 @@ def _checked_labels(labels: Sequence[str]) -> list[str]:
             len(labels),
             empty[0],
         )
+    return labels
+
+
+def _checked_more_labels(labels: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Texts of labels to add, as a list.
+
+    Raises:
+        InputError: there are none, one is empty, or one stands twice or among the known ones.
+    """
+    labels = text_list(labels, "added labels")
+    if not labels:
+        raise InputError("added labels: expected at least one text, got none")
+    places: dict[str, str] = {}
+    for number, text in enumerate(known):
+        places.setdefault(text.strip(), f"the run's label {number}")
+    for number, text in enumerate(labels, 1):
+        called = text.strip()
+        if not called:
+            raise InputError(f"added labels: number {number} is empty, expected a text")
+        if called in places:
+            raise InputError(
+                f"added labels: number {number}, {called[:60]!r}, is {places[called]} already; "
+                "leave it out"
+            )
+        places[called] = f"number {number}"
     return labels
 
 

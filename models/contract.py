@@ -184,6 +184,14 @@ class Ranker(ABC):
             "their text; labels never seen in training need a dual encoder such as dexml"
         )
 
+    def with_more_labels(self, labels: Texts) -> Ranker:
+        """The same model over its labels and these, whose ids go on after its own; a collective.
+
+        Raises:
+            InputError: it knows labels by their points, not by their texts.
+        """
+        return self.with_labels(labels)  # which says why not
+
 
 def write_facts(
     folder: Path,

@@ -221,6 +221,31 @@ def best_without(
     return values, np.where(is_gone, -1, np.take_along_axis(ids, order, 1))
 
 
+class KnownAlone(Scores):
+    """Scores by a model that knows the first labels alone; others it does not reach.
+
+    Args:
+        opened: its scores.
+        count: of the labels that it knows.
+    """
+
+    def __init__(self, opened: Scores, count: int) -> None:
+        self._opened = opened
+        self._count = count
+
+    def best(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        values, ids = self._opened.best(min(k, self._count))
+        more = ((0, 0), (0, k - values.shape[1]))
+        padded = np.pad(values, more, constant_values=-np.inf)
+        return padded, np.pad(ids, more, constant_values=-1)
+
+    def of(self, labels: np.ndarray) -> np.ndarray:
+        """Score given labels; new ones have the lowest of the text's others."""
+        is_known = (labels >= 0) & (labels < self._count)
+        scores = self._opened.of(np.where(is_known, labels, -1))
+        return lowest_where_unreached(np.where(is_known, scores, -np.inf))
+
+
 def lowest_where_unreached(scores: np.ndarray) -> np.ndarray:
     """Give labels that are not reached, -inf in scores [n, c], the lowest of the text's others.
 

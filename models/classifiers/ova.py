@@ -33,6 +33,7 @@ from models.contract import Group, Learner, Ranker, Start, check_encoders, take_
 from models.encoders.building import build_encoder
 from models.encoders.reader import Reader
 from models.encoders.text_encoder import TextEncoder
+from models.known_labels import rows_in_start, take_rows_of
 from models.sharded import sharded
 from utils import distributed
 from utils.config.config import Config, ConfigError, option
@@ -185,11 +186,16 @@ class Ova(Learner):
         return slice(share.start, share.stop)
 
     def take(self, start: Ranker) -> None:
-        """Copy the encoder of any run, and the rows of a classifier."""
+        """Copy the encoder of any run, and the rows of a classifier; new labels' rows stay 0."""
         take_encoder(self.module.encoder, start)
         if not isinstance(start, LinearRanker):
             return
         rows = start.rows
+        if self.config.method.classes is None and len(rows.weight) == start.num_labels:
+            known = rows_in_start(start, self.data)[self.own_rows]
+            take_rows_of(self.module.weight.data, rows.weight, known)
+            take_rows_of(self.module.bias.data, rows.bias, known)
+            return
         if len(rows.weight) != self.num_rows:
             raise InputError(
                 f"run.start_from: its classifier has {len(rows.weight)} labels, this run "

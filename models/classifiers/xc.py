@@ -32,11 +32,10 @@ from models.contract import (
     Start,
     check_encoders,
     check_label_vectors,
-    check_labels_match,
-    label_vectors_of,
     take_encoder,
 )
 from models.encoders.reader import Reader, embed_all
+from models.known_labels import rows_in_start, take_rows_of, vectors_from_start
 from utils.config.config import Config, ConfigError, option
 from utils.config.sections import MANY_EPOCHS, MANY_TEXTS
 from utils.data.batches import Batch
@@ -128,14 +127,16 @@ class Xc(Ova):
 
     def take(self, start: Ranker) -> None:
         """Copy the encoder of a run, rows from its label vectors, and biases of an xc run."""
-        check_labels_match(self.config, start, self.num_rows)
         take_encoder(self.module.encoder, start)
-        vectors = torch.as_tensor(label_vectors_of(start))  # [L, D]
+        vectors = vectors_from_start(start, self.data)  # [L, D]
         self.module.weight.data.copy_(vectors[self.own_rows])
         self.embeddings = vectors.detach().cpu().numpy()
         if isinstance(start, XcRanker):
-            self.module.bias.data.copy_(start.rows.bias[self.own_rows])
-            self.embeddings = start.rows.embeddings
+            rows = rows_in_start(start, self.data)
+            take_rows_of(self.module.bias.data, start.rows.bias, rows[self.own_rows])
+            known = rows >= 0
+            embeddings = np.where(known[:, None], start.rows.embeddings[rows], self.embeddings)
+            self.embeddings = np.ascontiguousarray(embeddings, np.float32)
 
     # ---- a step
     @cached_property

@@ -64,6 +64,17 @@ class DualRanker(Ranker):
             self.config, self.reader, vectors, self.config.eval.index, folder=self.folder
         )
 
+    def with_more_labels(self, labels: Texts) -> DualRanker:
+        new = self.represent_new(embed_labels(self.reader, self.config, labels))
+        known = torch.as_tensor(self.label_embeddings).to(new.device)
+        return type(self)(
+            self.config,
+            self.reader,
+            torch.cat([known, new]),
+            self.config.eval.index,
+            folder=self.folder,
+        )
+
     def represent_new(self, embeddings: Tensor) -> Tensor:
         """Embeddings of label texts that training never saw [k, D] -> v [k, D]."""
         return embeddings

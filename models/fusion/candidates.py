@@ -7,13 +7,13 @@ candidates = ask(opened, 100, num_labels)
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from models.contract import Ranker
 from models.fusion.memory import MEMORY, QueryMemory
-from models.scores import Scores
+from models.scores import KnownAlone, Scores
 from utils.data.texts import Texts
 from utils.fusing.candidates import Candidates, merge
 
@@ -25,10 +25,13 @@ class Members:
     Attributes:
         rankers: by name.
         memory: one more member, of the name MEMORY; None without.
+        known: labels that a member knows, by its name, where others know more: a new label has the
+            lowest of a text's scores from it, as one that it does not reach.
     """
 
     rankers: Mapping[str, Ranker]
     memory: QueryMemory | None = None
+    known: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:
@@ -41,7 +44,8 @@ class Members:
 
     def _open(self, name: str, texts: Texts) -> Scores:
         if name != MEMORY:
-            return self.rankers[name].open(texts, given=True)
+            opened = self.rankers[name].open(texts, given=True)
+            return KnownAlone(opened, self.known[name]) if name in self.known else opened
         assert self.memory is not None, "a fuser of a memory that there is not"
         return self.memory.open(texts)
 

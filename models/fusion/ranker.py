@@ -78,6 +78,28 @@ class FusionRanker(Ranker):
         opened = self.members.open(texts, fuser.members)
         return FusionScores(opened, fuser, self.config.method.candidates)
 
+    def with_more_labels(self, labels: Texts) -> FusionRanker:
+        """Rank new labels by the members that know labels by their texts.
+
+        For the others, and for the memory, a new label is one that they do not reach; for the fuser
+        it is one without training points.
+        """
+        rankers: dict[str, Ranker] = {}
+        known: dict[str, int] = {}
+        problem = ""
+        for name, member in self.members.rankers.items():
+            try:
+                rankers[name] = member.with_more_labels(labels)
+            except InputError as error:
+                rankers[name] = member
+                known[name] = self.num_labels
+                problem = str(error)
+        if len(known) == len(rankers):
+            raise InputError(f"no member of the fusion can rank new labels: {problem}")
+        members = Members(rankers, self.members.memory, known)
+        fusers = self.fusers.with_more_labels(len(labels))
+        return FusionRanker(self.config, members, fusers, self.data_hash, self.folder)
+
     def readers(self) -> list[Reader]:
         return [reader for member in self.members.rankers.values() for reader in member.readers()]
 

@@ -82,6 +82,15 @@ class Fuser:
     def kind(self) -> str:
         return self.model.kind
 
+    def with_more_labels(self, count: int) -> Fuser:
+        """The same over so many labels more, which have no training points."""
+        rarest = float(self.boost.max(initial=1.0))
+        return replace(
+            self,
+            log_counts=np.append(self.log_counts, np.zeros(count, np.float32)),
+            boost=np.append(self.boost, np.full(count, rarest, np.float32)),
+        )
+
     def of_points(self, seen: SeenLabels) -> Fuser:
         """The same for members that were trained on other points."""
         return replace(self, log_counts=seen.log_counts, boost=seen.boost(self.tail))

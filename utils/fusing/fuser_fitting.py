@@ -48,6 +48,11 @@ class FittedFusers:
     checked: dict[str, Any]
     crossed: sp.csr_matrix | None = None
 
+    def with_more_labels(self, count: int) -> FittedFusers:
+        """The same over so many labels more, which have no training points."""
+        without = {name: fuser.with_more_labels(count) for name, fuser in self.without.items()}
+        return FittedFusers(self.fuser.with_more_labels(count), without, self.checked)
+
     def of_points(self, seen: SeenLabels) -> FittedFusers:
         """The same for members that were trained on other points."""
         without = {name: fuser.of_points(seen) for name, fuser in self.without.items()}
