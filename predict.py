@@ -59,7 +59,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[argparse.Na
         type=int,
         metavar="N",
         help="texts that are read and answered together: 1 answers each as it comes (default "
-        "16384, from a terminal 1)",
+        "4096, from a terminal 1)",
     )
     parser.add_argument(
         "--k", type=int, help="labels per text (default 5, or all if there are fewer)"

@@ -31,7 +31,7 @@ from utils.runtime import Runtime
 from utils.text import TextLines, text_list
 
 log = logging.getLogger(__name__)
-TEXTS_AT_ONCE = 1 << 14
+TEXTS_AT_ONCE = 1 << 12
 COMPARED_TEXTS = 200  # by which an approximate index is compared with exact search
 COMPARED_K = 10
 

@@ -44,7 +44,7 @@ class FusionRanker(Ranker):
     """
 
     takes = frozenset({"without"})
-    at_once = 512  # of each of which trees keep thousands of labels, and the fuser hundreds
+    at_once = 256  # of each of which trees keep thousands of labels, and the fuser hundreds
 
     def __init__(
         self,
