@@ -65,6 +65,7 @@ class DualRanker(Ranker):
         )
 
     def with_more_labels(self, labels: Texts) -> DualRanker:
+        """Rank by the embeddings of the new labels' texts beside those of the known ones."""
         new = self.represent_new(embed_labels(self.reader, self.config, labels))
         known = torch.as_tensor(self.label_embeddings).to(new.device)
         return type(self)(

@@ -27,6 +27,7 @@ GROUPS = ("tail", "torso", "head")
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return what the command line says."""
     parser = argparse.ArgumentParser(
         "python -m utils.metrics",
         description=__doc__,
