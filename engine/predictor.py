@@ -74,6 +74,7 @@ class Predictor:
                 ranker = ranker.with_labels(ListTexts(known))
         if add_labels is not None:
             more = _checked_more_labels(add_labels, known)
+            self.has_own_labels = True  # of the new ones no validation point says how likely
             with scoring_memory(self.config):
                 ranker = ranker.with_more_labels(ListTexts(more))
             known = [*known, *more]
