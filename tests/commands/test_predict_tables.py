@@ -93,7 +93,7 @@ def test_answers_as_csv_have_a_row_a_label(answering_run, expected, tmp_path, ca
         ["1", "2"],
     ]
     ask(answering_run, "--text", "vim", "--no-text")
-    assert list(json_rows(capsys.readouterr().out)[0]) == ["labels"]
+    assert list(json_rows(capsys.readouterr().out)[0]) == ["score_is", "labels"]
 
 
 def test_a_pipe_is_answered_as_it_comes(answering_run, tmp_path, capsys):
