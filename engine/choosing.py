@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.chosen_values import (
-    FEWEST_FOR_FUSION,
     RULES,
     has_epochs,
     label_lengths,
@@ -23,7 +22,13 @@ from engine.chosen_values import (
     share_cut,
 )
 from utils import distributed
-from utils.config.automatic import AUTO, WHEN, automatic_keys, conditions_of
+from utils.config.automatic import (
+    AUTO,
+    FEWEST_FOR_FUSION,
+    WHEN,
+    automatic_keys,
+    conditions_of,
+)
 from utils.config.config import Config, ConfigError, build_config, stage_config, to_mapping
 from utils.data.facts import DataFacts
 from utils.plan.sizes import POSITIVES, Assumed

@@ -30,7 +30,6 @@ STEPS = 2000  # of a training, at most, but for FEWEST_EPOCHS
 FEWEST_EPOCHS = 4
 MOST_EPOCHS = 30
 ALL_LABELS = 32_768  # labels that a step can meet, all of them
-FEWEST_FOR_FUSION = 500  # training points
 LEAF = 200  # labels of a cluster of a tree
 FEWEST_CLUSTERS = 32
 

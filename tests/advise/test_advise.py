@@ -190,7 +190,7 @@ def test_tables_and_json_of_the_command(tiny_root, capsys):
     assert "60 training, 20 test" in told and "(1 thread, " in told
     for preset in PRESETS:
         assert f"\n{preset} " in told
-    assert "fewer than 500 labelled points" in told
+    assert "fewer than 250 labelled points" in told
     assert f"--data.name tiny --data.root {tiny_root}" in told
     assert "xr-linear  " in told.split("On this machine")[1]
     main([str(tiny_root / "tiny"), "--json"])

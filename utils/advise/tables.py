@@ -8,11 +8,11 @@ from typing import Any
 
 from utils.advise.dataset_facts import DatasetFacts, Spread
 from utils.advise.machine import Speed
+from utils.config.automatic import FEWEST_FOR_FUSION
 from utils.config.methods import METHODS
 
 GB = 1 << 30
 MANY_LABELS = 300_000  # from where a search over all of them is felt
-FEW_POINTS = 500
 MANY_UNKNOWN = 0.02
 MANY_RARE = 0.4  # share of labels with few points, from where label texts decide
 
@@ -166,10 +166,10 @@ def suiting(facts: DatasetFacts, root: str = "") -> str:
     lines = [f"Begin with: {command.format('tree')}"]
     if facts.words is None:
         return lines[0]
-    if facts.training_points - facts.unlabelled_points < FEW_POINTS:
+    if facts.training_points - facts.unlabelled_points < FEWEST_FOR_FUSION:
         lines.append(
-            f"There are fewer than {FEW_POINTS} labelled points: best is tree trained on all of "
-            "them; a fusion would be fitted on too few."
+            f"There are fewer than {FEWEST_FOR_FUSION} labelled points: best is tree trained on "
+            "all of them; a fusion would be fitted on too few."
         )
         return "\n".join(lines)
     lines.append(f"For the best scores: {command.format('best')}")

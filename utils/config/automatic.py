@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 WHEN = "when"  # key of a stage beside its sections
+FEWEST_FOR_FUSION = 250  # labelled points; of 300 a fusion ranked better than its trees
 CONDITIONS = {  # names that `when:` may list; all of a list must hold
     "texts": "its points have texts (raw/trn_X.txt)",
     "no_texts": "its points have features alone",
