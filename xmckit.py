@@ -30,6 +30,7 @@ COMMANDS = {  # by name: the module that is run, and what it does
     "eval": ("eval", "evaluate a run"),
     "export": ("utils.export", "write a run for other programs, or for another machine"),
     "features": ("utils.features", "build the TF-IDF features of a data set"),
+    "metrics": ("utils.metrics", "score anybody's matrix of scores"),
     "predict": ("predict", "labels for new texts"),
     "prepare": ("utils.prepare", "other formats to a data set"),
     "report": ("utils.report", "pages and tables of several runs"),

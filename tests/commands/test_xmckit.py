@@ -16,6 +16,9 @@ from utils.run.stages import member_stages
 def test_every_command_is_there():
     for module, _ in xmckit.COMMANDS.values():
         assert importlib.util.find_spec(module), module
+    modules = {module for module, _ in xmckit.COMMANDS.values()}
+    packages = {f"utils.{path.parent.name}" for path in ROOT.glob("utils/*/__main__.py")}
+    assert packages <= modules
 
 
 def test_version_and_help_are_instant(capsys):
