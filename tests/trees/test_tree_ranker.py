@@ -11,6 +11,7 @@ from models.trees import ranker as module
 from models.trees.ranker import TreeRanker
 from predict import Predictor
 from tests.conftest import with_values
+from utils.answering.decider import DECIDER
 from utils.data.texts import ListTexts
 from utils.linear.partition_tree import COMBINERS
 from utils.run.model_files import LABELS
@@ -108,7 +109,8 @@ def test_a_loaded_model_is_saved_by_links(make_config, tmp_path):
     copy = tmp_path / "copy"
     copy.mkdir()
     ranker.save(copy)
-    saved = {path.name for path in ranker.folder.iterdir()} - {LABELS}  # the run adds these
+    beside = {LABELS, DECIDER}  # the run adds these
+    saved = {path.name for path in ranker.folder.iterdir()} - beside
     assert {path.name for path in copy.iterdir()} == saved
     for path in ranker.folder.glob("tree*.npz"):
         assert (copy / path.name).samefile(path)
