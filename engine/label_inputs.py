@@ -202,7 +202,8 @@ def _of_matrix(labels: Any, label_texts: Any) -> LabelledTexts:
         return LabelledTexts(matrix, _distinct(names, "labels"), _texts_of(names, {}))
     if isinstance(label_texts, Mapping):
         known = _checked_texts(label_texts)
-        if unknown := [name for name in known if name not in set(names)]:
+        columns_known = set(names)
+        if unknown := [name for name in known if name not in columns_known]:
             raise InputError(
                 f"label_texts: {unknown[0]!r} is no column of labels; expected ids from 0 to "
                 f"{count - 1}, or the columns' names"
@@ -230,9 +231,9 @@ def _distinct(names: list[Name], what: str) -> list[Name]:
 
 
 def _csr(labels: Any) -> sp.csr_matrix:
-    """A matrix as CSR of float32 without zeros; InputError for what is no relevance."""
+    """A copy of a matrix as CSR of float32 without zeros; InputError for what is no relevance."""
     try:
-        matrix = sp.csr_matrix(labels, dtype=np.float32)
+        matrix = sp.csr_matrix(labels, dtype=np.float32, copy=True)
     except (TypeError, ValueError) as error:
         raise InputError(f"labels: expected a matrix of numbers, got {error}") from None
     matrix.sum_duplicates()

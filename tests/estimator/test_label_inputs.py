@@ -37,6 +37,15 @@ def test_a_matrix_has_ids_for_names(kind):
     assert got.relevance.toarray().tolist() == [[0, 1, 0], [1, 0, 2]]
 
 
+@pytest.mark.parametrize("read", [read_labels, lambda labels: relevance_of(labels, range(3))])
+def test_a_matrix_stays_as_it_was(read):
+    """Neither sorted nor rid of its zeros: it is the caller's."""
+    parts = ([1.0, 0.0, 1.0], [2, 0, 1], [0, 2, 3])
+    matrix = sp.csr_matrix(tuple(map(np.array, parts)), (2, 3), dtype=np.float32)
+    read(matrix)
+    assert (matrix.data.tolist(), matrix.indices.tolist(), matrix.indptr.tolist()) == parts
+
+
 def test_a_matrix_takes_names_from_texts_or_columns():
     matrix = np.eye(2)
     assert read_labels(matrix, ["red", "blue"]).names == ["red", "blue"]
