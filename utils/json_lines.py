@@ -38,13 +38,17 @@ def write_records(
 ) -> None:
     """Print records as they come, or write them to a file, which is there when it is whole.
 
-    The file is begun when there is a first record. Every process makes the records; the main one
-    writes the file.
+    The file is begun when there is a first record. Making records is a collective: every process
+    goes through them, the main one alone prints or writes.
 
     Args:
         form: makes text of records.
     """
-    if out is None or is_screen(out) or not distributed.is_main():
+    if not distributed.is_main():
+        for _ in records:
+            pass
+        return
+    if out is None or is_screen(out):
         for part in form(records, not shows_unicode()):
             sys.stdout.write(part)
             sys.stdout.flush()

@@ -19,6 +19,8 @@ from engine.chosen_labels import ChosenLabels
 from engine.conformance.made import tiny_sections
 from predict import Predictor
 from tests.commands import run as run_command
+from utils import distributed
+from utils.answer_files import FORMS, form_of
 from utils.config.config import build_config
 from utils.console import show_anything
 from utils.errors import InputError
@@ -232,6 +234,22 @@ def test_predictions_go_to_a_screen_that_is_not_utf8(monkeypatch, tmp_path):
     assert [
         json.loads(line) for line in (tmp_path / "screen").read_text("latin-1").splitlines()
     ] == [ANSWER] * 2
+
+
+def test_other_processes_print_nothing(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(distributed, "is_main", lambda: False)
+    made = []
+
+    def records():
+        made.append(True)
+        yield from ()
+
+    for form in FORMS:
+        for out in (None, str(tmp_path / "answers")):
+            write_records(records(), out, form_of(form))
+    assert len(made) == 2 * len(FORMS)
+    assert capsys.readouterr().out == ""
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_reader_that_has_enough_is_no_error(run, tmp_path, monkeypatch):
