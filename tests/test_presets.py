@@ -189,6 +189,8 @@ def test_conditions_are_checked(make_config):
         load_stages(make_config, [{"name": "a", "when": ["label_text"]}])
     with pytest.raises(ConfigError, match="must be a list of conditions"):
         load_stages(make_config, [{"name": "a", "when": "label_texts"}])
+    with pytest.raises(ConfigError, match="must be a list of conditions"):
+        load_stages(make_config, [{"name": "a", "when": [{"texts": True}]}])
 
 
 def load_stages(make_config, stages):

@@ -37,6 +37,8 @@ def test_values_and_ranges_are_read():
         ("optim.lr=lin:2:1", "the smaller one first"),
         ("optim.lr=lin:0:nan", "expected two numbers"),
         ("train.epochs=int:1.5:3", "expected whole numbers, got 1.5:3"),
+        (f"train.epochs=int:1:{'9' * 400}", "expected numbers up to 1e+15"),
+        ("optim.lr=lin:0:inf", "expected numbers up to 1e+15"),
         ("data.val_fraction=0.1,0.2", "is the same in all trials: trials would be measured on"),
         ("run.dir=a,b", "is the same in all trials: the sweep places its trials"),
         ("stages.a.run.dir=a,b", "is the same in all trials"),

@@ -64,8 +64,12 @@ def check_conditions(stages: Iterable[Mapping[str, Any]], where: str) -> None:
     for stage in stages:
         asked = stage.get(WHEN)
         is_list = asked is None or isinstance(asked, (list, tuple))
-        if not is_list or not all(name in CONDITIONS for name in asked or ()):
+        if not is_list or not all(_is_condition(name) for name in asked or ()):
             raise ConfigError(
                 f"{where}: stage '{stage.get('name')}': `{WHEN}:` must be a list of conditions "
                 f"({', '.join(CONDITIONS)}), got {asked!r}"[:1000]
             )
+
+
+def _is_condition(name: Any) -> bool:
+    return isinstance(name, str) and name in CONDITIONS

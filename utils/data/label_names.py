@@ -21,6 +21,7 @@ from utils.text import iter_lines
 
 log = logging.getLogger(__name__)
 UNKNOWN = -1
+LONGEST_ID = 20  # digits: int() refuses thousands of them
 SEVERAL = -2  # a name that more than one label has
 SHOWN = 5  # names of a message
 
@@ -75,8 +76,8 @@ class LabelNames:
             InputError: several labels are called so.
         """
         if self.names is None and self.texts is None:
-            is_id = called.isdecimal() and int(called) < self.count
-            return int(called) if is_id else UNKNOWN
+            is_number = called.isdecimal() and len(called) <= LONGEST_ID
+            return int(called) if is_number and int(called) < self.count else UNKNOWN
         found = self._ids_by_name.get(called, UNKNOWN)
         if found < 0:
             found = self._ids_by_text.get(called, UNKNOWN)

@@ -21,6 +21,7 @@ from utils.errors import ConfigError
 
 RANGE = re.compile(r"(log|lin|int):([^:]+):([^:]+)")
 MOST_CHOICES = 1000
+LARGEST = 1e15  # of a range: whole numbers up to here are floats too
 FIXED = {  # keys that no trial may have of its own, and why
     "data.name": "trials would be measured on other points",
     "data.root": "trials would be measured on other points",
@@ -128,6 +129,8 @@ def _range(
     except ValueError:
         numbers = "whole numbers" if kind == "int" else "numbers"
         raise ConfigError(f"{where}: expected {numbers}, got {first}:{last}") from None
+    if max(abs(low), abs(high)) > LARGEST:
+        raise ConfigError(f"{where}: expected numbers up to {LARGEST:.0e}")
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise ConfigError(f"{where}: expected two numbers, the smaller one first")
     if kind == "log" and low <= 0:
