@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.chosen_labels import ALL_LABELS, ChosenLabels
-from engine.predictor import Answer
+from engine.ranked_labels import AUTO, Answer
 from engine.service.model import ServedModel
 from engine.service.problems import Problem
 
@@ -49,7 +49,7 @@ class Job:
         """Equal for jobs that one call of the model answers."""
         first_k_of_more = self.model.is_exact and self.k <= SAME_ORDER
         k = None if first_k_of_more else self.k
-        auto = self.threshold == "auto"
+        auto = self.threshold == AUTO
         return id(self.model), k, auto, self.chosen, self.explain
 
 
@@ -168,7 +168,7 @@ def _answer(jobs: Sequence[Job]) -> None:
     first = jobs[0]
     texts = [text for job in jobs for text in job.texts]
     k = max(job.k for job in jobs)
-    answers = first.model.answer(texts, k, first.chosen, first.threshold == "auto")
+    answers = first.model.answer(texts, k, first.chosen, first.threshold == AUTO)
     start = 0
     for job in jobs:
         own = [_kept(answer, job) for answer in answers[start : start + len(job.texts)]]

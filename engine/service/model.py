@@ -12,7 +12,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from engine.chosen_labels import ALL_LABELS, ChosenLabels
-from engine.predictor import Answer, Predictor
+from engine.predictor import Predictor
+from engine.ranked_labels import AUTO, Answer
 from engine.service.label_search import LabelSearch
 from engine.service.problems import Problem, shown
 from engine.service.settings import Settings
@@ -58,8 +59,7 @@ class ServedModel:
         predictor = Predictor(settings.run, overrides=words)
         texts = list(predictor.label_texts)
         predictor.label_texts = texts  # in memory: an answer reads no file
-        first = predictor(WARMING[1], 1)
-        calibrated = any(label.get("probability") is not None for label in first)
+        calibrated = predictor.gives_probabilities
         model = cls(
             predictor,
             LabelSearch(texts),
@@ -100,15 +100,8 @@ class ServedModel:
         Args:
             auto: those above the run's own threshold alone.
         """
-        more: dict[str, Any] = {"threshold": "auto"} if auto else {}
-        answers: list[Answer] = self.predictor(
-            list(texts), min(k, len(self)), chosen=chosen, **more
-        )
-        if not self.calibrated:
-            for answer in answers:
-                for label in answer:
-                    label.setdefault("probability", None)
-        return answers
+        threshold = AUTO if auto else None
+        return self.predictor(list(texts), min(k, len(self)), threshold, chosen=chosen)
 
     def explain(
         self,
@@ -179,7 +172,7 @@ class ServedModel:
                 f"threshold: expected null, got {shown(threshold)}: this run was not calibrated, "
                 "its answers have no probabilities",
             )
-        if threshold == "auto" and not self.has_threshold:
+        if threshold == AUTO and not self.has_threshold:
             raise Problem(
                 422,
                 "threshold: expected a number from 0 to 1 or null, got 'auto': this run has chosen "
@@ -226,9 +219,8 @@ def _members(predictor: Predictor) -> tuple[str, ...]:
 
 def _has_threshold(predictor: Predictor) -> bool:
     """Whether a run has chosen a threshold of its own, and if not logs why."""
-    auto: dict[str, Any] = {"threshold": "auto"}
     try:
-        predictor(WARMING[:1], 1, **auto)
+        predictor(WARMING[:1], 1, AUTO)
     except InputError as error:
         log.warning("%s", error)
         return False

@@ -59,14 +59,13 @@ class Service:
         reload is at work has it done once more.
         """
         self._asked.set()
-        if not self._reloading.acquire(blocking=False):
-            return
-        try:
-            while self._asked.is_set():
+        # looked at anew once the lock is free: who could not take it meanwhile has asked before
+        while self._asked.is_set() and self._reloading.acquire(blocking=False):
+            try:
                 self._asked.clear()
                 self._reload()
-        finally:
-            self._reloading.release()
+            finally:
+                self._reloading.release()
 
     def _reload(self) -> None:
         log.info("%s: reloading", self.settings.run)

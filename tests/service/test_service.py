@@ -481,6 +481,29 @@ def test_a_reload_takes_the_newer_run_and_keeps_the_old_one_where_it_is_broken(
     service.close()
 
 
+def test_who_asks_as_a_reload_ends_has_it_done_once_more():
+    """That is, between its last look and the moment that it gives the lock back."""
+
+    class Lock:
+        released = 0
+
+        def acquire(self, blocking):
+            return True
+
+        def release(self):
+            self.released += 1
+            if self.released == 1:
+                service._asked.set()  # as another thread does before it finds no lock
+
+    service = Service.__new__(Service)
+    service._asked = threading.Event()
+    service._reloading = Lock()
+    done = []
+    service._reload = lambda: done.append(True)
+    service.reload()
+    assert len(done) == 2
+
+
 def replace(link, target):
     other = link.with_name("next")
     other.symlink_to(target)
