@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -69,7 +69,7 @@ def decide(
     facts: dict[str, Any] = {"score_is": ranker.score_is}
     report: dict[str, Any] = {"score_is": ranker.score_is}
     answers = None
-    thresholds = _thresholds_of(ranker)
+    thresholds = thresholds_of(ranker)
     if probabilities is not None:
         best = _of_best(probabilities, scores)
         right = contains(relevance, entry_rows(best), best.indices)
@@ -116,8 +116,8 @@ def _of_best(probabilities: sp.csr_matrix, scores: sp.csr_matrix) -> sp.csr_matr
     return topk_csr(lookup(probabilities, rows, ids), ids, scores.shape[1])
 
 
-def _thresholds_of(ranker: Ranker) -> Thresholds | None:
-    """The run's thresholds; None where it has none, which is said."""
+def thresholds_of(ranker: Ranker) -> Thresholds | None:
+    """Return the thresholds for `eval.threshold_for`; None where there are none, which is said."""
     if ranker.decider is None:
         log.info("no F1: the run had no validation points to choose a threshold on")
         return None
@@ -152,9 +152,8 @@ def _bins(
     """
     if split == "val" and ranker.decider is not None:
         return ranker.decider.reliability, "cross-fitted"
-    return metrics.reliability(probabilities.data.astype(np.float64), right), WHERE.get(
-        split, split
-    )
+    bins = metrics.reliability(probabilities.data.astype(np.float64), right)
+    return bins, WHERE.get(split, split)
 
 
 def _shown_labels(table: LabelTable, data: Dataset) -> dict[str, Any]:
@@ -196,7 +195,5 @@ def describe(
 
 def with_decided(report: ReportData, decided: Decided) -> ReportData:
     """The report with what was decided."""
-    report.metrics = {**report.metrics, **decided.metrics}
-    for name, value in decided.report.items():
-        setattr(report, name, value)
-    return report
+    found = {**report.metrics, **decided.metrics}
+    return replace(report, metrics=found, **decided.report)

@@ -23,6 +23,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
+from engine.decided import thresholds_of
 from engine.estimator_files import (
     RUN,
     Facts,
@@ -46,6 +47,7 @@ from utils.data.texts import ListTexts
 from utils.errors import InputError
 from utils.files import folder_written_whole
 from utils.lending import lent_process, lent_threads
+from utils.run.folder import ESTIMATOR
 from utils.run.stages import member_stages
 from utils.sparse import topk_csr
 from utils.text import text_list
@@ -220,8 +222,10 @@ class XMC(BaseEstimator):
         return topk_csr(ranked.probabilities, ranked.ids, len(self.classes_))
 
     def _ranked(self, texts: str | Iterable[str], k: int) -> RankedLabels:
-        """The k best labels of each text."""
+        """The k best labels of each text; InputError for a k below 1."""
         check_is_fitted(self)
+        if k < 1:
+            raise InputError(f"k: expected at least 1, got {k}")
         listed = text_list(texts, "texts")
         with self._own_threads():
             found = ranked_labels(self.predictor_.ranker, ListTexts(listed), k)
@@ -240,8 +244,8 @@ class XMC(BaseEstimator):
         """Metrics of texts whose labels are known, in percent, by keys such as "P@1".
 
         Of labels above the thresholds that were chosen in training also "micro_F1" and its kin,
-        where there were validation points. Labels that training did not have are left out, and
-        counted in the log.
+        where there were validation points and a threshold reaches `eval.wanted_precision`. Labels
+        that training did not have are left out, and counted in the log.
         """
         check_is_fitted(self)
         listed = text_list(texts, "texts")
@@ -251,10 +255,10 @@ class XMC(BaseEstimator):
         ranked = self._ranked(listed, max(ks))
         scores = topk_csr(ranked.scores, ranked.ids, len(self.classes_))
         found = metrics.evaluate(scores, relevance, self._inverse_propensity(), ks)
-        decider = self.predictor_.ranker.decider
-        if decider is None or ranked.probabilities is None:
+        thresholds = thresholds_of(self.predictor_.ranker)
+        if thresholds is None or ranked.probabilities is None:
             return found
-        decided = ranked.above(decider.thresholds(self.predictor_.config.eval))
+        decided = ranked.above(thresholds)
         answers = topk_csr(decided.scores, decided.ids, len(self.classes_))
         return {**found, **decision_metrics(answers, relevance)}
 
@@ -293,6 +297,9 @@ class XMC(BaseEstimator):
             path = path / RUN
         model = cls()
         facts = model._open(path)
+        unknown = facts.parameters.keys() - model.get_params().keys()
+        if unknown:
+            raise InputError(f"{path / ESTIMATOR}: parameters: XMC has no {min(unknown)[:60]!r}")
         return model.set_params(**facts.parameters)
 
     def _open(self, folder: Path) -> Facts:

@@ -155,7 +155,7 @@ class Facts:
 
     Attributes:
         parameters: of its constructor.
-        names: of the labels [L].
+        names: of the labels [L], distinct.
         label_counts: training points of each label [L]; None = not known.
         num_points: training points; 0 = not known.
     """
@@ -198,6 +198,7 @@ class Facts:
                 f"{path}: expected {labels} names and label_counts, as the model has labels, got "
                 f"{len(facts['names'])} and {len(facts['label_counts'])}"
             )
+        _check_names(path, facts["names"])
         counts = np.array(facts["label_counts"], np.int64)
         return cls(facts["parameters"], facts["names"], counts, facts["num_points"])
 
@@ -214,6 +215,14 @@ class Facts:
             "num_points": self.num_points,
         }
         write_json(folder / ESTIMATOR, facts)
+
+
+def _check_names(path: Path, names: list[Any]) -> None:
+    """InputError for names that are not distinct, or not all texts or all numbers."""
+    are_texts = all(isinstance(name, str) for name in names)
+    are_numbers = all(type(name) is int and name.bit_length() < 64 for name in names)
+    if not (are_texts or are_numbers) or len(set(names)) < len(names):
+        raise InputError(f"{path}: names: expected distinct names, all str or all int")
 
 
 def _names_of_run(predictor: Predictor) -> list[Name]:

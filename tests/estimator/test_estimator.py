@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import json
 import logging
 import os
 import pickle
@@ -215,6 +216,47 @@ def test_saved_it_answers_the_same(fitted, points, tmp_path):
         fitted.save(folder)
     with pytest.raises(InputError):
         XMC.load(tmp_path)
+
+
+def test_a_precision_that_no_threshold_reaches_leaves_the_ranking_metrics(points):
+    texts, labels, _, _ = points
+    others = [[name + " x"] for name in texts]  # labels that nobody can predict
+    goal = {"eval.threshold_for": "precision", "eval.wanted_precision": 1.0}
+    model = XMC(TREE, overrides=goal).fit(texts, others)
+    with pytest.raises(InputError, match="wanted_precision"):
+        model.predict(texts[0])
+    found = model.evaluate(texts, others)
+    assert "P@1" in found and "micro_F1" not in found
+    assert model.score(texts, others) == found["P@1"] / 100
+
+
+def test_fewer_than_one_label_is_refused(fitted):
+    for answer in (fitted.predict, fitted.decision_function, fitted.predict_proba):
+        for k in (0, -1):
+            with pytest.raises(InputError, match="k"):
+                answer("a text", k=k)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"names": [{"a": 1}] * 20}, "names: expected distinct names"),
+        ({"names": ["a"] * 20}, "names: expected distinct names"),
+        ({"names": [*range(19), "a"]}, "names: expected distinct names"),
+        ({"names": [2**70, *range(19)]}, "names: expected distinct names"),
+        ({"parameters": {"leaves": 3}}, "parameters: XMC has no 'leaves'"),
+        ({"label_counts": [1]}, "expected 20 names and label_counts"),
+        ({"format": 2}, "written by another version"),
+    ],
+)
+def test_a_stranger_s_facts_are_checked(fitted, tmp_path, change, message):
+    folder = fitted.save(tmp_path / "saved")
+    path = folder / "estimator.json"
+    facts = json.loads(path.read_text())
+    path.unlink()  # it may be a link to the run's
+    path.write_text(json.dumps({**facts, **change}))
+    with pytest.raises(InputError, match=message):
+        XMC.load(folder)
 
 
 def test_a_named_folder_keeps_the_run_and_is_taken_once(points, tmp_path):
