@@ -24,6 +24,7 @@ from utils.data.dataset import SPLITS, Dataset, load_dataset
 from utils.data.held_out import saved_validation_rows
 from utils.errors import InputError, NotWrittenError
 from utils.files import write_json, write_text, written_whole
+from utils.prepare.lines import clean
 from utils.reading.saved import answers_of, read_facts
 from utils.report.html import report_path, write_report
 from utils.run.environment import check_same_data
@@ -148,14 +149,15 @@ def _evaluate(
     if config.eval.without:
         told["without"] = config.eval.without
     report = report_data(folder, ranker, data, Evaluated(split, evaluation, seconds))
-    if new is not None and new.ids is not None:
-        write_text(folder / f"{split}_ids.txt", "".join(f"{own_id}\n" for own_id in new.ids))
     written: dict[Path, Callable[[Path], None]] = {
         folder / f"{split}_score_mat.npz": lambda path: _save_scores(path, evaluation.scores),
         folder / f"{split}_metrics.json": lambda path: write_json(path, told),
         labels_path(folder, split): lambda path: decided.labels.write(path, data.label_texts),
         report_path(folder, split): lambda path: write_report(path, with_decided(report, decided)),
     }
+    if new is not None and new.ids is not None:
+        lines = "".join(f"{clean(own_id)}\n" for own_id in new.ids)
+        written[folder / f"{split}_ids.txt"] = lambda path: write_text(path, lines)
     save_evaluation(folder, written, told)
     log.info("labels: %s, report: %s", labels_path(folder, split), report_path(folder, split))
     return {**evaluation.metrics, **decided.metrics}

@@ -11,6 +11,7 @@ import eval as evaluation
 from engine.new_points import _name_of
 from utils.data.label_names import LabelNames
 from utils.errors import InputError
+from utils.run.folder import clear_run
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +125,17 @@ def test_rows_of_a_file(run, expected, tiny_root, tmp_path):
     assert (run / "again_ids.txt").read_text().split() == [f"r{number}" for number in range(20)]
     own = sp.load_npz(run / "tst_score_mat.npz").toarray()
     np.testing.assert_allclose(np.where(own == 0, 0, scores), own, rtol=1e-5)
+
+
+def test_an_id_stays_on_its_line_and_all_goes_with_a_new_run(run, tmp_path):
+    table = tmp_path / "lines.csv"
+    table.write_text('text,labels,n\nvim tool,shell,"a\nb"\nvim,shell,c\n')
+    evaluate_file(run, "--points", table, "--id-column", "n")
+    assert (run / "lines_ids.txt").read_text() == "a b\nc\n"
+    copied = tmp_path / "run"
+    shutil.copytree(run, copied)
+    clear_run(copied)
+    assert not list(copied.glob("lines_*"))
 
 
 def test_unknown_labels_count_as_missed_and_are_named(run, tmp_path, capsys):

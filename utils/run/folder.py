@@ -43,8 +43,6 @@ WRITTEN_FILES = (  # what a run writes, and --overwrite removes
     "trn_metrics.json",
     "tst_metrics.json",
     "labels.csv",
-    "trn_labels.csv",
-    "val_labels.csv",
     "trn_score_mat.npz",
     "val_score_mat.npz",
     "tst_score_mat.npz",
@@ -56,7 +54,13 @@ WRITTEN_FILES = (  # what a run writes, and --overwrite removes
     "trn_report.html",
     "val_report.html",
 )
-WRITTEN_PATTERNS = ("*_metrics.json", "*_score_mat.npz", "*_report.html", "*_ids.txt")
+WRITTEN_PATTERNS = (  # of splits, of rows of files and of other data sets
+    "*_metrics.json",
+    "*_score_mat.npz",
+    "*_labels.csv",
+    "*_report.html",
+    "*_ids.txt",
+)
 WRITTEN_FOLDERS = (
     "model",
     "last",
