@@ -6,10 +6,10 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from utils.advise.dataset_facts import DatasetFacts, Spread
+from utils.advise.dataset_facts import FEW, DatasetFacts, Spread
 from utils.advise.machine import Speed
 from utils.config.automatic import FEWEST_FOR_FUSION
-from utils.config.methods import METHODS
+from utils.config.methods import method_lines
 
 GB = 1 << 30
 MANY_LABELS = 300_000  # from where a search over all of them is felt
@@ -33,7 +33,7 @@ def facts_table(
         points += f"; {facts.unlabelled_points:,} training points without a label are skipped"
     seen = (
         f"never seen {_percent(facts.never_seen)}, seen once {_percent(facts.seen_once)}, "
-        f"at most 5 times {_percent(facts.seen_rarely)}"
+        f"at most {FEW} times {_percent(facts.seen_rarely)}"
     )
     rows = {
         "data set": facts.name,
@@ -144,14 +144,7 @@ def methods_lines(stages: Iterable[Mapping[str, str]]) -> str:
     Args:
         stages: of each preset, methods by the names of its stages.
     """
-    names = dict.fromkeys(name for methods in stages for name in methods.values())
-    width = max(map(len, names), default=0)
-    lines = []
-    for name in names:
-        method = METHODS[name]
-        paper = f" ({method.paper})" if method.paper else ""
-        lines.append(f"{name:<{width}}  {method.about}{paper}")
-    return "\n".join(lines)
+    return method_lines(dict.fromkeys(name for methods in stages for name in methods.values()))
 
 
 def suiting(facts: DatasetFacts, root: str = "") -> str:
@@ -176,8 +169,8 @@ def suiting(facts: DatasetFacts, root: str = "") -> str:
     rare = facts.never_seen + facts.seen_rarely
     if facts.has_label_texts and rare > MANY_RARE:
         lines.append(
-            f"{_percent(rare)} of the labels have at most 5 training points: encoder finds them "
-            "by their texts."
+            f"{_percent(rare)} of the labels have at most {FEW} training points: encoder finds "
+            "them by their texts."
         )
     if not facts.has_label_texts:
         lines.append("Labels without texts are learned from their points alone.")

@@ -25,19 +25,17 @@ from utils.config.config import (
     Config,
     ConfigError,
     describe,
-    method_names,
     nearest,
     to_mapping,
     to_yaml,
 )
-from utils.config.methods import METHODS
+from utils.config.methods import METHODS, method_lines
 from utils.config.plugins import add_plugin_option
-from utils.config.presets import PRESETS, preset_path
-from utils.config.yaml_text import dump_yaml
+from utils.config.presets import PRESETS
+from utils.config.yaml_text import CONFIG_SUFFIXES, dump_yaml
 from utils.console import show_anything
 
 LIST = "methods"  # the word for all of them
-SUFFIXES = (".yaml", ".yml", ".json")
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -75,7 +73,7 @@ def told(asked: Sequence[str], overrides: Sequence[str] = ()) -> str:
             f"{overrides[0]} goes with a file: python -m utils.config CONFIG.yaml ..."
         )
     if list(asked) == [LIST]:
-        return method_names()
+        return method_lines(sorted(METHODS))
     known = sorted({*SECTIONS, *METHODS, *PRESETS, LIST})
     for word in asked:
         if word not in {*SECTIONS, *METHODS}:
@@ -87,7 +85,7 @@ def is_file(word: str) -> bool:
     """Whether a word stands for a file, a run folder or a preset, be it there or not."""
     if word in SECTIONS or word in METHODS:
         return False
-    return word in PRESETS or word.endswith(SUFFIXES) or "/" in word or Path(word).exists()
+    return word in PRESETS or word.endswith(CONFIG_SUFFIXES) or "/" in word or Path(word).exists()
 
 
 def of_file(
@@ -99,23 +97,21 @@ def of_file(
 
     What a preset leaves to the data set is worked out where that is there.
     """
-    from engine.choosing import chosen as without_choices
+    from engine.choosing import chosen
     from utils.run.reopened import load_training_config  # here: --help is instant
     from utils.run.stages import member_stages
 
-    if str(path) in PRESETS:
-        path = preset_path(str(path))
     if path.is_dir():
         path = path / "config.yaml"
     config = load_training_config(path, overrides, member_stages)
     if config.dataset_folder.is_dir():
-        config = without_choices(config)
+        config = chosen(config)
     if not sections:
         return to_yaml(config).rstrip("\n")
-    return dump_yaml(chosen(config, sections)).rstrip("\n")
+    return dump_yaml(named_sections(config, sections)).rstrip("\n")
 
 
-def chosen(config: Config, sections: Sequence[str]) -> dict[str, object]:
+def named_sections(config: Config, sections: Sequence[str]) -> dict[str, object]:
     """Some sections of a config, and its stages where they are named.
 
     Raises:

@@ -74,7 +74,6 @@ __all__ = [
     "finish_config",
     "load_config",
     "merge_sections",
-    "method_names",
     "nearest",
     "option",
     "parse_overrides",
@@ -581,15 +580,6 @@ def _automatic(field: dataclasses.Field[Any]) -> str:
     """What `auto` becomes, behind a key's meaning."""
     said = field.metadata.get(AUTO)
     return f"; {AUTO} = {said}" if said else ""
-
-
-def method_names() -> str:
-    """A line a method: its name, what it is, its paper."""
-    width = max(map(len, METHODS))
-    return "\n".join(
-        f"{name:<{width}}  {method.about}{f' ({method.paper})' if method.paper else ''}"
-        for name, method in sorted(METHODS.items())
-    )
 
 
 def describe(asked: Sequence[str] = ()) -> str:

@@ -7,6 +7,7 @@ utils/config/plugins.py for who may name one.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,6 +126,18 @@ def method_class(name: Any, where: str = "config") -> type[Any]:
 def method_options(name: Any, where: str = "config") -> type[MethodConfig]:
     """The type of the section `method:` of a method. Arguments and errors as of `method_class`."""
     return method_class(name, where).Options
+
+
+def method_lines(names: Iterable[str]) -> str:
+    """A line a method: its name, what it is, its paper."""
+    listed = list(names)
+    width = max(map(len, listed), default=0)
+    lines = []
+    for name in listed:
+        method = METHODS[name]
+        paper = f" ({method.paper})" if method.paper else ""
+        lines.append(f"{name:<{width}}  {method.about}{paper}")
+    return "\n".join(lines)
 
 
 def known_methods() -> str:

@@ -18,6 +18,7 @@ import yaml
 
 from utils.errors import ConfigError
 
+CONFIG_SUFFIXES = (".yaml", ".yml", ".json")  # JSON is that of older code
 MAX_CHARACTERS = 1 << 20  # of a file; and of its values, aliases expanded
 MAX_DEPTH = 32  # of lists and mappings inside each other
 VALUE_COSTS = 8  # characters that a value counts beside its own
