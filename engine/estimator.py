@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,7 +27,6 @@ from engine.estimator_files import (
     RUN,
     Facts,
     Workspace,
-    check_new,
     config_path,
     nested_overrides,
     write_data_set,
@@ -44,8 +42,9 @@ from utils.answering.decisions import decision_metrics
 from utils.config.config import Config, ConfigError
 from utils.config.legacy_yaml import load_any_config
 from utils.data.texts import ListTexts
+from utils.distributed import launched_processes
 from utils.errors import InputError
-from utils.files import folder_written_whole
+from utils.files import check_new_folder, folder_written_whole
 from utils.lending import lent_process, lent_threads
 from utils.run.folder import ESTIMATOR
 from utils.run.stages import member_stages
@@ -280,7 +279,7 @@ class XMC(BaseEstimator):
         """Write the model to a new or empty folder, which `XMC.load` and `serve.py` open."""
         check_is_fitted(self)
         folder = Path(folder).resolve()
-        check_new(folder)
+        check_new_folder(folder)
         with folder_written_whole(folder) as partial:
             write_answering(self.run_folder_, self.predictor_.config, partial)
         return folder
@@ -342,7 +341,7 @@ class XMC(BaseEstimator):
 
 def _check_one_process() -> None:
     """InputError in a process of several that a launcher has started."""
-    processes = int(os.environ.get("WORLD_SIZE", 1))
+    processes = launched_processes()
     if processes > 1:
         raise InputError(
             f"XMC works in one process, but this is one of {processes}; `python -m utils.prepare` "

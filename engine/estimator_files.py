@@ -17,9 +17,9 @@ from engine.label_inputs import LabelledTexts, Name
 from engine.predictor import Predictor
 from utils.config.config import ConfigError
 from utils.config.presets import preset_path
-from utils.config.yaml_text import dump_yaml
+from utils.config.yaml_text import CONFIG_SUFFIXES, dump_yaml
 from utils.errors import InputError
-from utils.files import write_json, write_text
+from utils.files import check_new_folder, write_json, write_text
 from utils.prepare.in_memory import Points, prepare_points_in_memory
 from utils.reading.input_files import present
 from utils.reading.saved import read_facts
@@ -31,7 +31,6 @@ FORMAT = 1
 DATA = "data"  # of a working folder: holds the data set
 RUN = "run"  # of a working folder: the run
 CONFIG = "given.yaml"  # of a working folder: a config that came as a mapping
-SUFFIXES = (".yaml", ".yml", ".json")
 
 
 # -------------------------------- a folder to work in
@@ -57,7 +56,7 @@ class Workspace:
     def named(cls, folder: str | Path) -> Workspace:
         """Take a folder that the user names; InputError unless it is new or empty."""
         path = Path(folder).resolve()
-        check_new(path)
+        check_new_folder(path)
         path.mkdir(parents=True, exist_ok=True)
         return cls(path, False)
 
@@ -65,12 +64,6 @@ class Workspace:
 def _remove(folder: Path, process: int) -> None:
     if os.getpid() == process:  # a fork ends with a copy of the object
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def check_new(folder: Path) -> None:
-    """Raise InputError unless a folder is new or empty."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder}: expected a new or empty folder, got one with files")
 
 
 def write_data_set(
@@ -98,7 +91,7 @@ def config_path(config: Any, folder: Path) -> Path:
         path = folder / CONFIG
         write_text(path, dump_yaml({name: _plain(value) for name, value in config.items()}))
         return path
-    if isinstance(config, Path) or (isinstance(config, str) and config.endswith(SUFFIXES)):
+    if isinstance(config, Path) or (isinstance(config, str) and config.endswith(CONFIG_SUFFIXES)):
         return Path(config)
     if not isinstance(config, str):
         raise ConfigError(

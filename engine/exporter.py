@@ -24,7 +24,13 @@ from utils.config.config import Config
 from utils.errors import InputError
 from utils.export.model_card import Contents, model_card
 from utils.export.portable_config import without_folders
-from utils.files import folder_written_whole, share_disk, size_of, write_json
+from utils.files import (
+    check_new_folder,
+    folder_written_whole,
+    share_disk,
+    size_of,
+    write_json,
+)
 from utils.reading.input_files import present
 from utils.reading.saved import read_json
 from utils.run.finding import find_run
@@ -62,8 +68,7 @@ def export(
             one without encoder, or what was written answers otherwise.
     """
     folder = Path(folder).resolve()  # `.` has no name that a neighbour could be made of
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} exists and is not empty; name a new folder")
+    check_new_folder(folder)
     predictor = _finished_run(run, overrides)
     ranker = predictor.ranker
     texts = sample_texts(predictor.config)

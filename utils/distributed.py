@@ -95,6 +95,11 @@ def start(mixed_precision: str | None = None) -> Accelerator:
     return accelerator
 
 
+def launched_processes() -> int:
+    """Return how many processes a launcher has started, this one among them; 1 without one."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
 @contextlib.contextmanager
 def _connecting() -> Iterator[None]:
     """Around what connects the processes, once: InputError where they do not reach each other.
@@ -108,8 +113,7 @@ def _connecting() -> Iterator[None]:
         yield
         barrier()
     except RuntimeError as error:
-        alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
-        if alone or isinstance(error, torch.OutOfMemoryError):
+        if launched_processes() == 1 or isinstance(error, torch.OutOfMemoryError):
             raise
         over = "NCCL" if gpu_computes() else "gloo"
         first, *_ = str(error).strip().splitlines() or [type(error).__name__]

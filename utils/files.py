@@ -205,6 +205,12 @@ def link_or_copy(source: str | Path, to: str | Path) -> None:
         shutil.copyfile(source, to)
 
 
+def check_new_folder(folder: Path) -> None:
+    """Raise InputError unless a folder is new or empty."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: expected a new or empty folder, got one with files")
+
+
 def same_bytes(first: Path, second: Path) -> bool:
     """Tell whether two files are there and hold the same."""
     filecmp.clear_cache()  # it takes files of equal size and time for those of an earlier call

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from engine.planning import plan_recipe
 from models.evaluation import metric_ks
 from utils.config.config import Config, ConfigError, nearest
 from utils.data.sizes import DataSizes
+from utils.distributed import launched_processes
 from utils.errors import InputError
 from utils.metrics import NAMES
 from utils.reading.saved import read_facts
@@ -24,8 +24,8 @@ SWEEP = "sweep.json"  # what a folder's sweep is of
 
 def check_launch() -> None:
     """InputError under a launcher of several processes."""
-    processes = os.environ.get("WORLD_SIZE", "1")
-    if processes != "1":
+    processes = launched_processes()
+    if processes > 1:
         raise InputError(
             f"a sweep was started in {processes} processes: it starts its trials itself, each in "
             "one process. Run it without accelerate launch; --jobs N trains N trials beside each "

@@ -212,7 +212,7 @@ def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(
     out = tmp_path / "out"
     out.mkdir()
     (out / "mine").touch()
-    with pytest.raises(ValueError, match="exists and is not empty"):
+    with pytest.raises(ValueError, match="expected a new or empty folder"):
         export(runs("bag"), out)
     with pytest.raises(ValueError, match="not a run folder"):
         export(tmp_path / "none", tmp_path / "new")
@@ -290,7 +290,7 @@ def test_missing_packages_are_named(runs, tmp_path, monkeypatch, said):
 def test_command(runs, tmp_path, capsys):
     export_command([str(runs("bag-plain")), str(tmp_path / "out")])
     assert capsys.readouterr().out == f"exported: {tmp_path / 'out'}\n"
-    with pytest.raises(SystemExit, match="error: .* not empty"):
+    with pytest.raises(SystemExit, match="error: .*new or empty folder"):
         export_command([str(runs("bag-plain")), str(tmp_path / "out")])
 
 

@@ -14,6 +14,7 @@ from utils.config.given import GIVEN
 from utils.config.trust import RECIPE
 from utils.config.yaml_text import read_yaml
 from utils.errors import InputError
+from utils.files import size_of
 from utils.reading.input_files import present
 from utils.reading.saved import read_facts
 
@@ -180,7 +181,7 @@ def read_origin(folder: Path, stages: Iterable[Mapping[str, Any]]) -> dict[str, 
     seconds = [stage["seconds"] for stage in stages if stage["seconds"]]
     told = {
         "seconds of training": round(sum(seconds), 1) if seconds else None,
-        "megabytes of the model": round(model_bytes(folder) / 1e6, 3),
+        "megabytes of the model": round(size_of(folder / "model") / 1e6, 3),
         "commit": _commit(environment),
         "Python": environment.get("python"),
         "torch": torch,
@@ -198,11 +199,6 @@ def _commit(environment: Mapping[str, Any]) -> str | None:
     if commit and environment.get("dirty"):
         return f"{commit}, with changed files"
     return commit
-
-
-def model_bytes(folder: Path) -> int:
-    """Return how many bytes the files of a run's model have."""
-    return sum(path.stat().st_size for path in (folder / "model").rglob("*") if path.is_file())
 
 
 def read_configs(folder: Path) -> dict[str, str]:
