@@ -97,15 +97,15 @@ def settings_of(options: argparse.Namespace, overrides: Sequence[str]) -> Settin
         raise InputError(f"{TOKEN}: expected printable ASCII characters, got none or others")
     limits = {name: getattr(options, name) for name, _ in LIMITS.values()}
     return Settings(
-        options.run,
-        tuple(overrides),
-        allowed(),
-        options.host,
-        options.port,
-        options.workers,
-        options.batch,
-        token,
-        Limits(**limits),
+        run=options.run,
+        overrides=tuple(overrides),
+        plugins=allowed(),
+        host=options.host,
+        port=options.port,
+        workers=options.workers,
+        batch=options.batch,
+        token=token,
+        limits=Limits(**limits),
     )
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from engine.choosing import chosen
+from engine.chosen_values import share_cut
 from engine.memory_plan import plan
 from engine.planning import plan_recipe, tokenizer_of
 from utils.advise.costs import STARTING, Costs, WorkSizes, features_seconds
@@ -32,6 +33,7 @@ PROGRAM = 450 * MB  # libraries, where a method has no plan of its own
 TERM = 60  # bytes of a term of a text in the training of linear rankers, its copies among them
 LIMITS = (32, 64, 128, 256, 512)  # tokens at which texts are often cut
 TOKENIZER = "minilm"  # of the presets' encoder
+ANY = "tree"  # preset, where only the data set counts
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class Offer:
     """What a preset will take on a data set.
 
     Attributes:
-        preset: its name. good_at: what it is good at.
+        preset: its name.
+        good_at: what it is good at.
         stages: method of each stage by its name; '' of a config without stages.
         seconds: of training with one evaluation, None where it is not known.
         bytes: of memory at the peak of its largest stage.
@@ -75,10 +78,13 @@ def offers(
 
 def preset_config(name: str, folder: Path) -> Config:
     """The config of a preset for a data set, nothing left open; the log stays still."""
-    data = {"root": str(folder.parent), "name": folder.name}
-    config = load_config(preset_path(name), {"data": data})
     with _silent("engine.choosing"):
-        return chosen(config)
+        return chosen(_preset_as_given(name, folder))
+
+
+def _preset_as_given(name: str, folder: Path) -> Config:
+    data = {"root": str(folder.parent), "name": folder.name}
+    return load_config(preset_path(name), {"data": data})
 
 
 @contextmanager
@@ -160,19 +166,13 @@ def stage_bytes(config: Config, sizes: WorkSizes) -> int:
 
 def shares_cut(folder: Path) -> dict[int, float]:
     """The share of the training texts that lose tokens at each of LIMITS; {} without texts."""
-    sizes = DataFacts.read(preset_data(folder))
+    sizes = DataFacts.read(_preset_as_given(ANY, folder))
     if not sizes.has_texts:
         return {}
     lengths = sizes.token_lengths("trn_X", TOKENIZER)
-    return {limit: float((lengths > limit).mean()) for limit in LIMITS}
+    return {limit: share_cut(lengths, limit) for limit in LIMITS}
 
 
 def share_unknown(folder: Path) -> float:
     """The share of the texts' tokens that the presets' encoder has no word for."""
-    return DataFacts.read(preset_data(folder)).unknown_share(TOKENIZER)
-
-
-def preset_data(folder: Path) -> Config:
-    """A config that names a data set, for whoever reads its sizes."""
-    data = {"root": str(folder.parent), "name": folder.name}
-    return load_config(preset_path("tree"), {"data": data})
+    return DataFacts.read(_preset_as_given(ANY, folder)).unknown_share(TOKENIZER)

@@ -1,11 +1,11 @@
 """Answers as JSON lines, CSV or TSV.
 
-jsonl: a line a text. {"id": ..., "text": ..., "labels": [{"label": ..., ...}, ...]}, the best label
-first; `id` where the text has one of its own.
+jsonl: a line a text. {"id": ..., "text": ..., "score_is": ..., "labels": [{"label": ..., ...},
+...]}, the best label first; `id` where the text has one of its own.
 
 csv, tsv: a header, then a row for each text and label, the best label of a text first. The columns
 are COLUMNS; `id` is the text's own or its number from 0, `rank` counts from 1, `label` is the
-label's id, `probability` is empty where the scores are none. A text without a label has no row.
+label's id, `probability` is empty where nothing tells one. A text without a label has no row.
 """
 
 from __future__ import annotations

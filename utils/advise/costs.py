@@ -41,10 +41,15 @@ class WorkSizes:
     """What the work of a stage goes by.
 
     Attributes:
-        points: that it is trained on. held_out: validation points.
-        tokens: of a text on average, label_tokens: of a label's. words: of a text.
-        labels, pairs: of the data set. parameters: of a transformer, 0 = a bag.
-        members: of a fusion. epochs: that an earlier run of the same stage is taken to have taken.
+        points: that it is trained on.
+        held_out: validation points.
+        labels: of the data set.
+        pairs: of a training point and a label of it.
+        tokens: of a text on average.
+        label_tokens: of a label's text on average.
+        words: of a text on average.
+        parameters: of a transformer; 0 = a bag.
+        members: of a fusion.
     """
 
     points: int

@@ -13,11 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from utils.config.config import Config
-from utils.data.dataset import check_dataset_folder
 from utils.data.label_texts import blank_text_problem
-from utils.data.sizes import labelled_points
+from utils.data.sizes import training_counts
 from utils.reading.input_files import present
-from utils.reading.matrices import matrix_header
 from utils.text import TextLines
 from utils.tokenization_utils import Tokenizer
 
@@ -56,16 +54,14 @@ class DataFacts:
             InputError: there is no such data set, or its Y.trn.npz is missing or damaged.
         """
         folder = config.dataset_folder
-        check_dataset_folder(folder)
-        path = folder / "Y.trn.npz"
-        _, labels, pairs = matrix_header(path)
+        found = training_counts(folder)
         return cls(
             folder,
-            labelled_points(path, pairs),
-            labels,
-            pairs,
+            found.points,
+            found.labels,
+            found.pairs,
             present(folder / "raw" / "trn_X.txt"),
-            not blank_text_problem(folder, labels),
+            not blank_text_problem(folder, found.labels),
         )
 
     def token_lengths(

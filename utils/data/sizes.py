@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -67,13 +67,13 @@ class DataSizes:
             InputError: there is no such data set, or its Y.trn.npz is missing or damaged.
         """
         folder = config.dataset_folder
-        check_dataset_folder(folder)
-        path = folder / "Y.trn.npz"
-        _, labels, entries = matrix_header(path)
-        labelled = labelled_points(path, entries)
-        held_out = held_out_points(labelled, config.data)
-        problem = blank_text_problem(folder, labels)
-        return cls(config.data.name, folder, labels, labelled - held_out, held_out, labels, problem)
+        found = training_counts(folder)
+        held_out = held_out_points(found.points, config.data)
+        training = found.points - held_out
+        problem = blank_text_problem(folder, found.labels)
+        return cls(
+            config.data.name, folder, found.labels, training, held_out, found.labels, problem
+        )
 
     def check_label_texts(self, needed: str) -> None:
         """Refuse labels without texts, but for the share that may have none.
@@ -87,7 +87,33 @@ class DataSizes:
             raise InputError(f"{self.label_problem}; {needed}")
 
 
-def labelled_points(path: Path, entries: int) -> int:
+class TrainingCounts(NamedTuple):
+    """What the header and the row pointers of Y.trn.npz say.
+
+    Attributes:
+        points: rows that have a label.
+        labels: L.
+        pairs: of a point and a label of it.
+    """
+
+    points: int
+    labels: int
+    pairs: int
+
+
+def training_counts(folder: Path) -> TrainingCounts:
+    """Read the counts of a data set's training points.
+
+    Raises:
+        InputError: there is no such data set, or its Y.trn.npz is missing or damaged.
+    """
+    check_dataset_folder(folder)
+    path = folder / "Y.trn.npz"
+    _, labels, pairs = matrix_header(path)
+    return TrainingCounts(_labelled_points(path, pairs), labels, pairs)
+
+
+def _labelled_points(path: Path, entries: int) -> int:
     """Rows of Y.trn.npz that have an entry.
 
     Of a sound matrix in CSR the entries themselves are not read.
