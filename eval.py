@@ -31,13 +31,14 @@ from typing import TYPE_CHECKING
 from utils.commands import add_debug_option, command
 from utils.config.command_line import parse_words
 from utils.config.plugins import add_plugin_option
+from utils.errors import InputError
 
 if TYPE_CHECKING:
     from engine.new_points import PointsFile
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
-    from utils.prepare.point_files import add_point_options
+    from utils.prepare.point_options import add_point_options
 
     parser = argparse.ArgumentParser(
         description=__doc__,
@@ -71,6 +72,8 @@ def evaluate(
 def points_of(options: argparse.Namespace) -> PointsFile | None:
     """The rows that the command line names, if it names some."""
     if options.points is None:
+        if options.name is not None:
+            raise InputError("--name: names files about --points, but there are none")
         return None
     from engine.new_points import PointsFile, check_new_name
     from utils.prepare.point_files import check_points_file, given_reader

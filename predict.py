@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -37,7 +36,7 @@ USUAL_ABOVE = 100  # the same above a threshold
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
-    from utils.prepare.point_files import add_point_options
+    from utils.prepare.point_options import add_point_options
 
     parser = argparse.ArgumentParser(
         description=__doc__,
@@ -182,11 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from utils.run.logs import start_logging  # here: --help is instant
 
         start_logging()
-        try:
-            answer(options, words)
-        except BrokenPipeError:  # who reads has enough, as `head` has
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(1)
+        answer(options, words)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from engine.estimator_files import (
 from engine.exported_run import write_answering
 from engine.label_inputs import read_labels, relevance_of
 from engine.predictor import Predictor
-from engine.ranked_labels import AUTO, RankedLabels, Threshold, ranked_labels
+from engine.ranked_labels import AUTO, RankedLabels, Threshold, checked_k, ranked_labels
 from engine.trainer import fit as train
 from models.evaluation import USUAL_KS, USUAL_TOP_K
 from utils import metrics
@@ -144,7 +144,7 @@ class XMC(BaseEstimator):
         of_data = {"root": str(data.parent), "name": data.name, "filters": "optional"}
         of_run: dict[str, Any] = {"dir": str(folder / RUN)}
         if self.random_state is not None:
-            of_run["seed"] = int(self.random_state)
+            of_run["seed"] = _checked_seed(self.random_state)
         for section, values in {"data": of_data, "run": of_run}.items():
             given = overrides.setdefault(section, {})
             if taken := values.keys() & given.keys():
@@ -189,7 +189,7 @@ class XMC(BaseEstimator):
         if threshold == AUTO and self.predictor_.ranker.decider is None:
             threshold = None
         with self._own_threads():
-            answers = self.predictor_(texts, min(k, len(self.classes_)), threshold)
+            answers = self.predictor_(texts, min(checked_k(k), len(self.classes_)), threshold)
         if isinstance(texts, str):
             return self._named(answers, return_scores)
         return [self._named(answer, return_scores) for answer in answers]
@@ -221,13 +221,11 @@ class XMC(BaseEstimator):
         return topk_csr(ranked.probabilities, ranked.ids, len(self.classes_))
 
     def _ranked(self, texts: str | Iterable[str], k: int) -> RankedLabels:
-        """The k best labels of each text; InputError for a k below 1."""
+        """The k best labels of each text; InputError for a k that is no whole number from 1."""
         check_is_fitted(self)
-        if k < 1:
-            raise InputError(f"k: expected at least 1, got {k}")
         listed = text_list(texts, "texts")
         with self._own_threads():
-            found = ranked_labels(self.predictor_.ranker, ListTexts(listed), k)
+            found = ranked_labels(self.predictor_.ranker, ListTexts(listed), checked_k(k))
         assert found is not None, "an estimator works in one process"
         return found
 
@@ -347,6 +345,15 @@ def _check_one_process() -> None:
             f"XMC works in one process, but this is one of {processes}; `python -m utils.prepare` "
             "and `accelerate launch train.py` train on several, XMC.load opens their run"
         )
+
+
+def _checked_seed(seed: Any) -> int:
+    """The seed of a config; ConfigError for what is no whole number."""
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+        raise ConfigError(
+            f"random_state: expected a whole number or None, got {seed!r} ({type(seed).__name__})"
+        )
+    return int(seed)
 
 
 def _packed(folder: Path) -> bytes:

@@ -232,12 +232,20 @@ def _distinct(names: list[Name], what: str) -> list[Name]:
 
 def _csr(labels: Any) -> sp.csr_matrix:
     """A copy of a matrix as CSR of float32 without zeros; InputError for what is no relevance."""
+    if getattr(getattr(labels, "dtype", None), "kind", "") == "c":
+        raise InputError("labels: expected a matrix of real numbers, got complex ones")
     try:
         matrix = sp.csr_matrix(labels, dtype=np.float32, copy=True)
     except (TypeError, ValueError) as error:
         raise InputError(f"labels: expected a matrix of numbers, got {error}") from None
     matrix.sum_duplicates()
     matrix.eliminate_zeros()
-    if not (np.isfinite(matrix.data) & (matrix.data >= 0)).all():
-        raise InputError("labels: expected a matrix of 0 and 1 (or graded relevance > 0)")
+    good = np.isfinite(matrix.data) & (matrix.data >= 0)
+    if not good.all():
+        place = int(np.argmin(good))
+        row = int(np.searchsorted(matrix.indptr, place, "right")) - 1
+        raise InputError(
+            "labels: expected a matrix of 0 and 1 (or graded relevance > 0), got "
+            f"{matrix.data[place]} in row {row}, column {matrix.indices[place]}"
+        )
     return matrix

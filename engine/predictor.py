@@ -15,7 +15,14 @@ import numpy as np
 
 from engine.chosen_labels import ALL_LABELS, ChosenLabels
 from engine.memory_plan import scoring_memory
-from engine.ranked_labels import AUTO, Answer, Threshold, checked_threshold, ranked_labels
+from engine.ranked_labels import (
+    AUTO,
+    Answer,
+    Threshold,
+    checked_k,
+    checked_threshold,
+    ranked_labels,
+)
 from models.contract import Ranker
 from models.evaluation import compare_index
 from models.loading import check_options, load_ranker
@@ -145,7 +152,7 @@ class Predictor:
                 a threshold.
         """
         listed = text_list(texts, "texts")
-        if not 1 <= k <= len(self.label_texts):
+        if checked_k(k) > len(self.label_texts):
             raise InputError(
                 f"k must be from 1 to the number of labels, {len(self.label_texts)}; got {k}"
             )

@@ -36,6 +36,14 @@ def checked_threshold(asked: Any) -> float | str:
     raise InputError(f"threshold: expected a probability from 0 to 1 or {AUTO!r}, got {asked}")
 
 
+def checked_k(k: Any) -> int:
+    """Return a number of labels; InputError for what is no whole number from 1."""
+    is_whole = isinstance(k, (int, np.integer)) and not isinstance(k, bool)
+    if not is_whole or k < 1:
+        raise InputError(f"k: expected a whole number from 1, got {k!r}")
+    return int(k)
+
+
 @dataclass(frozen=True)
 class RankedLabels:
     """The best labels of n texts, best first.

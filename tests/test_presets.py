@@ -5,6 +5,7 @@ import logging
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 from engine import chosen_values
 from engine.choosing import assumed_facts, chosen, holds, leaves_choices
@@ -17,6 +18,7 @@ from utils.config.automatic import AUTO, CONDITIONS, takes_auto
 from utils.config.config import (
     SECTIONS,
     ConfigError,
+    build_config,
     describe,
     load_config,
     stage_config,
@@ -27,6 +29,7 @@ from utils.config.methods import METHODS, method_options
 from utils.config.presets import FOLDER, PRESETS, preset_path
 from utils.data.facts import DataFacts
 from utils.data.sizes import DataSizes
+from utils.errors import InputError
 from utils.plan.sizes import Assumed
 from utils.run.stages import Runs
 
@@ -299,6 +302,14 @@ def test_the_config_of_a_preset_is_told_with_what_becomes_of_it(tiny_root, tiny_
 
 
 # -------------------------------- whole runs
+
+
+def test_a_matrix_without_columns_is_refused_before_anything_is_chosen(tmp_path):
+    folder = write_dataset(tmp_path / "none", points=6, test_points=3, labels=4)
+    sp.save_npz(folder / "Y.trn.npz", sp.csr_matrix((6, 0), dtype=np.float32))
+    config = {"data": {"root": str(tmp_path), "name": "none"}, "method": {"name": "xr-linear"}}
+    with pytest.raises(InputError, match="Y.trn.npz: expected a column a label, got none"):
+        plan_recipe(build_config(config, {}))
 
 
 def test_a_preset_trains_and_says_what_it_chose(load, tmp_path, caplog):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import os
 import sys
 from collections.abc import Iterator
 
@@ -32,13 +33,17 @@ def command(
     """
     try:
         yield
+        sys.stdout.flush()  # here: a pipe that nobody reads any more is known now
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
         sys.exit(code)
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except Exception as error:
-        if debug or not (
-            isinstance(error, (InputError, NotWrittenError, *also)) or _is_of_a_file(error)
-        ):
+        if debug or not (is_of_input(error) or isinstance(error, also)):
             raise
         sys.exit(f"error: {error}")
 
@@ -50,5 +55,17 @@ def add_debug_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _is_of_a_file(error: Exception) -> bool:
+def _nobody_reads() -> bool:
+    """Whether who reads the output has enough, as `head` has."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return True
+    return False
+
+
+def is_of_input(error: Exception) -> bool:
+    """Whether an error tells of what the user gave, or of the user's disk; others are bugs."""
+    if isinstance(error, (InputError, NotWrittenError)):
+        return True
     return isinstance(error, OSError) and (error.filename is not None or error.errno in FULL)

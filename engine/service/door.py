@@ -50,20 +50,28 @@ class Door:
             return
         started = time.perf_counter()
         status = 500
+        is_gone = False
+
+        async def heard() -> Message:
+            nonlocal is_gone
+            message = await receive()
+            is_gone = is_gone or message["type"] == "http.disconnect"
+            return message
 
         async def noted(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message.get("headers", ()), *HEADERS]
-            await send(message)
+            if not is_gone:  # the server may have answered what is no HTTP, and then refuses more
+                await send(message)
 
         path = scope["path"] if scope["path"] in PATHS else "other"
         try:
             if path in OPEN or self._knows(scope):
-                await self._app(scope, receive, noted)
+                await self._app(scope, heard, noted)
             else:
-                await _refusal()(scope, receive, noted)
+                await _refusal()(scope, heard, noted)
         finally:
             self._metrics.requests.labels(path, status).inc()
             self._metrics.seconds.labels(path).observe(time.perf_counter() - started)

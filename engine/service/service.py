@@ -11,6 +11,7 @@ from engine.service.batching import Batcher, Job, Result
 from engine.service.metrics import Metrics
 from engine.service.model import ServedModel
 from engine.service.settings import Settings
+from utils.commands import is_of_input
 
 log = logging.getLogger(__name__)
 
@@ -71,11 +72,13 @@ class Service:
         log.info("%s: reloading", self.settings.run)
         try:
             self.model = ServedModel.load(self.settings)
-        except Exception:
-            log.exception(
-                "%s: the newer run cannot be loaded; the model of %s goes on",
+        except Exception as error:
+            log.error(
+                "%s: the newer run cannot be loaded; the model of %s goes on: %s",
                 self.settings.run,
                 clock(self.model.loaded),
+                error,
+                exc_info=not is_of_input(error),
             )
             self.reload_failed = time.time()
             self.metrics.reloads.labels("failed").inc()

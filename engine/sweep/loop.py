@@ -96,6 +96,8 @@ class Sweep:
             raise InputError(f"--trials: expected at least 1, got {asked.trials}")
         if asked.jobs < 1:
             raise InputError(f"--jobs: expected at least 1, got {asked.jobs}")
+        if asked.seed < 0:
+            raise InputError(f"--seed: expected 0 or more, got {asked.seed}")
         self.base = self._config({})
         check_tries(self.tries, self._config)
         self.metric = check_measured(self.base, asked.metric)

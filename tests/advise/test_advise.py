@@ -200,6 +200,11 @@ def test_tables_and_json_of_the_command(tiny_root, capsys):
     assert found["data"]["share_cut_at"]["32"] == 0
 
 
+def test_no_threads_are_refused(tiny_root):
+    with pytest.raises(SystemExit, match="error: --threads: expected at least 1, got 0"):
+        main([str(tiny_root / "tiny"), "--threads", "0"])
+
+
 def test_a_folder_that_is_no_data_set_is_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         main([str(tmp_path / "none")])

@@ -81,6 +81,8 @@ def test_given_probabilities_are_not_calibrated(scored):
         ("score.weights", lambda a: a * np.nan, "expected finite numbers"),
         ("score.is_logit", lambda a: a + 5, "is_logit: expected 0 or 1"),
         ("num_points", lambda a: a.astype(float), "num_points: expected values of int64"),
+        ("num_points", lambda a: a - a, "num_points: expected 1 or more validation points, got 0"),
+        ("macro_f1.held_out", lambda a: a + 2, "macro_f1.held_out: expected shares from 0 to 1"),
         ("more", lambda a: np.zeros(2), "'more' does not belong here"),
         ("bins", None, "expected 'bins'"),
     ],

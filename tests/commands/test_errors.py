@@ -13,6 +13,7 @@ import predict
 from engine.evaluator import NotSavedError
 from utils.commands import command
 from utils.config import plugins
+from utils.config.__main__ import main as config_command
 from utils.config.config import to_yaml
 from utils.errors import ConfigError, InputError, NotWrittenError
 from utils.run.stages import of_stage
@@ -48,6 +49,21 @@ def run_train(folder, *words):
         capture_output=True,
         text=True,
     )
+
+
+def test_a_pipe_that_nobody_reads_ends_a_command_without_a_word(monkeypatch, capsys):
+    """As with `python -m utils.config | head -1`."""
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w") as screen:
+        monkeypatch.setattr(sys, "stdout", screen)
+        with pytest.raises(SystemExit) as stop:
+            config_command(["optim"])
+        monkeypatch.undo()
+    assert stop.value.code == 1
+    assert capsys.readouterr() == ("", "")
+    with pytest.raises(BrokenPipeError), command(debug=False):
+        raise BrokenPipeError  # of another pipe: a bug
 
 
 @pytest.mark.parametrize(

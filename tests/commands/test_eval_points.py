@@ -35,6 +35,11 @@ def root(tiny_root, tmp_path):
     return tmp_path / "sets"
 
 
+def test_a_name_without_points_is_refused(run):
+    with pytest.raises(SystemExit, match="error: --name: names files about --points"):
+        evaluation.main([str(run), "--name", "new"])
+
+
 def told(run, name):
     return json.loads((run / f"{name}_metrics.json").read_text())
 

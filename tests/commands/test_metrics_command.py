@@ -77,7 +77,9 @@ def test_one_label_and_no_positives(tmp_path, capsys):
         ((), "expected scores of shape (20, 20), as"),
         (("--ks", "0"), "--ks: expected whole numbers from 1 between commas, got '0'"),
         (("--ks", "21"), "--ks: 21: there are only 20 labels"),
-        (("--a", "-1"), "--a and --b: expected numbers above 0, got -1.0 and 1.5"),
+        (("--a", "-1"), "--a and --b: expected numbers above 0, a up to 100 and b up"),
+        (("--a", "inf"), "got inf and 1.5"),
+        (("--b", "1e308"), "got 0.55 and 1e+308"),
     ],
 )
 def test_what_does_not_fit_is_one_line(folder, tmp_path, words, message):

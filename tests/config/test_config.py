@@ -334,6 +334,11 @@ def test_what_cannot_be_told_is_one_line(tmp_path, words, message):
         config_command([word.format(file=path) for word in words])
 
 
+def test_a_preset_that_is_called_as_a_section_is_told_where_it_is_given_values(tmp_path, capsys):
+    config_command(["encoder", "--data.name", "D", "--data.root", str(tmp_path)])
+    assert "method:\n  name: dexa" in capsys.readouterr().out
+
+
 def test_methods_are_listed(capsys):
     config_command(["methods"])
     assert capsys.readouterr().out.rstrip("\n") == method_lines(sorted(METHODS))

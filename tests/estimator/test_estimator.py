@@ -44,6 +44,19 @@ def fitted(points):
     return XMC(TREE).fit(texts, labels)
 
 
+@pytest.mark.parametrize("k", [0, 1.5, True, None, "3"])
+def test_a_k_that_is_no_whole_number_is_refused(fitted, k):
+    for answer in (fitted.predict, fitted.decision_function, fitted.predictor_):
+        with pytest.raises(InputError, match=f"k: expected a whole number from 1, got {k!r}"):
+            answer(["vim"], k=k)
+
+
+@pytest.mark.parametrize("seed", ["a", 1.5, True, np.random.RandomState(0)])
+def test_a_seed_that_is_no_whole_number_is_refused(points, seed):
+    with pytest.raises(InputError, match="random_state: expected a whole number or None"):
+        XMC(TREE, random_state=seed).fit(*points[:2])
+
+
 def test_learns_and_answers_by_names(fitted, points):
     texts, labels, matrix, names = points
     assert fitted.classes_.tolist() == names

@@ -75,6 +75,8 @@ def test_a_matrix_takes_names_from_texts_or_columns():
         (np.eye(2), {5: "five"}, "5 is no column"),
         (np.array([[-1.0, 0.0]]), None, "0 and 1"),
         (np.array([[np.nan, 0.0]]), None, "0 and 1"),
+        (np.array([[1.0, 0.0], [0.0, -1.0]]), None, "got -1.0 in row 1, column 1"),
+        (np.array([[1j, 0.0]]), None, "expected a matrix of real numbers"),
         (np.array([["a", "b"]]), None, "matrix of numbers"),
     ],
 )

@@ -19,6 +19,7 @@ from tests.prepare.prepare_examples import (
     write,
 )
 from utils.errors import InputError
+from utils.prepare.columns import Columns
 from utils.prepare.command import (
     Source,
     main,
@@ -28,6 +29,7 @@ from utils.prepare.command import (
     prepare_sparse_text,
     prepare_xml_repository,
 )
+from utils.prepare.jsonl import jsonl_reader
 
 
 def point(**changes: object) -> str:
@@ -418,6 +420,17 @@ def test_debug_shows_all_and_wrong_words_are_argparses(tmp_path):
 def test_a_key_that_stands_twice_is_refused_however_it_is_written(tmp_path, line):
     with pytest.raises(ValueError, match=r"train.jsonl:1: .*stands twice"):
         prepare_jsonl(named(tmp_path / "in", trn=[line]), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "line", ['{"text":"\\uD800","labels":["x"]}', '{"text":"a","labels":["\\udc00x"]}']
+)
+def test_half_a_character_is_refused_where_it_stands(tmp_path, line):
+    reader = jsonl_reader(Columns())
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text":"\\ud83d\\ude00","labels":["x"]}\n' + line + "\n")
+    with pytest.raises(InputError, match=r"rows.jsonl:2: expected Unicode text, got the lone"):
+        list(reader.points(str(path)))
 
 
 def test_texts_that_look_like_keys_are_read(tmp_path):

@@ -15,7 +15,9 @@ from engine.chosen_labels import ChosenLabels
 from engine.predictor import Predictor
 from engine.service.app import create_app
 from engine.service.batching import Batcher, Job
+from engine.service.door import Door
 from engine.service.label_search import LabelSearch
+from engine.service.metrics import Metrics
 from engine.service.problems import Problem, shown
 from engine.service.service import Service
 from engine.service.settings import Limits, Settings
@@ -468,6 +470,8 @@ def test_a_reload_takes_the_newer_run_and_keeps_the_old_one_where_it_is_broken(
     after = client.get("/health").json()
     assert after["reload_failed"] and after["loaded"] == before["loaded"]
     assert "the newer run cannot be loaded" in caplog.text
+    assert "label_embeddings.npy: not a .npy array" in caplog.text
+    assert "Traceback" not in caplog.text  # it is the user's run, no bug
     assert post(client, texts=["vim"]).status_code == 200
 
     replace(current, fusion_run)
@@ -479,6 +483,26 @@ def test_a_reload_takes_the_newer_run_and_keeps_the_old_one_where_it_is_broken(
     assert 'xmckit_reloads_total{result="failed"} 1.0' in text
     assert 'xmckit_reloads_total{result="loaded"} 1.0' in text
     service.close()
+
+
+def test_nothing_is_sent_to_who_is_gone():
+    sent = []
+
+    async def app(scope, receive, send):
+        if scope["listens"]:
+            await receive()
+        await send({"type": "http.response.start", "status": 400, "headers": []})
+
+    async def receive():
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message["status"])
+
+    door = Door(app, Metrics(), None)
+    for listens in (True, False):
+        asyncio.run(door({"type": "http", "path": "/", "listens": listens}, receive, send))
+    assert sent == [400]
 
 
 def test_who_asks_as_a_reload_ends_has_it_done_once_more():

@@ -294,6 +294,7 @@ def test_what_cannot_be_tried_is_refused_before_the_first_trial(config, tmp_path
     assert "'P@7' is not computed; did you mean 'P@" in problem("method.beam=1", metric="P@7")
     assert "--trials: expected at least 1, got 0" in problem("method.beam=1", trials=0)
     assert "--jobs: expected at least 1, got 0" in problem("method.beam=1", jobs=0)
+    assert "--seed: expected 0 or more, got -1" in problem("method.beam=1", seed=-1)
     assert "there are none (data.val_fraction is 0.0)" in problem(
         "method.beam=1", words=["--data.val_fraction", "0"]
     )

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from utils.commands import add_debug_option, command
 from utils.console import show_anything
+from utils.errors import InputError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -29,7 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, help="a data set: its folder, wherever it is")
     parser.add_argument("--json", action="store_true", help="print one JSON object, no tables")
     parser.add_argument(
-        "--threads", type=int, help="threads of a run (default: the cores it may use)"
+        "--threads",
+        type=int,
+        metavar="N",
+        help="threads of a run, 1 or more (default: the cores it may use)",
     )
     add_debug_option(parser)
     options = parser.parse_args(arguments)
@@ -51,6 +55,8 @@ def _advise(
     from utils.distributed import cpu_threads
     from utils.plan.verdict import machine
 
+    if threads is not None and threads < 1:
+        raise InputError(f"--threads: expected at least 1, got {threads}")
     check_dataset_folder(folder)
     facts = dataset_facts(folder)
     cut = shares_cut(folder)

@@ -160,6 +160,9 @@ def _check_columns(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         raise InputError(f"{path}: curve: expected fractions from 0 to 1, and counts")
     if (np.diff(curve[:, 0]) > 0).any():
         raise InputError(f"{path}: curve: expected the highest thresholds first")
+    points = int(arrays["num_points"])
+    if points < 1:
+        raise InputError(f"{path}: num_points: expected 1 or more validation points, got {points}")
     bins = arrays["bins"]
     if bins.min() < 0 or bins[:, :2].max() > 1:
         raise InputError(f"{path}: bins: expected shares from 0 to 1 and counts of 0 or more")
@@ -182,7 +185,10 @@ def _chosen_of(
         raise InputError(
             f"{path}: {goal}: expected thresholds from 0 to 1, got {every.min()} to {every.max()}"
         )
-    return Chosen(Thresholds(value, labels, values), arrays[f"{goal}.held_out"])
+    held_out = arrays[f"{goal}.held_out"]
+    if held_out.min() < 0 or held_out.max() > 1:
+        raise InputError(f"{path}: {goal}.held_out: expected shares from 0 to 1")
+    return Chosen(Thresholds(value, labels, values), held_out)
 
 
 # -------------------------------- fitting

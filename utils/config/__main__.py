@@ -66,7 +66,7 @@ def told(asked: Sequence[str], overrides: Sequence[str] = ()) -> str:
         ConfigError: a word that is neither a section nor a method nor a file, or a file that cannot
             be used.
     """
-    if asked and is_file(asked[0]):
+    if asked and (is_file(asked[0]) or (overrides and asked[0] in PRESETS)):
         return of_file(Path(asked[0]), asked[1:], overrides)
     if overrides:
         raise ConfigError(

@@ -110,6 +110,8 @@ def training_counts(folder: Path) -> TrainingCounts:
     check_dataset_folder(folder)
     path = folder / "Y.trn.npz"
     _, labels, pairs = matrix_header(path)
+    if labels < 1:
+        raise InputError(f"{path}: expected a column a label, got none")
     return TrainingCounts(_labelled_points(path, pairs), labels, pairs)
 
 

@@ -23,6 +23,8 @@ from utils.commands import add_debug_option, command
 if TYPE_CHECKING:
     import scipy.sparse as sp
 
+LARGEST_A = 100  # as of data.propensity_a
+LARGEST_B = 1000  # as of data.propensity_b
 GROUPS = ("tail", "torso", "head")
 
 
@@ -92,8 +94,11 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     usual = DataConfig()
     a = usual.propensity_a if options.a is None else options.a
     b = usual.propensity_b if options.b is None else options.b
-    if not (a > 0 and b > 0):
-        raise InputError(f"--a and --b: expected numbers above 0, got {a} and {b}")
+    if not (0 < a <= LARGEST_A and 0 < b <= LARGEST_B):
+        raise InputError(
+            f"--a and --b: expected numbers above 0, a up to {LARGEST_A} and b up to {LARGEST_B}, "
+            f"got {a} and {b}"
+        )
     propensity = metrics.inverse_propensity(counts, points, a, b) if points >= 3 else None
     ids, _ = topk_rows(scores, ks[-1])
     groups = min(len(GROUPS), truth.shape[1])

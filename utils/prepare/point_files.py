@@ -16,37 +16,15 @@ from pathlib import Path
 
 from utils.data.point_ids import ids_beside
 from utils.errors import InputError
-from utils.prepare.columns import Columns, add_csv_options, add_name_options, columns_of
+from utils.prepare.columns import Columns, columns_of
 from utils.prepare.csv_table import csv_reader
 from utils.prepare.jsonl import jsonl_reader
 from utils.prepare.lines import STDIN, clean, is_stream_name, lines
 from utils.prepare.points import Point, PointReader
 from utils.text import check_plain_text, check_text_file, other_format
 
-FORMATS = ("text", "csv", "tsv", "jsonl")
 SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 OF_TABLES = "csv, tsv or jsonl"
-
-
-def add_point_options(
-    parser: argparse.ArgumentParser,
-    option: str,
-    labels: bool = False,
-) -> None:
-    """Add the options that `given_reader` reads.
-
-    Args:
-        option: that names the file, without dashes; `--OPTION-format` says its format.
-        labels: points have labels.
-    """
-    parser.add_argument(
-        f"--{option}-format",
-        dest="points_format",
-        choices=FORMATS[1:] if labels else FORMATS,
-        help="default: by the file's name (.csv, .tsv, .jsonl; also .gz), else text",
-    )
-    add_name_options(parser, labels)
-    add_csv_options(parser, labels)
 
 
 def given_reader(

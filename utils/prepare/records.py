@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from typing import Any, TypeVar
 
 from utils.errors import InputError
 
 Value = TypeVar("Value")
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # escapes that stand for halves of characters
 
 
 def json_object(line: str) -> dict[str, Any]:
@@ -25,7 +27,18 @@ def json_object(line: str) -> dict[str, Any]:
         raise InputError(f"expected a JSON object, got {line[:60]!r} ({error})") from error
     if type(record) is not dict:
         raise InputError(f"expected a JSON object, got {type(record).__name__} {line[:60]!r}")
+    if SURROGATE.search(line):
+        _check_unicode(record)
     return record
+
+
+def _check_unicode(record: dict[str, Any]) -> None:
+    """InputError for a text that UTF-8 cannot hold, as an escape of half a character makes it."""
+    try:
+        json.dumps(record, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = f"U+{ord(error.object[error.start]):04X}"
+        raise InputError(f"expected Unicode text, got the lone surrogate {half}") from None
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
