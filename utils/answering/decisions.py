@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from utils.answering.thresholds import counts_of_labels
 from utils.files import written_whole
 from utils.sparse import canonical, contains, entry_rows, lookup
 
@@ -250,10 +251,7 @@ def average_precisions(ranked: sp.csr_matrix, relevance: sp.csr_matrix) -> np.nd
     labels = labels[order]
     right = contains(relevance, rows[order], labels)
     values = ranked.data[order]
-    first = np.searchsorted(labels, labels)
-    total = np.cumsum(right)
-    hits: np.ndarray = total - (total - right)[first]  # among the label's first points
-    count = np.arange(1, len(labels) + 1) - first
+    count, hits = counts_of_labels(labels, right)  # among the label's first points
     ends = np.append((labels[1:] != labels[:-1]) | (values[1:] != values[:-1]), True)[: len(labels)]
     hits_at: np.ndarray = hits[ends]
     before = np.append(0, hits_at[:-1])

@@ -110,7 +110,7 @@ def _macro_gains(
         positives: points of each label [L].
     """
     order = np.argsort(labels, kind="stable")
-    count, hits = _counts_of_labels(labels[order], right[order])
+    count, hits = counts_of_labels(labels[order], right[order])
     f1 = 2 * hits / (count + positives[labels[order]])
     f1[positives[labels[order]] == 0] = 0.0
     before = np.append(0.0, f1[:-1])
@@ -120,8 +120,8 @@ def _macro_gains(
     return gains
 
 
-def _counts_of_labels(labels: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Predictions, and right ones, of each one's label up to itself: [M] each.
+def counts_of_labels(labels: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Count the predictions, and the right ones, of each one's label up to itself: [M] each.
 
     Args:
         labels: sorted ids [M].
@@ -258,7 +258,7 @@ def _best_of_labels(
     order = asked[np.lexsort((-probabilities[asked], judged.labels[asked]))]
     labels = judged.labels[order]
     values = probabilities[order]
-    count, hits = _counts_of_labels(labels, judged.right[order])
+    count, hits = counts_of_labels(labels, judged.right[order])
     gain = 2 * hits / (count + positives[labels]) if goal == "macro_f1" else 2 * hits - best * count
     last = np.append(labels[1:] != labels[:-1], True)[: len(labels)]  # of its label
     following = np.append(values[1:], 0.0)[: len(values)]
