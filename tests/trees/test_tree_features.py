@@ -67,9 +67,11 @@ def test_texts_that_were_edited_are_read_anew_and_an_older_run_keeps_its_own(mak
     answer = Predictor(second)(["wolf howl"], k=2)[0]
     assert answer[0]["label"] == 0 and answer[0]["score"] > 0.99
     assert contents(folder) == before  # no X, and Y as it was
-    # other labels too
+    # other labels too: the older run answers with its own, and is not evaluated on them
+    answer = Predictor(first)(["cat meow"], k=2)[0]
+    assert answer[0]["text"] == "cat meow" and answer[0]["score"] > 0.99
     with pytest.raises(InputError, match="Y.txt is not what .* was trained with"):
-        Predictor(first)
+        evaluation.evaluate(first)
 
 
 def test_an_older_run_reads_edited_texts_by_its_own_vocabulary(make_config, own_root):

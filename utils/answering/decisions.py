@@ -65,10 +65,15 @@ def decision_metrics(answers: sp.csr_matrix, relevance: sp.csr_matrix) -> dict[s
 
 
 def _ones(matrix: sp.csr_matrix) -> sp.csr_matrix:
-    """1 where something is stored [n, L], as scikit-learn takes it."""
+    """1 where something is stored, as scikit-learn takes it [n, L].
+
+    Of one label it is [n, 2]: scikit-learn takes a single column for classes, which it wants dense.
+    """
     matrix = canonical(matrix)
     ones = np.ones(matrix.nnz, np.int8)
-    return sp.csr_matrix((ones, matrix.indices, matrix.indptr), matrix.shape)
+    num_points, num_labels = matrix.shape
+    shape = (num_points, max(num_labels, 2))
+    return sp.csr_matrix((ones, matrix.indices, matrix.indptr), shape)
 
 
 def coverage_error(scores: sp.csr_matrix, relevance: sp.csr_matrix) -> float:
