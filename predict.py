@@ -11,8 +11,9 @@ accelerate launch --num_processes 4 predict.py RUN --texts queries.txt --out pre
 
 Answers come in the order of the texts. As JSON lines, a line a text: {"id": ..., "text": ...,
 "score_is": what a score is, "labels": [{"label": id, "text": ..., "score": ..., "probability":
-...}, ...]}; the probability is null of a run without validation points. As CSV or TSV, a row for
-each text and label: id, text, rank, label, label_text, score, probability.
+...}, ...]}; the probability is null of a run without validation points, and "name" stands where
+the data set's labels have own names (raw/Y_ids.txt). As CSV or TSV, a row for each text and label:
+id, text, rank, label, label_text, score, probability, and label_name where there are names.
 """
 
 from __future__ import annotations
@@ -169,7 +170,11 @@ def answer(options: argparse.Namespace, words: Sequence[str]) -> None:
     predictor = Predictor(options.run, labels, words, more)
     usual = USUAL_K if options.threshold is None else USUAL_ABOVE
     k = min(usual, len(predictor.label_texts)) if options.k is None else options.k
-    form = form_of(options.format or format_by_name(options.out), texts=not options.no_text)
+    form = form_of(
+        options.format or format_by_name(options.out),
+        texts=not options.no_text,
+        names=len(predictor.label_names) > 0,
+    )
     found = predictions(predictor, points, k, at_once, options.threshold)
     write_records(found, options.out, form)
     distributed.stop()

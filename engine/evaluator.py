@@ -29,6 +29,7 @@ from utils.reading.saved import answers_of, read_facts
 from utils.report.html import report_path, write_report
 from utils.run.environment import check_same_data
 from utils.run.finding import find_run, warn_unfinished
+from utils.run.model_files import own_label_names
 from utils.runtime import Runtime
 
 log = logging.getLogger("eval")
@@ -148,11 +149,15 @@ def _evaluate(
         told["index"] = compare_index(ranker, sample, kept_labels(config, data))
     if config.eval.without:
         told["without"] = config.eval.without
-    report = report_data(folder, ranker, data, Evaluated(split, evaluation, seconds))
+    names = own_label_names(folder, config.dataset_folder, data.num_labels)
+    evaluated = Evaluated(split, evaluation, seconds, None if new is None else new.ids)
+    report = report_data(folder, ranker, data, evaluated)
     written: dict[Path, Callable[[Path], None]] = {
         folder / f"{split}_score_mat.npz": lambda path: _save_scores(path, evaluation.scores),
         folder / f"{split}_metrics.json": lambda path: write_json(path, told),
-        labels_path(folder, split): lambda path: decided.labels.write(path, data.label_texts),
+        labels_path(folder, split): lambda path: decided.labels.write(
+            path, data.label_texts, names
+        ),
         report_path(folder, split): lambda path: write_report(path, with_decided(report, decided)),
     }
     if new is not None and new.ids is not None:

@@ -33,7 +33,7 @@ from utils.errors import InputError
 from utils.prepare.points import Point
 from utils.reading.saved import answers_of
 from utils.run.finding import find_run, warn_unfinished
-from utils.run.model_files import label_texts_of_run
+from utils.run.model_files import label_texts_of_run, own_label_names
 from utils.runtime import Runtime
 from utils.text import TextLines, text_list
 
@@ -67,6 +67,7 @@ class Predictor:
     ) -> None:
         self.folder, self.config = find_run(run, overrides)
         self.has_own_labels = False  # others than the data set's
+        self.label_names: Sequence[str] = ()  # their own, of a data set that has some
         warn_unfinished(self.folder)
         self.runtime = Runtime.start(self.config)
         with scoring_memory(self.config):
@@ -74,6 +75,7 @@ class Predictor:
         if labels is None:
             data = self.config.dataset_folder
             known = label_texts_of_run(self.folder, data, ranker.num_labels)
+            self.label_names = own_label_names(self.folder, data, ranker.num_labels) or ()
         else:
             known = _checked_labels(labels)
             self.has_own_labels = True
@@ -145,8 +147,8 @@ class Predictor:
         Returns:
             Of one text its answer: the k best labels, best first, [{"label": id, "text": ...,
             "score": ..., "probability": ...}]; the probability is None of a run without validation
-            points and of labels that it was not trained on. Of several texts a list of such
-            answers.
+            points and of labels that it was not trained on. "name" is the label's own, where the
+            data set has some (raw/Y_ids.txt). Of several texts a list of such answers.
         Raises:
             InputError: what is given is no text, or there are not k labels, or no probabilities for
                 a threshold.
@@ -164,7 +166,7 @@ class Predictor:
             return []
         if thresholds is not None:
             found = found.above(thresholds)
-        answers = list(found.answers(self.label_texts))
+        answers = list(found.answers(self.label_texts, self.label_names))
         return answers[0] if isinstance(texts, str) else answers
 
     def _thresholds(self, asked: Threshold) -> Thresholds | None:

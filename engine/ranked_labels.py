@@ -64,14 +64,19 @@ class RankedLabels:
         is_answer = (self.ids >= 0) & (self.probabilities >= thresholds.of(self.ids))
         return replace(self, ids=np.where(is_answer, self.ids, -1))
 
-    def answers(self, texts: Sequence[str]) -> Iterator[Answer]:
+    def answers(self, texts: Sequence[str], names: Sequence[str] = ()) -> Iterator[Answer]:
         """Yield the answer of each text.
 
         Args:
             texts: of the labels.
+            names: their own; labels beyond the last have none.
         """
         for row, ids in enumerate(self.ids.tolist()):
-            yield [self._label(row, place, texts) for place, i in enumerate(ids) if i >= 0]
+            answer = [self._label(row, place, texts) for place, i in enumerate(ids) if i >= 0]
+            for label in answer:
+                if label["label"] < len(names):
+                    label["name"] = names[label["label"]].strip()
+            yield answer
 
     def _label(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,16 @@ MEMBER_KS = (1, 3, 5, 10, 100)
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What was evaluated: a split, what was found, with scores, and how many seconds it took."""
+    """What was evaluated: a split, what was found, with scores, and how many seconds it took.
+
+    Attributes:
+        ids: of new rows, their own; None where they have none, or are of a data set's split.
+    """
 
     split: str
     evaluation: Evaluation
     seconds: float
+    ids: Sequence[str] | None = None
 
 
 def report_data(
@@ -48,6 +53,7 @@ def report_data(
     top = ids[:, :shown_labels]
     peers, source = pictures.peers_of(data.name, split)
     table, members = explained_points(ranker, points, scores)
+    table = point_table.with_own_ids(table, points, evaluated.ids)
     stages = history.read_stages(folder)
     trees = ranker.clusters()
     texts = data.label_texts

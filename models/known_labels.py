@@ -51,6 +51,27 @@ def rows_in_start(start: Ranker, data: Dataset) -> np.ndarray:
     return rows
 
 
+def check_same_labels(
+    start: Ranker,
+    data: Dataset,
+    what: str,
+) -> None:
+    """Refuse a run to start from that has other labels.
+
+    Args:
+        what: cannot be taken then, "its clusters".
+    Raises:
+        InputError: it has another number of labels; naming the methods that can do it.
+    """
+    if start.num_labels == data.num_labels:
+        return
+    raise InputError(
+        f"run.start_from: {what} cannot be taken, that run has {start.num_labels} labels and this "
+        f"one {data.num_labels}; methods that keep what is known of labels by name: ova, xc, and "
+        "dexa with method.num_vectors labels"
+    )
+
+
 def vectors_from_start(start: Ranker, data: Dataset) -> Tensor:
     """Return what labels begin with [L, D]: rows of that model, of new labels from their texts.
 

@@ -14,8 +14,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from engine.conformance.made import tiny_sections, write_dataset, write_encoder
+from utils.answering.decider import DECIDER
 from utils.config.config import Config, build_config
 from utils.config.plugins import allow, is_foreign, module_of
+from utils.reading.arrays import read_arrays
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,12 @@ def answered(folder: Path) -> list[dict[int, float]]:
     calls = json.loads((folder / "answers.json").read_text())
     rows = [row for call in calls for row in call]
     return [{place["label"]: place["score"] for place in row} for row in rows]
+
+
+def decisions_of(folder: Path) -> dict[str, np.ndarray]:
+    """The arrays of calibration and thresholds beside a run's model; {} where there are none."""
+    path = folder / "model" / DECIDER
+    return read_arrays(path) if path.is_file() else {}
 
 
 def state_of(folder: Path) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from engine.conformance.answers import no_collectives
-from engine.conformance.case import Case, logged, measured, state_of
+from engine.conformance.case import Case, decisions_of, logged, measured, state_of
 from engine.conformance.processes import TEXTS
 from engine.planning import plan_recipe
 from engine.trainer import fit, read_data
@@ -69,7 +69,10 @@ def _scores_of(learner: Learner) -> np.ndarray:
 
 
 def check_resuming(case: Case) -> None:
-    """Three epochs, and two and then another: the same parameters and optimizers, bit by bit."""
+    """Three epochs, and two and then another: the same state and decisions, bit by bit.
+
+    The state is that of parameters and optimizers; decisions are calibration and thresholds.
+    """
     epochs = case.with_last_stage(train={"epochs": 3, "eval_interval": 1})
     whole = fit(epochs.config("whole", run={"threads": 1}))
     stopped = epochs.with_last_stage(train={"stop_epoch": 2})
@@ -80,6 +83,12 @@ def check_resuming(case: Case) -> None:
     assert expected.keys() == found.keys(), "a resumed run has other parameters"
     others = [name for name in expected if not torch.equal(expected[name], found[name])]
     assert not others, f"a resumed run ends with other numbers in {', '.join(others)}"
+    decided = decisions_of(whole)
+    assert decided, "a run with validation points saves calibration and thresholds"
+    found_decided = decisions_of(resumed)
+    assert decided.keys() == found_decided.keys(), "a resumed run has other decisions"
+    for name, values in decided.items():
+        np.testing.assert_array_equal(found_decided[name], values, err_msg=f"resumed: {name}")
 
 
 def check_evaluation_changes_nothing(case: Case, epochs: int = 3) -> None:

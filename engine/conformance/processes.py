@@ -9,13 +9,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from engine.conformance.case import Case, answered, losses_of, scores_of_test
+from engine.conformance.case import Case, answered, decisions_of, losses_of, scores_of_test
 from engine.evaluator import evaluate_run
 from engine.predictor import Predictor
 from engine.trainer import fit
@@ -137,6 +137,26 @@ def check_processes(
         assert first.keys() == second.keys(), f"answers: {first}, of several {second}"
         scores = [[answer[label] for label in first] for answer in (first, second)]
         check_near("scores of answers", scores, tolerance, max(size, DIGIT))
+    decisions = [decisions_of(folder) for folder in folders]
+    check_decisions(decisions[0], decisions[1], is_exact=tolerance == 0)
+
+
+def check_decisions(
+    one: Mapping[str, np.ndarray], many: Mapping[str, np.ndarray], is_exact: bool
+) -> None:
+    """Compare the calibration and the thresholds of one process and of several.
+
+    Args:
+        is_exact: the scores that they were fitted on are the same bits; otherwise a threshold may
+            lie on the other side of a score, and what was fitted is compared by its kind alone.
+    Raises:
+        AssertionError: they differ.
+    """
+    assert one.keys() == many.keys(), f"decisions have {sorted(one)}, of several {sorted(many)}"
+    for name in one if is_exact else one.keys() & {"num_points"}:
+        np.testing.assert_array_equal(
+            many[name], one[name], err_msg=f"decisions: {name} on several processes"
+        )
 
 
 def check_near(

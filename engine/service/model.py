@@ -59,6 +59,7 @@ class ServedModel:
         predictor = Predictor(settings.run, overrides=words)
         texts = list(predictor.label_texts)
         predictor.label_texts = texts  # in memory: an answer reads no file
+        predictor.label_names = list(predictor.label_names)
         calibrated = predictor.gives_probabilities
         model = cls(
             predictor,

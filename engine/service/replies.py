@@ -19,6 +19,9 @@ class RankedLabel(NamedLabel):
     probability: float | None = Field(
         None, description="that the label is right; null where the run was not calibrated"
     )
+    name: str | None = Field(
+        None, description="the label's own; absent where the data set has no names of labels"
+    )
 
 
 class MemberSays(BaseModel):

@@ -29,6 +29,7 @@ from models.contract import Ranker
 from models.encoders.building import build_encoder
 from models.encoders.reader import embed_all
 from models.encoders.text_encoder import TextEncoder
+from models.known_labels import check_same_labels
 from utils import distributed
 from utils.clustering.clustering import balanced_hierarchy
 from utils.config.config import Config, ConfigError, option
@@ -108,7 +109,13 @@ class Surrogate(Ova):
         return ClusterClassifier(encoder, self.num_rows, self.data.num_labels)
 
     def take(self, start: Ranker) -> None:
-        """Copy a surrogate's clusters too."""
+        """Copy a surrogate's clusters too.
+
+        Raises:
+            InputError: it has another number of labels.
+        """
+        if isinstance(start, SurrogateRanker):
+            check_same_labels(start, self.data, "its clusters of labels")
         super().take(start)
         if isinstance(start, SurrogateRanker):
             self.module.clusters.copy_(start.rows.clusters)

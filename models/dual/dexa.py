@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from models.dual.ngame import Ngame
 from models.dual.options import DexaConfig
 from models.dual.ranker import DexaRanker
 from models.encoders.building import build_encoder
+from models.known_labels import check_same_labels, rows_in_start, take_rows_of
 from utils import distributed
 from utils.clustering.clustering import centroids
 from utils.config.config import Config
@@ -71,13 +73,29 @@ class Dexa(Ngame):
         return DualEncoder(encoder, auxiliary)
 
     def take(self, start: Ranker) -> None:
-        """Copy the encoder of any model; its vectors and their assignment if it has as many."""
+        """Copy the encoder of any model; its vectors and their assignment if it has as many.
+
+        Where each label has a vector of its own there and here, labels that are called the same
+        keep theirs; new ones start as `vector_init` says.
+
+        Raises:
+            InputError: vectors that labels share, of a model of other labels.
+        """
         take_encoder(self.module.encoder, start)
         ours = self.module.auxiliary
         theirs = start.auxiliary if isinstance(start, DexaRanker) else None
         if ours is None or theirs is None:
             return
+        num_labels = self.data.num_labels
+        is_own = len(theirs.table) == start.num_labels and len(ours.table) == num_labels
+        if is_own and theirs.table.shape[1] == ours.table.shape[1]:
+            rows = rows_in_start(start, self.data)
+            own_rows = theirs.clusters.cpu().numpy()[rows]
+            take_rows_of(ours.table.data, theirs.table.data, np.where(rows >= 0, own_rows, -1))
+            ours.clusters.copy_(torch.arange(num_labels))
+            return
         if theirs.table.shape == ours.table.shape:
+            check_same_labels(start, self.data, "auxiliary vectors that labels share")
             take_parameters(ours, theirs, "auxiliary vectors")
             return
         log.info(

@@ -14,6 +14,7 @@ from models.elias.made_graphs import MadeGraph, graph_made_before
 from models.elias.model import EliasModel
 from models.elias.ranker import GraphRanker
 from models.encoders.reader import Reader
+from models.known_labels import check_same_labels
 from utils.config.config import Config
 from utils.data.dataset import Dataset
 from utils.errors import InputError
@@ -60,8 +61,12 @@ def begin(
         take_encoder(model.encoder, earlier)
     vectors = None
     if options.init == "vectors":
+        check_same_labels(earlier, data, "its label vectors")
         vectors = checked_vectors(earlier, (data.num_labels, model.encoder.dim))
-    before = take_graph(model, earlier) if isinstance(earlier, GraphRanker) else None
+    before = None
+    if isinstance(earlier, GraphRanker):
+        check_same_labels(earlier, data, "its graph")
+        before = take_graph(model, earlier)
     clusterer = earlier.reader if options.fresh_encoder else None
     return Beginning(made, given, before, vectors, clusterer)
 
@@ -101,11 +106,6 @@ def take_graph(model: EliasModel, earlier: GraphRanker) -> Graph | None:
     Raises:
         InputError: they do not fit.
     """
-    if earlier.num_labels != len(model.labels):
-        raise InputError(
-            f"run.start_from: its graph has {earlier.num_labels} labels, this run "
-            f"{len(model.labels)}"
-        )
     before = None
     if model.options.graph != "cluster":
         clusters = torch.from_numpy(np.array(earlier.graph.clusters.floats(slice(None))))

@@ -21,6 +21,7 @@ from models.elias.ranker import GraphRanker
 from models.elias.sparse_scores import EliasRankerConfig, Formula, RankedScores
 from models.encoders.reader import Reader
 from models.evaluation import make_tokens
+from models.known_labels import check_same_labels
 from models.trees.features import TreeFeatures, check_sources
 from models.trees.options import solver
 from utils import distributed
@@ -155,6 +156,7 @@ class EliasRanker(Solver):
         assert start is not None, "`check` refuses a run that starts from none"
         elias = start()
         assert isinstance(elias, GraphRanker), "`check_start` refuses a run of another method"
+        check_same_labels(elias, data, "its shortlists")
         self.elias = elias
         self.features = TreeFeatures.build(config, elias, runtime)
         self.formula: Formula | None = None  # once it is fitted

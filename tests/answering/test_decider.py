@@ -101,6 +101,16 @@ def test_a_strangers_file_is_checked(decider, tmp_path, name, change, message):
         Decider.load(path, 12)
 
 
+@pytest.mark.parametrize("damage", [lambda b: b"no archive", lambda b: b[:300], lambda b: b""])
+def test_a_damaged_file_is_named_in_one_line(decider, tmp_path, damage):
+    path = tmp_path / DECIDER
+    decider.save(path)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(InputError, match="decisions.npz") as error:
+        Decider.load(path, 12)
+    assert "\n" not in str(error.value)
+
+
 def test_label_ids_of_another_model_are_refused(tmp_path):
     rng = np.random.default_rng(0)
     probabilities = rng.random((400, 2)) * 0.98 + 0.01

@@ -51,6 +51,16 @@ def test_f1_of_every_kind_is_scikit_learns(case):
     assert set(nothing.values()) == {0.0}
 
 
+def test_f1_of_one_label():
+    """scikit-learn would take a single column for classes."""
+    answers = sp.csr_matrix([[1], [1], [0], [1]])
+    relevance = sp.csr_matrix([[1], [0], [1], [1]])
+    found = decision_metrics(answers, relevance)
+    assert found["micro_F1"] == pytest.approx(200 / 3) == found["macro_F1"]
+    assert found["example_F1"] == pytest.approx(50)
+    assert found["answered"] == pytest.approx(75)
+
+
 def test_coverage_error_is_scikit_learns_with_what_is_not_kept_at_the_end(case):
     scores, relevance, _ = case
     expected = sk.coverage_error(relevance, scores)
@@ -97,6 +107,16 @@ def test_the_table_of_labels_is_a_csv_that_keeps_any_text(case, tmp_path):
         assert [row[7] == "" for row in rows] == (
             [True] * 7 if given is None else np.isnan(table.f1).tolist()
         )
+
+
+def test_the_table_of_labels_has_own_names_where_there_are_some(case, tmp_path):
+    scores, relevance, _ = case
+    table = label_table(sp.csr_matrix(scores), sp.csr_matrix(relevance), np.arange(7), None)
+    table.write(tmp_path / "labels.csv", list("abcdefg"), [f"n,{label}" for label in range(7)])
+    with open(tmp_path / "labels.csv", encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    assert tuple(header) == (*COLUMNS, "name")
+    assert [row[-1] for row in rows] == [f"n,{label}" for label in range(7)]
 
 
 def test_the_grid_is_what_scikit_learn_says_of_its_thresholds(case):

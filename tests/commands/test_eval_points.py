@@ -9,6 +9,7 @@ import scipy.sparse as sp
 
 import eval as evaluation
 from engine.new_points import _name_of
+from tests.helpers import payload_of
 from utils.data.label_names import LabelNames
 from utils.errors import InputError
 from utils.run.folder import clear_run
@@ -44,17 +45,23 @@ def told(run, name):
     return json.loads((run / f"{name}_metrics.json").read_text())
 
 
+def own_ids(report):
+    return [point.get("own_id") for point in payload_of(report)["points"]]
+
+
 def on_other(run, root, split="tst"):
     return evaluation.evaluate(run, split, ["--data.root", str(root), "--data.name", "other"])
 
 
 def test_identical_rows_under_another_name_have_the_same_metrics(run, expected, root):
     before = (run / "tst_metrics.json").read_bytes()
+    ids = [f"row {number}" for number in range(20)]
+    (root / "other" / "raw" / "tst_ids.txt").write_text("\n".join(ids))
     assert on_other(run, root) == expected
     assert told(run, "other")["P@1"] == expected["P@1"] and "unknown_labels" not in told(
         run, "other"
     )
-    assert (run / "other_report.html").is_file() and (run / "other_score_mat.npz").is_file()
+    assert own_ids(run / "other_report.html") == ids and (run / "other_score_mat.npz").is_file()
     assert (run / "tst_metrics.json").read_bytes() == before
     assert on_other(run, root, "trn").keys() == expected.keys()
     assert (run / "other_trn_metrics.json").is_file()
@@ -127,7 +134,10 @@ def test_rows_of_a_file(run, expected, tiny_root, tmp_path):
     np.testing.assert_array_equal(sp.load_npz(run / "again_score_mat.npz").toarray(), scores)
     for key in expected:
         assert told(run, "again")[key] == of_file[key]
-    assert (run / "again_ids.txt").read_text().split() == [f"r{number}" for number in range(20)]
+    ids = [f"r{number}" for number in range(20)]
+    assert (run / "again_ids.txt").read_text().split() == ids
+    assert own_ids(run / "again_report.html") == ids
+    assert own_ids(run / "my-new-rows_report.html") == [None] * 20
     own = sp.load_npz(run / "tst_score_mat.npz").toarray()
     np.testing.assert_allclose(np.where(own == 0, 0, scores), own, rtol=1e-5)
 

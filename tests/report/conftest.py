@@ -26,9 +26,12 @@ def page(driver, tmp_path):
     """page(runs) opens a page and checks that nothing went wrong in it and nothing was fetched."""
     opened = []
 
-    def open_page(runs=()):
+    def open_page(runs=(), own_ids=()):
         path = tmp_path / "page.html"
-        write_report(path, made_report(runs))
+        report = made_report(runs)
+        for point, own_id in zip(report.points, own_ids, strict=False):
+            point["own_id"] = own_id
+        write_report(path, report)
         driver.get("about:blank")
         for kind in ("browser", "performance"):
             driver.get_log(kind)  # of pages before this one

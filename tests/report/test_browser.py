@@ -157,6 +157,25 @@ def test_filters_leave_misses_and_rare_labels(page):
     assert list(map(int, column(driver, 0))) == rare[:50]
 
 
+def test_the_users_own_ids_of_rows_stand_beside_numbers(page, driver, profile):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    page(own_ids=[f'T-{COUNT - number}, "x"' for number in range(COUNT)])
+    heads = driver.find_elements("css selector", "#table > thead th")
+    assert [head.text.split()[0] for head in heads][:3] == ["number", "id", "text"]
+    driver.find_element("id", "search").send_keys("t-1,")
+    wait_for(driver, "page 1 of 1, 1 points")
+    assert column(driver, 0) == [str(COUNT - 1)] and column(driver, 1) == ['T-1, "x"']
+    path = profile / "downloads" / "predictions.csv"
+    path.unlink(missing_ok=True)
+    driver.find_element("id", "csv").click()
+    WebDriverWait(driver, 10).until(lambda d: path.is_file())
+    with open(path, encoding="utf-8", newline="") as file:
+        head, line, *_ = csv.reader(file)
+    path.unlink()
+    assert head[:3] == ["point", "id", "text"] and line[:2] == [str(COUNT - 1), 'T-1, "x"']
+
+
 def test_points_that_were_found_are_saved_as_csv(page, driver, profile):
     from selenium.webdriver.support.ui import WebDriverWait
 

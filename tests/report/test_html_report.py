@@ -4,6 +4,7 @@ import base64
 import json
 import math
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -308,6 +309,21 @@ def test_the_table_holds_what_a_loop_would():
     )[0]
     assert len(many["true"]) == point_table.MAX_TRUE
     assert many["hidden"] == 10 and "views" not in many
+
+
+def test_ids_of_rows_are_those_of_the_splits_file(tmp_path, caplog):
+    (tmp_path / "trn_X.txt").write_text("a\nb\nc\n")
+    split = SimpleNamespace(
+        file=SimpleNamespace(path=tmp_path / "trn_X.txt"), rows=np.array([2, 0])
+    )
+    table = [{"id": 0}, {"id": 1}]
+    assert point_table.with_own_ids(table, split) == table
+    (tmp_path / "trn_ids.txt").write_text("x\ny\nz\n")
+    found = point_table.with_own_ids(table, split)
+    assert found == [{"id": 0, "own_id": "z"}, {"id": 1, "own_id": "x"}]
+    (tmp_path / "trn_ids.txt").write_text("x\n")
+    assert point_table.with_own_ids(table, split) == table
+    assert "trn_ids.txt has 1 lines, expected one for each of 3" in caplog.text
 
 
 def test_the_report_of_a_tree_run(make_config):

@@ -11,6 +11,8 @@ import pytest
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
+import eval as evaluation
+import predict
 import train
 from engine.conformance.made import WORDS, write_dataset
 from engine.predictor import Predictor
@@ -222,3 +224,29 @@ def test_a_model_of_before_there_were_versions_reads_its_data_set(copied):
     shutil.rmtree(data)
     with pytest.raises(InputError, match="no such data set"):
         Predictor(folder, overrides=overrides)
+
+
+def test_answers_and_the_table_of_labels_have_the_labels_own_names(copied, tmp_path):
+    run, _ = copied
+    for label in Predictor(run)("the linux tool", k=20):
+        assert label["name"] == f"id{label['label']}" and label["text"] == WORDS[label["label"]]
+    out = tmp_path / "answers.csv"
+    predict.main([str(run), "--text", "vim", "--k", "1", "--out", str(out)])
+    head, row = out.read_text().splitlines()
+    assert head == "id,text,rank,label,label_text,score,probability,label_name"
+    assert row.endswith(f",id{row.split(',')[3]}")
+    evaluation.evaluate(run)
+    lines = (run / "labels.csv").read_text().splitlines()
+    assert lines[0].endswith(",average_precision,name")
+    assert [line.rsplit(",", 1)[1] for line in lines[1:]] == [f"id{label}" for label in range(20)]
+    (run / "model" / "label_ids.txt").unlink()
+    assert "name" not in Predictor(run)("vim")[0]
+
+
+def test_other_numbers_of_names_are_refused(copied):
+    run, _ = copied
+    path = run / "model" / "label_ids.txt"
+    path.unlink()
+    path.write_text("a\nb\n")
+    with pytest.raises(InputError, match=r"label_ids.txt has 2 lines, expected .* 20 labels"):
+        Predictor(run)

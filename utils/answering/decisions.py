@@ -182,16 +182,26 @@ class LabelTable:
                 *(_short(values[label]) for values in shares),
             ]
 
-    def write(self, path: Path, texts: Sequence[str]) -> None:
-        """Write labels.csv, a row a label, whole."""
+    def write(self, path: Path, texts: Sequence[str], names: Sequence[str] | None = None) -> None:
+        """Write labels.csv, a row a label, whole.
+
+        Args:
+            texts: of the labels.
+            names: their own, a column more at the end; None where they have none.
+        """
         every = np.arange(len(self.points))
         with (
             written_whole(path) as partial,
             open(partial, "w", encoding="utf-8", newline="") as file,
         ):
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(COLUMNS)
-            writer.writerows(self.rows(every, texts))
+            if names is None:
+                writer.writerow(COLUMNS)
+                writer.writerows(self.rows(every, texts))
+                return
+            writer.writerow([*COLUMNS, "name"])
+            named = zip(self.rows(every, texts), names, strict=True)
+            writer.writerows([*row, name.strip()] for row, name in named)
 
 
 def _short(value: float) -> float | None:

@@ -249,6 +249,7 @@ def page_data(comparison: Comparison) -> html.ReportData:
     points = []
     for entries in zip(*tables, strict=True):
         points.append({**entries[0], "top": [entry["top"] for entry in entries]})
+    points = point_table.with_own_ids(points, split)
     return html.ReportData(
         title=f"{data.name}: " + " against ".join(run.name for run in runs),
         facts={

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +10,12 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from utils.data.dataset import Split
+from utils.data.point_ids import ids_beside
+from utils.errors import InputError
 from utils.sparse import contains, topk_rows
 
+log = logging.getLogger(__name__)
 SHOWN = 5  # predictions of a point
 MAX_POINTS = 5000  # of the table, evenly spaced over the split
 MAX_TEXT = 500  # characters of a text
@@ -77,6 +82,30 @@ def points_table(
             ]
         table.append(entry)
     return table
+
+
+def with_own_ids(
+    table: Sequence[Mapping[str, Any]],
+    split: Split,
+    ids: Sequence[str] | None = None,
+) -> list[dict[str, Any]]:
+    """Return the entries of a `points_table` with the ids that the user's rows have of their own.
+
+    They stand under `own_id`, which is absent where there are none.
+
+    Args:
+        split: the rows are of its text file.
+        ids: of the rows; None = those beside that file, if there are any.
+    """
+    entries = [dict(entry) for entry in table]
+    try:
+        ids = ids_beside(split.file.path) if ids is None else ids
+    except InputError as error:  # the numbers are right all the same
+        log.warning("the report shows no ids of rows: %s", error)
+    if ids is not None:
+        for entry in entries:
+            entry["own_id"] = ids[int(split.rows[entry["id"]])]
+    return entries
 
 
 def _view(

@@ -38,6 +38,7 @@ from utils.files import link_or_copy, same_bytes, share_disk, write_json
 from utils.reading.input_files import present
 from utils.reading.saved import read_facts
 from utils.run.environment import check_labels
+from utils.text import TextLines
 
 FORMAT = 1  # of model/; grows when an older program could not read a newer model
 LARGE = 1 << 16  # bytes of files that are worth a look whether they are there already
@@ -145,6 +146,31 @@ def label_texts_of_run(
             f"{path} has {len(lines):,} lines, expected one for each of {num_labels:,} labels"
         )
     return lines
+
+
+def own_label_names(
+    folder: Path,
+    data: Path,
+    num_labels: int,
+) -> Sequence[str] | None:
+    """Return the labels' own names by id, read as they are asked for; None where they have none.
+
+    Args:
+        folder: of the run.
+        data: folder of the data set, which only older models need.
+    Raises:
+        InputError: there is another number of names.
+    """
+    model = folder / "model"
+    path = model / LABEL_IDS if model_format(model) else label_name_path(data)
+    if not present(path):
+        return None
+    names = TextLines(path)
+    if len(names) != num_labels:
+        raise InputError(
+            f"{path} has {len(names):,} lines, expected one for each of {num_labels:,} labels"
+        )
+    return names
 
 
 def label_names_of_run(

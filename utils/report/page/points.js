@@ -3,6 +3,7 @@
 const FEW = 8;  // true labels that are shown at once
 const points = data.points;
 const labelText = (id) => data.labels[id];
+const hasOwnIds = points.some((point) => point.own_id !== undefined);
 
 /** The first predictions [label, score, right] of a point, of each run. */
 const topsOf = (point) => (runs.length ? point.top : [point.top]);
@@ -68,10 +69,12 @@ function pointRow(point) {
     lists[0].append(viewsBox(point));
   }
   const hits = runs.length ? hitsOf(point).join(" · ") : `${hitsOf(point)[0]} of ${point.top.length}`;
+  const ownId = hasOwnIds ? [element("td", { "data-name": "id" }, point.own_id)] : [];
   return element(
     "tr",
     {},
     element("td", { class: "num", "data-name": "point" }, String(point.id)),
+    ...ownId,
     element("td", { class: "text", "data-name": "text" }, point.text + (point.more ? " …" : "")),
     element("td", { "data-name": "true labels" }, trueLabels(point)),
     ...lists,
@@ -91,8 +94,10 @@ function pointColumns() {
   const right = runs.length
     ? { key: gained, hint: " (last run less the first)" }
     : { key: (point) => hitsOf(point)[0], hint: " (of the first 5)" };
+  const ownId = hasOwnIds ? [{ name: "id", key: (point) => point.own_id.toLowerCase() }] : [];
   return [
     { name: "number", key: (point) => point.id, isRight: true },
+    ...ownId,
     { name: "text", key: (point) => point.text.toLowerCase() },
     { name: "true labels", key: (point) => point.true.length + point.hidden, hint: " (by how many)", downFirst: true },
     ...names.map((name, i) => ({ name, key: firstScore(i), hint: " (by the first score)", downFirst: true })),
@@ -139,7 +144,8 @@ function csvLines(point) {
   const lines = [];
   topsOf(point).forEach((top, i) => {
     const line = (rank, id, score, right) => {
-      const cells = [point.id, quoted(point.text), rank, id, quoted(labelText(id)), score, right];
+      const ownId = hasOwnIds ? [quoted(point.own_id)] : [];
+      const cells = [point.id, ...ownId, quoted(point.text), rank, id, quoted(labelText(id)), score, right];
       lines.push((runs.length ? [quoted(runs[i]), ...cells] : cells).join(","));
     };
     top.forEach(([id, score, right], rank) => line(rank + 1, id, score, right));
@@ -150,7 +156,8 @@ function csvLines(point) {
 }
 
 function csvOf(chosen) {
-  const head = ["point", "text", "rank", "label", "label_text", "score", "is_true"];
+  const ownId = hasOwnIds ? ["id"] : [];
+  const head = ["point", ...ownId, "text", "rank", "label", "label_text", "score", "is_true"];
   const lines = [(runs.length ? ["run", ...head] : head).join(","), ...chosen.flatMap(csvLines)];
   return `${lines.join("\r\n")}\r\n`;
 }
@@ -173,7 +180,8 @@ function pointSection() {
   const foundTexts = new Map();
   for (const point of points) {
     const ids = [...point.true, ...topsOf(point).flat().map(([id]) => id)];
-    foundTexts.set(point, [point.text, ...ids.map(labelText)].join("\n").toLowerCase());
+    const ownId = hasOwnIds ? [point.own_id] : [];
+    foundTexts.set(point, [point.text, ...ownId, ...ids.map(labelText)].join("\n").toLowerCase());
   }
   const pointTable = new PagedTable({
     rows: points,
@@ -183,7 +191,7 @@ function pointSection() {
     draw: pointRow,
     prefix: "",
     what: "points",
-    placeholder: "texts and labels",
+    placeholder: hasOwnIds ? "texts, ids and labels" : "texts and labels",
   });
   const told = [];
   if (points.length < data.num_points) {
