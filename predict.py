@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -156,6 +157,22 @@ def lines_of(path: str | None) -> list[str] | None:
     return list(iter_lines(path))
 
 
+def check_out(options: argparse.Namespace) -> None:
+    """InputError where the answers would replace a file that is read."""
+    from utils.errors import InputError
+
+    if options.out is None or not os.path.isfile(options.out):
+        return
+    for name in ("texts", "labels", "add_labels"):
+        path = getattr(options, name)
+        if path is not None and os.path.isfile(path) and os.path.samefile(path, options.out):
+            option = name.replace("_", "-")
+            raise InputError(
+                f"--out: {options.out} is the file of --{option}, expected another: it would be "
+                "replaced"
+            )
+
+
 def answer(options: argparse.Namespace, words: Sequence[str]) -> None:
     """Write the answers that the command line asks for."""
     from engine.predictor import Predictor, predictions
@@ -163,6 +180,7 @@ def answer(options: argparse.Namespace, words: Sequence[str]) -> None:
     from utils.answer_files import form_of, format_by_name
     from utils.json_lines import write_records
 
+    check_out(options)
     points = points_of(options)
     at_once = texts_at_once(options)
     labels = lines_of(options.labels)

@@ -16,6 +16,7 @@ import numpy as np
 
 from engine.sweep.child import FAILED, FINISHED, PRUNED, Ended, Reached
 from utils.config.config import ConfigError
+from utils.errors import InputError
 from utils.sweep.ranges import Choices, Range, combinations
 
 STUDY = "study.log"
@@ -54,23 +55,37 @@ class Study:
         self._optuna = imported()
         self._tries = tries
         self._seed = seed
-        backend = self._optuna.storages.journal.JournalFileBackend(str(folder / STUDY))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", self._optuna.exceptions.ExperimentalWarning)
-            storage = self._optuna.storages.JournalStorage(backend)
-        self._study = self._optuna.create_study(
-            storage=storage,
-            study_name="sweep",
-            direction="maximize",
-            load_if_exists=True,
-            pruner=self._optuna.pruners.MedianPruner(n_startup_trials=BEFORE_PRUNING),
-        )
+        self._study = self._opened(folder / STUDY)
         self.total = total
         everything = combinations(tries)
         if everything is not None and len(everything) <= total:
             self.total = len(everything)
             for values in everything:
                 self._study.enqueue_trial(values, skip_if_exists=True)
+
+    def _opened(self, path: Path) -> Any:
+        """optuna's study in a file, which is made where there is none.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        storages = self._optuna.storages
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", self._optuna.exceptions.ExperimentalWarning)
+                storage = storages.JournalStorage(storages.journal.JournalFileBackend(str(path)))
+        except (ValueError, KeyError, TypeError) as error:  # of a line, and of what it holds
+            raise InputError(
+                f"{path}: expected the trials of a sweep, as JSON lines of optuna, got others "
+                f"({error}); name another folder by --dir"
+            ) from error
+        return self._optuna.create_study(
+            storage=storage,
+            study_name="sweep",
+            direction="maximize",
+            load_if_exists=True,
+            pruner=self._optuna.pruners.MedianPruner(n_startup_trials=BEFORE_PRUNING),
+        )
 
     # ---- trials
     def trials(self) -> list[Any]:

@@ -96,6 +96,17 @@ def test_answers_as_csv_have_a_row_a_label(answering_run, expected, tmp_path, ca
     assert list(json_rows(capsys.readouterr().out)[0]) == ["score_is", "labels"]
 
 
+@pytest.mark.parametrize("option", ["--texts", "--labels", "--add-labels"])
+def test_answers_replace_no_file_that_is_read(tmp_path, option):
+    read = tmp_path / "read.txt"
+    read.write_text("a\n")
+    (tmp_path / "link").symlink_to(read)
+    texts = () if option == "--texts" else ("--text", "a")
+    with pytest.raises(SystemExit, match=f"error: --out: .*link is the file of {option}, expected"):
+        predict.main(["run", *texts, option, str(read), "--out", str(tmp_path / "link")])
+    assert read.read_text() == "a\n"
+
+
 def test_a_pipe_is_answered_as_it_comes(answering_run, tmp_path, capsys):
     """Written line by line, each after the answer to the one before."""
     pipe = tmp_path / "pipe"

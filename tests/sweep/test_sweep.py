@@ -277,6 +277,16 @@ def test_a_trial_that_was_not_drawn_to_the_end_has_failed(tmp_path):
 # -------------------------------- what is refused
 
 
+@pytest.mark.parametrize("line", ["junk", "{}", "[]", '"a"'])
+def test_a_damaged_log_of_trials_is_one_line(tmp_path, line):
+    tries = parse_tries(["optim.lr=lin:0:1"])
+    Study(tmp_path, tries, 0, 3)
+    log = tmp_path / "study.log"
+    log.write_text(line + "\n" + log.read_text())
+    with pytest.raises(InputError, match="study.log: expected the trials of a sweep"):
+        Study(tmp_path, tries, 0, 3)
+
+
 def test_what_cannot_be_tried_is_refused_before_the_first_trial(config, tmp_path):
     folder = tmp_path / "sweep"
 
