@@ -33,7 +33,7 @@ def command(
     """
     try:
         yield
-        sys.stdout.flush()  # here: a pipe that nobody reads any more is known now
+        print(end="", flush=True)  # a pipe that nobody reads any more is known now
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
         sys.exit(code)
@@ -58,7 +58,7 @@ def add_debug_option(parser: argparse.ArgumentParser) -> None:
 def _nobody_reads() -> bool:
     """Whether who reads the output has enough, as `head` has."""
     try:
-        sys.stdout.flush()
+        print(end="", flush=True)
     except BrokenPipeError:
         return True
     return False

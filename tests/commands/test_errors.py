@@ -62,6 +62,9 @@ def test_a_pipe_that_nobody_reads_ends_a_command_without_a_word(monkeypatch, cap
         monkeypatch.undo()
     assert stop.value.code == 1
     assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(sys, "stdout", None)  # closed before the start
+    config_command(["optim"])
+    monkeypatch.undo()
     with pytest.raises(BrokenPipeError), command(debug=False):
         raise BrokenPipeError  # of another pipe: a bug
 
