@@ -1,5 +1,6 @@
 # make demo    set up .venv, train and fuse models on the tracked data set, evaluate them on its test split, write the report
 # make test    set up .venv, run the linters and the test suite
+# make docs    the pages of docs/ as a site in site/, links checked
 # make gate    the demo again: its score and its time beside a fixed piece of work
 # make mutate ROOM=losses    small changes of a room's code that the room's own tests miss (minutes)
 PYTHON ?= python3
@@ -9,7 +10,7 @@ WORKERS ?= 2
 DEMO_CONFIG := configs/LF-DebianTitles-small/fusion.yaml
 DEMO_RUN := Results/XMCKit/LF-DebianTitles-small/fusion
 
-.PHONY: demo test lint gate mutate benchmarks clean same-python
+.PHONY: demo test lint docs gate mutate benchmarks clean same-python
 
 demo: $(VENV)/installed
 	$(BIN)/python train.py $(DEMO_CONFIG) --overwrite
@@ -22,6 +23,10 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet . || { echo "error: run $(BIN)/ruff format ."; exit 1; }
 	$(BIN)/mypy
+
+docs: $(VENV)/installed-dev
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html"
 
 gate: $(VENV)/installed
 	$(BIN)/python -m benchmarks.gate

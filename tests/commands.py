@@ -73,6 +73,11 @@ class Command:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._process.pid, number)
 
+    def said(self) -> str:
+        """What stands on its stderr now."""
+        path = self._outputs[1]
+        return path.read_text() if path.exists() else ""
+
     def finish(self, timeout: float = SECONDS, check: bool = False) -> Finished:
         """Wait for its end; AssertionError if it takes longer, or fails where `check`."""
         self._process.join(timeout)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -11,6 +13,8 @@ from torch import Tensor
 from losses import LOSSES, ROW_LOSSES
 from utils.config.config import ConfigError, LossConfig
 from utils.config.plugins import is_foreign, resolve
+
+log = logging.getLogger(__name__)
 
 
 def loss_function(config: LossConfig) -> Callable[..., Tensor]:
@@ -23,8 +27,19 @@ def loss_function(config: LossConfig) -> Callable[..., Tensor]:
         loss = resolve(config.name, "loss.name")
         if not callable(loss):
             raise ConfigError(f"loss.name: expected a function, {config.name} is {loss!r:.60}")
+        _warn_of_unused(config)
         return loss
     return partial({**LOSSES, **ROW_LOSSES}[config.name], **_options(config))
+
+
+def _warn_of_unused(config: LossConfig) -> None:
+    """Name the options that were set and that a loss from outside is not told."""
+    usual = LossConfig()
+    for field in dataclasses.fields(config):
+        if field.name in ("name", "sample", "weighted"):
+            continue
+        if getattr(config, field.name) != getattr(usual, field.name):
+            log.warning("loss.%s has no effect: it is not handed to %s", field.name, config.name)
 
 
 def _options(config: LossConfig) -> dict[str, Any]:

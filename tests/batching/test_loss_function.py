@@ -107,6 +107,14 @@ def test_a_loss_outside_is_imported_where_it_was_allowed():
         loss_function(LossConfig(name="mine:number"))
 
 
+def test_an_option_that_a_loss_of_ones_own_is_not_told_is_named(caplog):
+    plugins.allow("mine")
+    loss_function(LossConfig(name="mine:softmax", sample=True, weighted=True))
+    assert caplog.messages == []
+    loss_function(LossConfig(name="mine:softmax", alpha=3.0))
+    assert caplog.messages == ["loss.alpha has no effect: it is not handed to mine:softmax"]
+
+
 def test_a_loss_that_is_neither_ours_nor_of_a_module_is_refused(make_config):
     with pytest.raises(ConfigError, match="bce, triplet or module:name, got 'hinge'"):
         make_config(loss={"name": "hinge"})

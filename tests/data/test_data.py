@@ -195,8 +195,10 @@ def test_an_index_out_of_range_is_refused(broken):
 
 
 def test_a_missing_data_set_lists_those_that_are_there(make_config, tokenizer):
-    with pytest.raises(ValueError, match=r"tinny: no such data set .* found in .*: tiny"):
-        load_dataset(make_config(data={"name": "tinny"}), tokenizer)
+    config = make_config(data={"name": "tinny"})
+    (config.dataset_folder.parent / ".git").mkdir()
+    with pytest.raises(ValueError, match=r"tinny: no such data set .* found in .*: tiny\. "):
+        load_dataset(config, tokenizer)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 16, 48, 100])

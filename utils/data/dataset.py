@@ -180,6 +180,7 @@ def check_dataset_folder(folder: Path) -> None:
     there = []
     if folder.parent.is_dir():
         there = sorted(path.name for path in folder.parent.iterdir() if path.is_dir())
+        there = [name for name in there if not name.startswith(".")]
     raise InputError(
         f"{folder}: no such data set (data.root, data.name){_from(folder)}; found in "
         f"{folder.parent}: {', '.join(there) or 'nothing'}. Where it lies elsewhere: "

@@ -6,8 +6,8 @@
 SCORES.npz is a scipy sparse matrix, points x labels, as scipy.sparse.save_npz writes it: every
 stored entry is a prediction. DATASET is a folder with Y.trn.npz and Y.tst.npz; its filter pairs are
 removed before ranking, as eval.py does (--no-filters keeps them). Label frequencies and
-propensities are those of Y.trn.npz. Head, torso and tail are thirds of the labels by training
-points; P@k of a group is its share of P@k, recall@k that of its own true pairs.
+propensities are those of Y.trn.npz. Head, torso and tail are labels by training points, a third
+of all training pairs each; P@k of a group is its share of P@k, recall@k that of its own true pairs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 LARGEST_A = 100  # as of data.propensity_a
 LARGEST_B = 1000  # as of data.propensity_b
-GROUPS = ("tail", "torso", "head")
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -71,7 +70,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     from utils.errors import InputError
     from utils.reading.matrices import read_matrix
     from utils.reading.matrix_checks import SCORES
-    from utils.report.measured import by_decile
+    from utils.report.measured import by_volume
     from utils.sparse import topk_rows
 
     folder = Path(options.dataset)
@@ -101,11 +100,9 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
         )
     propensity = metrics.inverse_propensity(counts, points, a, b) if points >= 3 else None
     ids, _ = topk_rows(scores, ks[-1])
-    groups = min(len(GROUPS), truth.shape[1])
-    by_group = by_decile(ids, truth, counts, ks, groups=groups)
     return {
         "metrics": metrics.evaluate(scores, truth, propensity, ks),
-        "groups": {"names": list(GROUPS[-groups:]), **by_group},
+        "groups": by_volume(ids, truth, counts, ks),
         "points": truth.shape[0],
         "labels": truth.shape[1],
     }

@@ -239,7 +239,8 @@ def _say_what_next(out: Path) -> None:
     stats = json.loads((out / "stats.json").read_text())
     print(
         f"{out}: {stats['train_points']} training and {stats['test_points']} test points, "
-        f"{stats['labels']} labels, {stats['avg_labels_per_train_point']} labels per training point"
+        f"{stats['labels']} labels, {stats['avg_labels_per_train_point']:.2f} labels per training "
+        "point"
     )
     for split in ("train", "test"):
         if without := stats[f"{split}_points_without_labels"]:
@@ -252,7 +253,8 @@ def _say_what_next(out: Path) -> None:
         print(f"note: {unseen} of {stats['labels']} labels have no training point")
     if not (out / "raw" / "Y.txt").exists():
         print("note: no label texts (raw/Y.txt); methods that encode labels need them")
-    print(f"next, in a config:  data: {{root: {out.parent}, name: {out.name}}}")
+    print(f"next: python -m utils.advise {out}")
+    print(f"in a config: data: {{root: {out.parent}, name: {out.name}}}")
 
 
 def _prepared(options: argparse.Namespace) -> Path:

@@ -170,7 +170,7 @@ def _refusal_to_go_on(config: Config, resume: bool) -> str | None:
 
 
 def _way_out(changed: Mapping[str, Any], folder: Path) -> str:
-    usual = "use another run.expname, or --overwrite to replace it"
+    usual = "use another run.expname (or run.dir), or --overwrite to replace it"
     if [*changed] != ["train.epochs"]:
         return usual
     return (

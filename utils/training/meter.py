@@ -127,7 +127,7 @@ class EpochMeter:
             **report,
         }
         log.info(
-            "epoch %d: loss %.5f, %.0f points/s, %.0f tokens/s, %.0f MB%s, %.1f s%s",
+            "epoch %d: loss %.5f, %.0f points/s, %.0f tokens/s, %.0f MB%s, %.1f s in all%s",
             state.epoch + 1,
             loss,
             values["points_per_second"],
