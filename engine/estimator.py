@@ -41,6 +41,7 @@ from utils import metrics
 from utils.answering.decisions import decision_metrics
 from utils.config.config import Config, ConfigError
 from utils.config.legacy_yaml import load_any_config
+from utils.config.trust import is_ones_own
 from utils.data.texts import ListTexts
 from utils.distributed import launched_processes
 from utils.errors import InputError
@@ -155,7 +156,9 @@ class XMC(BaseEstimator):
             given.update(values)
         overrides["run"].setdefault("tensorboard", False)
         path = config_path(self.config, folder)
-        return load_any_config(path, overrides, expand=member_stages, trusted=True)
+        # that of a run folder, which `load` has put here, may be a stranger's
+        trusted = is_ones_own(path) or isinstance(self.config, Mapping)
+        return load_any_config(path, overrides, expand=member_stages, trusted=trusted)
 
     def _take(self, predictor: Predictor, facts: Facts) -> None:
         """Become fitted."""

@@ -17,6 +17,7 @@ from engine.label_inputs import LabelledTexts, Name
 from engine.predictor import Predictor
 from utils.config.config import ConfigError
 from utils.config.presets import preset_path
+from utils.config.trust import asks_for_code
 from utils.config.yaml_text import CONFIG_SUFFIXES, dump_yaml
 from utils.errors import InputError
 from utils.files import check_new_folder, write_json, write_text
@@ -192,6 +193,11 @@ class Facts:
                 f"{len(facts['names'])} and {len(facts['label_counts'])}"
             )
         _check_names(path, facts["names"])
+        if asks_for_code(facts["parameters"]):
+            raise InputError(
+                f"{path}: parameters: expected methods and losses of XMCKit, got code of a module "
+                "outside, which is not run on a file's word"
+            )
         counts = np.array(facts["label_counts"], np.int64)
         return cls(facts["parameters"], facts["names"], counts, facts["num_points"])
 

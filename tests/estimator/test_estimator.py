@@ -258,6 +258,12 @@ def test_fewer_than_one_label_is_refused(fitted):
         ({"names": [*range(19), "a"]}, "names: expected distinct names"),
         ({"names": [2**70, *range(19)]}, "names: expected distinct names"),
         ({"parameters": {"leaves": 3}}, "parameters: XMC has no 'leaves'"),
+        ({"parameters": {"config": {"method": {"name": "os:Evil"}}}}, "code of a module outside"),
+        ({"parameters": {"overrides": {"loss.name": "evil.os:loss"}}}, "code of a module outside"),
+        (
+            {"parameters": {"overrides": {"encoder.trust_remote_code": True}}},
+            "code of a module outside",
+        ),
         ({"label_counts": [1]}, "expected 20 names and label_counts"),
         ({"format": 2}, "written by another version"),
     ],

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ RECIPE = "recipe.yaml"  # of a run with stages, of which none may have begun
 TRAINED = ("environment.json", "last", "metrics.jsonl", "train.log", RECIPE)
 MODELS = ("model", ".model.old")
 CODE = "trust_remote_code"  # of section encoder
+OUTSIDE_NAME = re.compile(r"(?!stage:|best:)[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # module:Class
 
 
 def is_ones_own(path: Path) -> bool:
@@ -54,6 +56,18 @@ def without_code(sections: Mapping[str, Any]) -> dict[str, Any]:
             without_code(stage) if isinstance(stage, Mapping) else stage for stage in stages
         ]
     return changed
+
+
+def asks_for_code(value: Any) -> bool:
+    """Whether settings of a stranger name a class of a module outside, or an encoder's own code."""
+    if isinstance(value, Mapping):
+        return any(
+            (str(key).endswith(CODE) and bool(part)) or asks_for_code(part)
+            for key, part in value.items()
+        )
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return any(map(asks_for_code, value))
+    return isinstance(value, str) and bool(OUTSIDE_NAME.fullmatch(value))
 
 
 def say_refused(path: Path, overrides: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from utils import distributed
 from utils.console import show_anything
@@ -79,4 +80,10 @@ class _Console(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         from utils.progress import tqdm
 
-        tqdm.write(self.format(record), file=sys.stderr)
+        tqdm.write(self.format(record), file=_screen())
+
+
+def _screen() -> TextIO:
+    """Where lines are shown: stderr, but in a notebook, which paints that red as an error."""
+    in_notebook = type(sys.stderr).__module__.startswith("ipykernel.")
+    return sys.stdout if in_notebook else sys.stderr
