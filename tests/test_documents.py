@@ -60,7 +60,7 @@ def test_paths_differ_by_more_than_case():
 
 
 def test_pages_that_are_named_are_there():
-    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
     pages += [ROOT / "dexml.ipynb", *(ROOT / "configs").rglob("*.yaml")]
     path = re.compile(r"\b(?:models|utils|tests|losses|benchmarks)/[\w/]+\.py\b")
     named = {(page.name, name) for page in pages for name in path.findall(page.read_text())}

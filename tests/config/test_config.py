@@ -351,9 +351,9 @@ def test_a_misspelt_method_name_is_shown(tmp_path):
         load(path)
 
 
-def test_the_readmes_config_of_own_data_asks_for_no_filter_files(tmp_path):
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    content = text.partition("cat > mine.yaml <<END\n")[2].partition("\nEND\n")[0]
+def test_the_page_s_config_of_own_data_asks_for_no_filter_files(tmp_path):
+    text = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    content = text.partition("```yaml\n")[2].partition("\n```")[0]
     path = tmp_path / "mine.yaml"
     path.write_text(content.replace("[configs/", f"[{ROOT}/configs/"))
     config = load(path)
