@@ -25,7 +25,7 @@ OURS = re.compile(r"(?:python|accelerate launch) ")
 
 def commands() -> list[str]:
     """Of code blocks and code spans; what has a `${...}` is theirs."""
-    blocks = re.findall(r"^```\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+    blocks = re.findall(r"^```(?:sh)?\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
     prose = re.sub(r"^```.*?^```", "", PAGE, flags=re.DOTALL | re.MULTILINE)
     found = [line for block in blocks for line in block.splitlines()] + re.findall(
         r"`([^`]+)`", prose

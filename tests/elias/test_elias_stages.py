@@ -293,4 +293,6 @@ def test_steps_under_launch(stage1, tmp_path):
     metrics = [
         json.loads((f / "val_metrics.json").read_text()) for f in (tmp_path / "ranker", alone)
     ]
+    thresholds = [found.pop("threshold") for found in metrics]
     assert metrics[0] == pytest.approx(metrics[1])
+    assert thresholds[0]["value"] == pytest.approx(thresholds[1]["value"])

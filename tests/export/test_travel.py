@@ -100,7 +100,7 @@ def test_an_exported_run_answers_as_the_run_did(away, nothing_left, name):
 def test_python_opens_it_too(away, nothing_left, name):
     _, answers = away
     best = [answer[0]["text"] for answer in answers[name]]
-    found = XMC.load(name).predict(TEXTS, k=1)
+    found = XMC.load(name).predict(TEXTS, k=1, threshold=None)
     assert [labels[0] for labels in found] == best
 
 
