@@ -72,7 +72,7 @@ class Sandbox:
         words = tuple(PLACEHOLDERS.get(word, word) for word in words)
         if words[2] != "utils.prepare":
             for word in words:
-                self._make(word)
+                self.make(word)
         if "train.py" in words and "--resume" not in words:
             words += ("--overwrite",)  # other pages have trained it too
         if words[0] == "accelerate":
@@ -101,7 +101,7 @@ class Sandbox:
         ended = -signal.SIGTERM  # uvicorn answers what is in flight, then ends as it was asked to
         return replace(done, returncode=0) if done.returncode == ended else done
 
-    def _make(self, word: str) -> None:
+    def make(self, word: str) -> None:
         """Train the run, or prepare the data set, that a word names, if it is not there."""
         parts = Path(word).parts
         if parts[-1:] == ("Mine",) and not (self.folder / "Datasets" / "Mine").exists():

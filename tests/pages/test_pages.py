@@ -8,7 +8,7 @@ from tests import commands
 from tests.commands import ROOT
 from tests.pages.blocks import OWN_TEST, blocks, is_run, pages
 from tests.pages.blocks import commands as commands_of
-from tests.pages.sandbox import Sandbox
+from tests.pages.sandbox import PLACEHOLDERS, Sandbox
 
 LANGUAGES = ("", "sh", "bash", "python", "json", "yaml", "text", "bibtex")
 
@@ -41,6 +41,7 @@ def test_commands_of_a_page_run(page, sandbox):
 @pytest.mark.parametrize("page", [page for page in pages() if of(page, "python")], ids=named)
 def test_programs_of_a_page_run(page, sandbox):
     """Each page is one program, from its first block to its last."""
+    sandbox.make(PLACEHOLDERS["RUN"])  # some look into a run
     program = sandbox.folder / f"{page.stem}_program.py"
     program.write_text("\n".join(block.text for block in of(page, "python")), encoding="utf-8")
     commands.run(program, folder=sandbox.folder)
